@@ -1,0 +1,209 @@
+"""Where bytes lie: a folder or an S3 prefix, with the same few verbs. What is there is always whole.
+
+In a folder a file is written under a temporary name, flushed to the disk and renamed; S3 objects appear whole by nature.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from animl_pipeline.errors import StoreError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+T = TypeVar("T")
+
+
+class Depot(Protocol):
+    """Bytes by name; names are relative paths with '/'."""
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes, or None where there are none."""
+
+    def size(self, name: str) -> int | None:
+        """How many bytes there are, or None."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write or overwrite."""
+
+    def put_new(self, name: str, data: bytes) -> None:
+        """Write, unless something of the same size is there (for names that are digests of the content)."""
+
+    def put_file(self, name: str, source: Path) -> None:
+        """Move a local file in."""
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Copy to a local file, where that is another place than this; nothing happens when it is not there."""
+
+    def delete(self, name: str) -> None:
+        """Remove; nothing happens when it is not there."""
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """All names under a prefix that ends with '/'."""
+
+
+class FolderDepot:
+    """Bytes below a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def size(self, name: str) -> int | None:
+        try:
+            return (self.folder / name).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def put(self, name: str, data: bytes) -> None:
+        write_whole(self.folder / name, data)
+
+    def put_new(self, name: str, data: bytes) -> None:
+        if self.size(name) != len(data):
+            self.put(name, data)
+
+    def put_file(self, name: str, source: Path) -> None:
+        target = self.folder / name
+        with disk(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with source.open("rb") as f:
+                os.fsync(f.fileno())
+            source.replace(target)
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Nothing to do: the folder is its own local copy."""
+
+    def delete(self, name: str) -> None:
+        (self.folder / name).unlink(missing_ok=True)
+
+    def names(self, prefix: str) -> Iterator[str]:
+        for path in sorted((self.folder / prefix).rglob("*")):
+            if path.is_file() and not path.name.startswith(".part-"):
+                yield path.relative_to(self.folder).as_posix()
+
+
+class S3Depot:
+    """Bytes below s3://bucket/prefix."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+        self.bucket, _, prefix = self.address.removeprefix("s3://").partition("/")
+        self.prefix = f"{prefix}/" if prefix else ""
+        self._client: S3Client | None = None
+
+    def __str__(self) -> str:
+        return self.address
+
+    @property
+    def client(self) -> S3Client:
+        """boto3's client, made at first use."""
+        if self._client is None:
+            import boto3
+
+            self._client = boto3.client("s3")
+        return self._client
+
+    def read(self, name: str) -> bytes | None:
+        return self._ask(lambda: self.client.get_object(Bucket=self.bucket, Key=self.prefix + name)["Body"].read())  # noqa: PLW0108 - the call itself must be inside _ask
+
+    def size(self, name: str) -> int | None:
+        return self._ask(lambda: self.client.head_object(Bucket=self.bucket, Key=self.prefix + name)["ContentLength"])
+
+    def put(self, name: str, data: bytes) -> None:
+        self._ask(lambda: self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data))
+
+    def put_new(self, name: str, data: bytes) -> None:
+        if self.size(name) != len(data):
+            self.put(name, data)
+
+    def put_file(self, name: str, source: Path) -> None:
+        self._ask(lambda: self.client.upload_file(str(source), self.bucket, self.prefix + name))
+        source.unlink()
+
+    def fetch(self, name: str, target: Path) -> None:
+        data = self.read(name)
+        if data is not None:
+            write_whole(target, data)
+
+    def delete(self, name: str) -> None:
+        self._ask(lambda: self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name))
+
+    def names(self, prefix: str) -> Iterator[str]:
+        def listed() -> list[str]:
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
+            return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+        for key in self._ask(listed) or []:
+            yield key.removeprefix(self.prefix)
+
+    def _ask(self, call: Callable[[], T]) -> T | None:
+        """``call``'s answer, None for a missing object, one clear line for everything else."""
+        from boto3.exceptions import S3UploadFailedError
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            return call()
+        except ClientError as e:
+            code = e.response.get("Error", {}).get("Code", "")
+            if code in {"NoSuchKey", "404", "NotFound"}:
+                return None
+            raise StoreError(
+                f"S3 refused {self.address}: {code} at {e.operation_name}; check the bucket's name, its region and your permissions on it"
+            ) from e
+        except (BotoCoreError, S3UploadFailedError) as e:
+            raise StoreError(f"{self.address} cannot be reached: {e}") from e
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut.
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written.
+    """
+    with disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+        try:
+            with os.fdopen(handle, "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def disk(path: Path) -> Iterator[None]:
+    """Turn what a disk answers into one clear line."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in {errno.ENOSPC, errno.EDQUOT}:
+            free = shutil.disk_usage(_existing(path)).free
+            raise StoreError(
+                f"the disk of {path.parent} is full ({free / 1e6:.0f} MB left); make room and run again, all that was made is kept"
+            ) from e
+        raise StoreError(f"{path} cannot be written ({e.strerror}); check the folder's permissions or set ANIML_STORE to another") from e
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above that exists."""
+    return next(p for p in path.parents if p.exists())

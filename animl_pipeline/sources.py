@@ -1,0 +1,57 @@
+"""The code of a room as a digest: part of every step's key, so that a changed room is run again and a comment is not.
+
+The digest covers the module and every module of this package that it imports, directly or not, except the passive cellar
+(``PASSIVE``), whose records and messages do not change what a step makes. Docstrings and comments do not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PASSIVE = frozenset({"depot", "errors", "plan", "progress", "records", "settings", "sources", "store"})
+
+
+@cache
+def code_digest(room: str) -> str:
+    """The sha256 of a room's code and of what it imports from this package. ``room`` is a dotted name below animl_pipeline."""
+    found: dict[str, str] = {}
+    todo = [room]
+    while todo:
+        name = todo.pop()
+        if name in found or name.split(".")[0] in PASSIVE:
+            continue
+        for path in _files(name):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            found[f"{name}:{path.name}"] = ast.dump(_without_docstrings(tree))
+            found.setdefault(name, "")
+            todo.extend(_imports(tree))
+    return hashlib.sha256("\n".join(f"{k}={found[k]}" for k in sorted(found)).encode()).hexdigest()
+
+
+def _files(name: str) -> list[Path]:
+    """A module's file, or all of a package's."""
+    base = HERE.joinpath(*name.split("."))
+    return sorted(base.glob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
+
+
+def _imports(tree: ast.Module) -> set[str]:
+    """The rooms of this package that a module imports."""
+    rooms: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("animl_pipeline"):
+            inner = node.module.removeprefix("animl_pipeline").lstrip(".")
+            rooms |= {inner.split(".")[0]} if inner else {a.name for a in node.names}
+    return rooms
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+                node.body = node.body[1:] or [ast.Pass()]
+    return tree

@@ -1,0 +1,347 @@
+"""What the steps made, kept by content in a folder or under s3://, and never half.
+
+::
+
+    steps/<step>/<key>/…            a step's files; its manifest.json is written last, so without it there is no step
+    blobs/<2>/<sha256>              pictures and crops, named by their content
+    memory/<name>/<shard>.jsonl     what is known of single pictures: fetched, detected, cropped
+    work/<step>-<key>/              scratch of a step under way (this machine only); a killed step finds it again
+
+A step's key is the content of its inputs, its part of the plan, and the code of its rooms. An answer from here counts only
+while every file named in its manifest is there and unchanged; else it is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from filelock import FileLock
+from pydantic import BaseModel, ValidationError
+
+from animl_pipeline.depot import Depot, FolderDepot, S3Depot
+from animl_pipeline.errors import DamagedError, StoreError
+from animl_pipeline.records import Artifact, Counts, Digest, Record
+from animl_pipeline.settings import Settings
+from animl_pipeline.sources import code_digest
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Moves on when the meaning of stored files changes; part of every key."""
+
+
+class FileEntry(Record):
+    """One file of a step."""
+
+    sha256: Digest
+    bytes: int
+
+
+class BlobColumn(Record):
+    """A table of the step whose rows name blobs: the step is whole only while all of them are there."""
+
+    file: str
+    column: str = "blob"
+    size_column: str = "bytes"
+
+
+class Manifest(Record):
+    """What a step was made from and what it made. Written last."""
+
+    step: str
+    key: Digest
+    digest: Digest
+    inputs: dict[str, Digest]
+    config: dict[str, Any]
+    code: Digest
+    files: dict[str, FileEntry]
+    blobs: tuple[BlobColumn, ...] = ()
+    counts: Counts
+    seconds: float
+    made_at: str
+
+    def artifact(self, *, cached: bool) -> Artifact:
+        """The record of this step that travels."""
+        return Artifact(step=self.step, key=self.key, digest=self.digest, counts=self.counts, cached=cached)
+
+
+class Made(NamedTuple):
+    """What a step's builder says of what it wrote."""
+
+    counts: Counts
+    blobs: tuple[BlobColumn, ...] = ()
+
+
+class Workspace(NamedTuple):
+    """Where a step's builder writes: ``out`` starts empty, ``scratch`` is what an earlier, killed try left behind."""
+
+    out: Path
+    scratch: Path
+
+
+class Store:
+    """A store at a place, with its local cache (for a folder, the folder itself)."""
+
+    def __init__(self, depot: Depot, local: Path) -> None:
+        self.depot = depot
+        self.local = local
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    def make(
+        self,
+        step: str,
+        *,
+        room: str,
+        inputs: Mapping[str, Artifact] | None = None,
+        digests: Mapping[str, str] | None = None,
+        config: BaseModel | Mapping[str, Any] | None = None,
+        build: Callable[[Workspace], Made],
+    ) -> Artifact:
+        """The step's artifact: reused when the store holds it whole, else built now.
+
+        Args:
+            step: the step's name, also its folder.
+            room: the module below animl_pipeline whose code (with all that it imports) is part of the key.
+            inputs: artifacts it reads; their digests are part of the key.
+            digests: other inputs by content, such as the sha256 of a file from outside.
+            config: its part of the plan.
+            build: writes the step's files into ``Workspace.out`` and counts what it kept and dropped.
+
+        Raises:
+            StoreError: the store cannot be written.
+            Whatever ``build`` raises; the scratch of the try is kept for the next one.
+        """
+        known = {name: a.digest for name, a in (inputs or {}).items()} | dict(digests or {})
+        plain = json.loads(config.model_dump_json(by_alias=True)) if isinstance(config, BaseModel) else dict(config or {})
+        code = code_digest(room)
+        key = digest_of({"format": FORMAT, "step": step, "inputs": known, "config": plain, "code": code})
+        with self._alone(step, key):
+            manifest = self._whole_manifest(step, key)
+            if manifest is not None:
+                log.info("%s: cached, %s", step, manifest.counts)
+                return manifest.artifact(cached=True)
+            started = time.monotonic()
+            space = self._open_workspace(step, key)
+            made = build(space)
+            files = {name: _entry(space.out / name) for name in _names(space.out)}
+            manifest = Manifest(
+                step=step, key=key, digest=digest_of({n: f.sha256 for n, f in files.items()}), inputs=known, config=plain, code=code,
+                files=files, blobs=made.blobs, counts=made.counts, seconds=round(time.monotonic() - started, 3),
+                made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            )  # fmt: skip
+            self._commit(space, manifest)
+            log.info("%s: made in %.1f s, %s", step, manifest.seconds, manifest.counts)
+            return manifest.artifact(cached=False)
+
+    def path(self, artifact: Artifact, name: str) -> Path:
+        """A local, checked copy of one of an artifact's files.
+
+        Raises:
+            DamagedError: the file is not there or not what the manifest says; running the step again makes it anew.
+        """
+        manifest = self.manifest(artifact)
+        entry = manifest.files.get(name)
+        if entry is None:
+            raise DamagedError(f"the step {artifact.step} made no file {name!r}; it made {', '.join(sorted(manifest.files))}")
+        relative = f"steps/{artifact.step}/{artifact.key}/{name}"
+        local = self.local / relative
+        if not _matches(local, entry):
+            self.depot.fetch(relative, local)
+        if not _matches(local, entry):
+            raise DamagedError(f"{relative} in the store is not what its manifest says; run the step {artifact.step!r} again, it will be made anew")
+        return local
+
+    def files(self, artifact: Artifact) -> tuple[str, ...]:
+        """The names of an artifact's files."""
+        return tuple(sorted(self.manifest(artifact).files))
+
+    def table(self, artifact: Artifact, name: str) -> pd.DataFrame:
+        """One of an artifact's Parquet tables."""
+        return pd.read_parquet(self.path(artifact, name))
+
+    def manifest(self, artifact: Artifact) -> Manifest:
+        """The manifest of an artifact.
+
+        Raises:
+            DamagedError: it is not there.
+        """
+        manifest = self._read_manifest(artifact.step, artifact.key)
+        if manifest is None:
+            raise DamagedError(f"the store at {self.depot} holds no whole step {artifact.step!r} {artifact.key[:12]}; run it again")
+        return manifest
+
+    # -- blobs -------------------------------------------------------------------------------------------------------
+
+    def put_blob(self, data: bytes) -> str:
+        """Keep bytes under their sha256, which comes back; what is there already is not written again."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        self.depot.put_new(_blob_name(sha256), data)
+        return sha256
+
+    def blob(self, sha256: str) -> bytes:
+        """The bytes of a blob, checked.
+
+        Raises:
+            DamagedError: it is missing or changed.
+        """
+        data = self.depot.read(_blob_name(sha256))
+        if data is None:
+            raise DamagedError(f"the store at {self.depot} lacks the blob {sha256[:12]}; run the pipeline again, it will be made anew")
+        if hashlib.sha256(data).hexdigest() != sha256:
+            self.depot.delete(_blob_name(sha256))  # so that the next run makes it anew instead of meeting it again
+            raise DamagedError(
+                f"the blob {sha256[:12]} had changed and was removed from the store at {self.depot}; run the pipeline again, it will be made anew"
+            )
+        return data
+
+    def has_blob(self, sha256: str, size: int) -> bool:
+        """Whether a blob is there with its size (its content is checked when it is read)."""
+        return self.depot.size(_blob_name(sha256)) == size
+
+    # -- memory ------------------------------------------------------------------------------------------------------
+
+    def recall(self, name: str) -> dict[str, dict[str, Any]]:
+        """All that is remembered under ``name``: key → record. Of two records of one key the one stored last by shard name counts."""
+        known: dict[str, dict[str, Any]] = {}
+        for shard in sorted(self.depot.names(f"memory/{name}/")):
+            data = self.depot.read(shard) or b""
+            for line in data.decode().splitlines():
+                key, record = json.loads(line)
+                known[key] = record
+        return known
+
+    def remember(self, name: str, records: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add records to what is remembered under ``name``, all or none; safe with several writers."""
+        if not records:
+            return
+        data = "".join(json.dumps([k, records[k]], sort_keys=True, separators=(",", ":")) + "\n" for k in sorted(records)).encode()
+        stamp = f"{time.time_ns():020d}-{hashlib.sha256(data).hexdigest()[:16]}"
+        self.depot.put_new(f"memory/{name}/{stamp}.jsonl", data)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _alone(self, step: str, key: str) -> FileLock:
+        """One builder of a step at a time on this machine."""
+        folder = self.local / "work"
+        _make_folder(folder)
+        return FileLock(folder / f"{step}-{key[:16]}.lock")
+
+    def _open_workspace(self, step: str, key: str) -> Workspace:
+        base = self.local / "work" / f"{step}-{key[:16]}"
+        out, scratch = base / "out", base / "scratch"
+        shutil.rmtree(out, ignore_errors=True)
+        _make_folder(out)
+        _make_folder(scratch)
+        return Workspace(out, scratch)
+
+    def _commit(self, space: Workspace, manifest: Manifest) -> None:
+        prefix = f"steps/{manifest.step}/{manifest.key}"
+        for name in manifest.files:
+            self.depot.put_file(f"{prefix}/{name}", space.out / name)
+        self.depot.put(f"{prefix}/manifest.json", manifest.model_dump_json(indent=1).encode())
+        shutil.rmtree(space.out.parent, ignore_errors=True)
+
+    def _read_manifest(self, step: str, key: str) -> Manifest | None:
+        data = self.depot.read(f"steps/{step}/{key}/manifest.json")
+        if data is None:
+            return None
+        try:
+            return Manifest.model_validate_json(data)
+        except ValidationError:
+            log.warning("%s: the manifest %s does not fit this version; making the step again", step, key[:12])
+            return None
+
+    def _whole_manifest(self, step: str, key: str) -> Manifest | None:
+        """The manifest, if all that it names is there and unchanged."""
+        manifest = self._read_manifest(step, key)
+        if manifest is None:
+            return None
+        try:
+            for name in manifest.files:
+                self.path(manifest.artifact(cached=True), name)
+            for column in manifest.blobs:
+                self._check_blobs(manifest, column)
+        except DamagedError as e:
+            log.warning("%s: made again, since %s", step, e)
+            self.depot.delete(f"steps/{step}/{key}/manifest.json")
+            return None
+        return manifest
+
+    def _check_blobs(self, manifest: Manifest, column: BlobColumn) -> None:
+        table = self.table(manifest.artifact(cached=True), column.file)
+        pairs = table[[column.column, column.size_column]].drop_duplicates()
+        for sha256, size in pairs.itertuples(index=False):
+            if not self.has_blob(sha256, int(size)):
+                raise DamagedError(f"the blob {sha256[:12]} is missing or has another size")
+
+
+def open_store(settings: Settings) -> Store:
+    """The store that the settings name, made if it is a folder that is not there.
+
+    Raises:
+        StoreError: it cannot be reached or made.
+    """
+    if settings.store.startswith("s3://"):
+        cache = settings.cache.expanduser() / "stores" / hashlib.sha256(settings.store.encode()).hexdigest()[:16]
+        return Store(S3Depot(settings.store), cache)
+    folder = Path(settings.store).expanduser().resolve()
+    _make_folder(folder)
+    return Store(FolderDepot(folder), folder)
+
+
+def digest_of(value: Any) -> str:
+    """The sha256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_table(path: Path, rows: pd.DataFrame) -> None:
+    """Write a table as Parquet, the same bytes for the same rows."""
+    rows.reset_index(drop=True).to_parquet(path, index=False, compression="zstd")
+
+
+def batches(items: list[Any], size: int) -> Iterator[list[Any]]:
+    """``items`` in lists of at most ``size``."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _names(folder: Path) -> Iterable[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def _entry(path: Path) -> FileEntry:
+    return FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
+
+
+def _matches(path: Path, entry: FileEntry) -> bool:
+    try:
+        return path.stat().st_size == entry.bytes and sha256_of(path) == entry.sha256
+    except OSError:
+        return False
+
+
+def _blob_name(sha256: str) -> str:
+    return f"blobs/{sha256[:2]}/{sha256}"
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise StoreError(f"the folder {folder} cannot be made ({e.strerror}); set ANIML_STORE to a folder that can be written") from e

@@ -1,0 +1,1 @@
+"""How often, how long, from cache: one Prefect task a step."""

@@ -1,0 +1,100 @@
+"""What several rooms' tests share: a store in a folder, drawn pictures, and a real, tiny ONNX model."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import numpy as np
+import onnx
+import pytest
+from moto.server import ThreadedMotoServer
+from PIL import Image
+
+from animl_pipeline.records import Agreement, ClassInfo, ModelCard, View
+from animl_pipeline.settings import Settings
+from animl_pipeline.store import Store, open_store
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings that touch nothing outside of the test's folder."""
+    return Settings(store=str(tmp_path / "store"), data=tmp_path, cache=tmp_path / "cache", workers=4, timeout_s=5)
+
+
+@pytest.fixture
+def store(settings: Settings) -> Store:
+    """An empty store in a folder."""
+    return open_store(settings)
+
+
+@pytest.fixture(scope="session")
+def s3_address() -> Iterator[str]:
+    """A real S3 API over HTTP on this machine."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new, empty bucket; boto3 finds the server through its usual variables."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_address)
+    for name, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(name, value)
+    name = f"animl-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return name
+
+
+def jpeg(width: int = 64, height: int = 48, colour: tuple[int, int, int] = (90, 120, 60), seed: int = 0) -> bytes:
+    """A JPEG of one colour with some grain, so that no two seeds give the same bytes."""
+    grain = np.random.default_rng(seed).integers(-12, 12, (height, width, 3))
+    pixels = (np.full((height, width, 3), colour) + grain).clip(0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def colour_model(folder: Path, classes: tuple[str, ...] = ("red", "green", "blue"), size: int = 32, version: str = "1") -> Path:
+    """A folder with a real ONNX model whose logits are the mean of R, G and B (then zeros), and its card."""
+    weights = np.zeros((3, len(classes)), np.float32)
+    for i in range(min(3, len(classes))):
+        weights[i, i] = 4.0
+    nodes = [
+        onnx.helper.make_node("GlobalAveragePool", ["input"], ["pooled"]),
+        onnx.helper.make_node("Flatten", ["pooled"], ["flat"]),
+        onnx.helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "colour",
+        [onnx.helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["n", 3, size, size])],
+        [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["n", len(classes)])],
+        [onnx.numpy_helper.from_array(weights, "weights")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = model.SerializeToString()
+    (folder / "model.onnx").write_bytes(data)
+    card = ModelCard(
+        model="colours",
+        version=version,
+        architecture="mean-colour",
+        classes=tuple(ClassInfo(id=c, name=c) for c in classes),
+        view=View(size=size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        onnx_sha256=hashlib.sha256(data).hexdigest(),
+        agreement=Agreement(max_abs=0.0, crops=1),
+        data_digest="0" * 64,
+        weights="none",
+        plan={},
+        metrics={"macro_f1": 1.0},
+    )
+    (folder / "card.json").write_text(card.model_dump_json(indent=1), encoding="utf-8")
+    return folder
