@@ -169,7 +169,7 @@ class Metrics(Record):
 
 
 class Report(Record):
-    """How a packaged model did: its scores, and where page and predictions lie in the store."""
+    """How a packaged model did: its scores, where page and predictions lie in the store, and each step's counts before."""
 
     model: str
     version: str
@@ -178,6 +178,7 @@ class Report(Record):
     model_artifact: Artifact
     evaluation: Artifact
     package: Artifact
+    story: tuple[tuple[str, Counts], ...] = ()
 
 
 class Answer(Record):

@@ -1,7 +1,7 @@
 """Where we are and what we may touch, from the environment: ANIML_* and the usual AWS variables.
 
-The only room, besides the endpoint program's main, that reads the environment. Nothing secret is ever shown: tokens are
-``SecretStr``, AWS credentials stay with boto3.
+The only room, besides the endpoint program's main, that reads the environment. Nothing secret is kept here: AWS
+credentials stay with boto3.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from animl_pipeline.errors import SettingsError
@@ -29,7 +29,6 @@ class Settings(BaseSettings):
     cache: Path = Field(default=Path("~/.cache/animl-pipeline"), description="local copies of weights and of an s3 store")
     workers: int = Field(default=8, ge=1, le=64, description="pictures fetched at a time")
     timeout_s: float = Field(default=30, gt=0, description="seconds a server may take to answer")
-    token: SecretStr | None = Field(default=None, description="bearer token for https exports and pictures")
     models_bucket: str = Field(default="animl-model-zoo", description="bucket for model packages")
     role_arn: str = Field(default="", description="role that SageMaker takes on to read the package")
     endpoint_image: str = Field(default="", description="the endpoint program's image in ECR")
@@ -58,3 +57,41 @@ def remember(**values: object) -> None:
     for name, value in values.items():
         if value is not None:
             os.environ[f"ANIML_{name.upper()}"] = str(value)
+
+
+PREFECT_DEFAULTS = {
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a new database takes 20 s, more on a busy machine
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_CLIENT_MAX_RETRIES": "12",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "animl_pipeline",  # the rooms' one-line facts reach the run's log
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the command line shows the same facts itself
+}
+
+
+def prepare_prefect(*, debug: bool = False) -> None:
+    """Give Prefect the defaults that suit a command line, before it is imported; what is set already stays."""
+    for name, value in PREFECT_DEFAULTS.items():
+        if not (debug and "CONSOLE_LEVEL" in name):
+            os.environ.setdefault(name, value)
+
+
+def use_local_aws(sagemaker: str, s3: str) -> None:
+    """Send this process's boto3 to SageMaker and S3 on this machine, with credentials that open nothing else."""
+    os.environ |= {
+        "AWS_ENDPOINT_URL_SAGEMAKER": sagemaker,
+        "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": sagemaker,
+        "AWS_ENDPOINT_URL_S3": s3,
+        "AWS_ACCESS_KEY_ID": "local",
+        "AWS_SECRET_ACCESS_KEY": "local",
+        "AWS_DEFAULT_REGION": "us-west-2",
+        "AWS_REGION": "us-west-2",
+    }
+    os.environ.setdefault("ANIML_ROLE_ARN", "arn:aws:iam::000000000000:role/local")
+    os.environ.setdefault("ANIML_ENDPOINT_IMAGE", "000000000000.dkr.ecr.us-west-2.amazonaws.com/animl-endpoint:local")
+
+
+def tell_libraries(**variables: str) -> None:
+    """Set variables that a library reads from this process's environment; what the user has set stays."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)

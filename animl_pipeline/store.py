@@ -66,6 +66,7 @@ class Manifest(Record):
     files: dict[str, FileEntry]
     blobs: tuple[BlobColumn, ...] = ()
     counts: Counts
+    final: bool = True
     seconds: float
     made_at: str
 
@@ -75,10 +76,15 @@ class Manifest(Record):
 
 
 class Made(NamedTuple):
-    """What a step's builder says of what it wrote."""
+    """What a step's builder says of what it wrote.
+
+    ``final`` is False where a later try may do better with the same inputs (a server did not answer): such a step is
+    used by this run and made again by the next.
+    """
 
     counts: Counts
     blobs: tuple[BlobColumn, ...] = ()
+    final: bool = True
 
 
 class Workspace(NamedTuple):
@@ -136,7 +142,7 @@ class Store:
             files = {name: _entry(space.out / name) for name in _names(space.out)}
             manifest = Manifest(
                 step=step, key=key, digest=digest_of({n: f.sha256 for n, f in files.items()}), inputs=known, config=plain, code=code,
-                files=files, blobs=made.blobs, counts=made.counts, seconds=round(time.monotonic() - started, 3),
+                files=files, blobs=made.blobs, counts=made.counts, final=made.final, seconds=round(time.monotonic() - started, 3),
                 made_at=datetime.now(UTC).isoformat(timespec="seconds"),
             )  # fmt: skip
             self._commit(space, manifest)
@@ -264,7 +270,7 @@ class Store:
     def _whole_manifest(self, step: str, key: str) -> Manifest | None:
         """The manifest, if all that it names is there and unchanged."""
         manifest = self._read_manifest(step, key)
-        if manifest is None:
+        if manifest is None or not manifest.final:
             return None
         try:
             for name in manifest.files:

@@ -1,0 +1,190 @@
+"""Images: what the export names, verified, from a folder, https and s3; only what is missing travels; kill -9 loses little."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import boto3
+import pytest
+
+from animl_pipeline.errors import ImagesError
+from animl_pipeline.export import export_annotations
+from animl_pipeline.images import BATCH, fetch_images
+from animl_pipeline.plan import SourcePlan
+from animl_pipeline.records import Artifact
+from animl_pipeline.settings import Settings
+from animl_pipeline.store import Store
+from tests.cct import Export
+from tests.conftest import jpeg
+from tests.web import served
+
+WANTED = ("fox", "rat")
+
+
+def island(n: int = 6) -> Export:
+    e = Export()
+    for i in range(n):
+        e.object(e.picture(f"p{i % 3}"), bbox=[4, 4, 20, 20])
+    return e
+
+
+def fetched(e: Export, images: str, store: Store, settings: Settings, tmp_path: Path, key: str = "file_name") -> Artifact:
+    (tmp_path / "export.json").write_bytes(e.json())
+    source = SourcePlan.model_validate({"name": "isle", "export": str(tmp_path / "export.json"), "images": images, "key": key})
+    return fetch_images(source, export_annotations(source, store, settings), WANTED, store, settings)
+
+
+def missing(store: Store, artifact: Artifact) -> dict[str, str]:
+    t = store.table(artifact, "missing.parquet")
+    return dict(zip(t["image_id"], t["reason"], strict=True))
+
+
+def test_folder_https_and_s3_bring_the_same_pictures(store: Store, settings: Settings, tmp_path: Path, bucket: str) -> None:
+    e = island()
+    e.write(tmp_path)
+    for image in e.images:
+        boto3.client("s3").put_object(Bucket=bucket, Key=image["serving_bucket_key"], Body=e.pictures[image["file_name"]])
+    with served({f"pics/{k}": v for k, v in e.pictures.items()}) as site:
+        steps = [
+            fetched(e, str(tmp_path / "images"), store, settings, tmp_path),
+            fetched(e, f"{site.address}/pics", store, settings, tmp_path),
+            fetched(e, f"s3://{bucket}", store, settings, tmp_path, key="serving_bucket_key"),
+        ]
+    blobs = [set(store.table(s, "images.parquet")["blob"]) for s in steps]
+    assert blobs[0] == blobs[1] == blobs[2]
+    assert all(store.blob(b) in e.pictures.values() for b in blobs[0])
+    assert [s.counts.kept for s in steps] == [6, 6, 6]
+
+
+def test_each_fault_is_a_counted_reason_and_the_others_arrive(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = island(4)
+    gone, forbidden, wrong, cut, broken = (e.picture() for _ in range(5))
+    for image_id in (gone, forbidden, wrong, cut, broken):
+        e.object(image_id)
+    whole = jpeg(seed=99)
+    torn = e.picture(data=whole[: len(whole) // 2])  # the md5 of a torn picture: right bytes, no picture
+    e.object(torn)
+    name = {i["id"]: i["file_name"] for i in e.images}
+    with served(dict(e.pictures)) as site:
+        del site.files[name[gone]]
+        site.status[name[forbidden]] = 403
+        site.files[name[wrong]] = jpeg(seed=1234)
+        site.cut.add(name[cut])
+        site.status[name[broken]] = 418
+        artifact = fetched(e, site.address, store, settings, tmp_path)
+        assert site.asked[name[gone]] == 1  # what cannot heal is not asked again
+        assert site.asked[name[cut]] > 1
+    assert artifact.counts.kept == 4
+    assert missing(store, artifact) == {
+        gone: "missing", forbidden: "forbidden", wrong: "wrong_md5", cut: "unreachable", broken: "refused", torn: "broken_picture",
+    }  # fmt: skip
+
+
+def test_a_passing_fault_heals(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = island(3)
+    with served(dict(e.pictures)) as site:
+        site.fail_first = dict.fromkeys(e.pictures, 2)
+        assert fetched(e, site.address, store, settings, tmp_path).counts.kept == 3
+
+
+def test_a_second_run_fetches_only_what_is_new(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = island(5)
+    with served(dict(e.pictures)) as site:
+        fetched(e, site.address, store, settings, tmp_path)
+        e.object(e.picture("p9"))
+        site.files |= e.pictures
+        site.asked.clear()
+        assert fetched(e, site.address, store, settings, tmp_path).counts.kept == 6
+        assert site.asked.total() == 1
+
+
+def test_a_run_with_an_unreachable_picture_is_not_taken_for_the_last_word(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = island(3)
+    with served(dict(e.pictures)) as site:
+        path = e.images[0]["file_name"]
+        site.status[path] = 500
+        assert fetched(e, site.address, store, settings, tmp_path).counts.dropped == {"unreachable": 1}
+        site.status.clear()
+        healed = fetched(e, site.address, store, settings, tmp_path)
+        assert (healed.cached, healed.counts.kept, healed.counts.dropped) == (False, 3, {})
+
+
+def test_pictures_without_a_wanted_label_do_not_travel(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = island(2)
+    e.object(e.picture(), category=0)
+    with served(dict(e.pictures)) as site:
+        artifact = fetched(e, site.address, store, settings, tmp_path)
+        assert site.asked.total() == 2
+    assert artifact.counts.dropped == {"without_a_wanted_label": 1}
+
+
+def test_a_link_out_of_the_folder_is_not_followed(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = island(2)
+    e.write(tmp_path)
+    (tmp_path / "secret.jpg").write_bytes(e.pictures[e.images[0]["file_name"]])
+    inside = tmp_path / "images" / e.images[0]["file_name"]
+    inside.unlink()
+    inside.symlink_to(tmp_path / "secret.jpg")
+    artifact = fetched(e, str(tmp_path / "images"), store, settings, tmp_path)
+    assert artifact.counts.dropped == {"unsafe_path": 1}
+
+
+def test_a_folder_that_is_not_there_and_one_without_pictures_are_one_clear_line_each(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = island(2)
+    with pytest.raises(ImagesError, match=r"expected a folder of pictures .* mend sources\.images"):
+        fetched(e, str(tmp_path / "nowhere"), store, settings, tmp_path)
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(ImagesError, match=r"not one of 2 pictures arrived .* 2 missing .*sources\.key"):
+        fetched(e, str(tmp_path / "bare"), store, settings, tmp_path)
+
+
+CHILD = """
+import json, sys
+from animl_pipeline.export import export_annotations
+from animl_pipeline.images import fetch_images
+from animl_pipeline.plan import SourcePlan
+from animl_pipeline.settings import load_settings
+from animl_pipeline.store import open_store
+settings = load_settings()
+store = open_store(settings)
+source = SourcePlan.model_validate(json.loads(sys.argv[1]))
+print(fetch_images(source, export_annotations(source, store, settings), ("fox",), store, settings).digest)
+"""
+
+
+def test_kill_9_in_the_middle_loses_at_most_the_batch_in_hand_and_the_digest_is_the_same(tmp_path: Path) -> None:
+    n = 2 * BATCH + 40
+    e = island(n)
+    e.write(tmp_path)
+    environment = os.environ | {"ANIML_CACHE": str(tmp_path / "cache"), "ANIML_WORKERS": "4"}
+
+    def child(store: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", CHILD, json.dumps(plan)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment | {"ANIML_STORE": str(tmp_path / store)},
+        )
+
+    with served(dict(e.pictures)) as site:
+        plan = {"name": "isle", "export": str(tmp_path / "export.json"), "images": site.address}
+        site.gate_after = BATCH + 60
+        first = child("store")
+        assert site.at_gate.wait(60)
+        first.send_signal(signal.SIGKILL)
+        assert first.wait(30) == -signal.SIGKILL
+        if first.stdout:
+            first.stdout.close()
+        site.gate_after = None
+        site.gate.set()
+        site.asked.clear()
+        second = child("store")
+        killed_then_resumed = second.communicate(timeout=120)[0].strip()
+        assert site.asked.total() == n - BATCH
+        undisturbed = child("other").communicate(timeout=120)[0].strip()
+    assert killed_then_resumed == undisturbed != ""

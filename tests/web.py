@@ -1,0 +1,79 @@
+"""A real HTTP server on this machine that serves bytes from memory, with a knob for each fault."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+
+class Site:
+    """What the server holds and how it misbehaves."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+        self.asked: Counter[str] = Counter()
+        self.fail_first: dict[str, int] = {}  # path → how many 503s before it is served
+        self.status: dict[str, int] = {}  # path → this status, always
+        self.cut: set[str] = set()  # paths whose body ends early, always
+        self.gate = threading.Event()  # requests past `gate_after` wait until it is set
+        self.gate_after: int | None = None
+        self.at_gate = threading.Event()
+        self.address = ""
+
+
+@contextmanager
+def served(files: dict[str, bytes]) -> Iterator[Site]:
+    site = Site(files)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = unquote(self.path.lstrip("/"))
+            site.asked[path] += 1
+            if site.gate_after is not None and site.asked.total() > site.gate_after:
+                site.at_gate.set()
+                site.gate.wait(60)
+            if site.asked[path] <= site.fail_first.get(path, 0):
+                self._answer(503, b"busy")
+            elif path in site.status:
+                self._answer(site.status[path], b"")
+            elif path not in site.files:
+                self._answer(404, b"")
+            elif path in site.cut:
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(site.files[path])))
+                self.end_headers()
+                self.wfile.write(site.files[path][: len(site.files[path]) // 2])
+                self.close_connection = True
+            else:
+                self._answer(200, site.files[path])
+
+        def _answer(self, status: int, body: bytes) -> None:
+            try:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True  # the client was killed, as some tests want
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    site.address = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield site
+    finally:
+        site.gate.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
