@@ -1,0 +1,191 @@
+"""The command line: the same flows, from a terminal. ``animl-pipeline --help`` teaches them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from animl_pipeline.errors import PipelineError
+from animl_pipeline.plan import load_plan
+from animl_pipeline.settings import load_settings, prepare_prefect, remember
+from flows import screen
+
+app = typer.Typer(
+    name="animl-pipeline",
+    help="Retrain a species classifier from labels that people validated in Animl, judge it, and put it behind SageMaker.",
+    epilog="Begin with: animl-pipeline demo. Where things lie comes from the environment (ANIML_STORE, ANIML_DATA, AWS_…); "
+    "what to train from a plan (deployments/plans/).",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+plans = typer.Typer(help="Look at plans: the YAML files that say what to train, from what, judged how.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(plans, name="plan")
+
+PlanPath = Annotated[Path, typer.Argument(metavar="PLAN", help="the plan's YAML file, such as deployments/plans/sample.yaml")]
+StoreOption = Annotated[
+    str | None, typer.Option("--store", help="folder or s3://bucket/prefix for all that steps make (ANIML_STORE)", show_default=False)
+]
+DataOption = Annotated[Path | None, typer.Option("--data", help="folder where the plan's relative paths start (ANIML_DATA)", show_default=False)]
+
+
+@app.callback()
+def start(
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks and Prefect's own log")] = False,
+) -> None:
+    """Prepare what all commands share."""
+    _Debug.on = debug
+    prepare_prefect(debug=debug)
+
+
+@app.command()
+def retrain(plan: PlanPath, store: StoreOption = None, data: DataOption = None) -> None:
+    """Train, score and package a classifier by PLAN; the end is a report.
+
+    Steps whose inputs, plan and code are unchanged are reused, and a killed run goes on where it was. Without a Prefect
+    server (PREFECT_API_URL) an embedded one runs for as long as this command.
+    """
+    remember(store=store, data=data)
+    from animl_pipeline.store import open_store
+    from flows.retrain import retrain as flow
+
+    with screen.watched(debug=_Debug.on):
+        report = flow(str(plan))
+    screen.show_story(report.story)
+    screen.show_scores(report)
+    screen.out.print(f"report: {open_store(load_settings()).path(report.evaluation, 'report.html')}")
+    screen.out.print(f"next: animl-pipeline release {plan}")
+
+
+@app.command()
+def release(plan: PlanPath, store: StoreOption = None) -> None:
+    """Put the newest package of PLAN behind its SageMaker endpoint, and check the live answers.
+
+    The endpoint goes back to what it served before if the answers differ from the offline ones. AWS is where boto3's usual
+    variables point to; AWS_ENDPOINT_URL_SAGEMAKER and its kin lead to `animl-pipeline sagemaker-local` instead.
+    """
+    remember(store=store)
+    from flows.release import release as flow
+
+    with screen.watched(debug=_Debug.on):
+        done = flow(str(plan))
+    what = "now serves" if done.changed else "served already"
+    screen.out.print(f"{done.endpoint} {what} {done.version}; {done.checked} golden crops agree within {done.max_difference:.1e}")
+
+
+@app.command()
+def rollback(
+    plan: PlanPath,
+    to: Annotated[str | None, typer.Option(help="endpoint configuration to go back to; without it, the one before the present one")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Put an earlier version behind PLAN's endpoint again."""
+    remember(store=store)
+    from flows.release import rollback as flow
+
+    with screen.watched(debug=_Debug.on):
+        done = flow(str(plan), to)
+    screen.out.print(f"{done.endpoint} serves {done.endpoint_config} again")
+
+
+@app.command()
+def predict(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="a picture")],
+    plan: Annotated[Path, typer.Option("--plan", help="whose newest model answers")] = Path("deployments/plans/sample.yaml"),
+    box: Annotated[str | None, typer.Option(help="ymin,xmin,ymax,xmax, each 0-1; without it, MegaDetector looks for animals")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Name the animals in IMAGE with the newest model of a plan, on this machine."""
+    remember(store=store)
+    from flows.predict import named_animals, parsed_box
+
+    with screen.watched(debug=_Debug.on):
+        animals = named_animals(image, load_plan(plan), parsed_box(box))
+    if not animals:
+        screen.out.print("no animal found; give --box to ask about a place in the picture")
+    for found, answer in animals:
+        screen.out.print(f"box [{', '.join(f'{v:.3f}' for v in found.as_list())}]")
+        screen.show_answer(answer)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="where the demo keeps its sample, store and endpoint")] = Path("runs/demo"),
+    keep: Annotated[bool, typer.Option("--keep", help="leave the endpoint up until Ctrl-C")] = False,
+) -> None:
+    """Run the whole street on a drawn island: export to endpoint, all on this machine."""
+    from flows.demo import run_demo
+
+    run_demo(folder, keep=keep, debug=_Debug.on)
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine: packages, store, disk, weights, AWS, Prefect; says what to mend."""
+    from flows.doctor import examined
+
+    faults = 0
+    for check in examined(load_settings()):
+        faults += check.state == "fault"
+        screen.out.print(f"{check.mark} {check.what:<14} {check.found}")
+    if faults:
+        raise typer.Exit(1)
+
+
+@app.command("sagemaker-local")
+def sagemaker_local(
+    folder: Annotated[Path, typer.Option(help="where it keeps its state")] = Path("runs/sagemaker"),
+    bucket: Annotated[str | None, typer.Option(help="S3 bucket to make in it; without it, ANIML_MODELS_BUCKET's")] = None,
+) -> None:
+    """Run SageMaker's and S3's API on this machine until Ctrl-C, and print the variables that lead boto3 to it."""
+    from flows.demo import serve_locally
+
+    serve_locally(folder, bucket or load_settings().models_bucket)
+
+
+@plans.command("check")
+def check(plan: PlanPath) -> None:
+    """Check PLAN and say what it would do."""
+    checked = load_plan(plan)
+    sources = ", ".join(f"{s.name} ({s.export})" for s in checked.sources)
+    screen.out.print(f"{plan} is a plan for {checked.model}")
+    screen.out.print(f"  sources   {sources}")
+    for class_id, rule in checked.labels.classes.items():
+        screen.out.print(f"  class     {class_id}: {', '.join(rule.from_)}")
+    screen.out.print(
+        f"  train     {checked.train.backbone} at {checked.view.size} px, {checked.train.epochs} epochs, weights {checked.train.weights}"
+    )
+    screen.out.print(f"  release   {checked.endpoint_name()}, {checked.release.memory_mb} MB, {checked.release.max_concurrency} at a time")
+
+
+class _Debug:
+    """Whether --debug was given."""
+
+    on = False
+
+
+def main() -> None:
+    """Run a command; a user's error is one line and an exit code, a traceback only with --debug."""
+    try:
+        app(standalone_mode=True)
+    except PipelineError as e:
+        if _Debug.on:
+            raise
+        screen.err.print(f"animl-pipeline: {e}", markup=False)
+        sys.exit(e.exit_code)
+    except KeyboardInterrupt:
+        screen.err.print("animl-pipeline: stopped; what was made is kept, run the same command again to go on")
+        sys.exit(130)
+    except Exception as e:
+        if _Debug.on:
+            raise
+        screen.err.print(f"animl-pipeline: unexpected {type(e).__name__}: {e} (run with --debug for the traceback)", markup=False)
+        sys.exit(70)
+
+
+if __name__ == "__main__":
+    main()

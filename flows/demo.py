@@ -1,0 +1,95 @@
+"""The whole street on a drawn island, on this machine: what ``make demo`` runs."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+from animl_pipeline.plan import Plan, load_plan
+from animl_pipeline.records import Report
+from animl_pipeline.sagemaker_local import local_sagemaker
+from animl_pipeline.sample import draw_sample
+from animl_pipeline.settings import load_settings, remember, use_local_aws
+from animl_pipeline.store import open_store
+from flows import screen
+
+PLAN = Path("deployments/plans/sample.yaml")
+
+
+def run_demo(folder: Path, *, keep: bool, debug: bool) -> None:
+    """Draw the sample, retrain on it, release to a local SageMaker, and ask the endpoint about one picture.
+
+    Args:
+        folder: holds sample/, store/ and sagemaker/; a second run reuses all of it.
+        keep: stay up with the endpoint until Ctrl-C.
+        debug: show Prefect's own log.
+    """
+    from flows.release import release
+    from flows.retrain import retrain
+
+    started = time.monotonic()
+    remember(store=folder / "store", data=folder)
+    plan = load_plan(_plan_file())
+    with screen.watched(debug=debug), _on_this_machine(folder / "sagemaker", load_settings().models_bucket):
+        draw_sample(folder / "sample")
+        report = retrain(str(_plan_file()))
+        done = release(str(_plan_file()))
+        screen.show_story(report.story)
+        screen.show_scores(report)
+        screen.out.print(f"{done.endpoint} serves {done.version}; {done.checked} golden crops agree within {done.max_difference:.1e}")
+        _ask_for_one_picture(plan, report)
+        screen.out.print(f"report: {open_store(load_settings()).path(report.evaluation, 'report.html')}")
+        screen.out.print(f"the demo took {time.monotonic() - started:.0f} s")
+        if keep:
+            _wait()
+
+
+def serve_locally(folder: Path, bucket: str) -> None:
+    """Run SageMaker's and S3's API on this machine until Ctrl-C; prints the variables that lead boto3 to them."""
+    with _on_this_machine(folder, bucket) as addresses:
+        for name, value in addresses.items():
+            screen.out.print(f"export {name}={value}")
+        _wait()
+
+
+@contextmanager
+def _on_this_machine(state: Path, bucket: str) -> Iterator[dict[str, str]]:
+    """SageMaker and S3 on this machine, with a bucket for models, and this process's boto3 sent there."""
+    import boto3
+
+    with local_sagemaker(state) as addresses:
+        use_local_aws(addresses.sagemaker, addresses.s3)
+        boto3.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+        yield {
+            "AWS_ENDPOINT_URL_SAGEMAKER": addresses.sagemaker,
+            "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": addresses.sagemaker,
+            "AWS_ENDPOINT_URL_S3": addresses.s3,
+        }
+
+
+def _ask_for_one_picture(plan: Plan, report: Report) -> None:
+    """Send the first golden picture as Animl does, and show the answer."""
+    from animl_pipeline.endpoint import ask_endpoint
+    from animl_pipeline.records import Answer
+
+    store = open_store(load_settings())
+    golden = [Answer.model_validate(a) for a in json.loads(store.path(report.package, "golden.json").read_bytes())]
+    picture = store.path(report.package, f"golden/{golden[0].picture}")
+    answer = ask_endpoint(plan.endpoint_name(), picture.read_bytes(), golden[0].box)
+    screen.out.print(f"the endpoint's answer for {picture}, box {golden[0].box.as_list()}:")
+    screen.show_answer(answer)
+
+
+def _plan_file() -> Path:
+    """The sample's plan: beside the checkout's code, wherever the command is run."""
+    return PLAN if PLAN.exists() else Path(str(resources.files("flows"))).parent / PLAN
+
+
+def _wait() -> None:
+    screen.err.print("up until Ctrl-C")
+    threading.Event().wait()

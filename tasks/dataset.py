@@ -1,0 +1,59 @@
+"""The first half of the street as Prefect tasks: from an export to crops in train, val and test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import task
+
+from animl_pipeline import crops as crops_room
+from animl_pipeline import detections as detections_room
+from animl_pipeline import export as export_room
+from animl_pipeline import images as images_room
+from animl_pipeline import labels as labels_room
+from animl_pipeline import splits as splits_room
+from animl_pipeline.plan import CropsPlan, DetectionsPlan, LabelsPlan, SourcePlan, SplitsPlan
+from animl_pipeline.records import Artifact, View
+from animl_pipeline.settings import load_settings
+from animl_pipeline.store import open_store
+from tasks.policies import ONCE, PATIENT, shown
+
+
+@task(name="export", task_run_name="export {source.name}", **PATIENT)
+def export_annotations(source: SourcePlan) -> Any:
+    """Read a source's export of labels, keep it untouched, and check it."""
+    settings = load_settings()
+    return shown(export_room.export_annotations(source, open_store(settings), settings))
+
+
+@task(name="images", task_run_name="images {source.name}", **PATIENT)
+def fetch_images(source: SourcePlan, export: Artifact, wanted: tuple[str, ...]) -> Any:
+    """Fetch and verify the pictures that the export names and the plan wants."""
+    settings = load_settings()
+    return shown(images_room.fetch_images(source, export, wanted, open_store(settings), settings))
+
+
+@task(name="labels", **ONCE)
+def resolve_labels(sources: list[labels_room.SourceSteps], spec: LabelsPlan) -> Any:
+    """Give each object its class by the label specification."""
+    return shown(labels_room.resolve_labels(sources, spec, open_store(load_settings())))
+
+
+@task(name="detections", **PATIENT)
+def detect_animals(labels: Artifact, spec: DetectionsPlan) -> Any:
+    """Find boxes: people's where there are any, MegaDetector's elsewhere."""
+    settings = load_settings()
+    return shown(detections_room.detect_animals(labels, spec, open_store(settings), settings))
+
+
+@task(name="crops", **PATIENT)
+def cut_crops(labels: Artifact, detections: Artifact, spec: CropsPlan, view: View) -> Any:
+    """Cut labelled animals out of their pictures."""
+    settings = load_settings()
+    return shown(crops_room.cut_crops(labels, detections, spec, view, open_store(settings), settings))
+
+
+@task(name="splits", **ONCE)
+def split_by_location(crops: Artifact, spec: SplitsPlan, classes: tuple[str, ...]) -> Any:
+    """Share places out to train, val and test."""
+    return shown(splits_room.split_by_location(crops, spec, classes, open_store(load_settings())))
