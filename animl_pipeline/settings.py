@@ -7,6 +7,7 @@ credentials stay with boto3.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -76,19 +77,16 @@ def prepare_prefect(*, debug: bool = False) -> None:
             os.environ.setdefault(name, value)
 
 
-def use_local_aws(sagemaker: str, s3: str) -> None:
-    """Send this process's boto3 to SageMaker and S3 on this machine, with credentials that open nothing else."""
-    os.environ |= {
-        "AWS_ENDPOINT_URL_SAGEMAKER": sagemaker,
-        "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": sagemaker,
-        "AWS_ENDPOINT_URL_S3": s3,
-        "AWS_ACCESS_KEY_ID": "local",
-        "AWS_SECRET_ACCESS_KEY": "local",
-        "AWS_DEFAULT_REGION": "us-west-2",
-        "AWS_REGION": "us-west-2",
-    }
+def use_local_aws(variables: Mapping[str, str]) -> None:
+    """Send this process's boto3 to services on this machine; what AWS alone would need gets a value that opens nothing."""
+    os.environ |= variables
     os.environ.setdefault("ANIML_ROLE_ARN", "arn:aws:iam::000000000000:role/local")
     os.environ.setdefault("ANIML_ENDPOINT_IMAGE", "000000000000.dkr.ecr.us-west-2.amazonaws.com/animl-endpoint:local")
+
+
+def prefect_server() -> str | None:
+    """The address of the Prefect server that runs are told to, if one is set."""
+    return os.environ.get("PREFECT_API_URL")
 
 
 def tell_libraries(**variables: str) -> None:

@@ -1,7 +1,8 @@
 """The code of a room as a digest: part of every step's key, so that a changed room is run again and a comment is not.
 
-The digest covers the module and every module of this package that it imports, directly or not, except the passive cellar
-(``PASSIVE``), whose records and messages do not change what a step makes. Docstrings and comments do not count.
+The digest covers the module (of a package: all its files) and every module of this package that it imports, directly
+or not, except the passive cellar (``PASSIVE``), whose records and messages do not change what a step makes. Docstrings
+and comments do not count.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PASSIVE = frozenset({"depot", "errors", "plan", "progress", "records", "settings", "sources", "store"})
+PASSIVE = frozenset({"depot", "errors", "plan", "progress", "records", "remote", "settings", "sources", "store", "weights"})
 
 
 @cache
@@ -24,6 +25,8 @@ def code_digest(room: str) -> str:
         name = todo.pop()
         if name in found or name.split(".")[0] in PASSIVE:
             continue
+        for path in _data_files(name):
+            found[f"{name}:{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
         for path in _files(name):
             tree = ast.parse(path.read_text(encoding="utf-8"))
             found[f"{name}:{path.name}"] = ast.dump(_without_docstrings(tree))
@@ -36,6 +39,12 @@ def _files(name: str) -> list[Path]:
     """A module's file, or all of a package's."""
     base = HERE.joinpath(*name.split("."))
     return sorted(base.glob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
+
+
+def _data_files(name: str) -> list[Path]:
+    """What a package holds besides code, such as a page's template."""
+    base = HERE.joinpath(*name.split("."))
+    return sorted(p for p in base.iterdir() if p.is_file() and p.suffix != ".py") if base.is_dir() else []
 
 
 def _imports(tree: ast.Module) -> set[str]:

@@ -63,13 +63,10 @@ def _on_this_machine(state: Path, bucket: str) -> Iterator[dict[str, str]]:
     import boto3
 
     with local_sagemaker(state) as addresses:
-        use_local_aws(addresses.sagemaker, addresses.s3)
+        variables = addresses.variables()
+        use_local_aws(variables)
         boto3.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
-        yield {
-            "AWS_ENDPOINT_URL_SAGEMAKER": addresses.sagemaker,
-            "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": addresses.sagemaker,
-            "AWS_ENDPOINT_URL_S3": addresses.s3,
-        }
+        yield variables
 
 
 def _ask_for_one_picture(plan: Plan, report: Report) -> None:

@@ -1,0 +1,88 @@
+"""The step: labels and boxes in, a table of crops out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+
+import pandas as pd
+
+from animl_pipeline.crops.choosing import CORNERS, Chosen, Dropped, choose_boxes
+from animl_pipeline.crops.cutting import Crop, box_key, cut_boxes
+from animl_pipeline.errors import CropsError
+from animl_pipeline.plan import CropsPlan
+from animl_pipeline.records import Artifact, Counts, View
+from animl_pipeline.settings import Settings
+from animl_pipeline.store import BlobColumn, Made, Store, Workspace, write_table
+
+COLUMNS = [
+    "crop_id", "source", "image_id", "object_id", "label", "place", "taken", "sequence", *CORNERS,
+    "origin", "confidence", "picture", "picture_bytes", "blob", "bytes",
+]  # fmt: skip
+
+
+def cut_crops(labels: Artifact, detections: Artifact, spec: CropsPlan, view: View, store: Store, settings: Settings) -> Artifact:
+    """One crop a labelled animal: crops.parquet, whose blobs are PNGs of ``view.size`` squared, and dropped.parquet.
+
+    An object with a reviewed box has the detection of its id. An image-level label goes to the animals that the detector
+    found in the image and that are nobody else's, most certain first.
+
+    Args:
+        labels: the step that gave every object its class.
+        detections: the step that gave every image its boxes.
+        spec: which boxes are too small, and how many an image-level label may have.
+        view: what the model sees of a box; only size and margin change a crop.
+        store: holds the pictures and keeps the crops; remembers which box of which picture was cut.
+        settings: how many pictures are worked on at a time.
+
+    Raises:
+        CropsError: nothing was left to cut out; the message says what the others were dropped for.
+    """
+
+    def build(space: Workspace) -> Made:
+        tables = (store.table(labels, "labels.parquet"), store.table(detections, "detections.parquet"), store.table(detections, "failures.parquet"))
+        chosen, dropped = choose_boxes(*tables, spec)
+        cuts = cut_boxes(chosen, view, store, settings)
+        return _write(space, chosen, dropped, cuts)
+
+    return store.make(
+        "crops",
+        room="crops",
+        inputs={"labels": labels, "detections": detections},
+        config=spec.model_dump() | {"size": view.size, "margin": view.margin},
+        build=build,
+    )
+
+
+def _write(space: Workspace, chosen: list[Chosen], dropped: list[Dropped], cuts: dict[str, Crop]) -> Made:
+    rows = []
+    for c in chosen:
+        crop = cuts.get(box_key(c.what.blob, c.where.box))
+        if crop is None:
+            dropped.append(c.what.dropped("picture_broken"))
+        else:
+            rows.append(_row(c, crop))
+    reasons = dict(Counter(d.reason for d in dropped))
+    if not rows:
+        raise CropsError(_nothing_left(reasons))
+    write_table(space.out / "crops.parquet", pd.DataFrame(sorted(rows), columns=COLUMNS))  # by crop_id, whatever thread was first
+    write_table(space.out / "dropped.parquet", pd.DataFrame(sorted(dropped), columns=Dropped._fields).astype("str"))
+    return Made(Counts(kept=len(rows), dropped=reasons, unit="crops"), blobs=(BlobColumn(file="crops.parquet"),))
+
+
+def _row(c: Chosen, crop: Crop) -> tuple[object, ...]:
+    what, where = c
+    return (
+        crop_id(what.blob, where.box), what.source, what.image_id, what.object_id, what.label, what.place, what.taken, what.sequence, *where.box,
+        where.origin, where.confidence, what.blob, what.bytes, crop.blob, crop.bytes,
+    )  # fmt: skip
+
+
+def crop_id(blob: str, corners: tuple[float, float, float, float]) -> str:
+    """A crop's name: of the picture's bytes and the box, so that it stays when a label, an id or a file name changes."""
+    return hashlib.sha256(box_key(blob, corners).encode()).hexdigest()[:32]
+
+
+def _nothing_left(reasons: dict[str, int]) -> str:
+    listed = ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in sorted(reasons.items())) or "there was no labelled object"
+    return f"expected boxes to cut out, found none: {listed}; look at the step labels, or lower detections.confidence or crops.min_pixels in the plan"

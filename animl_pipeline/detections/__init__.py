@@ -1,0 +1,6 @@
+"""Where the animals are: the reviewed boxes of the labels, and a MegaDetector's where there are none."""
+
+from animl_pipeline.detections.looking import find_animals
+from animl_pipeline.detections.step import detect_animals
+
+__all__ = ["detect_animals", "find_animals"]

@@ -1,0 +1,42 @@
+"""MegaDetector's batch results format, https://lila.science/megadetector-output-format: what the field's tools read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from animl_pipeline.detections.detector import CATEGORIES, Found
+from animl_pipeline.detections.looking import BROKEN
+
+FORMAT_VERSION = "1.6"
+FAILURES = {BROKEN: "image access failure"}
+"""Our reasons in the format's own words, where it has any."""
+
+
+def batch_file(detector: str, images: Iterable[tuple[str, list[Found] | str]]) -> str:
+    """The file's text: per image its detections, boxes as [x_min, y_min, width, height], or its failure.
+
+    There is no time in it, so that the same detections give the same file.
+
+    Args:
+        detector: the name for ``info.detector``.
+        images: file name, and what was found in it or why nothing could be.
+    """
+    content = {
+        "info": {"format_version": FORMAT_VERSION, "detector": detector},
+        "detection_categories": CATEGORIES,
+        "images": [_image(file, found) for file, found in sorted(images, key=lambda image: image[0])],
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def _image(file: str, found: list[Found] | str) -> dict[str, Any]:
+    if isinstance(found, str):
+        return {"file": file, "failure": FAILURES.get(found, found.replace("_", " ")), "detections": None}
+    return {"file": file, "detections": [_detection(f) for f in found]}
+
+
+def _detection(found: Found) -> dict[str, Any]:
+    box = [found.xmin, found.ymin, found.xmax - found.xmin, found.ymax - found.ymin]
+    return {"category": found.category, "conf": float(found.confidence), "bbox": [round(v, 5) for v in box]}

