@@ -65,8 +65,16 @@ def square_around(box: Box, width: int, height: int, margin: float = 0.0) -> Squ
 
 
 def cut(picture: Image.Image, box: Box, view: View) -> Image.Image:
-    """The view of ``box`` as an RGB picture of ``view.size`` x ``view.size`` pixels, black outside of the picture."""
+    """The view of ``box`` as an RGB picture of ``view.size`` x ``view.size`` pixels, black outside of the picture.
+
+    Raises:
+        PictureError: the square has more than ``MAX_PIXELS``: the picture is a thin strip.
+    """
     left, top, side = square_around(box, picture.width, picture.height, view.margin)
+    if side * side > MAX_PIXELS:
+        raise PictureError(
+            f"a square of {side} x {side} pixels around a box of a strip of {picture.width} x {picture.height}; at most {MAX_PIXELS:,}"
+        )
     square = picture.crop((left, top, left + side, top + side))
     return square.resize((view.size, view.size), Image.Resampling.BICUBIC)
 

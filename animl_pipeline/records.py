@@ -196,7 +196,7 @@ class Release(Record):
     endpoint_config: str
     sagemaker_model: str
     version: str
-    package_digest: Digest
+    package_digest: Digest | None = Field(description="None after a rollback to a configuration that was not released from here")
     previous_config: str | None
     checked: int = Field(description="golden crops sent to the live endpoint")
     max_difference: float = Field(description="largest |probability live - offline| seen")

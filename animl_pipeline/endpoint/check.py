@@ -1,0 +1,97 @@
+"""Asking the live endpoint as Animl asks it, and comparing its answers with the golden ones of the package."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from typing import Any, NamedTuple
+
+from animl_pipeline.endpoint.aws import Aws, spoken
+from animl_pipeline.errors import ReleaseError
+from animl_pipeline.progress import track
+from animl_pipeline.records import WHOLE_PICTURE, Answer, Artifact, Box
+from animl_pipeline.store import Store
+
+COLD = frozenset({"ModelNotReadyException", "ThrottlingException", "ServiceUnavailable", "InternalDependencyException"})
+"""What an endpoint says that has to wake up first."""
+
+
+class Checked(NamedTuple):
+    """How many golden crops were sent, and the largest absolute difference of a probability."""
+
+    crops: int
+    max_difference: float
+
+
+def ask_endpoint(endpoint: str, picture: bytes, box: Box = WHOLE_PICTURE) -> dict[str, float]:
+    """Each class id's probability for one box of one picture, from the live endpoint.
+
+    Raises:
+        ReleaseError: there is no such endpoint, or it refused the request; the line is its own.
+    """
+    return _ask(Aws(), endpoint, picture, box, patience_s=60)
+
+
+def check_endpoint(aws: Aws, endpoint: str, package: Artifact, store: Store, tolerance: float, patience_s: float) -> Checked:
+    """Send every golden crop of a package to the endpoint and compare.
+
+    Raises:
+        ReleaseError: it did not answer, answered other classes, or a probability is further off than ``tolerance``.
+    """
+    answers = _golden(package, store)
+    worst, off, example = 0.0, 0, ""
+    with track(f"checking {endpoint}", len(answers)) as step:
+        for expected in answers:
+            picture = store.path(package, f"golden/{expected.picture}").read_bytes()
+            said = _ask(aws, endpoint, picture, expected.box, patience_s)
+            if said.keys() != expected.probabilities.keys():
+                raise ReleaseError(f"the endpoint {endpoint} answers the classes {sorted(said)}, expected {sorted(expected.probabilities)}")
+            difference, class_id = max((abs(said[c] - p), c) for c, p in expected.probabilities.items())
+            off += not difference <= tolerance  # so that a NaN is off as well
+            if not difference <= worst:
+                worst = difference
+                example = f"{expected.picture}, {class_id}: expected {expected.probabilities[class_id]:.4f}, found {said[class_id]:.4f}"
+            step(1)
+    if off:
+        raise ReleaseError(f"the endpoint {endpoint} answers {off} of {len(answers)} golden crops unlike offline, by up to {worst:.3g} ({example})")
+    return Checked(len(answers), worst)
+
+
+def _golden(package: Artifact, store: Store) -> list[Answer]:
+    answers = [Answer.model_validate(row) for row in json.loads(store.path(package, "golden.json").read_bytes())]
+    if not answers:
+        raise ReleaseError("the package holds no golden answers, so the endpoint cannot be checked; run the step 'package' again")
+    return answers
+
+
+def _ask(aws: Aws, endpoint: str, picture: bytes, box: Box, patience_s: float) -> dict[str, float]:
+    """One request as Animl sends it: base64 JSON without a ContentType. An endpoint that wakes up is waited for."""
+    body = json.dumps({"image": base64.b64encode(picture).decode(), "bbox": box.as_list()})
+    deadline = time.monotonic() + patience_s
+    while True:
+        with spoken(f"the endpoint {endpoint}"):
+            reply = _invoke(aws, endpoint, body, last=time.monotonic() > deadline)
+        if reply is not None:
+            return _probabilities(endpoint, reply)
+        time.sleep(1)
+
+
+def _invoke(aws: Aws, endpoint: str, body: str, *, last: bool) -> bytes | None:
+    """The endpoint's answer; None when it is still waking up and this is not the last try."""
+    from botocore.exceptions import ClientError
+
+    try:
+        return aws.runtime.invoke_endpoint(EndpointName=endpoint, Body=body)["Body"].read()
+    except ClientError as e:
+        response: dict[str, Any] = dict(e.response)
+        if not last and (response.get("Error", {}).get("Code") in COLD or response.get("OriginalStatusCode") == 503):
+            return None
+        raise
+
+
+def _probabilities(endpoint: str, reply: bytes) -> dict[str, float]:
+    try:
+        return {str(k): float(v) for k, v in json.loads(reply).items()}
+    except (ValueError, TypeError, AttributeError) as e:
+        raise ReleaseError(f"the endpoint {endpoint} answered {reply[:80]!r}, expected a JSON object of probabilities by class id") from e

@@ -1,0 +1,113 @@
+"""``python -m animl_pipeline.sagemaker_local --state FOLDER``: the server, until it is told to stop or its parent is gone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+from filelock import FileLock, Timeout
+
+from animl_pipeline.errors import PipelineError, SettingsError
+from animl_pipeline.sagemaker_local.app import create_app
+from animl_pipeline.sagemaker_local.contract import REGION
+from animl_pipeline.sagemaker_local.control import Control
+from animl_pipeline.serve.__main__ import listen_on
+from animl_pipeline.serve.lifeline import watch_parent
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until told to stop; the exit status comes back."""
+    asked = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("werkzeug", "botocore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        with _alone(asked.state), _s3_server(asked.s3) as s3_address:
+            _serve(asked, s3_address)
+    except PipelineError as e:
+        sys.stderr.write(f"{e}\n")
+        return e.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="animl_pipeline.sagemaker_local", description="SageMaker's API on this machine.")
+    parser.add_argument("--state", type=Path, required=True, help="folder that keeps models, configs and endpoints")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--s3", action="store_true", help="serve S3 and SSM as well (moto, in memory)")
+    parser.add_argument("--with-parent", type=int, metavar="PID", help="end when the parent process PID has ended")
+    return parser
+
+
+def _serve(asked: argparse.Namespace, s3_address: str | None) -> None:
+    listening = listen_on("127.0.0.1", asked.port, "give another with --port")
+    control = Control(asked.state, _s3_client(s3_address))
+    server = uvicorn.Server(uvicorn.Config(create_app(control), log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    for told in (signal.SIGTERM, signal.SIGINT):  # uvicorn handles them while it runs, and raises them once more at its end
+        signal.signal(told, lambda *_: sys.exit(0))
+    if asked.with_parent:
+        watch_parent(asked.with_parent, lambda: os._exit(0))  # its programs notice by themselves, and the ledger is always whole
+    try:
+        control.resume()
+        sys.stdout.write(json.dumps({"sagemaker": f"http://127.0.0.1:{listening.getsockname()[1]}", "s3": s3_address}) + "\n")
+        sys.stdout.flush()
+        server.run(sockets=[listening])
+    finally:
+        control.end()
+
+
+def _s3_client(address: str | None) -> S3Client:
+    """The S3 of this process where it has one, else the one that AWS_ENDPOINT_URL_S3 and the usual variables name."""
+    import boto3
+
+    if address is None:
+        return boto3.client("s3")
+    return boto3.client("s3", endpoint_url=address, region_name=REGION, aws_access_key_id="local", aws_secret_access_key="local")  # noqa: S106 - any will do
+
+
+@contextmanager
+def _s3_server(wanted: bool) -> Iterator[str | None]:
+    """A real S3 and SSM API on this machine, when wanted; its address."""
+    if not wanted:
+        yield None
+        return
+    try:
+        from moto.server import ThreadedMotoServer
+    except ImportError as e:
+        raise SettingsError("--s3 needs moto, which is not installed; install animl-pipeline[local]") from e
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """One server a folder."""
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        with FileLock(state / "server.lock", timeout=5):
+            yield
+    except Timeout as e:
+        raise SettingsError(f"another local SageMaker uses the folder {state}; stop it or give another with --state") from e
+    except OSError as e:
+        raise SettingsError(f"the folder {state} cannot be written ({os.strerror(e.errno or 0)}); give another with --state") from e
+
+
+if __name__ == "__main__":
+    sys.exit(main())

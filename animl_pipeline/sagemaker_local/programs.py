@@ -1,0 +1,202 @@
+"""Endpoint programs as processes: fetch and unpack the package, start the real program, wait for its /ping, end it."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+log = logging.getLogger(__name__)
+
+PING_S = 180
+"""SageMaker gives a container three minutes to answer /ping."""
+ANSWER_S = 60
+"""SageMaker gives a container a minute to answer a request."""
+MAX_UNPACKED = 8_000_000_000
+
+
+class StartError(Exception):
+    """A program that did not come up, in SageMaker's words: an endpoint's FailureReason."""
+
+
+class Reply(NamedTuple):
+    """What a program answered."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+class Running:
+    """A started program: its process, port and log, and how many requests it has in hand."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log_file: Path, max_concurrency: int) -> None:
+        self.process = process
+        self.log_file = log_file
+        self.max_concurrency = max_concurrency
+        self.port = 0
+        self._in_hand = 0
+        self._idle = threading.Condition()
+
+    def alive(self) -> bool:
+        """Whether its process still runs."""
+        return self.process.poll() is None
+
+    def take(self) -> bool:
+        """Take on a request; False when as many as it may have are in hand."""
+        with self._idle:
+            if self._in_hand >= self.max_concurrency:
+                return False
+            self._in_hand += 1
+            return True
+
+    def give_back(self) -> None:
+        """A request that was taken is answered."""
+        with self._idle:
+            self._in_hand -= 1
+            self._idle.notify_all()
+
+    def ask(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, timeout_s: float = ANSWER_S) -> Reply:
+        """One request to the program.
+
+        Raises:
+            OSError or http.client.HTTPException: it did not answer.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return Reply(response.status, response.headers.get("content-type", ""), response.read())
+        finally:
+            connection.close()
+
+    def end(self, patience_s: float = ANSWER_S) -> None:
+        """Wait until all it has in hand is answered, then stop it."""
+        with self._idle:
+            self._idle.wait_for(lambda: self._in_hand == 0, patience_s)
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def start_program(folder: Path, log_file: Path, max_concurrency: int, ended: threading.Event) -> Running:
+    """The endpoint program over an unpacked package, started and answering /ping; ``ended`` breaks the wait off.
+
+    Raises:
+        StartError: it ended or did not answer in time; the end of its log is in the message.
+    """
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "animl_pipeline.serve", "serve", "--model", str(folder), "--host", "127.0.0.1", "--port", "0"]
+    with log_file.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, "--with-parent", str(os.getpid())], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    running = Running(process, log_file, max_concurrency)
+    try:
+        _await_ping(running, ended)
+    except BaseException:
+        running.end(0)
+        raise
+    return running
+
+
+def fetch_package(url: str, models: Path, s3: S3Client) -> Path:
+    """The folder with the unpacked package of an s3:// address; fetched once, kept by address.
+
+    Raises:
+        StartError: it cannot be fetched or unpacked.
+    """
+    folder = models / hashlib.sha256(url.encode()).hexdigest()[:24]
+    if folder.exists():
+        return folder
+    models.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=models, prefix=".part-"))
+    try:
+        with tempfile.TemporaryFile(dir=models) as archive:
+            _download(url, archive, s3)
+            _unpack(archive, scratch)
+        scratch.replace(folder)
+    except OSError as e:
+        if not folder.exists():  # another thread may have been faster
+            raise StartError(f"Failed to extract model data archive from {url}: {e.strerror}") from e
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def _download(url: str, target: IO[bytes], s3: S3Client) -> None:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    try:
+        s3.download_fileobj(bucket, key, target)
+    except (BotoCoreError, ClientError) as e:
+        raise StartError(f"Failed to download model data from {url}: {e}") from e
+    target.seek(0)
+
+
+def _unpack(archive: IO[bytes], folder: Path) -> None:
+    """Unpack with tarfile's own guard: nothing lands outside of the folder, no devices, no links out of it."""
+    try:
+        with tarfile.open(fileobj=archive, mode="r:gz") as tar:
+            if sum(member.size for member in tar.getmembers()) > MAX_UNPACKED:
+                raise StartError(f"Failed to extract model data archive: more than {MAX_UNPACKED:,} bytes")
+            tar.extractall(folder, filter="data")
+    except (tarfile.TarError, EOFError) as e:
+        raise StartError(f"Failed to extract model data archive: {e}") from e
+
+
+def _await_ping(running: Running, ended: threading.Event) -> None:
+    """Wait for /ping; ``ended`` tells that this server is stopping."""
+    deadline = time.monotonic() + PING_S
+    while time.monotonic() < deadline:
+        if not running.alive():
+            raise StartError(
+                f"The container for production variant AllTraffic ended before it passed the ping health check: {_tail(running.log_file)}"
+            )
+        if _pings(running):
+            return
+        if ended.wait(0.05):
+            raise StartError("the local SageMaker is stopping")
+    raise StartError(f"The container for production variant AllTraffic did not pass the ping health check in {PING_S} s: {_tail(running.log_file)}")
+
+
+def _pings(running: Running) -> bool:
+    running.port = running.port or _port(running.log_file)
+    if not running.port:
+        return False
+    try:
+        return running.ask("GET", "/ping", timeout_s=5).status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def _port(log_file: Path) -> int:
+    """The port that the program says it listens on, 0 before it has said so."""
+    for line in log_file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        if '"event": "listening"' in line and line.endswith("\n"):
+            return int(json.loads(line)["port"])
+    return 0
+
+
+def _tail(log_file: Path) -> str:
+    """The last thing that a program said."""
+    lines = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1][-600:] if lines else "it said nothing"

@@ -1,0 +1,12 @@
+"""What the endpoint says when it cannot answer: one status, one reason."""
+
+from __future__ import annotations
+
+
+class Refusal(Exception):  # noqa: N818 - it is an answer, not an error of the program
+    """A request that gets no answer, and why; becomes ``{"error": reason}`` under ``status``."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
