@@ -60,7 +60,7 @@ class LabelsPlan(Record):
         for class_id in self.classes:
             ClassInfo(id=class_id, name=class_id)
         seen: dict[str, str] = {}
-        meanings = [(c, spec.from_) for c, spec in self.classes.items()] + [("empty", self.empty), ("exclude", self.exclude)]
+        meanings = [(f"classes.{c}", spec.from_) for c, spec in self.classes.items()] + [("empty", self.empty), ("exclude", self.exclude)]
         for meaning, names in meanings:
             for name in (n.casefold() for n in names):
                 if seen.setdefault(name, meaning) != meaning:
@@ -119,8 +119,8 @@ class TrainPlan(Record):
     epochs: int = Field(default=10, ge=1)
     head_epochs: int = Field(default=1, ge=0, description="first epochs in which only the classifying layer learns")
     batch_size: int = Field(default=32, ge=1)
-    lr: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
+    lr: float = Field(default=1e-3, gt=0, le=1)
+    weight_decay: float = Field(default=0.01, ge=0, le=1)
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     sampling: Literal["label_weighted", "natural"] = Field(default="label_weighted", description="every class alike often, or as they come")
     augment: Literal["camera_trap", "none"] = "camera_trap"
@@ -134,18 +134,25 @@ class TrainPlan(Record):
 class PackagePlan(Record):
     """What a package must hold to."""
 
-    torch_onnx_tolerance: float = Field(default=1e-4, gt=0, description="largest |probability| difference on real crops")
+    torch_onnx_tolerance: float = Field(default=1e-4, gt=0, le=1, description="largest |probability| difference on real crops")
     golden: int = Field(default=16, ge=1, description="test crops sent to the endpoint at release")
 
 
 class ReleasePlan(Record):
     """The endpoint's name and size. Roles, buckets and images are settings."""
 
-    endpoint: str = Field(default="{model}-concurrency-{concurrency}", pattern=r"^[A-Za-z0-9{}-]+$")
+    endpoint: str = "{model}-concurrency-{concurrency}"
     memory_mb: Literal[1024, 2048, 3072, 4096, 5120, 6144] = 6144
     max_concurrency: int = Field(default=20, ge=1, le=200)
-    tolerance: float = Field(default=0.02, gt=0, description="largest |probability live - offline| at the check")
+    tolerance: float = Field(default=0.02, gt=0, le=1, description="largest |probability live - offline| at the check")
     timeout_s: int = Field(default=900, ge=10)
+
+    @field_validator("endpoint")
+    @classmethod
+    def _known_fields(cls, value: str) -> str:
+        if not re.fullmatch(r"([A-Za-z0-9-]|\{model\}|\{concurrency\})+", value):
+            raise ValueError(f"expected letters, digits, '-', {{model}} and {{concurrency}}, found {value!r}")
+        return value
 
 
 class Plan(Record):
@@ -171,6 +178,10 @@ class Plan(Record):
             raise ValueError(f"sources: two have the name {twice[0]!r}; names keep places apart, so each needs its own")
         if self.splits.val + self.splits.test >= 0.9:
             raise ValueError("splits: val and test leave less than a tenth to train")
+        if not re.fullmatch(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", self.endpoint_name()):
+            raise ValueError(
+                f"release.endpoint: {self.endpoint_name()!r} is no name for SageMaker: at most 63 letters, digits and '-', no '-' at either end"
+            )
         return self
 
     def classes(self) -> tuple[ClassInfo, ...]:
@@ -180,6 +191,19 @@ class Plan(Record):
     def endpoint_name(self) -> str:
         """The endpoint's stable name."""
         return self.release.endpoint.format(model=self.model, concurrency=self.release.max_concurrency)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML as the safe loader reads it, but a key said twice is a fault: else the second would silently win."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in getattr(node, "value", []):
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
+                seen.add(key.value)
+        return dict(super().construct_mapping(node, deep=deep))
 
 
 def load_plan(path: str | Path) -> Plan:
@@ -199,13 +223,13 @@ def load_plan(path: str | Path) -> Plan:
     except UnicodeDecodeError as e:
         raise PlanError(f"{path} is not a text file (byte {e.start} is no UTF-8); give the path of a YAML file") from e
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader that also refuses repeated keys
     except yaml.YAMLError as e:
         where = getattr(e, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
-        raise PlanError(f"{path} is not YAML{line}: {getattr(e, 'problem', None) or 'it does not parse'}") from e
+        raise PlanError(f"{path} is not YAML{line}: {getattr(e, 'problem', None) or getattr(e, 'reason', None) or 'it does not parse'}") from e
     if not isinstance(data, dict):
-        raise PlanError(f"{path}: expected keys such as model, sources and labels, found {type(data).__name__}")
+        raise PlanError(f"{path}: expected keys such as model, sources and labels, found {'nothing' if data is None else type(data).__name__}")
     return check_plan(data, str(path))
 
 
@@ -218,7 +242,8 @@ def check_plan(data: dict[str, Any], origin: str = "the plan") -> Plan:
     try:
         return Plan.model_validate(data)
     except ValidationError as e:
-        errors = e.errors(include_url=False)
+        # a wrong key first: it is often what the missing one was meant to be
+        errors = sorted(e.errors(include_url=False), key=lambda error: error["type"] not in {"extra_forbidden", "invalid_key"})
         more = f" ({len(errors) - 1} more after this)" if len(errors) > 1 else ""
         raise PlanError(f"{origin}: {_explain(errors[0])}{more}") from e
 
@@ -226,16 +251,27 @@ def check_plan(data: dict[str, Any], origin: str = "the plan") -> Plan:
 def _explain(error: Any) -> str:
     """One pydantic error in the plan's own words."""
     location = [str(part) for part in error["loc"]]
-    where = ".".join(location) or "the plan"
+    where = _one_line(".".join(location)) or "the plan"
     if error["type"] == "extra_forbidden":
         known = ", ".join(_keys_beside(location))
         return f"the key {where!r} is not known; here a plan has: {known}"
     if error["type"] == "missing":
         return f"the key {where!r} is missing; a plan cannot do without it"
-    message = re.sub(r"^Value error, ", "", error["msg"])
+    message = _one_line(re.sub(r"^Value error, ", "", error["msg"]))
     if error["type"] == "value_error":
         return f"{where}: {message}" if location else message
-    return f"{where}: {message[0].lower()}{message[1:]}, found {error['input']!r}"
+    return f"{where}: {message[0].lower()}{message[1:]}, found {_short(error['input'])}"
+
+
+def _short(value: Any) -> str:
+    """What was found, cut after 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _one_line(text: str) -> str:
+    """``text`` with its line ends and other unprintable characters escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _keys_beside(location: list[str]) -> list[str]:

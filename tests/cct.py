@@ -20,6 +20,7 @@ class Export:
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
         self.pictures: dict[str, bytes] = {}
+        self.categories = CATEGORIES
 
     def picture(self, place: str = "cove", seed: int | None = None, data: bytes | None = None, **fields: Any) -> str:
         """Add a picture; its id comes back."""
@@ -56,7 +57,9 @@ class Export:
         return object_id
 
     def json(self) -> bytes:
-        return json.dumps({"images": self.images, "annotations": self.annotations, "categories": CATEGORIES, "info": {"version": "1.0"}}).encode()
+        return json.dumps(
+            {"images": self.images, "annotations": self.annotations, "categories": self.categories, "info": {"version": "1.0"}}
+        ).encode()
 
     def write(self, folder: Path) -> None:
         """Write export.json and the pictures below images/."""

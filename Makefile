@@ -1,0 +1,48 @@
+# make demo   set everything up and run the whole street on a drawn island
+# make test   the tests (minutes); make test-slow: also the long ones
+# make check  lint, format, types; make fix: mend what can be mended by itself
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow check fix lock images clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(STAMP)  ## make .venv with the exact versions of constraints.txt (5.5 GB, a few minutes the first time)
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): about 5.5 GB (torch's ordinary CUDA build), a few minutes the first time."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt pip
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --constraint constraints.txt megadetector
+	@touch $(STAMP)
+
+demo: install  ## the whole street on a drawn island, on this machine
+	$(BIN)/animl-pipeline demo
+
+test: install  ## the tests
+	$(BIN)/python -m pytest
+
+test-slow: install  ## all tests, the minutes-long ones too
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+check: install  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: install  ## mend lint and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: install  ## write constraints.txt anew from what is installed (names and versions only)
+	$(BIN)/python -m pip list --format=freeze --exclude animl-pipeline | grep -v ' @ ' | LC_ALL=C sort --ignore-case > constraints.txt
+
+clean:  ## remove what demo and tests made (the environment stays)
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,450 @@
+"""The step model: it learns, twice the same, through kills, and what it ships answers as what was trained."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+from PIL import Image, ImageDraw
+
+from animl_pipeline import progress
+from animl_pipeline.classifier import Classifier
+from animl_pipeline.errors import DamagedError, TrainingError, WeightsError
+from animl_pipeline.model import train_classifier
+from animl_pipeline.pixels import normalise
+from animl_pipeline.plan import Plan, check_plan
+from animl_pipeline.records import Artifact, Counts
+from animl_pipeline.settings import Settings
+from animl_pipeline.store import BlobColumn, Made, Store, Workspace, digest_of, open_store, write_table
+
+SIZE = 32
+CLASSES = ("fox", "bird", "skunk")
+STEPS_PER_EPOCH = 6  # 41 crops in batches of 8
+COLOURS = {"fox": (200, 90, 30), "bird": (60, 90, 200), "skunk": (30, 30, 30)}
+
+
+def drawn_crop(label: str, number: int, size: int = SIZE) -> bytes:
+    """A PNG of a blot in the class's colour on grainy green, never twice the same."""
+    rng = np.random.default_rng([CLASSES.index(label), number])
+    ground = (np.full((size, size, 3), (90, 140, 70)) + rng.integers(-25, 25, (size, size, 3))).clip(0, 255).astype(np.uint8)
+    picture = Image.fromarray(ground)
+    left, top = (int(v) for v in rng.integers(2, size // 3, 2))
+    ImageDraw.Draw(picture).ellipse((left, top, left + size // 2, top + size // 2), fill=COLOURS[label])
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def crops_and_splits(store: Store, train: dict[str, int] | None = None, val: int = 6, size: int = SIZE) -> tuple[Artifact, Artifact]:
+    """The two steps before, as the store would hold them: so many crops to train on, and ``val`` of each class to validate with."""
+    train = train or {"fox": 24, "bird": 12, "skunk": 5}
+    rows, sides = [], []
+    for label, count in train.items():
+        for number in range(count + val):
+            data = drawn_crop(label, number, size)
+            crop_id = digest_of([label, number])
+            rows.append({"crop_id": crop_id, "label": label, "place": "", "blob": store.put_blob(data), "bytes": len(data)})
+            sides.append({"crop_id": crop_id, "split": "train" if number < count else "val"})
+
+    def crops(space: Workspace) -> Made:
+        write_table(space.out / "crops.parquet", pd.DataFrame(rows))
+        return Made(Counts(kept=len(rows)), (BlobColumn(file="crops.parquet"),))
+
+    def splits(space: Workspace) -> Made:
+        write_table(space.out / "splits.parquet", pd.DataFrame(sides))
+        return Made(Counts(kept=len(sides)))
+
+    config = {"train": train, "val": val, "size": size}
+    made = store.make("crops", room="pixels", config=config, build=crops)
+    return made, store.make("splits", room="pixels", config=config, build=splits)
+
+
+def plan_with(**train: Any) -> Plan:
+    """A small plan; ``train`` overrides its training part."""
+    return check_plan(
+        {
+            "model": "island",
+            "sources": [{"name": "drawn", "export": "export.json", "images": "images"}],
+            "labels": {"classes": {c: [c] for c in CLASSES}},
+            "view": {"size": SIZE, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+            "train": {"backbone": "test_resnet", "weights": "none", "epochs": 4, "batch_size": 8, "lr": 0.003, "augment": "none", **train},
+        }
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    """Small tensors gain nothing from more threads, and the machine is shared."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Artifact]:
+    """One uninterrupted training that several tests look at."""
+    folder = tmp_path_factory.mktemp("trained")
+    settings = Settings(store=str(folder / "store"), data=folder, cache=folder / "cache", workers=2)
+    store = open_store(settings)
+    return store, train_classifier(*crops_and_splits(store), plan_with(), store, settings)
+
+
+def test_it_learns_what_drawn_animals_look_like(trained: tuple[Store, Artifact]) -> None:
+    store, model = trained
+    history = store.table(model, "history.parquet")
+    assert list(history.columns) == ["epoch", "train_loss", "val_loss", "val_macro_ap", "val_macro_f1", "lr"]
+    assert history["epoch"].tolist() == [1, 2, 3, 4]
+    assert history["val_macro_ap"].max() > 0.8  # by chance: about 1/3
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
+
+
+def test_its_counts_say_how_many_crops_it_learnt_from(trained: tuple[Store, Artifact]) -> None:
+    _, model = trained
+    assert model.counts.kept == 41
+    assert model.counts.noted == {"val_crops": 18, "epochs": 4}
+
+
+def test_the_card_says_what_the_model_is_and_came_from(trained: tuple[Store, Artifact]) -> None:
+    store, model = trained
+    card = Classifier.load(store.path(model, "model.onnx").parent).card
+    assert card.class_ids() == CLASSES
+    assert card.version == card.onnx_sha256[:12]
+    assert card.architecture == "test_resnet"
+    assert card.plan["train"]["epochs"] == 4
+    assert card.plan["sources"] == ["drawn"]
+    assert "release" not in card.plan
+    assert card.agreement.crops == 59
+    assert card.agreement.max_abs <= 1e-4
+
+
+def test_the_shipped_onnx_tells_the_classes_apart(trained: tuple[Store, Artifact]) -> None:
+    store, model = trained
+    classifier = Classifier.load(store.path(model, "model.onnx").parent)
+    views = [Image.open(io.BytesIO(drawn_crop(c, n))) for c in CLASSES for n in range(100, 110)]
+    found = classifier.probabilities(normalise(views, classifier.card.view)).argmax(1)
+    assert (found == np.repeat(range(3), 10)).mean() > 0.6
+
+
+def test_onnx_answers_as_torch_does_with_the_shipped_weights(trained: tuple[Store, Artifact]) -> None:
+    import timm
+    import torch
+    from safetensors.torch import load_file
+
+    store, model = trained
+    network = timm.create_model("test_resnet", num_classes=3).eval()
+    network.load_state_dict(load_file(store.path(model, "weights.safetensors")))
+    classifier = Classifier.load(store.path(model, "model.onnx").parent)
+    inputs = normalise([Image.open(io.BytesIO(drawn_crop(c, 200))) for c in CLASSES], classifier.card.view)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(inputs)).softmax(1).numpy()
+    np.testing.assert_allclose(classifier.probabilities(inputs), expected, atol=1e-4)
+
+
+def test_the_onnx_file_takes_any_batch_and_names_no_folder_of_this_machine(trained: tuple[Store, Artifact]) -> None:
+    store, model = trained
+    path = store.path(model, "model.onnx")
+    graph = onnx.load(path).graph
+    assert [(i.name, i.type.tensor_type.shape.dim[0].dim_value) for i in graph.input] == [("input", 0)]
+    assert [o.name for o in graph.output] == ["logits"]
+    assert b"site-packages" not in path.read_bytes()
+
+
+def test_a_second_run_is_the_same_and_from_another_thread_too(trained: tuple[Store, Artifact], store: Store, settings: Settings) -> None:
+    made: list[Artifact] = []
+    crops, splits = crops_and_splits(store)
+
+    def run() -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        made.append(train_classifier(crops, splits, plan_with(), store, settings))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert made[0].digest == trained[1].digest
+    assert train_classifier(crops, splits, plan_with(), store, settings).cached
+
+
+def test_worker_processes_change_nothing_of_what_is_learnt(trained: tuple[Store, Artifact], store: Store, settings: Settings) -> None:
+    model = train_classifier(*crops_and_splits(store), plan_with(loader_workers=1), store, settings)
+    assert store.path(model, "weights.safetensors").read_bytes() == trained[0].path(trained[1], "weights.safetensors").read_bytes()
+
+
+def test_what_does_not_touch_the_model_does_not_train_it_again(trained: tuple[Store, Artifact]) -> None:
+    store, model = trained
+    plan = check_plan({**json.loads(plan_with().model_dump_json(by_alias=True)), "release": {"memory_mb": 2048}, "description": "other"})
+    settings = Settings(store=str(store.local), data=store.local)
+    again = train_classifier(*crops_and_splits(store), plan, store, settings)
+    assert again.cached
+    assert again.key == model.key
+
+
+CHILD = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_model import crops_and_splits, hard_plan, settings_at
+from animl_pipeline.model import train_classifier
+from animl_pipeline.store import open_store
+torch.set_num_threads(1)
+settings = settings_at(Path({folder!r}))
+store = open_store(settings)
+train_classifier(*crops_and_splits(store), hard_plan(), store, settings)
+"""
+
+
+def settings_at(folder: Path) -> Settings:
+    return Settings(store=str(folder / "store"), data=folder, cache=folder / "cache", workers=2)
+
+
+def hard_plan() -> Plan:
+    """With all that has a state: augmentation, sampling, early stopping, and a checkpoint at every step."""
+    return plan_with(epochs=6, augment="camera_trap", checkpoint_steps=1, patience=5)
+
+
+def start_child(folder: Path) -> subprocess.Popen[str]:
+    code = CHILD.format(tests=str(Path(__file__).parent), folder=str(folder))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def kill_mid_epoch(child: subprocess.Popen[str], folder: Path, after: int) -> int:
+    """Kill -9 once more than ``after`` steps are saved and an epoch is under way; the steps saved by then. Fails when the child ends before."""
+    deadline = time.monotonic() + 120
+    while True:
+        if child.poll() is not None:
+            pytest.fail(f"the training ended before it could be killed: {child.communicate()}")
+        assert time.monotonic() < deadline, "the training did not come that far"
+        if steps_saved(folder) > after:
+            child.send_signal(signal.SIGSTOP)  # so that it does not run on while we look
+            if (saved := steps_saved(folder)) % STEPS_PER_EPOCH:
+                child.kill()
+                child.communicate()
+                return saved
+            child.send_signal(signal.SIGCONT)
+
+
+def steps_saved(folder: Path) -> int:
+    from animl_pipeline.model.fitting import read_checkpoint
+
+    found = next(iter((folder / "store" / "work").glob("model-*/scratch/checkpoint.ckpt")), None)
+    checkpoint = read_checkpoint(found) if found else None
+    return int(checkpoint["global_step"]) if checkpoint else 0
+
+
+@pytest.mark.timeout(200)
+def test_killed_mid_epoch_it_ends_with_the_digest_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    whole = settings_at(tmp_path / "whole")
+    store = open_store(whole)
+    expected = train_classifier(*crops_and_splits(store), hard_plan(), store, whole)
+
+    saved = kill_mid_epoch(start_child(tmp_path / "killed"), tmp_path / "killed", after=2 * STEPS_PER_EPOCH)
+    killed = settings_at(tmp_path / "killed")
+    store = open_store(killed)
+    trained_on: list[int] = []
+    progress.listen(lambda what, done, total: trained_on.append(done) if what == "training steps" else None)
+    try:
+        resumed = train_classifier(*crops_and_splits(store), hard_plan(), store, killed)
+    finally:
+        progress.listen(None)
+    assert trained_on[0] == saved
+    assert resumed.digest == expected.digest
+
+
+def test_an_unreadable_checkpoint_is_left_behind(tmp_path: Path) -> None:
+    from animl_pipeline.model.fitting import read_checkpoint
+
+    path = tmp_path / "checkpoint.ckpt"
+    path.write_bytes(b"half a checkp")
+    assert read_checkpoint(path) is None
+    assert not path.exists()
+
+
+def test_every_class_is_drawn_alike_often_and_an_epoch_resumes_where_it_stood() -> None:
+    from animl_pipeline.model.loading import TrainBatches
+
+    targets = np.repeat([0, 1, 2], [900, 90, 10])
+    steps = 0
+    drawn = TrainBatches(targets, 3, 32, weighted=True, seed=1, steps_done=lambda: steps)
+    first = list(drawn)
+    assert np.bincount(targets[[d.crop for batch in first for d in batch]], minlength=3).min() > 250
+    steps = 20
+    assert list(drawn) == first[20:]
+    steps = len(drawn)
+    assert list(drawn) != first
+    natural = [d.crop for batch in TrainBatches(targets, 3, 32, weighted=False, seed=1) for d in batch]
+    assert sorted(natural) == list(range(1000))
+
+
+def test_no_batch_holds_a_single_crop_unless_asked_for() -> None:
+    from animl_pipeline.model.loading import TrainBatches
+
+    targets = np.repeat([0, 1], [9, 8])
+    assert [len(b) for b in TrainBatches(targets, 2, 8, weighted=False, seed=0)] == [8, 8]
+    assert [len(b) for b in TrainBatches(targets, 2, 1, weighted=False, seed=0)] == [1] * 17
+    assert [len(b) for b in TrainBatches(targets, 2, 32, weighted=False, seed=0)] == [17]
+
+
+def test_batches_are_normalised_exactly_as_the_endpoint_normalises() -> None:
+    from animl_pipeline.model.loading import collate
+
+    views = [Image.open(io.BytesIO(drawn_crop("fox", n))).convert("RGB") for n in range(3)]
+    view = plan_with().view
+    inputs, targets = collate(view)([(np.asarray(v), 0) for v in views])
+    np.testing.assert_array_equal(inputs.numpy(), normalise(views, view))
+    assert targets.tolist() == [0, 0, 0]
+
+
+def test_the_rate_holds_for_the_head_then_rises_and_falls() -> None:
+    from animl_pipeline.model.learner import rate_at
+
+    rates = [rate_at(step, 10, 110, 10) for step in range(110)]
+    assert rates[:10] == [1.0] * 10
+    assert rates[10:20] == pytest.approx([(k + 1) / 10 for k in range(10)])
+    assert all(a > b for a, b in itertools.pairwise(rates[20:]))
+    assert rates[-1] == pytest.approx(0.01, abs=0.001)
+
+
+def test_the_head_phase_leaves_the_backbone_and_its_batch_statistics_alone() -> None:
+    import timm
+
+    from animl_pipeline.model.learner import Learner
+
+    network = timm.create_model("test_efficientnet", num_classes=3)
+    learner = Learner(network, ("classifier",), plan_with(weights="timm").train, 5)
+    assert learner.head_steps == 5
+    learner._enter_phase(head_only=True)
+    assert [n for n, p in network.named_parameters() if p.requires_grad] == ["classifier.weight", "classifier.bias"]
+    assert not any(m.training for n, m in network.named_modules() if "bn" in n)
+    learner._enter_phase(head_only=False)
+    assert all(p.requires_grad for p in network.parameters())
+    assert all(m.training for m in network.modules())
+
+
+def test_classes_that_val_lacks_do_not_count_in_its_means() -> None:
+    import torch
+
+    from animl_pipeline.model.learner import score
+
+    found = score(torch.tensor([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]]), torch.tensor([0, 1]))
+    assert found.macro_ap == pytest.approx(1.0)
+    assert found.macro_f1 == pytest.approx(1.0)
+
+
+def test_weights_of_a_file_are_taken_over_but_for_the_head(trained: tuple[Store, Artifact], settings: Settings) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from animl_pipeline.model.network import build_network
+
+    file = trained[0].path(trained[1], "weights.safetensors")
+    network = build_network(plan_with(weights=str(file)), settings)
+    given = load_file(file)
+    assert all(torch.equal(t, given[n]) for n, t in network.state_dict().items() if not n.startswith("fc."))
+    assert not torch.equal(network.state_dict()["fc.weight"], given["fc.weight"])
+
+
+def test_a_changed_weights_file_is_another_training(trained: tuple[Store, Artifact], tmp_path: Path, store: Store, settings: Settings) -> None:
+    (tmp_path / "own.safetensors").write_bytes(trained[0].path(trained[1], "weights.safetensors").read_bytes())
+    crops, splits = crops_and_splits(store)
+    plan = plan_with(weights="own.safetensors", epochs=1)
+    first = train_classifier(crops, splits, plan, store, settings)
+    assert train_classifier(crops, splits, plan, store, settings).cached
+    (tmp_path / "own.safetensors").write_bytes(b"no weights")
+    with pytest.raises(TrainingError, match=r"own\.safetensors is not a \.safetensors file"):
+        train_classifier(crops, splits, plan, store, settings)
+    assert store.manifest(first).counts.noted["epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbone": "tf_efficientnet_lite"}, r"train\.backbone: .* found 'tf_efficientnet_lite'; near it are .*tf_efficientnet_lite[0-4]"),
+        ({"weights": "efficientnet-lite0-imagenet"}, "fits the backbone tf_efficientnet_lite0 only, found test_resnet"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_one_line(change: dict[str, Any], message: str, store: Store, settings: Settings) -> None:
+    with pytest.raises(TrainingError, match=message) as caught:
+        train_classifier(*crops_and_splits(store), plan_with(**change), store, settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_is_no_number_ends_the_training(trained: tuple[Store, Artifact], tmp_path: Path, store: Store, settings: Settings) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(trained[0].path(trained[1], "weights.safetensors"))
+    save_file({name: t * float("nan") if name == "layer1.0.conv1.weight" else t for name, t in weights.items()}, tmp_path / "broken.safetensors")
+    with pytest.raises(TrainingError, match=r"the loss became nan in epoch 1, step 1; lower train\.lr"):
+        train_classifier(*crops_and_splits(store), plan_with(weights="broken.safetensors"), store, settings)
+
+
+def test_a_class_without_a_crop_to_train_on_is_named(store: Store, settings: Settings) -> None:
+    crops, splits = crops_and_splits(store, {"fox": 5, "bird": 5})
+    with pytest.raises(TrainingError, match="no crop to train on for skunk"):
+        train_classifier(crops, splits, plan_with(), store, settings)
+
+
+def test_nothing_to_validate_with_is_said(store: Store, settings: Settings) -> None:
+    crops, splits = crops_and_splits(store, val=0)
+    with pytest.raises(TrainingError, match=r"no crop to validate with .* raise splits\.val"):
+        train_classifier(crops, splits, plan_with(), store, settings)
+
+
+def test_crops_of_another_view_are_refused(store: Store, settings: Settings) -> None:
+    crops, splits = crops_and_splits(store, dict.fromkeys(CLASSES, 2), val=1, size=48)
+    with pytest.raises(TrainingError, match=r"expected 32 x 32 pixels \(view\.size\), found 48 x 48"):
+        train_classifier(crops, splits, plan_with(), store, settings)
+
+
+def test_a_missing_crop_is_said(store: Store, settings: Settings) -> None:
+    crops, splits = crops_and_splits(store)
+    blob = store.table(crops, "crops.parquet")["blob"][0]
+    store.depot.delete(f"blobs/{blob[:2]}/{blob}")
+    with pytest.raises(DamagedError, match="lacks the blob"):
+        train_classifier(crops, splits, plan_with(), store, settings)
+
+
+def test_a_missing_weights_file_is_said(store: Store, settings: Settings) -> None:
+    with pytest.raises(WeightsError, match=r"train\.weights: expected weights at .*lost\.safetensors"):
+        train_classifier(*crops_and_splits(store), plan_with(weights="lost.safetensors"), store, settings)
+
+
+def test_torch_and_onnx_may_not_differ_by_more_than_the_plan_allows(store: Store, settings: Settings) -> None:
+    plan = plan_with(epochs=1).model_copy(update={"package": plan_with().package.model_copy(update={"torch_onnx_tolerance": 1e-12})})
+    with pytest.raises(TrainingError, match=r"torch and ONNX differ by .*package\.torch_onnx_tolerance"):
+        train_classifier(*crops_and_splits(store), plan, store, settings)
+
+
+def test_it_stops_early_when_val_gets_no_better_and_stays_stopped(store: Store, settings: Settings) -> None:
+    crops, splits = crops_and_splits(store)
+    plan = plan_with(epochs=12, patience=1, lr=1e-7)
+    strict = plan.model_copy(update={"package": plan.package.model_copy(update={"torch_onnx_tolerance": 1e-12})})
+    steps: list[int] = []
+    progress.listen(lambda what, done, total: steps.append(done) if what == "training steps" else None)
+    try:
+        for _ in range(2):  # both tries end after training, at the comparison with ONNX
+            with pytest.raises(TrainingError, match="torch and ONNX differ"):
+                train_classifier(crops, splits, strict, store, settings)
+    finally:
+        progress.listen(None)
+    assert steps == list(range(len(steps)))  # the second try trained no step
+    assert len(steps) < 1 + 12 * STEPS_PER_EPOCH
+
+
+def test_importing_the_room_loads_no_torch() -> None:
+    code = "import sys, animl_pipeline.model; print(sorted({'torch', 'timm', 'lightning', 'onnx'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
