@@ -64,6 +64,8 @@ class FolderDepot:
             return (self.folder / name).read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as e:
+            raise StoreError(f"{self.folder / name} cannot be read ({e.strerror}); mend or remove it, what is missing is made anew") from e
 
     def size(self, name: str) -> int | None:
         try:
@@ -90,7 +92,8 @@ class FolderDepot:
         """Nothing to do: the folder is its own local copy."""
 
     def delete(self, name: str) -> None:
-        (self.folder / name).unlink(missing_ok=True)
+        with disk(self.folder / name):
+            (self.folder / name).unlink(missing_ok=True)
 
     def names(self, prefix: str) -> Iterator[str]:
         for path in sorted((self.folder / prefix).rglob("*")):
@@ -191,16 +194,25 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def disk(path: Path) -> Iterator[None]:
-    """Turn what a disk answers into one clear line."""
+def disk_space(path: Path) -> Iterator[None]:
+    """Turn a full disk into one clear line; other faults pass. ``path`` is what is written where the fault does not name it."""
     try:
         yield
     except OSError as e:
-        if e.errno in {errno.ENOSPC, errno.EDQUOT}:
-            free = shutil.disk_usage(_existing(path)).free
-            raise StoreError(
-                f"the disk of {path.parent} is full ({free / 1e6:.0f} MB left); make room and run again, all that was made is kept"
-            ) from e
+        if e.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        where = Path(e.filename) if isinstance(e.filename, str) else path
+        free = shutil.disk_usage(_existing(where.absolute())).free
+        raise StoreError(f"the disk of {where.parent} is full ({free / 1e6:.0f} MB left); make room and run again, all that was made is kept") from e
+
+
+@contextmanager
+def disk(path: Path) -> Iterator[None]:
+    """Turn what a disk answers into one clear line."""
+    try:
+        with disk_space(path):
+            yield
+    except OSError as e:
         raise StoreError(f"{path} cannot be written ({e.strerror}); check the folder's permissions or set ANIML_STORE to another") from e
 
 

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import zipfile
+import zlib
 from collections import Counter
 from typing import Any
 
@@ -26,6 +27,8 @@ from animl_pipeline.store import Made, Store, Workspace, sha256_of, write_table
 IMAGE_COLUMNS = ("image_id", "file_name", "path", "place", "taken", "sequence", "width", "height")
 OBJECT_COLUMNS = ("object_id", "image_id", "name", "x", "y", "w", "h", "confidence", "reviewed")
 PROBLEM_COLUMNS = ("problem", "subject", "detail")
+MAX_SIDE = 1 << 31
+"""No picture has sides of so many pixels: such a size is a fault."""
 LOSES = frozenset(
     "image_without_id duplicate_image unsafe_path unknown_image unknown_category duplicate_object malformed_object box_empty box_outside".split()
 )
@@ -43,14 +46,15 @@ def export_annotations(source: SourcePlan, store: Store, settings: Settings) -> 
     Raises:
         ExportError: it cannot be read, is no COCO for Camera Traps, or no object of it is left.
     """
-    data = _unpacked(_read(source, settings), source.export)
+    where = _bare(source.export)
+    data = _unpacked(_read(source, settings), where)
     digest = store.put_blob(data)
     config = {"key": source.key, "place_field": source.place_field}
 
     def build(space: Workspace) -> Made:
         (space.out / "export.json").write_bytes(data)
         assert sha256_of(space.out / "export.json") == digest  # noqa: S101 - kept untouched
-        return _write_tables(space, _parsed(data, source.export), source)
+        return _write_tables(space, _parsed(data, where), source)
 
     return store.make("export", room="export", digests={"file": digest}, config=config, build=build)
 
@@ -61,7 +65,7 @@ def _read(source: SourcePlan, settings: Settings) -> bytes:
     except RemoteError as e:
         hint = "" if "://" in source.export else " (relative paths start at ANIML_DATA)"
         raise ExportError(
-            f"source {source.name!r}: expected an export at {source.export}, found none: {e}; mend sources.export in the plan{hint}"
+            f"source {source.name!r}: expected an export at {_bare(source.export)}, found none: {e}; mend sources.export in the plan{hint}"
         ) from e
 
 
@@ -76,8 +80,10 @@ def _unpacked(data: bytes, where: str) -> bytes:
                 if len(names) != 1:
                     raise ExportError(f"{where}: expected one .json file in the archive, found {len(names)}; name the right one, unpacked")
                 return archive.read(names[0])
-    except (OSError, EOFError, zipfile.BadZipFile) as e:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
         raise ExportError(f"{where}: the archive is broken ({e}); fetch it again") from e
+    except (RuntimeError, NotImplementedError) as e:  # a password, or a compression that zipfile lacks
+        raise ExportError(f"{where}: expected an archive that can be opened, found that {e}; name the .json file, unpacked") from e
     return data
 
 
@@ -109,7 +115,9 @@ def _write_tables(space: Workspace, cct: dict[str, Any], source: SourcePlan) -> 
     dropped = {p: n for p, n in counts.items() if p in LOSES}
     if not objects:
         found = ", ".join(f"{n} {p.replace('_', ' ')}" for p, n in counts.most_common()) or "no annotations at all"
-        raise ExportError(f"{source.export}: nothing is left of {len(cct['annotations'])} annotations: {found}; mend the export or choose another")
+        raise ExportError(
+            f"{_bare(source.export)}: nothing is left of {len(cct['annotations'])} annotations: {found}; mend the export or choose another"
+        )
     write_table(space.out / "images.parquet", pd.DataFrame(list(images.values()), columns=list(IMAGE_COLUMNS)))
     write_table(space.out / "objects.parquet", pd.DataFrame(objects, columns=list(OBJECT_COLUMNS)))
     write_table(space.out / "problems.parquet", pd.DataFrame(problems, columns=list(PROBLEM_COLUMNS)))
@@ -122,7 +130,7 @@ def _images(rows: list[Any], source: SourcePlan, problems: list[tuple[str, str, 
     for row in rows:
         image_id = _text(row.get("id")) if isinstance(row, dict) else ""
         if not image_id:
-            problems.append(("image_without_id", "", str(row)[:80]))
+            problems.append(("image_without_id", "", _text(row)[:80]))
         elif image_id in images:
             problems.append(("duplicate_image", image_id, "the first one counts"))
         elif not _is_safe(_text(row.get(source.key))):
@@ -170,7 +178,7 @@ def _objects(
 def _fault(row: Any, names: dict[Any, str], images: dict[str, tuple[Any, ...]], seen: dict[str, Any]) -> tuple[str, str, str] | None:
     """Why an annotation must be left out, if it must."""
     if not isinstance(row, dict) or not _text(row.get("id")) or isinstance(row.get("category_id"), (list, dict)):
-        return ("malformed_object", "", str(row)[:80])
+        return ("malformed_object", "", _text(row)[:80])
     object_id = _text(row["id"])
     if object_id in seen:
         return ("duplicate_object", object_id, "the first one counts")
@@ -200,15 +208,24 @@ def _box(value: Any) -> tuple[float, float, float, float] | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an int too large for a float
+        return False
 
 
 def _size(value: Any) -> int:
-    return int(value) if _is_number(value) and value > 0 else 0
+    return int(value) if _is_number(value) and 0 < value < MAX_SIDE else 0
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+    """A value as text; halves of surrogate pairs, which JSON may hold and no file can, become '?'."""
+    return "" if value is None else str(value).encode("utf-8", "replace").decode()
+
+
+def _bare(address: str) -> str:
+    """An address without its query, which may hold a signature."""
+    return address.partition("?")[0] if "://" in address else address
 
 
 def _is_safe(name: str) -> bool:

@@ -7,6 +7,7 @@ picture's fault never ends the others.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import threading
 from collections import Counter
@@ -52,7 +53,7 @@ def fetch_images(source: SourcePlan, export: Artifact, wanted: Collection[str], 
         ImagesError: the place of the pictures is not there, or not one of them arrived; says why, with counts.
     """
     remote = remote_at(source.images, settings)
-    if isinstance(remote, Folder) and not remote.folder.is_dir():
+    if isinstance(remote, Folder) and not os.path.isdir(remote.folder):  # noqa: PTH112 - Path.is_dir raises where a name is too long
         raise ImagesError(
             f"source {source.name!r}: expected a folder of pictures at {remote.folder}, found none; mend sources.images in the plan or set ANIML_DATA"
         )
@@ -89,7 +90,23 @@ def _fetch_all(space: Workspace, source: SourcePlan, todo: tuple[pd.DataFrame, i
             fetched = list(zip(batch, pool.map(partial(_fetch, remote, store, step), batch), strict=True))
             store.remember(memory, {path: answer for (_, path), answer in fetched if "blob" in answer})
             answers |= {image_id: answer for (image_id, _), answer in fetched}
+            _check_reached(source, batch, answers)
     return _write_tables(space, source, pairs, answers, not_wanted)
+
+
+def _check_reached(source: SourcePlan, batch: list[tuple[str, str]], answers: dict[str, dict[str, Any]]) -> None:
+    """End early where the pictures' place is gone: every picture of a batch would be asked for in vain, patiently.
+
+    Raises:
+        ImagesError: no picture of the batch was reached.
+    """
+    if len(batch) < BATCH or not all(answers[image_id].get("offline") for image_id, _ in batch):
+        return
+    arrived = sum("blob" in answer for answer in answers.values())
+    raise ImagesError(
+        f"source {source.name!r}: expected pictures from {source.images}, reached none of {len(batch)} in a row "
+        f"({answers[batch[0][0]]['detail']}); check the network and sources.images, then run again: {arrived} that arrived are kept"
+    )
 
 
 def _fits(image_id: str, answer: dict[str, Any]) -> bool:
@@ -105,7 +122,7 @@ def _fetch(remote: Remote, store: Store, step: Any, pair: tuple[str, str]) -> di
         data = remote.get(path)
         return _verified(image_id, data) | {"blob": store.put_blob(data), "bytes": len(data)}
     except RemoteError as e:
-        return {"reason": e.reason, "detail": str(e), "heals": e.heals}
+        return {"reason": e.reason, "detail": str(e), "heals": e.heals, "offline": e.offline}
     except PictureError as e:
         return {"reason": "broken_picture", "detail": str(e), "heals": False}
     finally:

@@ -169,7 +169,7 @@ def _write_megadetector_json(path: Path, labels: pd.DataFrame, confidence: pd.Se
             bbox = [round(v, 6) for v in (row["xmin"], row["ymin"], row["xmax"] - row["xmin"], row["ymax"] - row["ymin"])]
             detections.append({"category": "1", "conf": round(row["conf"], 4), "bbox": bbox, "classifications": [[number[row["label"]], 1.0]]})
     document = {
-        "info": {"format_version": "1.4", "detector": "human review", "classifier": "human review"},
+        "info": {"format_version": "1.6", "detector": "human review", "classifier": "human review"},
         "detection_categories": {"1": "animal", "2": "person", "3": "vehicle"},
         "classification_categories": {n: c for c, n in number.items()},
         "images": [{"file": file, "detections": images[file]} for file in sorted(images)],

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from animl_pipeline.errors import PictureError
 from animl_pipeline.records import Box, View
@@ -36,6 +36,7 @@ def open_picture(data: bytes) -> Image.Image:
     Raises:
         PictureError: no picture, a broken or cut-off one, or one of more than ``MAX_PIXELS``.
     """
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # a switch of the whole process, which some detector packages turn on at import
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below

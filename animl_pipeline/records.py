@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A sha256 in lower-case hexadecimal."""
+Share = Annotated[float, Field(ge=0, le=1)]
+Spread = Annotated[float, Field(gt=0, le=1)]
 
 
 class Record(BaseModel):
@@ -88,8 +90,8 @@ class View(Record):
 
     size: int = Field(default=224, ge=32, le=1024, description="side of the model's square input, in pixels")
     margin: float = Field(default=0.0, ge=0, le=1, description="share of the square's side added on every side")
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[Share, Share, Share] = (0.485, 0.456, 0.406)
+    std: tuple[Spread, Spread, Spread] = (0.229, 0.224, 0.225)
 
 
 class ClassInfo(Record):

@@ -5,6 +5,7 @@ Names below a base come from exports and are not to be trusted: a name that woul
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from functools import cached_property
@@ -21,15 +22,21 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 ATTEMPTS = 5
+NEVER_THERE = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
+"""What a file system says of names under which there cannot be a file."""
 
 
 class RemoteError(Exception):
-    """Something did not arrive: ``reason`` is a word to count by, ``heals`` whether a later try may succeed."""
+    """Something did not arrive: ``reason`` is a word to count by, ``heals`` whether a later try may succeed.
 
-    def __init__(self, reason: str, detail: str, *, heals: bool = False) -> None:
+    ``offline`` says that there was nobody to ask at all.
+    """
+
+    def __init__(self, reason: str, detail: str, *, heals: bool = False, offline: bool = False) -> None:
         super().__init__(detail)
         self.reason = reason
         self.heals = heals
+        self.offline = offline
 
 
 class Remote(Protocol):
@@ -74,7 +81,7 @@ def safe_name(name: str) -> str:
         RemoteError: ``unsafe_path`` for an empty or absolute one, and for one with '..', a backslash or a control character.
     """
     path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or any(ord(c) < 32 for c in name) or ":" in path.parts[0][:2]:
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or any(ord(c) < 32 for c in name) or ":" in path.parts[0][:2]:
         raise RemoteError("unsafe_path", f"expected a path below the pictures' place, found {name!r}")
     return name
 
@@ -90,12 +97,18 @@ class Folder:
         try:
             if not path.resolve().is_relative_to(self.folder.resolve()):
                 raise RemoteError("unsafe_path", f"{name!r} is a link that leaves {self.folder}")
+            if not path.is_file():  # a pipe or a device would never end
+                raise RemoteError("missing", f"no file {path}")
             return path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as e:
+        except (FileNotFoundError, NotADirectoryError) as e:
             raise RemoteError("missing", f"no file {path}") from e
         except PermissionError as e:
             raise RemoteError("forbidden", f"{path} may not be read") from e
-        except (OSError, ValueError) as e:
+        except (RuntimeError, ValueError) as e:  # links in a circle, as pathlib meets them before Python 3.13; half a surrogate pair
+            raise RemoteError("missing", f"no file {path} ({e})") from e
+        except OSError as e:
+            if e.errno in NEVER_THERE:
+                raise RemoteError("missing", f"no file {str(path)[:200]} ({e.strerror})") from e
             raise RemoteError("unreachable", f"{path}: {e}", heals=True) from e
 
 
@@ -121,7 +134,9 @@ class Web:
             raise RemoteError("refused", f"{_bare(address)} is no address") from e
         except requests.RequestException as e:
             # also a body that ended early: urllib3 compares it with Content-Length
-            raise RemoteError("unreachable", f"{_bare(address)}: {type(e).__name__}", heals=True) from e
+            offline = isinstance(e, requests.ConnectionError)
+            said = "no connection" if offline else type(e).__name__
+            raise RemoteError("unreachable", f"{_bare(address)}: {said}", heals=True, offline=offline) from e
         if answer.status_code == requests.codes.ok:
             return answer.content
         raise _refusal(answer.status_code, _bare(address))
@@ -161,6 +176,7 @@ class Bucket:
 
     def _once(self, key: str) -> bytes:
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore.exceptions import ConnectionError as NoConnection
         from urllib3.exceptions import HTTPError
 
         where = f"s3://{self.bucket}/{key}"
@@ -169,7 +185,7 @@ class Bucket:
         except ClientError as e:
             raise _refusal(int(e.response["ResponseMetadata"]["HTTPStatusCode"]), f"{where} ({e.response['Error'].get('Code')})") from e
         except (HTTPClientError, HTTPError, ConnectionError) as e:
-            raise RemoteError("unreachable", f"{where}: {type(e).__name__}", heals=True) from e
+            raise RemoteError("unreachable", f"{where}: {type(e).__name__}", heals=True, offline=isinstance(e, NoConnection)) from e
         except BotoCoreError as e:
             raise RemoteError("refused", f"{where}: {e}") from e
 

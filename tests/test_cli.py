@@ -37,7 +37,7 @@ def test_plan_check_says_what_a_shipped_plan_would_do(plan: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("model: a\nsauces: []\n", "the key 'sources' is missing"),
+        ("model: a\nlabels: {classes: {a: [a], b: [b]}}\n", "the key 'sources' is missing"),
         ("[1, 2]", "expected keys such as model, sources and labels, found list"),
         ("model: [", "is not YAML in line 1"),
     ],

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CELLAR = {
-    "classifier", "depot", "errors", "pixels", "plan", "progress", "records", "remote", "reports", "settings", "sources", "store", "weights",
+    "animl", "classifier", "depot", "errors", "pixels", "plan", "progress", "records", "remote", "reports", "settings", "sources", "store", "weights",
 }  # fmt: skip
 STEPS = {"export", "images", "labels", "detections", "crops", "splits", "model", "evaluation", "package", "endpoint"}
 AT_HOME = {
@@ -26,7 +26,8 @@ AT_HOME = {
     "ultralytics": {"detections"},
     "yolox": {"detections"},
     "onnxruntime": {"classifier"},
-    "boto3": {"depot", "remote", "export", "images", "endpoint", "sagemaker_local", "weights", "flows"},
+    "boto3": {"depot", "remote", "export", "images", "endpoint", "sagemaker_local", "weights", "flows", "animl"},
+    "pycognito": {"animl"},
     "moto": {"sagemaker_local"},
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from animl_pipeline.errors import PictureError
 from animl_pipeline.pixels import cut, normalise, open_picture, square_around
@@ -63,6 +63,13 @@ def test_normalisation_is_value_over_255_minus_mean_by_std_channel_by_channel() 
 def test_what_does_not_decode_is_one_clear_error(data: bytes) -> None:
     with pytest.raises(PictureError, match="not a picture that decodes"):
         open_picture(data)
+
+
+def test_a_torn_picture_raises_though_another_package_asked_pillow_to_let_it_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    whole = jpeg()
+    with pytest.raises(PictureError):
+        open_picture(whole[: len(whole) // 2])
 
 
 @given(st.binary(max_size=200), st.integers(0, 2000))
