@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from animl_pipeline.errors import SettingsError
@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     data: Path = Field(default=Path(), description="folder where relative paths of plans start")
     cache: Path = Field(default=Path("~/.cache/animl-pipeline"), description="local copies of weights and of an s3 store")
     workers: int = Field(default=8, ge=1, le=64, description="pictures fetched at a time")
-    timeout_s: float = Field(default=30, gt=0, description="seconds a server may take to answer")
+    timeout_s: float = Field(default=30, gt=0, le=3600, description="seconds a server may take to answer")
     models_bucket: str = Field(default="animl-model-zoo", description="bucket for model packages")
     role_arn: str = Field(default="", description="role that SageMaker takes on to read the package")
     endpoint_image: str = Field(default="", description="the endpoint program's image in ECR")
@@ -40,6 +40,14 @@ class Settings(BaseSettings):
     cognito_pool: str = Field(default="", description="Animl's Cognito user pool, such as us-west-2_AbCdEf123")
     cognito_client: str = Field(default="", description="the id of an app client of that pool")
     poll_s: float = Field(default=2, gt=0, description="first pause between two looks at an export that Animl is making; they grow")
+
+    @field_validator("store")
+    @classmethod
+    def _is_a_place(cls, value: str) -> str:
+        scheme, found, rest = value.rpartition("://")
+        if not value.strip() or (found and (scheme != "s3" or not rest.strip("/"))):
+            raise ValueError(f"expected a folder or s3://bucket/prefix, found {value!r}")
+        return value
 
     def data_path(self, place: str) -> Path:
         """A plan's path, absolute; relative ones start at ``data``."""
@@ -57,7 +65,7 @@ def load_settings() -> Settings:
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
-        raise SettingsError(f"the environment variable ANIML_{name} does not fit: {first['msg']}") from e
+        raise SettingsError(f"the environment variable ANIML_{name} does not fit: {first['msg'].removeprefix('Value error, ')}") from e
 
 
 def remember(**values: object) -> None:
@@ -73,6 +81,7 @@ PREFECT_DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_CLIENT_MAX_RETRIES": "12",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "animl_pipeline",  # the rooms' one-line facts reach the run's log
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # facts told outside of a run have no run's log to go to
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the command line shows the same facts itself
 }
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from animl_pipeline.errors import PipelineError
 from animl_pipeline.plan import load_plan
 from animl_pipeline.settings import load_settings, prepare_prefect, remember
-from flows import screen
+from flows import ending, screen
 
 app = typer.Typer(
     name="animl-pipeline",
@@ -170,21 +170,25 @@ class _Debug:
 
 def main() -> None:
     """Run a command; a user's error is one line and an exit code, a traceback only with --debug."""
+    ending.listen_for_stops()
     try:
         app(standalone_mode=True)
+    except ending.Stopped:
+        ending.leave()
     except PipelineError as e:
-        if _Debug.on:
-            raise
-        screen.err.print(f"animl-pipeline: {e}", markup=False)
-        sys.exit(e.exit_code)
-    except KeyboardInterrupt:
-        screen.err.print("animl-pipeline: stopped; what was made is kept, run the same command again to go on")
-        sys.exit(130)
-    except Exception as e:
-        if _Debug.on:
-            raise
-        screen.err.print(f"animl-pipeline: unexpected {type(e).__name__}: {e} (run with --debug for the traceback)", markup=False)
-        sys.exit(70)
+        _give_up(str(e), e.exit_code)
+    except Exception as e:  # noqa: BLE001 - what nobody foresaw; EX_SOFTWARE of sysexits.h
+        _give_up(f"unexpected {type(e).__name__}: {e} (run with --debug for the traceback)", 70)
+
+
+def _give_up(reason: str, status: int) -> NoReturn:
+    """End with one line; with --debug, with the exception that is being handled."""
+    if ending.was_stopped():  # what a library made of it on the way
+        ending.leave()
+    if _Debug.on:
+        raise  # noqa: PLE0704 - called from an except clause
+    screen.err.print(f"animl-pipeline: {screen.one_line(reason)}", markup=False)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

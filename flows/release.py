@@ -12,6 +12,7 @@ from animl_pipeline.records import Release
 from animl_pipeline.reports import newest_report
 from animl_pipeline.settings import load_settings
 from animl_pipeline.store import open_store
+from flows.ending import take_charge
 from tasks import release as tasks
 
 log = logging.getLogger("animl_pipeline.flows.release")
@@ -27,6 +28,7 @@ def release(plan: str) -> Release:
     Args:
         plan: path of the plan's YAML file.
     """
+    take_charge()
     checked = load_plan(plan)
     report = newest_report(checked.model, open_store(load_settings()))
     done: Release = tasks.deploy_endpoint.submit(report.package, checked).result()
@@ -42,6 +44,7 @@ def rollback(plan: str, to: str | None = None) -> Release:
         plan: path of the plan's YAML file.
         to: the endpoint configuration to go back to; without it, the one before the present one.
     """
+    take_charge()
     done: Release = tasks.rollback_endpoint.submit(load_plan(plan), to).result()
     _show(done, "rolled back")
     return done

@@ -16,6 +16,7 @@ from animl_pipeline.records import Artifact, Counts, Report
 from animl_pipeline.reports import keep_report
 from animl_pipeline.settings import load_settings
 from animl_pipeline.store import open_store
+from flows.ending import take_charge
 from tasks import dataset, training
 
 log = logging.getLogger("animl_pipeline.flows.retrain")
@@ -32,6 +33,7 @@ def retrain(plan: str) -> Report:
     Args:
         plan: path of the plan's YAML file, such as deployments/plans/sample.yaml.
     """
+    take_charge()
     checked = load_plan(plan)
     story: Story = []
     crops, splits = _data(checked, story)

@@ -16,6 +16,8 @@ from animl_pipeline.records import Counts, Report
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+LONGEST = 1200
+"""Characters of an error's line: what stands in an export may be of any length."""
 
 
 @contextmanager
@@ -64,6 +66,12 @@ class _Listener:
         self.bars.update(self.known[what], completed=done, total=total)
         if done >= total:
             self.bars.remove_task(self.known.pop(what))
+
+
+def one_line(text: str) -> str:
+    """``text`` as one line of at most ``LONGEST`` characters, its line ends and other unprintable characters escaped."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
 
 
 def show_story(story: Sequence[tuple[str, Counts]]) -> None:

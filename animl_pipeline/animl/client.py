@@ -159,9 +159,7 @@ class Animl:
     def _ask(self, query: str, variables: dict[str, Any], *, hard: bool = False) -> dict[str, Any]:
         """The answer's data. A ``hard`` question that times out is not asked again: it would time out again."""
         try:
-            answer: dict[str, Any] = _patiently(
-                lambda: self._signed_in_ask(query, variables), self._settings.poll_s, but="timed_out" if hard else ""
-            )
+            answer: dict[str, Any] = _patiently(lambda: self._signed_in_ask(query, variables), self._settings.poll_s, but="timed_out" if hard else "")
             return answer
         except (KeyError, TypeError, ValueError):
             raise RemoteError("refused", f"{self._address} answered in a form that is not Animl's; check ANIML_API_URL") from None

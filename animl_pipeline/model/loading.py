@@ -140,7 +140,7 @@ def decode_crops(crops: pd.DataFrame, store: Store, size: int, path: Path, worke
         DamagedError: a crop is missing from the store.
         StoreError: the disk is full.
     """
-    if not path.exists():
+    if not path.exists() or path.stat().st_size != 3 * size * size * len(crops):
         part = path.with_name(f".part-{path.name}")
         with disk(path), part.open("wb") as f, track("crops decoded", len(crops)) as step, ThreadPoolExecutor(workers) as pool:
             for batch in batches(list(zip(crops["crop_id"], crops["blob"], strict=True)), 256):

@@ -99,8 +99,9 @@ def _from_lite0(plan: Plan, settings: Settings) -> nn.Module:
 def _from_file(plan: Plan, settings: Settings) -> nn.Module:
     """Weights of a .safetensors file: all but the head, which is new, since its classes may be others."""
     reference = plan.train.weights
-    if not reference.endswith(".safetensors"):
-        raise TrainingError(f"train.weights: expected {LITE0_WEIGHTS}, timm, none or a .safetensors file, found {reference!r}")
+    bare = reference.partition("?")[0] if "://" in reference else reference  # an address may carry a signature
+    if not bare.endswith(".safetensors"):
+        raise TrainingError(f"train.weights: expected {LITE0_WEIGHTS}, timm, none or a .safetensors file, found {bare!r}")
     network = _create(plan, len(plan.labels.classes))
     heads = tuple(f"{name}." for name in head_of(network))
     given = _read_safetensors(fetch_weights(reference, settings, plan.train.weights_sha256, key="train.weights"))
@@ -109,7 +110,7 @@ def _from_file(plan: Plan, settings: Settings) -> nn.Module:
     odd = sorted(wanted.keys() ^ body.keys()) or [n for n, t in wanted.items() if t.shape != body[n].shape]
     if odd:
         raise TrainingError(
-            f"train.weights: {reference} does not fit {plan.train.backbone}: {len(odd)} tensors differ, {odd[0]} is one; "
+            f"train.weights: {bare} does not fit {plan.train.backbone}: {len(odd)} tensors differ, {odd[0]} is one; "
             "name the backbone that the file was made with"
         )
     network.load_state_dict(body, strict=False)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -116,7 +116,7 @@ def _write_model(network: nn.Module, plan: Plan, data: Digest, recorded: dict[st
         TrainingError: torch and ONNX differ by more than the plan allows.
     """
     weights = {name: t.contiguous() for name, t in network.state_dict().items()}
-    save_file(weights, out / "weights.safetensors", metadata={"format": "pt"})
+    (out / "weights.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))  # its own file errors say nothing of a full disk
     sha256 = export_onnx(network, plan.view.size, out / MODEL_FILE)
     card = ModelCard(
         model=plan.model, version=sha256[:12], architecture=plan.train.backbone, classes=plan.classes(), view=plan.view, onnx_sha256=sha256,

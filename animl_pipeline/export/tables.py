@@ -1,28 +1,23 @@
-"""An export of labels, kept untouched, and checked: COCO for Camera Traps from a path, an https or an s3 address.
+"""What an export says, as tables: every problem is counted and listed; none ends the run unless nothing is left.
 
-Every problem is counted and listed; none ends the run unless nothing is left. Category ids differ from one export to the
-next, so only names leave this room.
+Category ids differ from one export to the next, so only names leave this room.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
 import math
-import zipfile
-import zlib
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from animl_pipeline.errors import ExportError
+from animl_pipeline.export.reading import bare
 from animl_pipeline.plan import SourcePlan
-from animl_pipeline.records import Artifact, Counts
-from animl_pipeline.remote import RemoteError, read_address, safe_name
-from animl_pipeline.settings import Settings
-from animl_pipeline.store import Made, Store, Workspace, sha256_of, write_table
+from animl_pipeline.records import Counts
+from animl_pipeline.remote import RemoteError, safe_name
+from animl_pipeline.store import Made, Workspace, write_table
 
 IMAGE_COLUMNS = ("image_id", "file_name", "path", "place", "taken", "sequence", "width", "height")
 OBJECT_COLUMNS = ("object_id", "image_id", "name", "x", "y", "w", "h", "confidence", "reviewed")
@@ -35,88 +30,33 @@ LOSES = frozenset(
 """Problems for which a record is left out; with the others it is kept and noted."""
 
 
-def export_annotations(source: SourcePlan, store: Store, settings: Settings) -> Artifact:
-    """The export of ``source``, untouched (export.json), and what it says as tables.
-
-    images.parquet holds an image a row: ``image_id, file_name, path`` (below the source's pictures), ``place, taken,
-    sequence`` (empty text where unknown), ``width, height`` (0 where unknown). objects.parquet holds an object a row:
-    ``object_id, image_id, name, x, y, w, h`` (absolute pixels, NaN for an image-level label), ``confidence`` (NaN for
-    drawn by hand), ``reviewed``. problems.parquet lists ``problem, subject, detail``.
-
-    Raises:
-        ExportError: it cannot be read, is no COCO for Camera Traps, or no object of it is left.
-    """
-    where = _bare(source.export)
-    data = _unpacked(_read(source, settings), where)
-    digest = store.put_blob(data)
-    config = {"key": source.key, "place_field": source.place_field}
-
-    def build(space: Workspace) -> Made:
-        (space.out / "export.json").write_bytes(data)
-        assert sha256_of(space.out / "export.json") == digest  # noqa: S101 - kept untouched
-        return _write_tables(space, _parsed(data, where), source)
-
-    return store.make("export", room="export", digests={"file": digest}, config=config, build=build)
+Problem = tuple[str, str, str]
 
 
-def _read(source: SourcePlan, settings: Settings) -> bytes:
-    try:
-        return read_address(source.export, settings)
-    except RemoteError as e:
-        hint = "" if "://" in source.export else " (relative paths start at ANIML_DATA)"
-        raise ExportError(
-            f"source {source.name!r}: expected an export at {_bare(source.export)}, found none: {e}; mend sources.export in the plan{hint}"
-        ) from e
+def write_tables(
+    space: Workspace, cct: dict[str, Any], source: SourcePlan, *, known: list[Problem] | None = None, places: Mapping[str, str] | None = None
+) -> Made:
+    """Write images.parquet, objects.parquet and problems.parquet from a COCO for Camera Traps document.
 
-
-def _unpacked(data: bytes, where: str) -> bytes:
-    """The JSON inside a .gz or a .zip with one file, as LILA ships it; other bytes as they are."""
-    try:
-        if data[:2] == b"\x1f\x8b":
-            return gzip.decompress(data)
-        if data[:4] == b"PK\x03\x04":
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                names = [n for n in archive.namelist() if n.endswith(".json")]
-                if len(names) != 1:
-                    raise ExportError(f"{where}: expected one .json file in the archive, found {len(names)}; name the right one, unpacked")
-                return archive.read(names[0])
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
-        raise ExportError(f"{where}: the archive is broken ({e}); fetch it again") from e
-    except (RuntimeError, NotImplementedError) as e:  # a password, or a compression that zipfile lacks
-        raise ExportError(f"{where}: expected an archive that can be opened, found that {e}; name the .json file, unpacked") from e
-    return data
-
-
-def _parsed(data: bytes, where: str) -> dict[str, Any]:
-    """The export's JSON, strictly.
+    Args:
+        space: where to.
+        cct: the document.
+        source: which of its fields mean what.
+        known: problems found before, to be listed and counted with the others.
+        places: the place that a location is part of; locations that are not named are places of their own.
 
     Raises:
-        ExportError: it is not JSON, ends early, or lacks a part.
+        ExportError: no object is left.
     """
-    try:
-        cct = json.loads(data)
-    except (ValueError, RecursionError) as e:
-        begins = data[:24].decode("utf-8", "replace").strip()
-        raise ExportError(f"{where} is not JSON ({e}; it begins with {begins!r}); export it again from Animl, it may have been cut off") from e
-    parts = ("images", "annotations", "categories")
-    lacking = [p for p in parts if not isinstance(cct, dict) or not isinstance(cct.get(p), list)]
-    if lacking:
-        raise ExportError(
-            f"{where} is not COCO for Camera Traps: expected the lists {', '.join(parts)}, found no {lacking[0]!r}; export it in the format 'coco'"
-        )
-    return dict(cct)
-
-
-def _write_tables(space: Workspace, cct: dict[str, Any], source: SourcePlan) -> Made:
-    problems: list[tuple[str, str, str]] = []
-    images = _images(cct["images"], source, problems)
+    problems: list[Problem] = list(known or [])
+    images = _images(cct["images"], source, problems, places or {})
     objects = _objects(cct["annotations"], _category_names(cct["categories"]), images, problems)
     counts = Counter(p for p, _, _ in problems)
     dropped = {p: n for p, n in counts.items() if p in LOSES}
     if not objects:
         found = ", ".join(f"{n} {p.replace('_', ' ')}" for p, n in counts.most_common()) or "no annotations at all"
         raise ExportError(
-            f"{_bare(source.export)}: nothing is left of {len(cct['annotations'])} annotations: {found}; mend the export or choose another"
+            f"{bare(source.export)}: nothing is left of {len(cct['annotations'])} annotations: {found}; mend the export or choose another"
         )
     write_table(space.out / "images.parquet", pd.DataFrame(list(images.values()), columns=list(IMAGE_COLUMNS)))
     write_table(space.out / "objects.parquet", pd.DataFrame(objects, columns=list(OBJECT_COLUMNS)))
@@ -124,7 +64,7 @@ def _write_tables(space: Workspace, cct: dict[str, Any], source: SourcePlan) -> 
     return Made(Counts(kept=len(objects), dropped=dropped, noted={p: n for p, n in counts.items() if p not in LOSES}))
 
 
-def _images(rows: list[Any], source: SourcePlan, problems: list[tuple[str, str, str]]) -> dict[str, tuple[Any, ...]]:
+def _images(rows: list[Any], source: SourcePlan, problems: list[Problem], places: Mapping[str, str]) -> dict[str, tuple[Any, ...]]:
     """Image id → its row."""
     images: dict[str, tuple[Any, ...]] = {}
     for row in rows:
@@ -139,9 +79,9 @@ def _images(rows: list[Any], source: SourcePlan, problems: list[tuple[str, str, 
             width, height = _size(row.get("width")), _size(row.get("height"))
             if not (width and height):
                 problems.append(("missing_size", image_id, f"width {row.get('width')!r}, height {row.get('height')!r}; the picture's own counts"))
-            path = _text(row[source.key])
+            path, place = _text(row[source.key]), _text(row.get(source.place_field))
             images[image_id] = (
-                image_id, _text(row.get("file_name")) or path, path, _text(row.get(source.place_field)), _text(row.get("datetime")),
+                image_id, _text(row.get("file_name")) or path, path, places.get(place, place), _text(row.get("datetime")),
                 _text(row.get("seq_id")), width, height,
             )  # fmt: skip
     return images
@@ -151,9 +91,7 @@ def _category_names(rows: list[Any]) -> dict[Any, str]:
     return {row["id"]: _text(row.get("name")) for row in rows if isinstance(row, dict) and isinstance(row.get("id"), (int, str))}
 
 
-def _objects(
-    rows: list[Any], names: dict[Any, str], images: dict[str, tuple[Any, ...]], problems: list[tuple[str, str, str]]
-) -> list[tuple[Any, ...]]:
+def _objects(rows: list[Any], names: dict[Any, str], images: dict[str, tuple[Any, ...]], problems: list[Problem]) -> list[tuple[Any, ...]]:
     objects: dict[str, tuple[Any, ...]] = {}
     for row in rows:
         fault = _fault(row, names, images, objects)
@@ -175,7 +113,7 @@ def _objects(
     return list(objects.values())
 
 
-def _fault(row: Any, names: dict[Any, str], images: dict[str, tuple[Any, ...]], seen: dict[str, Any]) -> tuple[str, str, str] | None:
+def _fault(row: Any, names: dict[Any, str], images: dict[str, tuple[Any, ...]], seen: dict[str, Any]) -> Problem | None:
     """Why an annotation must be left out, if it must."""
     if not isinstance(row, dict) or not _text(row.get("id")) or isinstance(row.get("category_id"), (list, dict)):
         return ("malformed_object", "", _text(row)[:80])
@@ -221,11 +159,6 @@ def _size(value: Any) -> int:
 def _text(value: Any) -> str:
     """A value as text; halves of surrogate pairs, which JSON may hold and no file can, become '?'."""
     return "" if value is None else str(value).encode("utf-8", "replace").decode()
-
-
-def _bare(address: str) -> str:
-    """An address without its query, which may hold a signature."""
-    return address.partition("?")[0] if "://" in address else address
 
 
 def _is_safe(name: str) -> bool:

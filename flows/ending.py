@@ -1,0 +1,94 @@
+"""How a command ends before its time: at once, with one line, and with nothing left running.
+
+What is in the store is whole at any moment, so nothing must be waited for: Prefect gets a moment to tell its server, then the
+process goes, whatever its threads are doing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from types import FrameType
+from typing import NoReturn
+
+from flows import screen
+
+GRACE_S = 3.0
+"""How long contexts and Prefect may take to close."""
+
+LINE = "animl-pipeline: stopped; what was made is kept, run the same command again to go on"
+
+_listening = False
+_status: int | None = None
+_lifelines: dict[int, subprocess.Popen[bytes]] = {}
+
+
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM, in the main thread. No KeyboardInterrupt, which Typer would answer with a line of its own."""
+
+
+def listen_for_stops() -> None:
+    """From now on Ctrl-C and SIGTERM raise :class:`Stopped` once; the second one ends the process at once."""
+    global _listening  # noqa: PLW0603 - signals are the process's
+    _listening = True
+    for told in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(told, _stop)
+
+
+def was_stopped() -> bool:
+    """Whether this process was told to stop."""
+    return _status is not None
+
+
+def leave() -> NoReturn:
+    """End this process, with the status that a shell expects after such a signal."""
+    screen.err.show_cursor(show=True)
+    server = _embedded_server()
+    if server is not None:
+        server.terminate()
+    os._exit(_status or 0)
+
+
+def _stop(told: int, _: FrameType | None) -> None:
+    global _status  # noqa: PLW0603 - one ending a process
+    if _status is not None:
+        leave()
+    _status = 128 + told
+    logging.disable(logging.CRITICAL)  # threads that are still at work have nothing more to say
+    screen.err.print(LINE)
+    patience = threading.Timer(GRACE_S, leave)
+    patience.daemon = True
+    patience.start()
+    raise Stopped
+
+
+def take_charge() -> None:
+    """What a flow does first: see that Prefect's embedded server ends when this process does, also by kill -9.
+
+    A command's flow also takes SIGTERM back, which Prefect has for itself when a flow begins.
+    """
+    if _listening:
+        listen_for_stops()
+    server = _embedded_server()
+    if server is not None and server.pid not in _lifelines:
+        _lifelines[server.pid] = _lifeline(server.pid)
+
+
+def _embedded_server() -> subprocess.Popen[bytes] | None:
+    """Prefect's server, if this process has started one."""
+    if "prefect.server.api.server" not in sys.modules:
+        return None
+    from prefect.server.api.server import SubprocessASGIServer
+
+    return SubprocessASGIServer().server_process  # there is one a process
+
+
+def _lifeline(pid: int) -> subprocess.Popen[bytes]:
+    """A shell that ends a process at the end of a pipe that only we hold open."""
+    command = ["/bin/sh", "-c", 'cat >/dev/null; kill "$1" 2>/dev/null', "lifeline", str(pid)]
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True)

@@ -1,0 +1,399 @@
+"""A real HTTP server on this machine that speaks Animl's GraphQL as its API does, with a knob for each fault.
+
+Its doors, filters, task states, addresses that die, and files that are cut off above a number of images follow Animl's API;
+queries are executed by graphql-core against Animl's own type names, so a query that Animl would refuse is refused here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from graphql import GraphQLError, build_schema, graphql_sync
+
+SCHEMA = build_schema("""
+scalar Date
+scalar JSONObject
+enum Format { csv coco }
+input FiltersInput {
+  createdStart: Date  createdEnd: Date  addedStart: Date  addedEnd: Date
+  cameras: [String!]  deployments: [String!]  labels: [String]  tags: [String]  reviewed: Boolean  custom: String
+}
+input ExportInput { format: Format!  timezone: String!  filters: FiltersInput!  onlyIncludeReviewed: Boolean!  aggregateObjects: Boolean! }
+input QueryTaskInput { taskId: ID! }
+input QueryImagesCountInput { filters: FiltersInput! }
+input QueryProjectsInput { _ids: [String!] }
+type Point { type: String!  coordinates: [Float!]! }
+type Location { _id: ID!  geometry: Point!  name: String }
+type Deployment { _id: ID!  name: String!  timezone: String!  startDate: Date  location: Location }
+type CameraConfig { _id: String!  deployments: [Deployment!]! }
+type Project { _id: String!  name: String!  cameraConfigs: [CameraConfig] }
+type Task { _id: ID!  projectId: String!  type: String!  status: String!  created: Date!  updated: Date!  output: JSONObject }
+type ImagesCount { count: Int }
+type Query {
+  exportAnnotations(input: ExportInput!): Task
+  task(input: QueryTaskInput!): Task
+  imagesCount(input: QueryImagesCountInput!): ImagesCount
+  projects(input: QueryProjectsInput): [Project]
+}
+""")
+VALIDATED_SINCE = re.compile(r"^\{ 'objects\.labels\.validation\.validationDate': \{ \$gte: ISODate\('([^']+)'\) \} \}$")
+DAY = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@dataclass
+class Thing:
+    """An object with its representative label."""
+
+    id: str
+    name: str = "fox"
+    bbox: tuple[int, int, int, int] = (4, 4, 20, 20)
+    confidence: float | None = None
+    validated: bool = True
+    by: str = "reviewer"
+    date: datetime | None = DAY
+
+
+@dataclass
+class Picture:
+    """An image as Animl's database has it."""
+
+    id: str
+    project: str = "isle"
+    camera: str = "cam1"
+    deployment: str = "Cove"
+    taken: datetime | None = DAY
+    things: list[Thing] = field(default_factory=list)
+    width: int = 64
+    height: int = 48
+
+    @property
+    def reviewed(self) -> bool:
+        return bool(self.things) and all(t.validated and t.by != "Not Reviewed" for t in self.things)
+
+
+@dataclass
+class Task:
+    project: str
+    input: dict[str, Any]
+    looks: int = 0
+    output: dict[str, Any] | None = None
+    failed: bool = False
+    body: bytes = b""
+    signature: str = ""
+    fetched: int = 0
+
+
+class AnimlSite:
+    """What the server holds and how it misbehaves."""
+
+    def __init__(self, pictures: list[Picture]) -> None:
+        self.pictures = pictures
+        self.labels = ["fox", "Rat", "person"]
+        self.cameras: list[dict[str, Any]] = []
+        self.tokens: dict[str, set[str]] = {"token-of-a-service-user": {"isle"}}
+        self.api_key = "an-api-key"
+        self.looks_until_done = 2
+        self.limit_s = 30.0
+        self.seconds_per_image = 0.0  # what counting one image costs, in seconds that nobody waits for
+        self.stream_above = 18_000
+        self.vanish = 0  # exports during which the newest image vanishes between the counting and the writing
+        self.poisoned: set[str] = set()  # images whose deployment is gone: an export with one of them fails
+        self.fail_all = False
+        self.stuck = False  # exports that never end
+        self.dead_addresses = 0  # so many addresses are dead when they are first asked for
+        self.new_address_on_look = False  # whether a later look at the task gives a new address
+        self.cut_bodies = 0  # so many downloads end early
+        self.hiccups = 0  # so many requests are answered 503
+        self.revoke_after: int | None = None  # all tokens of now are refused after so many requests
+        self.echo_secrets = False  # the server tells in an error what it was sent
+        self.die_after_exports: int | None = None  # then every request for an export is refused
+        self.tasks: dict[str, Task] = {}
+        self.asked: Counter[str] = Counter()
+        self.exports: list[dict[str, Any]] = []
+        self.signatures: list[str] = []
+        self.lock = threading.RLock()
+        self.address = ""
+
+    @property
+    def url(self) -> str:
+        return f"{self.address}/external"
+
+    # -- GraphQL's root: called by graphql-core, as context comes who asks --------------------------------------------
+
+    def imagesCount(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002, N802 - Animl's own names
+        self.asked["imagesCount"] += 1
+        filters = input["filters"]
+        in_time = self.fitting({k: v for k, v in filters.items() if k.startswith("created")}, info.context["project"])
+        if len(in_time) * self.seconds_per_image > self.limit_s:
+            raise _SlowError
+        return {"count": len(self.fitting(filters, info.context["project"]))}
+
+    def exportAnnotations(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002, N802
+        if self.die_after_exports is not None and len(self.exports) >= self.die_after_exports:
+            raise GraphQLError("no more exports today")
+        project = _of_current(info)
+        self.asked["exportAnnotations"] += 1
+        self.exports.append(input["filters"])
+        task_id = f"{len(self.tasks):024x}"
+        self.tasks[task_id] = Task(project=project, input=input)
+        return self._shown(task_id)
+
+    def task(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+        self.asked["task"] += 1
+        task = self.tasks.get(input["taskId"])
+        if task is None or task.project != _of_current(info):
+            raise GraphQLError("this task belongs to another project", extensions={"code": "FORBIDDEN"})
+        task.looks += 1
+        if not self.stuck and task.looks > self.looks_until_done and (task.output is None or self.new_address_on_look):
+            self._finish(input["taskId"], task)
+        return self._shown(input["taskId"])
+
+    def projects(self, info: Any, input: dict[str, Any] | None = None) -> list[dict[str, Any]]:  # noqa: A002
+        self.asked["projects"] += 1
+        mine = {info.context["project"]} if info.context["project"] else {p.project for p in self.pictures}
+        wanted = set(input["_ids"]) if input and input.get("_ids") else mine
+        return [{"_id": p, "name": p, "cameraConfigs": self.cameras} for p in sorted(mine & wanted)]
+
+    # -- exports -----------------------------------------------------------------------------------------------------
+
+    def fitting(self, filters: dict[str, Any], project: str | None) -> list[Picture]:
+        """The pictures that fit, in order of time."""
+        start, end = (_moment(filters.get(k)) for k in ("createdStart", "createdEnd"))
+        since = None
+        if filters.get("custom"):
+            match = VALIDATED_SINCE.match(filters["custom"])
+            if match is None:
+                raise GraphQLError(f"not a filter: {filters['custom']}")
+            since = _moment(match[1])
+
+        def fits(p: Picture) -> bool:
+            return (
+                (project is None or p.project == project)
+                and (start is None or (p.taken is not None and p.taken >= start))
+                and (end is None or (p.taken is not None and p.taken < end))
+                and ("cameras" not in filters or p.camera in filters["cameras"])
+                and ("deployments" not in filters or p.deployment in filters["deployments"])
+                and ("labels" not in filters or any(t.name in filters["labels"] for t in p.things))
+                and ("reviewed" not in filters or p.reviewed == filters["reviewed"])
+                and (since is None or any(t.date is not None and t.date >= since for t in p.things))
+            )
+
+        return sorted((p for p in self.pictures if fits(p)), key=lambda p: (p.taken or DAY, p.id))
+
+    def _shown(self, task_id: str) -> dict[str, Any]:
+        task = self.tasks[task_id]
+        status = "SUBMITTED" if task.looks < 2 else "RUNNING"
+        if task.output is not None:
+            status = "FAIL" if task.failed else "COMPLETE"
+        now = datetime.now(UTC).isoformat()
+        return {"_id": task_id, "projectId": task.project, "type": "ExportAnnotations", "status": status, "created": now, "updated": now, "output": task.output}  # fmt: skip
+
+    def _finish(self, task_id: str, task: Task) -> None:
+        filters = dict(task.input["filters"]) | ({"reviewed": True} if task.input["onlyIncludeReviewed"] else {})
+        pictures = self.fitting(filters, task.project)
+        count = len(pictures)
+        if self.fail_all or any(p.id in self.poisoned for p in pictures):
+            task.failed, task.output = True, {"error": "Error exporting to COCO: could not find deployment"}
+            return
+        if self.vanish and pictures:
+            self.vanish -= 1
+            self.pictures.remove(pictures.pop())
+        task.body = self._coco(task_id, pictures, count)
+        task.signature = secrets.token_hex(16)
+        self.signatures.append(task.signature)
+        url = f"{self.address}/files/{task_id}_coco.json?X-Amz-Expires=3600&X-Amz-Signature={task.signature}"
+        task.output = {"url": url, "count": count, "meta": {"reviewedCount": {"reviewed": count, "notReviewed": 0}}}
+
+    def _coco(self, task_id: str, pictures: list[Picture], count: int) -> bytes:
+        """The file, in one piece or streamed: streamed, its end is written with the last object of the image number ``count``."""
+        labels = self.labels[len(self.tasks) % len(self.labels) :] + self.labels[: len(self.tasks) % len(self.labels)]
+        categories = [{"id": i, "name": n} for i, n in enumerate(["empty", *labels])]
+        number = {c["name"]: c["id"] for c in categories}
+        info = {"version": "1.0", "description": f"Image data exported from Animl project 'isle'. Export ID: {task_id}", "date_created": datetime.now(UTC).isoformat()}  # fmt: skip
+        images = [_image(p) for p in pictures]
+        objects = [[_annotation(t, p, number) for t in p.things] for p in pictures]
+        if count <= self.stream_above:
+            whole = {"images": images, "annotations": [o for part in objects for o in part], "categories": categories, "info": info}
+            return json.dumps(whole, indent=4).encode()
+        text = '{"images": [' + "".join(json.dumps(im) + ("" if i == count else ", ") for i, im in enumerate(images, 1)) + '], "annotations": ['
+        for i, part in enumerate(objects, 1):
+            for k, o in enumerate(part, 1):
+                last = i == count and k == len(part)
+                text += json.dumps(o) + (f'], "categories": {json.dumps(categories)}, "info":{json.dumps(info)}}}' if last else ", ")
+        return text.encode()
+
+
+class _SlowError(Exception):
+    """A question that takes longer than the API's limit."""
+
+
+def _of_current(info: Any) -> str:
+    project = info.context["project"]
+    if project is None:
+        raise GraphQLError("no current project", extensions={"code": "FORBIDDEN"})
+    return str(project)
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _image(p: Picture) -> dict[str, Any]:
+    name = f"{p.camera}-default" if p.deployment == "default" else p.deployment
+    file_name = f"{p.project}/{p.camera}/{p.deployment.lower()}/{p.id.replace(':', '-')}.jpg"
+    row = {"id": p.id, "file_name": file_name, "serving_bucket_key": f"original/{p.id}-original.jpg", "location": name}
+    return row | {"datetime": p.taken.isoformat() if p.taken else None, "width": p.width, "height": p.height}
+
+
+def _annotation(t: Thing, p: Picture, number: dict[str, int]) -> dict[str, Any]:
+    row = {"id": t.id, "image_id": p.id, "category_id": number[t.name], "sequence_level_annotation": False, "bbox": list(t.bbox)}
+    return row | {"confidence": t.confidence, "validated": t.validated, "validated_by": t.by}
+
+
+def island(n: int, names: tuple[str, ...] = ("fox", "Rat"), start: datetime = DAY, step: timedelta = timedelta(hours=1)) -> list[Picture]:
+    """``n`` reviewed pictures, one an hour, of two kinds of animals at three cameras."""
+    return [
+        Picture(
+            id=f"isle:{i:032x}",
+            camera=f"cam{i % 3}",
+            deployment=("Cove", "Ridge", "Dune")[i % 3],
+            taken=start + i * step,
+            things=[Thing(id=f"{i:024x}", name=names[i % len(names)])],
+        )
+        for i in range(n)
+    ]
+
+
+def from_cct(cct: dict[str, Any], project: str = "isle") -> list[Picture]:
+    """Pictures as an export in COCO for Camera Traps has them."""
+    names = {c["id"]: c["name"] for c in cct["categories"]}
+    things: dict[str, list[Thing]] = {}
+    for a in cct["annotations"]:
+        thing = Thing(a["id"], names[a["category_id"]], tuple(a["bbox"]), a["confidence"], a["validated"], a["validated_by"])
+        things.setdefault(a["image_id"], []).append(thing)
+    pictures = []
+    for row in cct["images"]:
+        camera = row["file_name"].split("/")[1]
+        name = "default" if row["location"].endswith("-default") else row["location"]
+        p = Picture(row["id"], project, camera, name, datetime.fromisoformat(row["datetime"]), things.get(row["id"], []))
+        pictures.append(replace(p, width=row["width"], height=row["height"]))
+    return pictures
+
+
+def camera(name: str, *deployments: tuple[str, str | None, float | None, float | None]) -> dict[str, Any]:
+    """A camera config; a deployment is (name, start date, latitude, longitude)."""
+    found = []
+    for i, (label, start, lat, lon) in enumerate(deployments):
+        location = None if lat is None else {"_id": f"l{i}", "name": label, "geometry": {"type": "Point", "coordinates": [lon, lat]}}
+        found.append({"_id": f"d{i}", "name": label, "timezone": "UTC", "startDate": start, "location": location})
+    return {"_id": name, "deployments": found}
+
+
+@contextmanager
+def animl(pictures: list[Picture]) -> Iterator[AnimlSite]:
+    """Animl, answering at ``site.url`` until the end of the block."""
+    site = AnimlSite(pictures)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(site))
+    server.daemon_threads = True
+    site.address = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield site
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _handler(site: AnimlSite) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+        wbufsize = -1
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            with site.lock:
+                status, answer = self._answered(body)
+            self._send(status, json.dumps(answer).encode())
+
+        def _answered(self, body: bytes) -> tuple[int, Any]:
+            site.asked["POST"] += 1
+            if site.revoke_after is not None and site.asked["POST"] > site.revoke_after:
+                site.tokens, site.revoke_after = {}, None
+            if site.hiccups:
+                site.hiccups -= 1
+                return 503, {"message": "Service Unavailable"}
+            if site.echo_secrets:
+                return 200, {"errors": [{"message": f"boom: {dict(self.headers)}"}]}
+            return self._through_a_door(json.loads(body))
+
+        def _through_a_door(self, question: dict[str, Any]) -> tuple[int, Any]:
+            if self.path == "/internal":
+                if self.headers.get("x-api-key") != site.api_key:
+                    return 403, {"message": "Forbidden"}
+                return self._executed(question, None)
+            if self.path != "/external":
+                return 404, {"message": "Not Found"}
+            projects = site.tokens.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
+            if projects is None:
+                return 401, {"message": "The incoming token has expired"}
+            project = self.headers.get("x-selected-project")
+            if project not in projects:
+                return 200, {"errors": [{"message": "Forbidden", "extensions": {"code": "FORBIDDEN"}}], "data": None}
+            return self._executed(question, project)
+
+        def _executed(self, question: dict[str, Any], project: str | None) -> tuple[int, Any]:
+            context = {"project": project}
+            result = graphql_sync(SCHEMA, question["query"], site, context, question.get("variables"))
+            if any(isinstance(e.original_error, _SlowError) for e in result.errors or []):
+                return 504, {"message": "Endpoint request timed out"}
+            return (400 if result.data is None and result.errors else 200), result.formatted
+
+        def do_GET(self) -> None:
+            parts = urlsplit(self.path)
+            task = site.tasks.get(parts.path.removeprefix("/files/").removesuffix("_coco.json"))
+            signature = parse_qs(parts.query).get("X-Amz-Signature", [""])[0]
+            site.asked["GET"] += 1
+            if self.headers.get("Authorization"):
+                self._send(400, b"<Code>InvalidArgument</Code>Only one auth mechanism allowed")
+            elif task is None or signature != task.signature:
+                self._send(403, b"<Code>SignatureDoesNotMatch</Code>")
+            elif site.dead_addresses:
+                site.dead_addresses -= 1
+                self._send(403, b"<Code>AccessDenied</Code><Message>Request has expired</Message>")
+            elif site.cut_bodies:
+                site.cut_bodies -= 1
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(task.body)))
+                self.end_headers()
+                self.wfile.write(task.body[: len(task.body) // 2])
+                self.close_connection = True
+            else:
+                self._send(200, task.body)
+
+        def _send(self, status: int, body: bytes) -> None:
+            try:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    return Handler
