@@ -65,13 +65,15 @@ class FolderDepot:
         except FileNotFoundError:
             return None
         except OSError as e:
-            raise StoreError(f"{self.folder / name} cannot be read ({e.strerror}); mend or remove it, what is missing is made anew") from e
+            raise self._unreadable(name, e) from e
 
     def size(self, name: str) -> int | None:
         try:
             return (self.folder / name).stat().st_size
         except FileNotFoundError:
             return None
+        except OSError as e:
+            raise self._unreadable(name, e) from e
 
     def put(self, name: str, data: bytes) -> None:
         write_whole(self.folder / name, data)
@@ -99,6 +101,9 @@ class FolderDepot:
         for path in sorted((self.folder / prefix).rglob("*")):
             if path.is_file() and not path.name.startswith(".part-"):
                 yield path.relative_to(self.folder).as_posix()
+
+    def _unreadable(self, name: str, error: OSError) -> StoreError:
+        return StoreError(f"{self.folder / name} cannot be read ({error.strerror}); mend or remove it, what is missing is made anew")
 
 
 class S3Depot:
@@ -170,7 +175,9 @@ class S3Depot:
                 f"S3 refused {self.address}: {code} at {e.operation_name}; check the bucket's name, its region and your permissions on it"
             ) from e
         except (BotoCoreError, S3UploadFailedError) as e:
-            raise StoreError(f"{self.address} cannot be reached: {e}") from e
+            raise StoreError(
+                f"{self.address} cannot be reached: {e}; check the network, the bucket's name and AWS's usual variables, or set ANIML_STORE"
+            ) from e
 
 
 def write_whole(path: Path, data: bytes) -> None:

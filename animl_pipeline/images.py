@@ -32,6 +32,9 @@ MISSING_COLUMNS = ("image_id", "path", "reason", "detail")
 BATCH = 128
 """Pictures after which what arrived is remembered: a kill loses at most these."""
 
+REMEMBERED = frozenset({"blob", "bytes", "width", "height", "md5"})
+"""What is known of a picture that arrived."""
+
 _MD5_ID = re.compile(r"^[^:]+:([0-9a-f]{32})$")
 
 
@@ -78,7 +81,7 @@ def _fetch_all(space: Workspace, source: SourcePlan, todo: tuple[pd.DataFrame, i
     images, not_wanted = todo
     memory = f"images/{digest_of([source.images, source.key])[:16]}"
     pairs = list(images.itertuples(index=False, name=None))
-    known = store.recall(memory)
+    known = {path: answer for path, answer in store.recall(memory).items() if answer.keys() >= REMEMBERED}
     answers = {
         image_id: known[path]
         for image_id, path in pairs

@@ -143,7 +143,7 @@ class Store:
                 made = build(space)
             files = {name: _entry(space.out / name) for name in _names(space.out)}
             manifest = Manifest(
-                step=step, key=key, digest=digest_of({n: f.sha256 for n, f in files.items()}), inputs=known, config=plain, code=code,
+                step=step, key=key, digest=_digest_of_files(files), inputs=known, config=plain, code=code,
                 files=files, blobs=made.blobs, counts=made.counts, final=made.final, seconds=round(time.monotonic() - started, 3),
                 made_at=datetime.now(UTC).isoformat(timespec="seconds"),
             )  # fmt: skip
@@ -242,9 +242,8 @@ class Store:
     @contextmanager
     def _alone(self, step: str, key: str) -> Iterator[None]:
         """One builder of a step at a time on this machine; whoever must wait says so."""
-        folder = self.local / "work"
-        _make_folder(folder)
-        path = folder / f"{step}-{key[:16]}.lock"
+        path = self.local / "work" / f"{step}-{key[:16]}.lock"
+        _make_folder(path.parent)
         lock = FileLock(path)
         with disk(path):
             try:
@@ -277,10 +276,14 @@ class Store:
         if data is None:
             return None
         try:
-            return Manifest.model_validate_json(data)
+            manifest = Manifest.model_validate_json(data)
         except ValidationError:
             log.warning("%s: the manifest %s does not fit this version; making the step again", step, key[:12])
             return None
+        if (manifest.step, manifest.key, manifest.digest) != (step, key, _digest_of_files(manifest.files)):
+            log.warning("%s: the manifest %s had changed; making the step again", step, key[:12])
+            return None
+        return manifest
 
     def _whole_manifest(self, step: str, key: str) -> Manifest | None:
         """The manifest, if all that it names is there and unchanged."""
@@ -350,6 +353,10 @@ def _entry(path: Path) -> FileEntry:
     return FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
 
 
+def _digest_of_files(files: Mapping[str, FileEntry]) -> str:
+    return digest_of({name: entry.sha256 for name, entry in files.items()})
+
+
 def _matches(path: Path, entry: FileEntry) -> bool:
     try:
         return path.stat().st_size == entry.bytes and sha256_of(path) == entry.sha256
@@ -358,11 +365,7 @@ def _matches(path: Path, entry: FileEntry) -> bool:
 
 
 def _remembered(shard: bytes) -> dict[str, dict[str, Any]]:
-    """The records of a shard of the memory.
-
-    Raises:
-        ValueError or TypeError: it does not hold what ``remember`` writes.
-    """
+    """The records of a shard; ValueError or TypeError where it does not hold what ``remember`` writes."""
     return {str(key): dict(record) for key, record in map(json.loads, shard.decode().splitlines())}
 
 

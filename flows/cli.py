@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from animl_pipeline.errors import PipelineError
+from animl_pipeline.errors import PipelineError, SettingsError
 from animl_pipeline.plan import load_plan
-from animl_pipeline.settings import load_settings, prepare_prefect, remember
+from animl_pipeline.records import Release, Report
+from animl_pipeline.settings import load_settings, prefect_server, prepare_prefect, remember
 from flows import ending, screen
 
 app = typer.Typer(
@@ -53,8 +55,7 @@ def retrain(plan: PlanPath, store: StoreOption = None, data: DataOption = None) 
     from animl_pipeline.store import open_store
     from flows.retrain import retrain as flow
 
-    with screen.watched(debug=_Debug.on):
-        report = flow(str(plan))
+    report: Report = _run(flow, str(plan))
     screen.show_story(report.story)
     screen.show_scores(report)
     screen.out.print(f"report: {open_store(load_settings()).path(report.evaluation, 'report.html')}")
@@ -71,8 +72,7 @@ def release(plan: PlanPath, store: StoreOption = None) -> None:
     remember(store=store)
     from flows.release import release as flow
 
-    with screen.watched(debug=_Debug.on):
-        done = flow(str(plan))
+    done: Release = _run(flow, str(plan))
     what = "now serves" if done.changed else "served already"
     screen.out.print(f"{done.endpoint} {what} {done.version}; {done.checked} golden crops agree within {done.max_difference:.1e}")
 
@@ -87,8 +87,7 @@ def rollback(
     remember(store=store)
     from flows.release import rollback as flow
 
-    with screen.watched(debug=_Debug.on):
-        done = flow(str(plan), to)
+    done: Release = _run(flow, str(plan), to)
     screen.out.print(f"{done.endpoint} serves {done.endpoint_config} again")
 
 
@@ -160,6 +159,21 @@ def check(plan: PlanPath) -> None:
         f"  train     {checked.train.backbone} at {checked.view.size} px, {checked.train.epochs} epochs, weights {checked.train.weights}"
     )
     screen.out.print(f"  release   {checked.endpoint_name()}, {checked.release.memory_mb} MB, {checked.release.max_concurrency} at a time")
+
+
+def _run(flow: Callable[..., Any], *arguments: str | None) -> Any:
+    """A flow's result; its progress is shown."""
+    try:
+        with screen.watched(debug=_Debug.on):
+            return flow(*arguments)
+    except RuntimeError as e:
+        if "ephemeral Prefect API server" in str(e):  # Prefect has no errors of its own for these
+            raise SettingsError(f"Prefect's embedded server did not start ({e}); see that PREFECT_HOME (~/.prefect) can be written") from e
+        if "Failed to reach API" not in str(e):
+            raise
+        raise SettingsError(
+            f"PREFECT_API_URL: expected a Prefect server at {prefect_server()}, reached none; start one (`prefect server start`) or unset it"
+        ) from e
 
 
 class _Debug:

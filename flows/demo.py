@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
+from animl_pipeline.errors import SettingsError
 from animl_pipeline.plan import Plan, load_plan
 from animl_pipeline.records import Report
 from animl_pipeline.sagemaker_local import local_sagemaker
@@ -61,11 +62,15 @@ def serve_locally(folder: Path, bucket: str) -> None:
 def _on_this_machine(state: Path, bucket: str) -> Iterator[dict[str, str]]:
     """SageMaker and S3 on this machine, with a bucket for models, and this process's boto3 sent there."""
     import boto3
+    from botocore.exceptions import ParamValidationError
 
     with local_sagemaker(state) as addresses:
         variables = addresses.variables()
         use_local_aws(variables)
-        boto3.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+        try:
+            boto3.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+        except ParamValidationError as e:
+            raise SettingsError(f"expected the name of a bucket (ANIML_MODELS_BUCKET, --bucket), found {bucket!r}") from e
         yield variables
 
 

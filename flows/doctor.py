@@ -76,8 +76,13 @@ def _disk(settings: Settings) -> Check:
 
 def _aws(settings: Settings) -> Check:
     import boto3
+    from botocore.exceptions import BotoCoreError
 
-    if boto3.Session().get_credentials() is None:
+    try:
+        credentials = boto3.Session().get_credentials()
+    except BotoCoreError as e:
+        return Check("aws", "fault", f"{e}; mend AWS_PROFILE and the files that it names")
+    if credentials is None:
         return Check("aws", "note", "no credentials; retrain works on local and public data, release needs them (aws configure, or a role)")
     lacking = [f"ANIML_{n.upper()}" for n in ("role_arn", "endpoint_image") if not getattr(settings, n)]
     if lacking:

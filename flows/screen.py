@@ -14,8 +14,8 @@ from rich.table import Table
 from animl_pipeline import progress
 from animl_pipeline.records import Counts, Report
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # names and paths may hold [ and :
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 LONGEST = 1200
 """Characters of an error's line: what stands in an export may be of any length."""
 

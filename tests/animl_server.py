@@ -49,6 +49,7 @@ type Query {
 """)
 VALIDATED_SINCE = re.compile(r"^\{ 'objects\.labels\.validation\.validationDate': \{ \$gte: ISODate\('([^']+)'\) \} \}$")
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Thing:
     confidence: float | None = None
     validated: bool = True
     by: str = "reviewer"
-    date: datetime | None = DAY
+    date: datetime | None = LONG_AGO
 
 
 @dataclass
@@ -108,16 +109,18 @@ class AnimlSite:
         self.seconds_per_image = 0.0  # what counting one image costs, in seconds that nobody waits for
         self.stream_above = 18_000
         self.vanish = 0  # exports during which the newest image vanishes between the counting and the writing
+        self.miscounts = 0  # every export says so many images more than it holds
         self.poisoned: set[str] = set()  # images whose deployment is gone: an export with one of them fails
         self.fail_all = False
         self.stuck = False  # exports that never end
+        self.stuck_after: int | None = None  # only so many exports end
         self.dead_addresses = 0  # so many addresses are dead when they are first asked for
         self.new_address_on_look = False  # whether a later look at the task gives a new address
         self.cut_bodies = 0  # so many downloads end early
         self.hiccups = 0  # so many requests are answered 503
         self.revoke_after: int | None = None  # all tokens of now are refused after so many requests
         self.echo_secrets = False  # the server tells in an error what it was sent
-        self.die_after_exports: int | None = None  # then every request for an export is refused
+        self.gone_after: int | None = None  # after so many exports every request is answered 503
         self.tasks: dict[str, Task] = {}
         self.asked: Counter[str] = Counter()
         self.exports: list[dict[str, Any]] = []
@@ -131,7 +134,7 @@ class AnimlSite:
 
     # -- GraphQL's root: called by graphql-core, as context comes who asks --------------------------------------------
 
-    def imagesCount(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002, N802 - Animl's own names
+    def imagesCount(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: N802 - Animl's own names
         self.asked["imagesCount"] += 1
         filters = input["filters"]
         in_time = self.fitting({k: v for k, v in filters.items() if k.startswith("created")}, info.context["project"])
@@ -139,9 +142,7 @@ class AnimlSite:
             raise _SlowError
         return {"count": len(self.fitting(filters, info.context["project"]))}
 
-    def exportAnnotations(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002, N802
-        if self.die_after_exports is not None and len(self.exports) >= self.die_after_exports:
-            raise GraphQLError("no more exports today")
+    def exportAnnotations(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         project = _of_current(info)
         self.asked["exportAnnotations"] += 1
         self.exports.append(input["filters"])
@@ -149,17 +150,18 @@ class AnimlSite:
         self.tasks[task_id] = Task(project=project, input=input)
         return self._shown(task_id)
 
-    def task(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+    def task(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:
         self.asked["task"] += 1
         task = self.tasks.get(input["taskId"])
         if task is None or task.project != _of_current(info):
             raise GraphQLError("this task belongs to another project", extensions={"code": "FORBIDDEN"})
         task.looks += 1
-        if not self.stuck and task.looks > self.looks_until_done and (task.output is None or self.new_address_on_look):
+        stuck = self.stuck or (self.stuck_after is not None and int(input["taskId"], 16) >= self.stuck_after)
+        if not stuck and task.looks > self.looks_until_done and (task.output is None or self.new_address_on_look):
             self._finish(input["taskId"], task)
         return self._shown(input["taskId"])
 
-    def projects(self, info: Any, input: dict[str, Any] | None = None) -> list[dict[str, Any]]:  # noqa: A002
+    def projects(self, info: Any, input: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         self.asked["projects"] += 1
         mine = {info.context["project"]} if info.context["project"] else {p.project for p in self.pictures}
         wanted = set(input["_ids"]) if input and input.get("_ids") else mine
@@ -197,7 +199,8 @@ class AnimlSite:
         if task.output is not None:
             status = "FAIL" if task.failed else "COMPLETE"
         now = datetime.now(UTC).isoformat()
-        return {"_id": task_id, "projectId": task.project, "type": "ExportAnnotations", "status": status, "created": now, "updated": now, "output": task.output}  # fmt: skip
+        times = {"created": now, "updated": now}
+        return {"_id": task_id, "projectId": task.project, "type": "ExportAnnotations", "status": status, "output": task.output} | times
 
     def _finish(self, task_id: str, task: Task) -> None:
         filters = dict(task.input["filters"]) | ({"reviewed": True} if task.input["onlyIncludeReviewed"] else {})
@@ -213,14 +216,15 @@ class AnimlSite:
         task.signature = secrets.token_hex(16)
         self.signatures.append(task.signature)
         url = f"{self.address}/files/{task_id}_coco.json?X-Amz-Expires=3600&X-Amz-Signature={task.signature}"
-        task.output = {"url": url, "count": count, "meta": {"reviewedCount": {"reviewed": count, "notReviewed": 0}}}
+        task.output = {"url": url, "count": count + self.miscounts, "meta": {"reviewedCount": {"reviewed": count, "notReviewed": 0}}}
 
     def _coco(self, task_id: str, pictures: list[Picture], count: int) -> bytes:
         """The file, in one piece or streamed: streamed, its end is written with the last object of the image number ``count``."""
         labels = self.labels[len(self.tasks) % len(self.labels) :] + self.labels[: len(self.tasks) % len(self.labels)]
         categories = [{"id": i, "name": n} for i, n in enumerate(["empty", *labels])]
         number = {c["name"]: c["id"] for c in categories}
-        info = {"version": "1.0", "description": f"Image data exported from Animl project 'isle'. Export ID: {task_id}", "date_created": datetime.now(UTC).isoformat()}  # fmt: skip
+        description = f"Image data exported from Animl project 'isle'. Export ID: {task_id}"
+        info = {"version": "1.0", "description": description, "date_created": datetime.now(UTC).isoformat()}
         images = [_image(p) for p in pictures]
         objects = [[_annotation(t, p, number) for t in p.things] for p in pictures]
         if count <= self.stream_above:
@@ -333,11 +337,13 @@ def _handler(site: AnimlSite) -> type[BaseHTTPRequestHandler]:
             site.asked["POST"] += 1
             if site.revoke_after is not None and site.asked["POST"] > site.revoke_after:
                 site.tokens, site.revoke_after = {}, None
+            if site.gone_after is not None and len(site.exports) >= site.gone_after:
+                return 503, {"message": "Service Unavailable"}
             if site.hiccups:
                 site.hiccups -= 1
                 return 503, {"message": "Service Unavailable"}
             if site.echo_secrets:
-                return 200, {"errors": [{"message": f"boom: {dict(self.headers)}"}]}
+                return 200, {"errors": [{"message": f"boom: {self.headers['Authorization']}"}]}
             return self._through_a_door(json.loads(body))
 
         def _through_a_door(self, question: dict[str, Any]) -> tuple[int, Any]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from animl_pipeline.plan import load_plan
+from flows.screen import LONGEST, one_line
 from tests.island import write_island
+from tests.web import served
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,11 +62,30 @@ def test_a_wrong_key_is_named_with_those_that_fit(tmp_path: Path) -> None:
     assert "the key 'train.epoch' is not known; here a plan has: backbone, weights" in done.stderr
 
 
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    plan = write_island(tmp_path / "[bold]:fox:", places=1, each=1)
+    plan.write_text(plan.read_text(encoding="utf-8").replace("    bird:", "    '[/red]bird':"), encoding="utf-8")
+    done = run("plan", "check", plan)
+    assert done.returncode == 0, done.stderr
+    assert str(plan) in done.stdout
+    assert "[/red]bird: bird" in done.stdout
+
+
 def test_a_plan_that_is_not_there_and_a_setting_that_does_not_fit_are_one_line_each(tmp_path: Path) -> None:
     assert run("plan", "check", tmp_path / "none.yaml").stderr.startswith(f"animl-pipeline: expected a plan at {tmp_path / 'none.yaml'}, found none")
     done = run("doctor", ANIML_WORKERS="many")
     assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
     assert "ANIML_WORKERS does not fit" in done.stderr
+
+
+def test_a_local_sagemaker_without_a_folder_or_a_bucket_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = run("sagemaker-local", "--folder", tmp_path / "file")
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
+    assert "cannot keep its state in" in done.stderr
+    done = run("sagemaker-local", "--folder", tmp_path / "state", "--bucket", "No Bucket")
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].endswith("found 'No Bucket'")
 
 
 def test_predict_without_a_picture_or_a_model_says_what_is_missing(tmp_path: Path) -> None:
@@ -74,6 +97,66 @@ def test_predict_without_a_picture_or_a_model_says_what_is_missing(tmp_path: Pat
     assert "not a picture that decodes" in run("predict", tmp_path / "text.jpg", "--plan", plan, **store).stderr
     assert "--box: expected ymin,xmin,ymax,xmax" in run("predict", picture, "--plan", plan, "--box", "1,2", **store).stderr
     assert "run `animl-pipeline retrain PLAN` first" in run("predict", picture, "--plan", plan, "--box", "0,0,1,1", **store).stderr
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
+def test_a_command_that_is_told_to_stop_ends_soon_with_one_line_and_leaves_no_process(tmp_path: Path, told: signal.Signals) -> None:
+    plan = write_island(tmp_path, places=2, each=1)
+    with served({}) as site:
+        site.gate_after = 0  # the step 'images' waits for ever
+        plan.write_text(plan.read_text(encoding="utf-8").replace(str(tmp_path / "images"), site.address), encoding="utf-8")
+        variables = {"ANIML_STORE": str(tmp_path / "store"), "ANIML_TIMEOUT_S": "300", "PREFECT_HOME": str(tmp_path / "prefect")}
+        line = [sys.executable, "-m", "flows.cli", "retrain", str(plan)]
+        command = subprocess.Popen(line, cwd=ROOT, env=os.environ | variables, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        try:
+            assert site.at_gate.wait(120)
+            started = children(command.pid)
+            assert started  # Prefect's server is one
+            command.send_signal(told)
+            _, said = command.communicate(timeout=20)
+        finally:
+            command.kill()
+            command.wait()
+            site.gate.set()
+    if told == signal.SIGKILL:
+        assert command.returncode == -signal.SIGKILL
+    else:
+        assert command.returncode == 128 + told
+        assert said.splitlines()[-1].startswith("animl-pipeline: stopped; what was made is kept")
+        assert "Traceback" not in said
+    assert gone(started, within_s=30)
+
+
+def children(pid: int) -> list[int]:
+    """A process's children."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def gone(pids: list[int], within_s: float) -> bool:
+    """Whether all of some processes end in time."""
+    deadline = time.monotonic() + within_s
+    while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/api", "nowhere"])
+def test_a_prefect_server_that_cannot_be_reached_is_one_line_with_its_variable(tmp_path: Path, address: str) -> None:
+    plan = write_island(tmp_path, places=1, each=1)
+    done = run("retrain", plan, PREFECT_API_URL=address, ANIML_STORE=str(tmp_path / "store"), PREFECT_CLIENT_MAX_RETRIES="0")
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith(f"animl-pipeline: PREFECT_API_URL: expected a Prefect server at {address}, reached none")
+    assert "Traceback" not in done.stderr
+
+
+def test_what_stands_in_an_export_cannot_break_the_line(tmp_path: Path) -> None:
+    assert "\\x1b" in one_line("a\x1b[31m\nb")
+    assert len(one_line("x" * 10_000)) <= LONGEST
+    done = run("plan", "check", tmp_path / "no\nplan.yaml")
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_a_traceback_comes_only_with_debug(tmp_path: Path) -> None:

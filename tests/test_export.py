@@ -29,6 +29,17 @@ def good() -> Export:
     return e
 
 
+def locked_zip() -> bytes:
+    """An archive whose one member says that it needs a password."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a.json", b"{}")
+    data = bytearray(buffer.getvalue())
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.find(header) + flags] |= 1
+    return bytes(data)
+
+
 def test_the_export_is_kept_byte_for_byte(store: Store, settings: Settings, tmp_path: Path) -> None:
     good().write(tmp_path)
     artifact = export_annotations(source(), store, settings)
@@ -86,6 +97,29 @@ def test_every_problem_is_counted_and_listed_and_none_stops_the_run(store: Store
     assert len(listed) == sum(artifact.counts.dropped.values()) + sum(artifact.counts.noted.values())
 
 
+def test_numbers_and_texts_that_no_table_can_hold_are_faults_of_their_record_only(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = good()
+    kept = len(e.annotations)
+    for width in (10**400, 10**30, 1e300):
+        e.object(e.picture(width=width), bbox=[1, 1, 5, 5])
+    e.object(e.picture(location="cove \ud800"), bbox=[1, 1, 5, 5], confidence=10**400)
+    e.object(e.picture(file_name="."))
+    e.object(e.picture(), bbox=[10**400, 1, 5, 5])
+    e.annotations.append("\ud800")  # type: ignore[arg-type] - as a broken export has it
+    (tmp_path / "export.json").write_bytes(e.json())
+    artifact = export_annotations(source(), store, settings)
+    assert artifact.counts.kept == kept + 4
+    assert artifact.counts.dropped == {"unsafe_path": 1, "unknown_image": 1, "malformed_object": 2}
+    assert artifact.counts.noted["missing_size"] == 3
+    assert "cove ?" in set(store.table(artifact, "images.parquet")["place"])
+
+
+def test_the_signature_of_an_address_is_not_told(store: Store, settings: Settings) -> None:
+    with pytest.raises(ExportError) as caught:
+        export_annotations(source("http://127.0.0.1:9/export.json?X-Amz-Signature=secret"), store, settings)
+    assert "secret" not in str(caught.value)
+
+
 def test_when_nothing_is_left_the_line_says_what_was_wrong_with_how_many(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
     a = e.picture()
@@ -105,6 +139,8 @@ def test_when_nothing_is_left_the_line_says_what_was_wrong_with_how_many(store: 
         (b'{"images": []}', "found no 'annotations'"),
         (b"[1, 2]", "found no 'images'"),
         (b"\x1f\x8bnot a gzip", "archive is broken"),
+        (gzip.compress(b'{"images": []}')[:10] + b"\xff" * 40, "archive is broken"),
+        (locked_zip(), "expected an archive that can be opened, found that .* encrypted"),
     ],
 )
 def test_what_is_no_export_is_one_clear_line(store: Store, settings: Settings, tmp_path: Path, data: bytes, line: str) -> None:

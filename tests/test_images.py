@@ -12,6 +12,7 @@ from pathlib import Path
 import boto3
 import pytest
 
+from animl_pipeline import images
 from animl_pipeline.errors import ImagesError
 from animl_pipeline.export import export_annotations
 from animl_pipeline.images import BATCH, fetch_images
@@ -141,6 +142,56 @@ def test_a_folder_that_is_not_there_and_one_without_pictures_are_one_clear_line_
     (tmp_path / "bare").mkdir()
     with pytest.raises(ImagesError, match=r"not one of 2 pictures arrived .* 2 missing .*sources\.key"):
         fetched(e, str(tmp_path / "bare"), store, settings, tmp_path)
+
+
+def test_what_another_version_remembered_is_fetched_anew(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = island(2)
+    e.write(tmp_path)
+    first = fetched(e, str(tmp_path / "images"), store, settings, tmp_path)
+    for name in [*store.depot.names("memory/"), *store.depot.names("steps/images/")]:
+        if name.startswith("memory/"):
+            store.depot.put(name, "".join(f'["{path}", {{"blob": "x"}}]\n' for path in e.pictures).encode())
+        else:
+            store.depot.delete(name)
+    again = fetched(e, str(tmp_path / "images"), store, settings, tmp_path)
+    assert (again.cached, again.digest) == (False, first.digest)
+
+
+def test_names_under_which_there_cannot_be_a_file_are_missing_for_good(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = island(2)
+    e.write(tmp_path)
+    (tmp_path / "images" / "circle.jpg").symlink_to("circle.jpg")
+    os.mkfifo(tmp_path / "images" / "pipe.jpg")
+    for name in ("circle.jpg", "pipe.jpg", "x" * 5000, "isle"):
+        e.object(e.picture(file_name=name))
+    artifact = fetched(e, str(tmp_path / "images"), store, settings, tmp_path)
+    assert artifact.counts.dropped == {"missing": 4}
+    assert fetched(e, str(tmp_path / "images"), store, settings, tmp_path).cached
+
+
+@pytest.mark.parametrize("name", ["circle", "x" * 5000])
+def test_a_folder_that_cannot_be_is_one_clear_line(store: Store, settings: Settings, tmp_path: Path, name: str) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    export = island(1).json()
+    (tmp_path / "export.json").write_bytes(export)
+    source = SourcePlan.model_construct(name="isle", export="export.json", images=name, key="file_name", place_field="location", unreviewed="drop")
+    with pytest.raises(ImagesError, match="expected a folder of pictures"):
+        fetch_images(source, export_annotations(source, store, settings), WANTED, store, settings)
+
+
+def test_a_network_that_is_gone_ends_the_step_after_one_batch_and_what_arrived_is_kept(
+    store: Store, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "BATCH", 4)
+    e = island(12)
+    with served(dict(list(e.pictures.items())[:4])) as site:
+        address = site.address
+        partial = fetched(e, address, store, settings, tmp_path)
+        assert partial.counts.kept == 4
+    for _ in range(12):
+        e.object(e.picture())
+    with pytest.raises(ImagesError, match=r"reached none of 4 in a row \(.*no connection\); .* 4 that arrived are kept"):
+        fetched(e, address, store, settings, tmp_path)
 
 
 CHILD = """

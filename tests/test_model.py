@@ -418,6 +418,15 @@ def test_a_missing_crop_is_said(store: Store, settings: Settings) -> None:
         train_classifier(crops, splits, plan_with(), store, settings)
 
 
+def test_the_signature_of_an_address_of_weights_is_not_told(settings: Settings) -> None:
+    from animl_pipeline.model.network import build_network
+
+    for place in ("http://127.0.0.1:9/own.safetensors", "http://127.0.0.1:9/own.pt"):
+        with pytest.raises((TrainingError, WeightsError), match=r"train\.weights") as caught:
+            build_network(plan_with(weights=f"{place}?X-Amz-Signature=secret"), settings)
+        assert "secret" not in str(caught.value)
+
+
 def test_a_missing_weights_file_is_said(store: Store, settings: Settings) -> None:
     with pytest.raises(WeightsError, match=r"train\.weights: expected weights at .*lost\.safetensors"):
         train_classifier(*crops_and_splits(store), plan_with(weights="lost.safetensors"), store, settings)

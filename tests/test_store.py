@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from animl_pipeline.errors import DamagedError, StoreError
+from animl_pipeline.errors import DamagedError, EvaluationError, SettingsError, StoreError
 from animl_pipeline.records import Artifact, Counts
-from animl_pipeline.settings import Settings
+from animl_pipeline.reports import newest_report
+from animl_pipeline.settings import Settings, load_settings
 from animl_pipeline.store import BlobColumn, Made, Store, Workspace, open_store, write_table
 
 
@@ -81,6 +87,17 @@ def test_a_cached_step_whose_file_is_gone_or_changed_is_made_again(store: Store,
     assert store.path(again, "sub/a.txt").read_text() == "made"
 
 
+@pytest.mark.parametrize("part", ["step", "key", "digest"])
+def test_a_manifest_that_says_other_than_its_files_is_not_believed(store: Store, part: str) -> None:
+    build = Builder()
+    first = make(store, build)
+    name = f"steps/labels/{first.key}/manifest.json"
+    told = json.loads(store.depot.read(name) or b"")
+    store.depot.put(name, json.dumps(told | {part: "0" * 64}).encode())
+    again = make(store, build)
+    assert (again.cached, again.digest, build.runs) == (False, first.digest, 2)
+
+
 def test_a_step_whose_blob_is_gone_is_made_again(store: Store) -> None:
     def build(space: Workspace) -> Made:
         sha256 = store.put_blob(b"picture")
@@ -114,6 +131,81 @@ def test_a_store_that_cannot_be_written_says_which_setting_to_turn(tmp_path: Pat
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match="ANIML_STORE"):
         open_store(Settings(store=str(tmp_path / "file" / "store")))
+
+
+def test_a_damaged_note_of_the_memory_is_found_out_anew_and_harms_no_other(any_store: Store) -> None:
+    any_store.remember("seen", {"a": {"n": 1}})
+    for i, damaged in enumerate([b'["b", {"n"', b'{"b": 2}', b"\xff\x00", b'["b", 3]']):
+        any_store.depot.put(f"memory/seen/9{i}.jsonl", damaged)
+    assert any_store.recall("seen") == {"a": {"n": 1}}
+    assert len(list(any_store.depot.names("memory/seen/"))) == 1
+
+
+def test_of_two_runs_at_once_one_makes_the_step_and_the_other_waits_and_says_so(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    build = Builder()
+
+    def slow(space: Workspace) -> Made:
+        begun.set()
+        assert go_on.wait(30)
+        return build(space)
+
+    with ThreadPoolExecutor(2) as pool, caplog.at_level(logging.INFO, logger="animl_pipeline"):
+        first = pool.submit(store.make, "labels", room="records", config={}, build=slow)
+        assert begun.wait(30)
+        second = pool.submit(make, store, build)
+        deadline = time.monotonic() + 30
+        while "waiting for it" not in caplog.text and time.monotonic() < deadline:
+            threading.Event().wait(0.02)
+        go_on.set()
+        assert (first.result().cached, second.result().cached) == (False, True)
+    assert build.runs == 1
+    assert "another run makes the same step" in caplog.text
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which always answers that the disk is full")
+def test_a_disk_that_is_full_while_a_step_writes_its_own_files_is_one_clear_line(store: Store) -> None:
+    def build(space: Workspace) -> Made:
+        (space.out / "a.txt").symlink_to("/dev/full")
+        (space.out / "a.txt").write_bytes(b"x" * 100_000)
+        return Made(Counts(kept=1))
+
+    with pytest.raises(StoreError, match=r"is full \(.* MB left\); make room and run again"):
+        store.make("labels", room="records", config={}, build=build)
+    assert make(store, Builder()).counts.kept == 1
+
+
+def test_other_faults_of_a_builder_are_not_taken_for_the_disks(store: Store) -> None:
+    def build(space: Workspace) -> Made:
+        raise ConnectionResetError(104, "reset by peer")
+
+    with pytest.raises(ConnectionResetError):
+        store.make("labels", room="records", config={}, build=build)
+
+
+@pytest.mark.parametrize("place", ["", " ", "s3://", "s3:///", "https://bucket/prefix"])
+def test_a_store_that_is_no_place_is_refused_by_name(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANIML_STORE", place)
+    with pytest.raises(SettingsError, match="ANIML_STORE does not fit: expected a folder or s3://bucket/prefix"):
+        load_settings()
+
+
+def test_a_folder_where_a_file_should_be_is_one_clear_line(store: Store, tmp_path: Path) -> None:
+    first = make(store, Builder())
+    manifest = tmp_path / "store" / "steps" / "labels" / first.key / "manifest.json"
+    manifest.unlink()
+    manifest.mkdir()
+    with pytest.raises(StoreError, match=r"manifest\.json cannot be read \(Is a directory\); mend or remove it"):
+        make(store, Builder())
+    (tmp_path / "store" / "blobs").write_text("in the way")
+    with pytest.raises(StoreError, match="cannot be read"):
+        store.has_blob("0" * 64, 1)
+
+
+def test_a_report_that_does_not_fit_says_to_retrain(store: Store) -> None:
+    store.depot.put("reports/isle/newest.json", b'{"model": "isle"')
+    with pytest.raises(EvaluationError, match="not one of this version; run `animl-pipeline retrain PLAN` again"):
+        newest_report("isle", store)
 
 
 def test_a_full_disk_is_one_clear_line() -> None:

@@ -226,9 +226,8 @@ def _checked_address(address: str) -> str:
 def _patiently(call: Any, pause_s: float, but: str = "") -> Any:
     """Try again what can heal, with growing pauses."""
     again = retry_if_exception(lambda e: isinstance(e, RemoteError) and e.heals and e.reason != but)
-    return Retrying(retry=again, stop=stop_after_attempt(ATTEMPTS), wait=wait_exponential_jitter(initial=min(0.5, pause_s), max=10), reraise=True)(
-        call
-    )
+    pauses = wait_exponential_jitter(initial=min(0.5, pause_s), max=10, jitter=min(1.0, pause_s))
+    return Retrying(retry=again, stop=stop_after_attempt(ATTEMPTS), wait=pauses, reraise=True)(call)
 
 
 def _check_status(status: int, where: str) -> None:

@@ -205,7 +205,7 @@ def spoken(what: str) -> Iterator[None]:
     except NoRegionError as e:
         raise ReleaseError(f"{what}: found no AWS region; set AWS_DEFAULT_REGION, such as us-west-2") from e
     except (BotoCoreError, Boto3Error) as e:
-        raise ReleaseError(f"{what}: AWS cannot be asked: {e}") from e
+        raise ReleaseError(f"{what}: AWS cannot be asked: {e}; check the network, the region and AWS's usual variables") from e
 
 
 def _patient() -> Config:

@@ -27,10 +27,11 @@ log = logging.getLogger(__name__)
 SMALL_HOLE = 20
 """A window of so few images that failed is not halved any more."""
 NARROWING = 60
-"""Exports that may be spent, in all, on making holes smaller."""
+"""Exports that may be spent, in all, on making holes smaller; and, beside four a window, on what was cut off."""
+CUT_OFF = {"truncated", "miscounted"}
 TRIES = 3
 """How many dead addresses of a window are followed."""
-SPLITS = {"truncated", "miscounted", "failed", "timed_out"}
+SPLITS = CUT_OFF | {"failed", "timed_out"}
 """Reasons for which a smaller window may succeed."""
 
 
@@ -47,16 +48,21 @@ class Desk(NamedTuple):
 
 
 def ask_windows(desk: Desk, what: str) -> tuple[list[Answer], list[Hole]]:
-    """The answers to an attempt's windows in order of time, and the windows that failed. What was answered before is not asked again."""
+    """The answers to an attempt's windows in order of time, and the windows that failed. What was answered before is not asked again.
+
+    Raises:
+        RemoteError: ``unreachable``: Animl is gone altogether.
+    """
     known = desk.memory.progress(desk.attempt)
+    again: set[str] = set()
     answers: list[Answer] = []
     holes: list[Hole] = []
-    spent = 0
+    budget = {True: NARROWING + 4 * len(desk.attempt.windows), False: NARROWING}
     todo = list(reversed(desk.attempt.windows))
     with track(what, sum(w.images for w in todo)) as step:
         while todo:
             window = todo.pop()
-            before = known.get(window.key, Progress())
+            before = known.pop(window.key, Progress())
             if before.halves:
                 todo.extend(reversed(before.halves))
                 continue
@@ -64,10 +70,15 @@ def ask_windows(desk: Desk, what: str) -> tuple[list[Answer], list[Hole]]:
                 answers.append(before.answer or _answer(desk, window, before.task))
                 step(window.images)
             except RemoteError as e:
-                spent += 1
-                halves = _halves(desk, window, e) if spent <= NARROWING else ()
+                if e.reason == "unreachable":  # not this window's fault: better to stop here and go on later
+                    raise
+                budget[e.reason in CUT_OFF] -= 1
+                halves = _halves(desk, window, e) if budget[e.reason in CUT_OFF] >= 0 else ()
                 todo.extend(reversed(halves))
-                if not halves:
+                if not halves and e.reason in CUT_OFF and window.key not in again:
+                    again.add(window.key)  # the count may have moved just then
+                    todo.append(window)
+                elif not halves:
                     holes.append(Hole(window=window, reason=e.reason, detail=str(e)))
                     log.warning("not exported: %s, about %d images: %s", window, window.images, e)
                     step(window.images)
@@ -86,8 +97,7 @@ def _within(filters: Filters, window: Window) -> Filters:
 def _halves(desk: Desk, window: Window, fault: RemoteError) -> tuple[Window, ...]:
     """The halves to ask for instead, where that may help; they are remembered."""
     pair = window.halves()
-    cut_off = fault.reason in {"truncated", "miscounted"}
-    if pair is None or fault.reason not in SPLITS or not (cut_off or window.images > SMALL_HOLE):
+    if pair is None or fault.reason not in SPLITS or window.images <= (1 if fault.reason in CUT_OFF else SMALL_HOLE):
         return ()
     try:
         counts = [counted(desk.animl, desk.filters)(half) for half in pair]

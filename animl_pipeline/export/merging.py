@@ -18,12 +18,16 @@ Row = dict[str, Any]
 SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
-CREATE TABLE images (id TEXT PRIMARY KEY, row TEXT) WITHOUT ROWID;
-CREATE TABLE objects (id TEXT PRIMARY KEY, image TEXT, name TEXT, row TEXT) WITHOUT ROWID;
+PRAGMA cache_size = -131072;
+CREATE TABLE images (id TEXT PRIMARY KEY, row TEXT);
+CREATE TABLE objects (id TEXT PRIMARY KEY, image TEXT, name TEXT, row TEXT);
 CREATE INDEX objects_of ON objects (image);
 CREATE TABLE names (name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE odd (part TEXT, name TEXT, row TEXT, PRIMARY KEY (part, name, row)) WITHOUT ROWID;
 """
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 class Merge:
@@ -83,8 +87,9 @@ class Merge:
             rows = self._db.execute("SELECT id, image, name, row FROM objects WHERE image = ? ORDER BY id", (image["id"],)).fetchall()
             if rows == after:
                 return False
+        if before is not None:
+            self._db.execute("DELETE FROM objects WHERE image = ?", (image["id"],))
         self._db.execute("INSERT OR REPLACE INTO images VALUES (?, ?)", (image["id"], _plain(image)))
-        self._db.execute("DELETE FROM objects WHERE image = ?", (image["id"],))
         self._db.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)", after)
         return True
 
@@ -148,7 +153,7 @@ def _category(row: Row) -> Any:
 
 
 def _plain(row: Any) -> str:
-    return json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _ENCODER.encode(row)
 
 
 def _write_joined(write: Callable[[str], Any], rows: Iterator[str]) -> None:

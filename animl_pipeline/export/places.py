@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from animl_pipeline.animl import CameraDeployment
+from animl_pipeline.animl.filters import iso
 
 EARTH_M = 6_371_008.8
 """Mean radius of the Earth (IUGG), in metres."""
@@ -29,7 +30,7 @@ def merged_places(deployments: list[CameraDeployment], within_m: float | None) -
     Distances are great-circle (haversine). A place has the name of its oldest deployment, so that it keeps its name when a
     new one is added. A name that is used at several places counts as one: an export says the name only.
     """
-    ordered = sorted(deployments, key=lambda d: (d.started is None, d.started.timestamp() if d.started else 0.0, d.location, d.camera, d.lat, d.lon))
+    ordered = sorted(deployments, key=lambda d: (d.started is None, iso(d.started) if d.started else "", d.location, d.camera, d.lat, d.lon))
     first = {d.location: d for d in reversed(ordered)}
     place = _oldest_names(ordered, within_m) if within_m is not None and ordered else {name: name for name in first}
     return sorted(Location(name, place[name], d.lat, d.lon) for name, d in first.items())

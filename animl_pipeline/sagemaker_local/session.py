@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from animl_pipeline.errors import ReleaseError
+from animl_pipeline.errors import ReleaseError, SettingsError
 from animl_pipeline.records import Record
 from animl_pipeline.sagemaker_local.contract import REGION
 
@@ -39,8 +39,12 @@ def local_sagemaker(state: Path, *, s3: bool = True, port: int = 0) -> Iterator[
 
     Raises:
         ReleaseError: it did not start; the line is its own.
+        SettingsError: the folder cannot be made.
     """
-    state.mkdir(parents=True, exist_ok=True)
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise SettingsError(f"the local SageMaker cannot keep its state in {state} ({e.strerror}); give another folder") from e
     command = [sys.executable, "-m", "animl_pipeline.sagemaker_local", "--state", str(state), "--port", str(port), "--with-parent", str(os.getpid())]
     with (state / "server.log").open("ab") as errors:
         begins = errors.tell()
