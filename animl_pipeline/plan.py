@@ -228,7 +228,7 @@ class Plan(Record):
             raise ValueError("splits: val and test leave less than a tenth to train")
         if not re.fullmatch(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", self.endpoint_name()):
             raise ValueError(
-                f"release.endpoint: {self.endpoint_name()!r} is no name for SageMaker: at most 63 letters, digits and '-', no '-' at either end"
+                f"release.endpoint: {_short(self.endpoint_name())} is no name for SageMaker: at most 63 letters, digits and '-', no '-' at either end"
             )
         return self
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from animl_pipeline.errors import SplitsError
+from animl_pipeline.errors import SplitsError, StoreError
 from animl_pipeline.plan import SplitsPlan
 from animl_pipeline.records import Artifact, Counts
 from animl_pipeline.store import Made, Store, Workspace, digest_of, write_table
@@ -64,12 +64,13 @@ def split_by_location(crops: Artifact, spec: SplitsPlan, classes: tuple[str, ...
     Raises:
         SplitsError: too few places for three sides, a side would have no example, or the plan asks to train on what was
             once tested on.
+        StoreError: the register is damaged or not what this version wrote.
     """
     table = store.table(crops, "crops.parquet")
     config = spec.model_dump(mode="json") | {"classes": list(classes)}
     run = digest_of([crops.digest, config])[:16]
     register = f"splits/{lineage}"
-    past = _past(store.recall(register), run, table)
+    past = _past(store.recall(register, precious=True), run, table)
     artifact = store.make(
         "splits",
         room="splits",
@@ -84,6 +85,11 @@ def split_by_location(crops: Artifact, spec: SplitsPlan, classes: tuple[str, ...
 def _past(register: dict[str, dict[str, str]], run: str, crops: pd.DataFrame) -> Past:
     """What other runs did with these places and pictures; a run's own entries do not change its key."""
     here = set(crops["place"]) | set(crops["picture"])
+    strange = [name for name, entry in register.items() if set(entry) != {"as", "run"}]
+    if strange:  # to go on without would thaw the test set
+        raise StoreError(
+            f"the register of tested places has no entry of this version for {strange[0]!r}; restore memory/splits in the store from a copy"
+        )
     entries = {name: entry["as"] for name, entry in register.items() if entry["run"] != run and name in here}
     return Past(*(frozenset(n for n, use in entries.items() if use == wanted) for wanted in ("tested", "learnt")))
 
@@ -92,7 +98,7 @@ def _register(store: Store, register: str, run: str, used: pd.DataFrame) -> None
     """Remember what is tested on and learnt from now, for all later splits; what is known already stays as it is."""
     test, learnt = used[used["split"] == SIDES[TEST]], used[used["split"] != SIDES[TEST]]
     uses = dict.fromkeys(learnt["place"], "learnt") | dict.fromkeys([*test["place"], *test["picture"]], "tested")
-    known = store.recall(register)
+    known = store.recall(register, precious=True)
     store.remember(register, {name: {"as": use, "run": run} for name, use in uses.items() if name and name not in known})
 
 

@@ -28,6 +28,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
+from animl_pipeline import memory
 from animl_pipeline.depot import Depot, FolderDepot, S3Depot, disk, disk_space
 from animl_pipeline.errors import DamagedError, StoreError
 from animl_pipeline.records import Artifact, Counts, Digest, Record
@@ -218,24 +219,13 @@ class Store:
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
-    def recall(self, name: str) -> dict[str, dict[str, Any]]:
-        """All that is remembered under ``name``: key → record. Of two records of one key the one stored last by shard name counts."""
-        known: dict[str, dict[str, Any]] = {}
-        for shard in sorted(self.depot.names(f"memory/{name}/")):
-            try:
-                known |= _remembered(self.depot.read(shard) or b"")
-            except (ValueError, TypeError):
-                log.warning("%s in the store had changed and cannot be read; what it told is found out anew", shard)
-                self.depot.delete(shard)
-        return known
+    def recall(self, name: str, *, precious: bool = False) -> dict[str, dict[str, Any]]:
+        """What is remembered under ``name``; see :func:`animl_pipeline.memory.recall`."""
+        return memory.recall(self.depot, name, precious=precious)
 
     def remember(self, name: str, records: Mapping[str, Mapping[str, Any]]) -> None:
-        """Add records to what is remembered under ``name``, all or none; safe with several writers."""
-        if not records:
-            return
-        data = "".join(json.dumps([k, records[k]], sort_keys=True, separators=(",", ":")) + "\n" for k in sorted(records)).encode()
-        stamp = f"{time.time_ns():020d}-{hashlib.sha256(data).hexdigest()[:16]}"
-        self.depot.put_new(f"memory/{name}/{stamp}.jsonl", data)
+        """Remember records under ``name``; see :func:`animl_pipeline.memory.remember`."""
+        memory.remember(self.depot, name, records)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -362,11 +352,6 @@ def _matches(path: Path, entry: FileEntry) -> bool:
         return path.stat().st_size == entry.bytes and sha256_of(path) == entry.sha256
     except OSError:
         return False
-
-
-def _remembered(shard: bytes) -> dict[str, dict[str, Any]]:
-    """The records of a shard; ValueError or TypeError where it does not hold what ``remember`` writes."""
-    return {str(key): dict(record) for key, record in map(json.loads, shard.decode().splitlines())}
 
 
 def _blob_name(sha256: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import shutil
 import sys
 import tempfile
@@ -41,8 +42,22 @@ def examined(settings: Settings) -> Iterator[Check]:
     yield _disk(settings)
     for weights in KNOWN:
         yield _checked("weights", lambda w=weights: f"{w.name} in {fetch_known(w, settings, key='doctor')} ({w.licence})")  # type: ignore[misc]
+    yield _animl(settings)
     yield _aws(settings)
     yield _prefect()
+
+
+def _animl(settings: Settings) -> Check:
+    if not settings.api_url:
+        return Check("animl", "note", "ANIML_API_URL is not set; needed only where a plan's export is animl://<project>")
+    if settings.id_token.get_secret_value():
+        return Check("animl", "good", f"{settings.api_url}, with ANIML_ID_TOKEN (it lives for about an hour)")
+    if not (settings.user and settings.password.get_secret_value() and settings.cognito_pool and settings.cognito_client):
+        wanted = "ANIML_ID_TOKEN, or all of ANIML_USER, ANIML_PASSWORD, ANIML_COGNITO_POOL and ANIML_COGNITO_CLIENT"
+        return Check("animl", "fault", f"{settings.api_url}, but nobody to ask as: set {wanted}")
+    if importlib.util.find_spec("pycognito") is None:
+        return Check("animl", "fault", "signing in with ANIML_USER needs pycognito: pip install 'animl-pipeline[cognito]'")
+    return Check("animl", "good", f"{settings.api_url}, as {settings.user}")
 
 
 def _package(name: str) -> Check:

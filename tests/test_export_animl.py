@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -27,7 +28,7 @@ from animl_pipeline.export import export_annotations
 from animl_pipeline.export.asking import SMALL_HOLE
 from animl_pipeline.export.merging import Merge
 from animl_pipeline.export.places import merged_places
-from animl_pipeline.plan import SourcePlan, check_plan
+from animl_pipeline.plan import AnimlPlan, SourcePlan, check_plan
 from animl_pipeline.records import Artifact
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import open_store
@@ -300,6 +301,14 @@ def test_a_token_that_ran_out_on_the_way_loses_nothing(site: AnimlSite, here: Se
     assert len(site.exports) == len(open_store(here).files(artifact)) - NOT_WINDOWS
 
 
+def test_a_store_in_s3_remembers_as_a_folder_does(site: AnimlSite, here: Settings, bucket: str) -> None:
+    there = here.model_copy(update={"store": f"s3://{bucket}/store"})
+    first, exports = exported(there), len(site.exports)
+    again = exported(there)
+    assert said(there, again) == held(site)
+    assert (again.cached, again.digest, len(site.exports)) == (True, first.digest, exports)
+
+
 # -- only what is new ------------------------------------------------------------------------------------------------
 
 
@@ -461,6 +470,15 @@ def test_a_source_that_does_not_fit_is_one_line(changes: dict[str, Any], line: s
     with pytest.raises(PlanError) as caught:
         check_plan(data)
     assert line in str(caught.value)
+
+
+def test_the_source_that_the_docs_show_is_one_with_every_key_and_its_default() -> None:
+    text = (ROOT / "docs" / "animl.md").read_text(encoding="utf-8")
+    [shown] = yaml.safe_load(text.split("```yaml")[1].split("```")[0])["sources"]
+    whole = SourcePlan.model_validate(shown).animl
+    assert whole is not None
+    assert shown["animl"].keys() == AnimlPlan.model_fields.keys()
+    assert whole.model_copy(update={"created_from": None, "created_to": None}) == AnimlPlan()
 
 
 def test_no_secret_is_in_the_store_or_the_log_or_an_error(site: AnimlSite, here: Settings, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CELLAR = {
-    "animl", "classifier", "depot", "errors", "pixels", "plan", "progress", "records", "remote", "reports", "settings", "sources", "store", "weights",
+    "animl", "classifier", "depot", "errors", "memory", "pixels", "plan",
+    "progress", "records", "remote", "reports", "settings", "sources", "store", "weights",
 }  # fmt: skip
 STEPS = {"export", "images", "labels", "detections", "crops", "splits", "model", "evaluation", "package", "endpoint"}
 AT_HOME = {

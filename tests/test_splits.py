@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from animl_pipeline.errors import SplitsError
+from animl_pipeline.errors import SplitsError, StoreError
 from animl_pipeline.plan import SplitsPlan
 from animl_pipeline.records import Artifact, Counts
 from animl_pipeline.settings import Settings
@@ -195,3 +195,12 @@ def test_when_all_places_must_be_in_test_the_line_says_so(store: Store) -> None:
     crops = crops_step(store, island(4))
     with pytest.raises(SplitsError, match=r"leave no place for another side; .*shorten splits\.test_only"):
         split_by_location(crops, SplitsPlan(test_only=tuple(f"isle/p{i}" for i in range(4))), CLASSES, store, "m")
+
+
+@pytest.mark.parametrize("shard", [b'["isle/p1",{"side":"test"}]\n', b"torn ["], ids=["another shape", "torn"])
+def test_a_register_that_cannot_be_read_ends_the_run_instead_of_thawing_the_test_set(store: Store, shard: bytes) -> None:
+    crops = crops_step(store, island(12))
+    store.depot.put("memory/splits/m/1.jsonl", shard)
+    with pytest.raises(StoreError, match="restore "):
+        split_by_location(crops, SplitsPlan(), CLASSES, store, "m")
+    assert store.depot.read("memory/splits/m/1.jsonl") == shard

@@ -1,0 +1,56 @@
+"""What is known of single pictures and places, kept beside the steps: fetched, detected, cropped, tested on.
+
+Under each name lie shards of JSON lines, ``[key, record]``; a shard is written whole and never changed, so several writers do
+not meet, and a kill loses at most the shard in hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from animl_pipeline.depot import Depot
+from animl_pipeline.errors import DamagedError
+
+log = logging.getLogger(__name__)
+
+
+def recall(depot: Depot, name: str, *, precious: bool = False) -> dict[str, dict[str, Any]]:
+    """All that is remembered under ``name``: key → record. Of two records of one key the one stored last counts.
+
+    Args:
+        depot: where the shards lie.
+        name: what the records are of.
+        precious: the records cannot be found out anew; without it a damaged shard is removed, and its work done again.
+
+    Raises:
+        DamagedError: a shard of precious records cannot be read.
+    """
+    known: dict[str, dict[str, Any]] = {}
+    for shard in sorted(depot.names(f"memory/{name}/")):
+        try:
+            known |= _records(depot.read(shard) or b"")
+        except (ValueError, TypeError) as e:
+            if precious:
+                raise DamagedError(f"{shard} in the store had changed and cannot be made anew; restore it from a copy of the store") from e
+            log.warning("%s in the store had changed and cannot be read; what it told is found out anew", shard)
+            depot.delete(shard)
+    return known
+
+
+def remember(depot: Depot, name: str, records: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add records to what is remembered under ``name``, all or none; safe with several writers."""
+    if not records:
+        return
+    data = "".join(json.dumps([k, records[k]], sort_keys=True, separators=(",", ":")) + "\n" for k in sorted(records)).encode()
+    stamp = f"{time.time_ns():020d}-{hashlib.sha256(data).hexdigest()[:16]}"
+    depot.put_new(f"memory/{name}/{stamp}.jsonl", data)
+
+
+def _records(shard: bytes) -> dict[str, dict[str, Any]]:
+    """The records of a shard; ValueError or TypeError where it does not hold what ``remember`` writes."""
+    return {str(key): dict(record) for key, record in map(json.loads, shard.decode().splitlines())}
