@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from types import FrameType
+import time
 from typing import NoReturn
 
 from flows import screen
@@ -24,6 +24,7 @@ LINE = "animl-pipeline: stopped; what was made is kept, run the same command aga
 
 _listening = False
 _status: int | None = None
+_raised = False
 _lifelines: dict[int, subprocess.Popen[bytes]] = {}
 
 
@@ -34,36 +35,61 @@ class Stopped(BaseException):
 def listen_for_stops() -> None:
     """From now on Ctrl-C and SIGTERM raise :class:`Stopped` once; the second one ends the process at once."""
     global _listening  # noqa: PLW0603 - signals are the process's
-    _listening = True
-    for told in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(told, _stop)
+    if not _listening:
+        _listening = True
+        told, tell = os.pipe()
+        os.set_blocking(tell, False)
+        signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+        threading.Thread(target=_end_when_told, args=(told,), name="ending", daemon=True).start()
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, _stop)
 
 
 def was_stopped() -> bool:
     """Whether this process was told to stop."""
-    return _status is not None
+    return _raised or _status is not None
 
 
 def leave() -> NoReturn:
     """End this process, with the status that a shell expects after such a signal."""
+    deadline = time.monotonic() + 1
+    while _status is None and time.monotonic() < deadline:
+        time.sleep(0.01)  # the main thread was told first; the line is on its way
     screen.err.show_cursor(show=True)
     server = _embedded_server()
     if server is not None:
         server.terminate()
-    os._exit(_status or 0)
+    os._exit(_status or 128 + signal.SIGTERM)
 
 
-def _stop(told: int, _: FrameType | None) -> None:
+def _end_when_told(told: int) -> None:
+    """Say the line at the first signal and leave after ``GRACE_S``; leave at once at the second.
+
+    In a thread of its own, since a signal may come to another thread than the main one, which then sleeps on in a lock, and
+    since Prefect may have taken the handlers.
+    """
     global _status  # noqa: PLW0603 - one ending a process
-    if _status is not None:
-        leave()
-    _status = 128 + told
-    logging.disable(logging.CRITICAL)  # threads that are still at work have nothing more to say
-    screen.err.print(LINE)
-    patience = threading.Timer(GRACE_S, leave)
-    patience.daemon = True
-    patience.start()
-    raise Stopped
+    begun = False
+    while True:
+        number = os.read(told, 1)[0]
+        if number not in {signal.SIGINT, signal.SIGTERM}:
+            continue
+        if begun:
+            leave()
+        begun = True
+        logging.disable(logging.CRITICAL)  # threads that are still at work have nothing more to say
+        screen.err.print(LINE)
+        _status = 128 + number
+        patience = threading.Timer(GRACE_S, leave)
+        patience.daemon = True
+        patience.start()
+
+
+def _stop(*_: object) -> None:
+    global _raised  # noqa: PLW0603 - once a process
+    if not _raised:
+        _raised = True
+        raise Stopped
 
 
 def take_charge() -> None:

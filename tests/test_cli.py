@@ -107,17 +107,16 @@ def test_a_command_that_is_told_to_stop_ends_soon_with_one_line_and_leaves_no_pr
         plan.write_text(plan.read_text(encoding="utf-8").replace(str(tmp_path / "images"), site.address), encoding="utf-8")
         variables = {"ANIML_STORE": str(tmp_path / "store"), "ANIML_TIMEOUT_S": "300", "PREFECT_HOME": str(tmp_path / "prefect")}
         line = [sys.executable, "-m", "flows.cli", "retrain", str(plan)]
-        command = subprocess.Popen(line, cwd=ROOT, env=os.environ | variables, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        try:
-            assert site.at_gate.wait(120)
-            started = children(command.pid)
-            assert started  # Prefect's server is one
-            command.send_signal(told)
-            _, said = command.communicate(timeout=20)
-        finally:
-            command.kill()
-            command.wait()
-            site.gate.set()
+        with subprocess.Popen(line, cwd=ROOT, env=os.environ | variables, stderr=subprocess.PIPE, text=True, start_new_session=True) as command:
+            try:
+                assert site.at_gate.wait(120)
+                started = children(command.pid)
+                assert started  # Prefect's server is one
+                command.send_signal(told)
+                _, said = command.communicate(timeout=20)
+            finally:
+                command.kill()
+                site.gate.set()
     if told == signal.SIGKILL:
         assert command.returncode == -signal.SIGKILL
     else:

@@ -93,16 +93,22 @@ class Control:
         """
         if len(body) > MAX_PAYLOAD:
             raise ApiError("ValidationError", f"Request body of {len(body):,} bytes; a serverless endpoint takes at most {MAX_PAYLOAD:,}", 413)
-        program = self._taken(name)
-        try:
-            reply = program.ask("POST", "/invocations", body, headers)
-        except Exception as e:
-            raise self._model_error(name, 500, f"the program did not answer: {e}") from e
-        finally:
-            program.give_back()
+        reply = self._asked(name, body, headers)
         if reply.status != 200:
             raise self._model_error(name, reply.status, reply.body.decode(errors="replace"))
         return reply
+
+    def _asked(self, name: str, body: bytes, headers: dict[str, str], *, again: bool = True) -> Reply:
+        """The program's answer; of a new one where the program died with the question in hand."""
+        program = self._taken(name)
+        try:
+            return program.ask("POST", "/invocations", body, headers)
+        except Exception as e:
+            if not (again and program.ended(within_s=1)):
+                raise self._model_error(name, 500, f"the program did not answer: {e}") from e
+        finally:
+            program.give_back()
+        return self._asked(name, body, headers, again=False)
 
     # -- operations --------------------------------------------------------------------------------------------------
 

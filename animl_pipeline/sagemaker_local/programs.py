@@ -56,6 +56,14 @@ class Running:
         """Whether its process still runs."""
         return self.process.poll() is None
 
+    def ended(self, within_s: float) -> bool:
+        """Whether its process ends in time, or has ended."""
+        try:
+            self.process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def take(self) -> bool:
         """Take on a request; False when as many as it may have are in hand."""
         with self._idle:
