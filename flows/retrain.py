@@ -48,7 +48,7 @@ def _data(plan: Plan, story: Story) -> tuple[Artifact, Artifact]:
     exports = {s.name: dataset.export_annotations.submit(s) for s in plan.sources}
     wanted = wanted_names(plan.labels)
     images = {s.name: dataset.fetch_images.submit(s, exports[s.name].result(), wanted) for s in plan.sources}
-    steps = [SourceSteps(s, _told(story, exports[s.name]), _told(story, images[s.name])) for s in plan.sources]
+    steps = [SourceSteps(s, _told(story, exports[s.name], s.name), _told(story, images[s.name], s.name)) for s in plan.sources]
     labels = _told(story, dataset.resolve_labels.submit(steps, plan.labels))
     detections = _told(story, dataset.detect_animals.submit(labels, plan.detections))
     crops = _told(story, dataset.cut_crops.submit(labels, detections, plan.crops, plan.view))
@@ -75,10 +75,10 @@ def _judged(plan: Plan, crops: Artifact, splits: Artifact, story: Story) -> Repo
     )
 
 
-def _told(story: Story, future: Any) -> Artifact:
-    """A task's artifact; its counts become part of the story that report and UI tell."""
+def _told(story: Story, future: Any, of: str = "") -> Artifact:
+    """A task's artifact; its counts, of a source where it is of one, become part of the story that report and UI tell."""
     artifact: Artifact = future.result()
-    story.append((artifact.step, artifact.counts))
+    story.append((f"{artifact.step} {of}".strip(), artifact.counts))
     return artifact
 
 
