@@ -6,6 +6,7 @@ process goes, whatever its threads are doing.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -101,7 +102,16 @@ def take_charge() -> None:
         listen_for_stops()
     server = _embedded_server()
     if server is not None and server.pid not in _lifelines:
+        if not _lifelines:
+            atexit.register(_cut_lifelines)
         _lifelines[server.pid] = _lifeline(server.pid)
+
+
+def _cut_lifelines() -> None:
+    """At an ordinary end Prefect stops its server itself, after it has told it everything."""
+    for lifeline in _lifelines.values():
+        lifeline.kill()
+        lifeline.communicate()
 
 
 def _embedded_server() -> subprocess.Popen[bytes] | None:
