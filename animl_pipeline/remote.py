@@ -131,15 +131,15 @@ class Web:
         try:
             answer = self._session.get(address, timeout=self.timeout_s)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as e:
-            raise RemoteError("refused", f"{_bare(address)} is no address") from e
+            raise RemoteError("refused", f"{bare_address(address)} is no address") from e
         except requests.RequestException as e:
             # also a body that ended early: urllib3 compares it with Content-Length
             offline = isinstance(e, requests.ConnectionError)
             said = "no connection" if offline else type(e).__name__
-            raise RemoteError("unreachable", f"{_bare(address)}: {said}", heals=True, offline=offline) from e
+            raise RemoteError("unreachable", f"{bare_address(address)}: {said}", heals=True, offline=offline) from e
         if answer.status_code == requests.codes.ok:
             return answer.content
-        raise _refusal(answer.status_code, _bare(address))
+        raise _refusal(answer.status_code, bare_address(address))
 
     @property
     def _session(self) -> requests.Session:
@@ -207,6 +207,6 @@ def _refusal(status: int, where: str) -> RemoteError:
     return RemoteError("refused", f"{where}: the server answered {status}")
 
 
-def _bare(address: str) -> str:
-    """An address without its query, which may hold a signature."""
-    return address.partition("?")[0]
+def bare_address(address: str) -> str:
+    """An address without its query, which may hold a signature; a path as it is."""
+    return address.partition("?")[0] if "://" in address else address

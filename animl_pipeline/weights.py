@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from animl_pipeline.errors import WeightsError
 from animl_pipeline.records import Digest, Record
-from animl_pipeline.remote import RemoteError, read_address
+from animl_pipeline.remote import RemoteError, bare_address, read_address
 from animl_pipeline.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -95,12 +95,14 @@ def fetch_weights(reference: str, settings: Settings, sha256: str | None = None,
     if not reference.startswith(ADDRESSES):
         return _local_file(reference, settings, sha256, key)
     if sha256 is None:
-        raise WeightsError(f"{key}: expected a sha256 for weights from {_bare(reference)}, found none; set {_sha256_key(key)} to the file's sha256")
+        raise WeightsError(
+            f"{key}: expected a sha256 for weights from {bare_address(reference)}, found none; set {_sha256_key(key)} to the file's sha256"
+        )
     name = PurePosixPath(urlsplit(reference).path).name or "weights"
     with _cached(settings, sha256, name) as (path, fresh):
         if fresh is not None:
             _download(reference, fresh, settings, key)
-            _check(fresh, sha256, _bare(reference), f"{key}: if the new file is meant, set {_sha256_key(key)} to its sha256")
+            _check(fresh, sha256, bare_address(reference), f"{key}: if the new file is meant, set {_sha256_key(key)} to its sha256")
     return path
 
 
@@ -220,17 +222,12 @@ def _last_error(stderr: str) -> str:
 
 
 def _download(address: str, target: Path, settings: Settings, key: str) -> None:
-    log.info("weights: fetching %s", _bare(address))
+    log.info("weights: fetching %s", bare_address(address))
     try:
         data = read_address(address, settings)
     except RemoteError as e:
         raise WeightsError(f"{key}: the weights cannot be fetched, {e}; check the address and the network, or {_instead(key)}") from e
     target.write_bytes(data)
-
-
-def _bare(address: str) -> str:
-    """An address without its query, which may hold a signature."""
-    return address.partition("?")[0]
 
 
 def _copy(source: IO[bytes], target: IO[bytes]) -> None:

@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 from animl_pipeline import progress
 from animl_pipeline.classifier import Classifier
 from animl_pipeline.errors import DamagedError, TrainingError, WeightsError
-from animl_pipeline.model import train_classifier
+from animl_pipeline.model import recorded_plan, train_classifier
 from animl_pipeline.pixels import normalise
 from animl_pipeline.plan import Plan, check_plan
 from animl_pipeline.records import Artifact, Counts
@@ -198,7 +198,7 @@ import sys, torch
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_model import crops_and_splits, hard_plan, settings_at
-from animl_pipeline.model import train_classifier
+from animl_pipeline.model import recorded_plan, train_classifier
 from animl_pipeline.store import open_store
 torch.set_num_threads(1)
 settings = settings_at(Path({folder!r}))
@@ -457,3 +457,10 @@ def test_it_stops_early_when_val_gets_no_better_and_stays_stopped(store: Store, 
 def test_importing_the_room_loads_no_torch() -> None:
     code = "import sys, animl_pipeline.model; print(sorted({'torch', 'timm', 'lightning', 'onnx'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_signature_in_the_address_of_weights_is_not_recorded() -> None:
+    signed = "https://weights.example.org/own.safetensors?X-Amz-Signature=abc123"
+    recorded = recorded_plan(plan_with(weights=signed, weights_sha256="0" * 64))
+    assert recorded["train"]["weights"] == "https://weights.example.org/own.safetensors"
+    assert "abc123" not in json.dumps(recorded)

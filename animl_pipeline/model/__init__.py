@@ -19,6 +19,7 @@ from typing import Any
 
 from animl_pipeline.plan import Plan
 from animl_pipeline.records import Artifact
+from animl_pipeline.remote import bare_address
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import Made, Store, Workspace, sha256_of
 
@@ -59,9 +60,14 @@ def train_classifier(crops: Artifact, splits: Artifact, plan: Plan, store: Store
 
 
 def recorded_plan(plan: Plan) -> dict[str, Any]:
-    """The parts of a plan that make the model what it is, as the card records them; sources by their names."""
+    """The parts of a plan that make the model what it is, as the card records them.
+
+    Sources are there by their names, and addresses of weights without their query: a card travels, a signature must not.
+    """
     parts: dict[str, Any] = plan.model_dump(mode="json", by_alias=True)
     kept = {name: parts[name] for name in ("labels", "view", "detections", "crops", "splits", "train")}
+    kept["train"]["weights"] = bare_address(plan.train.weights)
+    kept["detections"]["detector"] = bare_address(plan.detections.detector)
     return {"sources": [source.name for source in plan.sources], **kept}
 
 

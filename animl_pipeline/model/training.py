@@ -120,7 +120,7 @@ def _write_model(network: nn.Module, plan: Plan, data: Digest, recorded: dict[st
     sha256 = export_onnx(network, plan.view.size, out / MODEL_FILE)
     card = ModelCard(
         model=plan.model, version=sha256[:12], architecture=plan.train.backbone, classes=plan.classes(), view=plan.view, onnx_sha256=sha256,
-        agreement=Agreement(max_abs=0, crops=0), data_digest=data, weights=plan.train.weights, plan=recorded,
+        agreement=Agreement(max_abs=0, crops=0), data_digest=data, weights=recorded["train"]["weights"], plan=recorded,
     )  # fmt: skip
     _write_card(card, out)
     found = agreement(network, Classifier.load(out), views)
