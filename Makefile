@@ -1,5 +1,6 @@
 # make demo   set everything up and run the whole street on a drawn island
 # make test   the tests (minutes); make test-slow: also the long ones
+# make bench  a benchmark beside its peer: make bench NAME=splits
 # make check  lint, format, types; make fix: mend what can be mended by itself
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check fix lock images clean
+.PHONY: help install demo test test-slow bench check fix lock images clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -31,6 +32,9 @@ test: install  ## the tests
 
 test-slow: install  ## all tests, the minutes-long ones too
 	$(BIN)/python -m pytest -m 'slow or not slow'
+
+bench: install  ## a benchmark, side by side with its peer: make bench NAME=splits (names: benchmarks/)
+	$(BIN)/python benchmarks/$(NAME).py
 
 check: install  ## lint, format and types
 	$(BIN)/ruff check .

@@ -14,6 +14,8 @@ from animl_pipeline.plan import load_plan
 from animl_pipeline.records import Release, Report
 from animl_pipeline.settings import load_settings, prefect_server, prepare_prefect, remember
 from flows import ending, screen
+from flows.commands.options import DataOption, PlanPath, StoreOption
+from flows.commands.plan import plans
 
 app = typer.Typer(
     name="animl-pipeline",
@@ -25,14 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-plans = typer.Typer(help="Look at plans: the YAML files that say what to train, from what, judged how.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(plans, name="plan")
-
-PlanPath = Annotated[Path, typer.Argument(metavar="PLAN", help="the plan's YAML file, such as deployments/plans/sample.yaml")]
-StoreOption = Annotated[
-    str | None, typer.Option("--store", help="folder or s3://bucket/prefix for all that steps make (ANIML_STORE)", show_default=False)
-]
-DataOption = Annotated[Path | None, typer.Option("--data", help="folder where the plan's relative paths start (ANIML_DATA)", show_default=False)]
 
 
 @app.callback()
@@ -144,21 +139,6 @@ def sagemaker_local(
     from flows.demo import serve_locally
 
     serve_locally(folder, bucket or load_settings().models_bucket)
-
-
-@plans.command("check")
-def check(plan: PlanPath) -> None:
-    """Check PLAN and say what it would do."""
-    checked = load_plan(plan)
-    sources = ", ".join(f"{s.name} ({s.export})" for s in checked.sources)
-    screen.out.print(f"{plan} is a plan for {checked.model}")
-    screen.out.print(f"  sources   {sources}")
-    for class_id, rule in checked.labels.classes.items():
-        screen.out.print(f"  class     {class_id}: {', '.join(rule.from_)}")
-    screen.out.print(
-        f"  train     {checked.train.backbone} at {checked.view.size} px, {checked.train.epochs} epochs, weights {checked.train.weights}"
-    )
-    screen.out.print(f"  release   {checked.endpoint_name()}, {checked.release.memory_mb} MB, {checked.release.max_concurrency} at a time")
 
 
 def _run(flow: Callable[..., Any], *arguments: str | None) -> Any:
