@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from animl_pipeline.depot import disk
@@ -41,6 +42,18 @@ class Crops(Dataset[tuple[NDArray[np.uint8], int]]):
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker process: where the views lie instead of all of them; the worker maps the same file."""
+        if not isinstance(self.views, np.memmap):
+            return self.__dict__
+        return self.__dict__ | {"views": (str(self.views.filename), self.views.shape)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(state["views"], tuple):
+            path, shape = state["views"]
+            state["views"] = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
+        self.__dict__.update(state)
 
     def __getitems__(self, draws: list[Draw]) -> list[tuple[NDArray[np.uint8], int]]:
         """The crops of a batch (torch's DataLoader asks for whole batches where it can)."""
@@ -130,6 +143,21 @@ class _Collate:
         pixels = np.stack([view for view, _ in samples])
         inputs = torch.from_numpy(normalise_array(pixels, self.view)).to(memory_format=torch.channels_last)
         return inputs, torch.tensor([target for _, target in samples])
+
+
+def loader(crops: Crops, batches_of: Sampler[list[Draw]], view: View, workers: int) -> DataLoader[Any]:
+    """Batches of crops, made by ``workers`` processes (0: by this one).
+
+    The processes are forked from a server that has no threads: one forked from here, where torch, a web server and S3
+    clients have theirs, may die or hang as it ends.
+    """
+    if not workers:
+        return DataLoader(crops, batch_sampler=batches_of, collate_fn=collate(view))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return DataLoader(
+        crops, batch_sampler=batches_of, collate_fn=collate(view), num_workers=workers, multiprocessing_context=context, persistent_workers=True
+    )
 
 
 def decode_crops(crops: pd.DataFrame, store: Store, size: int, path: Path, workers: int) -> NDArray[np.uint8]:

@@ -12,14 +12,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import nn
-from torch.utils.data import DataLoader
 
 from animl_pipeline.classifier import CARD_FILE, MODEL_FILE, Classifier
 from animl_pipeline.errors import TrainingError
 from animl_pipeline.model.exporting import agreement, export_onnx
 from animl_pipeline.model.fitting import fit, lightning_precision
 from animl_pipeline.model.learner import Learner
-from animl_pipeline.model.loading import Crops, PlainBatches, TrainBatches, camera_trap_augmentation, collate, decode_crops
+from animl_pipeline.model.loading import Crops, PlainBatches, TrainBatches, camera_trap_augmentation, decode_crops, loader
 from animl_pipeline.model.network import build_network, head_of
 from animl_pipeline.plan import Plan
 from animl_pipeline.records import Agreement, Artifact, Counts, Digest, ModelCard
@@ -86,8 +85,8 @@ def _learn(network: nn.Module, train: Side, val: Side, plan: Plan, scratch: Path
     drawn.steps_done = lambda: learner.global_step
     augment = camera_trap_augmentation(plan.view.size) if spec.augment == "camera_trap" else None
     loaders = (
-        DataLoader(Crops(*train, augment), batch_sampler=drawn, collate_fn=collate(plan.view), num_workers=spec.loader_workers),
-        DataLoader(Crops(*val, None), batch_sampler=PlainBatches(len(val.targets), 2 * spec.batch_size), collate_fn=collate(plan.view)),
+        loader(Crops(*train, augment), drawn, plan.view, spec.loader_workers),
+        loader(Crops(*val, None), PlainBatches(len(val.targets), 2 * spec.batch_size), plan.view, 0),
     )
     precision = lightning_precision(spec, plan.view.size)
     log.info(
