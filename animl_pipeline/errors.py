@@ -6,6 +6,7 @@
     ├── PlanError           the plan (YAML) does not say what it must
     ├── SettingsError       the environment does not say where we are, or may not say it
     ├── ExportError         an export cannot be read, or nothing of it is left
+    │   └── AwayError           who is asked does not answer now
     ├── ImagesError         no picture arrived
     ├── LabelsError         no object has a class, or a class has none
     ├── WeightsError        pretrained weights are missing, wrong or unverified
@@ -31,6 +32,8 @@ class PipelineError(Exception):
     """The root: a fault that one clear line explains."""
 
     exit_code = 1
+    heals = False
+    """Whether the same may succeed later without anybody's doing."""
 
 
 class PlanError(PipelineError):
@@ -47,6 +50,12 @@ class SettingsError(PipelineError):
 
 class ExportError(PipelineError):
     """An export cannot be read, or nothing of it is left."""
+
+
+class AwayError(ExportError):
+    """Who is asked does not answer now."""
+
+    heals = True
 
 
 class ImagesError(PipelineError):
@@ -98,4 +107,6 @@ class StoreError(PipelineError):
 
 
 class DamagedError(StoreError):
-    """What the store holds is not what its manifest says."""
+    """What the store holds is not what its manifest says; it is removed, and made anew by the next try."""
+
+    heals = True

@@ -17,11 +17,12 @@ _lock = threading.Lock()
 _listener: Listener | None = None
 
 
-def listen(listener: Listener | None) -> None:
-    """Send all progress of this process to ``listener`` from now on (None: to nobody)."""
-    global _listener  # noqa: PLW0603 - one screen a process, as with logging's root handler
+def listen(listener: Listener | None) -> Listener | None:
+    """Send all progress of this process to ``listener`` from now on (None: to nobody); who listened before comes back."""
+    global _listener
     with _lock:
-        _listener = listener
+        before, _listener = _listener, listener
+    return before
 
 
 @contextmanager

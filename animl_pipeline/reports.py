@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
+
 from pydantic import ValidationError
 
 from animl_pipeline.errors import EvaluationError
@@ -31,6 +34,24 @@ def newest_report(model: str, store: Store) -> Report:
         raise EvaluationError(
             f"the report {_name(model)} in the store at {store.depot} is not one of this version; run `animl-pipeline retrain PLAN` again"
         ) from e
+
+
+def note_training(model: str, begun: datetime, store: Store) -> None:
+    """Remember that a training which has ended began at ``begun``: what was validated before is learnt."""
+    store.depot.put(_trained(model), json.dumps({"begun": begun.astimezone(UTC).isoformat()}).encode())
+
+
+def last_training(model: str, store: Store) -> datetime | None:
+    """When the last training of a model that came to its end began; None where there was none."""
+    data = store.depot.read(_trained(model))
+    try:
+        return None if data is None else datetime.fromisoformat(json.loads(data)["begun"])
+    except (ValueError, KeyError, TypeError) as e:
+        raise EvaluationError(f"{_trained(model)} in the store at {store.depot} has changed; delete it, then everything counts as new") from e
+
+
+def _trained(model: str) -> str:
+    return f"reports/{model}/trained.json"
 
 
 def _name(model: str) -> str:

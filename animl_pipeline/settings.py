@@ -27,18 +27,31 @@ class Settings(BaseSettings):
 
     store: str = Field(default="runs/store", description="folder or s3://bucket/prefix that holds all that steps make")
     data: Path = Field(default=Path(), description="folder where relative paths of plans start")
+    plans: Path = Field(default=Path("deployments/plans"), description="folder of the plans that a run can name without a path")
     cache: Path = Field(default=Path("~/.cache/animl-pipeline"), description="local copies of weights and of an s3 store")
-    workers: int = Field(default=8, ge=1, le=64, description="pictures fetched at a time")
+    runner: str = Field(
+        default="threads",
+        pattern=r"^(threads|(dask|ray)(:.+)?)$",
+        description="who looks at pictures and cuts them: this process, or a cluster that shares the store: dask, dask:<address>, ray, ray:<address>",
+    )
+    shares: int = Field(default=16, ge=1, le=10_000, description="batches that a cluster's workers are given")
+    workers: int = Field(default=8, ge=1, le=64, description="pictures cut or searched at a time")
+    connections: int = Field(default=32, ge=1, le=256, description="most pictures asked of one host at a time; fewer while it struggles")
     timeout_s: float = Field(default=30, gt=0, le=3600, description="seconds a server may take to answer")
     models_bucket: str = Field(default="animl-model-zoo", description="bucket for model packages")
     role_arn: str = Field(default="", description="role that SageMaker takes on to read the package")
     endpoint_image: str = Field(default="", description="the endpoint program's image in ECR")
+    stage: str = Field(default="", pattern=r"^[a-z0-9-]*$", description="Animl's stage, such as dev or prod: part of SSM parameters' names")
     api_url: str = Field(default="", description="Animl's GraphQL for signed-in users: https://…/external")
     id_token: SecretStr = Field(default=SecretStr(""), description="a Cognito ID token for Animl, or …")
     user: str = Field(default="", description="… the service user that signs in")
     password: SecretStr = Field(default=SecretStr(""), description="and its password")
     cognito_pool: str = Field(default="", description="Animl's Cognito user pool, such as us-west-2_AbCdEf123")
     cognito_client: str = Field(default="", description="the id of an app client of that pool")
+    picture_url: str = Field(
+        default="", pattern=r"^(https?://.*\{image\}.*)?$", description="where people see an image of Animl's; may hold {project}, must hold {image}"
+    )
+    lila: str = Field(default="https://storage.googleapis.com/public-datasets-lila", description="the mirror of LILA's sets that lila:// means")
     poll_s: float = Field(default=2, gt=0, description="first pause between two looks at an export that Animl is making; they grow")
 
     @field_validator("store")
@@ -86,6 +99,12 @@ PREFECT_DEFAULTS = {
 }
 
 
+PREFECT_SERVER_DEFAULTS = {
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the second one calls an analytics host from the browser, whatever is set
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # what the automation for zombies listens for
+}
+
+
 def prepare_prefect(*, debug: bool = False) -> None:
     """Give Prefect the defaults that suit a command line, before it is imported; what is set already stays."""
     for name, value in PREFECT_DEFAULTS.items():
@@ -96,8 +115,17 @@ def prepare_prefect(*, debug: bool = False) -> None:
 def use_local_aws(variables: Mapping[str, str]) -> None:
     """Send this process's boto3 to services on this machine; what AWS alone would need gets a value that opens nothing."""
     os.environ |= variables
-    os.environ.setdefault("ANIML_ROLE_ARN", "arn:aws:iam::000000000000:role/local")
-    os.environ.setdefault("ANIML_ENDPOINT_IMAGE", "000000000000.dkr.ecr.us-west-2.amazonaws.com/animl-endpoint:local")
+    os.environ.setdefault("ANIML_ROLE_ARN", "arn:aws:iam::123456789012:role/local")
+    os.environ.setdefault("ANIML_ENDPOINT_IMAGE", "123456789012.dkr.ecr.us-west-2.amazonaws.com/animl-endpoint:local")
+
+
+def remember_prefect(address: str, port: int) -> None:
+    """Lead this process and its children to a Prefect server on this machine, whose UI asks nobody else; what is set already stays."""
+    os.environ["PREFECT_API_URL"] = address
+    for name, value in PREFECT_SERVER_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    os.environ["PREFECT_SERVER_UI_API_URL"] = address
+    os.environ["PREFECT_SERVER_API_PORT"] = str(port)
 
 
 def prefect_server() -> str | None:

@@ -13,7 +13,9 @@ from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PASSIVE = frozenset({"animl", "depot", "errors", "memory", "plan", "progress", "records", "remote", "settings", "sources", "store", "weights"})
+PASSIVE = frozenset(
+    {"animl", "corner", "depot", "errors", "memory", "plan", "progress", "records", "remote", "settings", "sources", "store", "weights"}
+)
 
 
 @cache

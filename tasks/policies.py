@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 
-from animl_pipeline.errors import DamagedError, PipelineError
+from animl_pipeline.errors import PipelineError
 from animl_pipeline.records import Artifact
 
 
@@ -31,10 +31,8 @@ def can_heal(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Whether another try may help: not where a person must mend the plan, the data or the settings."""
     try:
         state.result(raise_on_failure=True)
-    except DamagedError:
-        return True  # the store removed what was damaged, and the next try makes it anew
-    except PipelineError:
-        return False
+    except PipelineError as e:
+        return e.heals
     except Exception:  # noqa: BLE001 - anything unforeseen may be a passing fault of a machine or a service
         return True
     return False
@@ -45,6 +43,16 @@ ONCE: Policy = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
 
 PATIENT: Policy = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 2, "retry_delay_seconds": [5, 30], "retry_condition_fn": can_heal}
 """Work with other machines, or on what the store may have lost."""
+
+
+PERSISTENT: Policy = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "retries": 6,
+    "retry_delay_seconds": [60, 300, 600, 900, 900, 900],
+    "retry_condition_fn": can_heal,
+}
+"""A question to a service that may be away for an hour, and that nobody waits for."""
 
 
 def shown(artifact: Artifact) -> Any:

@@ -4,16 +4,21 @@ Where we are (buckets, roles, addresses of services) is never here: that is ``se
 at the settings' data folder, so that a plan holds on another machine.
 """
 
-from animl_pipeline.plan.labels import ClassPlan, LabelsPlan
-from animl_pipeline.plan.reading import check_plan, load_plan
-from animl_pipeline.plan.release import PackagePlan, ReleasePlan
+from animl_pipeline.plan.images import ImagesPlan
+from animl_pipeline.plan.judging import AimPlan, AuditPlan, GatePlan, ThresholdsPlan, UnknownPlan
+from animl_pipeline.plan.labels import ClassPlan, LabelsPlan, TaxonomyPlan, TaxonPlan
+from animl_pipeline.plan.overrides import Overrides
+from animl_pipeline.plan.reading import check_plan, find_plan, load_plan
+from animl_pipeline.plan.release import BatchPlan, EndpointPlan, PackagePlan, RegisterPlan, ReleasePlan
 from animl_pipeline.plan.seeing import CropsPlan, DetectionsPlan
-from animl_pipeline.plan.sources import AnimlPlan, SourcePlan
+from animl_pipeline.plan.sources import AnimlPlan, MegadetectorPlan, SourcePlan
 from animl_pipeline.plan.splits import SplitsPlan
 from animl_pipeline.plan.training import TrainPlan
+from animl_pipeline.plan.watching import WatchPlan
 from animl_pipeline.plan.whole import Plan
 
 __all__ = [
-    "AnimlPlan", "ClassPlan", "CropsPlan", "DetectionsPlan", "LabelsPlan", "PackagePlan", "Plan",
-    "ReleasePlan", "SourcePlan", "SplitsPlan", "TrainPlan", "check_plan", "load_plan",
+    "AimPlan", "AnimlPlan", "AuditPlan", "BatchPlan", "ClassPlan", "CropsPlan", "DetectionsPlan", "EndpointPlan", "GatePlan", "ImagesPlan",
+    "LabelsPlan", "MegadetectorPlan", "Overrides", "PackagePlan", "Plan", "RegisterPlan", "ReleasePlan", "SourcePlan", "SplitsPlan", "TaxonPlan",
+    "TaxonomyPlan", "ThresholdsPlan", "TrainPlan", "UnknownPlan", "WatchPlan", "check_plan", "find_plan", "load_plan",
 ]  # fmt: skip

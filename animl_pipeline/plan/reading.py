@@ -57,6 +57,21 @@ def load_plan(path: str | Path) -> Plan:
     return check_plan(data, str(path))
 
 
+def find_plan(plan: str | Path, folder: Path) -> Path:
+    """The file of a plan that is named by its path, or by its name in ``folder``: ``sample`` for ``<folder>/sample.yaml``.
+
+    Raises:
+        PlanError: there is neither; the message lists the names that there are.
+    """
+    named = folder / f"{plan}.yaml"
+    if Path(plan).suffix in {".yaml", ".yml"} or Path(plan).is_file():
+        return Path(plan)
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", str(plan)) and named.is_file():
+        return named
+    names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "no plan"
+    raise PlanError(f"expected a plan's name or the path of its YAML file, found {short(str(plan))}; {folder} (ANIML_PLANS) holds: {names}")
+
+
 def check_plan(data: dict[str, Any], origin: str = "the plan") -> Plan:
     """Check what a plan file holds; ``origin`` names it in messages.
 
