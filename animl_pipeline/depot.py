@@ -1,6 +1,7 @@
 """Where bytes lie: a folder or an S3 prefix, with the same few verbs. What is there is always whole.
 
-In a folder a file is written under a temporary name, flushed to the disk and renamed; S3 objects appear whole by nature.
+In a folder a file is written in the process's own corner (``work/parts``), flushed to the disk and renamed; what a killed
+process left in its corner the next one removes. S3 objects appear whole by nature.
 """
 
 from __future__ import annotations
@@ -9,17 +10,24 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from animl_pipeline.corner import Corner, settle
 from animl_pipeline.errors import StoreError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 T = TypeVar("T")
+
+CONNECTIONS = 64
+"""Kept open to an S3 store: so many threads may put pictures into it."""
+FEW = 4
+"""Of so many names in an S3 folder each is asked for; of more, the folder is listed."""
 
 
 class Depot(Protocol):
@@ -31,11 +39,23 @@ class Depot(Protocol):
     def size(self, name: str) -> int | None:
         """How many bytes there are, or None."""
 
+    def sizes_of(self, names: Sequence[str]) -> list[int | None]:
+        """How many bytes each of many names has, or None."""
+
+    def total(self) -> int:
+        """How many bytes lie here in all, scratch left out."""
+
     def put(self, name: str, data: bytes) -> None:
         """Write or overwrite."""
 
-    def put_new(self, name: str, data: bytes) -> None:
-        """Write, unless something of the same size is there (for names that are digests of the content)."""
+    def put_new(self, name: str, data: bytes, *, lasting: bool = True) -> None:
+        """Write, unless something of the same size is there (for names that are digests of the content).
+
+        Without ``lasting`` a power cut may undo it until :meth:`settle`.
+        """
+
+    def settle(self) -> None:
+        """All that was put so far survives a power cut from now on."""
 
     def put_file(self, name: str, source: Path) -> None:
         """Move a local file in."""
@@ -55,6 +75,7 @@ class FolderDepot:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._corner = Corner(folder / "work" / "parts")
 
     def __str__(self) -> str:
         return str(self.folder)
@@ -75,12 +96,41 @@ class FolderDepot:
         except OSError as e:
             raise self._unreadable(name, e) from e
 
-    def put(self, name: str, data: bytes) -> None:
-        write_whole(self.folder / name, data)
+    def sizes_of(self, names: Sequence[str]) -> list[int | None]:
+        base = f"{self.folder}/"
+        found: list[int | None] = []
+        for name in names:
+            try:
+                found.append(os.stat(base + name).st_size)  # noqa: PTH116 - a Path for each of a million names takes twice the time
+            except FileNotFoundError:
+                found.append(None)
+            except OSError as e:
+                raise self._unreadable(name, e) from e
+        return found
 
-    def put_new(self, name: str, data: bytes) -> None:
+    def total(self) -> int:
+        return sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file() and p.relative_to(self.folder).parts[0] != "work")
+
+    def put(self, name: str, data: bytes) -> None:
+        self._put(name, data, lasting=True)
+
+    def put_new(self, name: str, data: bytes, *, lasting: bool = True) -> None:
         if self.size(name) != len(data):
-            self.put(name, data)
+            self._put(name, data, lasting=lasting)
+
+    def _put(self, name: str, data: bytes, *, lasting: bool) -> None:
+        target = self.folder / name
+        with disk(target):
+            try:
+                self._corner.write(target, data, lasting=lasting)
+            except OSError as e:
+                if e.errno != errno.EXDEV:  # a part of the store may lie on a disk of its own
+                    raise
+                write_whole(target, data)
+
+    def settle(self) -> None:
+        with disk(self.folder):
+            settle(self.folder)
 
     def put_file(self, name: str, source: Path) -> None:
         target = self.folder / name
@@ -123,8 +173,9 @@ class S3Depot:
         """boto3's client, made at first use."""
         if self._client is None:
             import boto3
+            from botocore.config import Config
 
-            self._client = boto3.client("s3")
+            self._client = boto3.client("s3", config=Config(max_pool_connections=CONNECTIONS))
         return self._client
 
     def read(self, name: str) -> bytes | None:
@@ -133,12 +184,31 @@ class S3Depot:
     def size(self, name: str) -> int | None:
         return self._ask(lambda: self.client.head_object(Bucket=self.bucket, Key=self.prefix + name)["ContentLength"])
 
+    def sizes_of(self, names: Sequence[str]) -> list[int | None]:
+        folders: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            folders[name.rpartition("/")[0]].append(name)
+        known: dict[str, int | None] = {}
+        for folder, inside in folders.items():
+            if len(inside) > FEW:
+                listed = dict(self._listed(f"{folder}/"))
+                known |= {name: listed.get(name) for name in inside}
+            else:
+                known |= {name: self.size(name) for name in inside}
+        return [known[name] for name in names]
+
+    def total(self) -> int:
+        return sum(size for _, size in self._listed(""))
+
     def put(self, name: str, data: bytes) -> None:
         self._ask(lambda: self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data))
 
-    def put_new(self, name: str, data: bytes) -> None:
+    def put_new(self, name: str, data: bytes, *, lasting: bool = True) -> None:
         if self.size(name) != len(data):
             self.put(name, data)
+
+    def settle(self) -> None:
+        """Nothing to do: what S3 took lasts."""
 
     def put_file(self, name: str, source: Path) -> None:
         self._ask(lambda: self.client.upload_file(str(source), self.bucket, self.prefix + name))
@@ -153,12 +223,15 @@ class S3Depot:
         self._ask(lambda: self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name))
 
     def names(self, prefix: str) -> Iterator[str]:
-        def listed() -> list[str]:
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
-            return [item["Key"] for page in pages for item in page.get("Contents", [])]
+        for name, _ in self._listed(prefix):
+            yield name
 
-        for key in self._ask(listed) or []:
-            yield key.removeprefix(self.prefix)
+    def _listed(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Names and sizes under a prefix, a page of a thousand at a time."""
+        pages = iter(self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix))
+        while page := self._ask(lambda: next(pages, None)):
+            for item in page.get("Contents", []):
+                yield item["Key"].removeprefix(self.prefix), item["Size"]
 
     def _ask(self, call: Callable[[], T]) -> T | None:
         """``call``'s answer, None for a missing object, one clear line for everything else."""

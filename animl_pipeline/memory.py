@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from animl_pipeline.depot import Depot
@@ -30,16 +30,25 @@ def recall(depot: Depot, name: str, *, precious: bool = False) -> dict[str, dict
     Raises:
         DamagedError: a shard of precious records cannot be read.
     """
-    known: dict[str, dict[str, Any]] = {}
+    return dict(each(depot, name, precious=precious))
+
+
+def each(depot: Depot, name: str, *, precious: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All that is remembered under ``name``, key and record, the shard stored last at the end; only a shard at a time is in memory.
+
+    Raises:
+        DamagedError: as :func:`recall`.
+    """
     for shard in sorted(depot.names(f"memory/{name}/")):
         try:
-            known |= _records(depot.read(shard) or b"")
+            records = _records(depot.read(shard) or b"")
         except (ValueError, TypeError) as e:
             if precious:
                 raise DamagedError(f"{shard} in the store had changed and cannot be made anew; restore it from a copy of the store") from e
             log.warning("%s in the store had changed and cannot be read; what it told is found out anew", shard)
             depot.delete(shard)
-    return known
+            continue
+        yield from records.items()
 
 
 def remember(depot: Depot, name: str, records: Mapping[str, Mapping[str, Any]]) -> None:
@@ -49,6 +58,11 @@ def remember(depot: Depot, name: str, records: Mapping[str, Mapping[str, Any]]) 
     data = "".join(json.dumps([k, records[k]], sort_keys=True, separators=(",", ":")) + "\n" for k in sorted(records)).encode()
     stamp = f"{time.time_ns():020d}-{hashlib.sha256(data).hexdigest()[:16]}"
     depot.put_new(f"memory/{name}/{stamp}.jsonl", data)
+
+
+def in_share(sha256: str, share: int, of: int) -> bool:
+    """Whether what is known of a blob is for share 0 … of - 1 to find out: the same for the same content, everywhere."""
+    return int(sha256[:8], 16) % of == share
 
 
 def _records(shard: bytes) -> dict[str, dict[str, Any]]:

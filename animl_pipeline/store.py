@@ -6,6 +6,7 @@
     blobs/<2>/<sha256>              pictures and crops, named by their content
     memory/<name>/<shard>.jsonl     what is known of single pictures: fetched, detected, cropped
     work/<step>-<key>/              scratch of a step under way (this machine only); a killed step finds it again
+    work/parts/                     files being written; what a killed process left here the next one removes
 
 A step's key is the content of its inputs, its part of the plan, and the code of its rooms. An answer from here counts only
 while every file named in its manifest is there and unchanged; else it is made again.
@@ -18,13 +19,15 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
@@ -191,10 +194,13 @@ class Store:
 
     # -- blobs -------------------------------------------------------------------------------------------------------
 
-    def put_blob(self, data: bytes) -> str:
-        """Keep bytes under their sha256, which comes back; what is there already is not written again."""
+    def put_blob(self, data: bytes, *, lasting: bool = True) -> str:
+        """Keep bytes under their sha256, which comes back; what is there already is not written again.
+
+        Without ``lasting``, :meth:`Depot.settle` must come before anything is written that relies on them.
+        """
         sha256 = hashlib.sha256(data).hexdigest()
-        self.depot.put_new(_blob_name(sha256), data)
+        self.depot.put_new(_blob_name(sha256), data, lasting=lasting)
         return sha256
 
     def blob(self, sha256: str) -> bytes:
@@ -216,6 +222,11 @@ class Store:
     def has_blob(self, sha256: str, size: int) -> bool:
         """Whether a blob is there with its size (its content is checked when it is read)."""
         return self.depot.size(_blob_name(sha256)) == size
+
+    def has_blobs(self, sha256s: Sequence[str], sizes: Sequence[int]) -> list[bool]:
+        """Of many blobs, whether each is there with its size; in S3 they are listed where that takes fewer requests."""
+        found = self.depot.sizes_of([_blob_name(sha256) for sha256 in sha256s])
+        return [is_there == size for is_there, size in zip(found, sizes, strict=True)]
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
@@ -294,8 +305,9 @@ class Store:
     def _check_blobs(self, manifest: Manifest, column: BlobColumn) -> None:
         table = self.table(manifest.artifact(cached=True), column.file)
         pairs = table[[column.column, column.size_column]].drop_duplicates()
-        for sha256, size in pairs.itertuples(index=False):
-            if not self.has_blob(sha256, int(size)):
+        names, sizes = pairs[column.column].tolist(), pairs[column.size_column].tolist()
+        for sha256, is_there in zip(names, self.has_blobs(names, sizes), strict=True):
+            if not is_there:
                 raise DamagedError(f"the blob {sha256[:12]} is missing or has another size")
 
 
@@ -324,9 +336,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def write_table(path: Path, rows: pd.DataFrame) -> None:
+def write_table(path: Path, rows: pd.DataFrame | pa.Table) -> None:
     """Write a table as Parquet, the same bytes for the same rows."""
-    rows.reset_index(drop=True).to_parquet(path, index=False, compression="zstd")
+    if isinstance(rows, pd.DataFrame):
+        rows.reset_index(drop=True).to_parquet(path, index=False, compression="zstd")
+    else:
+        pq.write_table(rows, path, compression="zstd")
 
 
 def batches(items: list[Any], size: int) -> Iterator[list[Any]]:

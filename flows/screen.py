@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from animl_pipeline import progress
 from animl_pipeline.records import Counts, Report
@@ -49,8 +50,15 @@ def _handler() -> logging.Handler:
 
 
 def _bars() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn())
     return Progress(*columns, console=err, transient=True, refresh_per_second=4)
+
+
+class _Rate(ProgressColumn):
+    """How many a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f}/s" if task.speed and task.speed >= 2 else "", style="progress.data.speed")
 
 
 class _Listener:

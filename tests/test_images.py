@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import boto3
 import pytest
 
-from animl_pipeline import images
 from animl_pipeline.errors import ImagesError
 from animl_pipeline.export import export_annotations
-from animl_pipeline.images import BATCH, fetch_images
-from animl_pipeline.plan import SourcePlan
+from animl_pipeline.images import fetch_images
+from animl_pipeline.images.step import BATCH, IN_VAIN
+from animl_pipeline.plan import ImagesPlan, SourcePlan
 from animl_pipeline.records import Artifact
+from animl_pipeline.remote import Folder, RemoteError, Web
 from animl_pipeline.settings import Settings
-from animl_pipeline.store import Store
+from animl_pipeline.store import Store, open_store
 from tests.cct import Export
 from tests.conftest import jpeg
 from tests.web import served
@@ -34,10 +39,12 @@ def island(n: int = 6) -> Export:
     return e
 
 
-def fetched(e: Export, images: str, store: Store, settings: Settings, tmp_path: Path, key: str = "file_name") -> Artifact:
+def fetched(
+    e: Export, images: str, store: Store, settings: Settings, tmp_path: Path, key: str = "file_name", spec: ImagesPlan | None = None
+) -> Artifact:
     (tmp_path / "export.json").write_bytes(e.json())
     source = SourcePlan.model_validate({"name": "isle", "export": str(tmp_path / "export.json"), "images": images, "key": key})
-    return fetch_images(source, export_annotations(source, store, settings), WANTED, store, settings)
+    return fetch_images(source, export_annotations(source, store, settings), WANTED, store, settings, spec)
 
 
 def missing(store: Store, artifact: Artifact) -> dict[str, str]:
@@ -82,7 +89,7 @@ def test_each_fault_is_a_counted_reason_and_the_others_arrive(store: Store, sett
         assert site.asked[name[cut]] > 1
     assert artifact.counts.kept == 4
     assert missing(store, artifact) == {
-        gone: "missing", forbidden: "forbidden", wrong: "wrong_md5", cut: "unreachable", broken: "refused", torn: "broken_picture",
+        gone: "missing", forbidden: "forbidden", wrong: "wrong_md5", cut: "truncated", broken: "refused", torn: "broken_picture",
     }  # fmt: skip
 
 
@@ -179,26 +186,24 @@ def test_a_folder_that_cannot_be_is_one_clear_line(store: Store, settings: Setti
         fetch_images(source, export_annotations(source, store, settings), WANTED, store, settings)
 
 
-def test_a_network_that_is_gone_ends_the_step_after_one_batch_and_what_arrived_is_kept(
-    store: Store, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(images, "BATCH", 4)
-    e = island(12)
-    with served(dict(list(e.pictures.items())[:4])) as site:
+def test_a_network_that_is_gone_ends_the_step_after_one_batch_and_what_arrived_is_kept(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = island(4)
+    with served(dict(e.pictures)) as site:
         address = site.address
-        partial = fetched(e, address, store, settings, tmp_path)
-        assert partial.counts.kept == 4
-    for _ in range(12):
+        assert fetched(e, address, store, settings, tmp_path).counts.kept == 4
+    for _ in range(IN_VAIN + 10):
         e.object(e.picture())
-    with pytest.raises(ImagesError, match=r"reached none of 4 in a row \(.*no connection\); .* 4 that arrived are kept"):
-        fetched(e, address, store, settings, tmp_path)
+    fast = settings.model_copy(update={"connections": 64})
+    with pytest.raises(ImagesError, match=rf"reached none of {IN_VAIN} in a row \(.*no connection\); .*credentials"):
+        fetched(e, address, store, fast, tmp_path)
+    assert len(store.recall(next(store.depot.names("memory/images/")).removeprefix("memory/").rpartition("/")[0])) == 4
 
 
 CHILD = """
 import json, sys
 from animl_pipeline.export import export_annotations
 from animl_pipeline.images import fetch_images
-from animl_pipeline.plan import SourcePlan
+from animl_pipeline.plan import ImagesPlan, SourcePlan
 from animl_pipeline.settings import load_settings
 from animl_pipeline.store import open_store
 settings = load_settings()
@@ -208,11 +213,11 @@ print(fetch_images(source, export_annotations(source, store, settings), ("fox",)
 """
 
 
-def test_kill_9_in_the_middle_loses_at_most_the_batch_in_hand_and_the_digest_is_the_same(tmp_path: Path) -> None:
-    n = 2 * BATCH + 40
+def test_kill_9_in_the_middle_loses_at_most_the_batch_in_hand_and_leaves_nothing_lying_about(tmp_path: Path) -> None:
+    n = BATCH + 140
     e = island(n)
     e.write(tmp_path)
-    environment = os.environ | {"ANIML_CACHE": str(tmp_path / "cache"), "ANIML_WORKERS": "4"}
+    environment = os.environ | {"ANIML_CACHE": str(tmp_path / "cache"), "ANIML_CONNECTIONS": "8"}
 
     def child(store: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -222,20 +227,145 @@ def test_kill_9_in_the_middle_loses_at_most_the_batch_in_hand_and_the_digest_is_
             env=environment | {"ANIML_STORE": str(tmp_path / store)},
         )
 
+    def until(there: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not there():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     with served(dict(e.pictures)) as site:
         plan = {"name": "isle", "export": str(tmp_path / "export.json"), "images": site.address}
         site.gate_after = BATCH + 60
         first = child("store")
-        assert site.at_gate.wait(60)
+        until(lambda: any((tmp_path / "store").glob("memory/images/*/*.jsonl")))
         first.send_signal(signal.SIGKILL)
         assert first.wait(30) == -signal.SIGKILL
         if first.stdout:
             first.stdout.close()
+        assert all(hashlib.sha256(p.read_bytes()).hexdigest() == p.name for p in (tmp_path / "store" / "blobs").rglob("*") if p.is_file())
         site.gate_after = None
         site.gate.set()
         site.asked.clear()
         second = child("store")
         killed_then_resumed = second.communicate(timeout=120)[0].strip()
-        assert site.asked.total() == n - BATCH
-        undisturbed = child("other").communicate(timeout=120)[0].strip()
+        assert site.asked.total() <= n - BATCH
+        here = Settings(store=str(tmp_path / "other"), cache=tmp_path / "cache")
+        source, other = SourcePlan.model_validate(plan), open_store(here)
+        undisturbed = fetch_images(source, export_annotations(source, other, here), ("fox",), other, here).digest
     assert killed_then_resumed == undisturbed != ""
+    left = [p for p in (tmp_path / "store").rglob("*") if p.is_file() and (p.name.startswith(".") or "parts" in p.parts)]
+    assert [p.name for p in left] in ([], ["lock"])
+
+
+def test_a_server_that_says_an_md5_is_believed_and_what_changed_on_the_way_is_asked_for_again(
+    store: Store, settings: Settings, tmp_path: Path
+) -> None:
+    e = Export()
+    said = {
+        "Content-MD5": lambda md5: base64.b64encode(md5).decode(),
+        "x-goog-hash": lambda md5: f"crc32c=AAAAAA==,md5={base64.b64encode(md5).decode()}",
+        "ETag": lambda md5: f'"{md5.hex()}"',
+    }
+    with served({}) as site:
+        for i, (header, value) in enumerate(said.items()):
+            data = jpeg(seed=i)
+            name = f"p{i}.jpg"
+            e.object(e.picture(data=data, id=f"no-md5-{i}", file_name=name))
+            site.headers[name] = {header: value(hashlib.md5(data, usedforsecurity=False).digest()), "x-amz-request-id": "1"}
+            site.wrong_first[name] = 1
+        for annotation, image in zip(e.annotations, e.images, strict=True):
+            annotation["image_id"] = image["id"]
+        site.files = dict(e.pictures)
+        artifact = fetched(e, site.address, store, settings, tmp_path)
+        assert set(site.asked.values()) == {2}
+    blobs = store.table(artifact, "images.parquet")["blob"]
+    assert {store.blob(b) for b in blobs} == set(e.pictures.values())
+
+
+def test_wrong_bytes_cut_bodies_and_hangs_heal(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = island(4)
+    names = [i["file_name"] for i in e.images]
+    with served(dict(e.pictures)) as site:
+        site.wrong_first[names[0]] = 2
+        site.cut_first[names[1]] = 2
+        site.hang_first[names[2]] = 1
+        site.fail_first[names[3]] = 1
+        artifact = fetched(e, site.address, store, settings.model_copy(update={"timeout_s": 0.5}), tmp_path)
+        assert [site.asked[name] for name in names] == [3, 3, 2, 2]
+    assert (artifact.counts.kept, artifact.counts.dropped) == (4, {})
+
+
+def test_a_redirect_is_followed(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = island(1)
+    (name,) = e.pictures
+    with served({"moved.jpg": e.pictures[name]}) as site:
+        site.elsewhere[name] = "moved.jpg"
+        assert fetched(e, site.address, store, settings, tmp_path).counts.kept == 1
+
+
+def test_the_same_bytes_under_two_names_are_kept_once_and_noted(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = island(2)
+    for name in ("again.jpg", "once-more.jpg"):
+        e.picture(data=jpeg(seed=0), file_name=name, id=f"copy:{name}")
+        e.object(f"copy:{name}")
+    e.write(tmp_path)
+    artifact = fetched(e, str(tmp_path / "images"), store, settings, tmp_path)
+    assert artifact.counts.noted == {"same_bytes_as_another": 2}
+    assert sum(1 for name in store.depot.names("blobs/")) == len(set(e.pictures.values())) == 2
+
+
+def test_a_budget_keeps_what_fits_and_a_larger_one_brings_the_rest(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = island(12)
+    e.write(tmp_path)
+    with pytest.raises(ImagesError, match=r"12 over budget .* raise images\.max_disk"):
+        fetched(e, str(tmp_path / "images"), store, settings, tmp_path, spec=ImagesPlan.model_validate({"max_disk": 1}))
+    half = sum(len(p) for p in e.pictures.values()) // 2
+    small = ImagesPlan.model_validate({"max_disk": f"{(store.depot.total() + half) / 1000} KB"})
+    cut_off = fetched(e, str(tmp_path / "images"), store, settings, tmp_path, spec=small)
+    assert 0 < cut_off.counts.kept < 12
+    assert cut_off.counts.dropped == {"over_budget": 12 - cut_off.counts.kept}
+    assert sum(store.table(cut_off, "images.parquet")["bytes"]) <= half
+    whole = fetched(e, str(tmp_path / "images"), store, settings, tmp_path, spec=ImagesPlan())
+    assert (whole.cached, whole.counts.kept, whole.counts.dropped) == (False, 12, {})
+    assert fetched(e, str(tmp_path / "images"), store, settings, tmp_path, spec=small).cached  # what is there is not thrown away
+
+
+def test_credentials_that_s3_does_not_take_end_the_step_and_are_named(
+    store: Store, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    e = island(IN_VAIN + 1)
+    with served({}) as site:
+        for name, value in {
+            "AWS_ENDPOINT_URL_S3": site.address, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-west-2",
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        for name in e.pictures:
+            site.status[f"isle/{name}"] = 403
+            site.bodies[f"isle/{name}"] = b"<Error><Code>ExpiredToken</Code></Error>"
+        with pytest.raises(ImagesError, match=r"ExpiredToken\): S3 does not take our credentials .*check .*credentials"):
+            fetched(e, "s3://isle", store, settings, tmp_path)
+
+
+def test_public_data_is_fetched_unsigned_where_there_are_no_credentials(
+    store: Store, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    e = island(2)
+    with served({f"lila/set/{name}": data for name, data in e.pictures.items()}) as site:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", site.address)
+        assert fetched(e, "s3://lila/set", store, settings, tmp_path).counts.kept == 2
+        assert site.said["Authorization"] == {None}
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(bytes(1000))
+    with served({"a.jpg": bytes(1000)}) as site:
+        for remote in (Folder(tmp_path), Web(site.address, 5)):
+            assert len(remote.once("a.jpg", 1000).data) == 1000
+            with pytest.raises(RemoteError, match="1,000 bytes; at most 999") as caught:
+                remote.once("a.jpg", 999)
+            assert (caught.value.reason, caught.value.heals) == ("too_large", False)

