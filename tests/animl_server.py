@@ -37,7 +37,27 @@ type Point { type: String!  coordinates: [Float!]! }
 type Location { _id: ID!  geometry: Point!  name: String }
 type Deployment { _id: ID!  name: String!  timezone: String!  startDate: Date  location: Location }
 type CameraConfig { _id: String!  deployments: [Deployment!]! }
-type Project { _id: String!  name: String!  cameraConfigs: [CameraConfig] }
+type AutomationEvent { type: String!  label: String }
+type AutomationAction {
+  type: String!  alertRecipients: [String!]  mlModel: String  country: String  admin1Region: String
+  confThreshold: Float  categoryConfig: JSONObject
+}
+type AutomationRule { _id: ID!  name: String!  event: AutomationEvent!  action: AutomationAction! }
+input AutomationEventInput { type: String!  label: String }
+input AutomationActionInput {
+  type: String!  mlModel: String  country: String  admin1Region: String  alertRecipients: [String!]
+  confThreshold: Float  categoryConfig: JSONObject
+}
+input AutomationRuleInput { _id: ID  name: String!  event: AutomationEventInput!  action: AutomationActionInput! }
+input UpdateAutomationRulesInput { automationRules: [AutomationRuleInput!]! }
+type UpdateAutomationRulesPayload { automationRules: [AutomationRule!] }
+input QueryMLModelsInput { _ids: [String!] }
+type Category { _id: String!  name: String!  color: String!  taxonomy: String }
+type MLModel {
+  _id: String!  description: String  version: String!  defaultConfThreshold: Float  categories: [Category!]!  expectsCrops: Boolean!
+}
+type Mutation { updateAutomationRules(input: UpdateAutomationRulesInput!): UpdateAutomationRulesPayload }
+type Project { _id: String!  name: String!  cameraConfigs: [CameraConfig]  automationRules: [AutomationRule] }
 type Task { _id: ID!  projectId: String!  type: String!  status: String!  created: Date!  updated: Date!  output: JSONObject }
 type ImagesCount { count: Int }
 type Query {
@@ -45,6 +65,7 @@ type Query {
   task(input: QueryTaskInput!): Task
   imagesCount(input: QueryImagesCountInput!): ImagesCount
   projects(input: QueryProjectsInput): [Project]
+  mlModels(input: QueryMLModelsInput): [MLModel!]
 }
 """)
 VALIDATED_SINCE = re.compile(r"^\{ 'objects\.labels\.validation\.validationDate': \{ \$gte: ISODate\('([^']+)'\) \} \}$")
@@ -102,6 +123,10 @@ class AnimlSite:
         self.pictures = pictures
         self.labels = ["fox", "Rat", "person"]
         self.cameras: list[dict[str, Any]] = []
+        self.rules: list[dict[str, Any]] = []
+        self.models: list[dict[str, Any]] = []
+        self.managers = True  # whether users may change automation rules
+        self.meddle: dict[str, Any] | None = None  # a rule that somebody adds while ours are written
         self.tokens: dict[str, set[str]] = {"token-of-a-service-user": {"isle"}}
         self.api_key = "an-api-key"
         self.looks_until_done = 2
@@ -165,7 +190,20 @@ class AnimlSite:
         self.asked["projects"] += 1
         mine = {info.context["project"]} if info.context["project"] else {p.project for p in self.pictures}
         wanted = set(input["_ids"]) if input and input.get("_ids") else mine
-        return [{"_id": p, "name": p, "cameraConfigs": self.cameras} for p in sorted(mine & wanted)]
+        return [{"_id": p, "name": p, "cameraConfigs": self.cameras, "automationRules": self.rules} for p in sorted(mine & wanted)]
+
+    def mlModels(self, info: Any, input: dict[str, Any] | None = None) -> list[dict[str, Any]]:  # noqa: N802
+        self.asked["mlModels"] += 1
+        return [m for m in self.models if not input or input.get("_ids") is None or m["_id"] in input["_ids"]]
+
+    def updateAutomationRules(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        """All rules are replaced, as in Animl."""
+        _of_current(info)
+        self.asked["updateAutomationRules"] += 1
+        if not self.managers:
+            raise GraphQLError("Forbidden", extensions={"code": "FORBIDDEN"})
+        self.rules = [*input["automationRules"], *([self.meddle] if self.meddle else [])]
+        return {"automationRules": self.rules}
 
     # -- exports -----------------------------------------------------------------------------------------------------
 

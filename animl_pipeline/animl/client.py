@@ -156,9 +156,27 @@ class Animl:
         cameras = found[0].get("cameraConfigs") or []
         return [d for camera in cameras for raw in camera.get("deployments") or [] if (d := _deployment(camera["_id"], raw)) is not None]
 
-    def _ask(self, query: str, variables: dict[str, Any], *, hard: bool = False) -> dict[str, Any]:
-        """The answer's data. A ``hard`` question that times out is not asked again: it would time out again."""
+    def ml_model(self, model_id: str) -> dict[str, Any] | None:
+        """Animl's document of a model (_id, version, defaultConfThreshold, categories, …), None where it has none."""
+        known = self._ask(queries.ML_MODELS, {"input": {"_ids": [model_id]}})["mlModels"] or []
+        return next((dict(m) for m in known if m.get("_id") == model_id), None)
+
+    def automation_rules(self) -> list[dict[str, Any]]:
+        """The project's automation rules with every field that Animl's API knows, as it takes them back."""
+        projects = self._ask(queries.RULES, {"input": {"_ids": [self.project]}})["projects"] or []
+        rules = next((p.get("automationRules") or [] for p in projects if p.get("_id") == self.project), [])
+        return [without_nulls(rule) for rule in rules]
+
+    def replace_automation_rules(self, rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Replace ALL of the project's automation rules; what Animl then holds comes back. Managers only."""
+        answer = self._ask(queries.REPLACE_RULES, {"input": {"automationRules": rules}}, once=True)["updateAutomationRules"]
+        return [without_nulls(rule) for rule in answer["automationRules"] or []]
+
+    def _ask(self, query: str, variables: dict[str, Any], *, hard: bool = False, once: bool = False) -> dict[str, Any]:
+        """The answer's data. A ``hard`` question that times out is not asked again: it would time out again; a change is asked for ``once``."""
         try:
+            if once:
+                return self._signed_in_ask(query, variables)
             answer: dict[str, Any] = _patiently(lambda: self._signed_in_ask(query, variables), self._settings.poll_s, but="timed_out" if hard else "")
             return answer
         except (KeyError, TypeError, ValueError):
@@ -197,7 +215,8 @@ class Animl:
             raise SettingsError(f"{where} does not accept a token that is new; check that ANIML_COGNITO_POOL and ANIML_COGNITO_CLIENT are its own")
         if status == 403 or "FORBIDDEN" in _codes(answer):
             raise SettingsError(
-                f"Animl does not let this user export the project {self.project!r}; the user must be a member or manager of it; check ANIML_USER "
+                f"Animl does not let this user export the project {self.project!r} or change its rules; the user must be a member of it "
+                "(for rules: a manager); check ANIML_USER "
                 "(or whose ANIML_ID_TOKEN it is), ANIML_API_URL, and the project's id in sources.export of the plan"
             )
         if status in {404, 405} or 300 <= status < 400:
@@ -209,6 +228,13 @@ class Animl:
             raise RemoteError("timed_out" if slow else "refused", f"Animl: {said}", heals=slow)
         _check_status(status, where)
         return dict(answer.json()["data"])
+
+
+def without_nulls(value: Any) -> Any:
+    """A GraphQL answer without what is not set, so that it can be sent back as input."""
+    if isinstance(value, dict):
+        return {k: without_nulls(v) for k, v in value.items() if v is not None}
+    return [without_nulls(v) for v in value] if isinstance(value, list) else value
 
 
 def _checked_address(address: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from animl_pipeline.animl import Animl, Filters
-from animl_pipeline.errors import ExportError
+from animl_pipeline.errors import AwayError, ExportError
 from animl_pipeline.export.asking import Desk, ask_windows, counted
 from animl_pipeline.export.kept import Answer, Attempt, Exported, Hole, Memory
 from animl_pipeline.export.merging import Merge
@@ -39,22 +39,26 @@ def export_project(project: str, source: SourcePlan, store: Store, settings: Set
     """The export of an Animl project; see :func:`animl_pipeline.export.export_annotations`.
 
     Raises:
+        AwayError: Animl does not answer now.
         ExportError: Animl cannot be asked, or not one window could be exported, or the project holds nothing that fits.
         SettingsError: where Animl is, or as whom to ask, is not said or not right.
     """
     spec = source.animl or AnimlPlan()
-    filters = _filters(spec)
+    filters = filters_of(spec)
     name = digest_of([settings.api_url, project, filters.model_dump(mode="json")])[:16]
     with Animl(project, settings) as animl, _alone(store, name) as scratch:
         try:
-            places = merged_places(animl.deployments(), spec.merge_places_within_m) if spec.merge_places_within_m else []
+            within = source.merge_places_within_m
+            places = merged_places(animl.deployments(), within) if within else []
             exported = _exported(animl, filters, spec, Memory(store, name), store, scratch)
         except RemoteError as e:
-            raise ExportError(f"source {source.name!r}: Animl cannot be asked for {source.export}: {e}; what has arrived is kept, run again") from e
+            kind = AwayError if e.heals else ExportError
+            raise kind(f"source {source.name!r}: Animl cannot be asked for {source.export}: {e}; what has arrived is kept, run again") from e
         return make_step(source, exported, places, store)
 
 
-def _filters(spec: AnimlPlan) -> Filters:
+def filters_of(spec: AnimlPlan) -> Filters:
+    """The plan's choice of images in Animl's words."""
     return Filters(
         created_from=_in_utc(spec.created_from),
         created_to=_in_utc(spec.created_to),

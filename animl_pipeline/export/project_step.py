@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
 from animl_pipeline.export.kept import Answer, Exported
 from animl_pipeline.export.merging import Merge
 from animl_pipeline.export.places import Location, places_table
-from animl_pipeline.export.reading import parsed
-from animl_pipeline.export.tables import Problem, write_tables
+from animl_pipeline.export.problems import Problem
+from animl_pipeline.export.reading import Batch, batches, parsed
+from animl_pipeline.export.tables import write_batches
 from animl_pipeline.export.windows import Window
 from animl_pipeline.plan import SourcePlan
 from animl_pipeline.records import Artifact
@@ -36,11 +37,12 @@ def _build(space: Workspace, source: SourcePlan, exported: Exported, places: lis
     with Merge(space.scratch / "merge.sqlite") as merge:
         lay(merge, exported.answers, store)
         merge.write(space.out / "export.json")
-    cct = parsed((space.out / "export.json").read_bytes(), source.export)
-    whole = _all_locations(places, cct["images"])
-    write_table(space.out / "places.parquet", places_table(whole))
-    place_of = {p.location: p.place for p in whole} if source.place_field == "location" else {}
-    return write_tables(space, cct, source, known=_problems(exported), places=place_of)
+    named: set[str] = set()
+    records = _noting_locations(batches(space.out / "export.json", source.export), named)
+    place_of = {p.location: p.place for p in places} if source.place_field == "location" else {}
+    made = write_batches(space, records, source, known=_problems(exported), places=place_of)
+    write_table(space.out / "places.parquet", places_table(_all_locations(places, named)))
+    return made
 
 
 def lay(merge: Merge, answers: Iterable[Answer], store: Store) -> int:
@@ -77,8 +79,15 @@ def _problems(exported: Exported) -> list[Problem]:
     return found
 
 
-def _all_locations(places: list[Location], images: list[Any]) -> list[Location]:
+def _noting_locations(records: Iterable[Batch], named: set[str]) -> Iterator[Batch]:
+    """The records as they are; the locations that their images name are added to ``named`` on the way."""
+    for part, rows in records:
+        if part == "images":
+            named |= {row["location"] for row in rows if isinstance(row, dict) and isinstance(row.get("location"), str) and row["location"]}
+        yield part, rows
+
+
+def _all_locations(places: list[Location], named: set[str]) -> list[Location]:
     """The places, with those locations that stand nowhere, as places of their own."""
     known = {p.location for p in places}
-    named = {row["location"] for row in images if isinstance(row, dict) and isinstance(row.get("location"), str) and row["location"]}
     return sorted([*places, *(Location(name, name, float("nan"), float("nan")) for name in named - known)])

@@ -1,11 +1,20 @@
-"""The step: a file, or an Animl project, as tables."""
+"""The step: labels of any kind as tables."""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
+from animl_pipeline.errors import ExportError
+from animl_pipeline.export.camtrap import export_camtrap
+from animl_pipeline.export.folders import export_folders
+from animl_pipeline.export.kinds import is_megadetector, is_packed_package, shape_of
+from animl_pipeline.export.megadetector import export_megadetector
 from animl_pipeline.export.project import export_project
-from animl_pipeline.export.reading import bare, parsed, read
-from animl_pipeline.export.tables import write_tables
+from animl_pipeline.export.reading import LARGEST, bare, batches, fetched, scratch, unpacked
+from animl_pipeline.export.tables import write_batches
 from animl_pipeline.plan import SourcePlan
+from animl_pipeline.plan.lila import LILA, lila_metadata
 from animl_pipeline.records import Artifact
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import Made, Store, Workspace, sha256_of
@@ -23,22 +32,43 @@ def export_annotations(source: SourcePlan, store: Store, settings: Settings) -> 
     untouched below windows/ (windows.json says which is what), and places.parquet says which camera deployments are one
     place: ``location, place, lat, lon``.
 
+    Folders of pictures, a Camtrap DP and MegaDetector's JSON are written as COCO for Camera Traps first (export.json; where boxes
+    are relative, pictures are 1 x 1); what was read lies untouched below original/.
+
     Raises:
-        ExportError: it cannot be read, is no COCO for Camera Traps, or no object of it is left.
+        ExportError: it cannot be read, is of no kind that is known, or no object of it is left.
         SettingsError: Animl is to be asked, but where it is, or as whom, is not said or not right.
     """
     project = source.project()
-    return _from_file(source, store, settings) if project is None else export_project(project, source, store, settings)
+    if project is not None:
+        return export_project(project, source, store, settings)
+    shape = shape_of(source, settings)
+    if shape == "folders":
+        return export_folders(source, store, settings)
+    return export_camtrap(source, store, settings) if shape == "package" else _from_file(source, store, settings)
 
 
 def _from_file(source: SourcePlan, store: Store, settings: Settings) -> Artifact:
-    data = read(source, settings)
-    digest = store.put_blob(data)
+    """A file of any kind; which it is shows when it is there."""
+    if source.export.startswith(LILA):
+        source = source.model_copy(update={"export": lila_metadata(source.export, settings.lila)})
+    work = store.local / "work"
+    with fetched(source, settings, work) as packed, scratch(work) as folder:
+        if is_packed_package(source, packed):
+            return export_camtrap(source, store, settings, packed.read_bytes())
+        path = unpacked(packed, folder / "export.json", bare(source.export), LARGEST)
+        return export_megadetector(source, path.read_bytes(), store) if is_megadetector(source, path) else _from_cct(source, path, store)
+
+
+def _from_cct(source: SourcePlan, path: Path, store: Store) -> Artifact:
     config = {"key": source.key, "place_field": source.place_field}
+    digest = sha256_of(path)
 
     def build(space: Workspace) -> Made:
-        (space.out / "export.json").write_bytes(data)
-        assert sha256_of(space.out / "export.json") == digest  # noqa: S101 - kept untouched
-        return write_tables(space, parsed(data, bare(source.export)), source)
+        kept = space.out / "export.json"
+        shutil.copyfile(path, kept)
+        if sha256_of(kept) != digest:
+            raise ExportError(f"{bare(source.export)} changed while it was read; run again when it is whole")
+        return write_batches(space, batches(kept, bare(source.export)), source)
 
     return store.make("export", room="export", digests={"file": digest}, config=config, build=build)

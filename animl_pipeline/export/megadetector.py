@@ -1,0 +1,130 @@
+"""MegaDetector's batch results as an export: boxes, and the best class of each. A machine said so: all of it is unreviewed.
+
+Format: https://lila.science/megadetector-output-format. Boxes are [x_min, y_min, width, height], relative.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from animl_pipeline.errors import ExportError
+from animl_pipeline.export.conversion import UNIT, UNREVIEWED, Converted, Row, is_picture, is_safe, make_converted
+from animl_pipeline.export.folders import Meaning, read_layout
+from animl_pipeline.export.problems import Problem
+from animl_pipeline.export.reading import bare
+from animl_pipeline.plan import MegadetectorPlan, SourcePlan
+from animl_pipeline.records import Artifact
+from animl_pipeline.store import Store
+
+UNNAMED = "animal"
+"""What a box is called whose class the machine does not know well enough."""
+
+
+def export_megadetector(source: SourcePlan, data: bytes, store: Store) -> Artifact:
+    """The export step of MegaDetector's JSON; see :func:`animl_pipeline.export.export_annotations`.
+
+    Raises:
+        ExportError: it is not that format, or nothing of it is left.
+    """
+    found = _parsed(data, bare(source.export))
+    spec = source.megadetector or MegadetectorPlan()
+    return make_converted(
+        source,
+        store,
+        originals={"results.json": data},
+        digests={"file": hashlib.sha256(data).hexdigest()},
+        config={"kind": "megadetector", "layout": source.layout, **spec.model_dump(mode="json")},
+        convert=lambda: _converted(found, spec, source.layout),
+    )
+
+
+def _parsed(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise ExportError(f"{where} is not JSON ({e}); fetch it again, it may have been cut off") from e
+    if not isinstance(found, dict) or not isinstance(found.get("images"), list) or not isinstance(found.get("detection_categories"), dict):
+        raise ExportError(f"{where} is not MegaDetector's format: expected the keys images (a list) and detection_categories; mend sources.kind")
+    return found
+
+
+def _converted(found: dict[str, Any], spec: MegadetectorPlan, layout: str | None) -> Converted:
+    problems: list[Problem] = []
+    rows = [row for row in found["images"] if _usable(row, problems)]
+    return Converted(_images(rows, layout, problems), _labels(rows, found, spec, problems), problems, [])
+
+
+def _usable(row: Any, problems: list[Problem]) -> bool:
+    """Whether it names a picture that the machine has seen."""
+    file = row.get("file") if isinstance(row, dict) else None
+    if not isinstance(file, str):
+        problems.append(("image_without_id", "", str(row)[:80]))
+    elif not is_picture(file):
+        problems.append(("not_a_picture", file[:160], "only pictures are used; videos are not"))
+    elif row.get("failure") or not isinstance(row.get("detections"), list):
+        problems.append(("failed_picture", file[:160], str(row.get("failure") or "no detections")[:160]))
+    elif not is_safe(file):
+        problems.append(("unsafe_path", file[:160], "expected a path below the pictures' place"))
+    else:
+        return True
+    return False
+
+
+def _images(rows: list[Row], layout: str | None, problems: list[Problem]) -> Iterator[Row]:
+    for row in rows:
+        meaning = read_layout(layout, row["file"]) if layout else Meaning("", "")
+        if meaning is None:
+            problems.append(("no_place_folder", row["file"][:160], f"its path does not reach as deep as {layout}"))
+        place = meaning.place if meaning else ""
+        yield {"id": row["file"], "file_name": row["file"], "location": place, "datetime": str(row.get("datetime") or ""), **UNIT}
+
+
+def _labels(rows: list[Row], found: dict[str, Any], spec: MegadetectorPlan, problems: list[Problem]) -> Iterator[Row]:
+    kinds, names = found["detection_categories"], found.get("classification_categories") or {}
+    for row in rows:
+        sound = [d for d in row["detections"] if _is_sound(d, row["file"], problems)]
+        sure = [d for d in sound if d["conf"] >= spec.confidence]
+        if len(sure) < len(sound):
+            problems.append(("picture_with_boxes_below_confidence", row["file"][:160], f"{len(sound) - len(sure)} boxes below {spec.confidence}"))
+        for i, detection in enumerate(sure):
+            name = _best_class(detection, names, spec.classification) or str(kinds.get(str(detection.get("category")), UNNAMED))
+            yield {
+                "id": f"{row['file']}#{i}",
+                "image_id": row["file"],
+                "name": name,
+                "bbox": detection.get("bbox"),
+                "confidence": detection["conf"],
+                **UNREVIEWED,
+            }
+        if not sure:
+            yield {"id": f"{row['file']}#empty", "image_id": row["file"], "name": "empty", **UNREVIEWED}
+
+
+def _is_sound(detection: Any, file: str, problems: list[Problem]) -> bool:
+    if isinstance(detection, dict) and _is_share(detection.get("conf")) and _is_box(detection.get("bbox")):
+        return True
+    problems.append(("malformed_object", file[:160], str(detection)[:160]))
+    return False
+
+
+def _best_class(detection: Row, names: dict[str, Any], threshold: float) -> str:
+    """The most certain class of a box, if it is certain enough."""
+    pairs = [p for p in detection.get("classifications") or () if isinstance(p, list) and len(p) == 2 and _is_share(p[1])]
+    best = max(pairs, key=lambda p: float(p[1]), default=None)
+    return str(names.get(str(best[0]), "")) if best is not None and best[1] >= threshold else ""
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
+
+
+def _is_box(value: Any) -> bool:
+    """[x_min, y_min, width, height], relative; rounding may let it reach past the frame by a little."""
+    if not (isinstance(value, list) and len(value) == 4 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)):
+        return False
+    x, y, w, h = (float(v) for v in value)
+    return x >= -0.01 and y >= -0.01 and w > 0 and h > 0 and x + w <= 1.01 and y + h <= 1.01
