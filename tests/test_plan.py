@@ -140,6 +140,33 @@ def test_an_endpoint_name_that_cannot_be_filled_in_is_a_fault_of_the_plan(templa
     assert "{model}" in line
 
 
+@pytest.mark.parametrize(
+    ("release", "words"),
+    [
+        ({"switch": "ssm"}, "{version} in `endpoint`, and `register`"),
+        ({"endpoint": "{model}-{version}"}, "the name must stay the same"),
+        ({"endpoint": "{model}", "batch": {}}, "both endpoints would be called"),
+        ({"register": {"thresholds": {"unicorn": 0.5}}}, "'unicorn' is no class"),
+        ({"register": {"parameter": "/ml/{model}"}}, "{purpose}"),
+        ({"register": {"conf_threshold": 2}}, "release.register.conf_threshold"),
+        ({"instance_type": "large"}, "release.instance_type"),
+    ],
+)
+def test_a_release_that_cannot_be_meant_is_a_fault_of_the_plan(release: dict[str, object], words: str) -> None:
+    assert words in fault(plan_data(release=release))
+
+
+def test_both_endpoints_have_names_for_good_and_names_for_a_version() -> None:
+    register: dict[str, object] = {}
+    whole = check_plan(
+        plan_data(model="isle", release={"endpoint": "{model}-{purpose}-{version}", "switch": "ssm", "batch": {}, "register": register})
+    )
+    assert [(e.line, e.endpoint, e.max_concurrency) for e in whole.release.endpoints("isle", "7f")] == [
+        ("isle-realtime", "isle-realtime-7f", 20),
+        ("isle-batch", "isle-batch-7f", 80),
+    ]
+
+
 def test_an_endpoint_name_that_is_too_long_for_sagemaker_is_a_fault_of_the_plan() -> None:
     assert "63" in fault(plan_data(model="m" * 40, release={"endpoint": "{model}-and-a-very-long-tail-to-it-{concurrency}"}))
 
