@@ -1,0 +1,146 @@
+"""Our search for a split by place beside the field's 10,000 random ones, on the same counts: scores and CPU seconds.
+
+The peer restates the random method of animl-ml's splitter (tnc-ca-geo/animl-ml, classification/utils/
+create_classification_dataset.py, ``create_splits_random``; MegaDetector's has the same): 10,000 times permute the places,
+cut the row at the wanted shares give or take 3 %, score with pandas, keep the best. Both are judged by a third, plain
+restatement of the field's score (``score``). Counts are drawn here (Zipf classes, log-normal places, rare classes at few
+places), or come from a table with the columns place and label: ``--csv FILE``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+from measure import conclude, measured, show
+from numpy.typing import NDArray
+
+VAL, TEST = 0.2, 0.1
+TRIES = 10_000
+CLASSES = ("rodent", "bird", "fox", "cat", "lizard", "skunk", "rat", "pig", "coyote")
+Counts = NDArray[np.float64]
+
+
+def drawn(images: int, places: int, seed: int) -> Counts:
+    """[places, classes] examples: classes by a Zipf law of exponent 1.3, sizes of places log-normal, a rare class at few places."""
+    rng = np.random.default_rng(seed)
+    n = len(CLASSES)
+    here = rng.random((places, n)) < 0.9 * (1 - np.arange(n) / n) ** 1.5 + 0.08
+    for c in range(n):
+        here[rng.choice(places, 3, replace=False), c] = True
+    rate = rng.lognormal(0, 1, (places, 1)) * rng.gamma(0.7, 1, (places, n)) * here
+    rate = rate / rate.sum(0) * np.arange(1, n + 1) ** -1.3
+    counts = rng.multinomial(images // 3, (rate / rate.sum()).ravel()).reshape(places, n) * 3.0  # bursts of three
+    return np.asarray(counts[counts.sum(1) > 0])
+
+
+def score(counts: Counts, sides: NDArray[np.int64]) -> float:
+    """The field's score, said plainly: for each side and class, how far examples and places are from the wanted shares."""
+    total = 0.0
+    for side, wanted in enumerate((1 - VAL - TEST, VAL, TEST)):
+        part = counts[sides == side]
+        for c in range(counts.shape[1]):
+            total += 2 * (part[:, c].sum() / counts[:, c].sum() - wanted) ** 2
+            total += ((part[:, c] > 0).sum() / (counts[:, c] > 0).sum() - wanted) ** 2
+            if side > 0:
+                total += 2 * (part[:, c].sum() / part.sum() - counts[:, c].sum() / counts.sum()) ** 2
+    return float(total)
+
+
+def permuted(counts: Counts) -> NDArray[np.int64]:
+    """The best of 10,000 random splits, as the field finds it."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(counts)
+    of_class, places_of_class = table.sum(), (table > 0).sum()
+    mix = of_class / of_class.sum()
+    lowest, best = np.inf, {}
+    for _ in range(TRIES):
+        train = int(len(table) * (1 - VAL - TEST + rng.uniform(-0.03, 0.03)))
+        val = int(len(table) * (VAL + rng.uniform(-0.03, 0.03)))
+        order = table.index[rng.permutation(len(table))]
+        sides = {0: order[:train], 1: order[train : train + val], 2: order[train + val :]}
+        now = 0.0
+        for side, wanted in enumerate((1 - VAL - TEST, VAL, TEST)):
+            part = table.loc[sides[side]]
+            if side > 0:
+                now += 2 * ((part.sum() / part.sum().sum() - mix) ** 2).sum()
+            now += 2 * ((part.sum() / of_class - wanted) ** 2).sum()
+            now += (((part > 0).sum() / places_of_class - wanted) ** 2).sum()
+        if now < lowest:
+            lowest, best = now, sides
+    found = np.zeros(len(table), np.int64)
+    for side, places in best.items():
+        found[places] = side
+    return found
+
+
+def searched(counts: Counts) -> NDArray[np.int64]:
+    """Our split, with the plan's defaults and these shares."""
+    from animl_pipeline.plan import SplitsPlan
+    from animl_pipeline.splits.search import search
+    from animl_pipeline.splits.wishes import Grouped, wanted_of
+
+    place, label = (np.repeat(index, counts[counts > 0].astype(int)) for index in np.nonzero(counts))
+    names = tuple(str(p) for p in range(len(counts)))
+    crops = Grouped(place, place, label, np.ones((3, len(place)), bool), names, np.zeros(len(counts), np.int64))
+    spec = SplitsPlan(val=VAL, test=TEST)
+    wanted = wanted_of(crops, spec, tuple(str(c) for c in range(counts.shape[1])))
+    return search(wanted, spec.tries, np.random.default_rng(spec.seed))
+
+
+WAYS = {"ours": searched, "permuted": permuted}
+
+
+def _one(way: str, file: Path) -> None:
+    counts = np.load(file)
+    sides = WAYS[way](counts) if way in WAYS else np.zeros(0)
+    print(json.dumps(score(counts, sides) if way in WAYS else None))
+
+
+def _compared(name: str, counts: Counts, folder: Path) -> tuple[list[object], float, float]:
+    """A row of the table; how many times our score is the peer's; how many times its CPU is ours."""
+    file = folder / "counts.npy"
+    np.save(file, counts)
+    ours, peer, nothing = (measured(Path(__file__), "--one", way, str(file)) for way in ("ours", "permuted", "nothing"))
+    own, its = ours.cpu_s - nothing.cpu_s, peer.cpu_s - nothing.cpu_s  # without Python and numpy coming up, which both need
+    ratio, faster = ours.said / peer.said, its / own
+    return [name, peer.said, ours.said, ratio, its, own, faster], ratio, faster
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--csv", type=Path, help="a table with the columns place (or location) and label, a row an example")
+    parser.add_argument("--one", nargs=2, metavar=("WAY", "COUNTS"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        _one(arguments.one[0], Path(arguments.one[1]))
+        return
+    if arguments.csv:
+        rows = pd.read_csv(arguments.csv).rename(columns={"location": "place"})
+        every = {arguments.csv.stem: pd.crosstab(rows["place"], rows["label"]).to_numpy(float)}
+    else:
+        every = {f"{places}, draw {seed}": drawn(26_000, places, seed) for places in (75, 500) for seed in (1, 2)}
+    with TemporaryDirectory() as folder:
+        found = [_compared(name, counts, Path(folder)) for name, counts in every.items()]
+    columns = ["places", "peer", "ours", "ratio", "peer CPU s", "ours CPU s", "faster"]
+    show(
+        f"Score of the split (lower is better) and CPU seconds; peer: best of {TRIES:,} permutations; val {VAL}, test {TEST}",
+        columns,
+        [row for row, _, _ in found],
+    )
+    worst, slowest = max(ratio for _, ratio, _ in found), min(faster for _, _, faster in found)
+    conclude(
+        "splits",
+        figure=f"score {worst:.2f} times the peer's at most, {slowest:.0f} times faster at least",
+        aim="score at most 0.7 times, at least 15 times faster",
+        met=worst <= 0.7 and slowest >= 15,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
