@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +22,21 @@ from animl_pipeline.records import Box, View
 
 MAX_PIXELS = 100_000_000
 """Pictures with more pixels are refused before they are decoded (camera traps stay below 50 million)."""
+USUAL_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM")
+RARE_FORMATS = ("TIFF", "WEBP")
+"""All that is opened (MPO, the cameras' double JPEG, is among JPEG). Pillow knows some forty more, and one of them starts
+another program; a picture from anywhere does not get to choose among these."""
+
+
+class Header(NamedTuple):
+    """A picture's size in pixels, and how many bytes a pixel ``open_picture`` takes at most (measured, format by format).
+
+    Pillow keeps RGB in 4 bytes; another mode is held beside its RGB for a moment, a progressive JPEG has coefficients as well.
+    """
+
+    width: int
+    height: int
+    bytes_a_pixel: int
 
 
 class Square(NamedTuple):
@@ -37,19 +54,52 @@ def open_picture(data: bytes) -> Image.Image:
         PictureError: no picture, a broken or cut-off one, or one of more than ``MAX_PIXELS``.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # a switch of the whole process, which some detector packages turn on at import
+    with _faults_of_pictures():
+        picture = _begin(data)
+        picture.load()
+    return _as_rgb(picture)
+
+
+def read_header(data: bytes) -> Header:
+    """What a picture's header says; nothing is decoded.
+
+    Raises:
+        PictureError: no picture, or one of more than ``MAX_PIXELS``.
+    """
+    with _faults_of_pictures():
+        picture = _begin(data)
+    plain = picture.mode == "RGB" and picture.format in {"JPEG", "MPO", "PNG"}
+    bytes_a_pixel = 4 if plain else 16 if picture.format == "WEBP" else 12
+    return Header(*picture.size, bytes_a_pixel + (8 if picture.info.get("progressive") else 0))
+
+
+@contextmanager
+def _faults_of_pictures() -> Iterator[None]:
+    """What pillow raises over bytes that are no picture, as PictureError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below
-            picture: Image.Image = Image.open(io.BytesIO(data))
-            width, height = picture.size
-            if width * height > MAX_PIXELS:
-                raise PictureError(f"a picture of {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded")
-            picture.load()
-    except PictureError:
-        raise
+        yield
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError, IndexError) as e:
         raise PictureError(f"not a picture that decodes: {_reason(e)}") from e
-    return _as_rgb(picture)
+
+
+def _begin(data: bytes) -> Image.Image:
+    """The picture, of which only the header was read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below
+        picture = _opened(data)
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise PictureError(f"a picture of {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded")
+    return picture
+
+
+def _opened(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=USUAL_FORMATS)
+    except UnidentifiedImageError:
+        from PIL import TiffImagePlugin, WebPImagePlugin  # noqa: F401 - importing makes the formats known
+
+        return Image.open(io.BytesIO(data), formats=RARE_FORMATS)
 
 
 def square_around(box: Box, width: int, height: int, margin: float = 0.0) -> Square:
@@ -102,9 +152,10 @@ def _shift(twice_centre: int, side: int, length: int) -> int:
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
     """RGB from any mode; 16-bit grey keeps its upper byte, which a plain conversion would clip to white."""
-    if picture.mode.startswith("I;16") or picture.mode == "I":
-        wide = np.asarray(picture, dtype=np.int64)
-        return Image.fromarray((wide.clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    if picture.mode == "I":
+        return Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 

@@ -1,25 +1,30 @@
 # The pipeline: what a Prefect worker runs. Large, since torch is in it; the endpoint has a small image of its own.
 #
-#   docker build -f docker/pipeline.Dockerfile -t animl-pipeline .
-#   docker run -v animl:/data -e ANIML_STORE=/data/store -e ANIML_DATA=/data animl-pipeline retrain deployments/plans/sample.yaml
+#   make images          builds it (and the endpoint's) with Docker, or with buildah where there is no Docker
+#   docker run -v animl:/data animl-pipeline retrain deployments/plans/sample.yaml
+#
+# A package index of your own: docker build --secret id=pip,src=/path/to/pip.conf … (it is lent, and not part of the image).
 ARG BASE=python:3.11-slim
 FROM ${BASE} AS build
 RUN python3 -m venv /opt/pipeline
 WORKDIR /opt/program
 # The packages first: a changed module does not install torch again.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN mkdir animl_pipeline tasks flows && touch animl_pipeline/__init__.py tasks/__init__.py flows/__init__.py \
- && /opt/pipeline/bin/pip install --no-cache-dir --constraint constraints.txt .
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    mkdir animl_pipeline tasks flows && touch animl_pipeline/__init__.py tasks/__init__.py flows/__init__.py \
+ && /opt/pipeline/bin/pip install --no-cache-dir --constraint constraints.txt ".[cognito]"
 COPY animl_pipeline/ animl_pipeline/
 COPY tasks/ tasks/
 COPY flows/ flows/
-RUN /opt/pipeline/bin/pip install --no-cache-dir --no-deps --force-reinstall .
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    /opt/pipeline/bin/pip install --no-cache-dir --no-deps --force-reinstall .
 
 FROM ${BASE}
 # What OpenCV, which the detectors bring, loads at import.
 RUN apt-get update && apt-get install --yes --no-install-recommends libgl1 libglib2.0-0 && rm -rf /var/lib/apt/lists/*
+# Folders that volumes are mounted on belong to the user, so that a new volume does.
+RUN useradd --create-home pipeline && mkdir /data /cache && chown pipeline /data /cache
 COPY --from=build /opt/pipeline /opt/pipeline
-RUN useradd --create-home pipeline && mkdir /data && chown pipeline /data
 USER pipeline
 WORKDIR /home/pipeline
 COPY deployments/ deployments/

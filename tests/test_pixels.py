@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from animl_pipeline.errors import PictureError
-from animl_pipeline.pixels import cut, normalise, open_picture, square_around
+from animl_pipeline.pixels import cut, normalise, open_picture, read_header, square_around
 from animl_pipeline.records import WHOLE_PICTURE, Box, View
 from tests.conftest import jpeg
 
@@ -111,3 +111,36 @@ def test_exif_orientation_is_left_alone() -> None:
     exif[0x0112] = 6
     Image.new("RGB", (40, 20)).save(buffer, "JPEG", exif=exif)
     assert open_picture(buffer.getvalue()).size == (40, 20)
+
+
+def saved(kind: str, mode: str = "RGB", **how: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 20), (10, 200, 30)).convert(mode).save(buffer, kind, **how)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP"])
+def test_what_cameras_and_their_tools_write_is_opened(kind: str) -> None:
+    assert open_picture(saved(kind)).size == read_header(saved(kind))[:2] == (40, 20)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "ICO", "TGA", "PDF"])
+def test_other_formats_are_none_of_ours_even_where_another_package_has_loaded_them(kind: str) -> None:
+    Image.init()
+    with pytest.raises(PictureError, match="no known picture format"):
+        open_picture(saved(kind))
+
+
+def test_a_header_says_how_much_memory_decoding_takes() -> None:
+    assert read_header(saved("JPEG")).bytes_a_pixel == 4
+    assert read_header(saved("JPEG", progressive=True)).bytes_a_pixel == 12
+    assert read_header(saved("PNG", "RGBA")).bytes_a_pixel == 12
+    assert read_header(saved("WEBP")).bytes_a_pixel == 16
+    with pytest.raises(PictureError):
+        read_header(b"no picture")
+
+
+def test_thirty_two_bit_grey_is_cut_off_at_sixteen_bits_and_keeps_its_upper_byte() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.array([[-5, 0x8040, 70_000]], np.int32)).save(buffer, "TIFF")
+    assert np.asarray(open_picture(buffer.getvalue()))[0, :, 0].tolist() == [0, 0x80, 0xFF]

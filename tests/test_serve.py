@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import requests
@@ -31,51 +31,7 @@ from animl_pipeline.records import WHOLE_PICTURE, Box
 from animl_pipeline.serve.question import Question, read_box, read_question
 from animl_pipeline.serve.refusal import Refusal
 from tests.conftest import colour_model, jpeg
-
-
-class Live(NamedTuple):
-    """A running program."""
-
-    process: subprocess.Popen[bytes]
-    address: str
-    log: Path
-    model: Path
-
-
-def until(told: Callable[[], Any], what: str, seconds: float = 30) -> Any:
-    """Poll until something true comes back."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = told()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s: {what}")
-
-
-def logged(log: Path, event: str) -> list[dict[str, Any]]:
-    """The log's whole lines of one event."""
-    lines = [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.startswith("{") and line.endswith("\n")]
-    return [line for line in lines if line["event"] == event]
-
-
-def ping(address: str) -> int:
-    return requests.get(f"{address}/ping", timeout=5).status_code
-
-
-@contextlib.contextmanager
-def program(model: Path, log: Path, *more: str) -> Iterator[Live]:
-    """The program over a model folder, started, listening; ended afterwards."""
-    command = [sys.executable, "-m", "animl_pipeline.serve", "serve", "--model", str(model), "--host", "127.0.0.1", "--port", "0", *more]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        until(lambda: logged(log, "listening") or process.poll() is not None, "the program listens")
-        port = logged(log, "listening")[0]["port"]
-        yield Live(process, f"http://127.0.0.1:{port}", log, model)
-    finally:
-        process.kill()
-        process.wait()
+from tests.serving import Live, logged, ping, post, program, until
 
 
 @pytest.fixture(scope="module")
@@ -119,14 +75,9 @@ WAYS: dict[str, tuple[str | None, bytes, list[float] | None]] = {
     "a picture": ("image/jpeg", half_and_half(), None),
     "a picture as octet-stream": ("application/octet-stream", half_and_half(), None),
     "a picture without a content type": (None, half_and_half(), None),
+    "json with both kinds of box, one of them null": ("application/json", json.dumps({"image": B64, "bbox": LEFT, "bboxes": None}).encode(), LEFT),
     "base64 in lines": ("application/json", json.dumps({"image": base64.encodebytes(half_and_half()).decode(), "bbox": LEFT}).encode(), LEFT),
 }
-
-
-def post(address: str, content_type: str | None, body: bytes) -> requests.Response:
-    """A POST with exactly this content type, or none."""
-    headers = {"Content-Type": content_type} if content_type else {}
-    return requests.post(f"{address}/invocations", data=body, headers=headers, timeout=30)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -162,7 +113,8 @@ WRONG: dict[str, tuple[int, str, str | None, bytes]] = {
     "no body": (400, "empty body", "application/json", b""),
     "not JSON": (400, "not JSON", "application/json", b"{nonsense"),
     "JSON that is no object": (400, "not an object", "application/json", b"[1, 2]"),
-    "brackets without end": (400, "not JSON", "application/json", b"[" * 100_000),
+    "brackets without end": (400, "not JSON", "application/json", b"[" * 4_000),
+    "more brackets than any question has": (400, "5,000 brackets", "application/json", b'{"a": [' + b"{}," * 400_000 + b"{}]}"),
     "no image": (400, "no image", "application/json", asked(bbox=LEFT)),
     "an image that is a number": (400, "no image", "application/json", asked(image=5)),
     "an image that is not base64": (400, "not base64", "application/json", asked(image="%%%")),
@@ -177,6 +129,12 @@ WRONG: dict[str, tuple[int, str, str | None, bytes]] = {
     "a box in pixels": (400, "out of the picture", "application/json", asked(image=B64, bbox=[10, 10, 300, 200])),
     "an empty box": (400, "ymin < ymax", "application/json", asked(image=B64, bbox=[0.5, 0, 0.5, 1])),
     "a box that is no JSON": (400, "not JSON", "application/json", asked(image=B64, bbox="(0, 0, 1, 1)")),
+    "both kinds of box": (400, "both bbox and bboxes", "application/json", asked(image=B64, bbox=LEFT, bboxes=[LEFT])),
+    "no boxes": (400, "1 to 100 boxes", "application/json", asked(image=B64, bboxes=[])),
+    "too many boxes": (400, "found 101 boxes", "application/json", asked(image=B64, bboxes=[LEFT] * 101)),
+    "one box as boxes": (400, "each to be a list", "application/json", asked(image=B64, bboxes=LEFT)),
+    "a wrong box among boxes": (400, "four numbers", "application/json", asked(image=B64, bboxes=[LEFT, [0, 1]])),
+    "more parts than any question has": (400, "16 parts", *multipart(*[("a", b"1")] * 17)),
     "multipart without its boundary": (400, "boundary", "multipart/form-data", b"--xyz"),
     "multipart without an image": (400, "named image", *multipart(("a", b"1"), ("b", b"2"))),
     "multipart cut off": (
@@ -200,9 +158,19 @@ def test_a_wrong_request_gets_a_status_with_one_reason_and_harms_nobody(live: Li
     assert post(live.address, None, ASKED).status_code == 200
 
 
+@pytest.mark.parametrize("as_text", [False, True], ids=["list", "text"])
+def test_several_boxes_of_one_picture_are_answered_in_their_order_as_one_by_one(live: Live, as_text: bool) -> None:
+    boxes = [LEFT, [0.0, 0.5, 1.0, 1.0], [0, 0, 1, 1]]
+    answer = post(live.address, None, asked(image=B64, bboxes=json.dumps(boxes) if as_text else boxes))
+    assert answer.json() == [post(live.address, None, asked(image=B64, bbox=box)).json() for box in boxes]
+    by_parts = post(live.address, *multipart(("image", half_and_half()), ("bboxes", json.dumps(boxes[:1]).encode())))
+    assert by_parts.json() == answer.json()[:1]
+
+
 def test_other_paths_and_methods_are_refused_in_json(live: Live) -> None:
     assert requests.get(f"{live.address}/", timeout=5).json()["error"].startswith("GET / is not spoken here")
-    assert requests.get(f"{live.address}/invocations", timeout=5).status_code == 405
+    wrong = requests.get(f"{live.address}/invocations", timeout=5)
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
 
 
 def test_the_log_is_json_lines_without_pictures(live: Live) -> None:
@@ -230,7 +198,7 @@ def test_it_says_503_while_loading_and_answers_afterwards(tmp_path: Path) -> Non
     with program(model, tmp_path / "log") as running:
         assert ping(running.address) == 503
         answer = post(running.address, None, ASKED)
-        assert (answer.status_code, list(answer.json())) == (503, ["error"])
+        assert (answer.status_code, list(answer.json()), answer.headers["retry-after"]) == (503, ["error"], "1")
         (model / "card.json").write_bytes(card)
         until(lambda: ping(running.address) == 200, "/ping says 200")
         assert post(running.address, None, ASKED).status_code == 200
@@ -292,11 +260,38 @@ def running_process(pid: int) -> bool:
 
 
 def test_its_imports_hold_nothing_that_an_endpoint_does_not_need() -> None:
-    code = "import sys, animl_pipeline.serve.__main__, animl_pipeline.classifier; print(*{m.split('.')[0] for m in sys.modules})"
+    closure = "animl_pipeline.serve.__main__, animl_pipeline.serve.app, uvicorn, animl_pipeline.classifier"
+    code = f"import sys, onnxruntime, {closure}; print(*{{m.split('.')[0] for m in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert {"starlette", "onnxruntime", "PIL"} <= loaded
     assert not loaded & {"torch", "torchvision", "prefect", "boto3", "botocore", "pandas", "pyarrow", "requests", "timm", "yaml", "matplotlib"}
+
+
+def test_the_files_that_its_image_copies_suffice_to_answer(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    copied = re.findall(r"^COPY (animl_pipeline.*) /opt/program/", (root / "docker/endpoint.Dockerfile").read_text(), flags=re.MULTILINE)
+    for name in " ".join(copied).split():
+        if name.endswith("/"):
+            shutil.copytree(root / name, tmp_path / name)
+        else:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            shutil.copy(root / name, tmp_path / name)
+    (tmp_path / "picture").write_bytes(half_and_half())
+    model = colour_model(tmp_path / "model")
+    code = f"""
+import importlib, pkgutil, animl_pipeline.serve as serve
+assert serve.__file__.startswith({str(tmp_path)!r})
+for module in pkgutil.iter_modules(serve.__path__):
+    importlib.import_module(f"animl_pipeline.serve.{{module.name}}")
+from pathlib import Path
+from animl_pipeline.classifier import Classifier
+from animl_pipeline.pixels import open_picture
+from animl_pipeline.records import WHOLE_PICTURE
+print(len(Classifier.load(Path({str(model)!r})).answer(open_picture(Path("picture").read_bytes()), WHOLE_PICTURE)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.stdout, done.stderr) == ("3\n", "")
 
 
 @given(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from datetime import UTC, datetime
 
 log = logging.getLogger("animl_pipeline.serve")
@@ -24,6 +25,11 @@ class JsonLines(logging.Formatter):
 def note(event: str, *, level: int = logging.INFO, **facts: object) -> None:
     """Write one line: what happened, and its facts by name."""
     log.log(level, event, extra={"facts": facts})
+
+
+def milliseconds_since(started: float) -> float:
+    """Milliseconds since a ``time.monotonic()``."""
+    return round((time.monotonic() - started) * 1000, 1)
 
 
 def begin_journal() -> None:
