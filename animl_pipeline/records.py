@@ -5,7 +5,7 @@ A box is ``[ymin, xmin, ymax, xmax]``, relative to the picture, everywhere insid
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -119,7 +119,9 @@ class ModelCard(Record):
     """What a packaged model is and came from; it travels inside model.tar.gz as card.json.
 
     It holds no times and no machine's names, so that the same training gives the same package, byte for byte.
-    ``metrics`` is empty until the model was scored on the test set.
+    ``thresholds`` and the temperature are those of an uncalibrated model (none, 1) until the step calibration; ``metrics`` is
+    empty until the model was scored on the test set. A class is named where its probability reaches its threshold; where no
+    class's does, the animal is unknown.
     """
 
     format: int = 1
@@ -129,6 +131,7 @@ class ModelCard(Record):
     classes: tuple[ClassInfo, ...] = Field(min_length=2)
     view: View
     temperature: float = Field(default=1.0, gt=0)
+    thresholds: dict[str, Share] = Field(default={}, description="class id → probability from which on the class is named")
     onnx_sha256: Digest
     agreement: Agreement
     data_digest: Digest
@@ -141,6 +144,11 @@ class ModelCard(Record):
         return tuple(c.id for c in self.classes)
 
 
+Interval = tuple[float, float]
+"""The ends of a 95 % interval by bootstrap over places; None in its stead where fewer than two places hold examples."""
+Verdict = Literal["promote", "hold", "need_more_data"]
+
+
 class ClassScores(Record):
     """One class on the test set. ``average_precision`` is None where the test set holds no example of it."""
 
@@ -151,6 +159,109 @@ class ClassScores(Record):
     recall: float
     f1: float
     average_precision: float | None
+    precision_interval: Interval | None = None
+    recall_interval: Interval | None = None
+    f1_interval: Interval | None = None
+    average_precision_interval: Interval | None = None
+
+
+class Operating(Record):
+    """A class at a threshold: of ``examples`` crops of it, the share named so; of all crops named so, the share that are one."""
+
+    examples: int
+    places: int
+    recall: float | None = Field(description="None where there is no example")
+    precision: float | None = Field(description="None where nothing is named so")
+    false_alarms_per_1000: float = Field(description="crops of other classes named so, of 1000 crops")
+
+
+class Threshold(Record):
+    """From which probability on a class is named, for which aim, and what it costs on val and on test."""
+
+    id: str
+    group: Literal["invasive", "native"]
+    aim: str
+    value: Share
+    met: bool = Field(description="whether val reaches the aim")
+    val: Operating
+    test: Operating | None = None
+    recall_interval: Interval | None = Field(default=None, description="of the recall on test")
+    precision_interval: Interval | None = Field(default=None, description="of the precision on test")
+
+
+class Calibration(Record):
+    """How far stated probabilities are from how often they are right (expected calibration error, 15 equal bins) on the test set.
+
+    ``by_chance`` is what a perfectly calibrated model stays below on 95 of 100 test sets of this size.
+    """
+
+    temperature: float
+    before: float
+    after: float
+    by_chance: float
+    unknown: float = Field(description="share of test crops that reach no class's threshold")
+    right_if_named: float | None = Field(description="share of the others whose likeliest class is right")
+
+
+class Part(Record):
+    """The scores on a part of the test set, or of groups of crops: ``by`` says how it was parted."""
+
+    by: str
+    name: str
+    examples: int
+    places: int
+    accuracy: float
+    macro_f1: float | None = Field(description="None with fewer than two classes")
+    accuracy_interval: Interval | None = None
+    macro_f1_interval: Interval | None = None
+    left_out: int = 0
+
+
+class Credited(Record):
+    """The scores where the plan's equivalents count as right: class id → (precision, recall, f1)."""
+
+    accuracy: float
+    macro_f1: float
+    classes: dict[str, tuple[float, float, float]]
+
+
+class Difference(Record):
+    """One class, challenger less champion, on the same crops."""
+
+    id: str
+    examples: int
+    places: int
+    recall: tuple[float, float] = Field(description="the champion's and the challenger's")
+    f1: tuple[float, float]
+    recall_change: float
+    recall_interval: Interval | None
+    f1_change: float
+    f1_interval: Interval | None
+    average_precision_change: float
+    average_precision_interval: Interval | None
+    named: tuple[float, float] | None = Field(default=None, description="recall at each model's own threshold, where both have one")
+    named_interval: Interval | None = Field(default=None, description="of the change of that")
+
+
+class Comparison(Record):
+    """Champion (released last) and challenger on the same test crops: those whose class both know."""
+
+    champion: str = Field(description="the champion's version")
+    package: Digest
+    examples: int
+    places: int
+    left_out: int = Field(description="test crops of classes that the champion does not know")
+    new: tuple[str, ...] = Field(description="classes that only the challenger knows")
+    gone: tuple[str, ...] = Field(description="classes that only the champion knows")
+    gone_invasive: tuple[str, ...] = Field(default=(), description="those of them that the champion's plan calls invasive")
+    own_view: bool = Field(description="whether the champion's view differs, so that its crops were cut anew")
+    macro_f1: tuple[float, float]
+    macro_f1_change: float
+    macro_f1_interval: Interval | None
+    macro_average_precision: tuple[float, float]
+    macro_average_precision_change: float
+    macro_average_precision_interval: Interval | None
+    classes: tuple[Difference, ...]
 
 
 class Metrics(Record):
@@ -168,6 +279,16 @@ class Metrics(Record):
     macro_average_precision: float
     classes: tuple[ClassScores, ...]
     confusion: tuple[tuple[int, ...], ...]
+    accuracy_interval: Interval | None = None
+    macro_f1_interval: Interval | None = None
+    macro_average_precision_interval: Interval | None = None
+    calibration: Calibration | None = None
+    thresholds: tuple[Threshold, ...] = ()
+    parts: tuple[Part, ...] = ()
+    credited: Credited | None = None
+    comparison: Comparison | None = None
+    verdict: Verdict | None = None
+    reasons: tuple[str, ...] = Field(default=(), description="of the verdict, in words, the weightiest first")
 
 
 class Report(Record):
@@ -181,6 +302,8 @@ class Report(Record):
     evaluation: Artifact
     package: Artifact
     story: tuple[tuple[str, Counts], ...] = ()
+    verdict: Verdict | None = Field(default=None, description="None: it was not judged")
+    reasons: tuple[str, ...] = Field(default=(), description="of the verdict, in words")
 
 
 class Answer(Record):
@@ -189,6 +312,14 @@ class Answer(Record):
     picture: str = Field(description="file name inside the package's folder golden/")
     box: Box
     probabilities: dict[str, float]
+
+
+class Latency(Record):
+    """What the check of a live endpoint saw, in milliseconds: the first answer (which may wake it up), then half and 95 % of the others."""
+
+    first_ms: float
+    p50_ms: float
+    p95_ms: float
 
 
 class Release(Record):
@@ -203,3 +334,5 @@ class Release(Record):
     checked: int = Field(description="golden crops sent to the live endpoint")
     max_difference: float = Field(description="largest |probability live - offline| seen")
     changed: bool = Field(description="false when the endpoint served this package already")
+    latency: Latency | None = None
+    batch: Release | None = Field(default=None, description="the same version behind the endpoint for batches, where the plan has one")

@@ -6,9 +6,12 @@ from typing import Any
 
 from prefect import task
 
+from animl_pipeline import calibration as calibration_room
 from animl_pipeline import evaluation as evaluation_room
 from animl_pipeline import model as model_room
 from animl_pipeline import package as package_room
+from animl_pipeline.champions import champion_of
+from animl_pipeline.classifier import CARD_FILE, read_card
 from animl_pipeline.plan import Plan
 from animl_pipeline.records import Artifact, Counts
 from animl_pipeline.settings import load_settings
@@ -23,10 +26,31 @@ def train_classifier(crops: Artifact, splits: Artifact, plan: Plan) -> Any:
     return shown(model_room.train_classifier(crops, splits, plan, open_store(settings), settings))
 
 
+@task(name="calibration", **ONCE)
+def calibrate_classifier(model: Artifact, crops: Artifact, splits: Artifact, plan: Plan) -> Any:
+    """Find temperature and thresholds on val."""
+    return shown(calibration_room.calibrate_classifier(model, crops, splits, plan, open_store(load_settings())))
+
+
+@task(name="fold", task_run_name="fold {fold}", **ONCE)
+def fold_splits(crops: Artifact, splits: Artifact, folds: int, fold: int) -> Any:
+    """Leave a part of the train places out, so that their labels can be audited."""
+    return shown(evaluation_room.fold_splits(crops, splits, folds, fold, open_store(load_settings())))
+
+
 @task(name="evaluation", **ONCE)
-def evaluate_classifier(model: Artifact, crops: Artifact, splits: Artifact, plan: Plan, story: tuple[tuple[str, Counts], ...]) -> Any:
-    """Score the ONNX model on the test places and write the report."""
-    return shown(evaluation_room.evaluate_classifier(model, crops, splits, plan, open_store(load_settings()), story=story))
+def evaluate_classifier(
+    model: Artifact, crops: Artifact, splits: Artifact, plan: Plan, story: tuple[tuple[str, Counts], ...], folds: list[evaluation_room.Fold]
+) -> Any:
+    """Score the ONNX model on the test places, compare it with the model released last, judge it and write the report."""
+    settings = load_settings()
+    store = open_store(settings)
+    champion = champion_of(plan.endpoint_name(), read_card(store.path(model, CARD_FILE)), store)
+    return shown(
+        evaluation_room.evaluate_classifier(
+            model, crops, splits, plan, store, champion=champion, folds=folds, story=story, picture_url=settings.picture_url
+        )
+    )
 
 
 @task(name="package", **ONCE)

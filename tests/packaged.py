@@ -10,7 +10,7 @@ from animl_pipeline.classifier import Classifier
 from animl_pipeline.package import package_model
 from animl_pipeline.pixels import open_picture
 from animl_pipeline.plan import Plan, check_plan
-from animl_pipeline.records import Artifact, Box, ClassScores, Counts, Metrics, ModelCard
+from animl_pipeline.records import Artifact, Box, ClassScores, Counts, Metrics, ModelCard, Report
 from animl_pipeline.store import Made, Store, Workspace
 from tests.conftest import colour_model, jpeg
 
@@ -19,9 +19,14 @@ CLASSES = ("red", "green", "blue")
 
 def colour_plan(**release: Any) -> Plan:
     """A plan for the colour model."""
+    return check_plan(colour_plan_data(**release))
+
+
+def colour_plan_data(**release: Any) -> dict[str, Any]:
+    """The same as a plan file holds it."""
     classes = {c: [c] for c in CLASSES}
     sources = [{"name": "island", "export": "cct.json", "images": "images"}]
-    return check_plan({"model": "colours", "sources": sources, "labels": {"classes": classes}, "release": {"timeout_s": 60} | release})
+    return {"model": "colours", "sources": sources, "labels": {"classes": classes}, "release": {"timeout_s": 60} | release}
 
 
 def model_step(store: Store, folder: Path, version: str = "1", **card: Any) -> Artifact:
@@ -69,3 +74,11 @@ def package_of(store: Store, folder: Path, version: str = "1", **card: Any) -> A
     """A real, proven package."""
     model = model_step(store, folder, version, **card)
     return package_model(model, evaluation_step(store, model, folder), colour_plan(), store)
+
+
+def report_of(package: Artifact, store: Store, **values: Any) -> Report:
+    """The report that a retraining would have kept of a package."""
+    card = ModelCard.model_validate_json(store.path(package, "card.json").read_bytes())
+    metrics = Metrics.model_validate(card.metrics)
+    told = {"headline": "all three colours are told apart", "model_artifact": package, "evaluation": package} | values
+    return Report(model=card.model, version=card.version, metrics=metrics, package=package, **told)

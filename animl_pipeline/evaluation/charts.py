@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from animl_pipeline.evaluation.predictions import probability_column
 from animl_pipeline.records import Metrics
+from animl_pipeline.scoring import probability_column
 
 MOST_POINTS = 200
 """Of a curve; more cannot be told apart at the size it is drawn."""

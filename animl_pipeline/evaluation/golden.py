@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from animl_pipeline.errors import EvaluationError
-from animl_pipeline.evaluation.predictions import probability_column
 from animl_pipeline.pixels import open_picture
 from animl_pipeline.records import Box
+from animl_pipeline.scoring import probability_column
 from animl_pipeline.store import Store
 
 if TYPE_CHECKING:

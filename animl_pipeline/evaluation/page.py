@@ -2,81 +2,114 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from animl_pipeline.evaluation import charts, scores
-from animl_pipeline.evaluation.predictions import probability_column
-from animl_pipeline.pixels import open_picture
-from animl_pipeline.records import Counts, Metrics, ModelCard
+from animl_pipeline.evaluation import alarms, charts, pictures, scores, sureness
+from animl_pipeline.plan import Plan
+from animl_pipeline.records import Counts, Metrics, ModelCard, Part
 from animl_pipeline.store import Store
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
-MOST_MISTAKES = 6
-"""Pictures of mistakes shown a class."""
-
-MOST_RIGHT = 2
-"""Pictures of right answers shown a class."""
-
-THUMBNAIL = 192
-"""Longest side of a shown crop, in pixels; smaller crops are shown as they are."""
-
 FEW_FOR_F1 = 10
 """A place with fewer test crops, or with one class only, has no F1 worth printing."""
 
+MOST_ROWS = 40
+"""Of a long table; the CSV files beside the report hold all."""
+
 SPLITS = ("train", "val", "test")
+LEVELS = {"light": "light", "box": "size of the box", "level": "counted as"}
 
 
-def render(
-    card: ModelCard,
-    metrics: Metrics,
-    scored: pd.DataFrame,
-    split: pd.DataFrame,
-    digests: Mapping[str, str],
-    store: Store,
-    story: Sequence[tuple[str, Counts]] = (),
-) -> str:
+class Scored(NamedTuple):
+    """What a report is of: the model, its scores, and the crops behind them.
+
+    ``split`` holds all crops that are used, with their split; ``suspects`` the labels that the model disbelieves, with its answers.
+    """
+
+    card: ModelCard
+    metrics: Metrics
+    test: pd.DataFrame
+    split: pd.DataFrame
+    suspects: pd.DataFrame
+    audited: str
+
+
+def render(done: Scored, digests: Mapping[str, str], plan: Plan, store: Store, story: Sequence[tuple[str, Counts]] = ()) -> str:
     """The report as HTML.
 
     Args:
-        card: of the model that was scored.
-        metrics: its scores.
-        scored: test crops with predictions.
-        split: all crops that are used, with their split.
+        done: the model, its scores and its crops.
         digests: step name → digest of the evaluation's inputs.
+        plan: says which classes are invasive, which are people, and how many suspect labels are shown.
         store: where the crops' pictures are.
         story: name and counts of each earlier step.
     """
+    page: str = _template().render(**_figures(done), **_crops(done, plan, store), digests=digests, story=story)
+    return page
+
+
+@cache
+def _template() -> Any:
+    """The page's template, compiled once."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(share=_share, percent=scores.percent, words=lambda text: text.replace("_", " "))
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        card=card,
-        metrics=metrics,
-        sentences=scores.sentences(metrics),
-        thin=scores.thin_classes(metrics),
-        absent=scores.absent_classes(metrics),
-        few_examples=scores.FEW_EXAMPLES,
-        few_places=scores.FEW_PLACES,
-        few_for_f1=FEW_FOR_F1,
-        unknown_places=int((scored["place"] == "").sum()),
-        pictures=len(scored[["source", "image_id"]].drop_duplicates()),
-        curves=charts.precision_recall_curves(scored, metrics),
-        places=place_rows(scored),
-        splits=split_rows(split, card.class_ids()),
-        mistakes=_mistakes(scored, card.class_ids(), store),
-        most_mistakes=MOST_MISTAKES,
-        right=_right(scored, card.class_ids(), store),
-        digests=digests,
-        story=story,
-    )
+    environment.filters.update(share=_share, percent=scores.percent, words=lambda text: text.replace("_", " "), ends=_ends, change="{:+.2f}".format)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+
+
+def _figures(done: Scored) -> dict[str, Any]:
+    """All of the page but pictures."""
+    card, metrics, test = done.card, done.metrics, done.test
+    missed, false = alarms.missed_invaders(test, metrics.thresholds), alarms.false_alarms(test, metrics.thresholds)
+    return {
+        "card": card,
+        "metrics": metrics,
+        "sentences": scores.sentences(metrics),
+        "also": scores.how_good(metrics)[:2] if metrics.verdict else (),
+        "verdicts": scores.VERDICTS,
+        "thin": scores.thin_classes(metrics),
+        "absent": scores.absent_classes(metrics),
+        "few_examples": scores.FEW_EXAMPLES,
+        "few_places": scores.FEW_PLACES,
+        "few_for_f1": FEW_FOR_F1,
+        "unknown_places": int((test["place"] == "").sum()),
+        "pictures": len(test[["source", "image_id"]].drop_duplicates()),
+        "curves": charts.precision_recall_curves(test, metrics),
+        "reliability": {name: points.tolist() for name, points in sureness.reliability_of(test, card)._asdict().items()},
+        "calibrated": sureness.said_of_calibration(metrics.calibration) if metrics.calibration else "",
+        "invasive": [t.id for t in metrics.thresholds if t.group == "invasive"],
+        "alarms": _alarm_rows(false, len(test)),
+        "missed_count": len(missed),
+        "missed_below": int((missed["at_threshold"] == "missed").sum()),
+        "parts": {LEVELS[by]: [p for p in metrics.parts if p.by == by] for by in LEVELS if any(p.by == by for p in metrics.parts)},
+        "mixed": _left_out(metrics.parts),
+        "places": place_rows(test),
+        "splits": split_rows(done.split, card.class_ids()),
+        "audited": done.audited,
+        "suspects": done.suspects.head(MOST_ROWS).to_dict("records"),
+        "suspect_count": len(done.suspects),
+    }
+
+
+def _crops(done: Scored, plan: Plan, store: Store) -> dict[str, Any]:
+    """The page's pictures."""
+    ids, hidden = done.card.class_ids(), pictures.classes_of_people(plan)
+    missed = alarms.missed_invaders(done.test, done.metrics.thresholds)
+    rows = done.test.set_index("crop_id", drop=False)
+    return {
+        "missed": pictures.shown(rows.loc[list(missed["crop_id"])], hidden, store, pictures.MOST_MISSED),
+        "mistakes": pictures.mistakes(done.test, ids, hidden, store),
+        "right": pictures.right_answers(done.test, ids, hidden, store),
+        "disbelieved": pictures.shown(done.suspects, hidden, store, plan.audit.show),
+        "people": sorted(hidden),
+    }
 
 
 def place_rows(scored: pd.DataFrame) -> list[dict[str, Any]]:
@@ -94,6 +127,23 @@ def split_rows(split: pd.DataFrame, ids: Sequence[str]) -> list[dict[str, Any]]:
     return [{"name": name} | {s: _extent(rows[rows["split"] == s]) for s in SPLITS} for name, rows in groups]
 
 
+def _alarm_rows(false: pd.DataFrame, crops: int) -> list[dict[str, Any]]:
+    """One row a class with false alarms: how many, of 1000 crops, of which animals, and at which places most."""
+    rows = []
+    for (group, name), part in false.groupby(["group", "class"], sort=True):
+        of, at = (part[column].value_counts().sort_index().sort_values(ascending=False, kind="stable") for column in ("label", "place"))
+        rows.append({
+            "name": name, "group": group, "count": len(part), "per_1000": 1000 * len(part) / max(1, crops),
+            "of": ", ".join(f"{label} ({n:,})" for label, n in of.head(3).items()),
+            "at": ", ".join(f"{place or '(unknown)'} ({n:,})" for place, n in at.head(3).items()),
+        })  # fmt: skip
+    return rows
+
+
+def _left_out(parts: Sequence[Part]) -> list[Part]:
+    return [p for p in parts if p.left_out]
+
+
 def _extent(rows: pd.DataFrame) -> dict[str, int]:
     return {"crops": len(rows), "places": len(set(rows["place"]) - {""})}
 
@@ -108,34 +158,11 @@ def _place_f1(part: pd.DataFrame) -> float | None:
     return float(f1_score(part["label"], part["predicted"], labels=present, average="macro", zero_division=0.0))
 
 
-def _mistakes(scored: pd.DataFrame, ids: Sequence[str], store: Store) -> list[dict[str, Any]]:
-    """For each class with mistakes, how many there are and the ones that the model was surest of."""
-    wrong = scored[scored["label"] != scored["predicted"]].sort_values(["probability", "crop_id"], ascending=[False, True])
-    groups = [(c, wrong[wrong["label"] == c]) for c in ids]
-    return [{"name": c, "count": len(rows), "crops": _shown(rows.head(MOST_MISTAKES), store)} for c, rows in groups if len(rows)]
-
-
-def _right(scored: pd.DataFrame, ids: Sequence[str], store: Store) -> list[dict[str, Any]]:
-    """A few right answers of each class, by crop_id, which is as good as chance."""
-    right = scored[scored["label"] == scored["predicted"]].sort_values("crop_id")
-    return [shown for c in ids for shown in _shown(right[right["label"] == c].head(MOST_RIGHT), store)]
-
-
-def _shown(rows: pd.DataFrame, store: Store) -> list[dict[str, Any]]:
-    keys = ["label", "predicted", "probability", "place", "source", "image_id"]
-    return [
-        {key: row[key] for key in keys} | {"of_truth": float(row[probability_column(row["label"])]), "image": _thumbnail(store.blob(row["blob"]))}
-        for _, row in rows.iterrows()
-    ]
-
-
-def _thumbnail(png: bytes) -> str:
-    """A stored crop as a small JPEG data URI."""
-    crop = open_picture(png)
-    crop.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    crop.save(buffer, "JPEG", quality=80, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _ends(interval: tuple[float, float] | None, sign: bool = False) -> str:
+    """An interval as printed, ``0.60–0.70``; "" for none."""
+    if interval is None:
+        return ""
+    return " to ".join(f"{v:+.2f}" for v in interval) if sign else "–".join(f"{v:.2f}" for v in interval)
 
 
 def _share(value: float) -> str:

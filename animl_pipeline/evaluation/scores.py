@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from animl_pipeline.evaluation.predictions import probability_column
+from animl_pipeline.evaluation.intervals import Draws, interval, mean_of_held, rates
 from animl_pipeline.records import ClassScores, Metrics
+from animl_pipeline.scoring import probability_column
 
 FEW_EXAMPLES = 30
 """Below, one example more or less moves recall by over three points."""
@@ -21,12 +23,18 @@ def metrics_of(scored: pd.DataFrame, ids: tuple[str, ...]) -> Metrics:
     """The scores of predictions; macro means are over the classes that the test set holds, a never-predicted class has precision 0.
 
     Average precision is one class against the rest, sklearn's step-wise sum over thresholds of (recall gained) x precision.
+    Intervals are by bootstrap over places; see :mod:`animl_pipeline.evaluation.intervals`.
     """
     from sklearn.metrics import accuracy_score, confusion_matrix
 
     truth, predicted = scored["label"], scored["predicted"]
-    classes = _class_scores(scored, ids)
+    draws = Draws(scored)
+    confusions = draws.confusions(numbers(truth, ids), numbers(predicted, ids), len(ids))
+    f1 = rates(confusions)[2]
+    aps = np.stack([draws.average_precisions(scored[probability_column(c)].to_numpy(np.float64), (truth == c).to_numpy()) for c in ids], axis=1)
+    classes = _class_scores(scored, ids, draws, confusions, aps)
     present = [c for c in classes if c.examples]
+    hits = np.trace(confusions, axis1=1, axis2=2) / np.maximum(confusions.sum(axis=(1, 2)), 1)
     return Metrics(
         examples=len(scored),
         places=_places(scored),
@@ -37,7 +45,15 @@ def metrics_of(scored: pd.DataFrame, ids: tuple[str, ...]) -> Metrics:
         macro_average_precision=_mean([c.average_precision for c in present if c.average_precision is not None]),
         classes=classes,
         confusion=tuple(tuple(int(n) for n in row) for row in confusion_matrix(truth, predicted, labels=list(ids))),
+        accuracy_interval=interval(hits, draws.places),
+        macro_f1_interval=interval(mean_of_held(f1), draws.places),
+        macro_average_precision_interval=interval(mean_of_held(aps), draws.places),
     )
+
+
+def numbers(names: pd.Series[str], ids: tuple[str, ...]) -> NDArray[np.int64]:
+    """Class numbers of class ids."""
+    return np.asarray(names.map({c: i for i, c in enumerate(ids)}), np.int64)
 
 
 def thin_classes(metrics: Metrics) -> tuple[ClassScores, ...]:
@@ -52,32 +68,77 @@ def absent_classes(metrics: Metrics) -> tuple[ClassScores, ...]:
 
 
 def headline(metrics: Metrics) -> str:
-    """Three sentences for a biologist: how good, which class is weakest and what it is taken for, on how much this rests."""
+    """Three sentences for a biologist: the verdict, what it rests on, and how firm that is; without a verdict, how good the model is."""
     return " ".join(sentences(metrics))
 
 
 def sentences(metrics: Metrics) -> tuple[str, str, str]:
     """The headline's three sentences."""
+    if metrics.verdict is None:
+        return how_good(metrics)
+    return _what_to_do(metrics), _against_champion(metrics), _how_firm(metrics)
+
+
+def how_good(metrics: Metrics) -> tuple[str, str, str]:
+    """Three sentences: how good, which class is weakest and what it is taken for, on how much this rests."""
     return _how_good(metrics), _weakest(metrics), _how_firm(metrics)
 
 
-def _class_scores(scored: pd.DataFrame, ids: tuple[str, ...]) -> tuple[ClassScores, ...]:
+VERDICTS = {"promote": "Promote", "hold": "Hold", "need_more_data": "Need more data"}
+
+
+def _what_to_do(metrics: Metrics) -> str:
+    more = len(metrics.reasons) - 1
+    others = f" ({count(more, 'further reason')} below)" if more > 0 and metrics.verdict != "promote" else ""
+    return f"{VERDICTS[metrics.verdict or 'hold']}: {metrics.reasons[0]}{others}."
+
+
+def _against_champion(metrics: Metrics) -> str:
+    c = metrics.comparison
+    interval = ranged(metrics.macro_f1_interval)
+    if c is None:
+        return f"Its mean F1, every class counting alike, is {metrics.macro_f1:.2f}{interval}, and there is no released model to compare it with."
+    return (
+        f"On the same {count(c.examples, 'test example')} its mean F1, every class counting alike, is {c.macro_f1[1]:.2f}, the released model's "
+        f"({c.champion}) {c.macro_f1[0]:.2f}: a change of {c.macro_f1_change:+.2f}{ranged(c.macro_f1_interval, sign=True)}."
+    )
+
+
+def ranged(ends: tuple[float, float] | None, *, sign: bool = False) -> str:
+    """`` (95 % interval 0.60 to 0.70)``, or nothing."""
+    if ends is None:
+        return ""
+    low, high = (f"{v:+.2f}" if sign else f"{v:.2f}" for v in ends)
+    return f" (95 % interval {low} to {high})"
+
+
+def _class_scores(
+    scored: pd.DataFrame, ids: tuple[str, ...], draws: Draws, confusions: NDArray[np.float64], aps: NDArray[np.float64]
+) -> tuple[ClassScores, ...]:
     from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
     truth = scored["label"]
     precision, recall, f1, support = precision_recall_fscore_support(truth, scored["predicted"], labels=list(ids), zero_division=0.0)
-    return tuple(
-        ClassScores(
-            id=c,
-            examples=int(support[i]),
-            places=_places(scored[truth == c]),
-            precision=float(precision[i]),
-            recall=float(recall[i]),
-            f1=float(f1[i]),
-            average_precision=float(average_precision_score(truth == c, scored[probability_column(c)])) if support[i] else None,
+    drawn = rates(confusions)
+    known = []
+    for i, c in enumerate(ids):
+        ends = [interval(values[:, i], draws.places_of((truth == c).to_numpy())) for values in (*drawn, aps)]
+        known.append(
+            ClassScores(
+                id=c,
+                examples=int(support[i]),
+                places=_places(scored[truth == c]),
+                precision=float(precision[i]),
+                recall=float(recall[i]),
+                f1=float(f1[i]),
+                average_precision=float(average_precision_score(truth == c, scored[probability_column(c)])) if support[i] else None,
+                precision_interval=ends[0],
+                recall_interval=ends[1],
+                f1_interval=ends[2],
+                average_precision_interval=ends[3],
+            )
         )
-        for i, c in enumerate(ids)
-    )
+    return tuple(known)
 
 
 def _places(rows: pd.DataFrame) -> int:

@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 
 from animl_pipeline.classifier import CARD_FILE, MODEL_FILE, Classifier, read_card
 from animl_pipeline.errors import PackageError
+from animl_pipeline.package.model_card import model_card
 from animl_pipeline.pixels import open_picture
 from animl_pipeline.plan import Plan
 from animl_pipeline.records import Answer, Artifact, Box, Counts, Digest, Metrics, ModelCard, Record
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 PACKAGE_FILE = "model.tar.gz"
 GOLDEN_FILE = "golden.json"
+MODEL_CARD_FILE = "MODEL_CARD.md"
 MAX_PICTURE = 2_800_000
 """Larger pictures do not fit into a serverless request (4 MB) as base64."""
 OFFLINE_TOLERANCE = 1e-5
@@ -43,7 +45,7 @@ class _Scored(Record):
 
 
 def package_model(model: Artifact, evaluation: Artifact, plan: Plan, store: Store) -> Artifact:
-    """The package: model.tar.gz (model.onnx, card.json), card.json with its metrics, golden.json and the golden pictures.
+    """The package: model.tar.gz (model.onnx, card.json), card.json with its metrics, MODEL_CARD.md, golden.json and the golden pictures.
 
     Raises:
         PackageError: torch and ONNX did not agree or were not compared, the model is not the card's, the metrics are of
@@ -51,21 +53,22 @@ def package_model(model: Artifact, evaluation: Artifact, plan: Plan, store: Stor
     """
 
     def build(space: Workspace) -> Made:
-        card = _fit_card(model, evaluation, plan, store)
+        card, metrics = _fit_card(model, evaluation, plan, store)
         _write_archive(space.out / PACKAGE_FILE, {MODEL_FILE: store.path(model, MODEL_FILE).read_bytes(), CARD_FILE: _card_bytes(card)})
         (space.out / CARD_FILE).write_bytes(_card_bytes(card))
+        (space.out / MODEL_CARD_FILE).write_text(model_card(card, metrics, plan), encoding="utf-8")
         answers, too_large = _copy_golden(space.out, _read_scored(evaluation, store)[: plan.package.golden], store)
         _prove(space.out, answers)
         dropped = {"picture_too_large_for_a_request": too_large} if too_large else {}
         return Made(Counts(kept=len(answers), dropped=dropped, unit="golden answers"))
 
     inputs = {"model": model, "evaluation": evaluation}
-    config = plan.package.model_dump() | {"classes": [c.id for c in plan.classes()]}
+    config = plan.package.model_dump() | {"classes": [c.id for c in plan.classes()], "description": plan.description}
     return store.make("package", room="package", inputs=inputs, config=config, build=build)
 
 
-def _fit_card(model: Artifact, evaluation: Artifact, plan: Plan, store: Store) -> ModelCard:
-    """The model's card with its metrics, after every reason to refuse it was looked for."""
+def _fit_card(model: Artifact, evaluation: Artifact, plan: Plan, store: Store) -> tuple[ModelCard, Metrics]:
+    """The model's card with its metrics, and these, after every reason to refuse it was looked for."""
     card = read_card(store.path(model, CARD_FILE))
     found = sha256_of(store.path(model, MODEL_FILE))
     if found != card.onnx_sha256:
@@ -81,7 +84,7 @@ def _fit_card(model: Artifact, evaluation: Artifact, plan: Plan, store: Store) -
     scored, told = {c.id for c in metrics.classes}, set(card.class_ids())
     if scored != told:
         raise PackageError(f"the metrics are of the classes {sorted(scored)}, the card's are {sorted(told)}; run the step 'evaluation' again")
-    return card.model_copy(update={"metrics": metrics.model_dump(mode="json")})
+    return card.model_copy(update={"metrics": metrics.model_dump(mode="json")}), metrics
 
 
 def _read_metrics(evaluation: Artifact, store: Store) -> Metrics:
