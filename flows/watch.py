@@ -1,0 +1,126 @@
+"""Whether a new training is worth it, asked of Animl or told by an event; then it is started, once."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterIdempotencyKey,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Completed
+from pydantic import Field, ValidationError
+
+from animl_pipeline.errors import PlanError, SettingsError
+from animl_pipeline.plan import Overrides, Plan, find_plan, load_plan
+from animl_pipeline.records import Record
+from animl_pipeline.reports import last_training
+from animl_pipeline.settings import load_settings
+from animl_pipeline.store import open_store
+from tasks.watching import count_validated
+
+log = logging.getLogger("animl_pipeline.flows.watch")
+
+UNDER_WAY = [state for state in StateType if state not in TERMINAL_STATES]
+
+
+class Validated(Record):
+    """What the event ``animl.images.validated`` tells: the plan to train by, and what this one run changes of it."""
+
+    plan: str = Field(min_length=1, description="name of a plan in deployments/plans, or a path")
+    overrides: Overrides = Overrides()
+    batch: str = Field(default="", max_length=200, description="what was validated, such as a batch's id: the same batch starts one run only")
+
+
+@flow(name="watch", flow_run_name="watch {plan}", persist_result=False)
+def watch(plan: str) -> State[Any]:
+    """Ask Animl how much was validated since the last training, and start `retrain` when it is enough.
+
+    The run ends as NothingNew, AlreadyUnderWay, AlreadyTried or Started; none of them is a failure. Of runs for the same
+    data there is never a second one, and never two at a time.
+
+    Args:
+        plan: name of a plan in deployments/plans, such as santa-cruz-island, or the path of its YAML file. It must be
+            deployed as `retrain/<name of its file>`.
+    """
+    settings = load_settings()
+    checked = load_plan(find_plan(plan, settings.plans))
+    watched = [source for source in checked.sources if source.project() is not None]
+    if not watched:
+        raise PlanError(
+            f"the plan of {checked.model}: expected a source animl://<project id> to watch, found files only; start its trainings by hand"
+        )
+    since = last_training(checked.model, open_store(settings))
+    new = sum(future.result() for future in [count_validated.submit(source, since) for source in watched])
+    enough = checked.watch.new_images
+    fact = (
+        f"{new:,} images validated {f'since {since:%Y-%m-%d %H:%M} UTC' if since else 'so far, none of them learnt'}; a training is worth {enough:,}"
+    )
+    log.info("%s", fact)
+    if new < enough:
+        return Completed(name="NothingNew", message=fact)
+    return _begin(checked, plan, Overrides(), f"watch-{checked.model}-{since.isoformat() if since else 'ever'}-{new}", fact)
+
+
+@flow(name="validated", flow_run_name="images validated", persist_result=False)
+def validated(payload: dict[str, Any]) -> State[Any]:
+    """Start `retrain` because somebody told us that images were validated (the event `animl.images.validated`).
+
+    Args:
+        payload: `plan`, a name in deployments/plans; `overrides`, what this run changes; `batch`, an id of what was
+            validated: of events with the same id only the first one starts a run.
+    """
+    try:
+        told = Validated.model_validate(payload)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise PlanError(f"the event's payload: {where}: {first['msg']}; it holds plan, and may hold overrides and batch (docs/operate.md)") from e
+    checked = told.overrides.applied(load_plan(find_plan(told.plan, load_settings().plans)))
+    key = f"event-{checked.model}-{told.batch}" if told.batch else f"event-{checked.model}-{datetime.now(UTC).isoformat()}"
+    return _begin(checked, told.plan, told.overrides, key, f"images were validated{f' ({told.batch})' if told.batch else ''}")
+
+
+def _begin(plan: Plan, name: str, overrides: Overrides, key: str, why: str) -> State[Any]:
+    """Start a training unless one is under way or the same was tried before."""
+    if not PREFECT_API_URL.value():
+        raise SettingsError("PREFECT_API_URL: expected a Prefect server that starts trainings, found none; see `animl-pipeline up`")
+    with get_client(sync_client=True) as client:
+        deployment = _deployment_of(name, client)
+        of_it = FlowRunFilterDeploymentId(any_=[deployment])
+        under_way = _runs(client, FlowRunFilter(deployment_id=of_it, state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNDER_WAY))))
+        if under_way:
+            return Completed(name="AlreadyUnderWay", message=f"{why}; {under_way[0].name!r} is {str(under_way[0].state_name).lower()}")
+        tried = _runs(client, FlowRunFilter(deployment_id=of_it, idempotency_key=FlowRunFilterIdempotencyKey(any_=[key])))
+        if tried:
+            return Completed(name="AlreadyTried", message=f"{why}; {tried[0].name!r} for the same data ended {tried[0].state_name}")
+        parameters = {"plan": name, "overrides": overrides.model_dump(mode="json")}
+        # the key also answers two that ask at the same moment: the server makes one run of them
+        run = client.create_flow_run_from_deployment(deployment, parameters=parameters, idempotency_key=key, tags=["new-validations"])
+    return Completed(name="Started", message=f"{why}; started {run.name!r}")
+
+
+def _deployment_of(plan: str, client: SyncPrefectClient) -> UUID:
+    name = f"retrain/{plan.rsplit('/', 1)[-1].removesuffix('.yaml').removesuffix('.yml')}"
+    try:
+        return client.read_deployment_by_name(name).id
+    except ObjectNotFound as e:
+        raise SettingsError(
+            f"expected the deployment {name!r} on the Prefect server, found none; add it to deployments/prefect.yaml, then deploy it"
+        ) from e
+
+
+def _runs(client: SyncPrefectClient, wanted: FlowRunFilter) -> list[FlowRun]:
+    """Runs that somebody asked for, not those that a schedule has laid out for weeks ahead."""
+    return [run for run in client.read_flow_runs(flow_run_filter=wanted) if not run.auto_scheduled]

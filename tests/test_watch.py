@@ -1,0 +1,161 @@
+"""The flow `watch` against Animl's API and Prefect's real server: exactly one run for new data, none for old."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Cancelled, Failed
+from prefect.testing.utilities import prefect_test_harness
+
+from animl_pipeline.errors import PlanError, SettingsError
+from animl_pipeline.reports import note_training
+from animl_pipeline.settings import load_settings
+from animl_pipeline.store import open_store
+from flows.retrain import retrain
+from flows.watch import validated, watch
+from tasks.watching import count_validated
+from tests.animl_server import LONG_AGO, AnimlSite, animl, island
+
+pytestmark = [
+    pytest.mark.prefect,
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def site() -> Iterator[AnimlSite]:
+    with animl(island(30)) as site:
+        yield site
+
+
+@pytest.fixture
+def plan(tmp_path: Path, site: AnimlSite, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A plan's name that is this test's alone, worth a training from 20 new images on; its data came from Animl."""
+    name = f"isle-{tmp_path.name.strip('_').replace('_', '-')[-30:]}".lower()
+    content = {
+        "model": name[:40].rstrip("-"),
+        "sources": [{"name": "isle", "export": "animl://isle", "images": "images"}],
+        "labels": {"classes": {"fox": ["fox"], "rat": ["Rat"]}},
+        "watch": {"new_images": 20},
+    }
+    (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    settings = {"STORE": tmp_path / "store", "PLANS": tmp_path, "API_URL": site.url, "ID_TOKEN": "token-of-a-service-user", "POLL_S": 0.01}
+    for key, value in settings.items():
+        monkeypatch.setenv(f"ANIML_{key}", str(value))
+    return name
+
+
+@pytest.fixture
+def deployed(plan: str) -> UUID:
+    """The plan's deployment, whose runs nobody works off."""
+    return retrain.to_deployment(name=plan).apply()  # type: ignore[return-value, union-attr]  # sync here
+
+
+def runs_of(deployment: UUID) -> list[FlowRun]:
+    with get_client(sync_client=True) as client:
+        return client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])))
+
+
+def end(run: FlowRun, state: State) -> None:
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run.id, state, force=True)
+
+
+def outcome(plan: str) -> str:
+    return str(watch(plan, return_state=True).name)
+
+
+def learnt_until(plan: str, moment: datetime) -> None:
+    note_training(yaml.safe_load((load_settings().plans / f"{plan}.yaml").read_text())["model"], moment, open_store(load_settings()))
+
+
+def test_with_nothing_new_there_is_no_run_and_no_failure(plan: str, deployed: UUID) -> None:
+    learnt_until(plan, LONG_AGO + timedelta(days=1))
+    state = watch(plan, return_state=True)
+    assert (state.name, state.type.value) == ("NothingNew", "COMPLETED")
+    assert "0 images validated since 2020-01-02 00:00 UTC; a training is worth 20" in str(state.message)
+    assert runs_of(deployed) == []
+
+
+def test_enough_new_images_start_exactly_one_run_however_often_it_is_asked(plan: str, deployed: UUID) -> None:
+    assert [outcome(plan) for _ in range(10)] == ["Started"] + ["AlreadyUnderWay"] * 9
+    (run,) = runs_of(deployed)
+    assert run.parameters["plan"] == plan
+    end(run, Failed())
+    assert outcome(plan) == "AlreadyTried"
+    assert len(runs_of(deployed)) == 1
+
+
+def test_after_a_training_only_what_was_validated_since_counts(plan: str, deployed: UUID, site: AnimlSite) -> None:
+    learnt_until(plan, LONG_AGO + timedelta(days=1))
+    for picture in site.pictures[:20]:
+        picture.things[0].date = datetime.now(UTC)
+    assert outcome(plan) == "Started"
+    end(runs_of(deployed)[0], Cancelled())
+    learnt_until(plan, datetime.now(UTC) + timedelta(minutes=1))
+    assert outcome(plan) == "NothingNew"
+
+
+def test_an_animl_that_is_away_is_asked_again_and_no_run_is_started_meanwhile(plan: str, deployed: UUID, site: AnimlSite) -> None:
+    patient = list(count_validated.retry_delay_seconds)
+    assert sum(patient) >= 3600
+    assert count_validated.retries == len(patient)
+    count_validated.retry_delay_seconds = [0] * len(patient)  # an hour in a moment
+    try:
+        site.hiccups = 17  # three rounds of five questions, and some
+        assert outcome(plan) == "Started"
+        site.hiccups = 10_000
+        end(runs_of(deployed)[0], Failed())
+        assert watch(plan, return_state=True).type.value == "FAILED"
+    finally:
+        count_validated.retry_delay_seconds = patient
+    assert len(runs_of(deployed)) == 1
+
+
+def test_a_plan_that_is_not_deployed_or_has_no_project_is_one_line(plan: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=rf"expected the deployment 'retrain/{plan}' on the Prefect server, found none"):
+        watch(plan)
+    content = yaml.safe_load((tmp_path / f"{plan}.yaml").read_text())
+    content["sources"][0]["export"] = "export.json"
+    (tmp_path / "files.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(PlanError, match="expected a source animl://<project id> to watch, found files only"):
+        watch("files")
+
+
+def test_an_event_starts_a_run_with_its_parameters_once_a_batch(plan: str, deployed: UUID) -> None:
+    payload = {"plan": plan, "overrides": {"epochs": 3}, "batch": "night shift"}
+    assert validated(payload, return_state=True).name == "Started"
+    (run,) = runs_of(deployed)
+    assert run.parameters["overrides"]["epochs"] == 3
+    end(run, Failed())
+    assert validated(payload, return_state=True).name == "AlreadyTried"
+    assert validated(payload | {"batch": "day shift"}, return_state=True).name == "Started"
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        ({}, "the event's payload: plan: Field required"),
+        ({"plan": "sample", "overrides": {"epochs": 0}}, r"overrides.epochs: Input should be greater than or equal to 1"),
+        ({"plan": "../secret"}, "expected a plan's name or the path of its YAML file, found '../secret'"),
+    ],
+)
+def test_an_event_that_says_nothing_usable_is_one_line(plan: str, payload: dict[str, object], said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        validated(payload)
