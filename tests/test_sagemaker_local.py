@@ -15,6 +15,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from animl_pipeline.errors import ReleaseError
-from animl_pipeline.sagemaker_local import Addresses, local_sagemaker
+from animl_pipeline.sagemaker_local import Addresses, Faults, local_sagemaker
 from animl_pipeline.sagemaker_local.contract import ApiError, check_request
 from animl_pipeline.sagemaker_local.ledger import Ledger
 from animl_pipeline.sagemaker_local.programs import Running
@@ -65,6 +67,7 @@ class Cloud:
         self.rt: SageMakerRuntimeClient = make("sagemaker-runtime", endpoint_url=addresses.sagemaker, **known)
         self.s3: S3Client = make("s3", endpoint_url=addresses.s3, **known)
         self.s3.create_bucket(Bucket=BUCKET)
+        self.turn = addresses.turn
 
     def put(self, archive: bytes) -> str:
         """Upload; the address comes back."""
@@ -399,6 +402,82 @@ def test_the_ledger_is_the_same_after_a_restart(tmp_path: Path) -> None:
     assert again.get("endpoint", "e")["EndpointStatus"] == "InService"
     with pytest.raises(ApiError):
         again.get("model", "n")
+
+
+@contextmanager
+def faulty(cloud: Cloud, **faults: float) -> Iterator[None]:
+    """Let something go wrong until the end of the block."""
+    cloud.turn(**faults)
+    try:
+        yield
+    finally:
+        cloud.turn(**Faults().model_dump())
+
+
+def test_states_last_as_long_as_asked_and_programs_fail_as_asked(cloud: Cloud, tmp_path: Path) -> None:
+    config = cloud.config(archive_of(tmp_path, "red", "green"))
+    name = cloud.endpoint(config)
+    for faults, reason in (
+        ({"image_cannot_start": 1}, "CannotStartContainerError"),
+        ({"never_pings": 1, "ping_s": 0.2}, "did not pass the ping health check"),
+        ({"update_fails": 1}, "Request to service failed"),
+    ):
+        with faulty(cloud, **faults):
+            cloud.sm.update_endpoint(EndpointName=name, EndpointConfigName=config)
+            told = cloud.settled(name)
+        assert (told["EndpointStatus"], told["EndpointConfigName"]) == ("InService", config)
+        assert reason in told["FailureReason"]
+    with faulty(cloud, switch_s=1.5):
+        asked = time.monotonic()
+        cloud.sm.update_endpoint(EndpointName=name, EndpointConfigName=config)
+        assert cloud.settled(name)["EndpointStatus"] == "InService"
+        assert time.monotonic() - asked > 1.5
+    assert set(cloud.ask(name)) == {"red", "green"}
+
+
+def test_quotas_and_throttling_come_as_aws_says_them(cloud: Cloud, tmp_path: Path) -> None:
+    config = cloud.config(archive_of(tmp_path, "red", "green"), concurrency=30)
+    with faulty(cloud, quota_concurrency=29):
+        assert "ResourceLimitExceeded" in refusal(lambda: cloud.sm.create_endpoint(EndpointName="much", EndpointConfigName=config))
+    name = cloud.endpoint(config)
+    with faulty(cloud, throttled=1, invocations_throttled=1):
+        assert "ThrottlingException" in refusal(cloud.sm.list_models)
+        assert refusal(cloud.sm.list_models) == ""
+        assert "ThrottlingException" in refusal(lambda: cloud.ask(name))
+        assert set(cloud.ask(name)) == {"red", "green"}
+
+
+def test_a_slow_answer_is_cut_off_and_more_requests_than_allowed_are_throttled(cloud: Cloud, tmp_path: Path) -> None:
+    name = cloud.endpoint(cloud.config(archive_of(tmp_path, "red", "green"), concurrency=2))
+    with faulty(cloud, answer_delay_s=0.3, answer_s=0.2):
+        assert "timed out" in refusal(lambda: cloud.ask(name))
+    with faulty(cloud, answer_delay_s=50), ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(lambda: refusal(lambda: cloud.ask(name))) for _ in range(6)]
+        until(lambda: sum(a.done() for a in asked) == 4, "four are refused", seconds=40)
+        cloud.turn(answer_delay_s=0)
+    assert sorted("ThrottlingException" in a.result() for a in asked) == [False, False, True, True, True, True]
+    assert [a.result() for a in asked].count("") == 2
+    with faulty(cloud, max_payload=100):
+        assert "at most 100" in refusal(lambda: cloud.ask(name))
+
+
+def test_a_config_names_one_size_and_a_machine_of_its_own_takes_larger_requests(cloud: Cloud, tmp_path: Path) -> None:
+    config = cloud.config(archive_of(tmp_path, "red", "green"))
+    model = cloud.sm.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"][0]["ModelName"]
+    none: Any = [{"VariantName": "v", "ModelName": model}]
+    assert "either ServerlessConfig or InstanceType" in refusal(
+        lambda: cloud.sm.create_endpoint_config(EndpointConfigName="none", ProductionVariants=none)
+    )
+    machine: Any = [{"VariantName": "v", "ModelName": model, "InstanceType": "ml.c6i.large", "InitialInstanceCount": 1}]
+    cloud.sm.create_endpoint_config(EndpointConfigName=f"machine-{model}", ProductionVariants=machine)
+    name = cloud.endpoint(f"machine-{model}")
+    with faulty(cloud, max_payload=100):
+        assert set(cloud.ask(name)) == {"red", "green"}
+
+
+def test_a_fault_that_there_is_not_is_refused(cloud: Cloud) -> None:
+    with pytest.raises(ReleaseError, match="faults: colour: Extra inputs"):
+        cloud.turn(colour=1)
 
 
 def test_more_requests_than_an_endpoint_may_have_in_hand_are_throttled(tmp_path: Path) -> None:

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from animl_pipeline.endpoint.calls import found, patient, spoken
 from animl_pipeline.endpoint.names import Target
 from animl_pipeline.errors import ReleaseError
 from animl_pipeline.records import Record
 
 if TYPE_CHECKING:
-    from botocore.config import Config
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sagemaker import SageMakerClient
+    from mypy_boto3_sagemaker.type_defs import DescribeEndpointConfigOutputTypeDef
     from mypy_boto3_sagemaker_runtime import SageMakerRuntimeClient
+    from mypy_boto3_ssm import SSMClient
 
 log = logging.getLogger(__name__)
 
-VARIANT = "AllTraffic"
 BUSY = frozenset({"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"})
 
 
 class EndpointState(Record):
-    """What SageMaker says of an endpoint now; during an update the config is still the old one."""
+    """What SageMaker says of an endpoint now; during an update the config is still the old one, and ``coming`` the new one."""
 
     status: str
     endpoint_config: str
+    arn: str = ""
+    coming: str = ""
     failure_reason: str = ""
 
     def serves(self, config: str) -> bool:
@@ -45,19 +46,25 @@ class Aws:
     def sagemaker(self) -> SageMakerClient:
         import boto3
 
-        return boto3.client("sagemaker", config=_patient())
+        return boto3.client("sagemaker", config=patient())
 
     @cached_property
     def runtime(self) -> SageMakerRuntimeClient:
         import boto3
 
-        return boto3.client("sagemaker-runtime", config=_patient())
+        return boto3.client("sagemaker-runtime", config=patient())
 
     @cached_property
     def s3(self) -> S3Client:
         import boto3
 
-        return boto3.client("s3", config=_patient())
+        return boto3.client("s3", config=patient())
+
+    @cached_property
+    def ssm(self) -> SSMClient:
+        import boto3
+
+        return boto3.client("ssm", config=patient())
 
     # -- what a config needs -----------------------------------------------------------------------------------------
 
@@ -82,7 +89,7 @@ class Aws:
             ReleaseError: it is there and reads another package, or it cannot be made.
         """
         with spoken(f"the SageMaker model {target.sagemaker_model}"):
-            known = _found(lambda: self.sagemaker.describe_model(ModelName=target.sagemaker_model))
+            known = found(lambda: self.sagemaker.describe_model(ModelName=target.sagemaker_model))
             if known is None:
                 self.sagemaker.create_model(
                     ModelName=target.sagemaker_model,
@@ -102,16 +109,10 @@ class Aws:
             ReleaseError: it is there and names another model, or it cannot be made.
         """
         with spoken(f"the endpoint config {target.endpoint_config}"):
-            if _found(lambda: self.sagemaker.describe_endpoint_config(EndpointConfigName=target.endpoint_config)) is None:
+            if found(lambda: self.sagemaker.describe_endpoint_config(EndpointConfigName=target.endpoint_config)) is None:
                 self.sagemaker.create_endpoint_config(
                     EndpointConfigName=target.endpoint_config,
-                    ProductionVariants=[
-                        {
-                            "VariantName": VARIANT,
-                            "ModelName": target.sagemaker_model,
-                            "ServerlessConfig": {"MemorySizeInMB": target.memory_mb, "MaxConcurrency": target.max_concurrency},
-                        }
-                    ],
+                    ProductionVariants=[target.variant()],
                     Tags=[{"Key": k, "Value": v} for k, v in target.tags.items()],
                 )
                 return
@@ -120,33 +121,58 @@ class Aws:
 
     def model_of(self, config: str) -> str | None:
         """The SageMaker model that an endpoint config names, None where there is no such config."""
-        with spoken(f"the endpoint config {config}"):
-            known = _found(lambda: self.sagemaker.describe_endpoint_config(EndpointConfigName=config))
+        known = self.config(config)
         return known["ProductionVariants"][0].get("ModelName") if known else None
+
+    def config(self, name: str) -> DescribeEndpointConfigOutputTypeDef | None:
+        """An endpoint config, None where there is none of that name."""
+        with spoken(f"the endpoint config {name}"):
+            return found(lambda: self.sagemaker.describe_endpoint_config(EndpointConfigName=name))
+
+    def tags(self, arn: str) -> dict[str, str]:
+        """A resource's tags."""
+        with spoken(arn):
+            pages = self.sagemaker.get_paginator("list_tags").paginate(ResourceArn=arn)
+            return {t["Key"]: t["Value"] for page in pages for t in page["Tags"]}
 
     # -- the endpoint ------------------------------------------------------------------------------------------------
 
     def endpoint(self, name: str) -> EndpointState | None:
         """How an endpoint is, None where there is none."""
         with spoken(f"the endpoint {name}"):
-            known = _found(lambda: self.sagemaker.describe_endpoint(EndpointName=name))
+            known = found(lambda: self.sagemaker.describe_endpoint(EndpointName=name))
         if known is None:
             return None
         return EndpointState(
             status=known["EndpointStatus"],
             endpoint_config=known.get("EndpointConfigName", ""),
+            arn=known.get("EndpointArn", ""),
+            coming=known.get("PendingDeploymentSummary", {}).get("EndpointConfigName", ""),
             failure_reason=" ".join(known.get("FailureReason", "").split()),
         )
 
-    def point(self, name: str, config: str, tags: dict[str, str]) -> None:
-        """Order the endpoint to serve ``config``; it is created when it is not there."""
-        exists = self.endpoint(name) is not None
+    def point(self, name: str, config: str) -> None:
+        """Order the endpoint to serve ``config``; it is created when it is not there, and left alone when it does already."""
+        state = self.endpoint(name)
+        if state is not None and state.serves(config):
+            return
         with spoken(f"the endpoint {name}"):
-            if exists:
+            if state is not None:
                 self.sagemaker.update_endpoint(EndpointName=name, EndpointConfigName=config)
             else:
-                self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=config, Tags=[{"Key": k, "Value": v} for k, v in tags.items()])
-        log.info("%s: %s to %s", name, "updating" if exists else "creating, set", config)
+                self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=config)
+        log.info("%s: %s to %s", name, "updating" if state else "creating, set", config)
+
+    def label(self, name: str, config: str) -> None:
+        """Give the endpoint the tags of the config that it serves. What fails here is said and stops nobody."""
+        try:
+            state, known = self.endpoint(name), self.config(config)
+            tags = self.tags(known["EndpointConfigArn"]) if known else {}
+            if state is not None and tags:
+                with spoken(f"the tags of the endpoint {name}"):
+                    self.sagemaker.add_tags(ResourceArn=state.arn, Tags=[{"Key": k, "Value": v} for k, v in tags.items()])
+        except ReleaseError as e:
+            log.warning("%s; it serves all the same", e)
 
     def remove(self, name: str, timeout_s: float) -> None:
         """Delete an endpoint and wait until it is gone."""
@@ -176,54 +202,29 @@ class Aws:
             time.sleep(pause)
             pause = min(pause * 1.5, 5)
 
+    # -- SSM -------------------------------------------------------------------------------------------------------------
+
+    def parameter(self, name: str) -> str | None:
+        """What an SSM parameter holds, None where there is none."""
+        with spoken(f"the SSM parameter {name}"):
+            known = found(lambda: self.ssm.get_parameter(Name=name))
+        return known["Parameter"].get("Value", "") if known else None
+
+    def set_parameter(self, name: str, value: str) -> None:
+        """Let an SSM parameter hold ``value``; it is made when it is not there. None is ever deleted: Animl's API needs all of them."""
+        before = self.parameter(name)
+        if before == value:
+            return
+        with spoken(f"the SSM parameter {name}"):
+            self.ssm.put_parameter(Name=name, Value=value, Type="String", Overwrite=before is not None)
+        log.info("%s: %s (before: %s)", name, value, before or "none")
+
+    # -- inside ----------------------------------------------------------------------------------------------------------
+
     def _need_bucket(self, bucket: str) -> None:
-        if _found(lambda: self.s3.head_bucket(Bucket=bucket)) is None:
+        if found(lambda: self.s3.head_bucket(Bucket=bucket)) is None:
             raise ReleaseError(f"expected the bucket s3://{bucket}, found none; make it, or set ANIML_MODELS_BUCKET to another")
 
     def _stored_sha256(self, target: Target) -> str | None:
-        known = _found(lambda: self.s3.head_object(Bucket=target.bucket, Key=target.key))
+        known = found(lambda: self.s3.head_object(Bucket=target.bucket, Key=target.key))
         return known["Metadata"].get("sha256") if known else None
-
-
-@contextmanager
-def spoken(what: str) -> Iterator[None]:
-    """Turn what AWS answers into one clear line about ``what``."""
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
-
-    try:
-        yield
-    except ClientError as e:
-        error = e.response.get("Error", {})
-        denied = "AccessDenied" in error.get("Code", "") or error.get("Code") in {"403", "UnauthorizedOperation"}
-        remedy = f"; your AWS user or role lacks the permission for {e.operation_name}" if denied else ""
-        raise ReleaseError(
-            f"{what}: {e.operation_name} was refused with {error.get('Code')}: {' '.join(error.get('Message', '').split())}{remedy}"
-        ) from e
-    except NoCredentialsError as e:
-        raise ReleaseError(f"{what}: found no AWS credentials; set AWS_PROFILE or sign in") from e
-    except NoRegionError as e:
-        raise ReleaseError(f"{what}: found no AWS region; set AWS_DEFAULT_REGION, such as us-west-2") from e
-    except (BotoCoreError, Boto3Error) as e:
-        raise ReleaseError(f"{what}: AWS cannot be asked: {e}; check the network, the region and AWS's usual variables") from e
-
-
-def _patient() -> Config:
-    """A serverless endpoint may take a minute to answer; standard retries cover throttling and passing faults."""
-    from botocore.config import Config
-
-    return Config(read_timeout=70, retries={"mode": "standard", "max_attempts": 5})
-
-
-def _found(call: Any) -> Any:
-    """``call``'s answer, None where AWS says that there is no such thing."""
-    from botocore.exceptions import ClientError
-
-    try:
-        return call()
-    except ClientError as e:
-        error = e.response.get("Error", {})
-        code, message = error.get("Code", ""), error.get("Message", "")
-        if code in {"404", "NoSuchKey", "NoSuchBucket", "NotFound"} or (code == "ValidationException" and "could not find" in message.lower()):
-            return None
-        raise

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import time
 from typing import Any, NamedTuple
 
-from animl_pipeline.endpoint.aws import Aws, spoken
+from animl_pipeline.endpoint.aws import Aws
+from animl_pipeline.endpoint.calls import spoken
 from animl_pipeline.errors import ReleaseError
 from animl_pipeline.progress import track
-from animl_pipeline.records import WHOLE_PICTURE, Answer, Artifact, Box
+from animl_pipeline.records import WHOLE_PICTURE, Answer, Artifact, Box, Latency
 from animl_pipeline.store import Store
 
 COLD = frozenset({"ModelNotReadyException", "ThrottlingException", "ServiceUnavailable", "InternalDependencyException"})
@@ -18,10 +20,11 @@ COLD = frozenset({"ModelNotReadyException", "ThrottlingException", "ServiceUnava
 
 
 class Checked(NamedTuple):
-    """How many golden crops were sent, and the largest absolute difference of a probability."""
+    """How many golden crops were sent, the largest absolute difference of a probability, and how long the answers took."""
 
     crops: int
     max_difference: float
+    latency: Latency | None = None
 
 
 def ask_endpoint(endpoint: str, picture: bytes, box: Box = WHOLE_PICTURE) -> dict[str, float]:
@@ -41,10 +44,13 @@ def check_endpoint(aws: Aws, endpoint: str, package: Artifact, store: Store, tol
     """
     answers = _golden(package, store)
     worst, off, example = 0.0, 0, ""
+    took: list[float] = []
     with track(f"checking {endpoint}", len(answers)) as step:
         for expected in answers:
             picture = store.path(package, f"golden/{expected.picture}").read_bytes()
+            asked_at = time.perf_counter()
             said = _ask(aws, endpoint, picture, expected.box, patience_s)
+            took.append(1000 * (time.perf_counter() - asked_at))
             if said.keys() != expected.probabilities.keys():
                 raise ReleaseError(f"the endpoint {endpoint} answers the classes {sorted(said)}, expected {sorted(expected.probabilities)}")
             difference, class_id = max((abs(said[c] - p), c) for c, p in expected.probabilities.items())
@@ -55,7 +61,14 @@ def check_endpoint(aws: Aws, endpoint: str, package: Artifact, store: Store, tol
             step(1)
     if off:
         raise ReleaseError(f"the endpoint {endpoint} answers {off} of {len(answers)} golden crops unlike offline, by up to {worst:.3g} ({example})")
-    return Checked(len(answers), worst)
+    return Checked(len(answers), worst, _latency(took))
+
+
+def _latency(took_ms: list[float]) -> Latency:
+    """The first answer may have woken the endpoint up, so it stands apart (unless it is the only one)."""
+    first, rest = took_ms[0], sorted(took_ms[1:] or took_ms)
+    p50, p95 = (rest[math.ceil(share * len(rest)) - 1] for share in (0.5, 0.95))  # nearest rank
+    return Latency(first_ms=round(first, 1), p50_ms=round(p50, 1), p95_ms=round(p95, 1))
 
 
 def _golden(package: Artifact, store: Store) -> list[Answer]:

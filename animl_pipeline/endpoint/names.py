@@ -6,18 +6,27 @@ A retrained model under an old name would serve the old weights in silence: Crea
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING, Any, cast
 
 from animl_pipeline.errors import PackageError, SettingsError
-from animl_pipeline.plan import Plan
+from animl_pipeline.plan import EndpointPlan, Plan, RegisterPlan
+from animl_pipeline.plan.release import Purpose
 from animl_pipeline.records import Artifact, ModelCard, Record
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import Store, digest_of
 
+if TYPE_CHECKING:
+    from mypy_boto3_sagemaker.literals import ProductionVariantInstanceTypeType
+    from mypy_boto3_sagemaker.type_defs import ProductionVariantServerlessConfigTypeDef, ProductionVariantTypeDef
+
+VARIANT = "AllTraffic"
+PACKAGE_FILE = "model.tar.gz"
+
 
 class Target(Record):
-    """Everything that a release makes, by name."""
+    """Everything that a release of one endpoint makes, by name. ``parameter`` is set where SSM's value is what is switched."""
 
-    endpoint: str
+    where: EndpointPlan
     endpoint_config: str
     sagemaker_model: str
     version: str
@@ -25,48 +34,96 @@ class Target(Record):
     key: str
     image: str
     role_arn: str
-    memory_mb: int
-    max_concurrency: int
+    parameter: str | None
     tags: dict[str, str]
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint's name, with this version."""
+        return self.where.endpoint
 
     def model_url(self) -> str:
         """Where the package lies."""
         return f"s3://{self.bucket}/{self.key}"
 
+    def variant(self) -> ProductionVariantTypeDef:
+        """The endpoint config's one production variant, as SageMaker wants it."""
+        if self.where.instance_type is not None:
+            return {
+                "VariantName": VARIANT,
+                "ModelName": self.sagemaker_model,
+                "InstanceType": cast("ProductionVariantInstanceTypeType", self.where.instance_type),
+                "InitialInstanceCount": self.where.instances,
+                "InitialVariantWeight": 1.0,
+            }
+        size: ProductionVariantServerlessConfigTypeDef = {"MemorySizeInMB": self.where.memory_mb, "MaxConcurrency": self.where.max_concurrency}
+        return {"VariantName": VARIANT, "ModelName": self.sagemaker_model, "ServerlessConfig": size}
 
-def target_of(package: Artifact, plan: Plan, store: Store, settings: Settings) -> Target:
-    """The names for one package under one plan and settings: the same each time.
+
+def targets_of(package: Artifact, plan: Plan, store: Store, settings: Settings) -> tuple[Target, ...]:
+    """The names for one package under one plan and settings, an endpoint each, realtime first: the same each time.
 
     Raises:
         SettingsError: ANIML_ROLE_ARN or ANIML_ENDPOINT_IMAGE is missing.
         PackageError: the package's card has no metrics.
     """
     _need(settings)
-    card = ModelCard.model_validate_json(store.path(package, "card.json").read_bytes())
-    if not card.metrics:
-        raise PackageError("the package's card has no metrics, so nobody knows how good it is; run the step 'package' again")
-    key = f"{plan.model}/{_slug(card.version)}-{package.digest[:8]}/model.tar.gz"
+    card = card_of(package, store)
+    return tuple(_target(where, card, package, plan, settings) for where in plan.release.endpoints(plan.model, slug(card.version)))
+
+
+def _target(where: EndpointPlan, card: ModelCard, package: Artifact, plan: Plan, settings: Settings) -> Target:
     model = {"package": package.digest, "bucket": settings.models_bucket, "image": settings.endpoint_image, "role": settings.role_arn}
-    config = {"model": digest_of(model), "memory": plan.release.memory_mb, "concurrency": plan.release.max_concurrency}
+    config: dict[str, Any] = {"model": digest_of(model), "memory": where.memory_mb, "concurrency": where.max_concurrency}
+    if where.instance_type is not None:
+        config = {"model": digest_of(model), "instance": where.instance_type, "instances": where.instances}
     return Target(
-        endpoint=plan.endpoint_name(),
+        where=where,
         endpoint_config=_name(plan.model, card.version, digest_of(config)),
         sagemaker_model=_name(plan.model, card.version, digest_of(model)),
         version=card.version,
         bucket=settings.models_bucket,
-        key=key,
+        key=f"{plan.model}/{slug(card.version)}-{package.digest[:8]}/{PACKAGE_FILE}",
         image=settings.endpoint_image,
         role_arn=settings.role_arn,
-        memory_mb=plan.release.memory_mb,
-        max_concurrency=plan.release.max_concurrency,
+        parameter=switched_parameter(plan, where, settings),
         tags={
             "animl:model": plan.model,
-            "animl:version": _slug(card.version),
+            "animl:version": slug(card.version),
             "animl:package": package.digest,
             "animl:onnx": card.onnx_sha256,
             "animl:data": card.data_digest,
         },
     )
+
+
+def card_of(package: Artifact, store: Store) -> ModelCard:
+    """The package's card.
+
+    Raises:
+        PackageError: it has no metrics.
+    """
+    card = ModelCard.model_validate_json(store.path(package, "card.json").read_bytes())
+    if not card.metrics:
+        raise PackageError("the package's card has no metrics, so nobody knows how good it is; run the step 'package' again")
+    return card
+
+
+def parameter_of(plan: Plan, purpose: Purpose, settings: Settings) -> str:
+    """The SSM parameter in which Animl looks for the name of the endpoint for a purpose.
+
+    Raises:
+        SettingsError: the name holds the stage, and ANIML_STAGE is not set.
+    """
+    spec = plan.release.register_ or RegisterPlan()
+    if "{stage}" in spec.parameter and not settings.stage:
+        raise SettingsError(f"the SSM parameter {spec.parameter} needs ANIML_STAGE, Animl's stage, such as dev or prod; it is not set")
+    return spec.parameter.format(model=spec.model_id or plan.model, purpose=purpose, stage=settings.stage)
+
+
+def switched_parameter(plan: Plan, where: EndpointPlan, settings: Settings) -> str | None:
+    """The SSM parameter whose value a release switches; None where the endpoint behind its name is what changes."""
+    return parameter_of(plan, where.purpose, settings) if plan.release.switch == "ssm" else None
 
 
 def _need(settings: Settings) -> None:
@@ -82,8 +139,9 @@ def _need(settings: Settings) -> None:
 
 def _name(model: str, version: str, digest: str) -> str:
     """``<model>-<version>-<digest>``, at most the 63 characters that SageMaker allows."""
-    return f"{model}-{_slug(version)[: 63 - len(model) - 10]}".rstrip("-") + f"-{digest[:8]}"
+    return f"{model}-{slug(version)[: 63 - len(model) - 10]}".rstrip("-") + f"-{digest[:8]}"
 
 
-def _slug(version: str) -> str:
+def slug(version: str) -> str:
+    """A version as names and tags can hold it."""
     return re.sub(r"[^A-Za-z0-9]+", "-", version).strip("-") or "0"

@@ -2,16 +2,19 @@
 
 ::
 
-    python -m animl_pipeline.sagemaker_local --state FOLDER [--port N] [--s3]
+    python -m animl_pipeline.sagemaker_local --state FOLDER [--port N] [--s3] [--faults JSON]
 
 A request is checked with botocore's own description of the service (``contract``), carried out (``control``) on what is
 kept in a folder (``ledger``), and an endpoint is the real endpoint program over the real unpacked package, in a process of
-its own (``programs``). Not honoured here: the container's image and environment (the program is this installation's),
-VPCs, keys, several variants, instance types, and IAM. moto has no UpdateEndpoint: that is why this exists.
+its own (``programs``). What goes wrong on AWS now and then goes wrong here on demand (``faults``). Not honoured here: the
+container's image and environment (the program is this installation's), VPCs, keys, several variants, the size of
+instances, and IAM's permissions. moto has no UpdateEndpoint: that is why this exists.
 """
 
 from __future__ import annotations
 
+from animl_pipeline.sagemaker_local.contract import IMAGE, ROLE
+from animl_pipeline.sagemaker_local.faults import Faults
 from animl_pipeline.sagemaker_local.session import Addresses, local_sagemaker
 
-__all__ = ["Addresses", "local_sagemaker"]
+__all__ = ["IMAGE", "ROLE", "Addresses", "Faults", "local_sagemaker"]

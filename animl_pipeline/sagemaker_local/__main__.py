@@ -11,15 +11,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from filelock import FileLock, Timeout
 
 from animl_pipeline.errors import PipelineError, SettingsError
 from animl_pipeline.sagemaker_local.app import create_app
-from animl_pipeline.sagemaker_local.contract import REGION
+from animl_pipeline.sagemaker_local.contract import IMAGE, REGION, ROLE
 from animl_pipeline.sagemaker_local.control import Control
+from animl_pipeline.sagemaker_local.faults import Faults
 from animl_pipeline.serve.__main__ import listen_on
 from animl_pipeline.serve.lifeline import watch_parent
 
@@ -46,14 +47,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="animl_pipeline.sagemaker_local", description="SageMaker's API on this machine.")
     parser.add_argument("--state", type=Path, required=True, help="folder that keeps models, configs and endpoints")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--s3", action="store_true", help="serve S3 and SSM as well (moto, in memory)")
+    parser.add_argument("--s3", action="store_true", help="serve S3, SSM, IAM, STS and ECR as well (moto, in memory)")
+    parser.add_argument("--faults", type=Faults.model_validate_json, default=Faults(), metavar="JSON", help="what shall go wrong (faults.py)")
     parser.add_argument("--with-parent", type=int, metavar="PID", help="end when the parent process PID has ended")
     return parser
 
 
 def _serve(asked: argparse.Namespace, s3_address: str | None) -> None:
     listening = listen_on("127.0.0.1", asked.port, "give another with --port")
-    control = Control(asked.state, _s3_client(s3_address))
+    control = Control(asked.state, _s3_client(s3_address), asked.faults)
     server = uvicorn.Server(uvicorn.Config(create_app(control), log_config=None, access_log=False, timeout_graceful_shutdown=5))
     for told in (signal.SIGTERM, signal.SIGINT):  # uvicorn handles them while it runs, and raises them once more at its end
         signal.signal(told, lambda *_: sys.exit(0))
@@ -79,7 +81,7 @@ def _s3_client(address: str | None) -> S3Client:
 
 @contextmanager
 def _s3_server(wanted: bool) -> Iterator[str | None]:
-    """A real S3 and SSM API on this machine, when wanted; its address."""
+    """A real API of S3, SSM, IAM, STS and ECR on this machine, when wanted; its address."""
     if not wanted:
         yield None
         return
@@ -91,9 +93,26 @@ def _s3_server(wanted: bool) -> Iterator[str | None]:
     server.start()
     host, port = server.get_host_and_port()
     try:
+        _furnish(f"http://{host}:{port}")
         yield f"http://{host}:{port}"
     finally:
         server.stop()
+
+
+def _furnish(address: str) -> None:
+    """A role that trusts SageMaker and the endpoint's image in ECR, as an account that is ready for a release has them."""
+    import boto3
+
+    where: dict[str, Any] = {"endpoint_url": address, "region_name": REGION, "aws_access_key_id": "local", "aws_secret_access_key": "local"}
+    trust = {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    boto3.client("iam", **where).create_role(RoleName=ROLE.rpartition("/")[2], AssumeRolePolicyDocument=document)
+    repository, tag = IMAGE.partition("/")[2].split(":")
+    ecr = boto3.client("ecr", **where)
+    ecr.create_repository(repositoryName=repository)
+    kind = "application/vnd.docker.distribution.manifest.v2+json"
+    manifest = {"schemaVersion": 2, "mediaType": kind, "config": {"digest": "sha256:0"}, "layers": []}
+    ecr.put_image(repositoryName=repository, imageManifest=json.dumps(manifest), imageTag=tag)
 
 
 @contextmanager

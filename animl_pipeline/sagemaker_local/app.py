@@ -28,8 +28,10 @@ def create_app(control: Control) -> Starlette:
     threads = ThreadPoolExecutor(64, thread_name_prefix="request")
 
     async def control_api(request: Request) -> Response:
-        operation = request.headers.get("x-amz-target", "").removeprefix("SageMaker.")
+        service, _, operation = request.headers.get("x-amz-target", "").partition(".")
         body = await request.body()
+        if service.startswith("ServiceQuotas"):
+            return Response(json.dumps(control.quotas()), media_type=JSON, headers=_request_id())
         return await asyncio.get_running_loop().run_in_executor(threads, _control, control, operation, body)
 
     async def runtime_api(request: Request) -> Response:
@@ -37,12 +39,24 @@ def create_app(control: Control) -> Starlette:
         kept = {k: v for k, v in request.headers.items() if k in {"content-type", "accept", "x-amzn-sagemaker-inference-id"}}
         return await asyncio.get_running_loop().run_in_executor(threads, _runtime, control, request.path_params["name"], body, kept)
 
+    async def faults(request: Request) -> Response:
+        """Not AWS's: what shall go wrong."""
+        try:
+            now = control.knobs.turn(await request.json()) if request.method == "POST" else control.knobs.now()
+        except (ApiError, ValueError, TypeError) as e:
+            return Response(json.dumps({"message": str(e)}), 400, media_type="application/json")
+        return Response(now.model_dump_json(), media_type="application/json")
+
     @asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:
         yield
         threads.shutdown(wait=False, cancel_futures=True)
 
-    routes = [Route("/", control_api, methods=["POST"]), Route("/endpoints/{name}/invocations", runtime_api, methods=["POST"])]
+    routes = [
+        Route("/", control_api, methods=["POST"]),
+        Route("/endpoints/{name}/invocations", runtime_api, methods=["POST"]),
+        Route("/local/faults", faults, methods=["GET", "POST"]),
+    ]
     return Starlette(routes=routes, lifespan=life)
 
 

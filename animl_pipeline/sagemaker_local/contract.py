@@ -11,6 +11,9 @@ from botocore.validate import ParamValidator
 
 ACCOUNT = "123456789012"
 REGION = "us-west-2"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/local"
+"""A role that is there on this machine, and the image that stands for the endpoint program."""
+IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/animl-endpoint:local"
 
 
 class ApiError(Exception):

@@ -15,14 +15,16 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from animl_pipeline.sagemaker_local.contract import ApiError, arn, check_request, invalid
+from animl_pipeline.sagemaker_local.faults import Faults, Knobs
 from animl_pipeline.sagemaker_local.ledger import KINDS, Ledger
-from animl_pipeline.sagemaker_local.programs import Reply, Running, StartError, fetch_package, start_program
+from animl_pipeline.sagemaker_local.programs import VARIANT, Health, Reply, Running, StartError, fetch_package, start_program
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -30,16 +32,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BUSY = {"Creating", "Updating", "Deleting"}
-MAX_PAYLOAD = 4 * 1024 * 1024
-"""A serverless endpoint takes no larger request."""
+MAX_PAYLOAD = 25 * 1024 * 1024
+"""No endpoint takes a larger request; a serverless one takes 4 MB (``faults.max_payload``)."""
 
 
 class Control:
     """The API's operations over a ledger, and the programs of the endpoints that are in service."""
 
-    def __init__(self, state: Path, s3: S3Client) -> None:
+    def __init__(self, state: Path, s3: S3Client, faults: Faults | None = None) -> None:
         self.state = state
         self.s3 = s3
+        self.knobs = Knobs(faults or Faults())
         self.ledger = Ledger(state)
         self._running: dict[str, Running] = {}
         self._lock = self.ledger.lock
@@ -66,6 +69,8 @@ class Control:
         }  # fmt: skip
         if operation not in known:
             raise ApiError("UnknownOperationException", f"{operation} is not spoken by the local SageMaker")
+        if self.knobs.strikes("throttled"):
+            raise ApiError("ThrottlingException", "Rate exceeded")
         return known[operation](check_request(operation, request))
 
     def resume(self) -> None:
@@ -83,7 +88,9 @@ class Control:
         with self._lock:
             running, self._running = self._running, {}
         for program in running.values():
-            program.end(5)
+            program.process.terminate()  # all at once
+        for program in running.values():
+            program.end(0)
 
     def invoke(self, name: str, body: bytes, headers: dict[str, str]) -> Reply:
         """The answer of an endpoint's program to a request.
@@ -91,8 +98,8 @@ class Control:
         Raises:
             ApiError: as SageMaker's runtime says it: ValidationError, ThrottlingException, ModelError.
         """
-        if len(body) > MAX_PAYLOAD:
-            raise ApiError("ValidationError", f"Request body of {len(body):,} bytes; a serverless endpoint takes at most {MAX_PAYLOAD:,}", 413)
+        if self.knobs.strikes("invocations_throttled"):
+            raise ApiError("ThrottlingException", "Rate exceeded")
         reply = self._asked(name, body, headers)
         if reply.status != 200:
             raise self._model_error(name, reply.status, reply.body.decode(errors="replace"))
@@ -101,14 +108,33 @@ class Control:
     def _asked(self, name: str, body: bytes, headers: dict[str, str], *, again: bool = True) -> Reply:
         """The program's answer; of a new one where the program died with the question in hand."""
         program = self._taken(name)
+        faults = self.knobs.now()
         try:
-            return program.ask("POST", "/invocations", body, headers)
+            limit = faults.max_payload if program.serverless else MAX_PAYLOAD
+            if len(body) > limit:
+                raise ApiError("ValidationError", f"Request body of {len(body):,} bytes; this endpoint takes at most {limit:,}", 413)
+            waited = self._delayed()
+            if waited >= faults.answer_s:
+                raise TimeoutError
+            return program.ask("POST", "/invocations", body, headers, faults.answer_s - waited)
+        except TimeoutError as e:
+            raise self._model_error(name, 0, "Your invocation timed out while waiting for a response from container primary.") from e
+        except ApiError:
+            raise
         except Exception as e:
             if not (again and program.ended(within_s=1)):
                 raise self._model_error(name, 500, f"the program did not answer: {e}") from e
         finally:
             program.give_back()
         return self._asked(name, body, headers, again=False)
+
+    def _delayed(self) -> float:
+        """The seconds waited for the fault ``answer_delay_s``, at most as long as an answer may take; it may be turned off meanwhile."""
+        began = time.monotonic()
+        while (waited := time.monotonic() - began) < min(self.knobs.now().answer_delay_s, self.knobs.now().answer_s):
+            if self._ended.wait(0.02):
+                break
+        return waited
 
     # -- operations --------------------------------------------------------------------------------------------------
 
@@ -138,11 +164,16 @@ class Control:
         if len(variants) != 1:
             raise invalid(f"The local SageMaker serves one production variant, found {len(variants)}.")
         self.ledger.get("model", variants[0].get("ModelName", ""))
+        if ("ServerlessConfig" in variants[0]) == ("InstanceType" in variants[0]):
+            raise invalid("A production variant takes either ServerlessConfig or InstanceType and InitialInstanceCount.")
+        if "InstanceType" in variants[0] and not variants[0].get("InitialInstanceCount"):
+            raise invalid("InitialInstanceCount must be set for a production variant with an InstanceType.")
         return {"EndpointConfigArn": self.ledger.add("endpoint-config", request["EndpointConfigName"], request, request.pop("Tags", None))}
 
     def _create_endpoint(self, request: dict[str, Any]) -> dict[str, Any]:
         name, config = request["EndpointName"], request["EndpointConfigName"]
         self.ledger.get("endpoint-config", config)
+        self._need_quota(name, config)
         entry = {"EndpointName": name, "EndpointConfigName": config, "EndpointStatus": "Creating"}
         made = self.ledger.add("endpoint", name, entry, request.get("Tags"))
         self._workers.submit(self._switch, name, config, "Failed")
@@ -155,9 +186,30 @@ class Control:
             if self.ledger.get("endpoint", name)["EndpointStatus"] == "Failed":
                 raise invalid(f'Cannot update endpoint "{arn("endpoint", name)}" that has failed; delete it and create it anew.')
             self.ledger.get("endpoint-config", config)
+            self._need_quota(name, config)
             self.ledger.change("endpoint", name, EndpointStatus="Updating", Target=config, FailureReason=None)
         self._workers.submit(self._switch, name, config, "InService")
         return {"EndpointArn": arn("endpoint", name)}
+
+    def _need_quota(self, name: str, config: str) -> None:
+        """Refuse what would be more serverless concurrency than the account may have."""
+        used = sum(self._concurrency(e["EndpointConfigName"]) for n, e in self.ledger.every("endpoint").items() if n != name)
+        wanted, quota = self._concurrency(config), self.knobs.now().quota_concurrency
+        if used + wanted > quota:
+            raise ApiError(
+                "ResourceLimitExceeded",
+                f"The account-level service limit '{QUOTA}' is {quota} Invocations, with current utilization of {used} Invocations and a "
+                f"request delta of {wanted} Invocations. Please use AWS Service Quotas to request an increase for this quota.",
+            )
+
+    def _concurrency(self, config: str) -> int:
+        known = self.ledger.every("endpoint-config").get(config)
+        return int(known["ProductionVariants"][0].get("ServerlessConfig", {}).get("MaxConcurrency", 0)) if known else 0
+
+    def quotas(self) -> dict[str, Any]:
+        """Service Quotas' answer to ListServiceQuotas."""
+        quota = {"ServiceCode": "sagemaker", "ServiceName": "Amazon SageMaker", "QuotaCode": "L-LOCAL", "QuotaName": QUOTA}
+        return {"Quotas": [quota | {"Value": float(self.knobs.now().quota_concurrency), "Adjustable": True}]}
 
     def _describe_endpoint(self, request: dict[str, Any]) -> dict[str, Any]:
         endpoint = self.ledger.get("endpoint", request["EndpointName"])
@@ -206,6 +258,10 @@ class Control:
     def _switch(self, name: str, config: str, on_failure: str) -> None:
         """Put ``config``'s program behind the endpoint, or leave what is there and say why not."""
         try:
+            if self._ended.wait(self.knobs.now().switch_s):
+                return  # the next server finds it under way and tries again
+            if on_failure == "InService" and self.knobs.strikes("update_fails"):
+                raise StartError("Request to service failed. If failure persists after retry, contact customer support.")
             program = self._start(name, config)
         except Exception as e:  # noqa: BLE001 - whatever it is, the endpoint must leave the state in between
             if self._ended.is_set():
@@ -226,8 +282,14 @@ class Control:
         variant = self.ledger.get("endpoint-config", config)["ProductionVariants"][0]
         model = self.ledger.get("model", variant["ModelName"])
         folder = fetch_package(model["PrimaryContainer"]["ModelDataUrl"], self.state / "models", self.s3)
-        concurrency = variant.get("ServerlessConfig", {}).get("MaxConcurrency", 200)
-        return start_program(folder, self.state / "logs" / f"{name}-{next(self._numbers)}.log", concurrency, self._ended)
+        if self.knobs.strikes("image_cannot_start"):
+            raise StartError(
+                f"CannotStartContainerError. Please ensure the model container for variant {VARIANT} starts correctly when invoked with "
+                "'docker run <image> serve'"
+            )
+        log_file = self.state / "logs" / f"{name}-{next(self._numbers)}.log"
+        health = Health(self.knobs.now().ping_s, never=self.knobs.strikes("never_pings"))
+        return start_program(folder, log_file, variant.get("ServerlessConfig", {}).get("MaxConcurrency"), self._ended, health)
 
     def _bring_back(self, name: str, endpoint: dict[str, Any]) -> None:
         """What was in service is in service again; what was under way is tried again."""
@@ -272,4 +334,5 @@ class Control:
         return ApiError("ModelError", said, 424, **more)
 
 
+QUOTA = "Maximum total concurrency of serverless endpoints"
 _SUMMARY = ("CreationTime", "LastModifiedTime", "EndpointStatus")

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PING_S = 180
-"""SageMaker gives a container three minutes to answer /ping."""
+VARIANT = "AllTraffic"
 ANSWER_S = 60
 """SageMaker gives a container a minute to answer a request."""
 MAX_UNPACKED = 8_000_000_000
@@ -31,6 +30,13 @@ MAX_UNPACKED = 8_000_000_000
 
 class StartError(Exception):
     """A program that did not come up, in SageMaker's words: an endpoint's FailureReason."""
+
+
+class Health(NamedTuple):
+    """How long a program may take to answer /ping (SageMaker: three minutes); ``never`` plays one that does not answer."""
+
+    within_s: float = 180
+    never: bool = False
 
 
 class Reply(NamedTuple):
@@ -44,10 +50,12 @@ class Reply(NamedTuple):
 class Running:
     """A started program: its process, port and log, and how many requests it has in hand."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log_file: Path, max_concurrency: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log_file: Path, max_concurrency: int | None) -> None:
+        """``max_concurrency`` is a serverless endpoint's; None is a machine of its own, which takes what comes."""
         self.process = process
         self.log_file = log_file
-        self.max_concurrency = max_concurrency
+        self.serverless = max_concurrency is not None
+        self.max_concurrency = max_concurrency or 10_000
         self.port = 0
         self._in_hand = 0
         self._idle = threading.Condition()
@@ -104,7 +112,7 @@ class Running:
             self.process.wait()
 
 
-def start_program(folder: Path, log_file: Path, max_concurrency: int, ended: threading.Event) -> Running:
+def start_program(folder: Path, log_file: Path, max_concurrency: int | None, ended: threading.Event, health: Health) -> Running:
     """The endpoint program over an unpacked package, started and answering /ping; ``ended`` breaks the wait off.
 
     Raises:
@@ -118,7 +126,7 @@ def start_program(folder: Path, log_file: Path, max_concurrency: int, ended: thr
         )
     running = Running(process, log_file, max_concurrency)
     try:
-        _await_ping(running, ended)
+        _await_ping(running, ended, health)
     except BaseException:
         running.end(0)
         raise
@@ -171,19 +179,22 @@ def _unpack(archive: IO[bytes], folder: Path) -> None:
         raise StartError(f"Failed to extract model data archive: {e}") from e
 
 
-def _await_ping(running: Running, ended: threading.Event) -> None:
+def _await_ping(running: Running, ended: threading.Event, health: Health) -> None:
     """Wait for /ping; ``ended`` tells that this server is stopping."""
-    deadline = time.monotonic() + PING_S
+    deadline = time.monotonic() + health.within_s
     while time.monotonic() < deadline:
         if not running.alive():
             raise StartError(
-                f"The container for production variant AllTraffic ended before it passed the ping health check: {_tail(running.log_file)}"
+                f"The container for production variant {VARIANT} ended before it passed the ping health check: {_tail(running.log_file)}"
             )
-        if _pings(running):
+        if not health.never and _pings(running):
             return
         if ended.wait(0.05):
             raise StartError("the local SageMaker is stopping")
-    raise StartError(f"The container for production variant AllTraffic did not pass the ping health check in {PING_S} s: {_tail(running.log_file)}")
+    raise StartError(
+        f"The primary container for production variant {VARIANT} did not pass the ping health check in {health.within_s:.0f} s. Please check "
+        f"CloudWatch logs for this endpoint: {_tail(running.log_file)}"
+    )
 
 
 def _pings(running: Running) -> bool:

@@ -7,6 +7,8 @@ import os
 import select
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 from animl_pipeline.errors import ReleaseError, SettingsError
 from animl_pipeline.records import Record
 from animl_pipeline.sagemaker_local.contract import REGION
+from animl_pipeline.sagemaker_local.faults import Faults
 
 START_S = 120
 """How long the server may take to start; endpoints of an earlier time are brought back first."""
@@ -28,14 +31,34 @@ class Addresses(Record):
     def variables(self) -> dict[str, str]:
         """The environment that makes boto3 speak to them."""
         found = {"AWS_ENDPOINT_URL_SAGEMAKER": self.sagemaker, "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": self.sagemaker}
+        found["AWS_ENDPOINT_URL_SERVICE_QUOTAS"] = self.sagemaker
         if self.s3:
-            found |= {"AWS_ENDPOINT_URL_S3": self.s3, "AWS_ENDPOINT_URL_SSM": self.s3}
+            found |= {f"AWS_ENDPOINT_URL_{service}": self.s3 for service in ("S3", "SSM", "IAM", "STS", "ECR")}
         return found | {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": REGION}
+
+    def turn(self, **faults: float) -> Faults:
+        """Let something go wrong from now on, or no longer; all faults as they are now come back.
+
+        Raises:
+            ReleaseError: there is no such fault, or its value does not fit.
+        """
+        asked = urllib.request.Request(f"{self.sagemaker}/local/faults", json.dumps(faults).encode(), {"Content-Type": "application/json"})  # noqa: S310 - our own server
+        try:
+            with urllib.request.urlopen(asked, timeout=30) as answer:  # noqa: S310 - our own server
+                return Faults.model_validate_json(answer.read())
+        except urllib.error.HTTPError as e:
+            raise ReleaseError(f"the local SageMaker: {json.loads(e.read())['message']}") from e
 
 
 @contextmanager
-def local_sagemaker(state: Path, *, s3: bool = True, port: int = 0) -> Iterator[Addresses]:
+def local_sagemaker(state: Path, *, s3: bool = True, port: int = 0, faults: Faults | None = None) -> Iterator[Addresses]:
     """Start the server in a process of its own, give its addresses, end it and all its programs afterwards.
+
+    Args:
+        state: folder that keeps models, configs and endpoints.
+        s3: serve S3, SSM, IAM, STS and ECR as well.
+        port: 0 takes a free one.
+        faults: what shall go wrong; :meth:`Addresses.turn` changes it later.
 
     Raises:
         ReleaseError: it did not start; the line is its own.
@@ -46,6 +69,7 @@ def local_sagemaker(state: Path, *, s3: bool = True, port: int = 0) -> Iterator[
     except OSError as e:
         raise SettingsError(f"the local SageMaker cannot keep its state in {state} ({e.strerror}); give another folder") from e
     command = [sys.executable, "-m", "animl_pipeline.sagemaker_local", "--state", str(state), "--port", str(port), "--with-parent", str(os.getpid())]
+    command += ["--faults", (faults or Faults()).model_dump_json()]
     with (state / "server.log").open("ab") as errors:
         begins = errors.tell()
         process = subprocess.Popen([*command, *(["--s3"] if s3 else [])], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)

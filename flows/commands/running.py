@@ -1,0 +1,31 @@
+"""How a command runs a flow: with its progress on the screen, and Prefect's own faults in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from animl_pipeline.errors import SettingsError
+from animl_pipeline.settings import prefect_server
+from flows import screen
+
+
+class Debug:
+    """Whether --debug was given."""
+
+    on = False
+
+
+def run(flow: Callable[..., Any], *arguments: Any) -> Any:
+    """A flow's result; its progress is shown."""
+    try:
+        with screen.watched(debug=Debug.on):
+            return flow(*arguments)
+    except RuntimeError as e:
+        if "ephemeral Prefect API server" in str(e):  # Prefect has no errors of its own for these
+            raise SettingsError(f"Prefect's embedded server did not start ({e}); see that PREFECT_HOME (~/.prefect) can be written") from e
+        if "Failed to reach API" not in str(e):
+            raise
+        raise SettingsError(
+            f"PREFECT_API_URL: expected a Prefect server at {prefect_server()}, reached none; start one (`prefect server start`) or unset it"
+        ) from e
