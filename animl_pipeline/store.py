@@ -194,12 +194,12 @@ class Store:
 
     # -- blobs -------------------------------------------------------------------------------------------------------
 
-    def put_blob(self, data: bytes, *, lasting: bool = True) -> str:
-        """Keep bytes under their sha256, which comes back; what is there already is not written again.
+    def put_blob(self, data: bytes, *, lasting: bool = True, sha256: str = "") -> str:
+        """Keep bytes under their sha256 (found out where it is not given), which comes back; what is there is not written again.
 
         Without ``lasting``, :meth:`Depot.settle` must come before anything is written that relies on them.
         """
-        sha256 = hashlib.sha256(data).hexdigest()
+        sha256 = sha256 or hashlib.sha256(data).hexdigest()
         self.depot.put_new(_blob_name(sha256), data, lasting=lasting)
         return sha256
 

@@ -189,8 +189,7 @@ def _judged(wanted: Wanted, fetched: Fetched, md5: str) -> Arrived | Lost:
 
 def _kept(answer: Arrived, data: bytes, shared: Fetching) -> Arrived | Lost:
     """The picture put into the store, if the budget has room."""
-    if shared.budget is not None:
-        sha256 = hashlib.sha256(data).hexdigest()
-        if not shared.store.has_blob(sha256, len(data)) and not shared.budget.take(len(data)):
-            return OVER_BUDGET
-    return answer._replace(blob=shared.store.put_blob(data, lasting=False))
+    sha256 = hashlib.sha256(data).hexdigest()
+    if shared.budget is not None and not shared.store.has_blob(sha256, len(data)) and not shared.budget.take(len(data)):
+        return OVER_BUDGET
+    return answer._replace(blob=shared.store.put_blob(data, lasting=False, sha256=sha256))
