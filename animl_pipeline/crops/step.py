@@ -10,6 +10,7 @@ import pandas as pd
 from animl_pipeline.crops.choosing import CORNERS, Chosen, Dropped, choose_boxes
 from animl_pipeline.crops.cutting import Crop, box_key, cut_boxes
 from animl_pipeline.errors import CropsError
+from animl_pipeline.memory import in_share
 from animl_pipeline.plan import CropsPlan
 from animl_pipeline.records import Artifact, Counts, View
 from animl_pipeline.settings import Settings
@@ -17,12 +18,14 @@ from animl_pipeline.store import BlobColumn, Made, Store, Workspace, write_table
 
 COLUMNS = [
     "crop_id", "source", "image_id", "object_id", "label", "place", "taken", "sequence", *CORNERS,
-    "origin", "confidence", "picture", "picture_bytes", "blob", "bytes",
+    "origin", "confidence", "picture", "picture_bytes", "blob", "bytes", "phash",
 ]  # fmt: skip
 
 
 def cut_crops(labels: Artifact, detections: Artifact, spec: CropsPlan, view: View, store: Store, settings: Settings) -> Artifact:
-    """One crop a labelled animal: crops.parquet, whose blobs are PNGs of ``view.size`` squared, and dropped.parquet.
+    """One crop a labelled animal: crops.parquet, whose blobs are lossless WebP pictures of ``view.size`` squared, and dropped.parquet.
+
+    ``phash`` is what the whole picture looks like, by which copies of it are found.
 
     An object with a reviewed box has the detection of its id. An image-level label goes to the animals that the detector
     found in the image and that are nobody else's, most certain first.
@@ -40,8 +43,7 @@ def cut_crops(labels: Artifact, detections: Artifact, spec: CropsPlan, view: Vie
     """
 
     def build(space: Workspace) -> Made:
-        tables = (store.table(labels, "labels.parquet"), store.table(detections, "detections.parquet"), store.table(detections, "failures.parquet"))
-        chosen, dropped = choose_boxes(*tables, spec)
+        chosen, dropped = choose_boxes(*_tables(labels, detections, store), spec)
         cuts = cut_boxes(chosen, view, store, settings)
         return _write(space, chosen, dropped, cuts)
 
@@ -52,6 +54,21 @@ def cut_crops(labels: Artifact, detections: Artifact, spec: CropsPlan, view: Vie
         config=spec.model_dump() | {"size": view.size, "margin": view.margin},
         build=build,
     )
+
+
+def cut_share(labels: Artifact, detections: Artifact, spec: CropsPlan, view: View, share: int, of: int, store: Store, settings: Settings) -> int:
+    """Cut the boxes of one share of the pictures ahead of the step, which then remembers; how many boxes there are comes back.
+
+    Shares are by the pictures' content, so that several workers with the same store do the work once between them.
+    """
+    chosen, _ = choose_boxes(*_tables(labels, detections, store), spec)
+    mine = [c for c in chosen if in_share(c.what.blob, share, of)]
+    cut_boxes(mine, view, store, settings)
+    return len(mine)
+
+
+def _tables(labels: Artifact, detections: Artifact, store: Store) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    return store.table(labels, "labels.parquet"), store.table(detections, "detections.parquet"), store.table(detections, "failures.parquet")
 
 
 def _write(space: Workspace, chosen: list[Chosen], dropped: list[Dropped], cuts: dict[str, Crop]) -> Made:
@@ -74,7 +91,7 @@ def _row(c: Chosen, crop: Crop) -> tuple[object, ...]:
     what, where = c
     return (
         crop_id(what.blob, where.box), what.source, what.image_id, what.object_id, what.label, what.place, what.taken, what.sequence, *where.box,
-        where.origin, where.confidence, what.blob, what.bytes, crop.blob, crop.bytes,
+        where.origin, where.confidence, what.blob, what.bytes, crop.blob, crop.bytes, crop.phash,
     )  # fmt: skip
 
 

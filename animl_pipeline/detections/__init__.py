@@ -1,6 +1,6 @@
 """Where the animals are: the reviewed boxes of the labels, and a MegaDetector's where there are none."""
 
 from animl_pipeline.detections.looking import find_animals
-from animl_pipeline.detections.step import detect_animals
+from animl_pipeline.detections.step import detect_animals, look_at_share
 
-__all__ = ["detect_animals", "find_animals"]
+__all__ = ["detect_animals", "find_animals", "look_at_share"]

@@ -14,7 +14,7 @@ FAILURES = {BROKEN: "image access failure"}
 """Our reasons in the format's own words, where it has any."""
 
 
-def batch_file(detector: str, images: Iterable[tuple[str, list[Found] | str]]) -> str:
+def batch_file(detector: str, images: Iterable[tuple[str, list[Found] | str]], confidence: float | None = None) -> str:
     """The file's text: per image its detections, boxes as [x_min, y_min, width, height], or its failure.
 
     There is no time in it, so that the same detections give the same file.
@@ -22,13 +22,14 @@ def batch_file(detector: str, images: Iterable[tuple[str, list[Found] | str]]) -
     Args:
         detector: the name for ``info.detector``.
         images: file name, and what was found in it or why nothing could be.
+        confidence: from which on the detector's boxes count, for ``info.detector_metadata``.
     """
-    content = {
-        "info": {"format_version": FORMAT_VERSION, "detector": detector},
-        "detection_categories": CATEGORIES,
-        "images": [_image(file, found) for file, found in sorted(images, key=lambda image: image[0])],
-    }
-    return json.dumps(content, indent=1) + "\n"
+    info: dict[str, Any] = {"format_version": FORMAT_VERSION, "detector": detector}
+    if confidence is not None:
+        info["detector_metadata"] = {"megadetector_version": detector, "typical_detection_threshold": confidence}
+    head = json.dumps({"info": info, "detection_categories": CATEGORIES}, indent=1).removesuffix("\n}")
+    lines = ",\n  ".join(json.dumps(_image(file, found)) for file, found in sorted(images, key=lambda image: image[0]))  # a line an image
+    return f'{head},\n "images": [\n  {lines}\n ]\n}}\n'
 
 
 def _image(file: str, found: list[Found] | str) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 ANIMAL, PERSON, VEHICLE = "1", "2", "3"
 CATEGORIES = {ANIMAL: "animal", PERSON: "person", VEHICLE: "vehicle"}
@@ -18,9 +17,13 @@ STRIDE = 32
 
 
 class Prepared(NamedTuple):
-    """A picture at a network's scale: uint8 [height, width, 3], of which the upper left ``width`` x ``height`` pixels are picture."""
+    """A picture as a network takes it: RGB uint8 [height, width, 3], in which the picture fills the rectangle that begins at
+    ``left``, ``top`` and is ``width`` x ``height`` pixels large; the rest is padding.
+    """
 
     pixels: NDArray[np.uint8]
+    left: int
+    top: int
     width: int
     height: int
 
@@ -37,17 +40,24 @@ class Found(NamedTuple):
 
 
 class Detector(Protocol):
-    """A loaded detector."""
+    """A loaded detector.
 
-    def preprocess(self, picture: Image.Image) -> Prepared:
-        """A picture at the network's scale; safe to call from several threads."""
+    ``alone`` tells how it is asked best: one picture at a time from several threads (a CPU, a server), or in batches from
+    one thread (a GPU). ``categories`` are those that it can find.
+    """
 
-    def predict(self, prepared: Prepared) -> list[Found]:
-        """What the network finds in one picture, above its floor of confidence.
+    alone: bool
+    categories: frozenset[str]
 
-        One picture a pass: on the CPU a larger batch is slower, on a GPU the decoding of pictures takes longer than the
-        network, and an answer never depends on which pictures happened to come together.
+    def preprocess(self, data: bytes) -> Any:
+        """A picture's bytes as ``predict`` takes them; safe to call from several threads.
+
+        Raises:
+            PictureError: they do not decode.
         """
+
+    def predict(self, prepared: Sequence[Any]) -> list[list[Found]]:
+        """What is found in each picture, above the floor of confidence. An answer depends on its own picture only."""
 
 
 def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
@@ -68,3 +78,10 @@ def tidy(found: Iterable[Found]) -> list[Found]:
     ]
     whole = {f for f in rounded if f.ymin < f.ymax and f.xmin < f.xmax}
     return sorted(whole, key=lambda f: (-f.confidence, f.category, f[2:]))
+
+
+def in_picture(corners: Sequence[float], prepared: Prepared) -> tuple[float, float, float, float]:
+    """A box [left, top, right, bottom] in the network's pixels as [ymin, xmin, ymax, xmax] relative to the picture."""
+    left, top, right, bottom = corners
+    x, y, width, height = prepared.left, prepared.top, prepared.width, prepared.height
+    return (top - y) / height, (left - x) / width, (bottom - y) / height, (right - x) / width

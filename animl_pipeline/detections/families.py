@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from animl_pipeline.detections import ultralytics_family, yolox_lite
+from animl_pipeline.detections import endpoint_family, ultralytics_family, yolov5_family, yolox_lite
 from animl_pipeline.detections.detector import STRIDE, Detector
 from animl_pipeline.errors import DetectionsError
 from animl_pipeline.plan import DetectionsPlan
 from animl_pipeline.settings import Settings
-from animl_pipeline.store import sha256_of
-from animl_pipeline.weights import fetch_weights, known_weights
+from animl_pipeline.store import digest_of, sha256_of
+from animl_pipeline.weights import KnownWeights, fetch_weights, known_weights, registry
 
 KEY = "detections.detector"
-LITE = "megadetector-lite"
+ENDPOINT = "sagemaker:"
+IMAGE_SIZE, CONFIDENCE = 640, 0.25
+"""For checkpoints of which nothing is known."""
+
+RECIPES = {"yolox-lite": yolox_lite.RECIPE, "ultralytics": ultralytics_family.RECIPE, "yolov5": yolov5_family.RECIPE}
 
 
 class Choice(NamedTuple):
-    """A detector that can be loaded. Name, weights and recipe say all that its answers depend on, besides the plan's numbers."""
+    """A detector that can be loaded. All but its name and how it is loaded say what its answers depend on."""
 
     name: str
     sha256: str
     recipe: str
+    image_size: int
+    confidence: float
     load: Callable[[], Detector]
 
 
@@ -32,29 +39,43 @@ def choose_detector(spec: DetectionsPlan, settings: Settings) -> Choice:
 
     Raises:
         DetectionsError: the plan's numbers do not fit it, or the name is of other weights.
-        WeightsError: there is no such file, or an address comes without a sha256.
+        WeightsError: there is no such file, or nobody says its sha256.
     """
-    if spec.image_size % STRIDE:
-        raise DetectionsError(f"detections.image_size: expected a multiple of {STRIDE}, found {spec.image_size}")
+    if spec.detector.startswith(ENDPOINT):
+        return _endpoint(spec, settings)
     known = known_weights(spec.detector)
-    if known is None:
-        return _ultralytics(spec, settings)
-    if known.name != LITE:
-        raise DetectionsError(f"{KEY}: {known.name!r} are weights of a classifier; set it to {LITE} or to a checkpoint of a detector")
-    return Choice(LITE, known.sha256, yolox_lite.RECIPE, lambda: _load_lite(spec, settings))
+    if known is not None and known.for_ != "detections":
+        names = ", ".join(w.name for w in registry() if w.for_ == "detections")
+        raise DetectionsError(f"{KEY}: {known.name!r} are weights of a classifier; set it to one of {names}, or to a checkpoint of a detector")
+    size, confidence = _numbers(spec, known)
+    family = (known and known.family) or ("ultralytics" if spec.family == "auto" else spec.family)
+    sha256 = spec.sha256 or (known and known.sha256) or sha256_of(fetch_weights(spec.detector, settings, key=KEY))
+    name = known.name if known else PurePosixPath(spec.detector.partition("?")[0]).name  # without a signature or a machine's folders
+    if family == "yolov5" and spec.sha256 is None:
+        raise DetectionsError(f"{name} is a pickle that runs what is in it when it is loaded; if you trust it, set detections.sha256 to {sha256}")
+    return Choice(name, sha256, RECIPES[family], size, confidence, partial(_load, family, spec, sha256, size, confidence, settings))
 
 
-def _load_lite(spec: DetectionsPlan, settings: Settings) -> Detector:
+def _numbers(spec: DetectionsPlan, known: KnownWeights | None) -> tuple[int, float]:
+    """Image size and confidence: the plan's, else those that the detector was made for."""
+    size = spec.image_size or (known and known.image_size) or IMAGE_SIZE
+    if size % STRIDE:
+        raise DetectionsError(f"detections.image_size: expected a multiple of {STRIDE}, found {size}")
+    return size, spec.confidence or (known and known.confidence) or CONFIDENCE
+
+
+def _load(family: str, spec: DetectionsPlan, sha256: str, size: int, confidence: float, settings: Settings) -> Detector:
     path = fetch_weights(spec.detector, settings, spec.sha256, key=KEY)
-    return yolox_lite.YoloxLite.load(path, spec.image_size, spec.confidence)
+    if family == "yolox-lite":
+        return yolox_lite.YoloxLite.load(path, sha256, size, confidence, settings)
+    if family == "yolov5":
+        return yolov5_family.YoloV5.load(path, size, confidence)
+    verified = spec.sha256 is not None
+    return ultralytics_family.load_ultralytics(path, sha256, size, confidence, verified=verified, settings=settings)
 
 
-def _ultralytics(spec: DetectionsPlan, settings: Settings) -> Choice:
-    sha256 = spec.sha256 or sha256_of(fetch_weights(spec.detector, settings, key=KEY))
-    name = PurePosixPath(spec.detector.partition("?")[0]).name  # without a signature or a machine's folders
-    return Choice(name, sha256, ultralytics_family.RECIPE, lambda: _load_ultralytics(spec, settings))
-
-
-def _load_ultralytics(spec: DetectionsPlan, settings: Settings) -> Detector:
-    path = fetch_weights(spec.detector, settings, spec.sha256, key=KEY)
-    return ultralytics_family.Ultralytics.load(path, spec.image_size, spec.confidence, verified=spec.sha256 is not None, settings=settings)
+def _endpoint(spec: DetectionsPlan, settings: Settings) -> Choice:
+    name = spec.detector.removeprefix(ENDPOINT)
+    confidence = spec.confidence or CONFIDENCE
+    load = partial(endpoint_family.AskedEndpoint, name, confidence, settings)
+    return Choice(name, digest_of(name), endpoint_family.RECIPE, 0, confidence, load)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from animl_pipeline.detections.detector import ANIMAL, Detector, Found, Prepared
+from animl_pipeline.detections.detector import ANIMAL, CATEGORIES, PERSON, Detector, Found
 from animl_pipeline.detections.families import Choice, choose_detector
-from animl_pipeline.errors import PictureError
+from animl_pipeline.errors import DetectionsError, PictureError
 from animl_pipeline.pixels import open_picture
 from animl_pipeline.plan import DetectionsPlan
 from animl_pipeline.progress import track
@@ -30,7 +31,7 @@ def look_at(blobs: list[str], choice: Choice, spec: DetectionsPlan, store: Store
     Args:
         blobs: pictures in the store, by sha256, each once.
         choice: the detector, loaded only when there is a picture that it has not seen.
-        spec: the plan's numbers; only ``image_size`` and ``confidence`` change an answer.
+        spec: how many pictures are noted at a time, and whether persons are to be found.
         store: holds the pictures and the memory.
         settings: how many pictures are decoded at a time.
 
@@ -38,9 +39,11 @@ def look_at(blobs: list[str], choice: Choice, spec: DetectionsPlan, store: Store
         DetectionsError, WeightsError: the detector cannot be loaded.
         DamagedError: the store lacks a picture.
     """
-    name = memory_name(choice, spec)
+    name = memory_name(choice)
     seen = store.recall(name)
     todo = [blob for blob in blobs if blob not in seen]
+    if spec.people == "drop":
+        _check_finds_people(choice.load(), choice)
     log.info("detections: %d pictures for %s, %d of them seen before", len(blobs), choice.name, len(blobs) - len(todo))
     with track("detections", len(blobs), len(blobs) - len(todo)) as step:
         for batch in _answers(todo, choice, spec, store, settings) if todo else ():
@@ -57,40 +60,56 @@ def find_animals(data: bytes, spec: DetectionsPlan, settings: Settings) -> list[
         PictureError: the picture does not decode.
         DetectionsError, WeightsError: the detector cannot be loaded.
     """
-    picture = open_picture(data)
+    open_picture(data)  # what is no picture is said before anything is loaded
     detector = choose_detector(spec, settings).load()
-    return [Box.of([f.ymin, f.xmin, f.ymax, f.xmax]) for f in detector.predict(detector.preprocess(picture)) if f.category == ANIMAL]
+    (found,) = detector.predict([detector.preprocess(data)])
+    return [Box.of([f.ymin, f.xmin, f.ymax, f.xmax]) for f in found if f.category == ANIMAL]
 
 
-def memory_name(choice: Choice, spec: DetectionsPlan) -> str:
-    """Where answers of this detector under these settings are remembered."""
-    return f"detections/{digest_of([choice.sha256, choice.recipe, spec.image_size, spec.confidence])[:32]}"
+def memory_name(choice: Choice) -> str:
+    """Where answers of this detector are remembered."""
+    return f"detections/{digest_of([choice.sha256, choice.recipe, choice.image_size, choice.confidence])[:32]}"
 
 
 def _answers(todo: list[str], choice: Choice, spec: DetectionsPlan, store: Store, settings: Settings) -> Iterator[dict[str, dict[str, Any]]]:
-    """Batches of picture → record, in order; the next batch is decoded while the network looks at this one."""
+    """Batches of picture → record, in order; the next batch is prepared while this one is looked at."""
     detector = choice.load()
-    with ThreadPoolExecutor(settings.workers) as pool:
+    threads = min(settings.workers, os.cpu_count() or 1) if detector.alone else settings.workers
 
-        def prepare(blob: str) -> tuple[str, Prepared | None]:
-            return blob, _prepared(store.blob(blob), detector)
+    def prepare(blob: str) -> Any:
+        return _prepared(store.blob(blob), detector)
 
-        for ready in _ahead(pool, prepare, batches(todo, spec.batch_size)):
-            yield {blob: _record(prepared, detector) for blob, prepared in ready}
+    def look(blob: str) -> dict[str, Any]:
+        return _records([prepare(blob)], detector)[0]
+
+    with ThreadPoolExecutor(threads) as pool:
+        groups = batches(todo, spec.batch_size)
+        for batch, ready in zip(batches(todo, spec.batch_size), _ahead(pool, look if detector.alone else prepare, groups), strict=True):
+            yield dict(zip(batch, ready if detector.alone else _records(ready, detector), strict=True))
 
 
-def _prepared(data: bytes, detector: Detector) -> Prepared | None:
+def _check_finds_people(detector: Detector, choice: Choice) -> None:
+    if PERSON not in detector.categories:
+        found = ", ".join(CATEGORIES[c] for c in sorted(detector.categories))
+        raise DetectionsError(
+            f"detections.people: drop needs a detector that finds persons, {choice.name} finds {found} only; set detections.detector"
+        )
+
+
+def _prepared(data: bytes, detector: Detector) -> Any:
+    """What the detector makes of a picture, None where it is no picture."""
     try:
-        return detector.preprocess(open_picture(data))
+        return detector.preprocess(data)
     except PictureError as e:
         log.warning("detections: a picture is left out: %s", e)
         return None
 
 
-def _record(prepared: Prepared | None, detector: Detector) -> dict[str, Any]:
-    if prepared is None:
-        return {"failure": BROKEN}
-    return {"boxes": [list(found) for found in detector.predict(prepared)]}
+def _records(prepared: list[Any], detector: Detector) -> list[dict[str, Any]]:
+    """What is remembered of each picture."""
+    whole = [p for p in prepared if p is not None]
+    answers = iter(detector.predict(whole) if whole else [])
+    return [{"failure": BROKEN} if p is None else {"boxes": [list(found) for found in next(answers)]} for p in prepared]
 
 
 def _from_record(record: dict[str, Any]) -> list[Found] | str:

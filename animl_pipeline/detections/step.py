@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from animl_pipeline.detections import disagreements as differences
 from animl_pipeline.detections.batch_file import batch_file
-from animl_pipeline.detections.detector import ANIMAL, Found
-from animl_pipeline.detections.families import Choice, choose_detector
+from animl_pipeline.detections.detector import ANIMAL, PERSON, Found
+from animl_pipeline.detections.families import CONFIDENCE, Choice, choose_detector
+from animl_pipeline.detections.images import Image, LabelledImage, images_of, shown_people
 from animl_pipeline.detections.looking import look_at
-from animl_pipeline.detections.matching import Corners, same_objects
+from animl_pipeline.detections.matching import same_objects
+from animl_pipeline.detections.repeats import Spotted, repeated
+from animl_pipeline.detections.results_file import match_files, read_results, results_by_file
+from animl_pipeline.memory import in_share
 from animl_pipeline.plan import DetectionsPlan
 from animl_pipeline.records import Artifact, Counts
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import Made, Store, Workspace, write_table
 
 NO_BOX = "no_box"
+PERSON_SHOWN = "person_in_picture"
 COLUMNS = {
     "source": "str", "image_id": "str", "blob": "str", "object_id": "str", "origin": "str", "category": "str",
     "confidence": "float64", "ymin": "float64", "xmin": "float64", "ymax": "float64", "xmax": "float64",
 }  # fmt: skip
 FAILURE_COLUMNS = {"source": "str", "image_id": "str", "reason": "str"}
+IMAGE_COLUMNS = {"source": "str", "image_id": "str"}
 
-Image = tuple[str, str]
-"""Source and id."""
+Looked = dict[Image, list[Found] | str]
+"""What the detector, or another tool, says of images."""
 
 
 class Seen(NamedTuple):
@@ -40,6 +48,9 @@ class Seen(NamedTuple):
 def detect_animals(labels: Artifact, spec: DetectionsPlan, store: Store, settings: Settings) -> Artifact:
     """The animals' boxes in the labels' images: detections.parquet, failures.parquet and megadetector.json.
 
+    repeated.parquet has the detector's boxes that were set aside as stones, disagreements.parquet where people and the
+    detector differ (of pictures that both have looked at), people.parquet the pictures that show a person.
+
     Args:
         labels: the step that gave every object its class.
         spec: whose boxes count, and which detector draws the missing ones.
@@ -48,84 +59,155 @@ def detect_animals(labels: Artifact, spec: DetectionsPlan, store: Store, setting
 
     Raises:
         WeightsError: the detector's weights cannot be had.
-        DetectionsError: they are not of a detector that finds animals.
+        DetectionsError: they are not of a detector that finds what the plan wants, or the results file cannot be read.
     """
-    choice = None if spec.source == "annotations" else choose_detector(spec, settings)
-    config: dict[str, Any] = {"source": spec.source}
+    choice = choose_detector(spec, settings) if spec.source in {"detector", "auto"} else None
+    results = read_results(spec.results, settings) if spec.results else None
+    config: dict[str, Any] = spec.model_dump(include={"source", "people", "repeat_occasions", "repeat_overlap"})
+    digests = {}
     if choice is not None:
-        config |= {"recipe": choice.recipe, "image_size": spec.image_size, "confidence": spec.confidence}
-    return store.make(
-        "detections",
-        room="detections",
-        inputs={"labels": labels},
-        digests={} if choice is None else {"detector": choice.sha256},
-        config=config,
-        build=lambda space: _build(space, store.table(labels, "labels.parquet"), choice, spec, store, settings),
-    )
+        config |= {"recipe": choice.recipe, "image_size": choice.image_size, "confidence": choice.confidence}
+        digests["detector"] = choice.sha256
+    if results is not None:
+        config["confidence"] = spec.confidence or CONFIDENCE
+        digests["results"] = hashlib.sha256(results).hexdigest()
+
+    def build(space: Workspace) -> Made:
+        images = images_of(store.table(labels, "labels.parquet"))
+        looked: Looked = {}
+        if results is not None:
+            looked = _in_results(images, results, spec)
+        elif choice is not None:
+            looked = _by_detector(images, choice, spec, store, settings)
+        return _write(space, images, looked, shown_people(labels, store), choice, spec)
+
+    return store.make("detections", room="detections", inputs={"labels": labels}, digests=digests, config=config, build=build)
 
 
-def _build(space: Workspace, labels: pd.DataFrame, choice: Choice | None, spec: DetectionsPlan, store: Store, settings: Settings) -> Made:
-    images = labels.drop_duplicates(["source", "image_id"]).sort_values(["source", "image_id"])
-    blobs: dict[Image, str] = dict(zip(_keys(images), images["blob"], strict=True))
-    reviewed = _reviewed_boxes(labels)
-    asked = sorted({blob for image, blob in blobs.items() if spec.source == "detector" or image not in reviewed}) if choice else []
-    looked = look_at(asked, choice, spec, store, settings) if choice else {}
-    seen = {image: _seen(reviewed.get(image, {}), looked.get(blob), spec) for image, blob in blobs.items()}
+def look_at_share(labels: Artifact, spec: DetectionsPlan, share: int, of: int, store: Store, settings: Settings) -> int:
+    """Let the detector look at one share of the pictures ahead of the step, which then remembers; how many there are comes back.
 
-    write_table(space.out / "detections.parquet", _table(_rows(seen, blobs), COLUMNS))
-    failed = [(*image, s.found) for image, s in seen.items() if isinstance(s.found, str)]
-    write_table(space.out / "failures.parquet", _table(failed, FAILURE_COLUMNS))
-    files = {image: f"{image[0]}/{name}" for image, name in zip(_keys(images), images["file_name"], strict=True)}
-    text = batch_file(choice.name if choice else "annotations", ((files[image], s.found) for image, s in seen.items()))
+    Shares are by the pictures' content, so that several workers with the same store, on one machine or many, do the work
+    once between them.
+
+    Raises:
+        As :func:`detect_animals`.
+    """
+    if spec.source not in {"detector", "auto"}:
+        return 0
+    asked = _asked(images_of(store.table(labels, "labels.parquet")), spec)
+    mine = [blob for blob in sorted(set(asked.values())) if in_share(blob, share, of)]
+    look_at(mine, choose_detector(spec, settings), spec, store, settings)
+    return len(mine)
+
+
+def _asked(images: Mapping[Image, LabelledImage], spec: DetectionsPlan) -> dict[Image, str]:
+    """The images that the detector must see, and their pictures: people's boxes suffice, unless persons are to be found, too."""
+    every = spec.source == "detector" or spec.people == "drop"
+    return {key: image.blob for key, image in images.items() if every or not image.reviewed}
+
+
+def _by_detector(images: Mapping[Image, LabelledImage], choice: Choice, spec: DetectionsPlan, store: Store, settings: Settings) -> Looked:
+    asked = _asked(images, spec)
+    answers = look_at(sorted(set(asked.values())), choice, spec, store, settings)
+    return {key: answers[blob] for key, blob in asked.items()}
+
+
+def _in_results(images: Mapping[Image, LabelledImage], data: bytes, spec: DetectionsPlan) -> Looked:
+    by_file = results_by_file(data, str(spec.results), spec.confidence or CONFIDENCE)
+    said = match_files([(key[0], image.file_name) for key, image in images.items()], by_file)
+    return {key: said[key[0], image.file_name] for key, image in images.items()}
+
+
+def _write(
+    space: Workspace, images: Mapping[Image, LabelledImage], looked: Looked, people: set[Image], choice: Choice | None, spec: DetectionsPlan
+) -> Made:
+    people = {key for key in people if key in images} | {key for key, found in looked.items() if _has(found, PERSON)}
+    seen = {key: _seen(image, looked.get(key), spec) for key, image in images.items()}
+    stones = _stones(images, seen, spec)
+    for key, found in stones.items():
+        seen[key] = _without(seen[key], found)
+    if spec.people == "drop":
+        seen |= {key: Seen("", PERSON_SHOWN, []) for key in people}
+    differ = [
+        (*key, d.object_id, d.kind, d.overlap, d.confidence, *d.box)
+        for key, found in looked.items()
+        if images[key].reviewed and isinstance(found, list)
+        for d in differences.disagreements(images[key].reviewed, found)
+    ]
+    tables: dict[str, tuple[list[Any], Mapping[str, str]]] = {
+        "detections": (_rows(seen, images), COLUMNS),
+        "failures": ([(*key, s.found) for key, s in seen.items() if isinstance(s.found, str)], FAILURE_COLUMNS),
+        "repeated": ([(*key, images[key].blob, "", "detector", *f) for key, found in stones.items() for f in found], COLUMNS),
+        "disagreements": (differ, differences.COLUMNS),
+        "people": (sorted(people), IMAGE_COLUMNS),
+    }
+    for name, (rows, columns) in tables.items():
+        write_table(space.out / f"{name}.parquet", pd.DataFrame(rows, columns=list(columns)).astype(dict(columns)))
+    told = choice.name if choice else spec.source
+    text = batch_file(told, ((f"{key[0]}/{images[key].file_name}", s.found) for key, s in seen.items()), choice.confidence if choice else None)
     (space.out / "megadetector.json").write_text(text, encoding="utf-8")
-    return Made(_counts(seen))
+    kinds = Counter(row[3] for row in differ)
+    return Made(_counts(seen, {"repeated_boxes": sum(map(len, stones.values())), "images_with_people": len(people), **kinds}))
 
 
-def _reviewed_boxes(labels: pd.DataFrame) -> dict[Image, dict[str, Corners]]:
-    """Image → object id → box, of all images with at least one."""
-    boxes: dict[Image, dict[str, Corners]] = {}
-    rows = labels[labels["ymin"].notna()].sort_values(["source", "image_id", "object_id"])
-    corners = rows[["ymin", "xmin", "ymax", "xmax"]].itertuples(index=False, name=None)
-    for image, object_id, (ymin, xmin, ymax, xmax) in zip(_keys(rows), rows["object_id"], corners, strict=True):
-        boxes.setdefault(image, {})[object_id] = (ymin, xmin, ymax, xmax)
-    return boxes
+def _has(found: list[Found] | str | None, category: str) -> bool:
+    return isinstance(found, list) and any(f.category == category for f in found)
 
 
-def _keys(rows: pd.DataFrame) -> list[Image]:
-    return list(zip(rows["source"], rows["image_id"], strict=True))
-
-
-def _seen(reviewed: Mapping[str, Corners], looked: list[Found] | str | None, spec: DetectionsPlan) -> Seen:
+def _seen(image: LabelledImage, looked: list[Found] | str | None, spec: DetectionsPlan) -> Seen:
     """One image's boxes: the reviewed ones where the plan wants them and there are any, else the detector's."""
-    if spec.source != "detector" and reviewed:
-        return Seen("annotation", [Found(ANIMAL, 1.0, *corners) for corners in reviewed.values()], list(reviewed))
+    if spec.source != "detector" and image.reviewed:
+        return Seen("annotation", [Found(ANIMAL, 1.0, *corners) for corners in image.reviewed.values()], list(image.reviewed))
     if looked is None:
         return Seen("annotation", NO_BOX, [])
     if isinstance(looked, str):
         return Seen("detector", looked, [])
-    matched = same_objects(reviewed, looked, ANIMAL)
+    matched = same_objects(image.reviewed, looked, ANIMAL)
     return Seen("detector", looked, [matched.get(i, "") for i in range(len(looked))])
 
 
-def _rows(seen: Mapping[Image, Seen], blobs: Mapping[Image, str]) -> list[tuple[Any, ...]]:
+def _stones(images: Mapping[Image, LabelledImage], seen: Mapping[Image, Seen], spec: DetectionsPlan) -> dict[Image, list[Found]]:
+    """The detector's animals that nobody reviewed and that come again and again at one spot, by image."""
+    if spec.repeat_occasions is None:
+        return {}
+    boxes = [
+        (key, found)
+        for key, s in seen.items()
+        if s.origin == "detector" and not isinstance(s.found, str)
+        for object_id, found in zip(s.object_ids, s.found, strict=True)
+        if found.category == ANIMAL and not object_id
+    ]
+    spotted = [Spotted(i, images[key].place, images[key].occasion, found[2:]) for i, (key, found) in enumerate(boxes)]
+    stones: dict[Image, list[Found]] = {}
+    for i in sorted(repeated(spotted, spec.repeat_occasions, spec.repeat_overlap)):
+        key, found = boxes[i]
+        stones.setdefault(key, []).append(found)
+    return stones
+
+
+def _without(seen: Seen, stones: list[Found]) -> Seen:
+    if isinstance(seen.found, str):
+        return seen
+    kept = [(object_id, f) for object_id, f in zip(seen.object_ids, seen.found, strict=True) if f not in stones]
+    return Seen(seen.origin, [f for _, f in kept], [object_id for object_id, _ in kept])
+
+
+def _rows(seen: Mapping[Image, Seen], images: Mapping[Image, LabelledImage]) -> list[tuple[Any, ...]]:
     return [
-        (*image, blobs[image], object_id, s.origin, *found)
-        for image, s in seen.items()
+        (*key, images[key].blob, object_id, s.origin, *found)
+        for key, s in seen.items()
         if not isinstance(s.found, str)
         for object_id, found in zip(s.object_ids, s.found, strict=True)
     ]
 
 
-def _table(rows: list[tuple[Any, ...]], columns: Mapping[str, str]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(columns)).astype(dict(columns))
-
-
-def _counts(seen: Mapping[Image, Seen]) -> Counts:
-    """Images with an answer, images without one by reason, and how many boxes came from whom."""
+def _counts(seen: Mapping[Image, Seen], noted: Mapping[str, int]) -> Counts:
+    """Images with an answer, images without one by reason, how many boxes came from whom, and what else was noted."""
     dropped = Counter(s.found for s in seen.values() if isinstance(s.found, str))
-    noted: Counter[str] = Counter()
+    counted: Counter[str] = Counter(noted)
     for s in seen.values():
         if not isinstance(s.found, str):
-            noted[f"{s.origin}_boxes"] += len(s.found)
-            noted["images_without_animal"] += not any(f.category == ANIMAL for f in s.found)
-    return Counts(kept=len(seen) - sum(dropped.values()), dropped=dict(dropped), noted={k: n for k, n in noted.items() if n}, unit="images")
+            counted[f"{s.origin}_boxes"] += len(s.found)
+            counted["images_without_animal"] += not _has(s.found, ANIMAL)
+    return Counts(kept=len(seen) - sum(dropped.values()), dropped=dict(dropped), noted={k: n for k, n in counted.items() if n}, unit="images")

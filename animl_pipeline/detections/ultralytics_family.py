@@ -1,135 +1,223 @@
-"""Checkpoints that ``ultralytics.YOLO`` loads: MegaDetector v6, v1000 (larch, sorrel, cedar), and whatever names its classes as they do.
+"""Networks from ultralytics checkpoints: MegaDetector v6, v1000 (larch, sorrel, cedar), and whatever names its classes as they do.
 
-A checkpoint is a pickle. Without a sha256 in the plan only ultralytics' own classes are let through; with it, all is loaded.
-ultralytics also likes to talk to its makers, to install packages and to patch pillow: none of that happens here.
+Of a network with ultralytics' usual head (YOLOv8 to v12, v10's without suppression too) only the convolutions run in the
+network; boxes are read out of them here, of certain places only. Others, such as RT-DETR, are asked through ultralytics.
 """
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
-from animl_pipeline.detections.detector import ANIMAL, PERSON, VEHICLE, Found, Prepared, scaled_size, tidy
+from animl_pipeline.detections.detector import Detector, Found, Prepared, in_picture, scaled_size, tidy
+from animl_pipeline.detections.letterbox import letterboxed
+from animl_pipeline.detections.network import Arrays, Loaded, Network, load_network
+from animl_pipeline.detections.suppression import suppress
+from animl_pipeline.detections.ultralytics_checkpoint import categories_of, open_checkpoint
 from animl_pipeline.errors import DetectionsError
-from animl_pipeline.settings import Settings, tell_libraries
+from animl_pipeline.pixels import open_picture
+from animl_pipeline.settings import Settings
 
-RECIPE = "ultralytics/1"
+RECIPE = "ultralytics/3"
 """Moves on when the same picture and weights would give other boxes."""
-
-NAMES = {"animal": ANIMAL, "animals": ANIMAL, "person": PERSON, "people": PERSON, "human": PERSON, "vehicle": VEHICLE, "vehicles": VEHICLE}
-"""A checkpoint's class name, folded, and its MegaDetector category."""
 
 MAX_OVERLAP = 0.45
 """Intersection over union above which the less certain of two boxes goes, as MegaDetector's own tools have it."""
 
+MOST = 300
+"""Objects in one picture at most, as in ultralytics."""
+
+PLAIN_HEADS = {"Detect", "v10Detect"}
+
+
+class _OtherHeadError(Exception):
+    """The network ends in a head that is not read here; the model comes along."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+
+def load_ultralytics(path: Path, sha256: str, image_size: int, confidence: float, *, verified: bool, settings: Settings) -> Detector:
+    """The detector from a checkpoint.
+
+    Args:
+        path: a .pt file.
+        sha256: of the file.
+        image_size: longer side of what the network sees.
+        confidence: objects below are not given.
+        verified: the plan names the file's sha256, so that all that it holds may be unpickled.
+        settings: where the cache is, in which ultralytics may keep its own settings.
+
+    Raises:
+        DetectionsError: it is no checkpoint, not of a detector, or of one that does not find animals.
+    """
+    if path.suffix != ".pt":
+        raise DetectionsError(f"detections.detector: expected a .pt checkpoint that ultralytics loads or megadetector-lite, found {path.name}")
+    make = partial(_network, path, image_size, verified, settings)
+    try:
+        return Ultralytics(load_network([sha256, RECIPE], make, settings), path.name, image_size, confidence)
+    except _OtherHeadError as other:
+        return AskedUltralytics(other.model, path.name, image_size, confidence)
+
 
 class Ultralytics:
-    """A network in memory, on the GPU where there is one."""
+    """A network whose head is read here."""
 
-    def __init__(self, model: Any, categories: Mapping[int, str], image_size: int, confidence: float) -> None:
-        self._model, self._categories = model, categories
+    def __init__(self, loaded: Loaded, file: str, image_size: int, confidence: float) -> None:
+        self._forward, self._facts, self.alone = loaded.forward, loaded.facts, loaded.alone
+        self._known = categories_of(dict(enumerate(loaded.facts["names"])), file)
+        self.categories = frozenset(self._known.values())
         self._size, self._confidence = image_size, confidence
 
-    @classmethod
-    def load(cls, path: Path, image_size: int, confidence: float, *, verified: bool, settings: Settings) -> Ultralytics:
-        """The detector from a checkpoint.
+    def preprocess(self, data: bytes) -> Prepared:
+        return letterboxed(open_picture(data), self._size)
 
-        Args:
-            path: a .pt file.
-            image_size: longer side of what the network sees.
-            confidence: objects below are not given.
-            verified: the plan names the file's sha256, so that all that it holds may be unpickled.
-            settings: where ultralytics may keep its own settings.
+    def predict(self, prepared: Sequence[Prepared]) -> list[list[Found]]:
+        answers: dict[int, list[Found]] = {}
+        for shape in {p.pixels.shape for p in prepared}:
+            alike = [i for i, p in enumerate(prepared) if p.pixels.shape == shape]
+            outputs = self._forward(np.stack([prepared[i].pixels for i in alike]))
+            answers |= {i: self._found([o[n] for o in outputs], prepared[i]) for n, i in enumerate(alike)}
+        return [answers[i] for i in range(len(prepared))]
 
-        Raises:
-            DetectionsError: it is no checkpoint, not of a detector, or of one that does not find animals.
-        """
-        if path.suffix != ".pt":
-            raise DetectionsError(f"detections.detector: expected a .pt checkpoint that ultralytics loads or megadetector-lite, found {path.name}")
-        model = _load(path, verified, settings)
-        if getattr(model, "task", None) != "detect":
-            raise DetectionsError(
-                f"{path.name} is a network for the task {getattr(model, 'task', None)!r}; detections.detector must be one for 'detect'"
-            )
-        return cls(model, _categories(model.names, path), image_size, confidence)
+    def _found(self, outputs: Arrays, prepared: Prepared) -> list[Found]:
+        sides, logits = outputs
+        height, width = prepared.pixels.shape[:2]
+        anchors, classes, scores = _certain(logits, self._confidence, best_only=self._facts["suppress"])
+        boxes = _boxes(sides[:, anchors], anchors, height, width, self._facts["strides"])
+        kept = suppress(boxes, scores, classes, MAX_OVERLAP, MOST) if self._facts["suppress"] else np.argsort(-scores)[:MOST]
+        return tidy(
+            Found(self._known[int(classes[i])], float(scores[i]), *in_picture(boxes[i].tolist(), prepared))
+            for i in kept
+            if int(classes[i]) in self._known
+        )
 
-    def preprocess(self, picture: Image.Image) -> Prepared:
+
+def _certain(logits: NDArray[np.float32], confidence: float, *, best_only: bool) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Places, classes and probabilities above ``confidence``, of logits [classes, places]."""
+    floor = np.log(confidence / (1 - confidence))
+    if best_only:
+        anchors = np.flatnonzero(logits.max(axis=0) > floor)
+        classes = logits[:, anchors].argmax(axis=0)
+    else:
+        classes, anchors = np.nonzero(logits > floor)
+    return anchors, classes, 1 / (1 + np.exp(-logits[classes, anchors]))
+
+
+def _boxes(sides: NDArray[np.float32], anchors: NDArray[np.intp], height: int, width: int, strides: Sequence[int]) -> NDArray[np.float32]:
+    """Boxes [n, 4] (left, top, right, bottom in pixels) from a head's distances to the four sides, [4 * bins, n].
+
+    Each distance is the mean of a distribution over 0 … bins - 1 strides (generalised focal loss, arXiv:2006.04388).
+    """
+    bins = len(sides) // 4
+    spread = sides.reshape(4, bins, -1)
+    if bins > 1:
+        weights = np.exp(spread - spread.max(axis=1, keepdims=True))
+        spread = (weights * np.arange(bins, dtype=np.float32)[:, None]).sum(axis=1, keepdims=True) / weights.sum(axis=1, keepdims=True)
+    left, top, right, bottom = spread[:, 0]
+    x, y, stride = (column[anchors] for column in _grid(height, width, tuple(strides)))
+    return np.stack([x - left, y - top, x + right, y + bottom], axis=1) * stride[:, None]
+
+
+@lru_cache(maxsize=16)
+def _grid(height: int, width: int, strides: tuple[int, ...]) -> tuple[NDArray[np.float32], ...]:
+    """Centre x and y in strides, and the stride, of every place of every level."""
+    levels = []
+    for stride in strides:
+        y, x = np.mgrid[0 : height // stride, 0 : width // stride].reshape(2, -1) + 0.5
+        levels.append(np.stack([x, y, np.full_like(x, stride)]))
+    return tuple(np.concatenate(levels, axis=1).astype(np.float32))
+
+
+def _network(path: Path, image_size: int, verified: bool, settings: Settings) -> Network:
+    model = open_checkpoint(path, verified=verified, settings=settings)
+    names = dict(model.names)
+    categories_of(names, path.name)
+    network = model.model.float().fuse(verbose=False).eval()
+    head = network.model[-1]
+    if type(head).__name__ not in PLAIN_HEADS:
+        raise _OtherHeadError(model)
+    facts = {
+        "names": [names[i] for i in range(len(names))],
+        "strides": [int(s) for s in head.stride],
+        "suppress": not getattr(head, "end2end", False),
+    }
+    width, height = scaled_size(4, 3, image_size)
+    return Network(_raw(network), facts, height - height % 32, width - width % 32, any_size=True)
+
+
+def _raw(network: Any) -> Any:
+    """The network on pixels, ending with its head's convolutions: distances [n, 4 * bins, places] and logits [n, classes, places]."""
+    import torch
+    from torch import nn
+
+    class Head(nn.Module):
+        def __init__(self, head: Any) -> None:
+            super().__init__()
+            last = getattr(head, "end2end", False)
+            self.sides, self.classes = (head.one2one_cv2, head.one2one_cv3) if last else (head.cv2, head.cv3)
+            self.f, self.i = head.f, head.i  # where ultralytics' own forward looks for its inputs
+
+        def forward(self, levels: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+            sides = [layer(level).flatten(2) for layer, level in zip(self.sides, levels, strict=True)]
+            classes = [layer(level).flatten(2) for layer, level in zip(self.classes, levels, strict=True)]
+            return torch.cat(sides, 2), torch.cat(classes, 2)
+
+    class FromPixels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            network.model[-1] = Head(network.model[-1])
+            self.network = network
+            self.full = 255.0
+            if isinstance(getattr(network.model[0], "conv", None), nn.Conv2d):  # its bias, fused, is not of the pixels
+                network.model[0].conv.weight.data /= 255
+                self.full = 1.0
+
+        def forward(self, pixels: torch.Tensor) -> Any:
+            inputs = pixels.permute(0, 3, 1, 2).float()
+            return self.network(inputs if self.full == 1.0 else inputs / self.full)
+
+    return FromPixels().requires_grad_(False)
+
+
+class AskedUltralytics:
+    """A network that ultralytics' own ``predict`` asks, a picture at a time."""
+
+    alone = False
+
+    def __init__(self, model: Any, file: str, image_size: int, confidence: float) -> None:
+        self._model, self._known = model, categories_of(model.names, file)
+        self.categories = frozenset(self._known.values())
+        self._size, self._confidence = image_size, confidence
+
+    def preprocess(self, data: bytes) -> Prepared:
         import cv2
 
         # ultralytics would scale with the same call, but then whole pictures wait in memory; it takes BGR
+        picture = open_picture(data)
         width, height = scaled_size(picture.width, picture.height, self._size)
         pixels = cv2.resize(np.asarray(picture)[..., ::-1], (width, height), interpolation=cv2.INTER_LINEAR)
-        return Prepared(np.ascontiguousarray(pixels, np.uint8), width, height)
+        return Prepared(np.ascontiguousarray(pixels, np.uint8), 0, 0, width, height)
 
-    def predict(self, prepared: Prepared) -> list[Found]:
+    def predict(self, prepared: Sequence[Prepared]) -> list[list[Found]]:
+        return [self._found(p) for p in prepared]
+
+    def _found(self, prepared: Prepared) -> list[Found]:
+        import torch
+
+        device = "cuda:0" if torch.cuda.is_available() else "cpu"
         (answer,) = self._model.predict(
-            [prepared.pixels], imgsz=self._size, conf=self._confidence, iou=MAX_OVERLAP, device=_device(), save=False, verbose=False
+            [prepared.pixels], imgsz=self._size, conf=self._confidence, iou=MAX_OVERLAP, device=device, save=False, verbose=False
         )
         rows = zip(answer.boxes.cls.tolist(), answer.boxes.conf.tolist(), answer.boxes.xyxyn.tolist(), strict=True)
         return tidy(
-            Found(self._categories[int(name)], confidence, top, left, bottom, right)
+            Found(self._known[int(name)], confidence, top, left, bottom, right)
             for name, confidence, (left, top, right, bottom) in rows
-            if int(name) in self._categories
+            if int(name) in self._known
         )
-
-
-def _categories(names: Mapping[int, str], path: Path) -> dict[int, str]:
-    known = {index: NAMES[name.casefold()] for index, name in names.items() if name.casefold() in NAMES}
-    if ANIMAL not in known.values():
-        listed = ", ".join(list(names.values())[:5]) + (", …" if len(names) > 5 else "")
-        raise DetectionsError(
-            f"{path.name} does not find animals: expected a class named animal, found {listed}; set detections.detector to a MegaDetector"
-        )
-    return known
-
-
-def _load(path: Path, verified: bool, settings: Settings) -> Any:
-    yolo, tasks = import_ultralytics(settings)
-    if not verified and not hasattr(tasks, "SAFE_LOAD"):
-        raise DetectionsError(
-            "this version of ultralytics cannot load a checkpoint safely; update it, or set detections.sha256 to the checkpoint's sha256"
-        )
-    tasks.SAFE_LOAD = not verified
-    try:
-        return yolo(str(path), verbose=False)
-    except Exception as e:  # a pickle of who knows what may raise anything
-        raise DetectionsError(_refusal(path, e, verified)) from e
-
-
-def _refusal(path: Path, error: Exception, verified: bool) -> str:
-    reason = str(error).splitlines()[0].encode("ascii", "ignore").decode().strip() if str(error) else type(error).__name__
-    if not verified and "outside the supported" in reason and zipfile.is_zipfile(path):  # else ultralytics says so of any bytes
-        return f"{path.name} holds more than ultralytics' own classes; if you trust it, set detections.sha256 to its sha256"
-    return (
-        f"{path.name} is no checkpoint that ultralytics loads ({reason.removeprefix('ERROR').strip()}); set detections.detector to a whole .pt file"
-    )
-
-
-def import_ultralytics(settings: Settings) -> tuple[Any, Any]:
-    """``ultralytics.YOLO`` and its loading module, with its habits switched off before they start."""
-    home = settings.cache.expanduser() / "ultralytics"
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise DetectionsError(f"{home} cannot be made ({e.strerror}); make room there or set ANIML_CACHE to another folder") from e
-    tell_libraries(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false", YOLO_CONFIG_DIR=str(home))
-    opened = Image.open
-    from ultralytics.models.yolo.model import YOLO
-    from ultralytics.nn import tasks
-    from ultralytics.utils import events, patches
-
-    # its own Image.open installs a package at the first picture that does not decode
-    Image.open = patches._image_open if opened is patches.image_open else opened
-    events.events.enabled = False
-    return YOLO, tasks
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda:0" if torch.cuda.is_available() else "cpu"

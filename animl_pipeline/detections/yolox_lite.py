@@ -1,22 +1,28 @@
 """MegaDetector Lite: a YOLOX-tiny with the one class animal, whose weights come with a PyPI wheel.
 
 The input is as zamba, which ships the weights, gives it: RGB 0-255 as float, resized to fit and padded with black at the
-right and below. Bilinear rather than zamba's bicubic resizing, since it found a few more animals in real pictures.
+right and below to a square. Bilinear rather than zamba's bicubic resizing, since it found a few more animals in real
+pictures. The padding stays whole: a shorter rectangle would save a quarter of the time and move one box in five.
 """
 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from animl_pipeline.detections.detector import ANIMAL, Found, Prepared, scaled_size, tidy
+from animl_pipeline.detections.detector import ANIMAL, Found, Prepared, in_picture, scaled_size, tidy
+from animl_pipeline.detections.network import Loaded, Network, load_network
+from animl_pipeline.detections.suppression import suppress
 from animl_pipeline.errors import DetectionsError
+from animl_pipeline.pixels import open_picture
+from animl_pipeline.settings import Settings
 
-RECIPE = "yolox-lite/1"
+RECIPE = "yolox-lite/2"
 """Moves on when the same picture and weights would give other boxes."""
 
 DEPTH, WIDTH, CLASSES = 0.33, 0.375, 1
@@ -25,47 +31,60 @@ MAX_OVERLAP = 0.45
 
 
 class YoloxLite:
-    """The network in memory, on the GPU where there is one."""
+    """The network in memory."""
 
-    def __init__(self, network: Any, device: str, image_size: int, confidence: float) -> None:
-        self._network, self._device = network, device
+    categories = frozenset({ANIMAL})
+
+    def __init__(self, loaded: Loaded, image_size: int, confidence: float) -> None:
+        self._forward, self.alone = loaded.forward, loaded.alone
         self._size, self._confidence = image_size, confidence
 
     @classmethod
-    def load(cls, path: Path, image_size: int, confidence: float) -> YoloxLite:
+    def load(cls, path: Path, sha256: str, image_size: int, confidence: float, settings: Settings) -> YoloxLite:
         """The detector from a checkpoint.
 
         Raises:
             DetectionsError: it is no checkpoint of this network.
         """
-        import torch
-        from yolox.models import YoloPafpn, YoloxHead, YoloxModule
+        return cls(load_network([sha256, RECIPE, image_size], lambda: _network(path, image_size), settings), image_size, confidence)
 
-        network = YoloxModule(YoloPafpn(DEPTH, WIDTH), YoloxHead(CLASSES, WIDTH))
-        try:
-            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["model"])
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as e:
-            raise DetectionsError(f"{path.name} is no checkpoint of MegaDetector Lite ({str(e).splitlines()[0]}); set detections.detector") from e
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(network.eval().to(device), device, image_size, confidence)
-
-    def preprocess(self, picture: Image.Image) -> Prepared:
+    def preprocess(self, data: bytes) -> Prepared:
+        picture = open_picture(data)
         width, height = scaled_size(picture.width, picture.height, self._size)
         pixels = np.zeros((self._size, self._size, 3), np.uint8)
         pixels[:height, :width] = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-        return Prepared(pixels, width, height)
+        return Prepared(pixels, 0, 0, width, height)
 
-    def predict(self, prepared: Prepared) -> list[Found]:
-        import torch
-        from yolox.utils.boxes import postprocess
+    def predict(self, prepared: Sequence[Prepared]) -> list[list[Found]]:
+        (rows,) = self._forward(np.stack([p.pixels for p in prepared]))
+        return [self._found(r, p) for r, p in zip(rows, prepared, strict=True)]
 
-        inputs = torch.from_numpy(prepared.pixels.transpose(2, 0, 1)[None].astype(np.float32)).to(self._device)
-        with torch.inference_mode():
-            (rows,) = postprocess(self._network(inputs), CLASSES, self._confidence, MAX_OVERLAP)
-        if rows is None:
-            return []
-        w, h = prepared.width, prepared.height
-        return tidy(
-            Found(ANIMAL, objectness * certainty, top / h, left / w, bottom / h, right / w)
-            for left, top, right, bottom, objectness, certainty, _ in rows.cpu().tolist()
-        )
+    def _found(self, rows: Any, prepared: Prepared) -> list[Found]:
+        """Objects from rows of centre x, centre y, width, height, objectness, certainty."""
+        scores = rows[:, 4] * rows[:, 5]
+        certain = scores >= self._confidence
+        centres, sizes, scores = rows[certain, :2], rows[certain, 2:4], scores[certain]
+        boxes = np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1)
+        kept = suppress(boxes, scores, np.zeros(len(boxes), np.intp), MAX_OVERLAP)
+        return tidy(Found(ANIMAL, float(scores[i]), *in_picture(boxes[i].tolist(), prepared)) for i in kept)
+
+
+def _network(path: Path, image_size: int) -> Network:
+    import torch
+    from torch import nn
+    from yolox.models import YoloPafpn, YoloxHead, YoloxModule
+
+    class FromPixels(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor]:
+            return (self.network(pixels.permute(0, 3, 1, 2).float()),)
+
+    network = YoloxModule(YoloPafpn(DEPTH, WIDTH), YoloxHead(CLASSES, WIDTH))
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["model"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as e:
+        raise DetectionsError(f"{path.name} is no checkpoint of MegaDetector Lite ({str(e).splitlines()[0]}); set detections.detector") from e
+    return Network(FromPixels(network.eval()), {}, image_size, image_size)

@@ -1,0 +1,72 @@
+"""YOLOv5 checkpoints, which ultralytics no longer loads: MegaDetector v5a and v5b, MDv1000 redwood and spruce.
+
+They run through the field's own ``megadetector`` package and the YOLOv5 code that it uses: docs/detections.md says how both
+are installed. A checkpoint is a pickle that runs what is in it, so it is loaded only when the plan names its sha256.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from animl_pipeline.detections.detector import ANIMAL, PERSON, VEHICLE, Found, tidy
+from animl_pipeline.errors import DetectionsError
+from animl_pipeline.pixels import open_picture
+
+RECIPE = "megadetector-yolov5/1"
+"""Moves on when the same picture and weights would give other boxes."""
+
+MISSING = "{} needs the megadetector package and its YOLOv5 code ({}); install them as docs/detections.md says, or set detections.detector to another"
+
+
+class YoloV5:
+    """A YOLOv5 MegaDetector in memory, on the GPU where there is one."""
+
+    alone = False
+    categories = frozenset({ANIMAL, PERSON, VEHICLE})
+
+    def __init__(self, detector: Any, image_size: int, confidence: float) -> None:
+        self._detector, self._size, self._confidence = detector, image_size, confidence
+
+    @classmethod
+    def load(cls, path: Path, image_size: int, confidence: float) -> YoloV5:
+        """The detector from a checkpoint.
+
+        Raises:
+            DetectionsError: the packages are not there, or the file is no YOLOv5 checkpoint.
+        """
+        try:
+            import yolov5  # noqa: F401 - megadetector falls back to any module named utils without it
+            from megadetector.detection.pytorch_detector import PTDetector
+        except ImportError as e:
+            raise DetectionsError(MISSING.format(path.name, e)) from e
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # it tells its story there
+                detector = PTDetector(str(path), detector_options={"model_type": "yolov5"})
+        except Exception as e:  # a pickle of who knows what may raise anything
+            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+            raise DetectionsError(f"{path.name} is no YOLOv5 checkpoint that megadetector loads ({reason}); set detections.detector") from e
+        return cls(detector, image_size, confidence)
+
+    def preprocess(self, data: bytes) -> Image.Image:
+        return open_picture(data)
+
+    def predict(self, prepared: Sequence[Image.Image]) -> list[list[Found]]:
+        with contextlib.redirect_stdout(io.StringIO()):
+            answers = self._detector.generate_detections_one_batch(
+                list(prepared), [str(i) for i in range(len(prepared))], self._confidence, self._size
+            )
+        failed = [a["failure"] for a in answers if a.get("failure")]
+        if failed:
+            raise DetectionsError(f"megadetector did not look at a picture ({failed[0]}); see that its packages fit each other")
+        return [tidy(_found(d) for d in answer["detections"]) for answer in answers]
+
+
+def _found(detection: dict[str, Any]) -> Found:
+    left, top, width, height = detection["bbox"]
+    return Found(detection["category"], detection["conf"], top, left, top + height, left + width)

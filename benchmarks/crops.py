@@ -1,0 +1,245 @@
+"""Crops beside the script in use, and what a second run after five per cent new pictures costs.
+
+The script, restated plainly: decode the picture, for each box a square of its longer side that may reach past the frame,
+`crop.save(path)` as JPEG at pillow's default quality and at the picture's own resolution. Ours cuts the very view that the
+model and the endpoint see (bicubic, 224 px), keeps it without loss, and knows what it cut; what the picture looks like is
+noted on the way, for finding copies. Both decode every picture once and wholly.
+
+The script leaves resizing to every epoch of the training. So a second comparison goes on until the views of one epoch are
+in memory: the script's JPEGs decoded and resized, ours decoded.
+
+The rerun is of the steps detections (MegaDetector Lite on pictures without a reviewed box, a fifth of them) and crops.
+Pictures: 2048 x 1536, about 0.7 MB, 1.3 boxes each; --pictures FOLDER --boxes FILE.json ({name: [[ymin, xmin, ymax, xmax]]})
+for others. CPU seconds are of a loop in a process of its own after imports and one picture; memory of the whole process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from detections import SIZE, cpu, gather
+from measure import conclude, measured, show
+
+COUNT, COPIES, ROUNDS, SHARE = 84, 5, 3, 0.05
+AIM, RERUN, MEMORY_MB = 1.6, 0.07, 400
+VIEW = 224
+
+
+def main() -> None:
+    """Run all comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--pictures", type=Path, help="folder of pictures instead of drawn ones")
+    parser.add_argument("--boxes", type=Path, help="their boxes, as JSON")
+    parser.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.side:
+        side, folder, boxes = asked.side
+        print(json.dumps(SIDES[side](Path(folder), json.loads(Path(boxes).read_text()))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if asked.pictures:
+            compare(asked.pictures, asked.boxes)
+        else:
+            compare(*drawn(Path(folder)))
+
+
+def compare(pictures: Path, boxes: Path) -> None:
+    """All sides in turn, the best of several rounds, and the verdict."""
+    best: dict[str, Any] = {}
+    for number in range(ROUNDS):
+        for side in SIDES:
+            if number and side == "rerun":
+                continue
+            workers = "64" if side == "ours, 64 threads" else "8"
+            env = os.environ | {"OMP_NUM_THREADS": "1", "ANIML_WORKERS": workers}
+            run = measured(Path(__file__), "--side", side, str(pictures), str(boxes), env=env)
+            if side not in best or run.said["cpu"] < best[side]["cpu"]:
+                best[side] = run.said | {"peak": run.peak_mb}
+    names = [side for side in SIDES if side != "rerun"]
+    rows = []
+    for name in names:
+        b = best[name]
+        rows.append((name, b["pictures"], 1e3 * b["cpu"] / b["pictures"], 1e3 * b["epoch"] / b["pictures"], b["bytes"] // 1000, b["peak"]))
+    show(f"crops, best of {ROUNDS}", ("side", "pictures", "ms a picture", "an epoch's reading", "kB a crop", "peak MB"), rows)
+    rerun = best["rerun"]
+    share = rerun["again"] / rerun["cpu"]
+    columns = ("first run, CPU s", "5 % new", "share")
+    show("detections and crops, and again", columns, [(rerun["cpu"], rerun["again"], share)])
+    script, ours = best["script"], best["ours"]
+    ratio = script["cpu"] / ours["cpu"]
+    ready = (script["cpu"] + script["epoch"]) / (ours["cpu"] + ours["epoch"])
+    peak = max(best["ours"]["peak"], best["ours, 64 threads"]["peak"])
+    figure = f"{ratio:.2f} x the script ({ready:.2f} x until the first epoch's views are there), peak {peak:.0f} MB, rerun {100 * share:.1f} %"
+    met = ratio >= AIM and peak < MEMORY_MB and share <= RERUN
+    conclude("crops", figure=figure, aim=f"at least {AIM} x, below {MEMORY_MB} MB, at most {100 * RERUN:.0f} %", met=met)
+
+
+# -- the sides ---------------------------------------------------------------------------------------------------------
+
+
+def script(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
+    """The script in use."""
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as out:
+
+        def cut_all(name: str) -> None:
+            with Image.open(folder / name) as picture:
+                picture.load()
+            for i, (top, left, bottom, right) in enumerate(boxes[name]):
+                x, y = left * picture.width, top * picture.height
+                width, height = (right - left) * picture.width, (bottom - top) * picture.height
+                side = int(max(width, height))
+                x = max(0, min(x - int((side - width) / 2), picture.width - width))
+                y = max(0, min(y - int((side - height) / 2), picture.height - height))
+                picture.crop((int(x), int(y), int(x) + side, int(y) + side)).save(Path(out) / f"{name}___crop{i}.jpg")
+
+        names = sorted(boxes)
+        cut_all(names[0])
+        begun = cpu()
+        for name in names:
+            cut_all(name)
+        spent = cpu() - begun
+        crops = sorted(Path(out).iterdir())
+        begun = cpu()
+        for crop in crops:
+            Image.open(crop).resize((VIEW, VIEW), Image.Resampling.BICUBIC).load()
+        return {"cpu": spent, "epoch": cpu() - begun, "pictures": len(names), "bytes": sum(c.stat().st_size for c in crops) // len(crops)}
+
+
+def ours(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
+    """The step crops."""
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as place:
+        steps = Steps(Path(place), folder)
+        steps.run(dict(list(boxes.items())[:1]), all_reviewed=True)
+        begun = cpu()
+        labels, detections = steps.inputs(boxes, all_reviewed=True)
+        before = cpu()  # the steps that write the inputs are not counted
+        crops = steps.cut(labels, detections)
+        spent = cpu() - before
+        assert before > begun
+        blobs = steps.store.table(crops, "crops.parquet")["blob"]
+        begun = cpu()
+        sizes = []
+        for blob in blobs:
+            data = steps.store.blob(blob)
+            sizes.append(len(data))
+            Image.open(io.BytesIO(data)).load()
+        return {"cpu": spent, "epoch": cpu() - begun, "pictures": len(boxes), "bytes": sum(sizes) // len(sizes)}
+
+
+def rerun(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
+    """Detections and crops on nineteen twentieths of the pictures, then on all."""
+    with tempfile.TemporaryDirectory() as place:
+        steps = Steps(Path(place), folder)
+        boxes = steps.more(boxes, COPIES)
+        old = dict(list(boxes.items())[: round(len(boxes) / (1 + SHARE))])
+        begun = cpu()
+        steps.run(old)
+        first = cpu() - begun
+        begun = cpu()
+        steps.run(boxes)
+        return {"cpu": first, "again": cpu() - begun}
+
+
+class Steps:
+    """A store with pictures, and the steps over some of them."""
+
+    def __init__(self, place: Path, pictures: Path) -> None:
+        from animl_pipeline.settings import Settings
+        from animl_pipeline.store import open_store
+
+        self.settings = Settings(store=str(place / "store"))
+        self.store = open_store(self.settings)
+        self.blobs = {p.name: (self.store.put_blob(p.read_bytes()), p.stat().st_size) for p in gather(pictures)}
+        self.made = 0
+
+    def more(self, boxes: dict[str, Any], copies: int) -> dict[str, Any]:
+        """Each picture again under other names, with bytes after its end that no decoder reads: other content, the same work."""
+        more = {}
+        for copy in range(copies):
+            for name, corners in boxes.items():
+                data = self.store.blob(self.blobs[name][0]) + b"\0" * copy
+                more[f"{copy}-{name}"] = corners
+                self.blobs[f"{copy}-{name}"] = self.store.put_blob(data), len(data)
+        return more
+
+    def run(self, boxes: dict[str, Any], *, all_reviewed: bool = False) -> None:
+        """Labels (not counted as work of these steps, a few milliseconds), detections, crops."""
+        self.cut(*self.inputs(boxes, all_reviewed=all_reviewed))
+
+    def inputs(self, boxes: dict[str, Any], *, all_reviewed: bool) -> tuple[Any, Any]:
+        """The steps before crops; a fifth of the pictures has no reviewed box unless all shall have them."""
+        import pandas as pd
+
+        from animl_pipeline.detections import detect_animals
+        from animl_pipeline.plan import DetectionsPlan
+        from animl_pipeline.records import Counts
+        from animl_pipeline.store import Made, write_table
+
+        nan = float("nan")
+        rows = []
+        for n, (name, corners) in enumerate(boxes.items()):
+            blob, size = self.blobs[name]
+            for i, box in enumerate(corners if all_reviewed or n % 5 else [[nan] * 4]):
+                rows.append(
+                    {"source": "s", "image_id": name, "object_id": f"{name}{i}", "label": "a", "name": "a", "ymin": box[0], "xmin": box[1],
+                     "ymax": box[2], "xmax": box[3], "place": f"s/{n % 20}", "taken": "", "sequence": "", "blob": blob, "bytes": size,
+                     "width": SIZE[0], "height": SIZE[1], "file_name": name}
+                )  # fmt: skip
+        self.made += 1
+
+        def build(space: Any) -> Made:
+            write_table(space.out / "labels.parquet", pd.DataFrame(rows))
+            return Made(Counts(kept=len(rows)))
+
+        labels = self.store.make("labels", room="records", config={"made": self.made}, build=build)
+        spec = DetectionsPlan(source="annotations" if all_reviewed else "auto")
+        return labels, detect_animals(labels, spec, self.store, self.settings)
+
+    def cut(self, labels: Any, detections: Any) -> Any:
+        """The step crops."""
+        from animl_pipeline.crops import cut_crops
+        from animl_pipeline.plan import CropsPlan
+        from animl_pipeline.records import View
+
+        return cut_crops(labels, detections, CropsPlan(), View(size=VIEW), self.store, self.settings)
+
+
+SIDES = {"script": script, "ours": ours, "ours, 64 threads": ours, "rerun": rerun}
+
+
+# -- what they look at -------------------------------------------------------------------------------------------------
+
+
+def drawn(folder: Path) -> tuple[Path, Path]:
+    """Pictures of the drawn island at a camera's size, and boxes of a quarter of their width on the mean, 1.3 a picture."""
+    import numpy as np
+    from detections import drawn as draw
+
+    chance = np.random.default_rng(0)
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    boxes: dict[str, list[list[float]]] = {}
+    for path in draw(folder, COUNT):
+        path.rename(pictures / path.name)
+        boxes[path.name] = []
+        for _ in range(1 + int(chance.random() < 0.3)):
+            width = float(np.clip(chance.lognormal(np.log(0.25), 0.4), 0.05, 0.8))
+            height = min(0.9, width * float(chance.uniform(0.8, 1.6)))
+            left, top = chance.uniform(0, 1 - width), chance.uniform(0, 1 - height)
+            boxes[path.name].append([round(float(v), 4) for v in (top, left, top + height, left + width)])
+    (folder / "boxes.json").write_text(json.dumps(boxes))
+    return pictures, folder / "boxes.json"
+
+
+if __name__ == "__main__":
+    main()

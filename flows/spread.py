@@ -1,0 +1,69 @@
+"""Looking at pictures and cutting them, spread over the workers of a Dask or Ray cluster that share the store.
+
+Nothing is spread while ANIML_RUNNER is `threads`, its default: then the steps do all in this process. A worker that dies
+loses the batch in hand; its share is given to another, which goes on where the store's memory ends.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from prefect import flow
+from prefect.utilities.annotations import unmapped
+
+from animl_pipeline.errors import SettingsError
+from animl_pipeline.plan import Plan
+from animl_pipeline.records import Artifact
+from animl_pipeline.settings import Settings, load_settings
+from tasks import dataset
+
+log = logging.getLogger("animl_pipeline.flows.spread")
+
+
+def look_everywhere(labels: Artifact, plan: Plan) -> None:
+    """Have the cluster's workers look at the pictures before the step detections, which then finds all remembered."""
+    settings = load_settings()
+    if settings.runner != "threads":
+        log.info("detections: %d shares go to %s", settings.shares, settings.runner)
+        _look.with_options(task_runner=task_runner(settings))(labels, plan, settings.shares)
+
+
+def cut_everywhere(labels: Artifact, detections: Artifact, plan: Plan) -> None:
+    """Have the cluster's workers cut the pictures before the step crops, which then finds all remembered."""
+    settings = load_settings()
+    if settings.runner != "threads":
+        log.info("crops: %d shares go to %s", settings.shares, settings.runner)
+        _cut.with_options(task_runner=task_runner(settings))(labels, detections, plan, settings.shares)
+
+
+@flow(name="look", description="Looks for animals on a cluster's workers.", persist_result=False, validate_parameters=False)
+def _look(labels: Artifact, plan: Plan, shares: int) -> int:
+    looked = dataset.look_at_share.map(unmapped(labels), unmapped(plan.detections), range(shares), unmapped(shares))
+    return sum(looked.result())
+
+
+@flow(name="cut", description="Cuts pictures on a cluster's workers.", persist_result=False, validate_parameters=False)
+def _cut(labels: Artifact, detections: Artifact, plan: Plan, shares: int) -> int:
+    numbers = (range(shares), unmapped(shares))
+    made = dataset.cut_share.map(unmapped(labels), unmapped(detections), unmapped(plan.crops), unmapped(plan.view), *numbers)
+    return sum(made.result())
+
+
+def task_runner(settings: Settings) -> Any:
+    """Prefect's runner for the cluster that ANIML_RUNNER names; without an address, one of its own on this machine.
+
+    Raises:
+        SettingsError: the package that speaks to such a cluster is not installed.
+    """
+    kind, _, address = settings.runner.partition(":")
+    try:
+        if kind == "dask":
+            from prefect_dask import DaskTaskRunner
+
+            return DaskTaskRunner(address=address or None)
+        from prefect_ray import RayTaskRunner
+
+        return RayTaskRunner(address=address or None)
+    except ImportError as e:
+        raise SettingsError(f"ANIML_RUNNER: {settings.runner} needs the package prefect-{kind} ({e}); pip install 'animl-pipeline[{kind}]'") from e
