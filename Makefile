@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow bench check fix lock images clean
+.PHONY: help install demo serve test test-slow bench check fix lock images clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,11 +27,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install  ## the whole street on a drawn island, on this machine
 	$(BIN)/animl-pipeline demo
 
-test: install  ## the tests
-	$(BIN)/python -m pytest
+serve: install  ## Prefect's server, all deployments and a worker on this machine, until Ctrl-C
+	$(BIN)/animl-pipeline up
+
+test: install  ## the tests, a file at a time on each of two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: install  ## all tests, the minutes-long ones too
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
 
 bench: install  ## a benchmark, side by side with its peer: make bench NAME=splits (names: benchmarks/)
 	$(BIN)/python benchmarks/$(NAME).py
@@ -47,6 +50,13 @@ fix: install  ## mend lint and format
 
 lock: install  ## write constraints.txt anew from what is installed (names and versions only)
 	$(BIN)/python -m pip list --format=freeze --exclude animl-pipeline | grep -v ' @ ' | LC_ALL=C sort --ignore-case > constraints.txt
+
+# docker, or buildah where no Docker engine runs; IMAGE_FLAGS are handed on to either, such as --build-arg BASE=… or --secret id=pip,src=…
+BUILD = $(shell docker info >/dev/null 2>&1 && echo docker build || echo buildah build --layers)
+IMAGES ?= endpoint pipeline
+
+images:  ## both container images, animl-endpoint and animl-pipeline; one of them: make images IMAGES=endpoint
+	for image in $(IMAGES); do $(BUILD) $(IMAGE_FLAGS) -f docker/$$image.Dockerfile -t animl-$$image . || exit 1; done
 
 clean:  ## remove what demo and tests made (the environment stays)
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

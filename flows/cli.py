@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -16,6 +15,10 @@ from animl_pipeline.settings import load_settings, prefect_server, prepare_prefe
 from flows import ending, screen
 from flows.commands.options import DataOption, PlanPath, StoreOption
 from flows.commands.plan import plans
+from flows.commands.release import releases
+from flows.commands.running import Debug as _Debug
+from flows.commands.running import run as _run
+from flows.commands.weights import weights
 
 app = typer.Typer(
     name="animl-pipeline",
@@ -28,6 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(plans, name="plan")
+app.add_typer(releases, name="release")
+app.add_typer(weights, name="weights")
 
 
 @app.callback()
@@ -54,22 +59,10 @@ def retrain(plan: PlanPath, store: StoreOption = None, data: DataOption = None) 
     screen.show_story(report.story)
     screen.show_scores(report)
     screen.out.print(f"report: {open_store(load_settings()).path(report.evaluation, 'report.html')}")
-    screen.out.print(f"next: animl-pipeline release {plan}")
-
-
-@app.command()
-def release(plan: PlanPath, store: StoreOption = None) -> None:
-    """Put the newest package of PLAN behind its SageMaker endpoint, and check the live answers.
-
-    The endpoint goes back to what it served before if the answers differ from the offline ones. AWS is where boto3's usual
-    variables point to; AWS_ENDPOINT_URL_SAGEMAKER and its kin lead to `animl-pipeline sagemaker-local` instead.
-    """
-    remember(store=store)
-    from flows.release import release as flow
-
-    done: Release = _run(flow, str(plan))
-    what = "now serves" if done.changed else "served already"
-    screen.out.print(f"{done.endpoint} {what} {done.version}; {done.checked} golden crops agree within {done.max_difference:.1e}")
+    if report.verdict in {None, "promote"}:
+        screen.out.print(f"next: animl-pipeline release {plan}")
+    else:
+        screen.out.print("next: read the report; a release of this model would be refused without --force REASON")
 
 
 @app.command()
@@ -130,6 +123,49 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="of the server, on this machine only")] = 4200,
+    local_sagemaker: Annotated[
+        Path | None,
+        typer.Option("--local-sagemaker", help="folder of a SageMaker on this machine that releases go to; without it, AWS", show_default=False),
+    ] = None,
+    store: StoreOption = None,
+    data: DataOption = None,
+) -> None:
+    """Run a Prefect server with all deployments and a worker on this machine until Ctrl-C: trainings from a browser."""
+    remember(store=store, data=data)
+    from flows.team import run_here
+
+    run_here(port, local_sagemaker=local_sagemaker)
+
+
+@app.command()
+def deploy() -> None:
+    """Put all deployments and automations on the Prefect server of PREFECT_API_URL (a team's; `up` does it by itself)."""
+    if prefect_server() is None:
+        raise SettingsError("PREFECT_API_URL: expected the address of a Prefect server, such as http://127.0.0.1:4200/api, found none")
+    from flows.team import deploy as put
+
+    put()
+    screen.out.print(f"{prefect_server()} has all deployments; a worker works them off: prefect worker start --pool animl")
+
+
+@app.command()
+def notify(
+    plan: Annotated[str, typer.Argument(metavar="PLAN", help="name of a plan in deployments/plans")],
+    batch: Annotated[str, typer.Option(help="an id of what was validated; the same id starts one run only")] = "",
+    epochs: Annotated[int | None, typer.Option(min=1, help="train.epochs of this run", show_default=False)] = None,
+) -> None:
+    """Tell the Prefect server (PREFECT_API_URL) that images of PLAN were validated; it then starts a training."""
+    if prefect_server() is None:
+        raise SettingsError("PREFECT_API_URL: expected the address of a Prefect server, such as http://127.0.0.1:4200/api, found none")
+    from flows.team import notify as tell
+
+    tell(plan, {"epochs": epochs}, batch)
+    screen.out.print(f"told {prefect_server()}: images of {plan} were validated")
+
+
 @app.command("sagemaker-local")
 def sagemaker_local(
     folder: Annotated[Path, typer.Option(help="where it keeps its state")] = Path("runs/sagemaker"),
@@ -139,27 +175,6 @@ def sagemaker_local(
     from flows.demo import serve_locally
 
     serve_locally(folder, bucket or load_settings().models_bucket)
-
-
-def _run(flow: Callable[..., Any], *arguments: str | None) -> Any:
-    """A flow's result; its progress is shown."""
-    try:
-        with screen.watched(debug=_Debug.on):
-            return flow(*arguments)
-    except RuntimeError as e:
-        if "ephemeral Prefect API server" in str(e):  # Prefect has no errors of its own for these
-            raise SettingsError(f"Prefect's embedded server did not start ({e}); see that PREFECT_HOME (~/.prefect) can be written") from e
-        if "Failed to reach API" not in str(e):
-            raise
-        raise SettingsError(
-            f"PREFECT_API_URL: expected a Prefect server at {prefect_server()}, reached none; start one (`prefect server start`) or unset it"
-        ) from e
-
-
-class _Debug:
-    """Whether --debug was given."""
-
-    on = False
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ def run_demo(folder: Path, *, keep: bool, debug: bool) -> None:
     started = time.monotonic()
     remember(store=folder / "store", data=folder)
     plan = load_plan(_plan_file())
-    with screen.watched(debug=debug), _on_this_machine(folder / "sagemaker", load_settings().models_bucket):
+    with screen.watched(debug=debug), on_this_machine(folder / "sagemaker", load_settings().models_bucket):
         draw_sample(folder / "sample")
         report = retrain(str(_plan_file()))
         done = release(str(_plan_file()))
@@ -52,14 +52,14 @@ def run_demo(folder: Path, *, keep: bool, debug: bool) -> None:
 
 def serve_locally(folder: Path, bucket: str) -> None:
     """Run SageMaker's and S3's API on this machine until Ctrl-C; prints the variables that lead boto3 to them."""
-    with _on_this_machine(folder, bucket) as addresses:
+    with on_this_machine(folder, bucket) as addresses:
         for name, value in addresses.items():
             screen.out.print(f"export {name}={value}")
         _wait()
 
 
 @contextmanager
-def _on_this_machine(state: Path, bucket: str) -> Iterator[dict[str, str]]:
+def on_this_machine(state: Path, bucket: str) -> Iterator[dict[str, str]]:
     """SageMaker and S3 on this machine, with a bucket for models, and this process's boto3 sent there."""
     import boto3
     from botocore.exceptions import ParamValidationError

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from animl_pipeline.errors import PipelineError
 from animl_pipeline.settings import Settings, prefect_server
 from animl_pipeline.store import open_store
-from animl_pipeline.weights import KNOWN, fetch_known
+from animl_pipeline.weights import fetch_known, registry
 
 NEEDED_GB = 5
 """Free disk below which a run of a few thousand pictures may end early."""
@@ -40,7 +40,7 @@ def examined(settings: Settings) -> Iterator[Check]:
         yield _package(name)
     yield _checked("store", lambda: _store(settings))
     yield _disk(settings)
-    for weights in KNOWN:
+    for weights in (w for w in registry() if w.package):
         yield _checked("weights", lambda w=weights: f"{w.name} in {fetch_known(w, settings, key='doctor')} ({w.licence})")  # type: ignore[misc]
     yield _animl(settings)
     yield _aws(settings)

@@ -12,7 +12,7 @@ from animl_pipeline import export as export_room
 from animl_pipeline import images as images_room
 from animl_pipeline import labels as labels_room
 from animl_pipeline import splits as splits_room
-from animl_pipeline.plan import CropsPlan, DetectionsPlan, LabelsPlan, SourcePlan, SplitsPlan
+from animl_pipeline.plan import CropsPlan, DetectionsPlan, ImagesPlan, LabelsPlan, SourcePlan, SplitsPlan
 from animl_pipeline.records import Artifact, View
 from animl_pipeline.settings import load_settings
 from animl_pipeline.store import open_store
@@ -27,16 +27,17 @@ def export_annotations(source: SourcePlan) -> Any:
 
 
 @task(name="images", task_run_name="images {source.name}", **PATIENT)
-def fetch_images(source: SourcePlan, export: Artifact, wanted: tuple[str, ...]) -> Any:
+def fetch_images(source: SourcePlan, export: Artifact, wanted: tuple[str, ...], spec: ImagesPlan) -> Any:
     """Fetch and verify the pictures that the export names and the plan wants."""
     settings = load_settings()
-    return shown(images_room.fetch_images(source, export, wanted, open_store(settings), settings))
+    return shown(images_room.fetch_images(source, export, wanted, open_store(settings), settings, spec))
 
 
 @task(name="labels", **ONCE)
 def resolve_labels(sources: list[labels_room.SourceSteps], spec: LabelsPlan) -> Any:
     """Give each object its class by the label specification."""
-    return shown(labels_room.resolve_labels(sources, spec, open_store(load_settings())))
+    settings = load_settings()
+    return shown(labels_room.resolve_labels(sources, spec, open_store(settings), settings))
 
 
 @task(name="detections", **PATIENT)
@@ -44,6 +45,20 @@ def detect_animals(labels: Artifact, spec: DetectionsPlan) -> Any:
     """Find boxes: people's where there are any, MegaDetector's elsewhere."""
     settings = load_settings()
     return shown(detections_room.detect_animals(labels, spec, open_store(settings), settings))
+
+
+@task(name="look", task_run_name="look {share} of {of}", **PATIENT)
+def look_at_share(labels: Artifact, spec: DetectionsPlan, share: int, of: int) -> int:
+    """Look for animals in one share of the pictures: a worker's part of the step detections."""
+    settings = load_settings()
+    return detections_room.look_at_share(labels, spec, share, of, open_store(settings), settings)
+
+
+@task(name="cut", task_run_name="cut {share} of {of}", **PATIENT)
+def cut_share(labels: Artifact, detections: Artifact, spec: CropsPlan, view: View, share: int, of: int) -> int:
+    """Cut one share of the pictures: a worker's part of the step crops."""
+    settings = load_settings()
+    return crops_room.cut_share(labels, detections, spec, view, share, of, open_store(settings), settings)
 
 
 @task(name="crops", **PATIENT)

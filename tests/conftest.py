@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import hypothesis
 import numpy as np
 import onnx
 import pytest
@@ -18,6 +19,10 @@ from PIL import Image
 from animl_pipeline.records import Agreement, ClassInfo, ModelCard, View
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import Store, open_store
+
+# How long an example takes says something of the machine, not of the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CELLAR = {
-    "animl", "classifier", "depot", "errors", "memory", "pixels", "plan",
-    "progress", "records", "remote", "reports", "settings", "sources", "store", "weights",
+    "animl", "champions", "classifier", "corner", "depot", "errors", "geography", "memory", "pixels", "plan",
+    "progress", "records", "remote", "reports", "scoring", "settings", "sources", "store", "weights",
 }  # fmt: skip
-STEPS = {"export", "images", "labels", "detections", "crops", "splits", "model", "evaluation", "package", "endpoint"}
+STEPS = {"export", "images", "labels", "detections", "crops", "splits", "model", "calibration", "evaluation", "package", "endpoint"}
 AT_HOME = {
     "prefect": {"flows", "tasks"},
     "torch": {"model", "detections"},
@@ -26,8 +26,10 @@ AT_HOME = {
     "lightning": {"model"},
     "ultralytics": {"detections"},
     "yolox": {"detections"},
-    "onnxruntime": {"classifier"},
-    "boto3": {"depot", "remote", "export", "images", "endpoint", "sagemaker_local", "weights", "flows", "animl"},
+    "onnxruntime": {"classifier", "detections"},
+    "megadetector": {"detections"},
+    "yolov5": {"detections"},
+    "boto3": {"detections", "depot", "remote", "export", "images", "endpoint", "sagemaker_local", "weights", "flows", "animl"},
     "pycognito": {"animl"},
     "moto": {"sagemaker_local"},
 }

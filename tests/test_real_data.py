@@ -62,8 +62,9 @@ def steps(home: Path, real_store: Store, plan: Plan) -> dict[str, Artifact]:
     sources = []
     for source in plan.sources:
         export = export_annotations(source, real_store, settings)
-        sources.append(SourceSteps(source, export, fetch_images(source, export, wanted_names(plan.labels), real_store, settings)))
-    labels = resolve_labels(sources, plan.labels, real_store)
+        wanted = wanted_names(plan.labels, source.name, settings)
+        sources.append(SourceSteps(source, export, fetch_images(source, export, wanted, real_store, settings)))
+    labels = resolve_labels(sources, plan.labels, real_store, settings)
     detections = detect_animals(labels, plan.detections, real_store, settings)
     crops = cut_crops(labels, detections, plan.crops, plan.view, real_store, settings)
     splits = split_by_location(crops, plan.splits, tuple(plan.labels.classes), real_store, plan.model)

@@ -37,7 +37,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def test_comments_docstrings_and_the_passive_cellar_do_not_count(copy: Path) -> None:
     before = digest(copy, "images")
-    edit(copy / "images.py", '"""', '"""Another first sentence. ')
+    edit(copy / "images" / "step.py", '"""', '"""Another first sentence. ')
     (copy / "errors.py").write_text((copy / "errors.py").read_text(encoding="utf-8") + "\nMORE = 1\n", encoding="utf-8")
     assert digest(copy, "images") == before
 
@@ -47,7 +47,7 @@ def test_the_room_and_what_it_imports_count(copy: Path) -> None:
     edit(copy / "pixels.py", "np.float32(255)", "np.float32(256)")
     after = digest(copy, "images")
     assert after != before
-    edit(copy / "images.py", "from __future__ import annotations", "from __future__ import annotations\nMORE = 1")
+    edit(copy / "images" / "step.py", "from __future__ import annotations", "from __future__ import annotations\nMORE = 1")
     assert digest(copy, "images") != after
 
 

@@ -16,7 +16,7 @@ from animl_pipeline.sagemaker_local import local_sagemaker
 from tests.island import write_island, write_plan
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
-STEPS = ["export", "images", "labels", "detections", "crops", "splits", "model", "evaluation", "package"]
+STEPS = ["export", "images", "labels", "detections", "crops", "splits", "model", "calibration", "evaluation", "package"]
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def aws(home: Path) -> Iterator[dict[str, str]]:
         s3.create_bucket(Bucket="models")
         yield variables | {
             "ANIML_MODELS_BUCKET": "models",
-            "ANIML_ROLE_ARN": "arn:aws:iam::000000000000:role/local",
-            "ANIML_ENDPOINT_IMAGE": "000000000000.dkr.ecr.us-west-2.amazonaws.com/animl-endpoint:local",
+            "ANIML_ROLE_ARN": "arn:aws:iam::123456789012:role/local",
+            "ANIML_ENDPOINT_IMAGE": "123456789012.dkr.ecr.us-west-2.amazonaws.com/animl-endpoint:local",
         }
 
 

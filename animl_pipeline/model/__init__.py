@@ -36,7 +36,7 @@ def train_classifier(crops: Artifact, splits: Artifact, plan: Plan, store: Store
     the same machine (CPU).
 
     Args:
-        crops: the step crops (crops.parquet and its PNG blobs of exactly ``plan.view.size``).
+        crops: the step crops (crops.parquet and its lossless blobs of exactly ``plan.view.size``).
         splits: the step splits (splits.parquet).
         plan: its view, labels and train parts count, and the package's tolerance.
         store: where crops come from and the model goes to.

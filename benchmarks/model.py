@@ -1,0 +1,168 @@
+"""Training on a CPU: images per CPU second, ours beside the recipe's own loop, and how long ours waits for data.
+
+The peer restates in a few plain lines what the field's classifier recipes do: JPEG crops in folders, torchvision's
+ImageFolder with Resize and ToTensor, two loader workers, float32, SGD. Ours is the product's room as it is used, with
+augmentation, weighted sampling, checkpoints and scores on val. Same backbone, size, batch and pictures; each runs one epoch
+and three in a process of its own, and the difference of two epochs counts, so imports, decoding and export do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+AIM, WAIT_AIM = 1.7, 0.05
+CLASSES = ("fox", "bird", "rodent", "skunk")
+FEW, MANY = 1, 3
+
+
+def drawn(number: int, size: int) -> bytes:
+    """A PNG with the grain and the edges of a photograph, never twice the same."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(number)
+    coarse = Image.fromarray(rng.integers(40, 200, (size // 16, size // 16, 3)).astype(np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(coarse, np.int16) + rng.integers(-10, 10, (size, size, 3))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def ours(folder: Path, spec: argparse.Namespace, epochs: int) -> dict[str, float]:
+    """Train in the product's own room; the seconds that it waited for batches come back."""
+    import pandas as pd
+    from torch.utils.data import DataLoader
+
+    from animl_pipeline.model import train_classifier
+    from animl_pipeline.plan import check_plan
+    from animl_pipeline.records import Counts
+    from animl_pipeline.settings import Settings
+    from animl_pipeline.store import BlobColumn, Made, Workspace, open_store, write_table
+
+    settings = Settings(store=str(folder / "store"), data=folder, cache=folder / "cache", workers=2)
+    store = open_store(settings)
+    rows, sides = [], []
+    for number in range(spec.images + len(CLASSES)):
+        data = drawn(number, spec.size)
+        label = CLASSES[number % len(CLASSES)]
+        rows.append({"crop_id": f"{number:032x}", "label": label, "place": "", "blob": store.put_blob(data), "bytes": len(data)})
+        sides.append({"crop_id": f"{number:032x}", "split": "train" if number < spec.images else "val"})
+
+    def write(name: str, table: pd.DataFrame, blobs: tuple[BlobColumn, ...] = ()) -> object:
+        def build(space: Workspace) -> Made:
+            write_table(space.out / f"{name}.parquet", table)
+            return Made(Counts(kept=len(table)), blobs)
+
+        return store.make(name, room="pixels", config={"images": spec.images, "size": spec.size, "epochs": epochs}, build=build)
+
+    waited, clock = [0.0], time.perf_counter
+    plain = DataLoader.__iter__
+
+    def timed(loader: DataLoader[Any]) -> Iterator[Any]:
+        batches = plain(loader)
+        while True:
+            begun = clock()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                waited[0] += clock() - begun
+            yield batch
+
+    DataLoader.__iter__ = timed  # type: ignore[method-assign]  # a stop-watch around what Lightning asks for
+    plan = check_plan(
+        {
+            "model": "bench",
+            "sources": [{"name": "drawn", "export": "export.json", "images": "images"}],
+            "labels": {"classes": {c: [c] for c in CLASSES}},
+            "view": {"size": spec.size, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+            "train": {"backbone": spec.backbone, "weights": "none", "epochs": epochs, "batch_size": spec.batch, "checkpoint_steps": 10**6},
+        }
+    )
+    begun = clock()
+    train_classifier(
+        write("crops", pd.DataFrame(rows), (BlobColumn(file="crops.parquet"),)), write("splits", pd.DataFrame(sides)), plan, store, settings
+    )  # type: ignore[arg-type]
+    return {"waited_s": waited[0], "wall_s": clock() - begun}
+
+
+def recipe(folder: Path, spec: argparse.Namespace, epochs: int) -> dict[str, float]:
+    """The field's loop, restated plainly."""
+    import timm
+    import torch
+    from PIL import Image
+    from torchvision import datasets, transforms
+
+    for number in range(spec.images):
+        target = folder / "train" / CLASSES[number % len(CLASSES)]
+        target.mkdir(parents=True, exist_ok=True)
+        Image.open(io.BytesIO(drawn(number, spec.size))).save(target / f"{number}.jpg")
+    resize = transforms.Compose([transforms.Resize((spec.size, spec.size)), transforms.ToTensor()])
+    loader = torch.utils.data.DataLoader(datasets.ImageFolder(str(folder / "train"), resize), spec.batch, shuffle=True, num_workers=2)
+    model = timm.create_model(spec.backbone, num_classes=len(CLASSES))
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    loss_of = torch.nn.CrossEntropyLoss()
+    begun = time.perf_counter()
+    for _ in range(epochs):
+        model.train()
+        for images, targets in loader:
+            optimiser.zero_grad()
+            loss = loss_of(model(images), targets)
+            loss.backward()
+            optimiser.step()
+    return {"waited_s": 0.0, "wall_s": time.perf_counter() - begun}
+
+
+def main() -> None:
+    """Compare both, or be one of them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=160)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
+    parser.add_argument("--run", choices=["ours", "recipe"], help=argparse.SUPPRESS)
+    parser.add_argument("--epochs", type=int, help=argparse.SUPPRESS)
+    spec = parser.parse_args()
+    if spec.run:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps({"ours": ours, "recipe": recipe}[spec.run](Path(folder), spec, spec.epochs)))
+        return
+    compare(spec)
+
+
+def compare(spec: argparse.Namespace) -> None:
+    """Both, one after the other, and the figures."""
+    from measure import conclude, measured, show
+
+    plain = ["--images", str(spec.images), "--size", str(spec.size), "--batch", str(spec.batch), "--backbone", spec.backbone]
+    rows, cost, waited = [], {}, 0.0
+    for who in ("recipe", "ours"):
+        few, many = (measured(Path(__file__), *plain, "--run", who, "--epochs", str(n), env=dict(os.environ)) for n in (FEW, MANY))
+        images = spec.images * (MANY - FEW)
+        cost[who] = (many.cpu_s - few.cpu_s) / images
+        wall = many.said["wall_s"] - few.said["wall_s"]
+        if who == "ours":
+            waited = (many.said["waited_s"] - few.said["waited_s"]) / wall
+        rows.append((who, cost[who], 1 / cost[who], many.peak_mb))
+    title = f"{spec.backbone}, {spec.size} px, batches of {spec.batch}, {spec.images} crops, two epochs"
+    show(title, ("", "CPU s an image", "images a CPU s", "peak MB"), rows)
+    ratio = cost["recipe"] / cost["ours"]
+    figure = f"{ratio:.2f} times the images a CPU second; {100 * waited:.1f} % of the time spent waiting for data"
+    conclude("model", figure=figure, aim=f"at least {AIM} times; below {100 * WAIT_AIM:.0f} %", met=ratio >= AIM and waited < WAIT_AIM)
+
+
+if __name__ == "__main__":
+    main()
