@@ -5,8 +5,8 @@ The script, restated plainly: decode the picture, for each box a square of its l
 model and the endpoint see (bicubic, 224 px), keeps it without loss, and knows what it cut; what the picture looks like is
 noted on the way, for finding copies. Both decode every picture once and wholly.
 
-The script leaves resizing to every epoch of the training. So a second comparison goes on until the views of one epoch are
-in memory: the script's JPEGs decoded and resized, ours decoded.
+The script leaves resizing to every epoch of the training. So a second comparison adds what an epoch's reading takes: the
+script's JPEGs decoded and resized, ours decoded. The script has one thread, and so has ours.
 
 The rerun is of the steps detections (MegaDetector Lite on pictures without a reviewed box, a fifth of them) and crops.
 Pictures: 2048 x 1536, about 0.7 MB, 1.3 boxes each; --pictures FOLDER --boxes FILE.json ({name: [[ymin, xmin, ymax, xmax]]})
@@ -28,6 +28,8 @@ from measure import conclude, measured, show
 
 COUNT, COPIES, ROUNDS, SHARE = 84, 5, 3, 0.05
 AIM, RERUN, MEMORY_MB = 1.6, 0.07, 400
+EPOCHS = 10
+"""Of a training: a plan's default."""
 VIEW = 224
 
 
@@ -56,7 +58,7 @@ def compare(pictures: Path, boxes: Path) -> None:
         for side in SIDES:
             if number and side == "rerun":
                 continue
-            workers = "64" if side == "ours, 64 threads" else "8"
+            workers = "64" if side == "ours, 64 threads" else "1"
             env = os.environ | {"OMP_NUM_THREADS": "1", "ANIML_WORKERS": workers}
             run = measured(Path(__file__), "--side", side, str(pictures), str(boxes), env=env)
             if side not in best or run.said["cpu"] < best[side]["cpu"]:
@@ -73,9 +75,9 @@ def compare(pictures: Path, boxes: Path) -> None:
     show("detections and crops, and again", columns, [(rerun["cpu"], rerun["again"], share)])
     script, ours = best["script"], best["ours"]
     ratio = script["cpu"] / ours["cpu"]
-    ready = (script["cpu"] + script["epoch"]) / (ours["cpu"] + ours["epoch"])
+    trained = (script["cpu"] + EPOCHS * script["epoch"]) / (ours["cpu"] + EPOCHS * ours["epoch"])
     peak = max(best["ours"]["peak"], best["ours, 64 threads"]["peak"])
-    figure = f"{ratio:.2f} x the script ({ready:.2f} x until the first epoch's views are there), peak {peak:.0f} MB, rerun {100 * share:.1f} %"
+    figure = f"{ratio:.2f} x the script ({trained:.2f} x with {EPOCHS} epochs' reading), peak {peak:.0f} MB, rerun {100 * share:.1f} %"
     met = ratio >= AIM and peak < MEMORY_MB and share <= RERUN
     conclude("crops", figure=figure, aim=f"at least {AIM} x, below {MEMORY_MB} MB, at most {100 * RERUN:.0f} %", met=met)
 

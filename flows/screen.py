@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,7 +17,10 @@ from rich.text import Text
 from animl_pipeline import progress
 from animl_pipeline.records import Counts, Report
 
-out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # names and paths may hold [ and :
+PLAIN_WIDTH = 200
+"""Columns of tables that do not go to a terminal, unless COLUMNS says otherwise: what reads them folds lines by itself."""
+_width = None if sys.stdout.isatty() else shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
+out = Console(width=_width, highlight=False, soft_wrap=True, markup=False, emoji=False)  # names and paths may hold [ and :
 err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 LONGEST = 1200
 """Characters of an error's line: what stands in an export may be of any length."""

@@ -381,3 +381,41 @@ def test_without_the_yolov5_code_one_line_says_where_to_read(settings: Settings,
     sha256 = hashlib.sha256(b"checkpoint").hexdigest()
     with pytest.raises(DetectionsError, match=r"md_v5\.pt needs the megadetector package and its YOLOv5 code .*docs/detections\.md"):
         chosen(tmp_path / "md_v5.pt", settings, family="yolov5", sha256=sha256).load()
+
+
+# -- trained on real boxes
+
+DATA = Path(__file__).parents[2] / "shared" / "data" / "missouri"
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(not DATA.is_dir(), reason="no real pictures beside the checkout")
+def test_a_network_trained_on_real_boxes_runs_through_the_real_loading_code(places: Settings) -> None:
+    from animl_pipeline.detections.ultralytics_checkpoint import import_ultralytics
+
+    export = json.loads((DATA / "cct.json").read_text(encoding="utf-8"))
+    boxes: dict[str, list[Any]] = {}
+    for annotation in export["annotations"]:
+        if annotation.get("bbox"):
+            boxes.setdefault(annotation["image_id"], []).append(annotation["bbox"])
+    folder = places.data / "missouri"
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+    some = [image for image in export["images"] if image["id"] in boxes][::10]
+    for number, image in enumerate(some):
+        (folder / "images" / f"{number}.jpg").symlink_to(DATA / image["file_name"])
+        lines = [f"0 {(x + w / 2) / 640} {(y + h / 2) / 640} {w / 640} {h / 640}\n" for x, y, w, h in boxes[image["id"]]]
+        (folder / "labels" / f"{number}.txt").write_text("".join(lines), encoding="utf-8")
+    (folder / "data.yaml").write_text(f"path: {folder}\ntrain: images\nval: images\nnames: {{0: animal}}\n", encoding="utf-8")
+    yolo, _ = import_ultralytics(places)
+    yolo("yolo11n.yaml").train(
+        data=str(folder / "data.yaml"), epochs=3, imgsz=160, batch=8, device="cpu", workers=0, val=False, plots=False, project=str(folder), name="run"
+    )
+    (trained,) = folder.rglob("last.pt")
+    choice = chosen(trained, places, image_size=160, confidence=0.001)
+    found = look(choice, *((DATA / image["file_name"]).read_bytes() for image in some[:20]))
+    assert choice.load().alone
+    assert sum(map(len, found)) > 0
+    assert {f.category for objects in found for f in objects} == {ANIMAL}

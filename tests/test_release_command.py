@@ -20,6 +20,7 @@ from animl_pipeline.reports import keep_report
 from animl_pipeline.sagemaker_local import IMAGE, ROLE, local_sagemaker
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import Store, open_store
+from flows import screen
 from flows.cli import app
 from tests.packaged import colour_plan_data, package_of, report_of
 
@@ -64,6 +65,7 @@ def desk(cloud: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     bucket = tmp_path.name.replace("_", "-").lower()[-40:].strip("-")
     for name, value in (cloud | {"ANIML_STORE": str(tmp_path / "store"), "ANIML_MODELS_BUCKET": bucket}).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(screen.out, "width", 200)  # whatever terminal the tests run in
     boto3.setup_default_session()
     boto3.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
     made = Desk(tmp_path)
