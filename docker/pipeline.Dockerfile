@@ -28,6 +28,8 @@ COPY --from=build /opt/pipeline /opt/pipeline
 USER pipeline
 WORKDIR /home/pipeline
 COPY deployments/ deployments/
+# Prefect's deployments name their flows by these files.
+COPY flows/ flows/
 ENV PATH=/opt/pipeline/bin:$PATH PYTHONUNBUFFERED=1 ANIML_STORE=/data/store ANIML_DATA=/data ANIML_CACHE=/data/cache \
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS=120
 VOLUME /data
