@@ -221,12 +221,15 @@ deploy_endpoint(Artifact.model_validate_json(sys.argv[1]), Plan.model_validate_j
 
 
 def kill_in_the_middle(package: Artifact, plan: Plan, store: Store, settings: Settings) -> None:
-    """A release in a process of its own, killed as soon as the endpoint is under way."""
+    """A release in a process of its own, killed between the change of the endpoint and the end of its check."""
+    before = endpoint_status(plan, store, settings).endpoint_config
     variables = os.environ | {"ANIML_STORE": settings.store, "ANIML_ROLE_ARN": settings.role_arn, "ANIML_ENDPOINT_IMAGE": settings.endpoint_image}
     with subprocess.Popen([sys.executable, "-c", DEPLOY, package.model_dump_json(), plan.model_dump_json(by_alias=True)], env=variables) as process:
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and endpoint_status(plan, store, settings).status not in {"Creating", "Updating"}:
-            time.sleep(0.01)
+        while time.monotonic() < deadline:
+            state = endpoint_status(plan, store, settings)
+            if state.unfinished and (state.status in {"Creating", "Updating"} or state.endpoint_config != before):
+                break
         os.kill(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL, "it had ended before it could be killed"
     assert endpoint_status(plan, store, settings).unfinished
