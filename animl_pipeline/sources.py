@@ -29,11 +29,10 @@ def code_digest(room: str) -> str:
             continue
         for path in _data_files(name):
             found[f"{name}:{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        found.setdefault(name, "")
         for path in _files(name):
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            found[f"{name}:{path.name}"] = ast.dump(_without_docstrings(tree))
-            found.setdefault(name, "")
-            todo.extend(_imports(tree))
+            found[f"{name}:{path.name}"], rooms = _read(path)
+            todo.extend(rooms)
     return hashlib.sha256("\n".join(f"{k}={found[k]}" for k in sorted(found)).encode()).hexdigest()
 
 
@@ -49,20 +48,27 @@ def _data_files(name: str) -> list[Path]:
     return sorted(p for p in base.iterdir() if p.is_file() and p.suffix != ".py") if base.is_dir() else []
 
 
-def _imports(tree: ast.Module) -> set[str]:
-    """The rooms of this package that a module imports."""
+@cache
+def _read(path: Path) -> tuple[str, frozenset[str]]:
+    """A file's code without its docstrings and comments, and the rooms of this package that it imports; one walk finds both."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     rooms: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("animl_pipeline"):
-            inner = node.module.removeprefix("animl_pipeline").lstrip(".")
-            rooms |= {inner.split(".")[0]} if inner else {a.name for a in node.names}
-    return rooms
+        if isinstance(node, ast.ImportFrom):
+            rooms |= _rooms(node)
+        elif isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            _strip_docstring(node)
+    return ast.dump(tree), frozenset(rooms)
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-                node.body = node.body[1:] or [ast.Pass()]
-    return tree
+def _rooms(node: ast.ImportFrom) -> set[str]:
+    if not node.module or not node.module.startswith("animl_pipeline"):
+        return set()
+    inner = node.module.removeprefix("animl_pipeline").lstrip(".")
+    return {inner.split(".")[0]} if inner else {a.name for a in node.names}
+
+
+def _strip_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    first = node.body[0] if node.body else None
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        node.body = node.body[1:] or [ast.Pass()]
