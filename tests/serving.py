@@ -23,7 +23,7 @@ class Live(NamedTuple):
     model: Path
 
 
-def until(told: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+def until(told: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     """Poll until something true comes back."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from animl_pipeline.settings import Settings
 from animl_pipeline.store import Store, open_store
 from tests.cct import Export
 from tests.conftest import jpeg
+from tests.serving import until
 from tests.web import served
 
 WANTED = ("fox", "rat")
@@ -227,17 +227,11 @@ def test_kill_9_in_the_middle_loses_at_most_the_batch_in_hand_and_leaves_nothing
             env=environment | {"ANIML_STORE": str(tmp_path / store)},
         )
 
-    def until(there: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 60
-        while not there():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
     with served(dict(e.pictures)) as site:
         plan = {"name": "isle", "export": str(tmp_path / "export.json"), "images": site.address}
         site.gate_after = BATCH + 60
         first = child("store")
-        until(lambda: any((tmp_path / "store").glob("memory/images/*/*.jsonl")))
+        until(lambda: any((tmp_path / "store").glob("memory/images/*/*.jsonl")), "a batch is remembered")
         first.send_signal(signal.SIGKILL)
         assert first.wait(30) == -signal.SIGKILL
         if first.stdout:
@@ -261,7 +255,7 @@ def test_a_server_that_says_an_md5_is_believed_and_what_changed_on_the_way_is_as
     store: Store, settings: Settings, tmp_path: Path
 ) -> None:
     e = Export()
-    said = {
+    said: dict[str, Callable[[bytes], str]] = {
         "Content-MD5": lambda md5: base64.b64encode(md5).decode(),
         "x-goog-hash": lambda md5: f"crc32c=AAAAAA==,md5={base64.b64encode(md5).decode()}",
         "ETag": lambda md5: f'"{md5.hex()}"',

@@ -14,7 +14,6 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,16 +34,15 @@ from animl_pipeline.pixels import open_picture
 from animl_pipeline.plan import Plan, check_plan
 from animl_pipeline.records import WHOLE_PICTURE, Artifact
 from animl_pipeline.reports import keep_report
-from animl_pipeline.sagemaker_local import IMAGE, ROLE, local_sagemaker
+from animl_pipeline.sagemaker_local import IMAGE, ROLE, Addresses
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import Store, open_store
 from tests.conftest import jpeg
+from tests.endpoint.trouble import spoiled
 from tests.packaged import colour_plan_data, package_of, report_of
-from tests.test_endpoint import spoiled
 
-BUCKET = "animl-model-zoo"
 PICTURE = jpeg(colour=(200, 40, 40))
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -60,21 +58,10 @@ class World:
     faults: list[str] = field(default_factory=list)
 
 
-@pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The variables that lead to SageMaker on this machine, with a bucket for packages."""
-    with local_sagemaker(tmp_path_factory.mktemp("cloud")) as addresses, pytest.MonkeyPatch.context() as patch:
-        for name, value in addresses.variables().items():
-            patch.setenv(name, value)
-        boto3.setup_default_session()
-        boto3.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
-        yield addresses.variables()
-
-
 @pytest.fixture
-def world(cloud: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(cloud: Addresses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     places = {"ANIML_STORE": str(tmp_path / "store"), "PREFECT_HOME": str(tmp_path / "prefect")}
-    variables = cloud | places | {"ANIML_ROLE_ARN": ROLE, "ANIML_ENDPOINT_IMAGE": IMAGE}
+    variables = cloud.variables() | places | {"ANIML_ROLE_ARN": ROLE, "ANIML_ENDPOINT_IMAGE": IMAGE}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     boto3.setup_default_session()

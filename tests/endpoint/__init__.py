@@ -1,0 +1,1 @@
+"""The last door against a real local SageMaker."""
