@@ -21,8 +21,8 @@ EXAMPLES, LOCATIONS, MIX = 2.0, 1.0, 2.0
 """Weights of the score of the field: animl-ml's create_classification_dataset.py, ``create_splits_random``."""
 LACKS = np.array([1000.0, 20.0, 100.0])
 """What it costs that a class has no example in train, val, test; far above any score of shares, so it is avoided first."""
-SHORT = np.array([0.0, 4.0, 2.0])
-"""What it costs that a class has fewer examples or places than asked for, at most; val first, since it chooses the epoch."""
+SHORT = np.array([8.0, 4.0, 2.0])
+"""What it costs that a class has fewer examples or places than asked for, at most; train first, then val, since it chooses the epoch."""
 EMPTY = 1e6
 """What it costs that a side has no example at all."""
 GOOD_ENOUGH = 0.005

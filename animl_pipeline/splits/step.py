@@ -185,8 +185,7 @@ def _notes(table: Table, parted: Parted, spec: SplitsPlan, classes: tuple[str, .
     absent = {f"no_{c}_in_{name}": 1 for s, name in enumerate(SIDES) for c in classes if (c, s) not in here.index}
     few = {f"few_{s.label}_in_{s.split}": s.crops for s in parted.short if s.crops}
     for s in parted.short:
-        wanted = f"{spec.min_per_class:,} crops at {spec.min_places_per_class:,} places"
-        log.warning("splits: %s has %d %s at %d places, asked for are %s: %s", s.split, s.crops, s.label, s.places, wanted, s.why)
+        log.warning("splits: %s", s.against(spec))
     frozen = {name for name, use in past.places.items() if use == TESTED}
     in_test = set(np.unique(table.place[(parted.side == TEST) & (table.place >= 0)]))
     other = {

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from animl_pipeline.errors import SplitsError
 from animl_pipeline.plan import SplitsPlan
 from animl_pipeline.splits.frozen import WAS_LEARNT, WAS_TESTED
-from animl_pipeline.splits.search import SIDES, TEST, VAL, Counted, Sides, Wanted
+from animl_pipeline.splits.search import SIDES, TEST, TRAIN, VAL, Counted, Sides, Wanted
 from animl_pipeline.splits.ties import Codes
 
 
@@ -34,6 +34,19 @@ class Shortfall(NamedTuple):
     crops: int
     places: int
     why: str
+
+    def against(self, spec: SplitsPlan) -> str:
+        """``test has 0 owl at 0 places, asked for are 10 crops at 1 place: it has 9 crops at 1 place; …``."""
+        here, asked = f"{self.crops:,} {self.label} at {_places_of(self.places)}", _lies(spec.min_per_class, spec.min_places_per_class)
+        return f"{self.split} has {here}, asked for are {asked}: {self.why}"
+
+
+def _lies(crops: int, places: int) -> str:
+    return f"{crops:,} {'crop' if crops == 1 else 'crops'} at {_places_of(places)}"
+
+
+def _places_of(n: int) -> str:
+    return f"{n:,} {'place' if n == 1 else 'places'}"
 
 
 def wanted_of(crops: Grouped, spec: SplitsPlan, classes: tuple[str, ...]) -> Wanted:
@@ -68,14 +81,16 @@ def _least(counts: Counted, places: Counted, allowed: NDArray[np.bool_], spec: S
     """Examples and places of each class wanted at least on each side; 0 where it cannot be had.
 
     With one group a class can only be trained on; with two it is tested too; with three it is on every side. Val and test
-    ask for at most a quarter of a class's examples and a third of its places each, so that most are left to learn from.
+    ask for no more of a class than their share of it (a third of its places), and train for half of its share, so that a
+    small class is not spent on being measured.
     """
     may = np.stack([((counts[s] > 0) & allowed[:, [s]]).sum(0) for s in range(3)])
     held_by = ((counts > 0).any(0) & allowed.any(1, keepdims=True)).sum(0)
     needs = np.stack([held_by >= 1, held_by >= 3, held_by >= 2]) & (may > 0)
-    examples = np.clip(np.minimum(spec.min_per_class, counts.max(0).sum(0) // 4), 1, None)
+    asked = np.array([1 - spec.val - spec.test, spec.val, spec.test])[:, None] * counts.max(0).sum(0)
+    examples = np.stack([asked[TRAIN] / 2, *np.minimum(spec.min_per_class, asked[[VAL, TEST]])]).round().clip(1)
     locations = np.clip(np.minimum(spec.min_places_per_class, places.max(0).sum(0) // 3), 1, None)
-    return needs * np.stack([np.ones_like(examples), examples, examples]), needs * np.stack([np.ones_like(locations), locations, locations])
+    return needs * examples, needs * np.stack([np.ones_like(locations), locations, locations])
 
 
 def _allowed(crops: Grouped, spec: SplitsPlan) -> NDArray[np.bool_]:
@@ -126,7 +141,7 @@ def _why(side: int, c: int, wanted: Wanted, crops: Grouped) -> str:
     groups, may = int(holds.sum()), int((holds & wanted.allowed[:, side] & (wanted.counts[side][:, c] > 0)).sum())
     places = int(wanted.places.max(0)[:, c].sum())
     total = int(wanted.counts.max(0)[:, c].sum())
-    lives = f"it has {total:,} crops at {places:,} {'place' if places == 1 else 'places'}"
+    lives = f"it has {_lies(total, places)}"
     tied = f", tied to {groups:,} by shared bursts or pictures" if groups < places else ""
     if groups == 0:
         return "it has no crop at a known place"
