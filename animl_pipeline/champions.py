@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from animl_pipeline.classifier import CARD_FILE, read_card
+from animl_pipeline.classifier import CARD_FILE, MODEL_FILE, read_card
 from animl_pipeline.errors import PipelineError
 from animl_pipeline.records import Artifact, ModelCard
-from animl_pipeline.store import Store
+from animl_pipeline.store import Manifest, Store
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,32 @@ def champion_of(endpoint: str, challenger: ModelCard, store: Store) -> Artifact 
     return served[-1].package
 
 
+def released_model(endpoint: str, store: Store) -> Manifest | None:
+    """The step 'model' that trained what the endpoint serves by its records; None where nothing was released, or nothing that this store holds."""
+    served = [s for s in _history(endpoint, store) if s is not None]
+    if not served or served[-1].package is None:
+        return None
+    try:
+        card = read_card(store.path(served[-1].package, CARD_FILE))
+    except PipelineError as e:
+        log.warning("the package of the released version %s cannot be read: %s", served[-1].version, e)
+        return None
+    return model_with(MODEL_FILE, card.onnx_sha256, store)
+
+
+def model_with(file: str, sha256: str, store: Store) -> Manifest | None:
+    """The step 'model' in the store whose file of this name has this content, or None."""
+    for name in store.depot.names("steps/model/"):
+        if name.endswith("/manifest.json"):
+            try:
+                manifest = Manifest.model_validate_json(store.depot.read(name) or b"")
+            except ValidationError:
+                continue  # of another version: nothing to go on from
+            if file in manifest.files and manifest.files[file].sha256 == sha256:
+                return manifest
+    return None
+
+
 def _history(endpoint: str, store: Store) -> list[_Served | None]:
     return [_read(name, store) for name in sorted(store.depot.names(f"releases/{endpoint}/"))]
 
@@ -66,8 +92,8 @@ def _read(name: str, store: Store) -> _Served | None:
 
 
 def _is(served: _Served, challenger: ModelCard, store: Store) -> bool:
-    """Whether a release was of this very network."""
-    if served.package is None:
+    """Whether a release was of this very network, which gives a version its name."""
+    if served.package is None or served.version != challenger.version:
         return False
     try:
         return read_card(store.path(served.package, CARD_FILE)).onnx_sha256 == challenger.onnx_sha256

@@ -1,88 +1,30 @@
-"""The step model: it learns, twice the same, through kills, and what it ships answers as what was trained."""
+"""The step model: it learns, twice the same, and what it ships answers as what was trained."""
 
 from __future__ import annotations
 
 import io
-import itertools
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import pandas as pd
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from animl_pipeline import progress
 from animl_pipeline.classifier import Classifier
 from animl_pipeline.errors import DamagedError, TrainingError, WeightsError
 from animl_pipeline.model import recorded_plan, train_classifier
 from animl_pipeline.pixels import normalise
-from animl_pipeline.plan import Plan, check_plan
-from animl_pipeline.records import Artifact, Counts
+from animl_pipeline.plan import check_plan
+from animl_pipeline.records import Artifact
 from animl_pipeline.settings import Settings
-from animl_pipeline.store import BlobColumn, Made, Store, Workspace, digest_of, open_store, write_table
-
-SIZE = 32
-CLASSES = ("fox", "bird", "skunk")
-STEPS_PER_EPOCH = 6  # 41 crops in batches of 8
-COLOURS = {"fox": (200, 90, 30), "bird": (60, 90, 200), "skunk": (30, 30, 30)}
-
-
-def drawn_crop(label: str, number: int, size: int = SIZE) -> bytes:
-    """A PNG of a blot in the class's colour on grainy green, never twice the same."""
-    rng = np.random.default_rng([CLASSES.index(label), number])
-    ground = (np.full((size, size, 3), (90, 140, 70)) + rng.integers(-25, 25, (size, size, 3))).clip(0, 255).astype(np.uint8)
-    picture = Image.fromarray(ground)
-    left, top = (int(v) for v in rng.integers(2, size // 3, 2))
-    ImageDraw.Draw(picture).ellipse((left, top, left + size // 2, top + size // 2), fill=COLOURS[label])
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def crops_and_splits(store: Store, train: dict[str, int] | None = None, val: int = 6, size: int = SIZE) -> tuple[Artifact, Artifact]:
-    """The two steps before, as the store would hold them: so many crops to train on, and ``val`` of each class to validate with."""
-    train = train or {"fox": 24, "bird": 12, "skunk": 5}
-    rows, sides = [], []
-    for label, count in train.items():
-        for number in range(count + val):
-            data = drawn_crop(label, number, size)
-            crop_id = digest_of([label, number])
-            rows.append({"crop_id": crop_id, "label": label, "place": "", "blob": store.put_blob(data), "bytes": len(data)})
-            sides.append({"crop_id": crop_id, "split": "train" if number < count else "val"})
-
-    def crops(space: Workspace) -> Made:
-        write_table(space.out / "crops.parquet", pd.DataFrame(rows))
-        return Made(Counts(kept=len(rows)), (BlobColumn(file="crops.parquet"),))
-
-    def splits(space: Workspace) -> Made:
-        write_table(space.out / "splits.parquet", pd.DataFrame(sides))
-        return Made(Counts(kept=len(sides)))
-
-    config = {"train": train, "val": val, "size": size}
-    made = store.make("crops", room="pixels", config=config, build=crops)
-    return made, store.make("splits", room="pixels", config=config, build=splits)
-
-
-def plan_with(**train: Any) -> Plan:
-    """A small plan; ``train`` overrides its training part."""
-    return check_plan(
-        {
-            "model": "island",
-            "sources": [{"name": "drawn", "export": "export.json", "images": "images"}],
-            "labels": {"classes": {c: [c] for c in CLASSES}},
-            "view": {"size": SIZE, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
-            "train": {"backbone": "test_resnet", "weights": "none", "epochs": 4, "batch_size": 8, "lr": 0.003, "augment": "none", **train},
-        }
-    )
+from animl_pipeline.store import Store, open_store
+from tests.blots import CLASSES, STEPS_PER_EPOCH, crops_and_splits, drawn_crop, plan_with, settings_at
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,8 +38,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Artifact]:
     """One uninterrupted training that several tests look at."""
-    folder = tmp_path_factory.mktemp("trained")
-    settings = Settings(store=str(folder / "store"), data=folder, cache=folder / "cache", workers=2)
+    settings = settings_at(tmp_path_factory.mktemp("trained"))
     store = open_store(settings)
     return store, train_classifier(*crops_and_splits(store), plan_with(), store, settings)
 
@@ -105,10 +46,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Artifact]:
 def test_it_learns_what_drawn_animals_look_like(trained: tuple[Store, Artifact]) -> None:
     store, model = trained
     history = store.table(model, "history.parquet")
-    assert list(history.columns) == ["epoch", "train_loss", "val_loss", "val_macro_ap", "val_macro_f1", "lr"]
+    assert list(history.columns) == ["epoch", "train_loss", "val_loss", "val_macro_ap", "val_macro_f1", "lr", "part_size"]
     assert history["epoch"].tolist() == [1, 2, 3, 4]
     assert history["val_macro_ap"].max() > 0.8  # by chance: about 1/3
     assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
+
+
+def test_its_curves_are_there_for_tensorboard_and_no_part_of_what_was_made(trained: tuple[Store, Artifact]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    store, model = trained
+    (folder,) = (store.local / "tensorboard" / "island").iterdir()
+    curves = EventAccumulator(str(folder)).Reload()
+    drawn = [event.value for event in curves.Scalars("val/macro_ap")]
+    assert drawn == pytest.approx(store.table(model, "history.parquet")["val_macro_ap"].tolist())
+    assert {"train/loss", "train/lr", "val/loss", "val/macro_f1"} <= set(curves.Tags()["scalars"])
+    assert store.files(model) == ("card.json", "history.parquet", "model.onnx", "weights.safetensors")
 
 
 def test_its_counts_say_how_many_crops_it_learnt_from(trained: tuple[Store, Artifact]) -> None:
@@ -193,78 +146,6 @@ def test_what_does_not_touch_the_model_does_not_train_it_again(trained: tuple[St
     assert again.key == model.key
 
 
-CHILD = """
-import sys, torch
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_model import crops_and_splits, hard_plan, settings_at
-from animl_pipeline.model import recorded_plan, train_classifier
-from animl_pipeline.store import open_store
-torch.set_num_threads(1)
-settings = settings_at(Path({folder!r}))
-store = open_store(settings)
-train_classifier(*crops_and_splits(store), hard_plan(), store, settings)
-"""
-
-
-def settings_at(folder: Path) -> Settings:
-    return Settings(store=str(folder / "store"), data=folder, cache=folder / "cache", workers=2)
-
-
-def hard_plan() -> Plan:
-    """With all that has a state: augmentation, sampling, early stopping, and a checkpoint at every step."""
-    return plan_with(epochs=6, augment="camera_trap", checkpoint_steps=1, patience=5)
-
-
-def start_child(folder: Path) -> subprocess.Popen[str]:
-    code = CHILD.format(tests=str(Path(__file__).parent), folder=str(folder))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def kill_mid_epoch(child: subprocess.Popen[str], folder: Path, after: int) -> int:
-    """Kill -9 once more than ``after`` steps are saved and an epoch is under way; the steps saved by then. Fails when the child ends before."""
-    deadline = time.monotonic() + 120
-    while True:
-        if child.poll() is not None:
-            pytest.fail(f"the training ended before it could be killed: {child.communicate()}")
-        assert time.monotonic() < deadline, "the training did not come that far"
-        if steps_saved(folder) > after:
-            child.send_signal(signal.SIGSTOP)  # so that it does not run on while we look
-            if (saved := steps_saved(folder)) % STEPS_PER_EPOCH:
-                child.kill()
-                child.communicate()
-                return saved
-            child.send_signal(signal.SIGCONT)
-
-
-def steps_saved(folder: Path) -> int:
-    from animl_pipeline.model.fitting import read_checkpoint
-
-    found = next(iter((folder / "store" / "work").glob("model-*/scratch/checkpoint.ckpt")), None)
-    checkpoint = read_checkpoint(found) if found else None
-    return int(checkpoint["global_step"]) if checkpoint else 0
-
-
-@pytest.mark.timeout(200)
-def test_killed_mid_epoch_it_ends_with_the_digest_of_an_uninterrupted_run(tmp_path: Path) -> None:
-    whole = settings_at(tmp_path / "whole")
-    store = open_store(whole)
-    expected = train_classifier(*crops_and_splits(store), hard_plan(), store, whole)
-
-    saved = kill_mid_epoch(start_child(tmp_path / "killed"), tmp_path / "killed", after=2 * STEPS_PER_EPOCH)
-    killed = settings_at(tmp_path / "killed")
-    store = open_store(killed)
-    trained_on: list[int] = []
-    progress.listen(lambda what, done, total: trained_on.append(done) if what == "training steps" else None)
-    try:
-        resumed = train_classifier(*crops_and_splits(store), hard_plan(), store, killed)
-    finally:
-        progress.listen(None)
-    assert trained_on[0] == saved
-    assert resumed.digest == expected.digest
-
-
 def test_an_unreadable_checkpoint_is_left_behind(tmp_path: Path) -> None:
     from animl_pipeline.model.fitting import read_checkpoint
 
@@ -309,32 +190,6 @@ def test_batches_are_normalised_exactly_as_the_endpoint_normalises() -> None:
     assert targets.tolist() == [0, 0, 0]
 
 
-def test_the_rate_holds_for_the_head_then_rises_and_falls() -> None:
-    from animl_pipeline.model.learner import rate_at
-
-    rates = [rate_at(step, 10, 110, 10) for step in range(110)]
-    assert rates[:10] == [1.0] * 10
-    assert rates[10:20] == pytest.approx([(k + 1) / 10 for k in range(10)])
-    assert all(a > b for a, b in itertools.pairwise(rates[20:]))
-    assert rates[-1] == pytest.approx(0.01, abs=0.001)
-
-
-def test_the_head_phase_leaves_the_backbone_and_its_batch_statistics_alone() -> None:
-    import timm
-
-    from animl_pipeline.model.learner import Learner
-
-    network = timm.create_model("test_efficientnet", num_classes=3)
-    learner = Learner(network, ("classifier",), plan_with(weights="timm").train, 5)
-    assert learner.head_steps == 5
-    learner._enter_phase(head_only=True)
-    assert [n for n, p in network.named_parameters() if p.requires_grad] == ["classifier.weight", "classifier.bias"]
-    assert not any(m.training for n, m in network.named_modules() if "bn" in n)
-    learner._enter_phase(head_only=False)
-    assert all(p.requires_grad for p in network.parameters())
-    assert all(m.training for m in network.modules())
-
-
 def test_classes_that_val_lacks_do_not_count_in_its_means() -> None:
     import torch
 
@@ -343,31 +198,6 @@ def test_classes_that_val_lacks_do_not_count_in_its_means() -> None:
     found = score(torch.tensor([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]]), torch.tensor([0, 1]))
     assert found.macro_ap == pytest.approx(1.0)
     assert found.macro_f1 == pytest.approx(1.0)
-
-
-def test_weights_of_a_file_are_taken_over_but_for_the_head(trained: tuple[Store, Artifact], settings: Settings) -> None:
-    import torch
-    from safetensors.torch import load_file
-
-    from animl_pipeline.model.network import build_network
-
-    file = trained[0].path(trained[1], "weights.safetensors")
-    network = build_network(plan_with(weights=str(file)), settings)
-    given = load_file(file)
-    assert all(torch.equal(t, given[n]) for n, t in network.state_dict().items() if not n.startswith("fc."))
-    assert not torch.equal(network.state_dict()["fc.weight"], given["fc.weight"])
-
-
-def test_a_changed_weights_file_is_another_training(trained: tuple[Store, Artifact], tmp_path: Path, store: Store, settings: Settings) -> None:
-    (tmp_path / "own.safetensors").write_bytes(trained[0].path(trained[1], "weights.safetensors").read_bytes())
-    crops, splits = crops_and_splits(store)
-    plan = plan_with(weights="own.safetensors", epochs=1)
-    first = train_classifier(crops, splits, plan, store, settings)
-    assert train_classifier(crops, splits, plan, store, settings).cached
-    (tmp_path / "own.safetensors").write_bytes(b"no weights")
-    with pytest.raises(TrainingError, match=r"own\.safetensors is not a \.safetensors file"):
-        train_classifier(crops, splits, plan, store, settings)
-    assert store.manifest(first).counts.noted["epochs"] == 1
 
 
 @pytest.mark.parametrize(

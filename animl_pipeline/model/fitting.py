@@ -14,12 +14,15 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from animl_pipeline.depot import write_whole
 from animl_pipeline.errors import TrainingError
 from animl_pipeline.model.learner import MONITORED, Learner
+from animl_pipeline.model.memory import kept_memory, out_of_memory
 from animl_pipeline.model.quiet import quieter
 from animl_pipeline.plan import TrainPlan
 from animl_pipeline.progress import track
@@ -35,18 +38,21 @@ NOISE = (
     ".*does not have many workers.*",  # crops are decoded once and mapped: there is little left for workers to do
     ".*resuming from a checkpoint that ended before the epoch ended.*",  # TrainBatches finds its place by itself
     ".*GPU available but not used.*",
+    ".*in eval mode at the start of training.*",  # averaged weights, and batch statistics that are to stay
     ".*No positive samples found in target.*",  # classes that val lacks are left out of the means
 )
 
 
-def fit(learner: Learner, train: DataLoader[Any], val: DataLoader[Any], precision: Precision, folder: Path) -> None:
+def fit(learner: Learner, train: DataLoader[Any], val: DataLoader[Any], precision: Precision, folder: Path, curves: Path) -> None:
     """Train to the end, from the checkpoint in ``folder`` where there is one; ``learner`` has the best weights and history then.
+
+    ``curves`` is a folder for TensorBoard.
 
     Raises:
         TrainingError: the loss ran away, memory did not suffice, or training was stopped from outside.
         StoreError: the disk is full.
     """
-    path = folder / CHECKPOINT
+    path = (folder / CHECKPOINT).resolve()  # it may be a link to where checkpoints outlive the machine
     saved = read_checkpoint(path)
     if saved is not None and saved["learner"]["finished"]:
         learner.on_load_checkpoint(saved)
@@ -55,10 +61,13 @@ def fit(learner: Learner, train: DataLoader[Any], val: DataLoader[Any], precisio
     done = int(saved["global_step"]) if saved else 0
     if saved:
         log.info("training resumes after step %d of %d", done, total)
-    with _quiet(), _reproducible(), track("training steps", total, done) as step:
-        trainer = _trainer(learner, precision, folder, _Checkpoints(path, learner.spec.checkpoint_steps, step))
+    with _quiet(), _reproducible(), kept_memory(), track("training steps", total, done) as step:
+        drawn = TensorBoardLogger(curves.parent, curves.name, "", default_hp_metric=False, purge_step=done)
+        trainer = _trainer(learner, precision, folder, _Checkpoints(path, learner.spec.checkpoint_steps, step), drawn)
         with _clear_ends(learner.spec):
             trainer.fit(learner, train, val, ckpt_path=path if saved else None, weights_only=True)
+    if learner.spec.devices > 1 and (saved := read_checkpoint(path)) is not None:  # it was other processes that learnt
+        learner.on_load_checkpoint(saved)
     if not learner.finished:
         raise TrainingError("training was stopped from outside before its end; run it again, it goes on from its last checkpoint")
 
@@ -78,8 +87,10 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
 
 def lightning_precision(spec: TrainPlan, size: int) -> Precision:
     """Lightning's name of the arithmetic: the plan's, or what suits this machine and a view of ``size`` pixels."""
+    if spec.precision == "16" and not torch.cuda.is_available():
+        raise TrainingError("train.precision: 16 is for GPUs, and torch finds none here; set it to auto, bf16 or 32")
     if spec.precision != "auto":
-        return "bf16-mixed" if spec.precision == "bf16" else "32-true"
+        return {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true"}[spec.precision]  # type: ignore[return-value]  # these are names of it
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
     has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # torch tells it nowhere else
@@ -93,6 +104,10 @@ class _Checkpoints(pl.Callback):
         self.path = path
         self.every = every
         self.step = step
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For the process of another device, from where nobody sees how far it is."""
+        return self.__dict__ | {"step": int}
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.step(1)
@@ -119,17 +134,19 @@ class _WholeFiles(TorchCheckpointIO):
         write_whole(Path(path), buffer.getvalue())
 
 
-def _trainer(learner: Learner, precision: Precision, folder: Path, checkpoints: _Checkpoints) -> pl.Trainer:
+def _trainer(learner: Learner, precision: Precision, folder: Path, checkpoints: _Checkpoints, curves: TensorBoardLogger) -> pl.Trainer:
     patience = learner.spec.patience
     stopping = [EarlyStopping(MONITORED, mode="max", patience=patience, check_on_train_epoch_end=False)] if patience else []
     return pl.Trainer(
         max_epochs=learner.spec.epochs,
         precision=precision,
-        devices=1,
+        devices=learner.spec.devices,
+        strategy="auto" if learner.spec.devices == 1 else DDPStrategy(start_method="spawn", find_unused_parameters=True),
         callbacks=[*stopping, checkpoints],
         plugins=[_WholeFiles()],
         default_root_dir=folder,
-        logger=False,
+        logger=curves,
+        log_every_n_steps=min(10, learner.steps_per_epoch),
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -147,28 +164,34 @@ def _clear_ends(spec: TrainPlan) -> Iterator[None]:
         if isinstance(e.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit
             raise KeyboardInterrupt from e
         raise
-    except (MemoryError, torch.OutOfMemoryError) as e:
-        raise _out_of_memory(spec) from e
-    except RuntimeError as e:
-        if "can't allocate memory" in str(e):  # torch's allocator for CPUs has no error of its own
+    except Exception as e:
+        if out_of_memory(e):
             raise _out_of_memory(spec) from e
         raise
 
 
 def _out_of_memory(spec: TrainPlan) -> TrainingError:
-    return TrainingError(f"memory did not suffice for batches of {spec.batch_size}; lower train.batch_size or view.size")
+    half = max(1, spec.batch_size // 2)
+    return TrainingError(
+        f"memory did not suffice for batches of {spec.batch_size}; set train.batch_size to {half} and train.accumulate to {2 * spec.accumulate}"
+        " (a step stays as large), or lower view.size"
+    )
 
 
 @contextmanager
 def _reproducible() -> Iterator[None]:
     """The same arithmetic every time, as far as torch can; the process's own choice afterwards."""
     before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    # filling what nothing reads before it is written takes a tenth of a step
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]  # torch makes it a property
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # as above
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warned)
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]  # as above
 
 
 @contextmanager

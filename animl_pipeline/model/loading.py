@@ -179,20 +179,6 @@ def decode_crops(crops: pd.DataFrame, store: Store, size: int, path: Path, worke
     return np.memmap(path, dtype=np.uint8, mode="r", shape=(len(crops), size, size, 3))
 
 
-def camera_trap_augmentation(size: int) -> v2.Transform:
-    """What camera traps vary in, on uint8 [3, size, size]: side, distance, light, infrared, focus, and grass in front. No vertical flip."""
-    return v2.Compose(
-        [
-            v2.RandomHorizontalFlip(0.5),
-            v2.RandomResizedCrop(size, scale=(0.7, 1.0), ratio=(0.85, 1.18), antialias=True),
-            v2.RandomApply([v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3)], 0.8),
-            v2.RandomGrayscale(0.2),
-            v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], 0.15),
-            v2.RandomErasing(0.25, scale=(0.02, 0.15)),
-        ]
-    )
-
-
 def mixed_seed(seed: int, step: int, slot: int) -> int:
     """A seed of 63 bits from the plan's seed, the step and the place within the batch; the same on every machine."""
     return int(np.random.SeedSequence([seed, step, slot]).generate_state(1, np.uint64)[0] >> np.uint64(1))

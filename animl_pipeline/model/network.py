@@ -11,10 +11,14 @@ import timm
 import torch
 from torch import nn
 
+from animl_pipeline.classifier import CARD_FILE, read_card
 from animl_pipeline.errors import TrainingError
 from animl_pipeline.model.quiet import quieter
+from animl_pipeline.model.starting import WEIGHTS_FILE
 from animl_pipeline.plan import Plan
+from animl_pipeline.records import Artifact
 from animl_pipeline.settings import Settings
+from animl_pipeline.store import Store
 from animl_pipeline.weights import fetch_weights
 
 log = logging.getLogger(__name__)
@@ -55,7 +59,13 @@ def _create(plan: Plan, classes: int, *, pretrained: bool = False) -> nn.Module:
     """The bare network; architectures of one input size are told the view's."""
     config = timm.get_pretrained_cfg(plan.train.backbone)
     extra: dict[str, Any] = {"img_size": plan.view.size} if config is not None and config.fixed_input_size else {}
-    network: nn.Module = timm.create_model(plan.train.backbone, pretrained=pretrained, num_classes=classes, **extra)
+    extra |= {name: rate for name, rate in (("drop_rate", plan.train.dropout), ("drop_path_rate", plan.train.drop_path)) if rate}
+    try:
+        network: nn.Module = timm.create_model(plan.train.backbone, pretrained=pretrained, num_classes=classes, **extra)
+    except TypeError as e:
+        if "drop" not in str(e):
+            raise
+        raise TrainingError(f"train.dropout, train.drop_path: {plan.train.backbone} has not both ({_first_line(e)}); set what it lacks to 0") from e
     return network
 
 
@@ -86,7 +96,7 @@ def _from_lite0(plan: Plan, settings: Settings) -> nn.Module:
             f"train.weights: {LITE0_WEIGHTS} fits the backbone {LITE0} only, found {plan.train.backbone}; set train.weights to timm or none"
         )
     path = fetch_weights(LITE0_WEIGHTS, settings, plan.train.weights_sha256, key="train.weights")
-    network: nn.Module = timm.create_model(LITE0, num_classes=1000)
+    network = _create(plan, 1000)
     given = torch.load(path, map_location="cpu", weights_only=True)
     wanted = network.state_dict()
     if [tuple(t.shape) for t in given.values()] != [tuple(t.shape) for t in wanted.values()]:
@@ -101,20 +111,45 @@ def _from_file(plan: Plan, settings: Settings) -> nn.Module:
     reference = plan.train.weights
     bare = reference.partition("?")[0] if "://" in reference else reference  # an address may carry a signature
     if not bare.endswith(".safetensors"):
-        raise TrainingError(f"train.weights: expected {LITE0_WEIGHTS}, timm, none or a .safetensors file, found {bare!r}")
+        raise TrainingError(f"train.weights: expected {LITE0_WEIGHTS}, timm, none, released or a .safetensors file, found {bare!r}")
     network = _create(plan, len(plan.labels.classes))
+    _load_body(network, _read_safetensors(fetch_weights(reference, settings, plan.train.weights_sha256, key="train.weights")), plan, bare)
+    return network
+
+
+def continued(plan: Plan, model: Artifact, store: Store) -> nn.Module:
+    """The network of a step 'model', to be trained further: its body, and of its head the rows of classes that are still there.
+
+    Raises:
+        TrainingError: it does not fit the backbone as the plan has it now.
+    """
+    torch.manual_seed(plan.train.seed)
+    network = _create(plan, len(plan.labels.classes))
+    given = _read_safetensors(store.path(model, WEIGHTS_FILE))
+    _load_body(network, given, plan, "the released model")
+    before = list(read_card(store.path(model, CARD_FILE)).class_ids())
+    stay = [(now, before.index(c)) for now, c in enumerate(plan.labels.classes) if c in before]
+    with torch.no_grad():
+        for name in head_of(network):
+            for key, tensor in network.get_submodule(name).named_parameters(prefix=name):
+                for now, then in stay:
+                    tensor[now] = given[key][then]
+    log.info("of its %d classes %d stay, %d are new", len(before), len(stay), len(plan.labels.classes) - len(stay))
+    return network
+
+
+def _load_body(network: nn.Module, given: dict[str, Any], plan: Plan, name: str) -> None:
+    """Load all but the head."""
     heads = tuple(f"{name}." for name in head_of(network))
-    given = _read_safetensors(fetch_weights(reference, settings, plan.train.weights_sha256, key="train.weights"))
     wanted = {name: t for name, t in network.state_dict().items() if not name.startswith(heads)}
     body = {name: t for name, t in given.items() if not name.startswith(heads)}
     odd = sorted(wanted.keys() ^ body.keys()) or [n for n, t in wanted.items() if t.shape != body[n].shape]
     if odd:
         raise TrainingError(
-            f"train.weights: {bare} does not fit {plan.train.backbone}: {len(odd)} tensors differ, {odd[0]} is one; "
+            f"train.weights: {name} does not fit {plan.train.backbone}: {len(odd)} tensors differ, {odd[0]} is one; "
             "name the backbone that the file was made with"
         )
     network.load_state_dict(body, strict=False)
-    return network
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

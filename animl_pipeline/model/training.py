@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +16,13 @@ from torch import nn
 
 from animl_pipeline.classifier import CARD_FILE, MODEL_FILE, Classifier
 from animl_pipeline.errors import TrainingError
+from animl_pipeline.model.altering import altered
 from animl_pipeline.model.exporting import agreement, export_onnx
 from animl_pipeline.model.fitting import fit, lightning_precision
 from animl_pipeline.model.learner import Learner
-from animl_pipeline.model.loading import Crops, PlainBatches, TrainBatches, camera_trap_augmentation, decode_crops, loader
-from animl_pipeline.model.network import build_network, head_of
+from animl_pipeline.model.loading import Crops, PlainBatches, TrainBatches, decode_crops, loader
+from animl_pipeline.model.network import build_network, continued, head_of
+from animl_pipeline.model.starting import WEIGHTS_FILE, Start
 from animl_pipeline.plan import Plan
 from animl_pipeline.records import Agreement, Artifact, Counts, Digest, ModelCard
 from animl_pipeline.settings import Settings
@@ -38,17 +41,23 @@ class Side(NamedTuple):
     targets: NDArray[np.int64]
 
 
-def build_model(space: Workspace, crops: Artifact, splits: Artifact, plan: Plan, store: Store, settings: Settings, recorded: dict[str, Any]) -> Made:
+def build_model(
+    space: Workspace, crops: Artifact, splits: Artifact, start: Start, store: Store, settings: Settings, recorded: dict[str, Any]
+) -> Made:
     """Write the step's files and count what it learnt from; see :func:`animl_pipeline.model.train_classifier`."""
+    plan = start.plan
     table = store.table(crops, "crops.parquet").merge(store.table(splits, "splits.parquet"), on="crop_id", validate="one_to_one")
     tables = {name: table[table["split"] == name].sort_values("crop_id") for name in ("train", "val")}
     check_trainable(tables, plan)
     train, val = (_decoded(tables[name], name, plan, store, settings, space.scratch) for name in ("train", "val"))
-    network = build_network(plan, settings)
-    history = _learn(network, train, val, plan, space.scratch)
-    _write_model(network, plan, digest_of([crops.digest, splits.digest]), recorded, space.out, _compared(train, val))
+    network = build_network(plan, settings) if start.model is None else continued(plan, start.model, store)
+    history = _learn(network, train, val, plan, space.scratch, store.local / "tensorboard" / plan.model / space.scratch.parent.name)
+    _write_model(network, start, digest_of([crops.digest, splits.digest]), recorded, space.out, _compared(train, val))
     write_table(space.out / "history.parquet", history)
-    return Made(Counts(kept=len(train.targets), unit="crops", noted={"val_crops": len(val.targets), "epochs": len(history)}))
+    noted = {"val_crops": len(val.targets), "epochs": len(history)}
+    if (least := int(history["part_size"].min())) < plan.train.batch_size:
+        noted["crops_at_once_for_want_of_memory"] = least
+    return Made(Counts(kept=len(train.targets), unit="crops", noted=noted))
 
 
 def check_trainable(tables: dict[str, pd.DataFrame], plan: Plan) -> None:
@@ -76,16 +85,17 @@ def _decoded(table: pd.DataFrame, name: str, plan: Plan, store: Store, settings:
     return Side(views, np.array([number[label] for label in table["label"]], np.int64))
 
 
-def _learn(network: nn.Module, train: Side, val: Side, plan: Plan, scratch: Path) -> pd.DataFrame:
+def _learn(network: nn.Module, train: Side, val: Side, plan: Plan, scratch: Path, curves: Path) -> pd.DataFrame:
     """Train; the network holds the best epoch's weights then, in eval mode on the CPU. A row an epoch comes back."""
     spec = plan.train
     weighted = spec.sampling == "label_weighted"
-    drawn = TrainBatches(train.targets, len(plan.labels.classes), spec.batch_size, weighted=weighted, seed=spec.seed)
-    learner = Learner(network.to(memory_format=torch.channels_last), head_of(network), spec, len(drawn))
-    drawn.steps_done = lambda: learner.global_step
-    augment = camera_trap_augmentation(plan.view.size) if spec.augment == "camera_trap" else None
+    classes = len(plan.labels.classes)
+    drawn = TrainBatches(train.targets, classes, spec.batch_size * spec.accumulate, weighted=weighted, seed=spec.seed)
+    counts = np.bincount(train.targets, minlength=classes)
+    learner = Learner(network.to(memory_format=torch.channels_last), head_of(network), spec, len(drawn), counts)
+    drawn.steps_done = partial(getattr, learner, "global_step")  # a process of another device cannot be sent a lambda
     loaders = (
-        loader(Crops(*train, augment), drawn, plan.view, spec.loader_workers),
+        loader(Crops(*train, altered(spec, plan.view.size)), drawn, plan.view, spec.loader_workers),
         loader(Crops(*val, None), PlainBatches(len(val.targets), 2 * spec.batch_size), plan.view, 0),
     )
     precision = lightning_precision(spec, plan.view.size)
@@ -97,10 +107,11 @@ def _learn(network: nn.Module, train: Side, val: Side, plan: Plan, scratch: Path
         precision,
         torch.get_num_threads(),
     )
-    fit(learner, *loaders, precision, scratch)
+    log.info("curves for TensorBoard: %s", curves)
+    fit(learner, *loaders, precision, scratch, curves)
     network.load_state_dict(learner.best)
     network.eval().cpu().requires_grad_(False)
-    return pd.DataFrame(learner.history).astype({"epoch": "int64"})
+    return pd.DataFrame(learner.history).astype({"epoch": "int64", "part_size": "int64"})
 
 
 def _compared(train: Side, val: Side) -> NDArray[np.uint8]:
@@ -108,18 +119,19 @@ def _compared(train: Side, val: Side) -> NDArray[np.uint8]:
     return np.concatenate([val.views[:COMPARED], train.views[: max(0, COMPARED - len(val.views))]])
 
 
-def _write_model(network: nn.Module, plan: Plan, data: Digest, recorded: dict[str, Any], out: Path, views: NDArray[np.uint8]) -> None:
+def _write_model(network: nn.Module, start: Start, data: Digest, recorded: dict[str, Any], out: Path, views: NDArray[np.uint8]) -> None:
     """Write weights, ONNX and card.
 
     Raises:
         TrainingError: torch and ONNX differ by more than the plan allows.
     """
+    plan = start.plan
     weights = {name: t.contiguous() for name, t in network.state_dict().items()}
-    (out / "weights.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))  # its own file errors say nothing of a full disk
+    (out / WEIGHTS_FILE).write_bytes(save(weights, metadata={"format": "pt"}))  # its own file errors say nothing of a full disk
     sha256 = export_onnx(network, plan.view.size, out / MODEL_FILE)
     card = ModelCard(
         model=plan.model, version=sha256[:12], architecture=plan.train.backbone, classes=plan.classes(), view=plan.view, onnx_sha256=sha256,
-        agreement=Agreement(max_abs=0, crops=0), data_digest=data, weights=recorded["train"]["weights"], plan=recorded,
+        agreement=Agreement(max_abs=0, crops=0), data_digest=data, weights=start.told, plan=recorded,
     )  # fmt: skip
     _write_card(card, out)
     found = agreement(network, Classifier.load(out), views)
