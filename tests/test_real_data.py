@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -117,15 +117,22 @@ def local_aws(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("local_aws")
-def test_the_whole_street_is_released_and_every_test_crop_is_answered_live_as_offline(home: Path, real_store: Store, plan: Plan) -> None:
+def test_the_whole_street_is_held_by_the_gate_and_released_by_force_every_test_crop_is_answered_live_as_offline(
+    home: Path, real_store: Store, plan: Plan
+) -> None:
     variables = {"ANIML_STORE": str(home / "store"), "ANIML_DATA": str(DATA), "PREFECT_HOME": str(home / "prefect"), "COLUMNS": "160"}
-    for command in ("retrain", "release"):
+    plain, forced = ["release", str(PLAN)], ["release", str(PLAN), "--force", "a trial of the street"]
+    said = {}
+    for what, command, status in (("retrain", ["retrain", str(PLAN)], 0), ("refused", plain, 1), ("released", forced, 0)):
         done = subprocess.run(
-            [sys.executable, "-m", "flows.cli", command, str(PLAN)], capture_output=True, text=True, env=os.environ | variables, cwd=ROOT, check=False
+            [sys.executable, "-m", "flows.cli", *command], capture_output=True, text=True, env=os.environ | variables, cwd=ROOT, check=False
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == status, done.stderr
         print(done.stderr, done.stdout)  # noqa: T201 - the figures for docs/real-data.md
-    assert re.search(r"now serves|served already", done.stdout)
+        said[what] = done.stdout + done.stderr
+    assert "Hold: its mean F1 is" in said["retrain"]
+    assert "the plan asks for at least" in said["refused"]
+    assert re.search(r"now serves|served already", said["released"])
     report = newest_report(plan.model, real_store)
     predictions = real_store.table(report.evaluation, "predictions.parquet")
     crops = real_store.table(Artifact.model_validate(_crops_of(real_store, report.model_artifact)), "crops.parquet")
@@ -136,7 +143,7 @@ def test_the_whole_street_is_released_and_every_test_crop_is_answered_live_as_of
     assert max(differences) <= plan.release.tolerance
 
 
-def _difference(row: dict[str, object], plan: Plan, store: Store) -> float:
+def _difference(row: Mapping[Hashable, object], plan: Plan, store: Store) -> float:
     """The largest |probability live - offline| of one test crop."""
     box = Box.of([float(str(row[c])) for c in ("ymin", "xmin", "ymax", "xmax")])
     live = ask_endpoint(plan.endpoint_name(), store.blob(str(row["picture"])), box)

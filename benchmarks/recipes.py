@@ -1,0 +1,272 @@
+"""Our classifier beside the recipe in use, on the same real crops, split and number of epochs: scores at places never trained on.
+
+The peer restates plainly what camera-trap recipes such as animl-ml's do: resize only, no normalisation, no augmentation,
+no sampling, SGD with a rate of 1e-3, all layers from the first step, the last epoch kept; here from the same pretrained weights and
+in the same arithmetic as ours. Ours is the product: the plan's training, calibration and ONNX model. Each seed has a split by
+place of its own; the test crops of all seeds are pooled, and intervals are by bootstrap over places.
+
+The pictures come by the plan, whose relative paths start at --data or ANIML_DATA. Done work is kept in --store: a second run
+only computes the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402 - the path first
+import pandas as pd  # noqa: E402
+from measure import conclude, show  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+
+from animl_pipeline.evaluation.intervals import Draws, interval, mean_of_held, rates  # noqa: E402
+from animl_pipeline.evaluation.scores import numbers  # noqa: E402
+from animl_pipeline.scoring import calibration_error, probabilities_of, probability_column, retempered, score_crops  # noqa: E402
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from animl_pipeline.plan import Plan
+    from animl_pipeline.records import Artifact
+    from animl_pipeline.settings import Settings
+    from animl_pipeline.store import Store
+
+AIM = 0.08
+LR = 1e-3
+RECIPE, OURS = "recipe", "ours"
+NAMES = {"f1": "F1", "average_precision": "AP"}
+Floats = NDArray[np.float64]
+
+
+class Figures(NamedTuple):
+    """What a table of answers is worth; with draws the first axis is theirs."""
+
+    f1: Floats  # [draws, classes]
+    average_precision: Floats  # [draws, classes]
+
+
+class Seed(NamedTuple):
+    """The test crops of one seed's split with the answers of both, row by row."""
+
+    answers: dict[str, pd.DataFrame]
+    uncalibrated: float  # ours, the expected calibration error without and with its temperature
+    calibrated: float
+
+
+# -- the data ----------------------------------------------------------------------------------------------------------
+
+
+def cut(plan: Plan, store: Store, settings: Settings) -> Artifact:
+    """The plan's crops, made once."""
+    from animl_pipeline.crops import cut_crops
+    from animl_pipeline.detections import detect_animals
+    from animl_pipeline.export import export_annotations
+    from animl_pipeline.images import fetch_images
+    from animl_pipeline.labels import SourceSteps, resolve_labels, wanted_names
+
+    sources = []
+    for source in plan.sources:
+        export = export_annotations(source, store, settings)
+        pictures = fetch_images(source, export, wanted_names(plan.labels, source.name, settings), store, settings)
+        sources.append(SourceSteps(source, export, pictures))
+    labels = resolve_labels(sources, plan.labels, store, settings)
+    return cut_crops(labels, detect_animals(labels, plan.detections, store, settings), plan.crops, plan.view, store, settings)
+
+
+def of_seed(plan: Plan, seed: int) -> Plan:
+    """The plan with another seed, and a model name of its own, so that every seed has a test set of its own."""
+    parts = {"model": f"{plan.model}-{seed}"} | {p: getattr(plan, p).model_copy(update={"seed": seed}) for p in ("splits", "train")}
+    return plan.model_copy(update=parts)
+
+
+def side(crops: Artifact, splits: Artifact, name: str, store: Store) -> pd.DataFrame:
+    """The crops of one side."""
+    table = store.table(crops, "crops.parquet").merge(store.table(splits, "splits.parquet"), on="crop_id")
+    return table[table["split"] == name].sort_values("crop_id", ignore_index=True)
+
+
+# -- both ways to train ------------------------------------------------------------------------------------------------
+
+
+def ours(plan: Plan, crops: Artifact, splits: Artifact, store: Store, settings: Settings) -> tuple[pd.DataFrame, float]:
+    """The test crops with the product's answers, and its temperature."""
+    from animl_pipeline.calibration import calibrate_classifier
+    from animl_pipeline.classifier import MODEL_FILE, Classifier
+    from animl_pipeline.model import train_classifier
+
+    model = calibrate_classifier(train_classifier(crops, splits, plan, store, settings), crops, splits, plan, store)
+    store.path(model, "card.json")
+    classifier = Classifier.load(store.path(model, MODEL_FILE).parent)
+    return score_crops(side(crops, splits, "test", store), classifier, store, plan.view, "test crops"), classifier.card.temperature
+
+
+def recipe(plan: Plan, crops: Artifact, splits: Artifact, store: Store, settings: Settings) -> pd.DataFrame:
+    """The test crops with the recipe's answers."""
+    from animl_pipeline.records import Counts
+    from animl_pipeline.store import Made, Workspace, write_table
+
+    def build(space: Workspace) -> Made:
+        train, test = (side(crops, splits, name, store) for name in ("train", "test"))
+        ids = tuple(plan.labels.classes)
+        network = learnt(_pixels(train, store), numbers(train["label"], ids), plan, settings)
+        p = answers(network, _pixels(test, store))
+        table = test.assign(predicted=np.asarray(ids, object)[p.argmax(1)], **{probability_column(c): p[:, i] for i, c in enumerate(ids)})
+        write_table(space.out / "answers.parquet", table)
+        return Made(Counts(kept=len(table)))
+
+    config = {"epochs": plan.train.epochs, "batch": plan.train.batch_size, "lr": LR, "seed": plan.train.seed, "weights": plan.train.weights}
+    made = store.make("recipe", room="pixels", inputs={"crops": crops, "splits": splits}, config=config, build=build)
+    return store.table(made, "answers.parquet")
+
+
+def learnt(pixels: NDArray[np.uint8], targets: NDArray[np.int64], plan: Plan, settings: Settings) -> nn.Module:
+    """A network trained by the recipe: shuffled batches of pixels from 0 to 1, cross entropy, plain SGD."""
+    import torch
+
+    from animl_pipeline.model.fitting import lightning_precision
+    from animl_pipeline.model.network import build_network
+
+    half = lightning_precision(plan.train, plan.view.size) == "bf16-mixed"
+    network = build_network(plan, settings).to(memory_format=torch.channels_last)
+    optimiser = torch.optim.SGD(network.parameters(), lr=LR)
+    loss_of = torch.nn.CrossEntropyLoss()
+    rng = np.random.default_rng(plan.train.seed)
+    network.train()
+    for _ in range(plan.train.epochs):
+        order = rng.permutation(len(targets))
+        for start in range(0, len(order) - 1, plan.train.batch_size):  # batch normalisation cannot work on one crop
+            some = order[start : start + plan.train.batch_size]
+            optimiser.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                loss = loss_of(network(_tensor(pixels[some])), torch.from_numpy(targets[some]))
+            loss.backward()
+            optimiser.step()
+    return network
+
+
+def answers(network: nn.Module, pixels: NDArray[np.uint8]) -> Floats:
+    """Probabilities [n, classes]."""
+    import torch
+
+    with torch.no_grad():
+        parts = [network.eval()(_tensor(pixels[i : i + 32])).softmax(1).double().numpy() for i in range(0, len(pixels), 32)]
+    return np.concatenate(parts)
+
+
+def _pixels(table: pd.DataFrame, store: Store) -> NDArray[np.uint8]:
+    from animl_pipeline.pixels import open_picture
+
+    return np.stack([np.asarray(open_picture(store.blob(blob)), np.uint8) for blob in table["blob"]])
+
+
+def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    import torch
+
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255)
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+
+def compared(plan: Plan, crops: Artifact, seed: int, store: Store, settings: Settings) -> Seed:
+    """Both trained and asked on one seed's split."""
+    from animl_pipeline.splits import split_by_location
+
+    plan = of_seed(plan, seed)
+    ids = tuple(plan.labels.classes)
+    splits = split_by_location(crops, plan.splits, ids, store, plan.model)
+    scored, temperature = ours(plan, crops, splits, store, settings)
+    right = (scored["label"] == scored["predicted"]).to_numpy()
+    sure = probabilities_of(scored, ids)
+    errors = [calibration_error(p.max(axis=1), right) for p in (retempered(sure, 1 / temperature), sure)]
+    return Seed({RECIPE: recipe(plan, crops, splits, store, settings), OURS: scored}, errors[0], errors[1])
+
+
+def figures(table: pd.DataFrame, ids: tuple[str, ...], draws: Draws) -> Figures:
+    """F1 and average precision of every class in each draw; NaN where a draw holds none of it."""
+    truth = numbers(table["label"], ids)
+    f1 = rates(draws.confusions(truth, numbers(table["predicted"], ids), len(ids)))[2]
+    aps = [draws.average_precisions(table[probability_column(c)].to_numpy(np.float64), truth == i) for i, c in enumerate(ids)]
+    return Figures(f1, np.stack(aps, axis=1))
+
+
+class Once(Draws):
+    """Every place once: the figures themselves."""
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        super().__init__(rows)
+        self.times = np.ones((1, self.places))
+
+
+def ranged(ends: tuple[float, float] | None) -> str:
+    """``+0.05 to +0.20``."""
+    return "–" if ends is None else f"{ends[0]:+.2f} to {ends[1]:+.2f}"
+
+
+def report(seeds: dict[int, Seed], ids: tuple[str, ...]) -> tuple[float, tuple[float, float] | None]:
+    """Print all tables; the change of macro F1 with its interval comes back."""
+    pooled = {who: pd.concat([s.answers[who] for s in seeds.values()], ignore_index=True) for who in (RECIPE, OURS)}
+    draws = Draws(pooled[OURS])
+    whole = {who: figures(table, ids, Once(table)) for who, table in pooled.items()}
+    drawn = {who: figures(table, ids, draws) for who, table in pooled.items()}
+    truth, places = pooled[OURS]["label"], pooled[OURS]["place"]
+    columns = ("class", "examples", "places", *(f"{what}, {who}" for what in ("F1", "AP") for who in (RECIPE, OURS)), "AP change", "95 %")
+    rows: list[list[object]] = []
+    for i, c in enumerate(ids):
+        f1, ap = ([float(getattr(whole[who], what)[0, i]) for who in (RECIPE, OURS)] for what in Figures._fields)
+        ends = interval(drawn[OURS].average_precision[:, i] - drawn[RECIPE].average_precision[:, i], draws.places_of((truth == c).to_numpy()))
+        rows.append([c, int((truth == c).sum()), places[truth == c].nunique(), *f1, *ap, ap[1] - ap[0], ranged(ends)])
+    show("Test crops of all seeds, class by class", columns, rows)
+    macros = []
+    for what in Figures._fields:
+        recipes, own = (float(np.nanmean(getattr(whole[who], what)[0])) for who in (RECIPE, OURS))
+        change = mean_of_held(getattr(drawn[OURS], what)) - mean_of_held(getattr(drawn[RECIPE], what))
+        macros.append((what, recipes, own, own - recipes, interval(change, draws.places)))
+    show(
+        f"Means over the classes, {draws.places} places",
+        ("", RECIPE, OURS, "change", "95 % over places"),
+        [[f"macro {NAMES[what]}", *values, ranged(ends)] for what, *values, ends in macros],
+    )
+    show("Seed by seed", ("seed", "test crops", "places", *_SEED_COLUMNS), [_row(seed, found, ids) for seed, found in seeds.items()])
+    return macros[0][3], macros[0][4]
+
+
+_SEED_COLUMNS = (*(f"macro {what}, {who}" for what in ("F1", "AP") for who in (RECIPE, OURS)), "ECE, ours", "calibrated")
+
+
+def _row(seed: int, found: Seed, ids: tuple[str, ...]) -> list[object]:
+    each = [figures(found.answers[who], ids, Once(found.answers[who])) for who in (RECIPE, OURS)]
+    means = [float(np.nanmean(getattr(f, what)[0])) for what in Figures._fields for f in each]
+    table = found.answers[OURS]
+    return [seed, len(table), table["place"].nunique(), *means, found.uncalibrated, found.calibrated]
+
+
+def main() -> None:
+    """Train both on every seed's split and compare them."""
+    from animl_pipeline.plan import load_plan
+    from animl_pipeline.settings import load_settings
+    from animl_pipeline.store import open_store
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", type=Path, default=ROOT / "tests" / "real-data.yaml", help="what to train (default: tests/real-data.yaml)")
+    parser.add_argument("--data", type=Path, help="folder where the plan's relative paths start (default: ANIML_DATA)")
+    parser.add_argument("--store", type=Path, default=ROOT / "runs" / "recipes", help="where all that is made is kept (default: runs/recipes)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    spec = parser.parse_args()
+    settings = load_settings()
+    settings = settings.model_copy(update={"store": str(spec.store), "data": spec.data or settings.data})
+    plan, store = load_plan(spec.plan), open_store(settings)
+    crops = cut(plan, store, settings)
+    seeds = {seed: compared(plan, crops, seed, store, settings) for seed in spec.seeds}
+    change, ends = report(seeds, tuple(plan.labels.classes))
+    figure = f"macro F1 {change:+.3f} against the recipe in use, 95 % interval over places {ranged(ends)}"
+    conclude("recipes", figure=figure, aim=f"at least +{AIM}, the interval above 0", met=change >= AIM and ends is not None and ends[0] > 0)
+
+
+if __name__ == "__main__":
+    main()
