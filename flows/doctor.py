@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from animl_pipeline.detections.ultralytics_checkpoint import import_ultralytics
 from animl_pipeline.errors import PipelineError
-from animl_pipeline.settings import Settings, prefect_server
+from animl_pipeline.settings import Settings, prefect_server, tell_libraries
 from animl_pipeline.store import open_store
-from animl_pipeline.weights import fetch_known, registry
+from animl_pipeline.weights import KnownWeights, fetch_known, registry
 
 NEEDED_GB = 5
 """Free disk below which a run of a few thousand pictures may end early."""
@@ -36,12 +37,13 @@ class Check(NamedTuple):
 def examined(settings: Settings) -> Iterator[Check]:
     """Every check in turn; none raises."""
     yield Check("python", "good" if sys.version_info >= (3, 11) else "fault", sys.version.split()[0] + " (3.11 or newer is needed)")
+    tell_libraries(ORT_DISABLE_TELEMETRY="1")  # read at onnxruntime's import
     for name in ("torch", "torchvision", "lightning", "timm", "yolox", "ultralytics", "onnxruntime", "prefect"):
-        yield _package(name)
+        yield _package(name, settings)
     yield _checked("store", lambda: _store(settings))
     yield _disk(settings)
     for weights in (w for w in registry() if w.package):
-        yield _checked("weights", lambda w=weights: f"{w.name} in {fetch_known(w, settings, key='doctor')} ({w.licence})")  # type: ignore[misc]
+        yield _checked("weights", lambda w=weights: _weights(w, settings))  # type: ignore[misc]
     yield _animl(settings)
     yield _aws(settings)
     yield _prefect()
@@ -60,9 +62,13 @@ def _animl(settings: Settings) -> Check:
     return Check("animl", "good", f"{settings.api_url}, as {settings.user}")
 
 
-def _package(name: str) -> Check:
+def _package(name: str, settings: Settings) -> Check:
     try:
+        if name == "ultralytics":  # imported as the detections import it, else it greets, and keeps settings of its own at home
+            import_ultralytics(settings)
         module = importlib.import_module(name)
+    except PipelineError as e:
+        return Check(name, "fault", str(e))
     except ImportError as e:
         hint = " (on Debian: apt-get install libgl1 libglib2.0-0)" if "libGL" in str(e) or "libgthread" in str(e) else " (run make install)"
         return Check(name, "fault", f"{e}{hint}")
@@ -74,6 +80,11 @@ def _checked(what: str, look: Callable[[], str]) -> Check:
         return Check(what, "good", look())
     except PipelineError as e:
         return Check(what, "fault", str(e))
+
+
+def _weights(known: KnownWeights, settings: Settings) -> str:
+    key = "train.weights" if known.for_ == "train" else "detections.detector"
+    return f"{known.name} in {fetch_known(known, settings, key=key)} ({known.licence})"
 
 
 def _store(settings: Settings) -> str:

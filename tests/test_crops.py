@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from PIL import Image
 from animl_pipeline import progress
 from animl_pipeline.crops import cut_crops
 from animl_pipeline.crops.choosing import choose_boxes
+from animl_pipeline.crops.likeness import likeness
 from animl_pipeline.errors import CropsError, PictureError
 from animl_pipeline.pixels import cut, open_picture
 from animl_pipeline.plan import CropsPlan
@@ -204,6 +206,33 @@ def test_a_crop_is_the_very_view_of_its_box_without_loss(store: Store, settings:
     assert [row[c] for c in ("ymin", "xmin", "ymax", "xmax")] == list(BOX)
 
 
+def test_crops_of_pictures_that_show_a_person_or_a_vehicle_say_so_whoever_saw_it(store: Store, settings: Settings) -> None:
+    images = ("plain", "walker", "jeep", "labelled person", "labelled car")
+    rows = [label(name, "o", BOX, **picture(store, jpeg(seed=i))) for i, name in enumerate(images)]
+    boxes = [found(name, BOX, "o") for name in images]
+    boxes += [found("walker", (0.1, 0.6, 0.9, 0.9), category="2"), found("jeep", (0.1, 0.6, 0.9, 0.9), category="3")]
+    labels, detections = artifacts(store, rows, boxes)
+
+    def more(step: str, before: Artifact, name: str, rows: list[dict[str, str]]) -> Artifact:
+        """The step again, with one more table."""
+
+        def build(space: Workspace) -> Made:
+            for file in store.files(before):
+                shutil.copy(store.path(before, file), space.out / file)
+            write_table(space.out / name, pd.DataFrame(rows))
+            return Made(Counts(kept=0))
+
+        return store.make(step, room="records", inputs={"before": before}, build=build)
+
+    dropped = [{"source": "island", "image_id": image, "name": name} for image, name in (("labelled car", "Car"), ("plain", "rock"))]
+    labels = more("labels", labels, "dropped.parquet", dropped)
+    detections = more("detections", detections, "people.parquet", [{"source": "island", "image_id": "labelled person"}])
+    made = cut_crops(labels, detections, CropsPlan(), VIEW, store, settings)
+    said = crops_of(store, made).set_index("image_id")["with_people"]
+    assert said.to_dict() == {name: name != "plain" for name in images}
+    assert made.counts.noted == {"with_people_never_shown": 4}
+
+
 def encoded(image: Image.Image, kind: str) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind)
@@ -274,6 +303,23 @@ def test_mean_and_std_of_the_view_do_not_matter_and_its_size_does(store: Store, 
     ]
     assert keys[0] == keys[1]
     assert len(set(keys)) == 3
+
+
+def test_a_large_picture_is_known_again_when_it_is_resized_and_encoded_anew_and_is_no_other() -> None:
+    chance = np.random.default_rng(3)
+
+    def scene() -> Image.Image:
+        rough = Image.fromarray(chance.integers(20, 235, (24, 32, 3)).astype(np.uint8)).resize((2048, 1536), Image.Resampling.BICUBIC)
+        grained = np.asarray(rough, np.int16) + chance.integers(-20, 21, (1536, 2048, 1))
+        return Image.fromarray(grained.clip(0, 255).astype(np.uint8))
+
+    def looks(image: Image.Image) -> int:
+        return int(likeness(image), 16)
+
+    one, other = scene(), scene()
+    again = [open_picture(encoded(one.resize(size, Image.Resampling.LANCZOS), "JPEG")) for size in ((2048, 1536), (1600, 1200), (640, 480))]
+    assert max((looks(one) ^ looks(a)).bit_count() for a in again) <= 6
+    assert (looks(one) ^ looks(other)).bit_count() > 30
 
 
 def test_nothing_left_to_cut_is_one_line_with_the_reasons_and_what_to_turn(store: Store, settings: Settings) -> None:

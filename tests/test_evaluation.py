@@ -21,11 +21,12 @@ from PIL import Image
 from animl_pipeline.classifier import Classifier
 from animl_pipeline.errors import EvaluationError, PackageError
 from animl_pipeline.evaluation import evaluate_classifier, headline, read_metrics
+from animl_pipeline.evaluation.pictures import thumbnail
 from animl_pipeline.evaluation.scores import how_good, metrics_of, percent
 from animl_pipeline.pixels import open_picture
 from animl_pipeline.records import Box, Counts
 from animl_pipeline.settings import Settings
-from animl_pipeline.store import Made, Store, Workspace, open_store
+from animl_pipeline.store import BlobColumn, Made, Store, Workspace, open_store, write_table
 from tests.coloured import BOX, CLASSES, GREEN, NINE, RED, REDDISH_BLUE, Drawn, Page, evaluate, plan_of, report, street
 from tests.conftest import colour_model
 
@@ -265,6 +266,27 @@ def test_pictures_that_animl_would_shrink_are_golden_only_where_there_is_no_othe
     assert max(crops.loc[g["picture"], "picture_bytes"] for g in golden) <= 2_800_000
     all_of_them = evaluate_classifier(*steps, plan_of(golden=9), store)
     assert len(json.loads(store.path(all_of_them, "golden.json").read_text())) == 5
+
+
+def test_crops_of_pictures_that_show_people_count_but_are_neither_shown_nor_golden_where_there_are_others(store: Store) -> None:
+    plan = plan_of(golden=4)
+    steps = street(store, NINE, plan)
+    rows = store.table(steps.crops, "crops.parquet").assign(with_people=[False, True] * 4 + [True])
+    made = Made(Counts(kept=len(rows)), blobs=(BlobColumn(file="crops.parquet"),))
+
+    def build(space: Workspace) -> Made:
+        write_table(space.out / "crops.parquet", rows)
+        return made
+
+    crops = store.make("crops", room="records", config={"with": "people"}, build=build)
+    done = evaluate_classifier(steps.model, crops, steps.splits, plan, store)
+    assert read_metrics(done, store).examples == 9
+    shy, open_to_all = ({thumbnail(store.blob(b)) for b in rows.loc[rows["with_people"] == flag, "blob"]} for flag in (True, False))
+    html = report(done, store)
+    assert [t for t in shy if t in html] == []
+    assert [t for t in open_to_all if t in html] != []
+    golden = {g["picture"] for g in json.loads(store.path(done, "golden.json").read_text())}
+    assert golden == set(rows.loc[~rows["with_people"], "picture"])
 
 
 def test_more_golden_crops_than_there_are_means_all_of_them(store: Store) -> None:

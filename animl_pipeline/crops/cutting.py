@@ -63,29 +63,29 @@ def cut_boxes(chosen: Iterable[Chosen], view: View, store: Store, settings: Sett
     for c in chosen:
         boxes[c.what.blob].add(c.where.box)
 
-    def is_whole(blob: str) -> bool:
-        return blob in looks and all(_is_there(known.get(box_key(blob, corners)), store) for corners in boxes[blob])
-
+    todo = _not_whole(boxes, known, looks, store)
+    log.info("crops: %d pictures, %d of them cut before", len(boxes), len(boxes) - len(todo))
     cutters = min(settings.workers, MOST_DECODING, os.cpu_count() or 1)
-    with ThreadPoolExecutor(settings.workers) as travels, ThreadPoolExecutor(cutters) as pool:
-        pictures = sorted(boxes)
-        todo = [blob for blob, whole in zip(pictures, travels.map(is_whole, pictures), strict=True) if not whole]
-        log.info("crops: %d pictures, %d of them cut before", len(boxes), len(boxes) - len(todo))
-        with track("crops", len(boxes), len(boxes) - len(todo)) as step:
-            for batch in batches(todo, BATCH):
-                new: dict[str, dict[str, Any]] = {}
-                new_looks: dict[str, dict[str, Any]] = {}
-                reads = [travels.submit(store.blob, blob) for blob in batch]
-                cuts = [pool.submit(_cut_picture, read, sorted(boxes[blob]), view) for blob, read in zip(batch, reads, strict=True)]
-                keeps = [travels.submit(_kept, blob, sorted(boxes[blob]), done, store) for blob, done in zip(batch, cuts, strict=True)]
-                for blob, done, keep in zip(batch, cuts, keeps, strict=True):
-                    new |= keep.result()
-                    new_looks[blob] = {"phash": done.result().look}
-                    step(1)
-                store.remember(name, new)
-                store.remember(looks_name, new_looks)
-                known |= new
-                looks |= new_looks
+    with (
+        ThreadPoolExecutor(settings.workers) as travels,
+        ThreadPoolExecutor(cutters) as pool,
+        track("crops", len(boxes), len(boxes) - len(todo)) as step,
+    ):
+        for batch in batches(todo, BATCH):
+            new: dict[str, dict[str, Any]] = {}
+            new_looks: dict[str, dict[str, Any]] = {}
+            reads = [travels.submit(store.blob, blob) for blob in batch]
+            cuts = [pool.submit(_cut_picture, read, sorted(boxes[blob]), view) for blob, read in zip(batch, reads, strict=True)]
+            keeps = [travels.submit(_kept, blob, sorted(boxes[blob]), done, store) for blob, done in zip(batch, cuts, strict=True)]
+            for blob, done, keep in zip(batch, cuts, keeps, strict=True):
+                new |= keep.result()
+                new_looks[blob] = {"phash": done.result().look}
+                step(1)
+            store.depot.settle()  # one flush for the crops of a batch, before it is noted that they are there
+            store.remember(name, new)
+            store.remember(looks_name, new_looks)
+            known |= new
+            looks |= new_looks
     keys = [(blob, box_key(blob, corners)) for blob, all_corners in boxes.items() for corners in all_corners]
     return {key: Crop(known[key]["blob"], known[key]["bytes"], looks[blob]["phash"]) for blob, key in keys if "blob" in known[key]}
 
@@ -95,8 +95,13 @@ def box_key(blob: str, corners: Corners) -> str:
     return f"{blob}|{'|'.join(repr(float(v)) for v in corners)}"
 
 
-def _is_there(record: Mapping[str, Any] | None, store: Store) -> bool:
-    return record is not None and ("failure" in record or store.has_blob(record["blob"], record["bytes"]))
+def _not_whole(boxes: Mapping[str, set[Corners]], known: Mapping[str, Any], looks: Mapping[str, Any], store: Store) -> list[str]:
+    """The pictures, sorted, of which a box was never cut, or its crop is no longer in the store."""
+    keys = {blob: [box_key(blob, corners) for corners in boxes[blob]] for blob in sorted(boxes)}
+    cut_before = {key: known[key] for some in keys.values() for key in some if "blob" in known.get(key, {})}
+    there = store.has_blobs([r["blob"] for r in cut_before.values()], [r["bytes"] for r in cut_before.values()])
+    lost = {key for key, is_there in zip(cut_before, there, strict=True) if not is_there}
+    return [blob for blob, some in keys.items() if blob not in looks or any(key not in known or key in lost for key in some)]
 
 
 def _cut_picture(read: Future[bytes], boxes: list[Corners], view: View) -> Cut:
@@ -121,4 +126,4 @@ def _kept(blob: str, boxes: list[Corners], done: Future[Cut], store: Store) -> d
     views = done.result().views
     if views is None:
         return {box_key(blob, corners): {"failure": "picture_broken"} for corners in boxes}
-    return {box_key(blob, corners): {"blob": store.put_blob(v), "bytes": len(v)} for corners, v in zip(boxes, views, strict=True)}
+    return {box_key(blob, corners): {"blob": store.put_blob(v, lasting=False), "bytes": len(v)} for corners, v in zip(boxes, views, strict=True)}

@@ -7,8 +7,9 @@ from collections import Counter
 
 import pandas as pd
 
-from animl_pipeline.crops.choosing import CORNERS, Chosen, Dropped, choose_boxes
+from animl_pipeline.crops.choosing import CORNERS, Chosen, Dropped, Image, choose_boxes
 from animl_pipeline.crops.cutting import Crop, box_key, cut_boxes
+from animl_pipeline.crops.people import pictures_with_people
 from animl_pipeline.errors import CropsError
 from animl_pipeline.memory import in_share
 from animl_pipeline.plan import CropsPlan
@@ -18,14 +19,15 @@ from animl_pipeline.store import BlobColumn, Made, Store, Workspace, write_table
 
 COLUMNS = [
     "crop_id", "source", "image_id", "object_id", "label", "place", "taken", "sequence", *CORNERS,
-    "origin", "confidence", "picture", "picture_bytes", "blob", "bytes", "phash",
+    "origin", "confidence", "picture", "picture_bytes", "blob", "bytes", "phash", "with_people",
 ]  # fmt: skip
 
 
 def cut_crops(labels: Artifact, detections: Artifact, spec: CropsPlan, view: View, store: Store, settings: Settings) -> Artifact:
     """One crop a labelled animal: crops.parquet, whose blobs are lossless WebP pictures of ``view.size`` squared, and dropped.parquet.
 
-    ``phash`` is what the whole picture looks like, by which copies of it are found.
+    ``phash`` is what the whole picture looks like, by which copies of it are found; ``with_people`` says that the picture
+    shows a person or a vehicle, so that no report shows the crop.
 
     An object with a reviewed box has the detection of its id. An image-level label goes to the animals that the detector
     found in the image and that are nobody else's, most certain first.
@@ -45,7 +47,7 @@ def cut_crops(labels: Artifact, detections: Artifact, spec: CropsPlan, view: Vie
     def build(space: Workspace) -> Made:
         chosen, dropped = choose_boxes(*_tables(labels, detections, store), spec)
         cuts = cut_boxes(chosen, view, store, settings)
-        return _write(space, chosen, dropped, cuts)
+        return _write(space, chosen, dropped, cuts, pictures_with_people(labels, detections, store))
 
     return store.make(
         "crops",
@@ -71,27 +73,29 @@ def _tables(labels: Artifact, detections: Artifact, store: Store) -> tuple[pd.Da
     return store.table(labels, "labels.parquet"), store.table(detections, "detections.parquet"), store.table(detections, "failures.parquet")
 
 
-def _write(space: Workspace, chosen: list[Chosen], dropped: list[Dropped], cuts: dict[str, Crop]) -> Made:
+def _write(space: Workspace, chosen: list[Chosen], dropped: list[Dropped], cuts: dict[str, Crop], people: set[Image]) -> Made:
     rows = []
     for c in chosen:
         crop = cuts.get(box_key(c.what.blob, c.where.box))
         if crop is None:
             dropped.append(c.what.dropped("picture_broken"))
         else:
-            rows.append(_row(c, crop))
+            rows.append(_row(c, crop, (c.what.source, c.what.image_id) in people))
     reasons = dict(Counter(d.reason for d in dropped))
     if not rows:
         raise CropsError(_nothing_left(reasons))
     write_table(space.out / "crops.parquet", pd.DataFrame(sorted(rows), columns=COLUMNS))  # by crop_id, whatever thread was first
     write_table(space.out / "dropped.parquet", pd.DataFrame(sorted(dropped), columns=Dropped._fields).astype("str"))
-    return Made(Counts(kept=len(rows), dropped=reasons, unit="crops"), blobs=(BlobColumn(file="crops.parquet"),))
+    shy = sum(row[-1] is True for row in rows)
+    counts = Counts(kept=len(rows), dropped=reasons, noted={"with_people_never_shown": shy} if shy else {}, unit="crops")
+    return Made(counts, blobs=(BlobColumn(file="crops.parquet"),))
 
 
-def _row(c: Chosen, crop: Crop) -> tuple[object, ...]:
+def _row(c: Chosen, crop: Crop, with_people: bool) -> tuple[object, ...]:
     what, where = c
     return (
         crop_id(what.blob, where.box), what.source, what.image_id, what.object_id, what.label, what.place, what.taken, what.sequence, *where.box,
-        where.origin, where.confidence, what.blob, what.bytes, crop.blob, crop.bytes, crop.phash,
+        where.origin, where.confidence, what.blob, what.bytes, crop.blob, crop.bytes, crop.phash, with_people,
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def golden_answers(scored: pd.DataFrame, classifier: Classifier, store: Store, w
     """Up to ``wanted`` records ``{"picture": blob, "box": [ymin, xmin, ymax, xmax], "probabilities": {class id: p}}``.
 
     The crops take turns by class; within a class, pictures small enough to be sent as they are come first, then the
-    crop's id decides, which is as good as chance and the same every time.
+    crop's id decides, which is as good as chance and the same every time. Pictures that show people come after all others.
 
     Raises:
         EvaluationError: what the model says of a box of the picture is not what it said of the stored crop.
@@ -36,10 +36,11 @@ def golden_answers(scored: pd.DataFrame, classifier: Classifier, store: Store, w
 
 
 def _by_turns(scored: pd.DataFrame, ids: tuple[str, ...], wanted: int) -> Iterator[pd.Series[Any]]:
-    order = scored.assign(large=scored["picture_bytes"] > MAX_PICTURE_BYTES).sort_values(["large", "crop_id"])
+    people = scored.get("with_people", False)
+    order = scored.assign(people=people, large=scored["picture_bytes"] > MAX_PICTURE_BYTES).sort_values(["people", "large", "crop_id"])
     turn = order.groupby("label").cumcount()
     seat = order["label"].map({c: i for i, c in enumerate(ids)})
-    chosen = order.assign(turn=turn, seat=seat).sort_values(["large", "turn", "seat"]).head(wanted)
+    chosen = order.assign(turn=turn, seat=seat).sort_values(["people", "large", "turn", "seat"]).head(wanted)
     for _, row in chosen.iterrows():
         yield row
 

@@ -50,8 +50,10 @@ def right_answers(scored: pd.DataFrame, ids: Sequence[str], hidden: Collection[s
 
 
 def shown(rows: pd.DataFrame, hidden: Collection[str], store: Store, most: int) -> list[dict[str, Any]]:
-    """The first ``most`` crops as the page shows them; none that people or the model call a person."""
+    """The first ``most`` crops as the page shows them; none that people or the model call a person, none of a picture that shows one."""
     open_to_all = rows[~rows["label"].isin(list(hidden)) & ~rows["predicted"].isin(list(hidden))]
+    if "with_people" in open_to_all:  # a square around an animal may hold whoever stands beside it
+        open_to_all = open_to_all[~open_to_all["with_people"].astype(bool)]
     keys = ["label", "predicted", "probability", "place", "source", "image_id"]
     return [
         {key: row[key] for key in keys}

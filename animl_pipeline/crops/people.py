@@ -1,0 +1,22 @@
+"""Pictures that show people or vehicles: animals are cut out of them, but nobody is shown the crops."""
+
+from __future__ import annotations
+
+from animl_pipeline.crops.choosing import ANIMAL, Image
+from animl_pipeline.records import Artifact
+from animl_pipeline.store import Store
+
+VEHICLES = frozenset({"vehicle", "vehicles", "car", "truck", "boat", "motorcycle", "bicycle"})
+"""Category names, folded, of objects that are vehicles."""
+
+
+def pictures_with_people(labels: Artifact, detections: Artifact, store: Store) -> set[Image]:
+    """Images with a person or a vehicle, as far as people have labelled one or the detector has found one."""
+    boxes = store.table(detections, "detections.parquet")
+    tables = [boxes[boxes["category"] != ANIMAL]]
+    if "people.parquet" in store.files(detections):  # persons labelled, and found beside reviewed boxes
+        tables.append(store.table(detections, "people.parquet"))
+    if "dropped.parquet" in store.files(labels):
+        left_out = store.table(labels, "dropped.parquet")
+        tables.append(left_out[left_out["name"].astype("str").str.casefold().isin(VEHICLES)])
+    return {image for table in tables for image in zip(table["source"], table["image_id"], strict=True)}
