@@ -12,15 +12,16 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from animl_pipeline.corner import Corner, settle
 from animl_pipeline.errors import StoreError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CopySourceTypeDef, ObjectIdentifierTypeDef, ObjectTypeDef
 
 T = TypeVar("T")
 
@@ -28,6 +29,16 @@ CONNECTIONS = 64
 """Kept open to an S3 store: so many threads may put pictures into it."""
 FEW = 4
 """Of so many names in an S3 folder each is asked for; of more, the folder is listed."""
+MOST_AT_ONCE = 1000
+"""S3 deletes so many objects in a request."""
+
+
+class Lying(NamedTuple):
+    """What lies in a depot: its name, its bytes, and when it was written or touched last, in seconds since 1970."""
+
+    name: str
+    bytes: int
+    at: float
 
 
 class Depot(Protocol):
@@ -66,8 +77,17 @@ class Depot(Protocol):
     def delete(self, name: str) -> None:
         """Remove; nothing happens when it is not there."""
 
+    def delete_all(self, names: Sequence[str]) -> None:
+        """Remove many, in few requests where there are requests."""
+
+    def touch(self, name: str) -> None:
+        """Note that it was used now; nothing happens when it is not there."""
+
     def names(self, prefix: str) -> Iterator[str]:
         """All names under a prefix that ends with '/'."""
+
+    def lying(self, prefix: str) -> Iterator[Lying]:
+        """All that lies under a prefix that ends with '/' or is empty, scratch left out."""
 
 
 class FolderDepot:
@@ -147,10 +167,46 @@ class FolderDepot:
         with disk(self.folder / name):
             (self.folder / name).unlink(missing_ok=True)
 
+    def delete_all(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.delete(name)
+        for folder in sorted({(self.folder / name).parent for name in names}, reverse=True):
+            with suppress(OSError):  # something lies in it, or it went with another
+                folder.rmdir()
+
+    def touch(self, name: str) -> None:
+        with disk(self.folder / name), suppress(FileNotFoundError):
+            os.utime(self.folder / name)
+
     def names(self, prefix: str) -> Iterator[str]:
         for path in sorted((self.folder / prefix).rglob("*")):
             if path.is_file() and not path.name.startswith(".part-"):
                 yield path.relative_to(self.folder).as_posix()
+
+    def lying(self, prefix: str) -> Iterator[Lying]:
+        todo = [prefix.rstrip("/")]
+        while todo:
+            folder = todo.pop()
+            for name, is_folder in self._inside(folder):
+                if is_folder:
+                    todo += [name] if name != "work" else []
+                    continue
+                try:
+                    found = os.stat(f"{self.folder}/{name}")  # noqa: PTH116 - as above
+                except FileNotFoundError:  # it went meanwhile
+                    continue
+                yield Lying(name, found.st_size, found.st_mtime)
+
+    def _inside(self, folder: str) -> list[tuple[str, bool]]:
+        """The names of what lies in a folder, files being written left out; whether each is a folder."""
+        try:
+            with os.scandir(self.folder / folder) as entries:
+                prefix = f"{folder}/" if folder else ""
+                return sorted((prefix + e.name, e.is_dir()) for e in entries if not e.name.startswith(".part-"))
+        except FileNotFoundError:
+            return []
+        except OSError as e:
+            raise self._unreadable(folder, e) from e
 
     def _unreadable(self, name: str, error: OSError) -> StoreError:
         return StoreError(f"{self.folder / name} cannot be read ({error.strerror}); mend or remove it, what is missing is made anew")
@@ -222,16 +278,36 @@ class S3Depot:
     def delete(self, name: str) -> None:
         self._ask(lambda: self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name))
 
+    def delete_all(self, names: Sequence[str]) -> None:
+        for start in range(0, len(names), MOST_AT_ONCE):
+            keys: list[ObjectIdentifierTypeDef] = [{"Key": self.prefix + name} for name in names[start : start + MOST_AT_ONCE]]
+            answer = self._ask(lambda k=keys: self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": k, "Quiet": True}))  # type: ignore[misc]  # a lambda's default
+            if answer and (faults := answer.get("Errors")):
+                raise StoreError(f"S3 did not delete {faults[0].get('Key')} ({faults[0].get('Code')}); check your permissions on {self.address}")
+
+    def touch(self, name: str) -> None:
+        key = self.prefix + name
+        itself: CopySourceTypeDef = {"Bucket": self.bucket, "Key": key}
+        self._ask(lambda: self.client.copy_object(Bucket=self.bucket, Key=key, CopySource=itself, MetadataDirective="REPLACE"))
+
     def names(self, prefix: str) -> Iterator[str]:
         for name, _ in self._listed(prefix):
             yield name
 
+    def lying(self, prefix: str) -> Iterator[Lying]:
+        for item in self._objects(prefix):
+            yield Lying(item["Key"].removeprefix(self.prefix), item["Size"], item["LastModified"].timestamp())
+
     def _listed(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Names and sizes under a prefix, a page of a thousand at a time."""
+        """Names and sizes under a prefix."""
+        for item in self._objects(prefix):
+            yield item["Key"].removeprefix(self.prefix), item["Size"]
+
+    def _objects(self, prefix: str) -> Iterator[ObjectTypeDef]:
+        """What S3 says of each object under a prefix, a page of a thousand at a time."""
         pages = iter(self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix))
         while page := self._ask(lambda: next(pages, None)):
-            for item in page.get("Contents", []):
-                yield item["Key"].removeprefix(self.prefix), item["Size"]
+            yield from page.get("Contents", [])
 
     def _ask(self, call: Callable[[], T]) -> T | None:
         """``call``'s answer, None for a missing object, one clear line for everything else."""

@@ -20,7 +20,6 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,15 +27,15 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
 from animl_pipeline import memory
-from animl_pipeline.depot import Depot, FolderDepot, S3Depot, disk, disk_space
+from animl_pipeline.depot import Depot, FolderDepot, S3Depot, disk_space
 from animl_pipeline.errors import DamagedError, StoreError
 from animl_pipeline.records import Artifact, Counts, Digest, Record
 from animl_pipeline.settings import Settings
 from animl_pipeline.sources import code_digest
+from animl_pipeline.turns import building
 
 log = logging.getLogger(__name__)
 
@@ -136,9 +135,10 @@ class Store:
         plain = json.loads(config.model_dump_json(by_alias=True)) if isinstance(config, BaseModel) else dict(config or {})
         code = code_digest(room)
         key = digest_of({"format": FORMAT, "step": step, "inputs": known, "config": plain, "code": code})
-        with self._alone(step, key):
+        with building(self.local / "work", step, key):
             manifest = self._whole_manifest(step, key)
             if manifest is not None:
+                self.depot.touch(_manifest_name(step, key))  # a step's age counts from its last use
                 log.info("%s: cached, %s", step, manifest.counts)
                 return manifest.artifact(cached=True)
             started = time.monotonic()
@@ -240,23 +240,6 @@ class Store:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _alone(self, step: str, key: str) -> Iterator[None]:
-        """One builder of a step at a time on this machine; whoever must wait says so."""
-        path = self.local / "work" / f"{step}-{key[:16]}.lock"
-        _make_folder(path.parent)
-        lock = FileLock(path)
-        with disk(path):
-            try:
-                lock.acquire(timeout=0.2)
-            except Timeout:
-                log.info("%s: another run makes the same step in %s; waiting for it", step, self.local)
-                lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
-
     def _open_workspace(self, step: str, key: str) -> Workspace:
         base = self.local / "work" / f"{step}-{key[:16]}"
         out, scratch = base / "out", base / "scratch"
@@ -273,7 +256,7 @@ class Store:
         shutil.rmtree(space.out.parent, ignore_errors=True)
 
     def _read_manifest(self, step: str, key: str) -> Manifest | None:
-        data = self.depot.read(f"steps/{step}/{key}/manifest.json")
+        data = self.depot.read(_manifest_name(step, key))
         if data is None:
             return None
         try:
@@ -298,7 +281,7 @@ class Store:
                 self._check_blobs(manifest, column)
         except DamagedError as e:
             log.warning("%s: made again, since %s", step, e)
-            self.depot.delete(f"steps/{step}/{key}/manifest.json")
+            self.depot.delete(_manifest_name(step, key))
             return None
         return manifest
 
@@ -367,6 +350,10 @@ def _matches(path: Path, entry: FileEntry) -> bool:
         return path.stat().st_size == entry.bytes and sha256_of(path) == entry.sha256
     except OSError:
         return False
+
+
+def _manifest_name(step: str, key: str) -> str:
+    return f"steps/{step}/{key}/manifest.json"
 
 
 def _blob_name(sha256: str) -> str:

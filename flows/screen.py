@@ -87,6 +87,15 @@ def one_line(text: str) -> str:
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
 
 
+def in_bytes(n: float) -> str:
+    """A number of bytes with three digits and a unit."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if n < 999.5:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} TB"
+
+
 def show_story(story: Sequence[tuple[str, Counts]]) -> None:
     """The totals kept and dropped, a step a row."""
     table = Table(title="What each step kept and dropped", title_justify="left", header_style="bold", box=None, pad_edge=False)

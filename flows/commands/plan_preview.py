@@ -76,11 +76,15 @@ def show_pictures(outlooks: Mapping[str, Outlook], store: Store, settings: Setti
         mean = o.bytes_here / o.here if o.here else held / here if here else ASSUMED_BYTES
         size = int(o.to_fetch * mean)
         needed += size
-        table.add_row(name, f"{o.wanted:,}", f"{o.here:,}", f"{o.to_fetch:,}", _size(size), _duration(o.to_fetch / rate))
+        table.add_row(name, f"{o.wanted:,}", f"{o.here:,}", f"{o.to_fetch:,}", screen.in_bytes(size), _duration(o.to_fetch / rate))
     screen.out.print(table)
-    basis = f"{_size(int(held / here))} each, the mean of the {here:,} that are here" if here else f"{_size(ASSUMED_BYTES)} each, which is assumed"
+    basis = (
+        f"{screen.in_bytes(int(held / here))} each, the mean of the {here:,} that are here"
+        if here
+        else f"{screen.in_bytes(ASSUMED_BYTES)} each, which is assumed"
+    )
     _say(f"\nreckoned with {basis}; at {rate:g} pictures a second (--rate)")
-    _say(f"{_size(needed)} to keep them{_disk(store, settings, needed)}")
+    _say(f"{screen.in_bytes(needed)} to keep them{_disk(store, settings, needed)}")
 
 
 def _say(line: str) -> None:
@@ -107,15 +111,7 @@ def _disk(store: Store, settings: Settings, needed: int) -> str:
         return f" in {settings.store}"
     free = shutil.disk_usage(store.local).free
     enough = "" if free > needed else ": NOT ENOUGH; make room, set ANIML_STORE to another disk, or limit the sources (max_images)"
-    return f"; the disk of {store.local} has {_size(free)} free{enough}"
-
-
-def _size(n: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if n < 1000:
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:.3g} TB"
+    return f"; the disk of {store.local} has {screen.in_bytes(free)} free{enough}"
 
 
 def _duration(seconds: float) -> str:
