@@ -25,13 +25,15 @@ RUN apt-get update && apt-get install --yes --no-install-recommends libgl1 libgl
 # Folders that volumes are mounted on belong to the user, so that a new volume does.
 RUN useradd --create-home pipeline && mkdir /data /cache && chown pipeline /data /cache
 COPY --from=build /opt/pipeline /opt/pipeline
-USER pipeline
+# Where a service mounts folders that only root may write: docker build --build-arg RUN_AS=root …
+ARG RUN_AS=pipeline
+USER ${RUN_AS}
 WORKDIR /home/pipeline
 COPY deployments/ deployments/
 # Prefect's deployments name their flows by these files.
 COPY flows/ flows/
 ENV PATH=/opt/pipeline/bin:$PATH PYTHONUNBUFFERED=1 ANIML_STORE=/data/store ANIML_DATA=/data ANIML_CACHE=/data/cache \
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS=120
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS=120 DO_NOT_TRACK=1
 VOLUME /data
 ENTRYPOINT ["animl-pipeline"]
 CMD ["--help"]

@@ -33,14 +33,14 @@ def fetch_images(source: SourcePlan, export: Artifact, wanted: tuple[str, ...], 
     return shown(images_room.fetch_images(source, export, wanted, open_store(settings), settings, spec))
 
 
-@task(name="labels", **ONCE)
+@task(name="labels", task_run_name="labels", **ONCE)
 def resolve_labels(sources: list[labels_room.SourceSteps], spec: LabelsPlan) -> Any:
     """Give each object its class by the label specification."""
     settings = load_settings()
     return shown(labels_room.resolve_labels(sources, spec, open_store(settings), settings))
 
 
-@task(name="detections", **PATIENT)
+@task(name="detections", task_run_name="detections", **PATIENT)
 def detect_animals(labels: Artifact, spec: DetectionsPlan) -> Any:
     """Find boxes: people's where there are any, MegaDetector's elsewhere."""
     settings = load_settings()
@@ -61,14 +61,14 @@ def cut_share(labels: Artifact, detections: Artifact, spec: CropsPlan, view: Vie
     return crops_room.cut_share(labels, detections, spec, view, share, of, open_store(settings), settings)
 
 
-@task(name="crops", **PATIENT)
+@task(name="crops", task_run_name="crops", **PATIENT)
 def cut_crops(labels: Artifact, detections: Artifact, spec: CropsPlan, view: View) -> Any:
     """Cut labelled animals out of their pictures."""
     settings = load_settings()
     return shown(crops_room.cut_crops(labels, detections, spec, view, open_store(settings), settings))
 
 
-@task(name="splits", **ONCE)
+@task(name="splits", task_run_name="splits", **ONCE)
 def split_by_location(crops: Artifact, spec: SplitsPlan, classes: tuple[str, ...], lineage: str) -> Any:
     """Share places out to train, val and test; what was once tested on stays in test."""
     return shown(splits_room.split_by_location(crops, spec, classes, open_store(load_settings()), lineage))

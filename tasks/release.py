@@ -7,17 +7,17 @@ from prefect import task
 from animl_pipeline import endpoint as endpoint_room
 from animl_pipeline.endpoint import Registration
 from animl_pipeline.plan import Plan
-from animl_pipeline.records import Release, Report
+from animl_pipeline.records import Approval, Release, Report
 from animl_pipeline.settings import load_settings
 from animl_pipeline.store import open_store
 from tasks.policies import ONCE
 
 
 @task(name="deploy", task_run_name="deploy {plan.model}", **ONCE)
-def deploy_endpoint(report: Report, plan: Plan, force: str = "") -> Release:
+def deploy_endpoint(report: Report, plan: Plan, force: str = "", approval: Approval | None = None) -> Release:
     """Put the report's package behind its endpoints, check the live answers, and go back if they differ."""
     settings = load_settings()
-    return endpoint_room.deploy_endpoint(report.package, plan, open_store(settings), settings, report=report, force=force)
+    return endpoint_room.deploy_endpoint(report.package, plan, open_store(settings), settings, report=report, force=force, approval=approval)
 
 
 @task(name="rollback", task_run_name="roll back {plan.model}", **ONCE)

@@ -10,23 +10,39 @@ from animl_pipeline import calibration as calibration_room
 from animl_pipeline import evaluation as evaluation_room
 from animl_pipeline import model as model_room
 from animl_pipeline import package as package_room
+from animl_pipeline import tracking as tracking_room
+from animl_pipeline import training_job
 from animl_pipeline.champions import champion_of
 from animl_pipeline.classifier import CARD_FILE, read_card
 from animl_pipeline.plan import Plan
-from animl_pipeline.records import Artifact, Counts
+from animl_pipeline.records import Artifact, Counts, Report
 from animl_pipeline.settings import load_settings
 from animl_pipeline.store import open_store
 from tasks.policies import ONCE, PATIENT, shown
 
 
-@task(name="model", **PATIENT)
-def train_classifier(crops: Artifact, splits: Artifact, plan: Plan) -> Any:
-    """Train the classifier and export it to ONNX; a killed training goes on from its last checkpoint."""
+def check_ready(plan: Plan) -> None:
+    """See that training can run where the plan says, and that MLflow is one where it is set, before hours are spent on the data.
+
+    Raises:
+        SettingsError: not so.
+        WeightsError: the weights are a file that a training elsewhere cannot see.
+    """
     settings = load_settings()
-    return shown(model_room.train_classifier(crops, splits, plan, open_store(settings), settings))
+    tracking_room.check_ready(settings)
+    if plan.train.on == "sagemaker":
+        training_job.check_ready(plan, settings)
 
 
-@task(name="calibration", **ONCE)
+@task(name="model", task_run_name="model", **PATIENT)
+def train_classifier(crops: Artifact, splits: Artifact, plan: Plan) -> Any:
+    """Train the classifier and export it to ONNX, here or where ``train.on`` says; a killed training goes on from its last checkpoint."""
+    settings = load_settings()
+    train = training_job.train_elsewhere if plan.train.on == "sagemaker" else model_room.train_classifier
+    return shown(train(crops, splits, plan, open_store(settings), settings))
+
+
+@task(name="calibration", task_run_name="calibration", **ONCE)
 def calibrate_classifier(model: Artifact, crops: Artifact, splits: Artifact, plan: Plan) -> Any:
     """Find temperature and thresholds on val."""
     return shown(calibration_room.calibrate_classifier(model, crops, splits, plan, open_store(load_settings())))
@@ -38,7 +54,7 @@ def fold_splits(crops: Artifact, splits: Artifact, folds: int, fold: int) -> Any
     return shown(evaluation_room.fold_splits(crops, splits, folds, fold, open_store(load_settings())))
 
 
-@task(name="evaluation", **ONCE)
+@task(name="evaluation", task_run_name="evaluation", **ONCE)
 def evaluate_classifier(
     model: Artifact, crops: Artifact, splits: Artifact, plan: Plan, story: tuple[tuple[str, Counts], ...], folds: list[evaluation_room.Fold]
 ) -> Any:
@@ -53,7 +69,14 @@ def evaluate_classifier(
     )
 
 
-@task(name="package", **ONCE)
+@task(name="package", task_run_name="package", **ONCE)
 def package_model(model: Artifact, evaluation: Artifact, plan: Plan) -> Any:
     """Pack the scored model and its card into model.tar.gz."""
     return shown(package_room.package_model(model, evaluation, plan, open_store(load_settings())))
+
+
+@task(name="tracking", task_run_name="tracking", **ONCE)
+def track_training(report: Report, plan: Plan) -> str | None:
+    """Tell MLflow of a retraining; its run comes back, None where MLflow does not answer."""
+    settings = load_settings()
+    return tracking_room.track_training(report, plan, open_store(settings), settings)

@@ -31,6 +31,7 @@ from animl_pipeline.sagemaker_local.contract import ApiError, check_request
 from animl_pipeline.sagemaker_local.ledger import Ledger
 from animl_pipeline.sagemaker_local.programs import Running
 from tests.conftest import colour_model, jpeg
+from tests.serving import until
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -39,17 +40,6 @@ if TYPE_CHECKING:
 
 ROLE = "arn:aws:iam::123456789012:role/sagemaker-local"
 BUCKET = "zoo"
-
-
-def until(told: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-    """Poll until something true comes back."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = told()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 class Cloud:
@@ -235,7 +225,7 @@ REFUSED: dict[str, tuple[str, Call]] = {
         lambda c: c.sm.create_endpoint_config(EndpointConfigName="c", ProductionVariants=[{"VariantName": "v", "ModelName": "nothing"}]),
     ),
     "a question to nobody": ("not found", lambda c: c.ask("nobody")),
-    "an operation of another day": ("not spoken", lambda c: c.sm.list_training_jobs()),
+    "an operation of another day": ("not spoken", lambda c: c.sm.list_processing_jobs()),
 }
 
 

@@ -1,4 +1,4 @@
-"""SageMaker's control API: models, endpoint configs, endpoints, and the states an endpoint goes through.
+"""SageMaker's control API: models, endpoint configs, endpoints, and the states an endpoint goes through (training jobs: ``jobs``).
 
 ::
 
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from animl_pipeline.sagemaker_local.contract import ApiError, arn, check_request, invalid
 from animl_pipeline.sagemaker_local.faults import Faults, Knobs
+from animl_pipeline.sagemaker_local.jobs import Jobs
 from animl_pipeline.sagemaker_local.ledger import KINDS, Ledger
 from animl_pipeline.sagemaker_local.programs import VARIANT, Health, Reply, Running, StartError, fetch_package, start_program
 
@@ -49,6 +50,7 @@ class Control:
         self._workers = ThreadPoolExecutor(8, thread_name_prefix="endpoint")
         self._numbers = itertools.count(1)
         self._ended = threading.Event()
+        self.jobs = Jobs(state, self.ledger, s3, self.knobs, self._ended)
 
     def carry_out(self, operation: str, request: Any) -> dict[str, Any]:
         """One operation's answer.
@@ -66,6 +68,7 @@ class Control:
             "ListModels": lambda r: self._listed("model", r), "ListEndpointConfigs": lambda r: self._listed("endpoint-config", r),
             "ListEndpoints": lambda r: self._listed("endpoint", r),
             "ListTags": lambda r: {"Tags": self.ledger.tags(r["ResourceArn"])}, "AddTags": self._add_tags,
+            **self.jobs.operations(),
         }  # fmt: skip
         if operation not in known:
             raise ApiError("UnknownOperationException", f"{operation} is not spoken by the local SageMaker")
@@ -75,6 +78,7 @@ class Control:
 
     def resume(self) -> None:
         """Bring back the endpoints that the ledger knows from an earlier time, and wait until they answer or have failed."""
+        self.jobs.resume()
         for name, endpoint in self.ledger.every("endpoint").items():
             if endpoint["EndpointStatus"] == "Deleting":
                 self.ledger.remove("endpoint", name)
@@ -91,6 +95,7 @@ class Control:
             program.process.terminate()  # all at once
         for program in running.values():
             program.end(0)
+        self.jobs.end()
 
     def invoke(self, name: str, body: bytes, headers: dict[str, str]) -> Reply:
         """The answer of an endpoint's program to a request.

@@ -12,7 +12,7 @@ from animl_pipeline.depot import write_whole
 from animl_pipeline.errors import StoreError
 from animl_pipeline.sagemaker_local.contract import arn, invalid
 
-KINDS = {"model": "Model", "endpoint-config": "EndpointConfig", "endpoint": "Endpoint"}
+KINDS = {"model": "Model", "endpoint-config": "EndpointConfig", "endpoint": "Endpoint", "training-job": "TrainingJob"}
 """The kind as an ARN writes it → as an operation's name writes it."""
 
 Entry = dict[str, Any]
@@ -100,7 +100,7 @@ class Ledger:
             return
         try:
             known = json.loads(self._path.read_bytes())
-            self._all, self._tags = known["entries"], known["tags"]
+            self._all, self._tags = self._all | known["entries"], known["tags"]
         except (ValueError, KeyError, TypeError) as e:
             raise StoreError(f"{self._path} is not the state of a local SageMaker; move it away or give another folder with --state") from e
 
