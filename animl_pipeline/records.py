@@ -322,6 +322,19 @@ class Latency(Record):
     p95_ms: float
 
 
+class Approval(Record):
+    """A person's yes to the release of one package."""
+
+    by: str = Field(pattern=r"\S", max_length=200, description="the person, as they name themselves")
+    note: str = Field(default="", max_length=2000)
+    at: str = Field(description="ISO time, UTC")
+    door: Literal["prefect", "command line"]
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        return f"approved by {self.by} ({self.at}, {self.door})" + (f": {self.note}" if self.note else "")
+
+
 class Release(Record):
     """A model version put behind an endpoint: by which names, and what the check of the live endpoint saw."""
 
@@ -335,4 +348,5 @@ class Release(Record):
     max_difference: float = Field(description="largest |probability live - offline| seen")
     changed: bool = Field(description="false when the endpoint served this package already")
     latency: Latency | None = None
+    approval: Approval | None = Field(default=None, description="None: the plan asks for none")
     batch: Release | None = Field(default=None, description="the same version behind the endpoint for batches, where the plan has one")

@@ -36,6 +36,14 @@ def newest_report(model: str, store: Store) -> Report:
         ) from e
 
 
+def newest_package(model: str, store: Store) -> str | None:
+    """The digest of the package that a model's newest report is of; None where there is no report that can be read."""
+    try:
+        return newest_report(model, store).package.digest
+    except EvaluationError:
+        return None
+
+
 def note_training(model: str, begun: datetime, store: Store) -> None:
     """Remember that a training which has ended began at ``begun``: what was validated before is learnt."""
     store.depot.put(_trained(model), json.dumps({"begun": begun.astimezone(UTC).isoformat()}).encode())

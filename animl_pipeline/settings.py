@@ -41,6 +41,11 @@ class Settings(BaseSettings):
     models_bucket: str = Field(default="animl-model-zoo", description="bucket for model packages")
     role_arn: str = Field(default="", description="role that SageMaker takes on to read the package")
     endpoint_image: str = Field(default="", description="the endpoint program's image in ECR")
+    training_image: str = Field(default="", description="the pipeline's image in ECR, for trainings on SageMaker")
+    training_role_arn: str = Field(default="", description="role that a training takes on, which reads and writes the store; without it, role_arn")
+    mlflow_tracking_uri: SecretStr = Field(
+        default=SecretStr(""), description="MLflow's address, which may hold user:password@; empty: nobody is told"
+    )
     stage: str = Field(default="", pattern=r"^[a-z0-9-]*$", description="Animl's stage, such as dev or prod: part of SSM parameters' names")
     api_url: str = Field(default="", description="Animl's GraphQL for signed-in users: https://…/external")
     id_token: SecretStr = Field(default=SecretStr(""), description="a Cognito ID token for Animl, or …")
@@ -52,6 +57,9 @@ class Settings(BaseSettings):
         default="", pattern=r"^(https?://.*\{image\}.*)?$", description="where people see an image of Animl's; may hold {project}, must hold {image}"
     )
     lila: str = Field(default="https://storage.googleapis.com/public-datasets-lila", description="the mirror of LILA's sets that lila:// means")
+    notify: str = Field(
+        default="", pattern=r"^([a-z0-9-]+/[a-z0-9-]+)?$", description="the Prefect block that messages go through, such as slack-webhook/rangers"
+    )
     poll_s: float = Field(default=2, gt=0, description="first pause between two looks at an export that Animl is making; they grow")
 
     @field_validator("store")
@@ -117,6 +125,7 @@ def use_local_aws(variables: Mapping[str, str]) -> None:
     os.environ |= variables
     os.environ.setdefault("ANIML_ROLE_ARN", "arn:aws:iam::123456789012:role/local")
     os.environ.setdefault("ANIML_ENDPOINT_IMAGE", "123456789012.dkr.ecr.us-west-2.amazonaws.com/animl-endpoint:local")
+    os.environ.setdefault("ANIML_TRAINING_IMAGE", "123456789012.dkr.ecr.us-west-2.amazonaws.com/animl-pipeline:local")
 
 
 def remember_prefect(address: str, port: int) -> None:

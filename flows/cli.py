@@ -18,6 +18,7 @@ from flows.commands.plan import plans
 from flows.commands.release import releases
 from flows.commands.running import Debug as _Debug
 from flows.commands.running import run as _run
+from flows.commands.store import stores
 from flows.commands.weights import weights
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.add_typer(plans, name="plan")
 app.add_typer(releases, name="release")
 app.add_typer(weights, name="weights")
+app.add_typer(stores, name="store")
 
 
 @app.callback()
@@ -60,7 +62,8 @@ def retrain(plan: PlanPath, store: StoreOption = None, data: DataOption = None) 
     screen.show_scores(report)
     screen.out.print(f"report: {open_store(load_settings()).path(report.evaluation, 'report.html')}")
     if report.verdict in {None, "promote"}:
-        screen.out.print(f"next: animl-pipeline release {plan}")
+        approved = " --approve-as NAME, once you have read the report" if load_plan(plan).release.approval == "required" else ""
+        screen.out.print(f"next: animl-pipeline release {plan}{approved}")
     else:
         screen.out.print("next: read the report; a release of this model would be refused without --force REASON")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from animl_pipeline.errors import SettingsError
 from animl_pipeline.plan import Plan, load_plan
-from animl_pipeline.records import Report
+from animl_pipeline.records import Release, Report
 from animl_pipeline.sagemaker_local import local_sagemaker
 from animl_pipeline.sample import draw_sample
 from animl_pipeline.settings import load_settings, remember, use_local_aws
@@ -30,6 +30,7 @@ def run_demo(folder: Path, *, keep: bool, debug: bool) -> None:
         keep: stay up with the endpoint until Ctrl-C.
         debug: show Prefect's own log.
     """
+    from flows.outcome import reached
     from flows.release import release
     from flows.retrain import retrain
 
@@ -39,7 +40,7 @@ def run_demo(folder: Path, *, keep: bool, debug: bool) -> None:
     with screen.watched(debug=debug), on_this_machine(folder / "sagemaker", load_settings().models_bucket):
         draw_sample(folder / "sample")
         report = retrain(str(_plan_file()))
-        done = release(str(_plan_file()))
+        done: Release = reached(release(str(_plan_file()), return_state=True))
         screen.show_story(report.story)
         screen.show_scores(report)
         screen.out.print(f"{done.endpoint} serves {done.version}; {done.checked} golden crops agree within {done.max_difference:.1e}")

@@ -14,8 +14,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
+from animl_pipeline.training_job.stopping import stop_jobs
 from flows import screen
 
 GRACE_S = 3.0
@@ -60,6 +63,7 @@ def leave() -> NoReturn:
     server = _embedded_server()
     if server is not None:
         server.terminate()
+    stop_jobs()
     os._exit(_status or 128 + signal.SIGTERM)
 
 
@@ -96,8 +100,12 @@ def _stop(*_: object) -> None:
 def take_charge() -> None:
     """What a flow does first: see that Prefect's embedded server ends when this process does, also by kill -9.
 
-    A command's flow also takes SIGTERM back, which Prefect has for itself when a flow begins.
+    A command's flow also takes SIGTERM back, which Prefect has for itself when a flow begins. A worker's process shows the
+    rooms' facts in the run's log, which a command shows by itself.
     """
+    facts = logging.getLogger("animl_pipeline")
+    if facts.level == logging.NOTSET:
+        facts.setLevel(logging.INFO)
     if _listening:
         listen_for_stops()
     server = _embedded_server()
@@ -105,6 +113,24 @@ def take_charge() -> None:
         if not _lifelines:
             atexit.register(_cut_lifelines)
         _lifelines[server.pid] = _lifeline(server.pid)
+
+
+@contextmanager
+def gone_when_cancelled() -> Iterator[None]:
+    """See that a worker's process ends soon after its run was cancelled, whatever its threads are doing.
+
+    Prefect tells the main thread, and would then wait for the tasks' threads, which train on until the worker kills them all.
+    """
+    from prefect.exceptions import TerminationSignal
+
+    try:
+        yield
+    except TerminationSignal:
+        patience = threading.Timer(GRACE_S, os._exit, (128 + signal.SIGTERM,))
+        patience.daemon = True
+        patience.start()
+        stop_jobs()
+        raise
 
 
 def _cut_lifelines() -> None:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from prefect import flow
-from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect import flow, runtime
 
 from animl_pipeline.classifier import read_card
+from animl_pipeline.endpoint import lacks_approval
 from animl_pipeline.evaluation import Fold, headline, read_metrics
 from animl_pipeline.labels import SourceSteps, wanted_names
 from animl_pipeline.plan import Overrides, Plan, find_plan, load_plan
 from animl_pipeline.records import Artifact, Counts, Report
-from animl_pipeline.reports import keep_report, note_training
+from animl_pipeline.reports import keep_report, newest_package, note_training
 from animl_pipeline.settings import load_settings
 from animl_pipeline.store import open_store
+from flows.approval import start_release
+from flows.artifacts import show_training
 from flows.bars import bars_in_ui
-from flows.ending import take_charge
+from flows.ending import gone_when_cancelled, take_charge
+from flows.outcome import OF_VERDICT, ended
 from flows.spread import cut_everywhere, look_everywhere
 from tasks import dataset, training
 
@@ -28,11 +30,21 @@ log = logging.getLogger("animl_pipeline.flows.retrain")
 Story = list[tuple[str, Counts]]
 
 
-@flow(name="retrain", flow_run_name="retrain {plan}", description=__doc__, persist_result=False)
+def _run_name() -> str:
+    """What a run is called: after its plan, and what it changes of it."""
+    given = runtime.flow_run.parameters
+    changes = Overrides.model_validate(given.get("overrides") or {}).model_dump(exclude_none=True)
+    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in changes.items())
+    return f"retrain {given['plan']}{f' ({said})' if said else ''}"
+
+
+@flow(name="retrain", flow_run_name=_run_name, description=__doc__, persist_result=False)
 def retrain(plan: str, overrides: Overrides = Overrides()) -> Report:  # noqa: B008 - frozen
     """Train, score and package a classifier by a plan.
 
-    Every step is reused while its inputs, its part of the plan and its code are unchanged.
+    Every step is reused while its inputs, its part of the plan and its code are unchanged. The run ends as Promoted, Held or
+    NeedMoreData by the report's verdict, as AwaitingApproval where a person must say yes before the release, or as NothingNew
+    where the newest report was of the same package already.
 
     Args:
         plan: name of a plan in deployments/plans, such as sample, or the path of its YAML file.
@@ -41,14 +53,35 @@ def retrain(plan: str, overrides: Overrides = Overrides()) -> Report:  # noqa: B
     take_charge()
     begun = datetime.now(UTC)
     checked = overrides.applied(load_plan(find_plan(plan, load_settings().plans)))
+    training.check_ready(checked)
+    before = newest_package(checked.model, open_store(load_settings()))
     story: Story = []
-    with bars_in_ui():
+    with bars_in_ui(), gone_when_cancelled():
         crops, splits = _data(checked, story)
         report = _judged(checked, crops, splits, story)
     keep_report(report, open_store(load_settings()))
     note_training(checked.model, begun, open_store(load_settings()))
-    _show(report)
-    return report
+    show_training(report, splits)
+    if load_settings().mlflow_tracking_uri.get_secret_value():
+        training.track_training(report, checked)
+    return _ended(report, checked, "" if overrides != Overrides() else plan, again=before == report.package.digest)
+
+
+def _ended(report: Report, plan: Plan, name: str, *, again: bool) -> Report:
+    """The report, in a state that says what came of it; the release is started where the plan says so.
+
+    Args:
+        report: of this run.
+        plan: with the run's changes.
+        name: the plan's name, "" where the run has changed something, which is then tried out and not released by itself.
+        again: whether the newest report was of the same package before.
+    """
+    named, said = OF_VERDICT[report.verdict], report.headline
+    if report.verdict == "promote" and lacks_approval(report.package, plan, open_store(load_settings())):
+        named, said = "AwaitingApproval", f"{said}; a person must approve its release"
+    if report.verdict == "promote" and plan.release.start == "after_retrain":
+        said += f"; {start_release(name, report) if name else 'its release was not started, since this run has changed the plan'}"
+    return ended(*(("NothingNew", f"the same package as before: {said}") if again else (named, said)), report)
 
 
 def _data(plan: Plan, story: Story) -> tuple[Artifact, Artifact]:
@@ -93,7 +126,8 @@ def _audit_folds(plan: Plan, crops: Artifact, splits: Artifact) -> list[Fold]:
     """Models that have each not seen a part of the train places, where the plan wants the labels of train audited, too."""
     held = [training.fold_splits.submit(crops, splits, plan.audit.folds, i) for i in range(plan.audit.folds)]
     splits_of = [h.result() for h in held]
-    models = [training.train_classifier.submit(crops, s, plan) for s in splits_of]
+    fresh = plan.model_copy(update={"train": plan.train.fresh()})
+    models = [training.train_classifier.submit(crops, s, fresh) for s in splits_of]
     return [Fold(model.result(), s) for model, s in zip(models, splits_of, strict=True)]
 
 
@@ -102,21 +136,3 @@ def _told(story: Story, future: Any, of: str = "") -> Artifact:
     artifact: Artifact = future.result()
     story.append((f"{artifact.step} {of}".strip(), artifact.counts))
     return artifact
-
-
-def _show(report: Report) -> None:
-    """Put into Prefect's UI what a person wants to see of this run."""
-    rows = [
-        {"step": step, "kept": c.kept, "unit": c.unit, "dropped": sum(c.dropped.values()), "why": ", ".join(f"{n} {r}" for r, n in c.dropped.items())}
-        for step, c in report.story
-    ]
-    create_table_artifact(key="kept-and-dropped", table=rows, description="What each step kept and dropped")
-    scores: list[dict[str, Any]] = [c.model_dump(mode="json") for c in report.metrics.classes]
-    create_table_artifact(key="scores", table=scores, description=f"{report.model} {report.version} on the test places")
-    thresholds = [{"class": t.id, "aim": t.aim, "threshold": t.value, "reached on val": t.met} for t in report.metrics.thresholds]
-    create_table_artifact(key="thresholds", table=thresholds, description="From which probability on each class is named")
-    reasons = "\n".join(f"- {reason}" for reason in report.reasons)
-    create_markdown_artifact(key="verdict", markdown=f"## {report.model} {report.version}\n\n{report.headline}\n\n{reasons}")
-    confusion = open_store(load_settings()).path(report.evaluation, "confusion.png").read_bytes()
-    picture = f"data:image/png;base64,{base64.b64encode(confusion).decode()}"
-    create_image_artifact(key="confusion", image_url=picture, description="What is taken for what, on the test places")

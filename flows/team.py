@@ -11,7 +11,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
-import yaml
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from animl_pipeline.errors import SettingsError
@@ -58,21 +57,42 @@ def deploy() -> None:
     Raises:
         SettingsError: the deployments are not here, or Prefect refused something; the message holds its last lines.
     """
-    from prefect.client.orchestration import get_client
+    from flows.automations import put_automations
 
     _check_here()
+    _check_server()
     _prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
     _prefect("deploy", "--all", "--prefect-file", str(DEPLOYMENTS / "prefect.yaml"))
-    automations = DEPLOYMENTS / "automations.yaml"
-    with get_client(sync_client=True) as client:
-        there = {a["name"] for a in client.request("POST", "/automations/filter", json={}).json()}
-    if any(a["name"] not in there for a in yaml.safe_load(automations.read_text(encoding="utf-8"))["automations"]):
-        _prefect("automation", "create", "--from-file", str(automations))
+    put_automations(DEPLOYMENTS / "automations.yaml", load_settings().notify)
 
 
 def _check_here() -> None:
     if not (DEPLOYMENTS / "prefect.yaml").exists():
         raise SettingsError(f"expected {DEPLOYMENTS}/prefect.yaml in {Path.cwd()}, found none; run this from the checkout")
+
+
+def _check_server() -> None:
+    """See that the server of PREFECT_API_URL lets us in.
+
+    Raises:
+        SettingsError: nothing answers there, or not without a password.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    with get_client(sync_client=True) as client:
+        address = str(client.api_url)
+        try:
+            client.request("POST", "/flows/count", json={})
+        except PrefectHTTPStatusError as e:
+            if e.response.status_code != httpx.codes.UNAUTHORIZED:
+                raise SettingsError(
+                    f"expected Prefect's API at {address} (PREFECT_API_URL), found a server that answers {e.response.status_code}"
+                ) from e
+            raise SettingsError(f"the Prefect server at {address} asks for a password: set PREFECT_API_AUTH_STRING=user:password") from e
+        except httpx.TransportError as e:
+            raise SettingsError(f"expected a Prefect server at {address} (PREFECT_API_URL), found none; start it, or correct the address") from e
 
 
 @contextmanager
@@ -137,6 +157,7 @@ def notify(plan: str, changes: Mapping[str, object], batch: str) -> None:
 
     payload = {"plan": plan, "overrides": {k: v for k, v in changes.items() if v is not None}} | ({"batch": batch} if batch else {})
     event = Event(event="animl.images.validated", resource=Resource({"prefect.resource.id": f"animl.project.{Path(plan).stem}"}), payload=payload)
+    _check_server()
     with get_client(sync_client=True) as client:
         answer = client.request("POST", "/events", json=[event.model_dump(mode="json")])
     if not answer.is_success:

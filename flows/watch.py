@@ -33,6 +33,8 @@ from tasks.watching import count_validated
 log = logging.getLogger("animl_pipeline.flows.watch")
 
 UNDER_WAY = [state for state in StateType if state not in TERMINAL_STATES]
+WAITING = [StateType.SCHEDULED, StateType.PENDING]
+"""A run that has not begun will read what is validated by then."""
 
 
 class Validated(Record):
@@ -70,7 +72,7 @@ def watch(plan: str) -> State[Any]:
     log.info("%s", fact)
     if new < enough:
         return Completed(name="NothingNew", message=fact)
-    return _begin(checked, plan, Overrides(), f"watch-{checked.model}-{since.isoformat() if since else 'ever'}-{new}", fact)
+    return _begin(checked, plan, Overrides(), f"watch-{checked.model}-{since.isoformat() if since else 'ever'}-{new}", fact, UNDER_WAY)
 
 
 @flow(name="validated", flow_run_name="images validated", persist_result=False)
@@ -89,26 +91,43 @@ def validated(payload: dict[str, Any]) -> State[Any]:
         raise PlanError(f"the event's payload: {where}: {first['msg']}; it holds plan, and may hold overrides and batch (docs/operate.md)") from e
     checked = told.overrides.applied(load_plan(find_plan(told.plan, load_settings().plans)))
     key = f"event-{checked.model}-{told.batch}" if told.batch else f"event-{checked.model}-{datetime.now(UTC).isoformat()}"
-    return _begin(checked, told.plan, told.overrides, key, f"images were validated{f' ({told.batch})' if told.batch else ''}")
+    return _begin(checked, told.plan, told.overrides, key, f"images were validated{f' ({told.batch})' if told.batch else ''}", WAITING)
 
 
-def _begin(plan: Plan, name: str, overrides: Overrides, key: str, why: str) -> State[Any]:
-    """Start a training unless one is under way or the same was tried before."""
+def _begin(plan: Plan, name: str, overrides: Overrides, key: str, why: str, counts: list[StateType]) -> State[Any]:
+    """Start a training unless the same is under way or was tried before.
+
+    Args:
+        plan: the plan, with the overrides.
+        name: its name, as a run takes it.
+        overrides: what the run changes.
+        key: of two runs with the same one only the first is made.
+        why: the fact behind it.
+        counts: states of a run that will have learnt what is asked for. `watch` asks again another day, so a training that
+            runs counts for it; an event is told once, and a training that runs may have read its labels before.
+    """
     if not PREFECT_API_URL.value():
         raise SettingsError("PREFECT_API_URL: expected a Prefect server that starts trainings, found none; see `animl-pipeline up`")
     with get_client(sync_client=True) as client:
         deployment = _deployment_of(name, client)
         of_it = FlowRunFilterDeploymentId(any_=[deployment])
-        under_way = _runs(client, FlowRunFilter(deployment_id=of_it, state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNDER_WAY))))
+        parameters = {"plan": name, "overrides": overrides.model_dump(mode="json")}
+        under_way = _runs(client, FlowRunFilter(deployment_id=of_it, state=FlowRunFilterState(type=FlowRunFilterStateType(any_=counts))))
+        if counts is WAITING:
+            under_way = [run for run in under_way if _same(run, overrides)]
         if under_way:
             return Completed(name="AlreadyUnderWay", message=f"{why}; {under_way[0].name!r} is {str(under_way[0].state_name).lower()}")
         tried = _runs(client, FlowRunFilter(deployment_id=of_it, idempotency_key=FlowRunFilterIdempotencyKey(any_=[key])))
         if tried:
             return Completed(name="AlreadyTried", message=f"{why}; {tried[0].name!r} for the same data ended {tried[0].state_name}")
-        parameters = {"plan": name, "overrides": overrides.model_dump(mode="json")}
         # the key also answers two that ask at the same moment: the server makes one run of them
         run = client.create_flow_run_from_deployment(deployment, parameters=parameters, idempotency_key=key, tags=["new-validations"])
     return Completed(name="Started", message=f"{why}; started {run.name!r}")
+
+
+def _same(run: FlowRun, overrides: Overrides) -> bool:
+    """Whether a run of the plan's deployment changes the same of it."""
+    return Overrides.model_validate(run.parameters.get("overrides") or {}) == overrides
 
 
 def _deployment_of(plan: str, client: SyncPrefectClient) -> UUID:

@@ -58,6 +58,26 @@ def bucket(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def prefect_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Prefect server with all its services, started when the first test asks for it."""
+    from tests.prefect_server import prefect_server, say_the_rest, told_to
+
+    with prefect_server(tmp_path_factory.mktemp("server")) as address:
+        yield address
+        with told_to(address):
+            say_the_rest()
+
+
+@pytest.fixture(scope="module")
+def prefect(prefect_address: str) -> Iterator[str]:
+    """The server's address, which this process's flows are told to while a module's tests run."""
+    from tests.prefect_server import told_to
+
+    with told_to(prefect_address):
+        yield prefect_address
+
+
 def jpeg(width: int = 64, height: int = 48, colour: tuple[int, int, int] = (90, 120, 60), seed: int = 0) -> bytes:
     """A JPEG of one colour with some grain, so that no two seeds give the same bytes."""
     grain = np.random.default_rng(seed).integers(-12, 12, (height, width, 3))

@@ -110,7 +110,8 @@ def test_the_registration_lies_in_the_store_and_where_it_is_asked_for(desk: Desk
     assert "(not written)" in desk.say("register", "PLAN", "--only-files")
     desk.deploy(1)
     assert "checklist.md" in desk.say("register", "PLAN", "--folder", str(desk.folder / "bundle"))
-    assert {p.name for p in (desk.folder / "bundle").iterdir()} == {"category-config.json", "checklist.md", "mlmodel.js", "mlmodel.json", "ssm.json"}
+    written = {"MODEL_CARD.md", "category-config.json", "checklist.md", "mlmodel.js", "mlmodel.json", "ssm.json"}
+    assert {p.name for p in (desk.folder / "bundle").iterdir()} == written
     assert boto3.client("ssm").get_parameter(Name="/ml/colours-batch-endpoint-dev")["Parameter"]["Value"] == desk.plan.endpoint_name()
 
 

@@ -12,8 +12,7 @@ import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Cancelled, Failed
-from prefect.testing.utilities import prefect_test_harness
+from prefect.states import Cancelled, Failed, Running
 
 from animl_pipeline.errors import PlanError, SettingsError
 from animl_pipeline.reports import note_training
@@ -26,16 +25,11 @@ from tests.animl_server import LONG_AGO, AnimlSite, animl, island
 
 pytestmark = [
     pytest.mark.prefect,
+    pytest.mark.usefixtures("prefect"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture
@@ -146,6 +140,20 @@ def test_an_event_starts_a_run_with_its_parameters_once_a_batch(plan: str, deplo
     end(run, Failed())
     assert validated(payload, return_state=True).name == "AlreadyTried"
     assert validated(payload | {"batch": "day shift"}, return_state=True).name == "Started"
+
+
+def test_an_event_that_comes_while_a_training_runs_is_not_lost(plan: str, deployed: UUID) -> None:
+    def told(batch: str, **overrides: int) -> str:
+        return str(validated({"plan": plan, "batch": batch, "overrides": overrides}, return_state=True).name)
+
+    assert told("first") == "Started"
+    assert told("second") == "AlreadyUnderWay"  # the run that waits will read it, too
+    (waiting,) = runs_of(deployed)
+    end(waiting, Running())
+    assert outcome(plan) == "AlreadyUnderWay"
+    assert [told("third"), told("fourth")] == ["Started", "AlreadyUnderWay"]  # one more, after the one that may have read its labels before
+    assert told("fifth", epochs=7) == "Started"  # another training than the one that waits
+    assert len(runs_of(deployed)) == 3
 
 
 @pytest.mark.parametrize(

@@ -135,4 +135,5 @@ def as_release(record: ReleaseRecord, *, changed: bool) -> Release:
         max_difference=record.max_difference,
         changed=changed,
         latency=record.latency,
+        approval=record.approval,
     )

@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from animl_pipeline.plan import Plan
+from animl_pipeline.records import Approval
 
 
-def checklist(document: dict[str, Any], known: dict[str, Any] | None, plan: Plan, parameters: dict[str, str], rules: dict[str, bool]) -> str:
+def checklist(
+    document: dict[str, Any],
+    known: dict[str, Any] | None,
+    plan: Plan,
+    parameters: dict[str, str],
+    rules: dict[str, bool],
+    approval: Approval | None = None,
+) -> str:
     """checklist.md: the steps in their order, longer where the class list has changed or the model is new to Animl.
 
     Args:
@@ -16,9 +24,12 @@ def checklist(document: dict[str, Any], known: dict[str, Any] | None, plan: Plan
         plan: the plan.
         parameters: SSM parameter → endpoint.
         rules: project → whether its automation rules change.
+        approval: who said yes to the release; None where nobody did.
     """
     model_id, version = document["_id"], document["version"]
     lines = [f"# Registering {model_id} {version} in Animl", "", _what_changes(document, known), ""]
+    if approval is not None or plan.release.approval == "required":
+        lines.append(f"- [x] {approval}" if approval else "- [ ] a person approves the release: `animl-pipeline release PLAN --approve-as NAME`")
     lines += [
         f"- [ ] SSM `{name}` holds `{value}` (create it before Animl's API is deployed; never delete one)" for name, value in parameters.items()
     ]
@@ -38,6 +49,12 @@ def checklist(document: dict[str, Any], known: dict[str, Any] | None, plan: Plan
         f"under `registrations/{plan.model}/`)",
     ]
     return "\n".join(lines) + "\n"
+
+
+def released_card(card: str, approval: Approval | None) -> str:
+    """The package's model card with who approved its release; the package itself, named by its content, cannot hold that."""
+    said = f"It was {approval}." if approval else "Nobody's approval was asked for."
+    return f"{card.rstrip()}\n\n## Release\n\n{said}\n"
 
 
 def _what_changes(document: dict[str, Any], known: dict[str, Any] | None) -> str:

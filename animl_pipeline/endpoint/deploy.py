@@ -10,7 +10,9 @@
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
+from animl_pipeline.endpoint.approving import approved
 from animl_pipeline.endpoint.aws import Aws
 from animl_pipeline.endpoint.change import Changer, as_release
 from animl_pipeline.endpoint.history import ReleaseRecord, all_at_rest, begin, close, new_record, records_of, released
@@ -20,14 +22,30 @@ from animl_pipeline.endpoint.refusal import refuse
 from animl_pipeline.errors import PipelineError, ReleaseError
 from animl_pipeline.plan import Plan
 from animl_pipeline.progress import track
-from animl_pipeline.records import Artifact, Release, Report
+from animl_pipeline.records import Approval, Artifact, Release, Report
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import Store, sha256_of
 
 log = logging.getLogger(__name__)
 
 
-def deploy_endpoint(package: Artifact, plan: Plan, store: Store, settings: Settings, *, report: Report | None = None, force: str = "") -> Release:
+class Why(NamedTuple):
+    """What lets a release happen, for its record."""
+
+    forced: str
+    approval: Approval | None
+
+
+def deploy_endpoint(
+    package: Artifact,
+    plan: Plan,
+    store: Store,
+    settings: Settings,
+    *,
+    report: Report | None = None,
+    force: str = "",
+    approval: Approval | None = None,
+) -> Release:
     """Put a package behind the plan's endpoints and check it there; nothing changes where they serve this package already.
 
     Args:
@@ -36,15 +54,17 @@ def deploy_endpoint(package: Artifact, plan: Plan, store: Store, settings: Setti
         store: holds package and history.
         settings: role, image, bucket, and where Animl is.
         report: the package's report; its verdict decides.
-        force: why to release although the verdict is not to promote; it is kept in the history.
+        force: why to release although the verdict is not to promote; it is kept in the history. It is no approval.
+        approval: a person's yes to this package, where the plan asks for one; it is kept in the history.
 
     Raises:
         SettingsError: the role or the image is not set.
-        ReleaseError: the report says no; AWS refused; or an endpoint did not come up or answered unlike offline, and
-            all endpoints are as they were.
+        ReleaseError: the report says no; nobody has approved it, and the plan asks for that; AWS refused; or an endpoint
+            did not come up or answered unlike offline, and all endpoints are as they were.
     """
     targets = targets_of(package, plan, store, settings)
     forced = refuse(package, targets[0].version, report, force, records_of(targets[0].where.line, store))
+    why = Why(forced, approved(package, plan, store, approval))
     changer = Changer(Aws(), plan, store)
     with all_at_rest([t.where.line for t in targets], store, plan.release.timeout_s), track(f"releasing to {targets[0].endpoint}", 3) as step:
         log.info("releasing %s %s to %s", plan.model, targets[0].version, " and ".join(t.endpoint for t in targets))
@@ -53,18 +73,18 @@ def deploy_endpoint(package: Artifact, plan: Plan, store: Store, settings: Setti
         step(1)
         look_ahead(changer.aws, targets, plan, settings)
         step(1)
-        records = _all_or_none(changer, targets, package, forced)
+        records = _all_or_none(changer, targets, package, why)
         step(1)
     done = [as_release(record, changed=changed) for record, changed in records]
     return done[0].model_copy(update={"batch": done[1] if len(done) > 1 else None})
 
 
-def _all_or_none(changer: Changer, targets: tuple[Target, ...], package: Artifact, forced: str) -> list[tuple[ReleaseRecord, bool]]:
+def _all_or_none(changer: Changer, targets: tuple[Target, ...], package: Artifact, why: Why) -> list[tuple[ReleaseRecord, bool]]:
     """Each endpoint's record and whether it changed; when one does not hold, those before it go back as well."""
     done: list[tuple[ReleaseRecord, bool]] = []
     for target in targets:
         try:
-            done.append(_released_to(changer, target, package, forced))
+            done.append(_released_to(changer, target, package, why))
         except PipelineError as e:
             for record in (r for r, changed in done if changed):
                 _take_back(changer, record, f"{target.endpoint} did not take it: {e}")
@@ -72,18 +92,18 @@ def _all_or_none(changer: Changer, targets: tuple[Target, ...], package: Artifac
     return done
 
 
-def _released_to(changer: Changer, target: Target, package: Artifact, forced: str) -> tuple[ReleaseRecord, bool]:
+def _released_to(changer: Changer, target: Target, package: Artifact, why: Why) -> tuple[ReleaseRecord, bool]:
     aws, patience_s = changer.aws, changer.patience_s
     state = aws.settled(target.endpoint, patience_s)
     before = aws.parameter(target.parameter) if target.parameter else None
     if state is not None and state.serves(target.endpoint_config) and (target.parameter is None or before == target.endpoint):
-        return _already_there(changer, target, package, forced), False
+        return _already_there(changer, target, package, why), False
     if state is not None and state.status == "Failed":
         log.warning("%s has failed earlier (%s); it is deleted and created anew", target.endpoint, state.failure_reason)
         aws.remove(target.endpoint, patience_s)
         state = None
     _make_ready(aws, target, package, changer.store)
-    record = _record_of(target, state.endpoint_config if state else None, before, package, forced)
+    record = _record_of(target, state.endpoint_config if state else None, before, package, why)
     return changer.carry_out(record), True
 
 
@@ -95,7 +115,7 @@ def _make_ready(aws: Aws, target: Target, package: Artifact, store: Store) -> No
     aws.ensure_config(target)
 
 
-def _already_there(changer: Changer, target: Target, package: Artifact, forced: str) -> ReleaseRecord:
+def _already_there(changer: Changer, target: Target, package: Artifact, why: Why) -> ReleaseRecord:
     """The endpoint serves this package; check it, and see that the history knows it."""
     try:
         checked = changer.check(target.endpoint, package)
@@ -105,7 +125,7 @@ def _already_there(changer: Changer, target: Target, package: Artifact, forced: 
         ) from e
     record = released(target.endpoint_config, records_of(target.where.line, changer.store))
     if record is None:
-        record = _record_of(target, None, None, package, forced)
+        record = _record_of(target, None, None, package, why)
         record = close(begin(record, changer.store), "done", changer.store, checked=checked, reason="found in service")
     return record.model_copy(update={"checked": checked.crops, "max_difference": checked.max_difference, "latency": checked.latency})
 
@@ -137,7 +157,7 @@ def _take_back(changer: Changer, record: ReleaseRecord, reason: str) -> None:
     )
 
 
-def _record_of(target: Target, previous: str | None, before: str | None, package: Artifact, forced: str) -> ReleaseRecord:
+def _record_of(target: Target, previous: str | None, before: str | None, package: Artifact, why: Why) -> ReleaseRecord:
     return new_record(
         "release",
         line=target.where.line,
@@ -149,5 +169,6 @@ def _record_of(target: Target, previous: str | None, before: str | None, package
         sagemaker_model=target.sagemaker_model,
         version=target.version,
         package=package,
-        forced=forced,
+        forced=why.forced,
+        approval=why.approval,
     )

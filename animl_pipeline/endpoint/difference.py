@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from animl_pipeline.animl import Animl
+from animl_pipeline.endpoint.approving import lacks_approval
 from animl_pipeline.endpoint.aws import Aws
 from animl_pipeline.endpoint.calls import found, spoken
 from animl_pipeline.endpoint.history import records_of
@@ -58,7 +59,9 @@ class Outlook(Record):
         return sum(line.changes for part in self.parts for line in part.lines)
 
 
-def foresee_release(package: Artifact, plan: Plan, store: Store, settings: Settings, *, report: Report | None = None, force: str = "") -> Outlook:
+def foresee_release(
+    package: Artifact, plan: Plan, store: Store, settings: Settings, *, report: Report | None = None, force: str = "", approved: bool = False
+) -> Outlook:
     """What :func:`deploy_endpoint` would do; nothing is changed.
 
     Raises:
@@ -74,7 +77,10 @@ def foresee_release(package: Artifact, plan: Plan, store: Store, settings: Setti
     parts = [_endpoint_part(aws, target) for target in targets]
     if plan.release.register_ is not None:
         parts += _animl_parts(aws, package, plan, store, settings)
-    return Outlook(parts=tuple(parts), findings=tuple(findings(aws, targets, plan, settings)), refused=refused)
+    seen = [*findings(aws, targets, plan, settings)]
+    if lacks_approval(package, plan, store) and not approved:
+        seen.append(Finding(what="approval", state="warning", said="a person must approve it: --approve-as NAME here, or in Prefect's UI"))
+    return Outlook(parts=tuple(parts), findings=tuple(seen), refused=refused)
 
 
 def _endpoint_part(aws: Aws, target: Target) -> Part:

@@ -19,7 +19,7 @@ from animl_pipeline.endpoint.check import Checked
 from animl_pipeline.errors import ReleaseError
 from animl_pipeline.plan import Plan
 from animl_pipeline.plan.release import Purpose
-from animl_pipeline.records import Artifact, Latency, Record
+from animl_pipeline.records import Approval, Artifact, Latency, Record
 from animl_pipeline.store import Store
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class ReleaseRecord(Record):
     max_difference: float = 0.0
     latency: Latency | None = None
     forced: str = Field(default="", description="why it was released although the report does not say promote")
+    approval: Approval | None = Field(default=None, description="who said yes to it; None: the plan asks for none, or it is a rollback")
     begun_at: str
     ended_at: str = ""
     reason: str = ""

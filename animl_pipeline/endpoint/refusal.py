@@ -13,6 +13,18 @@ log = logging.getLogger(__name__)
 WORDS = {"hold": "to hold it back", "need_more_data": "that it needs more data"}
 
 
+def held_back(report: Report, force: str = "") -> str:
+    """Why the gate holds a package back, in a line that says what to do; "" where it does not, or somebody said why to release anyway."""
+    verdict = report.verdict or report.metrics.verdict
+    if verdict is None or verdict == "promote" or force.strip():
+        return ""
+    reasons = "; ".join(report.reasons or report.metrics.reasons) or report.headline
+    return (
+        f"the report's verdict on {report.version} is {WORDS[verdict]}: {reasons}; retrain with what it asks for, or say why it shall be "
+        'released all the same with --force "reason", which the history keeps'
+    )
+
+
 def refuse(package: Artifact, version: str, report: Report | None, force: str, history: tuple[ReleaseRecord, ...]) -> str:
     """Why it is forced, "" when it need not be.
 
@@ -31,11 +43,8 @@ def refuse(package: Artifact, version: str, report: Report | None, force: str, h
         if verdict is None and any(r.state == "done" for r in history):
             log.warning("the report holds no verdict: %s was not compared with what is released now", version)
         return ""
-    if not force.strip():
-        reasons = "; ".join(report.reasons or report.metrics.reasons) or report.headline
-        raise ReleaseError(
-            f"the report's verdict on {version} is {WORDS[verdict]}: {reasons}; retrain with what it asks for, or say why it shall be "
-            'released all the same with --force "reason", which the history keeps'
-        )
+    held = held_back(report, force)
+    if held:
+        raise ReleaseError(held)
     log.warning("the report's verdict on %s is %s; released all the same: %s", version, WORDS[verdict], force)
     return " ".join(force.split())

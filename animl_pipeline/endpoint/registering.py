@@ -12,15 +12,16 @@ import logging
 from typing import Any
 
 from animl_pipeline.animl import Animl
+from animl_pipeline.endpoint.approving import approval_of
 from animl_pipeline.endpoint.aws import Aws
-from animl_pipeline.endpoint.checklist import checklist
+from animl_pipeline.endpoint.checklist import checklist, released_card
 from animl_pipeline.endpoint.looking_ahead import asked_project, model_id_of
 from animl_pipeline.endpoint.names import card_of, parameter_of, slug
 from animl_pipeline.endpoint.rules import merged_rules
 from animl_pipeline.errors import PipelineError, ReleaseError
 from animl_pipeline.plan import Plan, RegisterPlan
 from animl_pipeline.plan.release import Purpose
-from animl_pipeline.records import Artifact, ModelCard, Record
+from animl_pipeline.records import Approval, Artifact, ModelCard, Record
 from animl_pipeline.remote import RemoteError
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import Store
@@ -58,7 +59,9 @@ def register_model(package: Artifact, plan: Plan, store: Store, settings: Settin
     folder = f"registrations/{plan.model}/{slug(card.version)}-{package.digest[:8]}"
     wanted = parameters(plan, card.version, settings) if spec.ssm else {}
     rules = {project: _rules_now(project, plan, card, settings) for project in spec.rules_of}
-    files = _files(card, plan, settings, wanted, rules)
+    approval = approval_of(package, plan, store)
+    files = _files(card, plan, settings, wanted, rules, approval)
+    files["MODEL_CARD.md"] = released_card(store.path(package, "MODEL_CARD.md").read_text(encoding="utf-8"), approval)
     for name, text in files.items():
         store.depot.put(f"{folder}/{name}", text.encode())
     if not only_files:
@@ -113,7 +116,12 @@ def _spec(plan: Plan) -> RegisterPlan:
 
 
 def _files(
-    card: ModelCard, plan: Plan, settings: Settings, wanted: dict[str, str], rules: dict[str, tuple[list[Document], list[Document]]]
+    card: ModelCard,
+    plan: Plan,
+    settings: Settings,
+    wanted: dict[str, str],
+    rules: dict[str, tuple[list[Document], list[Document]]],
+    approval: Approval | None,
 ) -> dict[str, str]:
     known = _document_now(plan, settings)
     document = ml_model(card, plan, known)
@@ -125,7 +133,7 @@ def _files(
     }
     for project, (before, after) in rules.items():
         files |= {f"automation-rules-{project}-before.json": _json(before), f"automation-rules-{project}.json": _json(after)}
-    files["checklist.md"] = checklist(document, known, plan, wanted, {p: before != after for p, (before, after) in rules.items()})
+    files["checklist.md"] = checklist(document, known, plan, wanted, {p: before != after for p, (before, after) in rules.items()}, approval)
     return files
 
 

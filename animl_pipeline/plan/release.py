@@ -84,6 +84,11 @@ class ReleasePlan(Record):
     tolerance: float = Field(default=0.02, gt=0, le=1, description="largest |probability live - offline| at the check")
     timeout_s: int = Field(default=900, ge=10, le=86_400)
     keep: int = Field(default=3, ge=1, le=100, description="released versions that clearing away leaves to go back to")
+    approval: Literal["auto", "required"] = Field(default="auto", description="auto: the verdict suffices; required: a person says yes, by name")
+    approve_within_days: float = Field(default=7, gt=0, le=365, description="how long a release waits for its approval")
+    start: Literal["by_hand", "after_retrain"] = Field(
+        default="by_hand", description="after_retrain: on a Prefect server, a training whose verdict is to promote starts the release"
+    )
     register_: RegisterPlan | None = Field(default=None, alias="register", description="what Animl is told; null: nothing")
 
     @field_validator("endpoint")

@@ -46,20 +46,29 @@ def release(
     plan: PlanPath,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="change nothing: show what would change, what it costs, and what is in the way")] = False,
     force: Force = "",
+    approve_as: Annotated[
+        str,
+        typer.Option("--approve-as", metavar="NAME", help="your name: you have read the report and approve (where the plan says approval: required)"),
+    ] = "",
+    note: Annotated[str, typer.Option(metavar="TEXT", help="a note on your approval; the history keeps it")] = "",
     store: StoreOption = None,
 ) -> None:
     """Put the newest package of PLAN behind its endpoint, and check the live answers.
 
     The endpoint goes back to what it served before if the answers differ from the offline ones. A release that was killed
-    is finished or undone by the next one.
+    is finished or undone by the next one. Where PLAN says `release.approval: required`, say who approves with --approve-as;
+    a release that was started on a Prefect server asks in its UI instead.
     """
     remember(store=store)
+    if note and not approve_as.strip():
+        raise ReleaseError("--note belongs to an approval: give your name, too, with --approve-as NAME")
     if dry_run:
-        _foresee(plan, force)
+        _foresee(plan, force, approved=bool(approve_as.strip()))
         return
+    from flows.outcome import reached
     from flows.release import release as flow
 
-    done: Release = run(flow, str(plan), force)
+    done: Release = reached(run(flow, str(plan), force, approve_as, note, return_state=True))
     show_release(done, "now serves" if done.changed else "served already")
 
 
@@ -153,14 +162,14 @@ def gc(
     show_cleared(cleared, look_only=dry_run)
 
 
-def _foresee(plan: Path, force: str) -> None:
+def _foresee(plan: Path, force: str, *, approved: bool) -> None:
     """The dry run; exit code 1 where a release would be refused or fail."""
     from animl_pipeline.endpoint import foresee_release
     from animl_pipeline.reports import newest_report
 
     checked, kept = _opened(plan)
     report = newest_report(checked.model, kept)
-    outlook = foresee_release(report.package, checked, kept, load_settings(), report=report, force=force)
+    outlook = foresee_release(report.package, checked, kept, load_settings(), report=report, force=force, approved=approved)
     show_outlook(outlook, f"{checked.model} {report.version}")
     if outlook.refused or any(f.state == "fault" for f in outlook.findings):
         raise typer.Exit(1)

@@ -16,11 +16,11 @@ class Debug:
     on = False
 
 
-def run(flow: Callable[..., Any], *arguments: Any) -> Any:
+def run(flow: Callable[..., Any], *arguments: Any, **how: Any) -> Any:
     """A flow's result; its progress is shown."""
     try:
         with screen.watched(debug=Debug.on):
-            return flow(*arguments)
+            return flow(*arguments, **how)
     except RuntimeError as e:
         if "ephemeral Prefect API server" in str(e):  # Prefect has no errors of its own for these
             raise SettingsError(f"Prefect's embedded server did not start ({e}); see that PREFECT_HOME (~/.prefect) can be written") from e

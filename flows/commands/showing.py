@@ -25,6 +25,8 @@ def show_release(done: Release, what: str) -> None:
             line += f"; {release.checked} golden crops agree within {release.max_difference:.1e}"
         if release.latency is not None:
             line += f"; first answer {release.latency.first_ms:.0f} ms, p50 {release.latency.p50_ms:.0f} ms, p95 {release.latency.p95_ms:.0f} ms"
+        if release.approval is not None:
+            line += f"; {release.approval}"
         screen.out.print(line)
 
 
@@ -54,7 +56,7 @@ def show_history(line: str, records: tuple[ReleaseRecord, ...]) -> None:
     for r in records:
         difference = f"{r.max_difference:.1e}" if r.checked else "-"
         p95 = f"{r.latency.p95_ms:.0f}" if r.latency else "-"
-        why = "; ".join(t for t in (f"forced: {r.forced}" if r.forced else "", r.reason) if t)
+        why = "; ".join(t for t in (f"forced: {r.forced}" if r.forced else "", str(r.approval or ""), r.reason) if t)
         ended = {"begun": "under way", "done": "done", "rolled_back": "undone"}[r.state]
         table.add_row(r.begun_at, r.kind, r.version, ended, str(r.checked), difference, p95, r.endpoint_config, why)
     screen.out.print(table)
