@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-slow bench check fix lock images clean
+.PHONY: help install demo serve test test-slow bench screenshots docs check fix lock images clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -38,6 +38,12 @@ test-slow: install  ## all tests, the minutes-long ones too
 
 bench: install  ## a benchmark, side by side with its peer: make bench NAME=splits (names: benchmarks/)
 	$(BIN)/python benchmarks/$(NAME).py
+
+screenshots: install  ## what a browser shows of Prefect's UI, anew into docs/screenshots (a chromium is needed; minutes)
+	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -m slow tests/test_browser.py
+
+docs: install  ## the pages of docs/ as a site, in runs/site; a link that leads nowhere fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 check: install  ## lint, format and types
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""A person at Prefect's pages, in a real browser."""

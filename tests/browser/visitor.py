@@ -1,0 +1,96 @@
+"""Somebody who works in Prefect's UI: what they click and type, and a picture of what they see."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+PATIENCE_MS = 240_000
+"""For what a busy machine takes to draw a page."""
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium, or the one that playwright has brought, without a window."""
+    from playwright.sync_api import sync_playwright
+
+    found = shutil.which("chromium")
+    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has none
+    with sync_playwright() as play:
+        yield play.chromium.launch(executable_path=found, args=sandbox)
+
+
+class Visitor:
+    """A person before one screen.
+
+    Attributes:
+        strangers: addresses beyond this machine that the pages asked.
+    """
+
+    def __init__(self, browser: Browser, address: str, pictures: Path, *, phone: bool = False) -> None:
+        size = {"width": 390, "height": 844} if phone else {"width": 1280, "height": 900}
+        self.page: Page = browser.new_page(viewport=size, device_scale_factor=2 if phone else 1, is_mobile=phone)  # type: ignore[arg-type]
+        self.page.set_default_timeout(PATIENCE_MS)
+        self.page.add_init_script("localStorage.setItem('color-scheme', JSON.stringify('light'))")
+        self.address, self.pictures = address, pictures
+        self.strangers: list[str] = []
+        self.page.on("request", lambda request: self._note(request.url))
+
+    def _note(self, url: str) -> None:
+        if not url.startswith((self.address, "data:", "blob:")):
+            self.strangers.append(url)
+
+    def opens(self, path: str) -> None:
+        """Go to a page of the UI."""
+        self.page.goto(f"{self.address}/{path}", wait_until="load")
+
+    def sees(self, text: str, *, first: bool = True) -> Locator:
+        """Wait until a text is on the page."""
+        found = self.page.get_by_text(text, exact=True)
+        found = found.first if first else found.last
+        found.wait_for()
+        return found
+
+    def clicks(self, text: str) -> None:
+        """Click on what says exactly this."""
+        self.page.get_by_text(text, exact=True).first.click()
+
+    def presses(self, name: str) -> None:
+        """Press the first button of a name."""
+        self.page.get_by_role("button", name=name, exact=True).first.click()
+
+    def follows(self, name: str) -> None:
+        """Follow the first link of a name."""
+        self.page.get_by_role("link", name=name, exact=True).first.click()
+
+    def asks_for_a_run(self, deployment: str) -> None:
+        """Open the form of a deployment's run, as docs/biologist.md says."""
+        self.opens("deployments")
+        self.follows(deployment)
+        self.presses("Run")
+        self.clicks("Custom run")
+        self.page.get_by_role("button", name="Submit", exact=True).wait_for()
+
+    def submits(self) -> None:
+        """Send the form of a run; the deployment's page comes back."""
+        self.presses("Submit")
+        self.page.wait_for_url(re.compile(r"/deployments/deployment/[^/]+$"))
+
+    def shot(self, name: str, *waiting_for: str) -> None:
+        """Keep a picture of the page, once it is drawn: with few colours, so that it is small."""
+        for text in waiting_for:
+            self.sees(text)
+        self.page.wait_for_load_state("networkidle")
+        drawn = Image.open(io.BytesIO(self.page.screenshot(animations="disabled"))).convert("RGB")
+        drawn.quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(self.pictures / f"{name}.png", optimize=True)
