@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CELLAR = {
     "animl", "champions", "classifier", "corner", "depot", "errors", "geography", "memory", "pixels", "plan",
-    "progress", "records", "remote", "reports", "scoring", "settings", "sources", "store", "weights",
+    "progress", "records", "remote", "reports", "scoring", "settings", "sources", "store", "turns", "weights",
 }  # fmt: skip
 STEPS = {"export", "images", "labels", "detections", "crops", "splits", "model", "calibration", "evaluation", "package", "endpoint"}
 AT_HOME = {
@@ -29,7 +29,7 @@ AT_HOME = {
     "onnxruntime": {"classifier", "detections"},
     "megadetector": {"detections"},
     "yolov5": {"detections"},
-    "boto3": {"detections", "depot", "remote", "export", "images", "endpoint", "sagemaker_local", "weights", "flows", "animl"},
+    "boto3": {"detections", "depot", "remote", "export", "images", "endpoint", "sagemaker_local", "weights", "flows", "animl", "training_job"},
     "pycognito": {"animl"},
     "moto": {"sagemaker_local"},
 }
