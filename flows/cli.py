@@ -20,6 +20,7 @@ from flows.commands.running import Debug as _Debug
 from flows.commands.running import run as _run
 from flows.commands.store import stores
 from flows.commands.weights import weights
+from flows.heap import share_one_heap
 
 app = typer.Typer(
     name="animl-pipeline",
@@ -182,6 +183,7 @@ def sagemaker_local(
 
 def main() -> None:
     """Run a command; a user's error is one line and an exit code, a traceback only with --debug."""
+    share_one_heap()
     ending.listen_for_stops()
     try:
         app(standalone_mode=True)
