@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from animl_pipeline.settings import Settings
 from animl_pipeline.store import Store
 from tests.endpoint.trouble import broken, faulty, spoiled, states
 from tests.packaged import package_of
+from tests.serving import until
 
 
 def test_a_bad_update_is_rolled_back_and_says_so(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
@@ -69,34 +69,36 @@ deploy_endpoint(Artifact.model_validate_json(sys.argv[1]), Plan.model_validate_j
 """
 
 
-def kill_in_the_middle(package: Artifact, plan: Plan, store: Store, settings: Settings) -> None:
-    """A release in a process of its own, killed between the change of the endpoint and the end of its check."""
-    before = endpoint_status(plan, store, settings).endpoint_config
+def kill_in_the_middle(cloud: Addresses, package: Artifact, plan: Plan, store: Store, settings: Settings) -> None:
+    """A release in a process of its own, killed while the endpoint changes, which takes a while as on AWS."""
     variables = os.environ | {"ANIML_STORE": settings.store, "ANIML_ROLE_ARN": settings.role_arn, "ANIML_ENDPOINT_IMAGE": settings.endpoint_image}
-    with subprocess.Popen([sys.executable, "-c", DEPLOY, package.model_dump_json(), plan.model_dump_json(by_alias=True)], env=variables) as process:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
+    line = [sys.executable, "-c", DEPLOY, package.model_dump_json(), plan.model_dump_json(by_alias=True)]
+    with faulty(cloud, switch_s=5), subprocess.Popen(line, env=variables) as process:
+
+        def changes() -> bool:
+            assert process.poll() is None, "it had ended before it could be killed"
             state = endpoint_status(plan, store, settings)
-            if state.unfinished and (state.status in {"Creating", "Updating"} or state.endpoint_config != before):
-                break
+            return state.unfinished and state.status in {"Creating", "Updating"}
+
+        until(changes, "the endpoint changes")
         os.kill(process.pid, signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL, "it had ended before it could be killed"
+    assert process.returncode == -signal.SIGKILL
     assert endpoint_status(plan, store, settings).unfinished
 
 
-def test_a_killed_release_is_finished_by_the_next_one(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_a_killed_release_is_finished_by_the_next_one(cloud: Addresses, plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
     package = package_of(store, tmp_path)
-    kill_in_the_middle(package, plan, store, settings)
+    kill_in_the_middle(cloud, package, plan, store, settings)
     release = deploy_endpoint(package, plan, store, settings)
     assert (release.changed, release.checked) == (False, 3)
     assert states(plan, store) == [("release", "done")]
     assert not endpoint_status(plan, store, settings).unfinished
 
 
-def test_a_killed_bad_release_is_undone_by_the_next_one(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_a_killed_bad_release_is_undone_by_the_next_one(cloud: Addresses, plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
     good = package_of(store, tmp_path)
     first = deploy_endpoint(good, plan, store, settings)
-    kill_in_the_middle(spoiled(store, package_of(store, tmp_path, "2", temperature=3.0)), plan, store, settings)
+    kill_in_the_middle(cloud, spoiled(store, package_of(store, tmp_path, "2", temperature=3.0)), plan, store, settings)
     again = deploy_endpoint(good, plan, store, settings)
     assert (again.changed, again.endpoint_config) == (False, first.endpoint_config)
     assert states(plan, store) == [("release", "done"), ("release", "rolled_back")]
