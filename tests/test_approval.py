@@ -36,7 +36,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-YES = Approval(by="Ana", at="2026-11-22T12:00:00+00:00", door="command line")
+YES = Approval(by="ranger", at="2026-11-22T12:00:00+00:00", door="command line")
 
 
 class House:
@@ -116,20 +116,20 @@ def test_a_release_waits_suspended_until_a_person_says_yes_and_keeps_who_and_why
     question = next(a["value"] for a in asked if a["key"].endswith("-description"))
     for said in ("Release colours v1 to", house.plan.endpoint_name(), "all three colours are told apart", "no champion to compare with", "| red | 1"):
         assert said in question
-    for empty in ({}, {"name": "Ana"}, {"approve": "yes"}, {"approve": "yes", "name": "  "}, {"approve": True, "name": "Ana"}):
+    for empty in ({}, {"name": "ranger"}, {"approve": "yes"}, {"approve": "yes", "name": "  "}, {"approve": True, "name": "ranger"}):
         said = answer(prefect, run, **empty)
         assert said["status"] == "REJECT", empty
     assert read_run(run).state_name == "Suspended"
-    assert answer(prefect, run, approve="yes", name="Ana  Lopez", note="looked at the foxes")["status"] == "ACCEPT"
+    assert answer(prefect, run, approve="yes", name="the  ranger", note="looked at the foxes")["status"] == "ACCEPT"
     ended = carried_on(release, run)
     assert (ended.state_name, ended.state_type.value) == ("Released", "COMPLETED")  # type: ignore[union-attr]  # it has ended
     assert house.serves() == "v1"
     (record,) = release_history(house.plan, house.store)
     assert record.approval is not None
-    assert (record.approval.by, record.approval.note, record.approval.door) == ("Ana Lopez", "looked at the foxes", "prefect")
+    assert (record.approval.by, record.approval.note, record.approval.door) == ("the ranger", "looked at the foxes", "prefect")
     written = next((house.folder / "store" / "registrations").rglob("checklist.md"))
-    assert "- [x] approved by Ana Lopez" in written.read_text()
-    assert "approved by Ana Lopez" in written.with_name("MODEL_CARD.md").read_text()
+    assert "- [x] approved by the ranger" in written.read_text()
+    assert "approved by the ranger" in written.with_name("MODEL_CARD.md").read_text()
 
 
 def test_a_refusal_ends_the_run_and_changes_nothing(house: House, prefect: str) -> None:
@@ -146,11 +146,11 @@ def test_an_answer_is_of_the_package_that_was_asked_about_and_of_no_newer_one(ho
     house.package(1)
     run = house.asks()
     house.package(2)
-    answer(prefect, run, approve="yes", name="Ana")
+    answer(prefect, run, approve="yes", name="ranger")
     again = carried_on(release, run)
     assert again.state_name == "Suspended"
     assert house.serves() is None
-    answer(prefect, run, approve="yes", name="Ana")
+    answer(prefect, run, approve="yes", name="ranger")
     assert carried_on(release, run).state_name == "Released"
     assert house.serves() == "v2"
 
@@ -178,25 +178,25 @@ def test_a_terminal_says_how_to_approve_and_takes_a_name_for_it(house: House) ->
     assert "give your name" in house.type("--note", "fine", status=1)
     assert "nobody has approved it" in house.type("--approve-as", "  ", status=1)
     assert "a person must approve it" in house.type("--dry-run")
-    assert "a person must approve it" not in house.type("--dry-run", "--approve-as", "Ana")
+    assert "a person must approve it" not in house.type("--dry-run", "--approve-as", "ranger")
     assert house.serves() is None
-    assert "approved by Ana" in house.type("--approve-as", "Ana", "--note", "read it")
+    assert "approved by ranger" in house.type("--approve-as", "ranger", "--note", "read it")
     assert house.serves() == "v1"
     assert "served already v1" in house.type()  # what is in service already needs no second yes
     rollbacks = CliRunner().invoke(app, ["release", "history", str(house.file)])
-    assert "approved by Ana" in rollbacks.output
+    assert "approved by ranger" in rollbacks.output
 
 
 def test_force_is_no_approval_and_a_held_model_is_no_failure(house: House) -> None:
     house.package(1, verdict="hold", reasons=("red lost 12 % recall",))
-    assert "red lost 12 % recall" in house.type("--approve-as", "Ana", status=1)
+    assert "red lost 12 % recall" in house.type("--approve-as", "ranger", status=1)
     assert "nobody has approved it" in house.type("--force", "a demonstration", status=1)
     run = house.asks()
     assert (run.state_name, run.state_type.value) == ("Held", "COMPLETED")  # type: ignore[union-attr]  # it has ended
     house.package(2, verdict="need_more_data")
     assert house.asks().state_name == "NeedMoreData"
     assert house.serves() is None
-    assert "approved by Ana" in house.type("--force", "a demonstration", "--approve-as", "Ana")
+    assert "approved by ranger" in house.type("--force", "a demonstration", "--approve-as", "ranger")
     (record,) = release_history(house.plan, house.store)
     assert record.forced == "a demonstration"
 

@@ -120,7 +120,7 @@ def test_a_person_trains_watches_reads_approves_and_the_endpoint_answers_with_th
     (record,) = release_history(plan, store)
     assert (record.version, record.state) == (report.version, "done")
     assert record.approval is not None
-    assert (record.approval.by, record.approval.note, record.approval.door) == ("Ana Lopez", "looked at the lizards", "prefect")
+    assert (record.approval.by, record.approval.note, record.approval.door) == ("the ranger", "looked at the lizards", "prefect")
     golden = Answer.model_validate(json.loads(store.path(report.package, "golden.json").read_bytes())[0])
     said = ask_endpoint(plan.endpoint_name(), store.path(report.package, f"golden/{golden.picture}").read_bytes(), golden.box)
     assert said == pytest.approx(golden.probabilities, abs=plan.release.tolerance)
@@ -184,7 +184,7 @@ def asks_for_the_release(person: Visitor, house: House) -> None:
 
 
 def approves(person: Visitor, house: House) -> None:
-    for field, text in enumerate(("yes", "Ana Lopez", "looked at the lizards")):
+    for field, text in enumerate(("yes", "the ranger", "looked at the lizards")):
         person.page.locator(".p-modal textarea").nth(field).fill(text)
     person.shot("approval")
     person.presses("Submit")

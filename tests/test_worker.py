@@ -141,10 +141,10 @@ def test_a_release_that_waits_for_a_person_holds_no_process_and_goes_on_in_a_wor
     assert read_run(run).state_name == "Suspended", worker.read_text()
     pid = int(str(read_run(run).infrastructure_pid).rpartition(":")[2])
     until(lambda: not Path(f"/proc/{pid}").exists(), "its process is gone", seconds=60)
-    said = {"run_input": {"approve": "yes", "name": "Ana", "note": "read it"}}
+    said = {"run_input": {"approve": "yes", "name": "ranger", "note": "read it"}}
     assert requests.post(f"{prefect}/flow_runs/{run.id}/resume", json=said, timeout=30).json()["status"] == "ACCEPT"
     until(lambda: read_run(run).state_name in {"Released", "Failed", "Crashed"}, "the release goes on", seconds=180)
     assert read_run(run).state_name == "Released", worker.read_text()
     (record,) = release_history(load_plan(plan), store)
     assert record.approval is not None
-    assert (record.approval.by, record.version, record.state) == ("Ana", "v1", "done")
+    assert (record.approval.by, record.version, record.state) == ("ranger", "v1", "done")
