@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
+from animl_pipeline.model import train_classifier
 from animl_pipeline.plan import Plan, check_plan
 from animl_pipeline.records import Artifact, Counts
 from animl_pipeline.settings import Settings
-from animl_pipeline.store import BlobColumn, Made, Store, Workspace, digest_of, write_table
+from animl_pipeline.store import BlobColumn, Made, Store, Workspace, digest_of, open_store, write_table
 
 SIZE = 32
 CLASSES = ("fox", "bird", "skunk")
@@ -72,3 +73,10 @@ def plan_with(**train: Any) -> Plan:
 
 def settings_at(folder: Path) -> Settings:
     return Settings(store=str(folder / "store"), data=folder, cache=folder / "cache", workers=2)
+
+
+def trained_in(folder: Path, **train: Any) -> tuple[Store, Artifact]:
+    """A training in a store of its own, which several tests look at."""
+    settings = settings_at(folder)
+    store = open_store(settings)
+    return store, train_classifier(*crops_and_splits(store), plan_with(**train), store, settings)

@@ -25,6 +25,14 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> None:
+    """Small tensors gain nothing from more threads, and the machine is shared."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Settings that touch nothing outside of the test's folder."""

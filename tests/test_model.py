@@ -23,24 +23,16 @@ from animl_pipeline.pixels import normalise
 from animl_pipeline.plan import check_plan
 from animl_pipeline.records import Artifact
 from animl_pipeline.settings import Settings
-from animl_pipeline.store import Store, open_store
-from tests.blots import CLASSES, STEPS_PER_EPOCH, crops_and_splits, drawn_crop, plan_with, settings_at
+from animl_pipeline.store import Store
+from tests.blots import CLASSES, STEPS_PER_EPOCH, crops_and_splits, drawn_crop, plan_with, trained_in
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    """Small tensors gain nothing from more threads, and the machine is shared."""
-    import torch
-
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Artifact]:
     """One uninterrupted training that several tests look at."""
-    settings = settings_at(tmp_path_factory.mktemp("trained"))
-    store = open_store(settings)
-    return store, train_classifier(*crops_and_splits(store), plan_with(), store, settings)
+    return trained_in(tmp_path_factory.mktemp("trained"))
 
 
 def test_it_learns_what_drawn_animals_look_like(trained: tuple[Store, Artifact]) -> None:

@@ -14,24 +14,16 @@ from animl_pipeline.model import train_classifier
 from animl_pipeline.plan import Plan
 from animl_pipeline.records import Artifact, Counts
 from animl_pipeline.settings import Settings
-from animl_pipeline.store import Made, Store, Workspace, open_store
-from tests.blots import CLASSES, crops_and_splits, plan_with, settings_at
+from animl_pipeline.store import Made, Store, Workspace
+from tests.blots import CLASSES, crops_and_splits, plan_with, settings_at, trained_in
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    """Small tensors gain nothing from more threads, and the machine is shared."""
-    import torch
-
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Artifact]:
     """A training that others go on from."""
-    settings = settings_at(tmp_path_factory.mktemp("trained"))
-    store = open_store(settings)
-    return store, train_classifier(*crops_and_splits(store), plan_with(epochs=1), store, settings)
+    return trained_in(tmp_path_factory.mktemp("trained"), epochs=1)
 
 
 def test_weights_of_a_file_are_taken_over_but_for_the_head(trained: tuple[Store, Artifact], settings: Settings) -> None:

@@ -12,16 +12,14 @@ import yaml
 from typer.testing import CliRunner
 
 from animl_pipeline.endpoint import deploy_endpoint, rollback_endpoint
-from animl_pipeline.endpoint.aws import Aws
 from animl_pipeline.errors import ReleaseError
 from animl_pipeline.plan import Plan, check_plan
 from animl_pipeline.records import Artifact
 from animl_pipeline.reports import keep_report
-from animl_pipeline.sagemaker_local import IMAGE, ROLE, local_sagemaker
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import Store, open_store
-from flows import screen
 from flows.cli import app
+from tests.clouds import at_a_desk, aws_here
 from tests.packaged import colour_plan_data, package_of, report_of
 
 
@@ -56,23 +54,14 @@ class Desk:
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with local_sagemaker(tmp_path_factory.mktemp("cloud")) as addresses:
-        yield addresses.variables() | {"ANIML_ROLE_ARN": ROLE, "ANIML_ENDPOINT_IMAGE": IMAGE, "ANIML_STAGE": "dev", "COLUMNS": "200"}
+    with aws_here(tmp_path_factory.mktemp("cloud")) as variables:
+        yield variables | {"ANIML_STAGE": "dev", "COLUMNS": "200"}
 
 
 @pytest.fixture
 def desk(cloud: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    bucket = tmp_path.name.replace("_", "-").lower()[-40:].strip("-")
-    for name, value in (cloud | {"ANIML_STORE": str(tmp_path / "store"), "ANIML_MODELS_BUCKET": bucket}).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(screen.out, "width", 200)  # whatever terminal the tests run in
-    boto3.setup_default_session()
-    boto3.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
-    made = Desk(tmp_path)
-    yield made
-    aws = Aws()
-    for endpoint in aws.sagemaker.list_endpoints()["Endpoints"]:
-        aws.remove(endpoint["EndpointName"], 60)
+    with at_a_desk(cloud, tmp_path, monkeypatch):
+        yield Desk(tmp_path)
 
 
 def test_a_dry_run_is_a_diff_with_costs_and_what_is_in_the_way(desk: Desk) -> None:

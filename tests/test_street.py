@@ -9,10 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 
-from animl_pipeline.sagemaker_local import local_sagemaker
+from tests.clouds import aws_here
 from tests.island import write_island, write_plan
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -27,16 +26,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def aws(home: Path) -> Iterator[dict[str, str]]:
     """SageMaker and S3 on this machine, with the models' bucket."""
-    with local_sagemaker(home / "sagemaker") as addresses:
-        variables = addresses.variables()
-        keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
-        s3 = boto3.client("s3", endpoint_url=variables["AWS_ENDPOINT_URL_S3"], region_name="us-east-1", **keys)
-        s3.create_bucket(Bucket="models")
-        yield variables | {
-            "ANIML_MODELS_BUCKET": "models",
-            "ANIML_ROLE_ARN": "arn:aws:iam::123456789012:role/local",
-            "ANIML_ENDPOINT_IMAGE": "123456789012.dkr.ecr.us-west-2.amazonaws.com/animl-endpoint:local",
-        }
+    with aws_here(home / "sagemaker", "models") as variables:
+        yield variables
 
 
 @pytest.fixture(scope="module")

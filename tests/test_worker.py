@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 import requests
 import yaml
@@ -20,9 +19,9 @@ from prefect.states import Cancelling
 from animl_pipeline.endpoint import release_history
 from animl_pipeline.plan import load_plan
 from animl_pipeline.reports import keep_report
-from animl_pipeline.sagemaker_local import IMAGE, ROLE, local_sagemaker
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import open_store
+from tests.clouds import aws_here
 from tests.island import write_island, write_plan
 from tests.packaged import colour_plan_data, package_of, report_of
 from tests.prefect_server import QUICK, read_run
@@ -47,11 +46,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def aws(home: Path) -> Iterator[dict[str, str]]:
     """SageMaker and S3 on this machine, with the models' bucket."""
-    with local_sagemaker(home / "sagemaker") as addresses:
-        variables = addresses.variables()
-        keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
-        boto3.client("s3", endpoint_url=variables["AWS_ENDPOINT_URL_S3"], region_name="us-east-1", **keys).create_bucket(Bucket="models")
-        yield variables | {"ANIML_MODELS_BUCKET": "models", "ANIML_ROLE_ARN": ROLE, "ANIML_ENDPOINT_IMAGE": IMAGE}
+    with aws_here(home / "sagemaker", "models") as variables:
+        yield variables
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from animl_pipeline.sagemaker_local.programs import end
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
@@ -43,12 +45,7 @@ class JobProgram:
 
     def end(self) -> None:
         """Tell it to end, and make it after a while."""
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process)
 
     def said(self) -> str:
         """All that it wrote."""

@@ -104,12 +104,17 @@ class Running:
         """Wait until all it has in hand is answered, then stop it."""
         with self._idle:
             self._idle.wait_for(lambda: self._in_hand == 0, patience_s)
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Tell a process to end, and make it after a while."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def start_program(folder: Path, log_file: Path, max_concurrency: int | None, ended: threading.Event, health: Health) -> Running:
