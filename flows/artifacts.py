@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import base64
-import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from animl_pipeline.model import CURVES_FILE
 from animl_pipeline.records import Artifact, Report
 from animl_pipeline.settings import load_settings
 from animl_pipeline.store import Store, open_store
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def show_training(report: Report, splits: Artifact) -> None:
@@ -21,7 +18,7 @@ def show_training(report: Report, splits: Artifact) -> None:
     store = open_store(load_settings())
     _table("kept-and-dropped", "What each step kept and dropped", _kept_and_dropped(report))
     _table("splits", "Crops and places of each side; no place is on two sides", _sides(splits, store))
-    curves = _curves_png(store.table(report.model_artifact, "history.parquet"))
+    curves = store.path(report.model_artifact, CURVES_FILE).read_bytes()
     _picture("learning-curves", "How the training went on: loss on train and val, mean average precision on val", curves)
     _table("thresholds", "From which probability on each class is named", _thresholds(report))
     _picture("confusion", "What is taken for what, on the test places", store.path(report.evaluation, "confusion.png").read_bytes())
@@ -69,24 +66,3 @@ def _thresholds(report: Report) -> list[dict[str, Any]]:
 def _figure(value: float | None) -> str:
     """With two digits; a table of Prefect's shows all sixteen."""
     return "" if value is None else f"{value:.2f}"
-
-
-def _curves_png(history: pd.DataFrame) -> bytes:
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(7, 3.2), dpi=110, layout="constrained")
-    losses, precision = figure.subplots(1, 2)
-    for column, label in (("train_loss", "train"), ("val_loss", "val")):
-        losses.plot(history["epoch"], history[column], marker="o", markersize=3, label=label)
-    losses.set_title("loss")
-    losses.legend()
-    precision.plot(history["epoch"], history["val_macro_ap"], marker="o", markersize=3, color="tab:orange")
-    precision.set_title("mean average precision on val")
-    precision.set_ylim(0, 1)
-    for axes in (losses, precision):
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    return png.getvalue()

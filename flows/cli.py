@@ -20,7 +20,7 @@ from flows.commands.running import Debug as _Debug
 from flows.commands.running import run as _run
 from flows.commands.store import stores
 from flows.commands.weights import weights
-from flows.heap import share_one_heap
+from flows.heap import collect_seldom, share_one_heap
 
 app = typer.Typer(
     name="animl-pipeline",
@@ -184,6 +184,7 @@ def sagemaker_local(
 def main() -> None:
     """Run a command; a user's error is one line and an exit code, a traceback only with --debug."""
     share_one_heap()
+    collect_seldom()
     ending.listen_for_stops()
     try:
         app(standalone_mode=True)

@@ -20,13 +20,17 @@ from tasks import dataset
 
 log = logging.getLogger("animl_pipeline.flows.spread")
 
+LOCAL: dict[str, Any] = {"persist_result": False, "validate_parameters": False}
+"""Of both flows, which nobody starts but a run here; they are made when one is needed, since making one costs as much as a task."""
+
 
 def look_everywhere(labels: Artifact, plan: Plan) -> None:
     """Have the cluster's workers look at the pictures before the step detections, which then finds all remembered."""
     settings = load_settings()
     if settings.runner != "threads":
         log.info("detections: %d shares go to %s", settings.shares, settings.runner)
-        _look.with_options(task_runner=task_runner(settings))(labels, plan, settings.shares)
+        looks = flow(name="look", description="Looks for animals on a cluster's workers.", task_runner=task_runner(settings), **LOCAL)
+        looks(_look)(labels, plan, settings.shares)
 
 
 def cut_everywhere(labels: Artifact, detections: Artifact, plan: Plan) -> None:
@@ -34,16 +38,15 @@ def cut_everywhere(labels: Artifact, detections: Artifact, plan: Plan) -> None:
     settings = load_settings()
     if settings.runner != "threads":
         log.info("crops: %d shares go to %s", settings.shares, settings.runner)
-        _cut.with_options(task_runner=task_runner(settings))(labels, detections, plan, settings.shares)
+        cuts = flow(name="cut", description="Cuts pictures on a cluster's workers.", task_runner=task_runner(settings), **LOCAL)
+        cuts(_cut)(labels, detections, plan, settings.shares)
 
 
-@flow(name="look", description="Looks for animals on a cluster's workers.", persist_result=False, validate_parameters=False)
 def _look(labels: Artifact, plan: Plan, shares: int) -> int:
     looked = dataset.look_at_share.map(unmapped(labels), unmapped(plan.detections), range(shares), unmapped(shares))
     return sum(looked.result())
 
 
-@flow(name="cut", description="Cuts pictures on a cluster's workers.", persist_result=False, validate_parameters=False)
 def _cut(labels: Artifact, detections: Artifact, plan: Plan, shares: int) -> int:
     numbers = (range(shares), unmapped(shares))
     made = dataset.cut_share.map(unmapped(labels), unmapped(detections), unmapped(plan.crops), unmapped(plan.view), *numbers)
@@ -59,7 +62,7 @@ def task_runner(settings: Settings) -> Any:
     kind, _, address = settings.runner.partition(":")
     try:
         if kind == "dask":
-            from prefect_dask import DaskTaskRunner
+            from prefect_dask.task_runners import DaskTaskRunner
 
             return DaskTaskRunner(address=address or None)
         from prefect_ray import RayTaskRunner

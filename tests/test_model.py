@@ -53,7 +53,7 @@ def test_its_curves_are_there_for_tensorboard_and_no_part_of_what_was_made(train
     drawn = [event.value for event in curves.Scalars("val/macro_ap")]
     assert drawn == pytest.approx(store.table(model, "history.parquet")["val_macro_ap"].tolist())
     assert {"train/loss", "train/lr", "val/loss", "val/macro_f1"} <= set(curves.Tags()["scalars"])
-    assert store.files(model) == ("card.json", "history.parquet", "model.onnx", "weights.safetensors")
+    assert store.files(model) == ("card.json", "curves.png", "history.parquet", "model.onnx", "weights.safetensors")
 
 
 def test_its_counts_say_how_many_crops_it_learnt_from(trained: tuple[Store, Artifact]) -> None:

@@ -15,6 +15,7 @@ torch, timm and lightning are loaded when the verb has something to train, never
     depthwise  convolutions that learn fast in bfloat16 on CPUs
     fitting    one run of Lightning's trainer that a kill does not lose
     quiet      other people's loggers, turned down
+    curves     how it went on, as a picture
     exporting  best weights → model.onnx, and how far its answers are from torch's
 """
 
@@ -23,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from animl_pipeline.model.curves import CURVES_FILE
 from animl_pipeline.model.starting import starting_point
 from animl_pipeline.plan import Plan
 from animl_pipeline.records import Artifact
@@ -30,7 +32,7 @@ from animl_pipeline.remote import bare_address
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import Made, Store, Workspace
 
-__all__ = ["train_classifier"]
+__all__ = ["CURVES_FILE", "train_classifier"]
 
 Build = Callable[[Workspace], Made]
 """Makes the step's files in a workspace."""
@@ -39,7 +41,8 @@ Build = Callable[[Workspace], Made]
 def train_classifier(
     crops: Artifact, splits: Artifact, plan: Plan, store: Store, settings: Settings, *, by: Callable[[Workspace, Build], Made] | None = None
 ) -> Artifact:
-    """A classifier trained on the train split, chosen on val: model.onnx, card.json, weights.safetensors, history.parquet.
+    """A classifier trained on the train split, chosen on val: model.onnx, card.json, weights.safetensors, history.parquet and
+    its curves.png.
 
     Killed at any moment it goes on from its last checkpoint, and ends with the same digest as an uninterrupted run on
     the same machine (CPU).

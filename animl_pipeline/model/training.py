@@ -17,6 +17,7 @@ from torch import nn
 from animl_pipeline.classifier import CARD_FILE, MODEL_FILE, Classifier
 from animl_pipeline.errors import TrainingError
 from animl_pipeline.model.altering import altered
+from animl_pipeline.model.curves import CURVES_FILE, curves_png
 from animl_pipeline.model.exporting import agreement, export_onnx
 from animl_pipeline.model.fitting import fit, lightning_precision
 from animl_pipeline.model.learner import Learner
@@ -54,6 +55,7 @@ def build_model(
     history = _learn(network, train, val, plan, space.scratch, store.local / "tensorboard" / plan.model / space.scratch.parent.name)
     _write_model(network, start, digest_of([crops.digest, splits.digest]), recorded, space.out, _compared(train, val))
     write_table(space.out / "history.parquet", history)
+    (space.out / CURVES_FILE).write_bytes(curves_png(history))
     noted = {"val_crops": len(val.targets), "epochs": len(history)}
     if (least := int(history["part_size"].min())) < plan.train.batch_size:
         noted["crops_at_once_for_want_of_memory"] = least

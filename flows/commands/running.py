@@ -8,6 +8,7 @@ from typing import Any
 from animl_pipeline.errors import SettingsError
 from animl_pipeline.settings import prefect_server
 from flows import screen
+from flows.heap import keep_what_is_loaded
 
 
 class Debug:
@@ -18,6 +19,7 @@ class Debug:
 
 def run(flow: Callable[..., Any], *arguments: Any, **how: Any) -> Any:
     """A flow's result; its progress is shown."""
+    keep_what_is_loaded()
     try:
         with screen.watched(debug=Debug.on):
             return flow(*arguments, **how)

@@ -1,0 +1,31 @@
+"""How a training went on, as a picture. No state of matplotlib's pyplot is touched."""
+
+from __future__ import annotations
+
+import io
+
+import pandas as pd
+
+CURVES_FILE = "curves.png"
+
+
+def curves_png(history: pd.DataFrame) -> bytes:
+    """Losses and validated average precision by epoch, as a PNG; ``history`` has a row an epoch, as the learner notes it."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(7, 3.2), dpi=110, layout="constrained")
+    losses, precision = figure.subplots(1, 2)
+    for column, label in (("train_loss", "train"), ("val_loss", "val")):
+        losses.plot(history["epoch"], history[column], marker="o", markersize=3, label=label)
+    losses.set_title("loss")
+    losses.legend()
+    precision.plot(history["epoch"], history["val_macro_ap"], marker="o", markersize=3, color="tab:orange")
+    precision.set_title("mean average precision on val")
+    precision.set_ylim(0, 1)
+    for axes in (losses, precision):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    png = io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    return png.getvalue()
