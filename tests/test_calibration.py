@@ -108,6 +108,11 @@ def test_a_class_that_val_lacks_has_a_threshold_that_reaches_nothing() -> None:
     assert (t.value, t.met, t.val.recall) == (0.5, False, None)
 
 
+def test_a_precision_that_no_threshold_reaches_names_nothing_below_one_half() -> None:
+    t = threshold_of(val_of(rat=[0.6, 0.7, 0.8], fox=[0.65]), "fox", AimPlan(precision=0.9))
+    assert (t.value, t.met, t.val.recall) == (0.5, False, 0)
+
+
 ROWS = st.lists(st.tuples(st.booleans(), st.integers(1, 999).map(lambda n: n / 1000)), min_size=1, max_size=40)
 
 
@@ -123,6 +128,9 @@ def test_whatever_val_holds_a_recall_is_always_reached_and_what_is_met_is_met(
         assert (found.val.recall or 0) >= recall
     other = threshold_of(val, "fox", AimPlan(precision=precision))
     assert other.met == meets(at_threshold(val, "fox", other.value), AimPlan(precision=precision))
+    possible = [at_threshold(val, "fox", float(p)) for p in val["p_fox"] if p >= 0.5]
+    assert other.met == any(meets(reached, AimPlan(precision=precision)) for reached in possible)
+    assert other.value >= 0.5
 
 
 def test_the_unknown_floor_keeps_what_the_plan_says_and_stand_ins_for_strangers_lower_it() -> None:

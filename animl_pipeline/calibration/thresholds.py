@@ -26,6 +26,7 @@ class _Ladder(NamedTuple):
     """What each possible threshold would give, from the highest to the lowest."""
 
     values: NDArray[np.float64]
+    named: NDArray[np.float64]  # the least probability on val that reaches it
     recall: NDArray[np.float64]
     precision: NDArray[np.float64]
     alarms: NDArray[np.float64]
@@ -95,15 +96,16 @@ def _chosen(val: pd.DataFrame, class_id: str, aim: AimPlan) -> float:
         met &= ladder.precision >= aim.precision
     if aim.max_false_alarms_per_1000 is not None:
         met &= ladder.alarms <= aim.max_false_alarms_per_1000
-    if aim.recall is None:
-        met &= ladder.values >= LEAST
-    else:
+    if aim.recall is not None:
         found = ladder.recall >= aim.recall
         return float(ladder.values[int(np.argmax(found & met if (found & met).any() else found))])  # the highest: fewest false alarms
-    if met.any():
-        return float(ladder.values[len(met) - 1 - int(np.argmax(met[::-1]))])  # the lowest: most are found
+    sure = ladder.named >= LEAST
+    if not sure.any():
+        return LEAST  # no answer on val reaches it; a guess below would name what cannot be told
     nearest = ladder.precision if aim.precision is not None else -ladder.alarms
-    return float(ladder.values[int(np.argmax(nearest))])
+    lowest = len(sure) - 1 - int(np.argmax((met & sure)[::-1]))  # most are found
+    step = lowest if (met & sure).any() else int(np.argmax(np.where(sure, nearest, -np.inf)))
+    return max(LEAST, float(ladder.values[step]))
 
 
 def _ladder(val: pd.DataFrame, class_id: str) -> _Ladder:
@@ -114,7 +116,7 @@ def _ladder(val: pd.DataFrame, class_id: str) -> _Ladder:
     ends = np.append(np.flatnonzero(np.diff(p)), len(p) - 1)
     hits, named = np.cumsum(hit)[ends], ends + 1.0
     values = (p[ends] + np.append(p[ends[1:]], 0.0)) / 2
-    return _Ladder(values, hits / hit.sum(), hits / named, 1000 * (named - hits) / len(p))
+    return _Ladder(values, p[ends], hits / hit.sum(), hits / named, 1000 * (named - hits) / len(p))
 
 
 def _rounded_down(value: float) -> float:
