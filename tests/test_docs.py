@@ -61,7 +61,7 @@ NOT_RUN = {
     ".venv/bin/pre-commit": "a person's git",
     ".venv/bin/python -m pytest": "needs the real pictures",
     "ANIML_MLFLOW_TRACKING_URI=https": "needs an MLflow server; the room is tried in test_tracking.py with MLflow's own database",
-    "ANIML_RUNNER=dask": "needs a cluster; the runner is tried in test_detections.py with workers of its own",
+    "ANIML_RUNNER=dask": "needs a cluster; the runner is tried in test_spread.py with workers of its own",
     "aws": "needs an AWS account",
     "cd docker": "fills in secrets",
     "docker": "needs a Docker engine",
