@@ -35,7 +35,11 @@ log = logging.getLogger(__name__)
 CHUNK = 1 << 20
 PIP_TIMEOUT_S = 3600
 ADDRESSES = ("https://", "http://", "s3://")
-SHA256_KEYS = {"detections.detector": "detections.sha256", "train.weights": "train.weights_sha256"}
+SHA256_KEYS = {
+    "detections.detector": "detections.sha256",
+    "train.weights": "train.weights_sha256",
+    "train.weights_else": "train.weights_sha256",
+}
 """Which key of a plan holds the sha256 of the weights that another key names."""
 
 
@@ -80,6 +84,27 @@ def known_weights(name: str) -> KnownWeights | None:
     return next((w for w in registry() if w.name == name), None)
 
 
+def check_weights(reference: str, settings: Settings, sha256: str | None = None, *, key: str) -> None:
+    """See that a reference is one that :func:`fetch_weights` can go by. Nothing is fetched, and no file is read.
+
+    Args:
+        reference: a known name, https://…, s3://…, or a path (relative ones start at the settings' data folder).
+        settings: where the data folder is.
+        sha256: of the file, if the plan says it.
+        key: the plan's key that holds ``reference``, named in messages.
+
+    Raises:
+        WeightsError: there is no such file, or nobody says the sha256 of what is elsewhere.
+    """
+    known = known_weights(reference)
+    if known is not None:
+        _agreed_sha256(known, sha256, key)
+    elif reference.startswith(ADDRESSES):
+        _said_sha256(reference, sha256, key)
+    else:
+        _existing(reference, settings, key)
+
+
 def fetch_weights(reference: str, settings: Settings, sha256: str | None = None, *, key: str) -> Path:
     """A local, checked file with the weights that ``reference`` names.
 
@@ -97,11 +122,7 @@ def fetch_weights(reference: str, settings: Settings, sha256: str | None = None,
         return fetch_known(known, settings, sha256, key=key)
     if not reference.startswith(ADDRESSES):
         return _local_file(reference, settings, sha256, key)
-    if sha256 is None:
-        raise WeightsError(
-            f"{key}: expected a sha256 for weights from {bare_address(reference)}, found none; set {_sha256_key(key)} to the file's sha256"
-        )
-    return _fetch_address(reference, settings, sha256, None, key)
+    return _fetch_address(reference, settings, _said_sha256(reference, sha256, key), None, key)
 
 
 def fetch_known(known: KnownWeights, settings: Settings, sha256: str | None = None, *, key: str) -> Path:
@@ -116,14 +137,7 @@ def fetch_known(known: KnownWeights, settings: Settings, sha256: str | None = No
     Raises:
         WeightsError: they cannot be fetched, are another file, or nobody says their sha256.
     """
-    if None not in {sha256, known.sha256} and sha256 != known.sha256:
-        raise WeightsError(f"{key}: {known.name!r} has the sha256 {known.sha256}, the plan says {sha256}; leave {_sha256_key(key)} out")
-    digest = sha256 or known.sha256
-    if digest is None:
-        raise WeightsError(
-            f"{key}: expected a sha256 for {known.name}, whose publisher names none; run `animl-pipeline weights fetch {known.name}`, "
-            f"which prints it, and set {_sha256_key(key)} to it"
-        )
+    digest = _agreed_sha256(known, sha256, key)
     if known.address:
         return _fetch_address(known.address, settings, digest, known.md5, key)
     with _cached(settings, digest, PurePosixPath(known.member).name) as (path, fresh):
@@ -156,6 +170,28 @@ def fetch_first(known: KnownWeights, settings: Settings) -> tuple[Path, str]:
     return path, sha256
 
 
+def _agreed_sha256(known: KnownWeights, sha256: str | None, key: str) -> str:
+    """The sha256 of weights that have a name: the publisher's, which the plan's must be, or the plan's own."""
+    if None not in {sha256, known.sha256} and sha256 != known.sha256:
+        raise WeightsError(f"{key}: {known.name!r} has the sha256 {known.sha256}, the plan says {sha256}; leave {_sha256_key(key)} out")
+    digest = sha256 or known.sha256
+    if digest is None:
+        raise WeightsError(
+            f"{key}: expected a sha256 for {known.name}, whose publisher names none; run `animl-pipeline weights fetch {known.name}`, "
+            f"which prints it, and set {_sha256_key(key)} to it"
+        )
+    return digest
+
+
+def _said_sha256(address: str, sha256: str | None, key: str) -> str:
+    """The plan's sha256 of what lies at an address."""
+    if sha256 is None:
+        raise WeightsError(
+            f"{key}: expected a sha256 for weights from {bare_address(address)}, found none; set {_sha256_key(key)} to the file's sha256"
+        )
+    return sha256
+
+
 def _fetch_address(address: str, settings: Settings, sha256: str, md5: str | None, key: str) -> Path:
     with _cached(settings, sha256, _name_of(address)) as (path, fresh):
         if fresh is not None:
@@ -172,13 +208,18 @@ def _name_of(address: str) -> str:
 # -- local files and the cache -----------------------------------------------------------------------------------------
 
 
-def _local_file(reference: str, settings: Settings, sha256: str | None, key: str) -> Path:
+def _existing(reference: str, settings: Settings, key: str) -> Path:
     path = settings.data_path(reference)
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
         names = ", ".join(w.name for w in registry())
         raise WeightsError(
             f"{key}: expected weights at {path}, found no such file; give the path of a file, an https:// or s3:// address, or one of: {names}"
         )
+    return path
+
+
+def _local_file(reference: str, settings: Settings, sha256: str | None, key: str) -> Path:
+    path = _existing(reference, settings, key)
     if sha256 is not None:
         _check(path, sha256, str(path), f"{key}: if this file is meant, set {_sha256_key(key)} to its sha256")
     return path

@@ -7,6 +7,7 @@ from typing import Any
 from prefect import task
 
 from animl_pipeline import calibration as calibration_room
+from animl_pipeline import detections as detections_room
 from animl_pipeline import evaluation as evaluation_room
 from animl_pipeline import model as model_room
 from animl_pipeline import package as package_room
@@ -22,16 +23,21 @@ from tasks.policies import ONCE, PATIENT, shown
 
 
 def check_ready(plan: Plan) -> None:
-    """See that training can run where the plan says, and that MLflow is one where it is set, before hours are spent on the data.
+    """See that training can run where the plan says, from a backbone and weights that there are, that there is such a detector, and
+    that MLflow is one where it is set, before hours are spent on the data.
 
     Raises:
         SettingsError: not so.
-        WeightsError: the weights are a file that a training elsewhere cannot see.
+        DetectionsError: the plan names no detector that there is.
+        TrainingError: timm has no such backbone, or such weights are not for it.
+        WeightsError: the detector or the weights are not there, or are a file that a training elsewhere cannot see.
     """
     settings = load_settings()
     tracking_room.check_ready(settings)
     if plan.train.on == "sagemaker":
         training_job.check_ready(plan, settings)
+    detections_room.check_ready(plan.detections, settings)
+    model_room.check_ready(plan, settings)
 
 
 @task(name="model", task_run_name="model", **PATIENT)

@@ -21,8 +21,8 @@ from tests.cct import Export
 ROOT = Path(__file__).parents[1]
 
 
-def preview(folder: Path, labels: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    source = {"name": "isle", "export": "export.json", "images": "not-there"}
+def preview(folder: Path, labels: dict[str, Any], images: str = "pictures") -> subprocess.CompletedProcess[str]:
+    source = {"name": "isle", "export": "export.json", "images": images}
     (folder / "plan.yaml").write_text(yaml.safe_dump({"model": "small", "sources": [source], "labels": labels}))
     line = [sys.executable, "-m", "flows.cli", "plan", "preview", str(folder / "plan.yaml"), "--store", str(folder / "s"), "--data", str(folder)]
     return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"COLUMNS": "100"}, timeout=120, check=False)
@@ -35,6 +35,7 @@ def island(tmp_path: Path) -> Path:
         e.picture(f"p{i % 4}", data=b"%d" % i)
         e.object(e.images[-1]["id"], 1 + i % 3, [4, 4, 20, 20])
     (tmp_path / "export.json").write_bytes(e.json())
+    (tmp_path / "pictures").mkdir()
     return tmp_path
 
 
@@ -56,6 +57,15 @@ def test_what_retrain_would_refuse_is_said_and_is_the_exit_status(island: Path) 
     done = preview(island, {"classes": {"fox": ["fox"], "goat": ["goat"]}})
     assert done.returncode == 1
     assert "refused: the class 'goat' has no example" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_of_pictures_that_is_not_there_is_refused_as_retrain_would_with_the_table_all_the_same(island: Path) -> None:
+    done = preview(island, {"classes": {"fox": ["fox"], "rat": ["rat"]}}, images="picturez")
+    assert done.returncode == 1
+    line = f"refused: source 'isle': expected a folder of pictures at {island / 'picturez'}, found none; mend sources.images in the plan"
+    assert line in done.stdout
+    assert "names that stand nowhere in the plan" in done.stdout
     assert "Traceback" not in done.stderr
 
 

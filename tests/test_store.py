@@ -183,7 +183,7 @@ def test_other_faults_of_a_builder_are_not_taken_for_the_disks(store: Store) -> 
         store.make("labels", room="records", config={}, build=build)
 
 
-@pytest.mark.parametrize("place", ["", " ", "s3://", "s3:///", "https://bucket/prefix"])
+@pytest.mark.parametrize("place", ["", " ", "s3://", "s3:///", "https://bucket/prefix", "s3:/bucket/prefix", "s3:bucket", "s3:", "file:/folder"])
 def test_a_store_that_is_no_place_is_refused_by_name(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANIML_STORE", place)
     with pytest.raises(SettingsError, match="ANIML_STORE does not fit: expected a folder or s3://bucket/prefix"):

@@ -13,7 +13,7 @@ from animl_pipeline.errors import DetectionsError
 from animl_pipeline.plan import DetectionsPlan
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import digest_of, sha256_of
-from animl_pipeline.weights import KnownWeights, fetch_weights, known_weights, registry
+from animl_pipeline.weights import KnownWeights, check_weights, fetch_weights, known_weights, registry
 
 KEY = "detections.detector"
 ENDPOINT = "sagemaker:"
@@ -34,6 +34,23 @@ class Choice(NamedTuple):
     load: Callable[[], Detector]
 
 
+LOOKING = frozenset({"detector", "auto"})
+"""Sources of boxes for which a detector looks at pictures."""
+
+
+def check_ready(spec: DetectionsPlan, settings: Settings) -> None:
+    """See that the plan names a detector that can be asked for. Nothing is fetched, and nothing is loaded.
+
+    Raises:
+        As :func:`choose_detector`.
+    """
+    if spec.source not in LOOKING:
+        return
+    if not spec.detector.startswith(ENDPOINT):
+        check_weights(spec.detector, settings, spec.sha256, key=KEY)
+    choose_detector(spec, settings)  # by now what has no sha256 is a file that is here
+
+
 def choose_detector(spec: DetectionsPlan, settings: Settings) -> Choice:
     """The detector that the plan names.
 
@@ -51,6 +68,8 @@ def choose_detector(spec: DetectionsPlan, settings: Settings) -> Choice:
     family = (known and known.family) or ("ultralytics" if spec.family == "auto" else spec.family)
     sha256 = spec.sha256 or (known and known.sha256) or sha256_of(fetch_weights(spec.detector, settings, key=KEY))
     name = known.name if known else PurePosixPath(spec.detector.partition("?")[0]).name  # without a signature or a machine's folders
+    if known is None and family == "ultralytics":
+        ultralytics_family.check_name(name)
     if family == "yolov5" and spec.sha256 is None:
         raise DetectionsError(f"{name} is a pickle that runs what is in it when it is loaded; if you trust it, set detections.sha256 to {sha256}")
     return Choice(name, sha256, RECIPES[family], size, confidence, partial(_load, family, spec, sha256, size, confidence, settings))

@@ -12,7 +12,7 @@ import pandas as pd
 from animl_pipeline.detections import disagreements as differences
 from animl_pipeline.detections.batch_file import batch_file
 from animl_pipeline.detections.detector import ANIMAL, PERSON, Found
-from animl_pipeline.detections.families import CONFIDENCE, Choice, choose_detector
+from animl_pipeline.detections.families import CONFIDENCE, LOOKING, Choice, choose_detector
 from animl_pipeline.detections.images import Image, LabelledImage, images_of, shown_people
 from animl_pipeline.detections.looking import look_at
 from animl_pipeline.detections.matching import same_objects
@@ -61,7 +61,7 @@ def detect_animals(labels: Artifact, spec: DetectionsPlan, store: Store, setting
         WeightsError: the detector's weights cannot be had.
         DetectionsError: they are not of a detector that finds what the plan wants, or the results file cannot be read.
     """
-    choice = choose_detector(spec, settings) if spec.source in {"detector", "auto"} else None
+    choice = choose_detector(spec, settings) if spec.source in LOOKING else None
     results = read_results(spec.results, settings) if spec.results else None
     config: dict[str, Any] = spec.model_dump(include={"source", "people", "repeat_occasions", "repeat_overlap"})
     digests = {}
@@ -93,7 +93,7 @@ def look_at_share(labels: Artifact, spec: DetectionsPlan, share: int, of: int, s
     Raises:
         As :func:`detect_animals`.
     """
-    if spec.source not in {"detector", "auto"}:
+    if spec.source not in LOOKING:
         return 0
     asked = _asked(images_of(store.table(labels, "labels.parquet")), spec)
     mine = [blob for blob in sorted(set(asked.values())) if in_share(blob, share, of)]

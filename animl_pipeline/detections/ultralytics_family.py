@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,16 @@ class _OtherHeadError(Exception):
         self.model = model
 
 
+def check_name(name: str) -> None:
+    """See that a file's name is a checkpoint's.
+
+    Raises:
+        DetectionsError: it is not.
+    """
+    if PurePosixPath(name).suffix != ".pt":
+        raise DetectionsError(f"detections.detector: expected a .pt checkpoint that ultralytics loads or megadetector-lite, found {name}")
+
+
 def load_ultralytics(path: Path, sha256: str, image_size: int, confidence: float, *, verified: bool, settings: Settings) -> Detector:
     """The detector from a checkpoint.
 
@@ -57,8 +67,7 @@ def load_ultralytics(path: Path, sha256: str, image_size: int, confidence: float
     Raises:
         DetectionsError: it is no checkpoint, not of a detector, or of one that does not find animals.
     """
-    if path.suffix != ".pt":
-        raise DetectionsError(f"detections.detector: expected a .pt checkpoint that ultralytics loads or megadetector-lite, found {path.name}")
+    check_name(path.name)
     make = partial(_network, path, image_size, verified, settings)
     try:
         return Ultralytics(load_network([sha256, RECIPE], make, settings), path.name, image_size, confidence)

@@ -5,6 +5,6 @@ picture's fault never ends the others.
 """
 
 from animl_pipeline.images.outlook import Outlook, foresee_images
-from animl_pipeline.images.step import IMAGE_COLUMNS, MISSING_COLUMNS, fetch_images
+from animl_pipeline.images.step import IMAGE_COLUMNS, MISSING_COLUMNS, fetch_images, place_of
 
-__all__ = ["IMAGE_COLUMNS", "MISSING_COLUMNS", "Outlook", "fetch_images", "foresee_images"]
+__all__ = ["IMAGE_COLUMNS", "MISSING_COLUMNS", "Outlook", "fetch_images", "foresee_images", "place_of"]

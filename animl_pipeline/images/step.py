@@ -57,11 +57,7 @@ def fetch_images(
     Raises:
         ImagesError: the place of the pictures is not there, or not one of them arrived; says why, with counts.
     """
-    remote = remote_at(source.images, settings)
-    if isinstance(remote, Folder) and not os.path.isdir(remote.folder):  # noqa: PTH112 - Path.is_dir raises where a name is too long
-        raise ImagesError(
-            f"source {source.name!r}: expected a folder of pictures at {remote.folder}, found none; mend sources.images in the plan or set ANIML_DATA"
-        )
+    remote = place_of(source, settings)
     config = {"images": source.images, "key": source.key, "wanted": sorted(wanted), **limits_of(source)}
 
     def build(space: Workspace) -> Made:
@@ -72,6 +68,20 @@ def fetch_images(
         return _write_tables(space, source, known, left_out, not_wanted)
 
     return store.make("images", room="images", inputs={"export": export}, config=config, build=build)
+
+
+def place_of(source: SourcePlan, settings: Settings) -> Remote:
+    """Where a source's pictures lie. Nothing is asked of it.
+
+    Raises:
+        ImagesError: in a folder that is not there.
+    """
+    remote = remote_at(source.images, settings)
+    if isinstance(remote, Folder) and not os.path.isdir(remote.folder):  # noqa: PTH112 - Path.is_dir raises where a name is too long
+        raise ImagesError(
+            f"source {source.name!r}: expected a folder of pictures at {remote.folder}, found none; mend sources.images in the plan or set ANIML_DATA"
+        )
+    return remote
 
 
 def wanted_images(store: Store, export: Artifact, wanted: Collection[str]) -> tuple[pd.DataFrame, int]:

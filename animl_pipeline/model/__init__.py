@@ -4,6 +4,7 @@ torch, timm and lightning are loaded when the verb has something to train, never
 
 ::
 
+    checking   what can be said of backbone and weights ahead
     starting   the weights that training starts from: the plan's, or the released model's
     network    the timm backbone with them
     loading    crops as batches: decoded once, sampled, altered, and normalised by ``pixels``
@@ -24,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from animl_pipeline.model.checking import check_ready
 from animl_pipeline.model.curves import CURVES_FILE
 from animl_pipeline.model.starting import starting_point
 from animl_pipeline.plan import Plan
@@ -32,7 +34,7 @@ from animl_pipeline.remote import bare_address
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import Made, Store, Workspace
 
-__all__ = ["CURVES_FILE", "train_classifier"]
+__all__ = ["CURVES_FILE", "check_ready", "train_classifier"]
 
 Build = Callable[[Workspace], Made]
 """Makes the step's files in a workspace."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 
 from animl_pipeline.classifier import CARD_FILE, read_card
 from animl_pipeline.errors import TrainingError
+from animl_pipeline.model.checking import LITE0, LITE0_WEIGHTS, bare_name, check_backbone, check_fitting
 from animl_pipeline.model.quiet import quieter
 from animl_pipeline.model.starting import WEIGHTS_FILE
 from animl_pipeline.plan import Plan
@@ -23,9 +23,6 @@ from animl_pipeline.weights import fetch_weights
 
 log = logging.getLogger(__name__)
 
-LITE0 = "tf_efficientnet_lite0"
-LITE0_WEIGHTS = "efficientnet-lite0-imagenet"
-
 
 def build_network(plan: Plan, settings: Settings) -> nn.Module:
     """The plan's backbone with one output a class, its weights as the plan says, the head drawn by the plan's seed.
@@ -35,7 +32,8 @@ def build_network(plan: Plan, settings: Settings) -> nn.Module:
         WeightsError: the weights cannot be had.
     """
     backbone, weights, classes = plan.train.backbone, plan.train.weights, len(plan.labels.classes)
-    _check_known(backbone)
+    check_backbone(backbone)
+    check_fitting(weights, backbone)
     torch.manual_seed(plan.train.seed)
     if weights == "none":
         return _create(plan, classes)
@@ -69,14 +67,6 @@ def _create(plan: Plan, classes: int, *, pretrained: bool = False) -> nn.Module:
     return network
 
 
-def _check_known(backbone: str) -> None:
-    if timm.is_model(backbone):
-        return
-    near = difflib.get_close_matches(backbone, timm.list_models(), n=5)
-    hint = f"near it are {', '.join(near)}" if near else "timm.list_models() lists them"
-    raise TrainingError(f"train.backbone: expected an architecture of timm {timm.__version__}, found {backbone!r}; {hint}")
-
-
 def _from_hub(plan: Plan, classes: int) -> nn.Module:
     log.info("%s: weights from timm's hub", plan.train.backbone)
     try:
@@ -91,10 +81,6 @@ def _from_hub(plan: Plan, classes: int) -> nn.Module:
 
 def _from_lite0(plan: Plan, settings: Settings) -> nn.Module:
     """EfficientNet-Lite0's ImageNet weights, whose tensors are timm's in order and shape under other names."""
-    if plan.train.backbone.split(".")[0] != LITE0:
-        raise TrainingError(
-            f"train.weights: {LITE0_WEIGHTS} fits the backbone {LITE0} only, found {plan.train.backbone}; set train.weights to timm or none"
-        )
     path = fetch_weights(LITE0_WEIGHTS, settings, plan.train.weights_sha256, key="train.weights")
     network = _create(plan, 1000)
     given = torch.load(path, map_location="cpu", weights_only=True)
@@ -109,11 +95,10 @@ def _from_lite0(plan: Plan, settings: Settings) -> nn.Module:
 def _from_file(plan: Plan, settings: Settings) -> nn.Module:
     """Weights of a .safetensors file: all but the head, which is new, since its classes may be others."""
     reference = plan.train.weights
-    bare = reference.partition("?")[0] if "://" in reference else reference  # an address may carry a signature
-    if not bare.endswith(".safetensors"):
-        raise TrainingError(f"train.weights: expected {LITE0_WEIGHTS}, timm, none, released or a .safetensors file, found {bare!r}")
     network = _create(plan, len(plan.labels.classes))
-    _load_body(network, _read_safetensors(fetch_weights(reference, settings, plan.train.weights_sha256, key="train.weights")), plan, bare)
+    _load_body(
+        network, _read_safetensors(fetch_weights(reference, settings, plan.train.weights_sha256, key="train.weights")), plan, bare_name(reference)
+    )
     return network
 
 

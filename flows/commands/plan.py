@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from animl_pipeline import detections, model
 from animl_pipeline.plan import ClassPlan, load_plan
+from animl_pipeline.settings import load_settings, remember
 from flows import screen
 from flows.commands import plan_init, plan_preview
-from flows.commands.options import PlanPath
+from flows.commands.options import DataOption, PlanPath
 
 plans = typer.Typer(help="Look at plans: the YAML files that say what to train, from what, judged how.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -17,9 +19,12 @@ plans.command("preview")(plan_preview.preview)
 
 
 @plans.command("check")
-def check(plan: PlanPath) -> None:
-    """Check PLAN and say what it would do."""
-    checked = load_plan(plan)
+def check(plan: PlanPath, data: DataOption = None) -> None:
+    """Check PLAN, and that there are such a detector, backbone and weights, and say what it would do. Nothing is fetched."""
+    remember(data=data)
+    checked, settings = load_plan(plan), load_settings()
+    detections.check_ready(checked.detections, settings)
+    model.check_ready(checked, settings)
     sources = ", ".join(f"{s.name} ({s.export})" for s in checked.sources)
     screen.out.print(f"{plan} is a plan for {checked.model}")
     screen.out.print(f"  sources   {sources}")

@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from animl_pipeline.errors import ImagesError
 from animl_pipeline.export import export_annotations
-from animl_pipeline.images import Outlook, foresee_images
+from animl_pipeline.images import Outlook, foresee_images, place_of
 from animl_pipeline.labels import Preview, previewed, wanted_names
-from animl_pipeline.plan import Plan, load_plan
+from animl_pipeline.plan import Plan, SourcePlan, load_plan
 from animl_pipeline.settings import Settings, load_settings, remember
 from animl_pipeline.store import Store, open_store
 from flows import screen
@@ -34,7 +35,7 @@ def preview(plan: PlanPath, store: StoreOption = None, data: DataOption = None, 
 
     Reads the exports (from Animl, if the plan says so), applies the label specification, and looks up which pictures are in
     the store. Ends with status 1 where `retrain` would refuse: a class has too few objects or places, and the plan calls
-    that an error.
+    that an error; or a folder of pictures is not there.
     """
     remember(store=store, data=data)
     checked, settings = load_plan(plan), load_settings()
@@ -45,7 +46,10 @@ def preview(plan: PlanPath, store: StoreOption = None, data: DataOption = None, 
         found = previewed(checked, exports, {name: o.over_limit for name, o in outlooks.items()}, opened, settings)
     show_classes(checked, found)
     show_pictures(outlooks, opened, settings, rate)
-    if found.too_few and checked.labels.too_few == "error":
+    lost = [line for s in checked.sources if (line := _lost(s, settings))]
+    for line in lost:
+        screen.out.print(f"refused: {line}")  # a path stays in one piece
+    if lost or (found.too_few and checked.labels.too_few == "error"):
         raise typer.Exit(1)
 
 
@@ -85,6 +89,15 @@ def show_pictures(outlooks: Mapping[str, Outlook], store: Store, settings: Setti
     )
     _say(f"\nreckoned with {basis}; at {rate:g} pictures a second (--rate)")
     _say(f"{screen.in_bytes(needed)} to keep them{_disk(store, settings, needed)}")
+
+
+def _lost(source: SourcePlan, settings: Settings) -> str:
+    """Why no picture of a source can come, "" where they can be asked for."""
+    try:
+        place_of(source, settings)
+    except ImagesError as e:
+        return str(e)
+    return ""
 
 
 def _say(line: str) -> None:
