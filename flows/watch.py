@@ -50,7 +50,7 @@ def watch(plan: str) -> State[Any]:
     """Ask Animl how much was validated since the last training, and start `retrain` when it is enough.
 
     The run ends as NothingNew, AlreadyUnderWay, AlreadyTried or Started; none of them is a failure. Of runs for the same
-    data there is never a second one, and never two at a time.
+    data there is never a second one, however the first one ended, and never two at a time.
 
     Args:
         plan: name of a plan in deployments/plans, such as santa-cruz-island, or the path of its YAML file. It must be
@@ -61,7 +61,8 @@ def watch(plan: str) -> State[Any]:
     watched = [source for source in checked.sources if source.project() is not None]
     if not watched:
         raise PlanError(
-            f"the plan of {checked.model}: expected a source animl://<project id> to watch, found files only; start its trainings by hand"
+            f"the plan of {checked.model}: expected a source with `export: animl://<project id>` to watch, found files only; "
+            "name the project in the plan, or start its trainings by hand and switch the schedule of watch off (docs/operate.md)"
         )
     since = last_training(checked.model, open_store(settings))
     new = sum(future.result() for future in [count_validated.submit(source, since) for source in watched])
@@ -95,7 +96,7 @@ def validated(payload: dict[str, Any]) -> State[Any]:
 
 
 def _begin(plan: Plan, name: str, overrides: Overrides, key: str, why: str, counts: list[StateType]) -> State[Any]:
-    """Start a training unless the same is under way or was tried before.
+    """Start a training unless the same is under way, was made or was tried before.
 
     Args:
         plan: the plan, with the overrides.
@@ -116,13 +117,27 @@ def _begin(plan: Plan, name: str, overrides: Overrides, key: str, why: str, coun
         if counts is WAITING:
             under_way = [run for run in under_way if _same(run, overrides)]
         if under_way:
-            return Completed(name="AlreadyUnderWay", message=f"{why}; {under_way[0].name!r} is {str(under_way[0].state_name).lower()}")
-        tried = _runs(client, FlowRunFilter(deployment_id=of_it, idempotency_key=FlowRunFilterIdempotencyKey(any_=[key])))
-        if tried:
-            return Completed(name="AlreadyTried", message=f"{why}; {tried[0].name!r} for the same data ended {tried[0].state_name}")
+            return _under_way(under_way[0], why)
+        same = _runs(client, FlowRunFilter(deployment_id=of_it, idempotency_key=FlowRunFilterIdempotencyKey(any_=[key])))
+        if same:
+            return _answer_of(same[0], why)
         # the key also answers two that ask at the same moment: the server makes one run of them
         run = client.create_flow_run_from_deployment(deployment, parameters=parameters, idempotency_key=key, tags=["new-validations"])
     return Completed(name="Started", message=f"{why}; started {run.name!r}")
+
+
+def _answer_of(run: FlowRun, why: str) -> State[Any]:
+    """What the run for the same data says to being asked for it once more."""
+    known = f"{why}; {run.name!r} for the same data"
+    if run.state_type not in TERMINAL_STATES:
+        return _under_way(run, why)
+    if run.state_type == StateType.COMPLETED:
+        return Completed(name="NothingNew", message=f"{known} has ended as {run.state_name}: there is nothing more to start")
+    return Completed(name="AlreadyTried", message=f"{known} ended {run.state_name}: mend what it says, then start it by hand")
+
+
+def _under_way(run: FlowRun, why: str) -> State[Any]:
+    return Completed(name="AlreadyUnderWay", message=f"{why}; {run.name!r} is {str(run.state_name).lower()}")
 
 
 def _same(run: FlowRun, overrides: Overrides) -> bool:
@@ -130,8 +145,13 @@ def _same(run: FlowRun, overrides: Overrides) -> bool:
     return Overrides.model_validate(run.parameters.get("overrides") or {}) == overrides
 
 
+def deployed_as(plan: str) -> str:
+    """The name that a plan's deployment of `retrain` has: that of its file."""
+    return plan.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml")
+
+
 def _deployment_of(plan: str, client: SyncPrefectClient) -> UUID:
-    name = f"retrain/{plan.rsplit('/', 1)[-1].removesuffix('.yaml').removesuffix('.yml')}"
+    name = f"retrain/{deployed_as(plan)}"
     try:
         return client.read_deployment_by_name(name).id
     except ObjectNotFound as e:

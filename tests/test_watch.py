@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -12,7 +16,7 @@ import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Cancelled, Failed, Running
+from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed, Failed, Paused, Pending, Running, Scheduled
 
 from animl_pipeline.errors import PlanError, SettingsError
 from animl_pipeline.reports import note_training
@@ -23,6 +27,7 @@ from flows.watch import validated, watch
 from tasks.watching import count_validated
 from tests.animl_server import LONG_AGO, AnimlSite, animl, island
 
+ROOT = Path(__file__).parents[1]
 pytestmark = [
     pytest.mark.prefect,
     pytest.mark.usefixtures("prefect"),
@@ -96,6 +101,38 @@ def test_enough_new_images_start_exactly_one_run_however_often_it_is_asked(plan:
     assert len(runs_of(deployed)) == 1
 
 
+def test_what_is_said_of_the_same_data_fits_how_far_its_run_has_come(plan: str, deployed: UUID) -> None:
+    payload = {"plan": plan, "batch": "night shift"}
+    assert validated(payload, return_state=True).name == "Started"
+    (run,) = runs_of(deployed)
+    under_way: list[State[Any]] = [Scheduled(), Pending(), Running(), Scheduled(name="Late"), AwaitingRetry(), Paused()]
+    ended_well: list[State[Any]] = [
+        Completed(),
+        *(Completed(name=name) for name in ("Promoted", "AwaitingApproval", "Held", "NeedMoreData", "NothingNew")),
+    ]
+    ended_badly: list[State[Any]] = [Failed(), Crashed(), Cancelled()]
+    states = [(s, "AlreadyUnderWay") for s in under_way] + [(s, "NothingNew") for s in ended_well] + [(s, "AlreadyTried") for s in ended_badly]
+    for state, name in states:
+        end(run, state)
+        for answer in (validated(payload, return_state=True), validated(payload | {"overrides": {"epochs": 3}}, return_state=True)):
+            said = str(answer.message)
+            assert (answer.type.value, answer.name) == ("COMPLETED", name), f"{state.name}: {said}"
+            assert repr(run.name) in said
+            assert str(state.name).lower() in said.lower()
+            assert ("nothing more to start" in said, "start it by hand" in said) == (name == "NothingNew", name == "AlreadyTried"), said
+    assert len(runs_of(deployed)) == 1
+
+
+def test_watch_does_not_call_a_training_that_ended_well_a_failed_try(plan: str, deployed: UUID) -> None:
+    assert outcome(plan) == "Started"
+    (run,) = runs_of(deployed)
+    end(run, Completed(name="Held"))
+    state = watch(plan, return_state=True)
+    assert state.name == "NothingNew"
+    assert f"{run.name!r} for the same data has ended as Held: there is nothing more to start" in str(state.message)
+    assert len(runs_of(deployed)) == 1
+
+
 def test_after_a_training_only_what_was_validated_since_counts(plan: str, deployed: UUID, site: AnimlSite) -> None:
     learnt_until(plan, LONG_AGO + timedelta(days=1))
     for picture in site.pictures[:20]:
@@ -128,8 +165,49 @@ def test_a_plan_that_is_not_deployed_or_has_no_project_is_one_line(plan: str, tm
     content = yaml.safe_load((tmp_path / f"{plan}.yaml").read_text())
     content["sources"][0]["export"] = "export.json"
     (tmp_path / "files.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(PlanError, match="expected a source animl://<project id> to watch, found files only"):
+    with pytest.raises(PlanError, match="expected a source with `export: animl://<project id>` to watch, found files only"):
         watch("files")
+
+
+def test_the_shipped_plan_is_watched_once_its_source_is_the_project_as_the_docs_say(plan: str, tmp_path: Path) -> None:
+    shipped = (ROOT / "deployments" / "plans" / "santa-cruz-island.yaml").read_text(encoding="utf-8")
+    (tmp_path / "shipped.yaml").write_text(shipped, encoding="utf-8")
+    with pytest.raises(PlanError, match="found files only"):
+        watch("shipped")
+    file, project = "    export: exports/santa-cruz-island_coco.json\n", "    # export: animl://sci_biosecurity\n"
+    assert file in shipped
+    assert project in shipped
+    switched = shipped.replace(file, "").replace(project, "    export: animl://isle\n")  # the test's own project
+    (tmp_path / "switched.yaml").write_text(switched, encoding="utf-8")
+    state = watch("switched", return_state=True)
+    assert state.name == "NothingNew"
+    assert "30 images validated so far, none of them learnt; a training is worth 500" in str(state.message)
+
+
+def test_the_docs_name_both_switches_of_a_watch_that_ships_switched_off() -> None:
+    shipped = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text(encoding="utf-8"))
+    schedules = [s for d in shipped["deployments"] if d["entrypoint"] == "flows/watch.py:watch" for s in d["schedules"]]
+    assert [(s["slug"], s["active"]) for s in schedules] == [("daily", False)]
+    told = (ROOT / "docs" / "operate.md").read_text(encoding="utf-8").split("As it ships nothing is watched.", 1)[1].split("*By an event.*", 1)[0]
+    assert [word in told for word in ("export: animl://sci_biosecurity", "`daily`", "active: true", "in the UI")] == [True] * 4
+
+
+def notified(plan: str, server: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "flows.cli", "notify", plan]
+    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PREFECT_API_URL": server}, timeout=120, check=False)
+
+
+def test_notify_tells_of_a_plan_that_is_deployed_by_name_or_path_and_refuses_another(plan: str, deployed: UUID, prefect: str) -> None:
+    for known in (plan, f"deployments/plans/{plan}.yaml"):
+        done = notified(known, prefect)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"images of {known} were validated" in " ".join(done.stdout.split())
+    for unknown in ("nope", "", "../secret"):
+        done = notified(unknown, prefect)
+        assert (done.returncode, done.stdout) == (PlanError.exit_code, "")
+        (line,) = done.stderr.splitlines()
+        assert f"expected a plan that is deployed on the Prefect server, found {unknown!r}" in line
+        assert plan in line
 
 
 def test_an_event_starts_a_run_with_its_parameters_once_a_batch(plan: str, deployed: UUID) -> None:
