@@ -36,7 +36,10 @@ test: install  ## the tests, a file at a time on each of two processes
 test-slow: install  ## all tests, the minutes-long ones too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
 
+BENCHES = $(sort $(filter-out measure,$(basename $(notdir $(wildcard benchmarks/*.py)))))
+
 bench: install  ## a benchmark, side by side with its peer: make bench NAME=splits (names: benchmarks/)
+	@test -f benchmarks/$(NAME).py || { echo "expected NAME=… of: $(BENCHES)"; exit 2; }
 	$(BIN)/python benchmarks/$(NAME).py
 
 screenshots: install  ## what a browser shows of Prefect's UI, anew into docs/screenshots (a chromium is needed; minutes)

@@ -7,13 +7,22 @@ or password for Animl is kept as ``SecretStr``, which no repr, log line or JSON 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from animl_pipeline.errors import SettingsError
+
+WORDED = {
+    "runner": (r"threads|(dask|ray)(:.+)?", "threads, dask, dask:<address>, ray or ray:<address>"),
+    "stage": (r"[a-z0-9-]*", "small letters, digits and hyphens, such as dev"),
+    "picture_url": (r"(https?://.*\{image\}.*)?", "an http:// or https:// address that holds {image}"),
+    "notify": (r"([a-z0-9-]+/[a-z0-9-]+)?", "a Prefect block as <type>/<name>, such as slack-webhook/rangers"),
+}
+"""Setting → the pattern of its values, and what a message says instead of the pattern."""
 
 
 class Settings(BaseSettings):
@@ -31,7 +40,6 @@ class Settings(BaseSettings):
     cache: Path = Field(default=Path("~/.cache/animl-pipeline"), description="local copies of weights and of an s3 store")
     runner: str = Field(
         default="threads",
-        pattern=r"^(threads|(dask|ray)(:.+)?)$",
         description="who looks at pictures and cuts them: this process, or a cluster that shares the store: dask, dask:<address>, ray, ray:<address>",
     )
     shares: int = Field(default=16, ge=1, le=10_000, description="batches that a cluster's workers are given")
@@ -46,33 +54,53 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: SecretStr = Field(
         default=SecretStr(""), description="MLflow's address, which may hold user:password@; empty: nobody is told"
     )
-    stage: str = Field(default="", pattern=r"^[a-z0-9-]*$", description="Animl's stage, such as dev or prod: part of SSM parameters' names")
+    stage: str = Field(default="", description="Animl's stage, such as dev or prod: part of SSM parameters' names")
     api_url: str = Field(default="", description="Animl's GraphQL for signed-in users: https://…/external")
     id_token: SecretStr = Field(default=SecretStr(""), description="a Cognito ID token for Animl, or …")
     user: str = Field(default="", description="… the service user that signs in")
     password: SecretStr = Field(default=SecretStr(""), description="and its password")
     cognito_pool: str = Field(default="", description="Animl's Cognito user pool, such as us-west-2_AbCdEf123")
     cognito_client: str = Field(default="", description="the id of an app client of that pool")
-    picture_url: str = Field(
-        default="", pattern=r"^(https?://.*\{image\}.*)?$", description="where people see an image of Animl's; may hold {project}, must hold {image}"
-    )
+    picture_url: str = Field(default="", description="where people see an image of Animl's; may hold {project}, must hold {image}")
     lila: str = Field(default="https://storage.googleapis.com/public-datasets-lila", description="the mirror of LILA's sets that lila:// means")
-    notify: str = Field(
-        default="", pattern=r"^([a-z0-9-]+/[a-z0-9-]+)?$", description="the Prefect block that messages go through, such as slack-webhook/rangers"
-    )
+    notify: str = Field(default="", description="the Prefect block that messages go through, such as slack-webhook/rangers")
     poll_s: float = Field(default=2, gt=0, description="first pause between two looks at an export that Animl is making; they grow")
 
     @field_validator("store")
     @classmethod
     def _is_a_place(cls, value: str) -> str:
         scheme, found, rest = value.rpartition("://")
-        if not value.strip() or (found and (scheme != "s3" or not rest.strip("/"))):
+        half_an_address = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:(?!//)", value)  # s3:/bucket would be a folder called "s3:"
+        if not value.strip() or half_an_address or (found and (scheme != "s3" or not rest.strip("/"))):
             raise ValueError(f"expected a folder or s3://bucket/prefix, found {value!r}")
+        return value
+
+    @field_validator(*WORDED)
+    @classmethod
+    def _fits(cls, value: str, field: ValidationInfo) -> str:
+        pattern, expected = WORDED[str(field.field_name)]
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"expected {expected}, found {_host_only(value)!r}")
         return value
 
     def data_path(self, place: str) -> Path:
         """A plan's path, absolute; relative ones start at ``data``."""
         return Path(os.path.realpath(self.data.expanduser() / Path(place).expanduser()))  # unlike resolve, it bears links in a circle
+
+
+def without_secrets(address: str) -> str:
+    """An address as a message may show it: without user, password, and what follows a question mark."""
+    before, found, rest = address.rpartition("://")
+    shown = before + found + re.sub(r"^[^/?#]*@", "", rest)
+    return "…" if "@" in shown else re.split(r"[?#]", shown)[0]  # what else holds an @ cannot be told from a password
+
+
+def _host_only(value: str) -> str:
+    """A value as a message may show it; of an address its host at most, for the path of a webhook is a secret."""
+    scheme, found, rest = without_secrets(value).rpartition("://")
+    if found and scheme not in {"http", "https"}:
+        return f"{scheme}://…"
+    return f"{scheme}{found}{rest.partition('/')[0]}/…" if found or rest.count("/") > 1 else rest
 
 
 def load_settings() -> Settings:
@@ -140,6 +168,15 @@ def remember_prefect(address: str, port: int) -> None:
 def prefect_server() -> str | None:
     """The address of the Prefect server that runs are told to, if one is set."""
     return os.environ.get("PREFECT_API_URL")
+
+
+def api_hint(address: str) -> str:
+    """What to say of a Prefect server's address that does not lead to its API; "" where it seems to."""
+    scheme, _, rest = without_secrets(address).partition("://")
+    host, _, path = rest.partition("/")
+    if not host or f"/{path}".rstrip("/").endswith("/api") or path.startswith("api/accounts/"):  # the last is Prefect Cloud's
+        return ""
+    return f"the address of a Prefect server ends in /api, such as {scheme}://{host}/api"
 
 
 def tell_libraries(**variables: str) -> None:

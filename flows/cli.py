@@ -32,10 +32,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.add_typer(plans, name="plan")
-app.add_typer(releases, name="release")
-app.add_typer(weights, name="weights")
-app.add_typer(stores, name="store")
+app.add_typer(plans, name="plan", short_help="Write, check and preview plans.")
+app.add_typer(releases, name="release", short_help="Put a package behind its endpoint.")
+app.add_typer(weights, name="weights", short_help="Pretrained weights that have a name.")
+app.add_typer(stores, name="store", short_help="Show and clear what steps have made.")
 
 
 @app.callback()
@@ -47,7 +47,7 @@ def start(
     prepare_prefect(debug=debug)
 
 
-@app.command()
+@app.command(short_help="Train, score and package a classifier.")
 def retrain(plan: PlanPath, store: StoreOption = None, data: DataOption = None) -> None:
     """Train, score and package a classifier by PLAN; the end is a report.
 
@@ -69,7 +69,7 @@ def retrain(plan: PlanPath, store: StoreOption = None, data: DataOption = None) 
         screen.out.print("next: read the report; a release of this model would be refused without --force REASON")
 
 
-@app.command()
+@app.command(short_help="Put an earlier version behind the endpoint.")
 def rollback(
     plan: PlanPath,
     to: Annotated[str | None, typer.Option(help="endpoint configuration to go back to; without it, the one before the present one")] = None,
@@ -83,7 +83,7 @@ def rollback(
     screen.out.print(f"{done.endpoint} serves {done.endpoint_config} again")
 
 
-@app.command()
+@app.command(short_help="Name the animals in a picture, here.")
 def predict(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="a picture")],
     plan: Annotated[Path, typer.Option("--plan", help="whose newest model answers")] = Path("deployments/plans/sample.yaml"),
@@ -103,7 +103,7 @@ def predict(
         screen.show_answer(answer)
 
 
-@app.command()
+@app.command(short_help="Run the whole street on a drawn island.")
 def demo(
     folder: Annotated[Path, typer.Option(help="where the demo keeps its sample, store and endpoint")] = Path("runs/demo"),
     keep: Annotated[bool, typer.Option("--keep", help="leave the endpoint up until Ctrl-C")] = False,
@@ -114,7 +114,7 @@ def demo(
     run_demo(folder, keep=keep, debug=_Debug.on)
 
 
-@app.command()
+@app.command(short_help="Check this machine, say what to mend.")
 def doctor() -> None:
     """Check this machine: packages, store, disk, weights, AWS, Prefect; says what to mend."""
     from flows.doctor import examined
@@ -127,7 +127,7 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(short_help="Run Prefect's UI, deployments and a worker.")
 def up(
     port: Annotated[int, typer.Option(min=1, max=65535, help="of the server, on this machine only")] = 4200,
     local_sagemaker: Annotated[
@@ -144,7 +144,7 @@ def up(
     run_here(port, local_sagemaker=local_sagemaker)
 
 
-@app.command()
+@app.command(short_help="Put the deployments on a Prefect server.")
 def deploy() -> None:
     """Put all deployments and automations on the Prefect server of PREFECT_API_URL (a team's; `up` does it by itself)."""
     if prefect_server() is None:
@@ -155,13 +155,16 @@ def deploy() -> None:
     screen.out.print(f"{prefect_server()} has all deployments; a worker works them off: prefect worker start --pool animl")
 
 
-@app.command()
+@app.command(short_help="Tell the server that images were validated.")
 def notify(
-    plan: Annotated[str, typer.Argument(metavar="PLAN", help="name of a plan in deployments/plans")],
+    plan: Annotated[str, typer.Argument(metavar="PLAN", help="name of a plan that the server has: deployed as retrain/PLAN")],
     batch: Annotated[str, typer.Option(help="an id of what was validated; the same id starts one run only")] = "",
     epochs: Annotated[int | None, typer.Option(min=1, help="train.epochs of this run", show_default=False)] = None,
 ) -> None:
-    """Tell the Prefect server (PREFECT_API_URL) that images of PLAN were validated; it then starts a training."""
+    """Tell the Prefect server (PREFECT_API_URL) that images of PLAN were validated; it then starts a training.
+
+    A plan that is not deployed there is refused.
+    """
     if prefect_server() is None:
         raise SettingsError("PREFECT_API_URL: expected the address of a Prefect server, such as http://127.0.0.1:4200/api, found none")
     from flows.team import notify as tell
@@ -170,7 +173,7 @@ def notify(
     screen.out.print(f"told {prefect_server()}: images of {plan} were validated")
 
 
-@app.command("sagemaker-local")
+@app.command("sagemaker-local", short_help="Run SageMaker's API on this machine.")
 def sagemaker_local(
     folder: Annotated[Path, typer.Option(help="where it keeps its state")] = Path("runs/sagemaker"),
     bucket: Annotated[str | None, typer.Option(help="S3 bucket to make in it; without it, ANIML_MODELS_BUCKET's")] = None,

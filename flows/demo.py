@@ -46,6 +46,8 @@ def run_demo(folder: Path, *, keep: bool, debug: bool) -> None:
         screen.out.print(f"{done.endpoint} serves {done.version}; {done.checked} golden crops agree within {done.max_difference:.1e}")
         _ask_for_one_picture(plan, report)
         screen.out.print(f"report: {open_store(load_settings()).path(report.evaluation, 'report.html')}")
+        screen.out.print("to go on with this island, such as with `animl-pipeline retrain` or `make serve`:")
+        screen.out.print(f"export ANIML_DATA={folder} ANIML_STORE={folder / 'store'}", soft_wrap=True)
         screen.out.print(f"the demo took {time.monotonic() - started:.0f} s")
         if keep:
             _wait()
@@ -54,8 +56,10 @@ def run_demo(folder: Path, *, keep: bool, debug: bool) -> None:
 def serve_locally(folder: Path, bucket: str) -> None:
     """Run SageMaker's and S3's API on this machine until Ctrl-C; prints the variables that lead boto3 to them."""
     with on_this_machine(folder, bucket) as addresses:
-        for name, value in addresses.items():
-            screen.out.print(f"export {name}={value}")
+        settings = load_settings()
+        ours = {"ANIML_ROLE_ARN": settings.role_arn, "ANIML_ENDPOINT_IMAGE": settings.endpoint_image}
+        for name, value in (addresses | ours).items():
+            screen.out.print(f"export {name}={value}", soft_wrap=True)
         _wait()
 
 

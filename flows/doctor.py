@@ -8,17 +8,21 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import requests
+
 from animl_pipeline.detections.ultralytics_checkpoint import import_ultralytics
 from animl_pipeline.errors import PipelineError
-from animl_pipeline.settings import Settings, prefect_server, tell_libraries
+from animl_pipeline.settings import Settings, api_hint, prefect_server, tell_libraries, without_secrets
 from animl_pipeline.store import open_store
 from animl_pipeline.weights import KnownWeights, fetch_known, registry
 
 NEEDED_GB = 5
 """Free disk below which a run of a few thousand pictures may end early."""
+SERVER_ANSWERS_WITHIN_S = 5
 
 
 class Check(NamedTuple):
@@ -95,9 +99,17 @@ def _store(settings: Settings) -> str:
 
 
 def _disk(settings: Settings) -> Check:
-    place = Path(tempfile.gettempdir()) if settings.store.startswith("s3://") else Path(settings.store).expanduser().resolve()
-    free = shutil.disk_usage(place).free / 1e9
+    wanted = Path(tempfile.gettempdir()) if settings.store.startswith("s3://") else Path(settings.store).expanduser().resolve()
+    place, free = next(_free_gb(wanted))
     return Check("disk", "good" if free >= NEEDED_GB else "note", f"{free:.0f} GB free at {place}")
+
+
+def _free_gb(wanted: Path) -> Iterator[tuple[Path, float]]:
+    """A folder and its parents, nearest first, with the free disk there; what is not there, no folder or closed to us is passed over."""
+    for folder in (wanted, *wanted.parents):
+        with suppress(OSError):
+            if folder.is_dir():
+                yield folder, shutil.disk_usage(folder).free / 1e9
 
 
 def _aws(settings: Settings) -> Check:
@@ -118,4 +130,17 @@ def _aws(settings: Settings) -> Check:
 
 def _prefect() -> Check:
     address = prefect_server()
-    return Check("server", "good" if address else "note", address or "no PREFECT_API_URL: an embedded Prefect server runs for as long as a command")
+    if not address:
+        return Check("server", "note", "no PREFECT_API_URL: an embedded Prefect server runs for as long as a command")
+    shown = without_secrets(address)
+    advice = api_hint(address) or "start it, correct the address, or unset it"
+    try:
+        answer = requests.get(f"{address.rstrip('/')}/health", timeout=SERVER_ANSWERS_WITHIN_S)
+    except (requests.RequestException, ValueError) as e:  # the latter for what is no address at all
+        return Check("server", "fault", f"expected a Prefect server at {shown} (PREFECT_API_URL), reached none ({type(e).__name__}); {advice}")
+    if answer.status_code in {requests.codes.unauthorized, requests.codes.forbidden}:
+        return Check("server", "note", f"{shown} asks for a password before it says whether it is well ({answer.status_code})")
+    if not answer.ok or answer.text.strip() != "true":  # a page for people answers 200, too
+        found = f"found a server that answers {answer.status_code}, not as Prefect's does"
+        return Check("server", "fault", f"expected Prefect's API at {shown} (PREFECT_API_URL), {found}; {advice}")
+    return Check("server", "good", shown)

@@ -8,14 +8,18 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import requests
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from animl_pipeline.errors import SettingsError
-from animl_pipeline.settings import load_settings, remember_prefect
+from animl_pipeline.errors import PlanError, SettingsError
+from animl_pipeline.settings import api_hint, load_settings, remember_prefect, without_secrets
 from flows import screen
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 log = logging.getLogger(__name__)
 
@@ -82,13 +86,14 @@ def _check_server() -> None:
     from prefect.exceptions import PrefectHTTPStatusError
 
     with get_client(sync_client=True) as client:
-        address = str(client.api_url)
+        address, advice = without_secrets(str(client.api_url)), api_hint(str(client.api_url))
         try:
             client.request("POST", "/flows/count", json={})
         except PrefectHTTPStatusError as e:
             if e.response.status_code != httpx.codes.UNAUTHORIZED:
                 raise SettingsError(
-                    f"expected Prefect's API at {address} (PREFECT_API_URL), found a server that answers {e.response.status_code}"
+                    f"expected Prefect's API at {address} (PREFECT_API_URL), found a server that answers {e.response.status_code}; "
+                    f"{advice or 'see to that server, or correct the address'}"
                 ) from e
             raise SettingsError(f"the Prefect server at {address} asks for a password: set PREFECT_API_AUTH_STRING=user:password") from e
         except httpx.TransportError as e:
@@ -149,7 +154,10 @@ def _prefect(*arguments: str) -> None:
 def notify(plan: str, changes: Mapping[str, object], batch: str) -> None:
     """Tell the Prefect server that images were validated: the event ``animl.images.validated``.
 
+    Whether the plan's file is right only the server's run can see; a plan that no training is deployed for is refused here.
+
     Raises:
+        PlanError: the server has no deployment ``retrain/<plan>``; the message lists those that it has.
         SettingsError: no server is set, or it does not take the event.
     """
     from prefect.client.orchestration import get_client
@@ -159,6 +167,22 @@ def notify(plan: str, changes: Mapping[str, object], batch: str) -> None:
     event = Event(event="animl.images.validated", resource=Resource({"prefect.resource.id": f"animl.project.{Path(plan).stem}"}), payload=payload)
     _check_server()
     with get_client(sync_client=True) as client:
+        _check_deployed(plan, client)
         answer = client.request("POST", "/events", json=[event.model_dump(mode="json")])
     if not answer.is_success:
         raise SettingsError(f"the Prefect server at {urlsplit(str(answer.url)).netloc} did not take the event ({answer.status_code})")
+
+
+def _check_deployed(plan: str, client: SyncPrefectClient) -> None:
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, FlowFilter, FlowFilterName
+
+    from flows.watch import deployed_as
+
+    of_retrain, name = FlowFilter(name=FlowFilterName(any_=["retrain"])), deployed_as(plan)
+    if client.read_deployments(flow_filter=of_retrain, deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[name]))):
+        return
+    there = ", ".join(sorted(d.name for d in client.read_deployments(flow_filter=of_retrain))) or "no plan"
+    raise PlanError(
+        f"expected a plan that is deployed on the Prefect server, found {plan!r} (no deployment retrain/{name}); it has: {there}. "
+        "Nothing was told to it"
+    )

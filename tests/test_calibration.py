@@ -72,7 +72,7 @@ def test_an_overconfident_model_ships_with_half_the_calibration_error_and_says_s
     assert found.temperature > 2
     assert found.after <= found.before / 2
     assert f"The calibration error on test is {found.after:.3f}" in Page(report(done.evaluation, store)).text
-    assert "at most half." in Page(report(done.evaluation, store)).text
+    assert "more than halved." in Page(report(done.evaluation, store)).text
     shipped = read_card(store.path(done.package, "card.json"))
     assert shipped.temperature == found.temperature  # the endpoint's classifier divides by it
 

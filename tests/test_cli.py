@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from animl_pipeline.errors import SettingsError
 from animl_pipeline.plan import load_plan
+from animl_pipeline.settings import load_settings
 from flows.screen import LONGEST, one_line
 from tests.island import write_island
 from tests.web import served
@@ -21,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=os.environ | variables | {"COLUMNS": "160"}, timeout=120, check=False)
+    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"COLUMNS": "160"} | variables, timeout=120, check=False)
 
 
 def test_help_names_every_command_and_what_it_is_for() -> None:
@@ -151,6 +153,96 @@ def test_a_prefect_server_that_cannot_be_reached_is_one_line_with_its_variable(t
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", ["retrain", "notify"])
+def test_a_prefect_servers_address_without_api_is_said_to_be_that_and_its_password_is_not_shown(
+    tmp_path: Path, prefect_address: str, command: str
+) -> None:
+    plan = write_island(tmp_path, places=1, each=1)
+    bare = prefect_address.removesuffix("/api")
+    address = bare.replace("://", "://ranger:owl@")
+    done = run(command, plan, PREFECT_API_URL=address, ANIML_STORE=str(tmp_path / "store"), PREFECT_CLIENT_MAX_RETRIES="0")
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith(f"; the address of a Prefect server ends in /api, such as {prefect_address}")
+    assert f" {bare}" in done.stderr
+    assert "owl" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("RUNNER=dusk", "expected threads, dask, dask:<address>, ray or ray:<address>, found 'dusk'"),
+        ("STAGE=Dev", "expected small letters, digits and hyphens, such as dev, found 'Dev'"),
+        (
+            "PICTURE_URL=https://ranger:owl@animl.camera/app",
+            "expected an http:// or https:// address that holds {image}, found 'https://animl.camera/…'",
+        ),
+        ("NOTIFY=Slack", "expected a Prefect block as <type>/<name>, such as slack-webhook/rangers, found 'Slack'"),
+        ("NOTIFY=https://hooks.slack.com/services/T0/owl", "slack-webhook/rangers, found 'https://hooks.slack.com/…'"),
+        ("NOTIFY=hooks.slack.com/services/T0/owl", "slack-webhook/rangers, found 'hooks.slack.com/…'"),
+        ("NOTIFY=slack://owl/T0", "slack-webhook/rangers, found 'slack://…'"),
+        ("NOTIFY=smtp://ranger:owl/@host", "slack-webhook/rangers, found '…'"),
+    ],
+)
+def test_a_setting_that_does_not_fit_says_in_words_what_is_expected_and_shows_no_secret(
+    monkeypatch: pytest.MonkeyPatch, value: str, said: str
+) -> None:
+    name, _, given = value.partition("=")
+    monkeypatch.setenv(f"ANIML_{name}", given)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert str(caught.value).startswith(f"the environment variable ANIML_{name} does not fit: expected ")
+    assert str(caught.value).endswith(said)
+    assert "owl" not in str(caught.value)
+
+
+def doctor(tmp_path: Path, **variables: str) -> dict[str, str]:
+    """What the doctor says of each thing, its mark first."""
+    usual = {"ANIML_STORE": str(tmp_path / "store"), "ANIML_CACHE": str(tmp_path / "cache"), "PIP_NO_INDEX": "1", "COLUMNS": "1000"}
+    done = run("doctor", **usual | variables)
+    assert "Traceback" not in done.stderr
+    assert "unexpected" not in done.stderr
+    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+    return {what: f"{mark} {found}" for mark, what, found in lines}
+
+
+def test_the_doctor_looks_at_the_rest_when_the_store_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    said = doctor(tmp_path, ANIML_STORE=str(tmp_path / "file" / "a" / "store"))
+    assert "cannot be made (Not a directory)" in said["store"]
+    assert said["disk"].endswith(f" GB free at {tmp_path}")
+    assert said.keys() >= {"python", "weights", "animl", "aws", "server"}
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("/api", "ok "),
+        ("/api/", "ok "),
+        ("", "FAULT expected Prefect's API at {site} (PREFECT_API_URL), found a server that answers 404, not as Prefect's does; the address of a"),
+        (
+            "/app",
+            "FAULT expected Prefect's API at {site}/app (PREFECT_API_URL), found a server that answers 200, not as Prefect's does; the address of a",
+        ),
+        ("/shut/api", "note {site}/shut/api asks for a password"),
+    ],
+)
+def test_the_doctor_asks_the_prefect_server_whether_it_is_well(tmp_path: Path, where: str, said: str) -> None:
+    with served({}) as site:
+        site.status = {"api/health": 200, "app/health": 200, "shut/api/health": 401}
+        site.bodies = {"api/health": b"true", "app/health": b"<html>"}
+        found = doctor(tmp_path, PREFECT_API_URL=site.address.replace("://", "://ranger:owl@") + where)["server"]
+    assert found.startswith(said.format(site=site.address))
+    assert "owl" not in found
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/api", "http://ranger:owl/@127.0.0.1:9/api", "nowhere", "http://["])
+def test_the_doctor_finds_no_prefect_server_where_none_is(tmp_path: Path, address: str) -> None:
+    found = doctor(tmp_path, PREFECT_API_URL=address)["server"]
+    assert found.startswith("FAULT expected a Prefect server at ")
+    assert "(PREFECT_API_URL), reached none (" in found
+    assert "owl" not in found
+
+
 def test_what_stands_in_an_export_cannot_break_the_line(tmp_path: Path) -> None:
     assert "\\x1b" in one_line("a\x1b[31m\nb")
     assert len(one_line("x" * 10_000)) <= LONGEST
@@ -161,3 +253,19 @@ def test_what_stands_in_an_export_cannot_break_the_line(tmp_path: Path) -> None:
 def test_a_traceback_comes_only_with_debug(tmp_path: Path) -> None:
     assert "Traceback" not in run("plan", "check", tmp_path / "none.yaml").stderr
     assert "Traceback" in run("--debug", "plan", "check", tmp_path / "none.yaml").stderr
+
+
+def test_a_ctrl_c_while_the_command_is_still_loading_ends_it_without_a_traceback() -> None:
+    impatient = """
+import os, signal, sys
+class Impatient:
+    def find_spec(self, name, path=None, target=None):
+        if name == "flows.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Impatient())
+from flows.start import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", impatient], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == ""

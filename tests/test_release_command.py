@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from animl_pipeline.endpoint import deploy_endpoint, rollback_endpoint
-from animl_pipeline.errors import ReleaseError
+from animl_pipeline.errors import ReleaseError, SettingsError
 from animl_pipeline.plan import Plan, check_plan
 from animl_pipeline.records import Artifact
 from animl_pipeline.reports import keep_report
@@ -109,3 +109,11 @@ def test_help_teaches_and_a_plan_may_stand_first(desk: Desk) -> None:
     for command in ("run", "status", "history", "rollback", "register", "gc"):
         assert f"  {command} " in said
     assert "--force REASON" in desk.say("run", "--help")
+
+
+def test_all_variables_that_a_release_lacks_are_named_at_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.package(1)
+    monkeypatch.delenv("ANIML_ROLE_ARN")
+    monkeypatch.delenv("ANIML_ENDPOINT_IMAGE")
+    with pytest.raises(SettingsError, match=r"a release needs ANIML_ROLE_ARN .*and ANIML_ENDPOINT_IMAGE .*not set"):
+        desk.say("PLAN", "--dry-run")

@@ -132,9 +132,9 @@ def _need(settings: Settings) -> None:
         "ANIML_ENDPOINT_IMAGE": (settings.endpoint_image, "the endpoint image's address in ECR"),
         "ANIML_MODELS_BUCKET": (settings.models_bucket, "the bucket that keeps packages"),
     }
-    for name, (value, meaning) in wanted.items():
-        if not value:
-            raise SettingsError(f"a release needs {name}, {meaning}; it is not set")
+    lacking = [f"{name} ({meaning})" for name, (value, meaning) in wanted.items() if not value]
+    if lacking:
+        raise SettingsError(f"a release needs {' and '.join(lacking)}; not set in the environment")
 
 
 def _name(model: str, version: str, digest: str) -> str:

@@ -53,8 +53,8 @@ def tested_thresholds(thresholds: Sequence[Threshold], scored: pd.DataFrame) -> 
 def said_of_calibration(c: Calibration) -> str:
     """What the calibration did, in words; where the error is not at most half of what it was, why not."""
     told = f"The calibration error on test is {c.after:.3f}, without the temperature ({c.temperature:.2f}) it would be {c.before:.3f}"
-    if c.after <= c.before / 2:
-        return f"{told}: at most half."
+    if c.after < c.before / 2:
+        return f"{told}: more than halved."
     if c.after <= c.by_chance:
         return f"{told}. It is not halved, and need not be: on so few examples a perfectly calibrated model may show up to {c.by_chance:.3f}."
     if c.after >= c.before:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from animl_pipeline.errors import SettingsError
-from animl_pipeline.settings import prefect_server
+from animl_pipeline.settings import api_hint, prefect_server, without_secrets
 from flows import screen
 from flows.heap import keep_what_is_loaded
 
@@ -28,6 +28,6 @@ def run(flow: Callable[..., Any], *arguments: Any, **how: Any) -> Any:
             raise SettingsError(f"Prefect's embedded server did not start ({e}); see that PREFECT_HOME (~/.prefect) can be written") from e
         if "Failed to reach API" not in str(e):
             raise
-        raise SettingsError(
-            f"PREFECT_API_URL: expected a Prefect server at {prefect_server()}, reached none; start one (`prefect server start`) or unset it"
-        ) from e
+        address = prefect_server() or ""
+        advice = api_hint(address) or "start one (`prefect server start`) or unset it"
+        raise SettingsError(f"PREFECT_API_URL: expected a Prefect server at {without_secrets(address)}, reached none; {advice}") from e
