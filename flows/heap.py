@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 
 ARENA_MAX = -8
 """M_ARENA_MAX of malloc.h."""
@@ -33,5 +34,9 @@ def collect_seldom() -> None:
 
 
 def keep_what_is_loaded() -> None:
-    """Take what has been loaded so far for no garbage, also at the end, which comes half a second earlier so."""
-    gc.freeze()
+    """Take what has been loaded so far for no garbage, also at the end, which comes half a second earlier so.
+
+    Not once torch is there: its bindings would then be called leaks when the process ends.
+    """
+    if "torch" not in sys.modules:
+        gc.freeze()
