@@ -35,7 +35,7 @@ def test_the_demo_ends_with_an_answer_a_report_and_the_totals_and_a_second_one_w
     second = run("demo", "--folder", tmp_path / "demo", **home)
     assert second.returncode == 0, second.stderr
     assert "made in" not in second.stderr
-    assert len(re.findall(r": cached, ", second.stderr)) == 9
+    assert len(re.findall(r": cached, ", second.stderr)) == 10
     assert "serves" in second.stdout
 
 
