@@ -21,7 +21,7 @@ from tasks import dataset
 log = logging.getLogger("animl_pipeline.flows.spread")
 
 LOCAL: dict[str, Any] = {"persist_result": False, "validate_parameters": False}
-"""Of both flows, which nobody starts but a run here; they are made when one is needed, since making one costs as much as a task."""
+"""Of both flows, which nobody starts but a run here; they are made when one is needed, since making one takes tens of milliseconds."""
 
 
 def look_everywhere(labels: Artifact, plan: Plan) -> None:
