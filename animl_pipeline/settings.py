@@ -146,6 +146,8 @@ def prepare_prefect(*, debug: bool = False) -> None:
     for name, value in PREFECT_DEFAULTS.items():
         if not (debug and "CONSOLE_LEVEL" in name):
             os.environ.setdefault(name, value)
+    if not os.environ.get("PREFECT_API_URL"):  # one that is empty would let Prefect start a server and tell another one
+        os.environ.pop("PREFECT_API_URL", None)
 
 
 def use_local_aws(variables: Mapping[str, str]) -> None:
@@ -163,11 +165,6 @@ def remember_prefect(address: str, port: int) -> None:
         os.environ.setdefault(name, value)
     os.environ["PREFECT_SERVER_UI_API_URL"] = address
     os.environ["PREFECT_SERVER_API_PORT"] = str(port)
-
-
-def prefect_server() -> str | None:
-    """The address of the Prefect server that runs are told to, if one is set."""
-    return os.environ.get("PREFECT_API_URL")
 
 
 def api_hint(address: str) -> str:

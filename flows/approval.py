@@ -7,7 +7,8 @@ package; where another one has become the newest meanwhile, an answer is not tak
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
+from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Literal
 
 from prefect import runtime
@@ -23,7 +24,7 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wa
 
 from animl_pipeline.errors import ReleaseError
 from animl_pipeline.plan import Plan
-from animl_pipeline.records import Approval, Report
+from animl_pipeline.records import Report
 
 log = logging.getLogger("animl_pipeline.flows.approval")
 
@@ -114,11 +115,6 @@ def question(report: Report, plan: Plan, force: str) -> str:
     return "\n\n".join(lines)
 
 
-def approval(name: str, note: str, door: Literal["prefect", "command line"]) -> Approval:
-    """A yes, with the time of now."""
-    return Approval(by=" ".join(name.split()), note=note.strip(), at=datetime.now(UTC).isoformat(timespec="seconds"), door=door)
-
-
 def start_release(plan_name: str, report: Report) -> str:
     """Start the release of a trained model on the Prefect server, once a package; a line that says what came of it."""
     if not PREFECT_API_URL.value():
@@ -129,6 +125,6 @@ def start_release(plan_name: str, report: Report) -> str:
         except ObjectNotFound:
             log.warning("expected the deployment %r on the Prefect server, found none; `animl-pipeline deploy` puts it there", DEPLOYMENT)
             return f"its release was not started: the server has no deployment {DEPLOYMENT!r}"
-        key = f"release-{report.model}-{report.package.digest}"
+        key = f"release/{Path(plan_name).stem}/{report.model}/{report.package.digest}"  # plans may share a model, not their endpoints
         run = client.create_flow_run_from_deployment(deployment.id, parameters={"plan": plan_name}, idempotency_key=key, tags=["after-retrain"])
     return f"its release is the run {run.name!r}"

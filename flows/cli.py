@@ -8,19 +8,19 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from animl_pipeline.errors import PipelineError, SettingsError
-from animl_pipeline.plan import load_plan
-from animl_pipeline.records import Release, Report
-from animl_pipeline.settings import load_settings, prefect_server, prepare_prefect, remember
+from animl_pipeline.errors import PipelineError
+from animl_pipeline.records import Report
+from animl_pipeline.settings import load_settings, prepare_prefect, remember
 from flows import ending, screen
-from flows.commands.options import DataOption, PlanPath, StoreOption
+from flows.commands.options import DataOption, PlanPath, StoreOption, opened_plan
 from flows.commands.plan import plans
-from flows.commands.release import releases
+from flows.commands.release import releases, rollback
 from flows.commands.running import Debug as _Debug
 from flows.commands.running import run as _run
 from flows.commands.store import stores
 from flows.commands.weights import weights
 from flows.heap import collect_seldom, share_one_heap
+from flows.server import load_prefect, need_server
 
 app = typer.Typer(
     name="animl-pipeline",
@@ -55,6 +55,7 @@ def retrain(plan: PlanPath, store: StoreOption = None, data: DataOption = None) 
     server (PREFECT_API_URL) an embedded one runs for as long as this command.
     """
     remember(store=store, data=data)
+    load_prefect()
     from animl_pipeline.store import open_store
     from flows.retrain import retrain as flow
 
@@ -63,24 +64,13 @@ def retrain(plan: PlanPath, store: StoreOption = None, data: DataOption = None) 
     screen.show_scores(report)
     screen.out.print(f"report: {open_store(load_settings()).path(report.evaluation, 'report.html')}")
     if report.verdict in {None, "promote"}:
-        approved = " --approve-as NAME, once you have read the report" if load_plan(plan).release.approval == "required" else ""
+        approved = " --approve-as NAME, once you have read the report" if opened_plan(plan).release.approval == "required" else ""
         screen.out.print(f"next: animl-pipeline release {plan}{approved}")
     else:
         screen.out.print("next: read the report; a release of this model would be refused without --force REASON")
 
 
-@app.command(short_help="Put an earlier version behind the endpoint.")
-def rollback(
-    plan: PlanPath,
-    to: Annotated[str | None, typer.Option(help="endpoint configuration to go back to; without it, the one before the present one")] = None,
-    store: StoreOption = None,
-) -> None:
-    """Put an earlier version behind PLAN's endpoint again."""
-    remember(store=store)
-    from flows.release import rollback as flow
-
-    done: Release = _run(flow, str(plan), to)
-    screen.out.print(f"{done.endpoint} serves {done.endpoint_config} again")
+app.command("rollback", short_help="Put an earlier version behind the endpoint.")(rollback)
 
 
 @app.command(short_help="Name the animals in a picture, here.")
@@ -95,7 +85,7 @@ def predict(
     from flows.predict import named_animals, parsed_box
 
     with screen.watched(debug=_Debug.on):
-        animals = named_animals(image, load_plan(plan), parsed_box(box))
+        animals = named_animals(image, opened_plan(plan), parsed_box(box))
     if not animals:
         screen.out.print("no animal found; give --box to ask about a place in the picture")
     for found, answer in animals:
@@ -139,6 +129,7 @@ def up(
 ) -> None:
     """Run a Prefect server with all deployments and a worker on this machine until Ctrl-C: trainings from a browser."""
     remember(store=store, data=data)
+    load_prefect()
     from flows.team import run_here
 
     run_here(port, local_sagemaker=local_sagemaker)
@@ -147,12 +138,11 @@ def up(
 @app.command(short_help="Put the deployments on a Prefect server.")
 def deploy() -> None:
     """Put all deployments and automations on the Prefect server of PREFECT_API_URL (a team's; `up` does it by itself)."""
-    if prefect_server() is None:
-        raise SettingsError("PREFECT_API_URL: expected the address of a Prefect server, such as http://127.0.0.1:4200/api, found none")
+    server = need_server()
     from flows.team import deploy as put
 
     put()
-    screen.out.print(f"{prefect_server()} has all deployments; a worker works them off: prefect worker start --pool animl")
+    screen.out.print(f"{server} has all deployments; a worker works them off: prefect worker start --pool animl")
 
 
 @app.command(short_help="Tell the server that images were validated.")
@@ -165,12 +155,11 @@ def notify(
 
     A plan that is not deployed there is refused.
     """
-    if prefect_server() is None:
-        raise SettingsError("PREFECT_API_URL: expected the address of a Prefect server, such as http://127.0.0.1:4200/api, found none")
+    server = need_server()
     from flows.team import notify as tell
 
     tell(plan, {"epochs": epochs}, batch)
-    screen.out.print(f"told {prefect_server()}: images of {plan} were validated")
+    screen.out.print(f"told {server}: images of {plan} were validated")
 
 
 @app.command("sagemaker-local", short_help="Run SageMaker's API on this machine.")

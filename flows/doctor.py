@@ -12,13 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import requests
-
 from animl_pipeline.detections.ultralytics_checkpoint import import_ultralytics
 from animl_pipeline.errors import PipelineError
-from animl_pipeline.settings import Settings, api_hint, prefect_server, tell_libraries, without_secrets
+from animl_pipeline.settings import Settings, tell_libraries, without_secrets
 from animl_pipeline.store import open_store
 from animl_pipeline.weights import KnownWeights, fetch_known, registry
+from flows.server import check_server, load_prefect, server_address
 
 NEEDED_GB = 5
 """Free disk below which a run of a few thousand pictures may end early."""
@@ -50,7 +49,7 @@ def examined(settings: Settings) -> Iterator[Check]:
         yield _checked("weights", lambda w=weights: _weights(w, settings))  # type: ignore[misc]
     yield _animl(settings)
     yield _aws(settings)
-    yield _prefect()
+    yield asked_server()
 
 
 def _animl(settings: Settings) -> Check:
@@ -70,6 +69,8 @@ def _package(name: str, settings: Settings) -> Check:
     try:
         if name == "ultralytics":  # imported as the detections import it, else it greets, and keeps settings of its own at home
             import_ultralytics(settings)
+        if name == "prefect":  # which reads its settings then
+            load_prefect()
         module = importlib.import_module(name)
     except PipelineError as e:
         return Check(name, "fault", str(e))
@@ -128,19 +129,13 @@ def _aws(settings: Settings) -> Check:
     return Check("aws", "good", f"credentials, role and image are set; packages go to s3://{settings.models_bucket}")
 
 
-def _prefect() -> Check:
-    address = prefect_server()
-    if not address:
-        return Check("server", "note", "no PREFECT_API_URL: an embedded Prefect server runs for as long as a command")
-    shown = without_secrets(address)
-    advice = api_hint(address) or "start it, correct the address, or unset it"
+def asked_server() -> Check:
+    """Whether the Prefect server that is set answers, and lets us in."""
     try:
-        answer = requests.get(f"{address.rstrip('/')}/health", timeout=SERVER_ANSWERS_WITHIN_S)
-    except (requests.RequestException, ValueError) as e:  # the latter for what is no address at all
-        return Check("server", "fault", f"expected a Prefect server at {shown} (PREFECT_API_URL), reached none ({type(e).__name__}); {advice}")
-    if answer.status_code in {requests.codes.unauthorized, requests.codes.forbidden}:
-        return Check("server", "note", f"{shown} asks for a password before it says whether it is well ({answer.status_code})")
-    if not answer.ok or answer.text.strip() != "true":  # a page for people answers 200, too
-        found = f"found a server that answers {answer.status_code}, not as Prefect's does"
-        return Check("server", "fault", f"expected Prefect's API at {shown} (PREFECT_API_URL), {found}; {advice}")
-    return Check("server", "good", shown)
+        address = server_address()
+        if address is None:
+            return Check("server", "note", "no PREFECT_API_URL: an embedded Prefect server runs for as long as a command")
+        check_server(SERVER_ANSWERS_WITHIN_S)
+    except PipelineError as e:
+        return Check("server", "fault", str(e))
+    return Check("server", "good", without_secrets(address))

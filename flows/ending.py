@@ -15,7 +15,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NoReturn
 
 from animl_pipeline.training_job.stopping import stop_jobs
@@ -25,6 +26,9 @@ GRACE_S = 3.0
 """How long contexts and Prefect may take to close."""
 
 LINE = "animl-pipeline: stopped; what was made is kept, run the same command again to go on"
+
+SERVER = b"prefect.server.api.server:create_app"
+"""What stands in the command line of Prefect's embedded server."""
 
 _listening = False
 _status: int | None = None
@@ -49,6 +53,24 @@ def listen_for_stops() -> None:
         signal.signal(stop, _stop)
 
 
+@contextmanager
+def children_spared() -> Iterator[None]:
+    """Let processes that the main thread starts from now on, until :func:`take_charge`, not hear of a terminal's Ctrl-C.
+
+    Prefect starts its embedded server as one, in our process group, and it would end with a traceback of its own beside our line.
+    What a thread blocks its children have blocked. This process hears of it all the same, in the thread of
+    :func:`listen_for_stops`; and the server by SIGTERM, from :func:`leave` or its lifeline.
+    """
+    if not _listening:
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def was_stopped() -> bool:
     """Whether this process was told to stop."""
     return _raised or _status is not None
@@ -60,9 +82,9 @@ def leave() -> NoReturn:
     while _status is None and time.monotonic() < deadline:
         time.sleep(0.01)  # the main thread was told first; the line is on its way
     screen.err.show_cursor(show=True)
-    server = _embedded_server()
-    if server is not None:
-        server.terminate()
+    for server in _servers_started():
+        with suppress(ProcessLookupError):
+            os.kill(server, signal.SIGTERM)
     stop_jobs()
     os._exit(_status or 128 + signal.SIGTERM)
 
@@ -107,6 +129,7 @@ def take_charge() -> None:
     if facts.level == logging.NOTSET:
         facts.setLevel(logging.INFO)
     if _listening:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # of children_spared
         listen_for_stops()
     server = _embedded_server()
     if server is not None and server.pid not in _lifelines:
@@ -147,6 +170,17 @@ def _embedded_server() -> subprocess.Popen[bytes] | None:
     from prefect.server.api.server import SubprocessASGIServer
 
     return SubprocessASGIServer().server_process  # there is one a process
+
+
+def _servers_started() -> set[int]:
+    """The process ids of Prefect's servers that this process has started; of one that is being started Prefect does not know yet."""
+    known = _embedded_server()
+    found = {known.pid} if known is not None and known.poll() is None else set()
+    for children in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # who has ended meanwhile
+            pids = children.read_text().split()
+            found |= {int(pid) for pid in pids if SERVER in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    return found
 
 
 def _lifeline(pid: int) -> subprocess.Popen[bytes]:

@@ -7,13 +7,13 @@ import logging
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from animl_pipeline.endpoint import Registration, held_back, lacks_approval
+from animl_pipeline.endpoint import Registration, approval, held_back, lacks_approval
 from animl_pipeline.plan import Plan, find_plan, load_plan
 from animl_pipeline.records import Release, Report
 from animl_pipeline.reports import newest_report
 from animl_pipeline.settings import load_settings
 from animl_pipeline.store import open_store
-from flows.approval import DEPLOYMENT, approval, asked, can_be_asked
+from flows.approval import DEPLOYMENT, asked, can_be_asked
 from flows.ending import take_charge
 from flows.outcome import OF_VERDICT, ended
 from tasks import release as tasks

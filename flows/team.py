@@ -15,8 +15,9 @@ import requests
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from animl_pipeline.errors import PlanError, SettingsError
-from animl_pipeline.settings import api_hint, load_settings, remember_prefect, without_secrets
+from animl_pipeline.settings import load_settings, remember_prefect
 from flows import screen
+from flows.server import check_server
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -64,7 +65,7 @@ def deploy() -> None:
     from flows.automations import put_automations
 
     _check_here()
-    _check_server()
+    check_server()
     _prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
     _prefect("deploy", "--all", "--prefect-file", str(DEPLOYMENTS / "prefect.yaml"))
     put_automations(DEPLOYMENTS / "automations.yaml", load_settings().notify)
@@ -73,31 +74,6 @@ def deploy() -> None:
 def _check_here() -> None:
     if not (DEPLOYMENTS / "prefect.yaml").exists():
         raise SettingsError(f"expected {DEPLOYMENTS}/prefect.yaml in {Path.cwd()}, found none; run this from the checkout")
-
-
-def _check_server() -> None:
-    """See that the server of PREFECT_API_URL lets us in.
-
-    Raises:
-        SettingsError: nothing answers there, or not without a password.
-    """
-    import httpx
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import PrefectHTTPStatusError
-
-    with get_client(sync_client=True) as client:
-        address, advice = without_secrets(str(client.api_url)), api_hint(str(client.api_url))
-        try:
-            client.request("POST", "/flows/count", json={})
-        except PrefectHTTPStatusError as e:
-            if e.response.status_code != httpx.codes.UNAUTHORIZED:
-                raise SettingsError(
-                    f"expected Prefect's API at {address} (PREFECT_API_URL), found a server that answers {e.response.status_code}; "
-                    f"{advice or 'see to that server, or correct the address'}"
-                ) from e
-            raise SettingsError(f"the Prefect server at {address} asks for a password: set PREFECT_API_AUTH_STRING=user:password") from e
-        except httpx.TransportError as e:
-            raise SettingsError(f"expected a Prefect server at {address} (PREFECT_API_URL), found none; start it, or correct the address") from e
 
 
 @contextmanager
@@ -157,17 +133,20 @@ def notify(plan: str, changes: Mapping[str, object], batch: str) -> None:
     Whether the plan's file is right only the server's run can see; a plan that no training is deployed for is refused here.
 
     Raises:
-        PlanError: the server has no deployment ``retrain/<plan>``; the message lists those that it has.
+        PlanError: what is told does not fit, or the server has no deployment ``retrain/<plan>``; the message lists those that it has.
         SettingsError: no server is set, or it does not take the event.
     """
     from prefect.client.orchestration import get_client
     from prefect.events import Event, Resource
 
+    from flows.watch import understood
+
     payload = {"plan": plan, "overrides": {k: v for k, v in changes.items() if v is not None}} | ({"batch": batch} if batch else {})
     event = Event(event="animl.images.validated", resource=Resource({"prefect.resource.id": f"animl.project.{Path(plan).stem}"}), payload=payload)
-    _check_server()
+    check_server()
     with get_client(sync_client=True) as client:
         _check_deployed(plan, client)
+        understood(payload)
         answer = client.request("POST", "/events", json=[event.model_dump(mode="json")])
     if not answer.is_success:
         raise SettingsError(f"the Prefect server at {urlsplit(str(answer.url)).netloc} did not take the event ({answer.status_code})")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from prefect import flow
+from prefect import flow, runtime
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -20,7 +21,7 @@ from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, Stat
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed
-from pydantic import Field, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from animl_pipeline.errors import PlanError, SettingsError
 from animl_pipeline.plan import Overrides, Plan, find_plan, load_plan
@@ -35,6 +36,8 @@ log = logging.getLogger("animl_pipeline.flows.watch")
 UNDER_WAY = [state for state in StateType if state not in TERMINAL_STATES]
 WAITING = [StateType.SCHEDULED, StateType.PENDING]
 """A run that has not begun will read what is validated by then."""
+ASKED_BY = "animl.asked-by"
+"""A training's label: the run of `watch` or `validated` that started it."""
 
 
 class Validated(Record):
@@ -42,7 +45,9 @@ class Validated(Record):
 
     plan: str = Field(min_length=1, description="name of a plan in deployments/plans, or a path")
     overrides: Overrides = Overrides()
-    batch: str = Field(default="", max_length=200, description="what was validated, such as a batch's id: the same batch starts one run only")
+    batch: Annotated[str, StringConstraints(strip_whitespace=True)] = Field(
+        default="", max_length=200, description="what was validated, such as a batch's id: the same batch starts one run only"
+    )
 
 
 @flow(name="watch", flow_run_name="watch {plan}", persist_result=False)
@@ -73,7 +78,8 @@ def watch(plan: str) -> State[Any]:
     log.info("%s", fact)
     if new < enough:
         return Completed(name="NothingNew", message=fact)
-    return _begin(checked, plan, Overrides(), f"watch-{checked.model}-{since.isoformat() if since else 'ever'}-{new}", fact, UNDER_WAY)
+    key = _key("watch", plan, checked, f"{since.isoformat() if since else 'ever'}/{new}")
+    return _begin(plan, Overrides(), key, fact, UNDER_WAY)
 
 
 @flow(name="validated", flow_run_name="images validated", persist_result=False)
@@ -84,23 +90,36 @@ def validated(payload: dict[str, Any]) -> State[Any]:
         payload: `plan`, a name in deployments/plans; `overrides`, what this run changes; `batch`, an id of what was
             validated: of events with the same id only the first one starts a run.
     """
+    told = understood(payload)
+    checked = told.overrides.applied(load_plan(find_plan(told.plan, load_settings().plans)))
+    key = _key("event", told.plan, checked, told.batch or datetime.now(UTC).isoformat())
+    return _begin(told.plan, told.overrides, key, f"images were validated{f' ({told.batch})' if told.batch else ''}", WAITING)
+
+
+def understood(payload: Mapping[str, Any]) -> Validated:
+    """What the event's payload tells.
+
+    Raises:
+        PlanError: it does not fit; the message names the key.
+    """
     try:
-        told = Validated.model_validate(payload)
+        return Validated.model_validate(payload)
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise PlanError(f"the event's payload: {where}: {first['msg']}; it holds plan, and may hold overrides and batch (docs/operate.md)") from e
-    checked = told.overrides.applied(load_plan(find_plan(told.plan, load_settings().plans)))
-    key = f"event-{checked.model}-{told.batch}" if told.batch else f"event-{checked.model}-{datetime.now(UTC).isoformat()}"
-    return _begin(checked, told.plan, told.overrides, key, f"images were validated{f' ({told.batch})' if told.batch else ''}", WAITING)
 
 
-def _begin(plan: Plan, name: str, overrides: Overrides, key: str, why: str, counts: list[StateType]) -> State[Any]:
+def _key(kind: str, name: str, plan: Plan, what: str) -> str:
+    """Prefect's idempotency key of a training: it is one for all deployments of `retrain`, so it names the deployment, and the model."""
+    return f"{kind}/{deployed_as(name)}/{plan.model}/{what}"
+
+
+def _begin(name: str, overrides: Overrides, key: str, why: str, counts: list[StateType]) -> State[Any]:
     """Start a training unless the same is under way, was made or was tried before.
 
     Args:
-        plan: the plan, with the overrides.
-        name: its name, as a run takes it.
+        name: the plan's name, as a run takes it.
         overrides: what the run changes.
         key: of two runs with the same one only the first is made.
         why: the fact behind it.
@@ -121,8 +140,11 @@ def _begin(plan: Plan, name: str, overrides: Overrides, key: str, why: str, coun
         same = _runs(client, FlowRunFilter(deployment_id=of_it, idempotency_key=FlowRunFilterIdempotencyKey(any_=[key])))
         if same:
             return _answer_of(same[0], why)
-        # the key also answers two that ask at the same moment: the server makes one run of them
-        run = client.create_flow_run_from_deployment(deployment, parameters=parameters, idempotency_key=key, tags=["new-validations"])
+        # of two that ask at the same moment the key makes one run, which is then labelled with who was first
+        me: dict[str, bool | int | float | str] = {ASKED_BY: str(runtime.flow_run.id)}
+        run = client.create_flow_run_from_deployment(deployment, parameters=parameters, idempotency_key=key, tags=["new-validations"], labels=me)
+    if run.labels.get(ASKED_BY) != me[ASKED_BY]:
+        return _answer_of(run, f"{why}; somebody else asked for the same at the same moment, and it is one run")
     return Completed(name="Started", message=f"{why}; started {run.name!r}")
 
 

@@ -164,7 +164,7 @@ def test_a_terminal_says_how_to_approve_and_takes_a_name_for_it(house: House) ->
     assert "release.approval: required, and nobody has approved it" in said
     assert "animl-pipeline release PLAN --approve-as NAME" in said
     assert "give your name" in house.type("--note", "fine", status=1)
-    assert "nobody has approved it" in house.type("--approve-as", "  ", status=1)
+    assert "expected the name of the person who approves" in house.type("--approve-as", "  ", status=1)
     assert "a person must approve it" in house.type("--dry-run")
     assert "a person must approve it" not in house.type("--dry-run", "--approve-as", "ranger")
     assert house.serves() is None

@@ -16,6 +16,7 @@ from animl_pipeline.plan import load_plan
 from animl_pipeline.settings import load_settings
 from flows.screen import LONGEST, one_line
 from tests.island import write_island
+from tests.serving import until
 from tests.web import served
 
 ROOT = Path(__file__).parents[1]
@@ -128,6 +129,24 @@ def test_a_command_that_is_told_to_stop_ends_soon_with_one_line_and_leaves_no_pr
     assert gone(started, within_s=30)
 
 
+def test_a_terminals_ctrl_c_while_prefects_server_starts_is_one_line(tmp_path: Path) -> None:
+    plan = write_island(tmp_path, places=1, each=1)
+    variables = {"ANIML_STORE": str(tmp_path / "store"), "PREFECT_HOME": str(tmp_path / "prefect")}
+    line = [sys.executable, "-m", "flows.cli", "retrain", str(plan)]
+    with subprocess.Popen(line, cwd=ROOT, env=os.environ | variables, stderr=subprocess.PIPE, text=True, start_new_session=True) as command:
+        try:
+            until(lambda: command.poll() is not None or children(command.pid), "Prefect's server is started", seconds=120)
+            started = children(command.pid)
+            os.killpg(command.pid, signal.SIGINT)  # a terminal tells all of its foreground group
+            _, said = command.communicate(timeout=20)
+        finally:
+            command.kill()
+    assert command.returncode == 128 + signal.SIGINT
+    assert said == "animl-pipeline: stopped; what was made is kept, run the same command again to go on\n"
+    assert started
+    assert gone(started, within_s=30)
+
+
 def children(pid: int) -> list[int]:
     """A process's children."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
@@ -149,7 +168,7 @@ def test_a_prefect_server_that_cannot_be_reached_is_one_line_with_its_variable(t
     plan = write_island(tmp_path, places=1, each=1)
     done = run("retrain", plan, PREFECT_API_URL=address, ANIML_STORE=str(tmp_path / "store"), PREFECT_CLIENT_MAX_RETRIES="0")
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith(f"animl-pipeline: PREFECT_API_URL: expected a Prefect server at {address}, reached none")
+    assert done.stderr.strip().splitlines()[-1].startswith(f"animl-pipeline: expected a Prefect server at {address} (PREFECT_API_URL), reached none")
     assert "Traceback" not in done.stderr
 
 
@@ -193,54 +212,6 @@ def test_a_setting_that_does_not_fit_says_in_words_what_is_expected_and_shows_no
     assert str(caught.value).startswith(f"the environment variable ANIML_{name} does not fit: expected ")
     assert str(caught.value).endswith(said)
     assert "owl" not in str(caught.value)
-
-
-def doctor(tmp_path: Path, **variables: str) -> dict[str, str]:
-    """What the doctor says of each thing, its mark first."""
-    usual = {"ANIML_STORE": str(tmp_path / "store"), "ANIML_CACHE": str(tmp_path / "cache"), "PIP_NO_INDEX": "1", "COLUMNS": "1000"}
-    done = run("doctor", **usual | variables)
-    assert "Traceback" not in done.stderr
-    assert "unexpected" not in done.stderr
-    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
-    return {what: f"{mark} {found}" for mark, what, found in lines}
-
-
-def test_the_doctor_looks_at_the_rest_when_the_store_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    said = doctor(tmp_path, ANIML_STORE=str(tmp_path / "file" / "a" / "store"))
-    assert "cannot be made (Not a directory)" in said["store"]
-    assert said["disk"].endswith(f" GB free at {tmp_path}")
-    assert said.keys() >= {"python", "weights", "animl", "aws", "server"}
-
-
-@pytest.mark.parametrize(
-    ("where", "said"),
-    [
-        ("/api", "ok "),
-        ("/api/", "ok "),
-        ("", "FAULT expected Prefect's API at {site} (PREFECT_API_URL), found a server that answers 404, not as Prefect's does; the address of a"),
-        (
-            "/app",
-            "FAULT expected Prefect's API at {site}/app (PREFECT_API_URL), found a server that answers 200, not as Prefect's does; the address of a",
-        ),
-        ("/shut/api", "note {site}/shut/api asks for a password"),
-    ],
-)
-def test_the_doctor_asks_the_prefect_server_whether_it_is_well(tmp_path: Path, where: str, said: str) -> None:
-    with served({}) as site:
-        site.status = {"api/health": 200, "app/health": 200, "shut/api/health": 401}
-        site.bodies = {"api/health": b"true", "app/health": b"<html>"}
-        found = doctor(tmp_path, PREFECT_API_URL=site.address.replace("://", "://ranger:owl@") + where)["server"]
-    assert found.startswith(said.format(site=site.address))
-    assert "owl" not in found
-
-
-@pytest.mark.parametrize("address", ["http://127.0.0.1:9/api", "http://ranger:owl/@127.0.0.1:9/api", "nowhere", "http://["])
-def test_the_doctor_finds_no_prefect_server_where_none_is(tmp_path: Path, address: str) -> None:
-    found = doctor(tmp_path, PREFECT_API_URL=address)["server"]
-    assert found.startswith("FAULT expected a Prefect server at ")
-    assert "(PREFECT_API_URL), reached none (" in found
-    assert "owl" not in found
 
 
 def test_what_stands_in_an_export_cannot_break_the_line(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
 from animl_pipeline.errors import DamagedError, ExportError
 from animl_pipeline.plan import Overrides, SourcePlan
 from animl_pipeline.records import Report
+from flows.approval import start_release
 from flows.release import release
 from flows.retrain import retrain
 from tasks.dataset import export_annotations
@@ -113,6 +114,12 @@ def test_a_training_whose_release_a_person_must_approve_starts_it_once_and_ends_
     again = retrain(str(asks_first), return_state=True)
     assert run_of(again).state_name == "NothingNew"
     assert len(releases_of(asks_first)) == 1
+
+
+def test_plans_that_share_a_model_have_a_release_each(asks_first: Path, first: State[Report]) -> None:
+    told = [start_release(plan, first.result()) for plan in ("isle", "isle", "deployments/plans/isle.yaml", "isle-for-batches")]
+    assert told[0] == told[1] == told[2] != told[3]
+    assert str(releases_of(asks_first)[0].name) not in " ".join(told)
 
 
 def test_a_run_is_named_after_what_came_of_it(place: Path, first: State[Report]) -> None:

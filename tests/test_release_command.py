@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from animl_pipeline.endpoint import deploy_endpoint, rollback_endpoint
-from animl_pipeline.errors import ReleaseError, SettingsError
+from animl_pipeline.errors import PlanError, ReleaseError, SettingsError
 from animl_pipeline.plan import Plan, check_plan
 from animl_pipeline.records import Artifact
 from animl_pipeline.reports import keep_report
@@ -109,6 +109,34 @@ def test_help_teaches_and_a_plan_may_stand_first(desk: Desk) -> None:
     for command in ("run", "status", "history", "rollback", "register", "gc"):
         assert f"  {command} " in said
     assert "--force REASON" in desk.say("run", "--help")
+
+
+def test_a_plan_may_be_named_and_a_command_that_is_misspelt_is_not_taken_for_one(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.package(1)
+    monkeypatch.setenv("ANIML_PLANS", str(desk.folder))
+    assert "absent" in desk.say("status", "colours")
+    assert "nothing in the way" in desk.say("colours", "--dry-run")
+    with pytest.raises(PlanError, match="expected a plan's name or the path of its YAML file, found 'colour'"):
+        desk.say("history", "colour")
+    for misspelt in ("statuss", "histroy", "rolback"):
+        assert f"No such command '{misspelt}'" in desk.say(misspelt, "colours", status=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--approve-as", ""], "expected the name of the person who approves, of at most 200 characters, found none"),
+        (["--approve-as", " \t", "--dry-run"], "expected the name of the person who approves, of at most 200 characters, found none"),
+        (["--approve-as", "r" * 201], "at most 200 characters, found 201"),
+        (["--approve-as", "the ranger", "--note", "n" * 2001], "expected a note on the approval of at most 2,000 characters, found 2,001"),
+        (["--note", "looked at the foxes"], "--note belongs to an approval: give your name, too"),
+    ],
+)
+def test_an_approval_that_is_none_is_one_line_before_anything_is_done(desk: Desk, words: list[str], said: str) -> None:
+    with pytest.raises(ReleaseError) as refused:
+        desk.say("PLAN", *words)
+    assert said in str(refused.value)
+    assert "nothing was released yet" in desk.say("history", "PLAN")
 
 
 def test_all_variables_that_a_release_lacks_are_named_at_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

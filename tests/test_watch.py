@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed, Failed, Paused, Pending, Running, Scheduled
 
 from animl_pipeline.errors import PlanError, SettingsError
@@ -26,6 +29,8 @@ from flows.retrain import retrain
 from flows.watch import validated, watch
 from tasks.watching import count_validated
 from tests.animl_server import LONG_AGO, AnimlSite, animl, island
+from tests.gate import gate_before
+from tests.prefect_server import say_the_rest
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [
@@ -218,6 +223,34 @@ def test_an_event_starts_a_run_with_its_parameters_once_a_batch(plan: str, deplo
     end(run, Failed())
     assert validated(payload, return_state=True).name == "AlreadyTried"
     assert validated(payload | {"batch": "day shift"}, return_state=True).name == "Started"
+
+
+def at_once(count: int, ask: Callable[[], State[Any]]) -> list[State[Any]]:
+    """The answers to the same question, asked by so many at the same moment."""
+    with ThreadPoolExecutor(count) as askers:
+        return [asked.result() for asked in [askers.submit(contextvars.copy_context().run, ask) for _ in range(count)]]
+
+
+def test_of_askers_at_the_same_moment_one_starts_the_run_and_the_others_are_told_that_they_joined_it(plan: str, deployed: UUID, prefect: str) -> None:
+    with gate_before(prefect, b"/create_flow_run ", together=3) as gate, temporary_settings({PREFECT_API_URL: gate}):
+        answers = at_once(3, lambda: validated({"plan": plan, "batch": "night shift"}, return_state=True))
+        say_the_rest()
+    (run,) = runs_of(deployed)
+    assert sorted(str(a.name) for a in answers) == ["AlreadyUnderWay", "AlreadyUnderWay", "Started"]
+    for answer in answers:
+        said = "started" if answer.name == "Started" else "somebody else asked for the same at the same moment, and it is one run;"
+        assert f"; {said} {run.name!r}" in str(answer.message)
+
+
+def test_plans_that_share_a_model_and_a_batch_have_a_run_each(plan: str, deployed: UUID, tmp_path: Path) -> None:
+    other = f"{plan}-more-epochs"
+    (tmp_path / f"{other}.yaml").write_text((tmp_path / f"{plan}.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    deployed_too: UUID = retrain.to_deployment(name=other).apply()  # type: ignore[assignment, union-attr]  # sync here
+    for _ in range(2):
+        told = [validated({"plan": name, "batch": "night shift"}, return_state=True) for name in (plan, other)]
+        asked = [watch(name, return_state=True) for name in (plan, other)]
+    assert [str(state.name) for state in told + asked] == ["AlreadyUnderWay"] * 4
+    assert [run.parameters["plan"] for deployment in (deployed, deployed_too) for run in runs_of(deployment)] == [plan, other]
 
 
 def test_an_event_that_comes_while_a_training_runs_is_not_lost(plan: str, deployed: UUID) -> None:

@@ -9,7 +9,7 @@ addresses differ (AWS_ENDPOINT_URL_SAGEMAKER, AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME
 
 from __future__ import annotations
 
-from animl_pipeline.endpoint.approving import approval_of, lacks_approval
+from animl_pipeline.endpoint.approving import approval, approval_of, lacks_approval
 from animl_pipeline.endpoint.check import ask_endpoint
 from animl_pipeline.endpoint.clearing import Cleared, clear_away
 from animl_pipeline.endpoint.deploy import deploy_endpoint
@@ -26,6 +26,7 @@ __all__ = [
     "Outlook",
     "Registration",
     "ReleaseRecord",
+    "approval",
     "approval_of",
     "ask_endpoint",
     "clear_away",

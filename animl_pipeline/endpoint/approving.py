@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import Literal
+
 from animl_pipeline.endpoint.history import release_history
 from animl_pipeline.errors import ReleaseError
 from animl_pipeline.plan import Plan
 from animl_pipeline.records import Approval, Artifact
 from animl_pipeline.store import Store
+
+LONGEST_NAME, LONGEST_NOTE = 200, 2000
+"""Characters that a history takes (records.Approval), and so does Prefect's form."""
+
+
+def approval(name: str, note: str, door: Literal["prefect", "command line"]) -> Approval:
+    """A person's yes, with the time of now.
+
+    Raises:
+        ReleaseError: there is no name, or name or note are longer than a history takes.
+    """
+    by, note = " ".join(name.split()), note.strip()
+    if not 0 < len(by) <= LONGEST_NAME:
+        raise ReleaseError(f"expected the name of the person who approves, of at most {LONGEST_NAME} characters, found {len(by) or 'none'}")
+    if len(note) > LONGEST_NOTE:
+        raise ReleaseError(f"expected a note on the approval of at most {LONGEST_NOTE:,} characters, found {len(note):,}")
+    return Approval(by=by, note=note, at=datetime.now(UTC).isoformat(timespec="seconds"), door=door)
 
 
 def approved(package: Artifact, plan: Plan, store: Store, approval: Approval | None) -> Approval | None:

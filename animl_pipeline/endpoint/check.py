@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from animl_pipeline.endpoint.aws import Aws
@@ -42,14 +43,14 @@ def check_endpoint(aws: Aws, endpoint: str, package: Artifact, store: Store, tol
     Raises:
         ReleaseError: it did not answer, answered other classes, or a probability is further off than ``tolerance``.
     """
-    answers = _golden(package, store)
+    answers = golden_crops(package, store)
     worst, off, example = 0.0, 0, ""
     took: list[float] = []
     with track(f"checking {endpoint}", len(answers)) as step:
-        for expected in answers:
-            picture = store.path(package, f"golden/{expected.picture}").read_bytes()
+        for expected, picture in answers:
+            data = picture.read_bytes()
             asked_at = time.perf_counter()
-            said = _ask(aws, endpoint, picture, expected.box, patience_s)
+            said = _ask(aws, endpoint, data, expected.box, patience_s)
             took.append(1000 * (time.perf_counter() - asked_at))
             if said.keys() != expected.probabilities.keys():
                 raise ReleaseError(f"the endpoint {endpoint} answers the classes {sorted(said)}, expected {sorted(expected.probabilities)}")
@@ -71,11 +72,17 @@ def _latency(took_ms: list[float]) -> Latency:
     return Latency(first_ms=round(first, 1), p50_ms=round(p50, 1), p95_ms=round(p95, 1))
 
 
-def _golden(package: Artifact, store: Store) -> list[Answer]:
+def golden_crops(package: Artifact, store: Store) -> list[tuple[Answer, Path]]:
+    """The golden answers of a package, each with its picture here: all that a check needs.
+
+    Raises:
+        ReleaseError: there are none.
+        DamagedError: the package, or a file of it, is not whole in the store.
+    """
     answers = [Answer.model_validate(row) for row in json.loads(store.path(package, "golden.json").read_bytes())]
     if not answers:
         raise ReleaseError("the package holds no golden answers, so the endpoint cannot be checked; run the step 'package' again")
-    return answers
+    return [(answer, store.path(package, f"golden/{answer.picture}")) for answer in answers]
 
 
 def _ask(aws: Aws, endpoint: str, picture: bytes, box: Box, patience_s: float) -> dict[str, float]:

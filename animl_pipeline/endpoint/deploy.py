@@ -15,6 +15,7 @@ from typing import NamedTuple
 from animl_pipeline.endpoint.approving import approved
 from animl_pipeline.endpoint.aws import Aws
 from animl_pipeline.endpoint.change import Changer, as_release
+from animl_pipeline.endpoint.check import golden_crops
 from animl_pipeline.endpoint.history import ReleaseRecord, all_at_rest, begin, close, new_record, records_of, released
 from animl_pipeline.endpoint.looking_ahead import look_ahead
 from animl_pipeline.endpoint.names import Target, targets_of
@@ -108,7 +109,8 @@ def _released_to(changer: Changer, target: Target, package: Artifact, why: Why) 
 
 
 def _make_ready(aws: Aws, target: Target, package: Artifact, store: Store) -> None:
-    """All that the endpoint needs, made before it is touched."""
+    """All that the endpoint and its check need, made and looked at before it is touched."""
+    golden_crops(package, store)
     archive = store.path(package, "model.tar.gz")
     aws.upload(archive, target, sha256_of(archive))
     aws.ensure_model(target)

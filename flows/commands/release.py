@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,23 +10,28 @@ import typer
 from typer.core import TyperGroup
 
 from animl_pipeline.errors import ReleaseError
-from animl_pipeline.plan import Plan, load_plan
+from animl_pipeline.plan import Plan
 from animl_pipeline.records import Release
 from animl_pipeline.settings import load_settings, remember
 from animl_pipeline.store import Store, open_store
 from flows import screen
-from flows.commands.options import PlanPath, StoreOption
+from flows.commands.options import PlanPath, StoreOption, opened_plan
 from flows.commands.running import Debug, run
 from flows.commands.showing import show_cleared, show_history, show_outlook, show_release, show_status
+from flows.server import load_prefect
 
 
 class _ReleaseItself(TyperGroup):
     """`release PLAN` is short for `release run PLAN`; a plan called like a command needs a path, such as ./status."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in {*self.commands, "--help"}:
+        if args and args[0] not in {*self.commands, "--help"} and not self._misspelt(args):
             args = ["run", *args]
         return super().parse_args(ctx, args)
+
+    def _misspelt(self, args: list[str]) -> bool:
+        """Whether the first of several words is a command that there almost is; it is then refused as one."""
+        return len(args) > 1 and not args[1].startswith("-") and bool(get_close_matches(args[0], self.commands))
 
 
 releases = typer.Typer(
@@ -47,9 +53,9 @@ def release(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="change nothing: show what would change, what it costs, and what is in the way")] = False,
     force: Force = "",
     approve_as: Annotated[
-        str,
+        str | None,
         typer.Option("--approve-as", metavar="NAME", help="your name: you have read the report and approve (where the plan says approval: required)"),
-    ] = "",
+    ] = None,
     note: Annotated[str, typer.Option(metavar="TEXT", help="a note on your approval; the history keeps it")] = "",
     store: StoreOption = None,
 ) -> None:
@@ -60,15 +66,20 @@ def release(
     a release that was started on a Prefect server asks in its UI instead.
     """
     remember(store=store)
-    if note and not approve_as.strip():
+    if note and approve_as is None:
         raise ReleaseError("--note belongs to an approval: give your name, too, with --approve-as NAME")
+    if approve_as is not None:
+        from animl_pipeline.endpoint import approval
+
+        approval(approve_as, note, "command line")  # refused before anything is done
     if dry_run:
-        _foresee(plan, force, approved=bool(approve_as.strip()))
+        _foresee(plan, force, approved=approve_as is not None)
         return
+    load_prefect()
     from flows.outcome import reached
     from flows.release import release as flow
 
-    done: Release = reached(run(flow, str(plan), force, approve_as, note, return_state=True))
+    done: Release = reached(run(flow, str(plan), force, approve_as or "", note, return_state=True))
     show_release(done, "now serves" if done.changed else "served already")
 
 
@@ -106,6 +117,7 @@ def rollback(
 ) -> None:
     """Put an earlier version behind PLAN's endpoints again, and check it there."""
     remember(store=store)
+    load_prefect()
     from flows.release import rollback as flow
 
     done: Release = run(flow, str(plan), to)
@@ -176,7 +188,7 @@ def _foresee(plan: Path, force: str, *, approved: bool) -> None:
 
 
 def _opened(plan: Path) -> tuple[Plan, Store]:
-    return load_plan(plan), open_store(load_settings())
+    return opened_plan(plan), open_store(load_settings())
 
 
 def _copy(source: str, files: tuple[str, ...], folder: Path, store: Store) -> None:

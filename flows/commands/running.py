@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from animl_pipeline.errors import SettingsError
-from animl_pipeline.settings import api_hint, prefect_server, without_secrets
-from flows import screen
+from animl_pipeline.settings import api_hint, without_secrets
+from flows import ending, screen
 from flows.heap import keep_what_is_loaded
+from flows.server import not_reached, server_address
 
 
 class Debug:
@@ -18,16 +19,20 @@ class Debug:
 
 
 def run(flow: Callable[..., Any], *arguments: Any, **how: Any) -> Any:
-    """A flow's result; its progress is shown."""
+    """A flow's result; its progress is shown.
+
+    Raises:
+        SettingsError: Prefect's server is not where its settings say, or does not start.
+    """
+    server_address()
     keep_what_is_loaded()
     try:
-        with screen.watched(debug=Debug.on):
+        with screen.watched(debug=Debug.on), ending.children_spared():
             return flow(*arguments, **how)
     except RuntimeError as e:
         if "ephemeral Prefect API server" in str(e):  # Prefect has no errors of its own for these
             raise SettingsError(f"Prefect's embedded server did not start ({e}); see that PREFECT_HOME (~/.prefect) can be written") from e
         if "Failed to reach API" not in str(e):
             raise
-        address = prefect_server() or ""
-        advice = api_hint(address) or "start one (`prefect server start`) or unset it"
-        raise SettingsError(f"PREFECT_API_URL: expected a Prefect server at {without_secrets(address)}, reached none; {advice}") from e
+        address = server_address() or ""
+        raise SettingsError(not_reached(without_secrets(address), api_hint(address), e.__cause__ or e)) from e

@@ -37,7 +37,7 @@ def test_what_is_missing_is_named(plan: Plan, store: Store, settings: Settings, 
         deploy_endpoint(package, plan, store, settings.model_copy(update={"endpoint_image": ""}))
     with pytest.raises(ReleaseError, match="expected the bucket s3://no-such-bucket, found none; make it, or set ANIML_MODELS_BUCKET"):
         deploy_endpoint(package, plan, store, settings.model_copy(update={"models_bucket": "no-such-bucket"}))
-    with pytest.raises(ReleaseError, match="there is no endpoint"):
+    with pytest.raises(ReleaseError, match=f"expected the endpoint {plan.endpoint_name()} in SageMaker, found none"):
         rollback_endpoint(plan, store, settings)
     with pytest.raises(ReleaseError, match="not found"):
         ask_endpoint(plan.endpoint_name(), jpeg(), Box.of([0, 0, 1, 1]))
