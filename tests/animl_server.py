@@ -144,6 +144,7 @@ class AnimlSite:
         self.cut_bodies = 0  # so many downloads end early
         self.hiccups = 0  # so many requests are answered 503
         self.revoke_after: int | None = None  # all tokens of now are refused after so many requests
+        self.odd_answers: list[Any] = []  # what is answered next, whatever was asked
         self.echo_secrets = False  # the server tells in an error what it was sent
         self.gone_after: int | None = None  # after so many exports every request is answered 503
         self.tasks: dict[str, Task] = {}
@@ -380,6 +381,8 @@ def _handler(site: AnimlSite) -> type[BaseHTTPRequestHandler]:
             if site.hiccups:
                 site.hiccups -= 1
                 return 503, {"message": "Service Unavailable"}
+            if site.odd_answers:
+                return 200, site.odd_answers.pop(0)
             if site.echo_secrets:
                 return 200, {"errors": [{"message": f"boom: {self.headers['Authorization']}"}]}
             return self._through_a_door(json.loads(body))

@@ -146,7 +146,17 @@ def test_without_an_address_the_setting_is_named() -> None:
         Animl("isle", Settings(api_url=""))
 
 
-@pytest.mark.parametrize("address", ["http://api.example.org/external", "ftp://x/external", "https://me:secret@api.example.org/external", "external"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://api.example.org/external",
+        "ftp://x/external",
+        "https://me:secret@api.example.org/external",
+        "external",
+        "https://h:99999/external",
+        "https://[::1/external",
+    ],
+)
 def test_a_token_goes_to_no_address_that_is_not_safe(address: str) -> None:
     with pytest.raises(SettingsError, match="ANIML_API_URL") as caught:
         Animl("isle", Settings(api_url=address, id_token=SecretStr(TOKEN)))
@@ -253,6 +263,54 @@ def test_a_second_factor_is_one_clear_line(site: AnimlSite, cognito: Cognito) ->
     cognito.second_factor = True
     with pytest.raises(SettingsError, match="second factor"):
         service_user(site).count(Filters())
+
+
+@pytest.mark.parametrize("said", [f"{TOKEN}\n", f" {TOKEN}\r\n", f"Bearer {TOKEN}"])
+def test_a_token_counts_without_what_came_along_when_it_was_copied(site: AnimlSite, said: str) -> None:
+    assert asking(site, id_token=SecretStr(said)).count(Filters()) == 30
+
+
+@pytest.mark.parametrize("said", [f"'{TOKEN}'", f"{TOKEN}\nX-Evil: 1", f"{TOKEN}\N{RIGHT DOUBLE QUOTATION MARK}"])
+def test_what_cannot_be_a_token_is_one_line_that_does_not_tell_it(site: AnimlSite, said: str) -> None:
+    with pytest.raises(SettingsError, match="ANIML_ID_TOKEN: expected a token of letters") as caught:
+        asking(site, id_token=SecretStr(said)).count(Filters())
+    assert TOKEN not in str(caught.value)
+    assert site.asked["POST"] == 0
+
+
+ODD: list[Any] = [None, [], 5, {"data": None}, {"data": []}, {"data": 5}, {"data": {"x": 1}}, {"errors": [{"message": "a", "extensions": 5}]}]
+
+
+@pytest.mark.parametrize(
+    ("ask", "answers"),
+    [
+        (lambda c: c.count(Filters()), [{"data": {"imagesCount": None}}, *({"data": {"imagesCount": {"count": n}}} for n in (None, "x", -1, 1e999))]),
+        (lambda c: c.begin_export(Filters()), [{"data": {"exportAnnotations": None}}]),
+        (lambda c: c.outcome("t", 1), [{"data": {"task": t}} for t in (None, {}, {"status": "FAIL", "output": 5}, {"output": {"count": "x"}})]),
+        (lambda c: c.deployments(), [{"data": {"projects": p}} for p in (5, [None], [{"_id": "isle", "cameraConfigs": [None]}])]),
+    ],
+    ids=["count", "export", "task", "places"],
+)  # fmt: skip
+def test_an_answer_in_another_form_is_one_line_whatever_it_is(site: AnimlSite, ask: Any, answers: list[Any]) -> None:
+    for answer in [*ODD, *answers]:
+        site.odd_answers = [answer]
+        with pytest.raises(RemoteError, match=r"answered in a form that is not Animl's; check ANIML_API_URL") as caught:
+            ask(asking(site))
+        assert caught.value.reason == "refused", answer
+
+
+def test_a_deployment_without_a_name_does_not_take_the_others_along(site: AnimlSite) -> None:
+    place = {"geometry": {"coordinates": [-119.7, 34.0]}}
+    deployments = [None, {"_id": "a", "name": None, "location": place}, {"_id": "b", "name": "cove", "startDate": 5, "location": place}]
+    site.odd_answers = [{"data": {"projects": [{"_id": "isle", "cameraConfigs": [{"_id": "c", "deployments": deployments}]}]}}]
+    assert [d.location for d in asking(site).deployments()] == ["cove"]
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "file:///etc/passwd", "http://[::1?X-Amz-Signature=do-not-tell"])
+def test_a_complete_export_without_an_address_has_failed(site: AnimlSite, tmp_path: Path, url: str) -> None:
+    with pytest.raises(RemoteError, match="names no address at which it could lie") as caught:
+        asking(site).download(SecretStr(url), tmp_path / "x")
+    assert caught.value.reason == "failed"
 
 
 # -- secrets ---------------------------------------------------------------------------------------------------------

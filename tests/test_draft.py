@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 import yaml
@@ -122,6 +124,19 @@ def test_labels_of_a_machine_are_left_out_until_a_person_says_otherwise(here: Pa
     assert "no person validated any of its 8 labels, so nothing of it is learnt as the plan stands" in " ".join(capsys.readouterr().out.split())
 
 
+def test_places_that_differ_by_case_alone_and_days_as_exif_writes_them_are_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    e = Export()
+    for i in range(12):
+        place, taken = ("Cove", "cove ", "bay", "Bay West")[i % 4], ("2026:03:01 10:00:00", "2026-13-45T10:00:00")[i // 6]
+        e.object(e.picture(place, datetime=taken), 1 + i % 2)
+    e.write(here / "isle")
+    init(["isle/export.json"], output=here / "plan.yaml", min_objects=1, min_places=1)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "1 place under names that differ by case or blanks alone (such as 'isle/Cove' and 'isle/cove ')" in shown
+    assert "2026-03-01 to 2026-03-01" in shown
+    assert "isle (6 of 12)" in shown
+
+
 @pytest.mark.parametrize(
     ("names", "line"),
     [({"fox": 5, "empty": 3}, "expected at least two kinds of animals to tell apart, found 1 .*fox 5"), ({"person": 2}, "found 0")],
@@ -131,13 +146,23 @@ def test_an_export_with_nothing_to_tell_apart_is_one_line(names: dict[str, int],
         drafted([survey(names)], 1, 1)
 
 
-def test_help_teaches_and_a_wrong_option_is_one_line(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["isle/export.json", "--layout", "label"], "sources.0.layout: expected {label}, {place}"),
+        (["lila://atlantis"], "expected lila://<set>, a set being one of channel-islands-camera-traps"),
+        ([""], "EXPORT: expected a path, an address, animl://<project> or lila://<set>, found nothing"),
+    ],
+)
+def test_help_teaches_and_a_wrong_option_is_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str], line: str
+) -> None:
     messy().write(here / "isle")
-    monkeypatch.setattr("sys.argv", ["animl-pipeline", "plan", "init", "isle/export.json", "--layout", "label", "--output", str(here / "p.yaml")])
+    monkeypatch.setattr("sys.argv", ["animl-pipeline", "plan", "init", *words, "--output", str(here / "p.yaml")])
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 2
-    assert "sources.0.layout: expected {label}, {place}" in capsys.readouterr().err
+    assert line in capsys.readouterr().err
     assert not (here / "p.yaml").exists()
 
 
@@ -192,7 +217,7 @@ def survey(names: dict[str, int]) -> Survey:
 
 
 @settings(deadline=None)
-@given(st.dictionaries(TEXTS, st.integers(1, 100), min_size=1, max_size=12))
+@given(st.dictionaries(TEXTS.map(partial(normalize, "NFC")), st.integers(1, 100), min_size=1, max_size=12))
 def test_whatever_names_an_export_holds_the_plan_is_valid_and_gives_each_one_meaning(names: dict[str, int]) -> None:
     surveys = [survey(names)]
     try:

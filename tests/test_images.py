@@ -131,6 +131,53 @@ def test_pictures_without_a_wanted_label_do_not_travel(store: Store, settings: S
     assert artifact.counts.dropped == {"without_a_wanted_label": 1}
 
 
+def test_pictures_of_which_no_person_saw_a_wanted_label_do_not_travel_and_take_no_room_of_a_limit(
+    store: Store, settings: Settings, tmp_path: Path
+) -> None:
+    e = island(2)
+    for i in range(20):
+        e.object(e.picture(f"p{i % 3}"), validated=False)
+    (tmp_path / "export.json").write_bytes(e.json())
+    with served(dict(e.pictures)) as site:
+        asked = {}
+        for unreviewed in ("drop", "keep"):
+            plan = {"name": "isle", "export": str(tmp_path / "export.json"), "images": site.address, "unreviewed": unreviewed, "max_images": 3}
+            source = SourcePlan.model_validate(plan)
+            artifact = fetch_images(source, export_annotations(source, store, settings), WANTED, store, settings)
+            asked[unreviewed] = (artifact.counts.kept, artifact.counts.dropped)
+    assert asked == {"drop": (2, {"with_unreviewed_labels_only": 20}), "keep": (3, {"over_limit": 19})}
+
+
+@pytest.mark.parametrize(("category", "why"), [(0, "none carries a label of the plan"), (1, "no person validated the labels")])
+def test_a_source_of_which_nothing_is_wanted_does_not_stop_the_others(
+    store: Store, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture, category: int, why: str
+) -> None:
+    e = Export()
+    e.object(e.picture(), category, validated=False)
+    e.write(tmp_path)
+    assert fetched(e, str(tmp_path / "images"), store, settings, tmp_path).counts.kept == 0
+    assert f"pictures of isle: none is wanted: {why}" in caplog.text
+
+
+def test_an_address_with_a_signature_brings_pictures_and_the_signature_stays_out_of_the_store(
+    store: Store, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    e, strangers = island(2), Export()
+    for i in range(3):
+        strangers.object(strangers.picture(seed=90 + i))
+    with served({f"pics/{k}?sig=do-not-tell": v for k, v in e.pictures.items()}) as site:
+        base = f"{site.address}/pics?sig=do-not-tell".replace("://", "://ranger:nor-this@")
+        assert fetched(e, base, store, settings, tmp_path).counts.kept == 2
+        assert fetched(e, base.replace("do-not", "did"), store, settings, tmp_path).cached  # another signature for the same place
+        site.files.clear()
+        with pytest.raises(ImagesError, match=r"not one of 3 pictures arrived") as caught:
+            fetched(strangers, base, store, settings, tmp_path)
+    held = b"".join(p.read_bytes() for p in store.local.rglob("*") if p.is_file())
+    for secret in ("do-not-tell", "nor-this"):
+        assert secret not in str(caught.value) + caplog.text
+        assert secret.encode() not in held
+
+
 def test_a_link_out_of_the_folder_is_not_followed(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(2)
     e.write(tmp_path)

@@ -158,6 +158,17 @@ def test_a_name_means_the_same_in_any_case(meaning: dict[str, str]) -> None:
         assert class_of[name.upper().casefold()] == class_of[name.casefold()] == folded[name.casefold()]
 
 
+@pytest.mark.parametrize("said", ["h\u00e9risson", "he\u0301risson"])
+@pytest.mark.parametrize("meant", ["h\u00e9risson", "he\u0301risson", "H\u00c9RISSON"])
+def test_an_accent_is_the_same_however_it_is_written(store: Store, settings: Settings, tmp_path: Path, said: str, meant: str) -> None:
+    e = Export()
+    e.categories = [{"id": 1, "name": said}, {"id": 2, "name": "rat"}]
+    e.object(e.picture(), 1)
+    e.object(e.picture(), 2)
+    spec = {"classes": {"hedgehog": [meant], "rat": ["rat"]}}
+    assert resolved(e, store, settings, tmp_path, spec).counts.noted == {"hedgehog": 1, "rat": 1}
+
+
 # -- the specification --------------------------------------------------------------------------------------------------
 
 LILA = """dataset_name,query,taxonomy_level,scientific_name,common_name,class,order,family,genus,species
@@ -284,6 +295,9 @@ def test_two_classes_that_claim_a_taxon_are_a_conflict(store: Store, settings: S
         (None, {}, r"labels\.taxonomy\.table .*: expected a taxonomy, found none"),
         ("name,genus\n", {}, "expected LILA's taxonomy mapping with the columns query"),
         ("{", {}, "is not JSON"),
+        ("[" * 100_000, {}, "is not JSON"),
+        (LILA + '"Isle Traps,owl', {}, r"is no CSV that can be read \(unexpected end of data\)"),
+        (LILA + '"' + "x" * 140_000, {}, "is no CSV that can be read"),
         ('{"categories": []}', {}, "expected an MLModel document with categories, found none"),
         (
             LILA,
@@ -354,6 +368,13 @@ def test_a_class_with_too_little_is_refused_or_only_noted_by_the_plans_word(
     assert "class 'rat'" in caplog.text
     spared = {"classes": {"fox": ["fox"], "rat": {"from": ["rat"]} | dict.fromkeys(asked, 1)}} | asked
     assert resolved(e, store, settings, tmp_path, spared).counts.kept == 5
+
+
+def test_exports_without_any_object_of_a_class_end_in_one_line_whatever_the_plans_word(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = Export()
+    e.object(e.picture(), 1, validated=False)
+    with pytest.raises(LabelsError, match="no object of the exports has a class: 1 unreviewed"):
+        resolved(e, store, settings, tmp_path, SPEC | {"too_few": "warn"})
 
 
 def test_a_preview_counts_what_the_step_then_keeps(store: Store, settings: Settings, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 import yaml
@@ -115,6 +116,15 @@ def test_a_missing_key_inside_a_source_is_named_with_its_place() -> None:
         ({"release": {"endpoint": "_" * 1000}}, ["release.endpoint", "..."]),
         ({"sources": []}, ["sources"]),
         ({"sources": [{"name": "a", "export": "e", "images": "i"}] * 2}, ["sources", "'a'"]),
+        ({"splits": {"train_only": ["cove"]}}, ["splits.train_only", "expected a/<place>", "'cove'"]),
+        ({"splits": {"test_only": ["b/cove"]}}, ["splits.test_only", "expected a/<place>", "'b/cove'"]),
+        ({"labels": {"classes": {"f\nx": ["fox"], "bird": ["bird"]}}}, ["labels", "printable", "'f\\nx'"]),
+        ({"labels": {"classes": {"fox": [""], "bird": ["bird"]}}}, ["labels.classes.fox", "found an empty one"]),
+        (
+            {"sources": [{"name": "a", "export": "animl://p", "images": "i", "animl": {"created_from": "2025-01-01", "created_to": "2024-01-01"}}]},
+            ["sources.0.animl", "created_from", "is not before created_to"],
+        ),
+        ({"sources": [{"name": "a", "export": "https://h/x.json?signature=1"}]}, ["'sources.0.images' is missing"]),
     ],
 )
 def test_a_value_that_does_not_fit_is_named_in_one_line(changes: dict[str, Any], words: list[str]) -> None:
@@ -131,6 +141,7 @@ def test_of_several_faults_a_wrong_key_comes_first_since_a_missing_one_may_be_me
 
 def test_several_faults_are_counted() -> None:
     assert "(2 more after this)" in fault(plan_data(train={"lr": 0, "epochs": 0, "batch_size": 0}))
+    assert "more after this" not in fault(plan_data(sources=[{"name": "A", "export": "e", "images": "i"}]))
 
 
 @pytest.mark.parametrize("template", ["{", "{model}-{name}", "{0}", "{model.x}", "{}-x", "no}"])
@@ -225,10 +236,10 @@ NAMES = st.text(min_size=1, max_size=12)
 @given(st.lists(st.tuples(NAMES, st.lists(NAMES, min_size=1, max_size=4)), min_size=2, max_size=5, unique_by=lambda pair: pair[0]))
 def test_label_names_mean_one_class_or_are_refused(pairs: list[tuple[str, list[str]]]) -> None:
     """Whatever the names: each means its class in any case, or two classes claim it, or a class cannot be called so."""
-    folded = [(name.casefold(), class_id) for class_id, names in pairs for name in names]
+    folded = [(normalize("NFC", name).casefold(), class_id) for class_id, names in pairs for name in names]
     claimed = {name: {c for n, c in folded if n == name} for name, _ in folded}
     ambiguous = "empty" in claimed or any(len(classes) > 1 for classes in claimed.values())
-    unfit = any("." in class_id or class_id.startswith("$") for class_id, _ in pairs)
+    unfit = any("." in c or c.startswith("$") or c != c.strip() or not c.isprintable() for c, _ in pairs)
     data = plan_data(labels={"classes": dict(pairs)})
     if ambiguous or unfit:
         fault(data)

@@ -60,6 +60,16 @@ def test_what_retrain_would_refuse_is_said_and_is_the_exit_status(island: Path) 
     assert "Traceback" not in done.stderr
 
 
+def test_too_few_places_for_three_sides_are_refused_as_retrain_would(tmp_path: Path) -> None:
+    e = Export()
+    for i in range(12):
+        e.object(e.picture(f"p{i % 2}"), 1 + i % 2, [4, 4, 20, 20])
+    e.write(tmp_path)
+    done = preview(tmp_path, {"classes": {"fox": ["fox"], "rat": ["rat"]}}, images="images")
+    assert done.returncode == 1
+    assert "refused: train, val and test need at least 3 known places, found 2" in " ".join(done.stdout.split())
+
+
 def test_a_folder_of_pictures_that_is_not_there_is_refused_as_retrain_would_with_the_table_all_the_same(island: Path) -> None:
     done = preview(island, {"classes": {"fox": ["fox"], "rat": ["rat"]}}, images="picturez")
     assert done.returncode == 1

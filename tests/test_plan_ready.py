@@ -28,7 +28,7 @@ WRONG = {
         "train.weights: expected efficientnet-lite0-imagenet, timm, none, released or",
         "'efficientnet-lite9'",
     ),
-    "detector": ("detections", "megadetector-light", "detections.detector: expected weights at", "or one of: megadetector-lite"),
+    "detector": ("detections", "megadetector-light", "detections.detector: expected weights at", "a name, perhaps megadetector-lite"),
 }
 
 

@@ -206,6 +206,12 @@ def test_a_likely_copy_without_a_time_is_left_out_of_the_lower_side_and_ties_not
     assert t.set_index("picture")["split"].to_dict()["second"] == "test"
 
 
+def test_a_place_that_the_plan_names_and_nobody_has_is_said(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    _, counts = split(store, island(12), SplitsPlan(train_only=("isle/p0",), test_only=("isle/p99",)))
+    assert counts.noted["places_named_but_not_there"] == 1
+    assert "names the place 'isle/p99' in train_only or test_only, of which there is no crop" in caplog.text
+
+
 def test_without_looks_or_by_the_plans_word_copies_are_not_looked_for_and_the_counts_say_so(store: Store) -> None:
     assert split(store, island(12))[1].noted["pictures_not_compared_for_copies"] == 12 * 12
     rows = copies_at_two_places(("2024-05-01T10:00:07", look(900)), ("2024-05-01T10:00:07", look(900)))

@@ -30,8 +30,18 @@ class Access:
             SettingsError: the settings say neither a token nor a user, or Cognito refuses the user.
         """
         if self._token is None:
-            self._token = self._settings.id_token if self._settings.id_token.get_secret_value() else _signed_in(self._settings)
+            ready = self._ready()
+            self._token = ready if ready.get_secret_value() else _signed_in(self._settings)
         return self._token
+
+    def _ready(self) -> SecretStr:
+        """The ready token, without what comes along when it is copied: a line's end, the word before it in a header."""
+        token = self._settings.id_token.get_secret_value().strip().removeprefix("Bearer ").strip()
+        if token and not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", token):
+            raise SettingsError(
+                "ANIML_ID_TOKEN: expected a token of letters, digits and -._~+/=, found other characters in it; copy it anew, without quotes"
+            )
+        return SecretStr(token)
 
     def renew(self) -> None:
         """Sign in anew, since the token was refused.
@@ -39,7 +49,7 @@ class Access:
         Raises:
             SettingsError: there is only a ready token, or Cognito refuses the user.
         """
-        if self._settings.id_token.get_secret_value():
+        if self._ready().get_secret_value():
             raise SettingsError(
                 "Animl refused ANIML_ID_TOKEN: a Cognito ID token lives for about an hour; set a new one and run again (windows that "
                 "were exported are kept), or set ANIML_USER and ANIML_PASSWORD instead, with which a long export signs in anew by itself"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -93,8 +95,11 @@ class Animl:
         Raises:
             RemoteError: ``timed_out`` when the question is too hard to be answered within Animl's 30 s.
         """
-        data = self._ask(queries.COUNT, {"input": {"filters": filters.as_input()}}, hard=True)
-        return int(data["imagesCount"]["count"])
+        with self._in_form():
+            count = int(self._ask(queries.COUNT, {"input": {"filters": filters.as_input()}}, hard=True)["imagesCount"]["count"])
+            if count < 0:
+                raise ValueError(count)
+            return count
 
     def begin_export(self, filters: Filters) -> str:
         """Ask for an export of annotations in COCO for Camera Traps; its task's id comes back."""
@@ -105,7 +110,8 @@ class Animl:
             "onlyIncludeReviewed": filters.only_reviewed,
             "aggregateObjects": False,
         }
-        return str(self._ask(queries.EXPORT, {"input": wanted})["exportAnnotations"]["_id"])
+        with self._in_form():
+            return str(self._ask(queries.EXPORT, {"input": wanted})["exportAnnotations"]["_id"])
 
     def outcome(self, task: str, within_s: float) -> Outcome:
         """What became of an export, looked at with growing pauses.
@@ -122,10 +128,11 @@ class Animl:
         return found
 
     def _look(self, task: str) -> Outcome:
-        found = self._ask(queries.TASK, {"input": {"taskId": task}})["task"]
-        output = found.get("output") or {}
-        error = self._access.scrubbed(str(output.get("error") or ""))
-        return Outcome(status=str(found["status"]), url=SecretStr(str(output.get("url") or "")), count=int(output.get("count") or 0), error=error)
+        with self._in_form():
+            found = self._ask(queries.TASK, {"input": {"taskId": task}})["task"]
+            output = found.get("output") or {}
+            error = self._access.scrubbed(str(output.get("error") or ""))
+            return Outcome(status=str(found["status"]), url=SecretStr(str(output.get("url") or "")), count=int(output.get("count") or 0), error=error)
 
     def download(self, url: SecretStr, path: Path) -> None:
         """Write what lies at an export's address to ``path``, whole.
@@ -144,43 +151,58 @@ class Animl:
                 with path.open("wb") as f:
                     for chunk in answer.iter_content(1 << 20):
                         f.write(chunk)
+        except (requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL):
+            raise RemoteError("failed", "Animl says that the export is complete, but names no address at which it could lie") from None
         except requests.RequestException as e:  # also a body that ended early
             raise RemoteError("unreachable", f"the export did not arrive: {type(e).__name__}", heals=True) from None
 
     def deployments(self) -> list[CameraDeployment]:
         """Where the project's cameras stood, those without coordinates left out."""
-        projects = self._ask(queries.PLACES, {"input": {"_ids": [self.project]}})["projects"] or []
-        found = [p for p in projects if p.get("_id") == self.project]
-        if not found:
-            raise RemoteError("refused", f"expected the project {self.project!r}, Animl shows {len(projects)} others to this user")
-        cameras = found[0].get("cameraConfigs") or []
-        return [d for camera in cameras for raw in camera.get("deployments") or [] if (d := _deployment(camera["_id"], raw)) is not None]
+        with self._in_form():
+            projects = self._ask(queries.PLACES, {"input": {"_ids": [self.project]}})["projects"] or []
+            found = [p for p in projects if p.get("_id") == self.project]
+            if not found:
+                raise RemoteError("refused", f"expected the project {self.project!r}, Animl shows {len(projects)} others to this user")
+            cameras = found[0].get("cameraConfigs") or []
+            return [d for camera in cameras for raw in camera.get("deployments") or [] if (d := _deployment(camera["_id"], raw)) is not None]
 
     def ml_model(self, model_id: str) -> dict[str, Any] | None:
         """Animl's document of a model (_id, version, defaultConfThreshold, categories, …), None where it has none."""
-        known = self._ask(queries.ML_MODELS, {"input": {"_ids": [model_id]}})["mlModels"] or []
-        return next((dict(m) for m in known if m.get("_id") == model_id), None)
+        with self._in_form():
+            known = self._ask(queries.ML_MODELS, {"input": {"_ids": [model_id]}})["mlModels"] or []
+            return next((dict(m) for m in known if m.get("_id") == model_id), None)
 
     def automation_rules(self) -> list[dict[str, Any]]:
         """The project's automation rules with every field that Animl's API knows, as it takes them back."""
-        projects = self._ask(queries.RULES, {"input": {"_ids": [self.project]}})["projects"] or []
-        rules = next((p.get("automationRules") or [] for p in projects if p.get("_id") == self.project), [])
-        return [without_nulls(rule) for rule in rules]
+        with self._in_form():
+            projects = self._ask(queries.RULES, {"input": {"_ids": [self.project]}})["projects"] or []
+            rules = next((p.get("automationRules") or [] for p in projects if p.get("_id") == self.project), [])
+            return [without_nulls(rule) for rule in rules]
 
     def replace_automation_rules(self, rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Replace ALL of the project's automation rules; what Animl then holds comes back. Managers only."""
-        answer = self._ask(queries.REPLACE_RULES, {"input": {"automationRules": rules}}, once=True)["updateAutomationRules"]
-        return [without_nulls(rule) for rule in answer["automationRules"] or []]
+        with self._in_form():
+            answer = self._ask(queries.REPLACE_RULES, {"input": {"automationRules": rules}}, once=True)["updateAutomationRules"]
+            return [without_nulls(rule) for rule in answer["automationRules"] or []]
+
+    @contextmanager
+    def _in_form(self) -> Iterator[None]:
+        """Say in one line that an answer is in another form than Animl's, whichever part of it is.
+
+        Raises:
+            RemoteError: ``refused``.
+        """
+        try:
+            yield
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
+            raise RemoteError("refused", f"{self._address} answered in a form that is not Animl's; check ANIML_API_URL") from None
 
     def _ask(self, query: str, variables: dict[str, Any], *, hard: bool = False, once: bool = False) -> dict[str, Any]:
         """The answer's data. A ``hard`` question that times out is not asked again: it would time out again; a change is asked for ``once``."""
-        try:
-            if once:
-                return self._signed_in_ask(query, variables)
-            answer: dict[str, Any] = _patiently(lambda: self._signed_in_ask(query, variables), self._settings.poll_s, but="timed_out" if hard else "")
-            return answer
-        except (KeyError, TypeError, ValueError):
-            raise RemoteError("refused", f"{self._address} answered in a form that is not Animl's; check ANIML_API_URL") from None
+        if once:
+            return self._signed_in_ask(query, variables)
+        answer: dict[str, Any] = _patiently(lambda: self._signed_in_ask(query, variables), self._settings.poll_s, but="timed_out" if hard else "")
+        return answer
 
     def _signed_in_ask(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         """One question; a token that ran out is renewed once."""
@@ -240,7 +262,11 @@ def without_nulls(value: Any) -> Any:
 def _checked_address(address: str) -> str:
     if not address:
         raise SettingsError("a source says animl://…, but not where Animl is: set ANIML_API_URL to its GraphQL address, https://…/external")
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+        _ = parts.port
+    except ValueError as e:
+        raise SettingsError(f"ANIML_API_URL: expected https://…/external, found what is no address ({e})") from None
     local = parts.hostname in {"localhost", "127.0.0.1", "::1"}
     if not parts.hostname or parts.scheme not in ({"http", "https"} if local else {"https"}):
         raise SettingsError(f"ANIML_API_URL: expected https://…/external, found {parts.scheme or 'no scheme'}; a token goes over https only")
@@ -283,8 +309,10 @@ def _is_unknown_user(answer: requests.Response) -> bool:
     return answer.status_code == 401 or bool(_codes(answer) & UNKNOWN_USER)
 
 
-def _deployment(camera: str, raw: dict[str, Any]) -> CameraDeployment | None:
-    """A deployment with coordinates; 0, 0 is what stands where nobody entered any. GeoJSON says longitude first."""
+def _deployment(camera: str, raw: dict[str, Any] | None) -> CameraDeployment | None:
+    """A deployment with a name and coordinates; 0, 0 is what stands where nobody entered any. GeoJSON says longitude first."""
+    if not raw or not raw.get("name"):
+        return None
     coordinates = ((raw.get("location") or {}).get("geometry") or {}).get("coordinates") or []
     if len(coordinates) < 2 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in coordinates[:2]):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -120,7 +121,7 @@ def _kinds(merged: dict[str, Category]) -> list[Suggested]:
 
 def _class_id(name: str, taken: set[str]) -> str:
     """A class id that MongoDB, YAML and people can bear, made of a name; another one where it is taken."""
-    plain = re.sub(r"[^\w ()/,'-]+", " ", name.replace("_", " "))
+    plain = re.sub(r"[^\w ()/,'-]+", " ", unicodedata.normalize("NFC", name).replace("_", " "))
     plain = " ".join(plain.split())[:LONGEST_ID].strip() or "class"
     return plain if plain not in taken else next(f"{plain} {i}" for i in range(2, len(taken) + 3) if f"{plain} {i}" not in taken)
 
@@ -152,6 +153,7 @@ def _about_sources(surveys: Sequence[Survey]) -> Iterable[str]:
     if boxless:
         yield f"no label has a box, so MegaDetector looks for the animals: {', '.join(boxless)}"
     yield from _shared_places(surveys)
+    yield from _alike_places(surveys)
     places = frozenset[str]().union(*(s.places for s in surveys))
     if 0 < len(places) < 3:
         yield f"{_some(len(places), 'known place')} in all; train, val and test need one each at least"
@@ -169,6 +171,19 @@ def _shared_places(surveys: Sequence[Survey]) -> Iterable[str]:
         yield (
             f"{_some(len(both), 'place name')} in several sources (such as {place!r} in {' and '.join(spaces)}); "
             "where the same cameras are meant, give these sources the same `places`"
+        )
+
+
+def _alike_places(surveys: Sequence[Survey]) -> Iterable[str]:
+    """Places whose names differ by case or blanks alone: one camera under two names would be on two sides of the split."""
+    alike: dict[str, set[str]] = defaultdict(set)
+    for place in frozenset[str]().union(*(s.places for s in surveys)):
+        alike[" ".join(unicodedata.normalize("NFC", place).casefold().split()).replace("/ ", "/")].add(place)
+    pairs = sorted(sorted(names) for names in alike.values() if len(names) > 1)
+    if pairs:
+        yield (
+            f"{_some(len(pairs), 'place')} under names that differ by case or blanks alone (such as {pairs[0][0]!r} and {pairs[0][1]!r}); "
+            "where one camera is meant, give it one name in the export: it would be trained on and tested on"
         )
 
 

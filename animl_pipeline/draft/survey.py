@@ -57,7 +57,7 @@ def surveyed(source: SourcePlan, export: Artifact, store: Store, today: str) -> 
     """
     images = store.table(export, "images.parquet")[["image_id", "place", "taken"]].astype(str)
     objects = store.table(export, "objects.parquet")
-    day = images["taken"].str.slice(0, 10).where(images["taken"].str.match(r"\d{4}-\d\d-\d\d"), "")
+    day = _days(images["taken"])
     odd = (day != "") & ((day < "2000") | (day > today))
     images = images.assign(day=day.mask(odd, ""), place=np.where(images["place"] == "", "", f"{source.place_space()}/" + images["place"]))
     both = objects.astype({"name": str, "image_id": str}).merge(images, on="image_id", how="left")
@@ -78,6 +78,14 @@ def surveyed(source: SourcePlan, export: Artifact, store: Store, today: str) -> 
         categories=tuple(_category(str(name), rows) for name, rows in both.groupby("name", sort=False, observed=True)),
         problems={**counts.dropped, **{k: n for k, n in counts.noted.items() if k not in TOLD}},
     )
+
+
+def _days(taken: pd.Series) -> pd.Series:
+    """The day of each time, as ISO text, empty where there is none; EXIF writes 2024:05:31."""
+    said = taken.str.slice(0, 10).str.replace(":", "-", regex=False)
+    known = pd.Series(said.unique())
+    sound = known[pd.to_datetime(known, format="%Y-%m-%d", errors="coerce").notna() & (known.str.len() == len("2024-05-31"))]
+    return said.where(said.isin(sound), "")
 
 
 def _category(name: str, rows: pd.DataFrame) -> Category:

@@ -63,6 +63,11 @@ def member(archive: zipfile.ZipFile, name: str, where: str) -> bytes:
         return b"".join(limited(stream, info.compress_size, f"{where}, {name}"))
 
 
+def own_names(archive: zipfile.ZipFile) -> list[str]:
+    """The names in an archive, without what macOS packs beside each file."""
+    return [n for n in archive.namelist() if not n.startswith("__MACOSX/")]
+
+
 @contextmanager
 def faults_named(where: str) -> Iterator[None]:
     """Say what an archive's fault is in one line.

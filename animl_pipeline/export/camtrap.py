@@ -5,6 +5,7 @@ datapackage.json names three tables; their paths are not to be trusted and never
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
 import json
@@ -15,13 +16,13 @@ from typing import Any
 import pandas as pd
 
 from animl_pipeline.errors import ExportError
-from animl_pipeline.export.archives import faults_named, gunzipped, member
+from animl_pipeline.export.archives import faults_named, gunzipped, member, own_names
 from animl_pipeline.export.camtrap_rows import converted
 from animl_pipeline.export.conversion import is_safe, make_converted
-from animl_pipeline.export.reading import bare
 from animl_pipeline.plan import SourcePlan
 from animl_pipeline.records import Artifact
 from animl_pipeline.remote import RemoteError, remote_at
+from animl_pipeline.remote import bare_address as bare
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import Store
 
@@ -63,7 +64,7 @@ def export_camtrap(source: SourcePlan, store: Store, settings: Settings, archive
         config={
             "kind": "camtrap-dp",
             "place_field": source.place_field,
-            "images": source.images if "://" in source.images else "",  # what is cut off from a picture's address
+            "images": bare(source.images) if "://" in source.images else "",  # what is cut off from a picture's address
             "merge_places_within_m": source.merge_places_within_m,
         },
         convert=lambda: converted(tables, source, where),
@@ -86,7 +87,7 @@ def _from_folder(source: SourcePlan, settings: Settings) -> Getter:
 def _from_zip(data: bytes, where: str) -> Getter:
     with faults_named(where):
         archive = zipfile.ZipFile(io.BytesIO(data))
-    names = [n for n in archive.namelist() if n.rpartition("/")[2] == PACKAGE]
+    names = [n for n in own_names(archive) if n.rpartition("/")[2] == PACKAGE]
     if len(names) != 1:
         raise ExportError(f"{where}: expected one {PACKAGE} in the archive, found {len(names)}; unpack it and name the right one")
     folder = names[0].removesuffix(PACKAGE)
@@ -123,7 +124,7 @@ def _resource(package: dict[str, Any], name: str, where: str) -> dict[str, Any]:
 def _paths(package: dict[str, Any], name: str, where: str) -> list[str]:
     """A table's files: relative paths inside the package."""
     said = _resource(package, name, where).get("path")
-    paths = said if isinstance(said, list) else [said]
+    paths = said if isinstance(said, list) and said else [said]
     for path in paths:
         if not isinstance(path, str) or not is_safe(path):
             raise ExportError(f"{where}: expected a path inside the package for the table {name!r}, found {path!r}; fetch it beside {PACKAGE}")
@@ -135,25 +136,39 @@ def _paths(package: dict[str, Any], name: str, where: str) -> list[str]:
 def _table(name: str, originals: dict[str, bytes], where: str) -> pd.DataFrame:
     """A table, all its values as text, empty where missing."""
     package = _description(originals, where)
-    dialect = _resource(package, name, where).get("dialect") or {}
-    parts = [_read_csv(originals[path], f"{where}, {path}", dialect) for path in _paths(package, name, where)]
+    resource = _resource(package, name, where)
+    delimiter, encoding = _dialect(resource, f"{where}: the table {name!r} in {PACKAGE}")
+    parts = [_read_csv(originals[path], f"{where}, {path}", delimiter, encoding) for path in _paths(package, name, where)]
     table = pd.concat(parts, ignore_index=True)
     lacking = [c for c in COLUMNS[name] if c not in table]
     if lacking:
-        version = str(package.get("profile", "no profile"))[:120]
-        raise ExportError(f"{where}: the table {name!r} has no column {lacking[0]!r}; expected Camtrap DP 1.0 or later, found {version}")
+        version, found = str(package.get("profile", "no profile"))[:120], ", ".join(map(str, table.columns))[:200]
+        raise ExportError(
+            f"{where}: the table {name!r} has no column {lacking[0]!r}; expected Camtrap DP 1.0 or later, found {version} with the columns {found}"
+        )
     return table
 
 
-def _read_csv(data: bytes, where: str, dialect: dict[str, Any]) -> pd.DataFrame:
-    plain = gunzipped(data, where) if data[:2] == b"\x1f\x8b" else data
+def _dialect(resource: dict[str, Any], what: str) -> tuple[str, str]:
+    """Between which characters a table's values stand, and in which encoding it is written."""
+    dialect, encoding = resource.get("dialect") or {}, resource.get("encoding") or "utf-8"
+    delimiter = dialect.get("delimiter", ",") if isinstance(dialect, dict) else None
+    if not isinstance(delimiter, str) or len(delimiter) != 1:
+        raise ExportError(f"{what}: expected a dialect with one character as its delimiter, found {str(dialect)[:80]!r}; write it as CSV with commas")
     try:
-        return (
-            pd.read_csv(
-                io.BytesIO(plain), dtype=str, keep_default_na=False, na_values=MISSING, encoding="utf-8-sig", sep=str(dialect.get("delimiter", ","))
-            )
-            .fillna("")
-            .astype(object)
-        )  # rows are taken one by one: Python's own texts are quicker there than Arrow's
-    except (ValueError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as e:
+        codec = codecs.lookup(encoding).name
+    except (LookupError, TypeError, ValueError) as e:
+        raise ExportError(f"{what}: expected an encoding such as utf-8, found {str(encoding)[:80]!r}; write it in UTF-8") from e
+    return delimiter, codec
+
+
+def _read_csv(raw: bytes, where: str, delimiter: str, encoding: str) -> pd.DataFrame:
+    plain = gunzipped(raw, where) if raw[:2] == b"\x1f\x8b" else raw
+    try:
+        data = io.BytesIO(plain.removeprefix(codecs.BOM_UTF8))
+        table = pd.read_csv(data, dtype=str, keep_default_na=False, na_values=MISSING, encoding=encoding, sep=delimiter)
+    except (ValueError, LookupError, pd.errors.ParserError, pd.errors.EmptyDataError) as e:
         raise ExportError(f"{where} is no table that can be read: {e}; fetch it again") from e
+    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first values for names of rows
+        raise ExportError(f"{where} is no table that can be read: its rows hold more values than it has columns; write it anew")
+    return table.fillna("").astype(object)  # rows are taken one by one: Python's own texts are quicker there than Arrow's

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from datetime import MAXYEAR
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from animl_pipeline.errors import ExportError
 from animl_pipeline.export.conversion import REVIEWED, UNIT, UNREVIEWED, Converted, Row, is_picture
 from animl_pipeline.export.problems import Problem
 from animl_pipeline.plan import SourcePlan
+from animl_pipeline.remote import bare_address
 
 TYPES = {"blank": "empty", "human": "human", "vehicle": "vehicle", "unknown": "unknown"}
 """What an observation that names no taxon is called."""
@@ -73,7 +75,7 @@ def converted(tables: dict[str, pd.DataFrame], source: SourcePlan, where: str) -
         ExportError: ``place_field`` is no column of its deployments.
     """
     problems: list[Problem] = []
-    place_of = _places(tables["deployments"], source, where)
+    place_of = _places(tables["deployments"], source, where, problems)
     media = _pictures(tables["media"], source, problems)
     labels = list(_labels(_observations(tables["observations"], problems), media, tables["media"]["mediaID"], problems))
     events = {image: event for image, event, _ in reversed(labels) if event}
@@ -81,13 +83,17 @@ def converted(tables: dict[str, pd.DataFrame], source: SourcePlan, where: str) -
     return Converted(_images(media, place_of, events, problems), (row for _, _, row in labels), problems, sites)
 
 
-def _places(deployments: pd.DataFrame, source: SourcePlan, where: str) -> dict[str, str]:
+def _places(deployments: pd.DataFrame, source: SourcePlan, where: str, problems: list[Problem]) -> dict[str, str]:
     """Deployment → its location: locationID, else the deployment itself; or the column that the plan names."""
     column = source.place_field if source.place_field != "location" else "locationID"
     if source.place_field != "location" and column not in deployments:
         raise ExportError(f"{where}: place_field: expected a column of its deployments ({', '.join(deployments.columns[:8])} …), found {column!r}")
     said = deployments[column] if column in deployments else deployments["deploymentID"]
-    return {d: place or d for d, place in zip(deployments["deploymentID"], said, strict=True)}
+    found: dict[str, str] = {}
+    for deployment, place in zip(deployments["deploymentID"], said, strict=True):
+        if found.setdefault(deployment, place or deployment) != (place or deployment):
+            problems.append(("duplicate_deployment", deployment[:160], f"the first one counts, at {found[deployment]!r}"[:160]))
+    return found
 
 
 def _sites(deployments: pd.DataFrame, place_of: dict[str, str]) -> list[CameraDeployment]:
@@ -98,7 +104,7 @@ def _sites(deployments: pd.DataFrame, place_of: dict[str, str]) -> list[CameraDe
     known = lat.between(-90, 90) & lon.between(-180, 180) & ((lat != 0) | (lon != 0))
     began = _instants(deployments["deploymentStart"]) if "deploymentStart" in deployments else pd.Series(pd.NaT, index=deployments.index)
     return [
-        CameraDeployment(location=place_of[d], camera=d, started=None if pd.isna(t) else t.to_pydatetime(), lat=float(y), lon=float(x))
+        CameraDeployment(location=place_of[d], camera=d, started=t.to_pydatetime() if 1 <= t.year <= MAXYEAR else None, lat=float(y), lon=float(x))
         for d, t, y, x in zip(deployments["deploymentID"][known], began[known], lat[known], lon[known], strict=True)
     ]
 
@@ -110,7 +116,7 @@ def _pictures(media: pd.DataFrame, source: SourcePlan, problems: list[Problem]) 
     name = media["fileName"].where(media["fileName"] != "", media["filePath"]) if "fileName" in media else media["filePath"]
     picture = kind.str.startswith("image/")
     picture[kind == ""] = name[kind == ""].map(is_picture)
-    base = f"{source.images.rstrip('/')}/"
+    base = f"{bare_address(source.images).rstrip('/')}/"
     inside = ~media["filePath"].str.contains("://", regex=False) | media["filePath"].str.startswith(base)
     for mask, problem in ((~picture, "not_a_picture"), (picture & ~inside, "picture_elsewhere")):
         problems += [(problem, m, p[:LONGEST]) for m, p in zip(media["mediaID"][mask], media["filePath"][mask], strict=True)]
@@ -118,8 +124,8 @@ def _pictures(media: pd.DataFrame, source: SourcePlan, problems: list[Problem]) 
     if not len(kept) and (picture & ~inside).any():
         base = common_base(media["filePath"][picture & ~inside])
         raise ElsewhereError(
-            f"source {source.name!r}: expected pictures below sources.images ({source.images}), found all {int(picture.sum()):,} of the package "
-            f"below {base}; set sources.images to that",
+            f"source {source.name!r}: expected pictures below sources.images ({bare_address(source.images)}), "
+            f"found all {int(picture.sum()):,} of the package below {base}; set sources.images to that",
             base,
         )
     return kept.assign(path=kept["filePath"].str.removeprefix(base))
@@ -137,7 +143,7 @@ def _observations(table: pd.DataFrame, problems: list[Problem]) -> list[Seen]:
     """The observations that say something of a picture."""
     table = table.assign(**{c: "" for c in OPTIONAL if c not in table})
     level = table["observationLevel"].str.lower()
-    level = level.mask(level == "", table["mediaID"].map(lambda media: "media" if media else "event"))
+    level = level.where(level.isin(["media", "event"]), table["mediaID"].map(lambda media: "media" if media else "event"))
     columns = [table[c] for c in ("observationID", "deploymentID", "mediaID", "eventID", "eventStart", "eventEnd")]
     columns += [level, *(table[c].str.strip() for c in ("observationType", "cameraSetupType", "scientificName", "classificationMethod"))]
     columns += [table["classificationProbability"]]
@@ -186,7 +192,7 @@ def _event_labels(events: list[Seen], media: pd.DataFrame, covered: set[str], pr
     for seen in events:
         groups[seen.deployment, seen.start, seen.end].append(seen)
     taken_in = {str(d): _by_time(rows) for d, rows in media.groupby("deploymentID")}
-    starts, ends = (_nanoseconds(_instants(pd.Series([key[i] for key in groups], dtype=str))) for i in (1, 2))
+    starts, ends = (_microseconds(_instants(pd.Series([key[i] for key in groups], dtype=str))) for i in (1, 2))
     said: set[tuple[str, str]] = set()
     for (key, group), start, end in zip(groups.items(), starts, ends, strict=True):
         pictures = _between(taken_in.get(key[0]), int(start), int(end))
@@ -266,14 +272,14 @@ def _instants(texts: pd.Series[str]) -> pd.Series[pd.Timestamp]:
     return pd.to_datetime(texts, utc=True, errors="coerce", format="ISO8601")
 
 
-def _nanoseconds(moments: pd.Series[pd.Timestamp]) -> NDArray[np.int64]:
-    return moments.astype("datetime64[ns, UTC]").to_numpy("datetime64[ns]").astype(np.int64)
+def _microseconds(moments: pd.Series[pd.Timestamp]) -> NDArray[np.int64]:
+    return moments.astype("datetime64[us, UTC]").to_numpy("datetime64[us]").astype(np.int64)  # all years of four digits fit
 
 
 def _by_time(media: pd.DataFrame) -> tuple[NDArray[np.int64], list[str]]:
     """A deployment's pictures in order of time; those without one are left out."""
     moments = _instants(media["timestamp"])
-    known = media[moments.notna()].assign(moment=_nanoseconds(moments[moments.notna()])).sort_values(["moment", "mediaID"])
+    known = media[moments.notna()].assign(moment=_microseconds(moments[moments.notna()])).sort_values(["moment", "mediaID"])
     return known["moment"].to_numpy(np.int64), list(known["mediaID"])
 
 

@@ -11,14 +11,18 @@ import json
 import logging
 import os
 import re
+import stat
 import struct
+import warnings
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from animl_pipeline.errors import ExportError
 from animl_pipeline.export.conversion import REVIEWED, Converted, Row, is_picture, make_converted
 from animl_pipeline.export.problems import Problem
+from animl_pipeline.export.values import text
 from animl_pipeline.plan import SourcePlan
 from animl_pipeline.progress import track
 from animl_pipeline.records import Artifact
@@ -29,6 +33,8 @@ log = logging.getLogger(__name__)
 
 LABEL_ONLY = "{label}"
 EXIF_IFD, ORIGINAL, DIGITIZED, ORIGINAL_OFFSET = 0x8769, 0x9003, 0x9004, 0x9011
+READ_AS = 2
+"""Raised where EXIF is read in another way, so that what an earlier version remembered does not count."""
 BATCH = 2000
 """Pictures after which what EXIF said is remembered."""
 
@@ -76,7 +82,11 @@ def _converted(files: list[Listed], layout: str) -> Converted:
     kept: list[tuple[Listed, Meaning]] = []
     for file in files:
         meaning = read_layout(layout, file.path)
-        if not is_picture(file.path):
+        if any("\ud800" <= c <= "\udfff" for c in file.path):
+            problems.append(("name_not_utf8", text(file.path)[:160], "no table can hold such a name; rename the file"))
+        elif file.path.endswith("/"):
+            problems.append(("link_to_a_folder", file.path[:160], "such links are not followed; move the folder here, or name it as a source"))
+        elif not is_picture(file.path):
             problems.append(("not_a_picture", file.path[:160], "only pictures are used; videos are not"))
         elif meaning is None:
             problems.append(("not_in_a_class_folder", file.path[:160], f"its path does not reach as deep as {layout}"))
@@ -138,7 +148,8 @@ def _on_disk(source: SourcePlan, store: Store, settings: Settings) -> list[Liste
             "(relative paths start at ANIML_DATA)"
         )
     found = sorted(_walked(base))
-    memory = f"taken/{digest_of(str(base))[:16]}"
+    warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # EXIF that is damaged: the picture has no date, which is counted
+    memory = f"taken/{digest_of([str(base), READ_AS])[:16]}"
     known = store.recall(memory)
     taken = {path: str(known[path]["taken"]) for path, stamp, _ in found if known.get(path, {}).get("stamp") == stamp}
     todo = [(path, stamp) for path, stamp, _ in found if path not in taken and is_picture(path)]
@@ -153,14 +164,25 @@ def _on_disk(source: SourcePlan, store: Store, settings: Settings) -> list[Liste
 
 def _walked(base: Path) -> Iterator[tuple[str, str, int]]:
     """Path below ``base``, a stamp that changes with the file, and size. Links to folders are not followed: they may leave it."""
-    for folder, folders, names in os.walk(base):
+    for folder, folders, names in os.walk(base, onerror=_refuse):
         folders[:] = [f for f in folders if not f.startswith(".")]
-        for name in names:
-            path = Path(folder) / name
-            if name.startswith(".") or not path.is_file():
+        for link in (Path(folder) / f for f in folders if os.path.islink(Path(folder) / f)):  # noqa: PTH114 - never raises
+            yield f"{link.relative_to(base).as_posix()}/", "", 0
+        for path in (Path(folder) / name for name in names if not name.startswith(".")):
+            within = path.relative_to(base).as_posix()
+            try:
+                status = path.stat()
+            except OSError:  # a link to nowhere or in a circle, or gone meanwhile: counted where pictures are fetched
+                yield within, "", 0
                 continue
-            status = path.stat()
-            yield path.relative_to(base).as_posix(), f"{status.st_size}-{status.st_mtime_ns}", status.st_size
+            if stat.S_ISREG(status.st_mode):  # a pipe would never end
+                yield within, f"{status.st_size}-{status.st_mtime_ns}", status.st_size
+
+
+def _refuse(fault: OSError) -> None:
+    raise ExportError(
+        f"expected folders of pictures that can be listed, found {fault.filename}: {fault.strerror}; let it be read, or name another folder"
+    )
 
 
 def exif_taken(path: Path) -> str:
@@ -173,8 +195,17 @@ def exif_taken(path: Path) -> str:
     except (OSError, ValueError, SyntaxError, KeyError, TypeError, EOFError, struct.error, Image.DecompressionBombError):
         return ""  # a picture that does not open is counted where pictures are fetched
     for tag in (ORIGINAL, DIGITIZED):
-        said = re.fullmatch(r"(\d{4}):(\d\d):(\d\d)[ T](\d\d:\d\d:\d\d)\0*", str(exif.get(tag, "")).strip())
-        if said and said[1] != "0000":
-            zone = re.fullmatch(r"[+-]\d\d:\d\d", str(exif.get(ORIGINAL_OFFSET, "")).strip("\0 "))
-            return f"{said[1]}-{said[2]}-{said[3]}T{said[4]}{zone[0] if zone else ''}"
+        said = re.fullmatch(r"(\d{4})[:-](\d\d)[:-](\d\d)[ T](\d\d:\d\d:\d\d)(\.\d+)?\0*", str(exif.get(tag, "")).strip(), re.ASCII)
+        taken = f"{said[1]}-{said[2]}-{said[3]}T{said[4]}" if said else ""
+        if _is_moment(taken):
+            zone = re.fullmatch(r"[+-]\d\d:\d\d", str(exif.get(ORIGINAL_OFFSET, "")).strip("\0 "), re.ASCII)
+            return f"{taken}{zone[0]}" if zone and _is_moment(f"{taken}{zone[0]}") else taken
     return ""
+
+
+def _is_moment(taken: str) -> bool:
+    try:
+        datetime.fromisoformat(taken)
+    except ValueError:  # such as the zeros of a camera whose clock was never set
+        return False
+    return True

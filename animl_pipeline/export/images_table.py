@@ -34,7 +34,8 @@ class ImageRows:
         """Take in the next records."""
         rows: list[dict[str, Any]] = [row if isinstance(row, dict) else {} for row in found]
         ids, raw_paths = texts(column(rows, "id")), column(rows, self._source.key)
-        paths, names = texts(raw_paths), texts(column(rows, "file_name"))
+        said, names = texts(raw_paths), texts(column(rows, "file_name"))
+        paths = pc.replace_substring(said, "\\", "/")  # as Windows writes them
         raw_sizes = column(rows, "width"), column(rows, "height")
         width, height = (sizes(values) for values in raw_sizes)
         columns = {

@@ -8,8 +8,11 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
+from animl_pipeline.export.archives import faults_named, own_names
 from animl_pipeline.export.camtrap import PACKAGE
 from animl_pipeline.plan import SourcePlan
+from animl_pipeline.plan.sources import is_file
+from animl_pipeline.remote import bare_address
 from animl_pipeline.settings import Settings
 
 Shape = Literal["folders", "package", "file"]
@@ -19,24 +22,28 @@ Shape = Literal["folders", "package", "file"]
 def shape_of(source: SourcePlan, settings: Settings) -> Shape:
     """What a source's export is, before any of it is read."""
     export, bucket = source.export, source.export.startswith("s3://")
-    is_file = export.lower().endswith((".json", ".gz", ".zip"))
+    one_file = is_file(export)
     if source.kind == "folders":
         return "folders"
-    if export.rpartition("/")[2] == PACKAGE or (source.kind == "camtrap-dp" and not is_file):
+    if export.rpartition("/")[2] == PACKAGE or (source.kind == "camtrap-dp" and not one_file):
         return "package"
     if source.kind != "auto":
         return "file"
     if "://" not in export and os.path.isdir(settings.data_path(export)):  # noqa: PTH112 - Path.is_dir raises where a name is too long
         return "package" if (settings.data_path(export) / PACKAGE).is_file() else "folders"
-    return "folders" if bucket and not is_file else "file"
+    return "folders" if bucket and not one_file else "file"
 
 
 def is_packed_package(source: SourcePlan, path: Path) -> bool:
-    """Whether a file is a Camtrap DP in a zip."""
-    if source.kind not in {"auto", "camtrap-dp"} or not zipfile.is_zipfile(path):
+    """Whether a file is a Camtrap DP in a zip.
+
+    Raises:
+        ExportError: it is a zip that cannot be opened.
+    """
+    if source.kind != "auto" or not zipfile.is_zipfile(path):
         return source.kind == "camtrap-dp"
-    with zipfile.ZipFile(path) as archive:
-        return source.kind == "camtrap-dp" or any(n.rpartition("/")[2] == PACKAGE for n in archive.namelist())
+    with faults_named(bare_address(source.export)), zipfile.ZipFile(path) as archive:
+        return any(n.rpartition("/")[2] == PACKAGE for n in own_names(archive))
 
 
 def is_megadetector(source: SourcePlan, path: Path) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,13 +14,11 @@ from animl_pipeline.errors import ExportError
 from animl_pipeline.export.conversion import UNIT, UNREVIEWED, Converted, Row, is_picture, is_safe, make_converted
 from animl_pipeline.export.folders import Meaning, read_layout
 from animl_pipeline.export.problems import Problem
-from animl_pipeline.export.reading import bare
+from animl_pipeline.export.values import is_number, text
 from animl_pipeline.plan import MegadetectorPlan, SourcePlan
 from animl_pipeline.records import Artifact
+from animl_pipeline.remote import bare_address as bare
 from animl_pipeline.store import Store
-
-UNNAMED = "animal"
-"""What a box is called whose class the machine does not know well enough."""
 
 
 def export_megadetector(source: SourcePlan, data: bytes, store: Store) -> Artifact:
@@ -49,19 +46,29 @@ def _parsed(data: bytes, where: str) -> dict[str, Any]:
         raise ExportError(f"{where} is not JSON ({e}); fetch it again, it may have been cut off") from e
     if not isinstance(found, dict) or not isinstance(found.get("images"), list) or not isinstance(found.get("detection_categories"), dict):
         raise ExportError(f"{where} is not MegaDetector's format: expected the keys images (a list) and detection_categories; mend sources.kind")
+    if not isinstance(found.get("classification_categories") or {}, dict):
+        raise ExportError(
+            f"{where} is not MegaDetector's format: expected classification_categories as numbers with names, found a list; write it anew"
+        )
     return found
 
 
 def _converted(found: dict[str, Any], spec: MegadetectorPlan, layout: str | None) -> Converted:
     problems: list[Problem] = []
-    rows = [row for row in found["images"] if _usable(row, problems)]
+    rows = [row | {"file": _path(row)} for row in found["images"] if _usable(row, problems)]
     return Converted(_images(rows, layout, problems), _labels(rows, found, spec, problems), problems, [])
+
+
+def _path(row: Any) -> str | None:
+    """A picture's path with slashes, as they are not written on Windows."""
+    file = row.get("file") if isinstance(row, dict) else None
+    return file.replace("\\", "/") if isinstance(file, str) else None
 
 
 def _usable(row: Any, problems: list[Problem]) -> bool:
     """Whether it names a picture that the machine has seen."""
-    file = row.get("file") if isinstance(row, dict) else None
-    if not isinstance(file, str):
+    file = _path(row)
+    if file is None:
         problems.append(("image_without_id", "", str(row)[:80]))
     elif not is_picture(file):
         problems.append(("not_a_picture", file[:160], "only pictures are used; videos are not"))
@@ -91,16 +98,20 @@ def _labels(rows: list[Row], found: dict[str, Any], spec: MegadetectorPlan, prob
         if len(sure) < len(sound):
             problems.append(("picture_with_boxes_below_confidence", row["file"][:160], f"{len(sound) - len(sure)} boxes below {spec.confidence}"))
         for i, detection in enumerate(sure):
-            name = _best_class(detection, names, spec.classification) or str(kinds.get(str(detection.get("category")), UNNAMED))
+            name = _best_class(detection, row["file"], names, spec.classification, problems) or text(kinds.get(str(detection.get("category"))))
+            if not name:
+                told = f"category {detection.get('category')!r} is not in detection_categories"
+                problems.append(("unknown_category", row["file"][:160], told[:160]))
+                continue
             yield {
                 "id": f"{row['file']}#{i}",
                 "image_id": row["file"],
                 "name": name,
-                "bbox": detection.get("bbox"),
+                "bbox": detection["bbox"],
                 "confidence": detection["conf"],
                 **UNREVIEWED,
             }
-        if not sure:
+        if not sure and len(sound) == len(row["detections"]):  # who knows what a malformed box was of
             yield {"id": f"{row['file']}#empty", "image_id": row["file"], "name": "empty", **UNREVIEWED}
 
 
@@ -111,20 +122,31 @@ def _is_sound(detection: Any, file: str, problems: list[Problem]) -> bool:
     return False
 
 
-def _best_class(detection: Row, names: dict[str, Any], threshold: float) -> str:
-    """The most certain class of a box, if it is certain enough."""
-    pairs = [p for p in detection.get("classifications") or () if isinstance(p, list) and len(p) == 2 and _is_share(p[1])]
+def _best_class(detection: Row, file: str, names: dict[str, Any], threshold: float, problems: list[Problem]) -> str:
+    """The most certain class of a box, if it is certain enough and has a name."""
+    said = detection.get("classifications")
+    said = said if isinstance(said, list) else [] if said is None else [said]
+    pairs = [p for p in said if isinstance(p, list) and len(p) == 2 and _is_share(p[1])]
+    if len(pairs) < len(said):
+        problems.append(("malformed_classification", file[:160], str(said)[:160]))
     best = max(pairs, key=lambda p: float(p[1]), default=None)
-    return str(names.get(str(best[0]), "")) if best is not None and best[1] >= threshold else ""
+    if best is None or best[1] < threshold:
+        return ""
+    name = text(names.get(str(best[0])))
+    if not name:
+        problems.append(
+            ("unknown_classification", file[:160], f"class {best[0]!r} is not in classification_categories; the box keeps its kind"[:160])
+        )
+    return name
 
 
 def _is_share(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
+    return is_number(value) and 0 <= value <= 1
 
 
 def _is_box(value: Any) -> bool:
     """[x_min, y_min, width, height], relative; rounding may let it reach past the frame by a little."""
-    if not (isinstance(value, list) and len(value) == 4 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)):
+    if not (isinstance(value, list) and len(value) == 4 and all(is_number(v) for v in value)):
         return False
     x, y, w, h = (float(v) for v in value)
     return x >= -0.01 and y >= -0.01 and w > 0 and h > 0 and x + w <= 1.01 and y + h <= 1.01

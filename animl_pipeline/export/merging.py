@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from animl_pipeline.export.values import text
+
 Row = dict[str, Any]
 
 SCHEMA = """
@@ -53,11 +55,11 @@ class Merge:
             cct: COCO for Camera Traps.
             holds: tells by an image's capture time whether it counts.
         """
-        names = {c.get("id"): str(c.get("name")) for c in cct["categories"] if isinstance(c, dict) and isinstance(c.get("id"), (int, str))}
+        names = {c.get("id"): text(c.get("name")) for c in cct["categories"] if isinstance(c, dict) and isinstance(c.get("id"), (int, str))}
         objects, strays = _by_image(cct["annotations"])
         changed = 0
         self._db.execute("BEGIN")
-        self._db.executemany("INSERT OR IGNORE INTO names VALUES (?)", [(n,) for n in names.values()])
+        self._db.executemany("INSERT OR IGNORE INTO names VALUES (?)", [(n,) for n in names.values() if n])
         seen: set[str] = set()
         for image in cct["images"]:
             if not isinstance(image, dict) or not isinstance(image.get("id"), str) or image["id"] in seen:
@@ -103,8 +105,8 @@ class Merge:
         """The sha256 of what the answers amount to."""
         hashed = hashlib.sha256()
         for query in ("SELECT row FROM images ORDER BY id", "SELECT name || row FROM objects ORDER BY id", "SELECT name FROM names ORDER BY name"):
-            for (text,) in self._db.execute(query):
-                hashed.update(text.encode() + b"\n")
+            for (row,) in self._db.execute(query):
+                hashed.update(row.encode() + b"\n")
         return hashed.hexdigest()
 
     def images(self) -> set[str]:

@@ -38,15 +38,15 @@ class ObjectRows:
         categories = column(rows, "category_id")
         xywh, kinds = boxes(raw_boxes)
         unusable = np.asarray(pc.equal(ids, "").to_numpy(zero_copy_only=False), bool)
-        unusable[[i for i, c in enumerate(categories) if isinstance(c, (list, dict))]] = True
+        unusable[[i for i, c in enumerate(categories) if isinstance(c, (bool, list, dict))]] = True
         self._malformed |= {self.seen + int(i): text(found[i])[:80] for i in np.flatnonzero(unusable)}
         self._bad_boxes |= {self.seen + int(i): f"bbox {raw_boxes[i]!r}"[:160] for i in np.flatnonzero(kinds == BAD_BOX)}
         columns = {
             "object_id": ids,
             "image_id": texts(column(rows, "image_id")),
-            "category": pa.array([-1 if isinstance(c, (list, dict)) else self._code(c) for c in categories], pa.int32()),
+            "category": pa.array([-1 if isinstance(c, (bool, list, dict)) else self._code(c) for c in categories], pa.int32()),
             "confidence": pa.array(numbers(column(rows, "confidence"))),
-            "reviewed": [row.get("validated") is not False and row.get("validated_by") != "Not Reviewed" for row in rows],
+            "reviewed": pa.array([row.get("validated") is not False and row.get("validated_by") != "Not Reviewed" for row in rows], pa.bool_()),
         }
         self._batches.append(pa.RecordBatch.from_pydict(columns))
         self._boxes.append(xywh)
@@ -56,17 +56,17 @@ class ObjectRows:
     def _code(self, category: Any) -> int:
         return self._categories.setdefault(category, len(self._categories))
 
-    def table(self, images: pa.Table, names: dict[Any, str], problems: Problems) -> pa.Table:
+    def table(self, images: pa.Table, name_of: Callable[[Any], str], problems: Problems) -> pa.Table:
         """The objects that count, their columns as ``COLUMNS``.
 
         Args:
             images: those that count, with ``image_id, width, height``.
-            names: category id → name.
+            name_of: tells the name of a category id, "" where there is none.
             problems: takes in what is wrong.
         """
         t = pa.Table.from_batches(self._batches, SCHEMA)
         xywh, kinds = np.concatenate([np.empty((0, 4)), *self._boxes]), np.concatenate([np.empty(0, np.int8), *self._kinds])
-        name = pa.array([names.get(c, "") for c in self._categories] + [""], pa.string())  # the last: of no category
+        name = pa.array([name_of(c) for c in self._categories] + [""], pa.string())  # the last: of no category
         category = t["category"].to_numpy()
         frame = _frames(t["image_id"], images)
         ids = t["object_id"].combine_chunks()

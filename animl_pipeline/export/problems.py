@@ -10,7 +10,8 @@ Problem = tuple[str, str, str]
 """Its kind, the record that it concerns, and a detail for a person."""
 LOSES = frozenset(
     "image_without_id duplicate_image unsafe_path unknown_image unknown_category duplicate_object malformed_object box_empty box_outside "
-    "not_a_picture not_in_a_class_folder picture_elsewhere failed_picture unclassified camera_setup superseded_by_people same_label_again "
+    "not_a_picture name_not_utf8 link_to_a_folder not_in_a_class_folder picture_elsewhere failed_picture "
+    "unclassified camera_setup superseded_by_people same_label_again "
     "of_a_picture_left_out event_without_pictures event_told_by_its_pictures event_with_several_kinds".split()
 )
 """Problems for which a record is left out; with the others it is kept and noted."""

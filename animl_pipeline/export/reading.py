@@ -16,8 +16,10 @@ from typing import IO, Any
 from animl_pipeline.depot import disk, disk_space
 from animl_pipeline.errors import ExportError
 from animl_pipeline.export import streaming
+from animl_pipeline.export.archives import own_names
 from animl_pipeline.plan import SourcePlan
 from animl_pipeline.remote import RemoteError, read_address
+from animl_pipeline.remote import bare_address as bare
 from animl_pipeline.settings import Settings
 
 PARTS = ("images", "annotations", "categories")
@@ -82,7 +84,7 @@ def unpacked(path: Path, target: Path, where: str, largest: int) -> Path:
                 return _copied(packed, target, where, largest)
         if begins == b"PK\x03\x04":
             with zipfile.ZipFile(path) as archive:
-                names = [n for n in archive.namelist() if n.endswith(".json")]
+                names = [n for n in own_names(archive) if n.lower().endswith(".json")]
                 if len(names) != 1:
                     raise ExportError(f"{where}: expected one .json file in the archive, found {len(names)}; name the right one, unpacked")
                 with archive.open(names[0]) as packed:
@@ -155,8 +157,3 @@ def _check_parts(where: str, seen: set[str]) -> None:
         raise ExportError(
             f"{where} is not COCO for Camera Traps: expected the lists {', '.join(PARTS)}, found no {lacking[0]!r}; export it in the format 'coco'"
         )
-
-
-def bare(address: str) -> str:
-    """An address without its query, which may hold a signature."""
-    return address.partition("?")[0] if "://" in address else address

@@ -11,11 +11,12 @@ from animl_pipeline.export.folders import export_folders
 from animl_pipeline.export.kinds import is_megadetector, is_packed_package, shape_of
 from animl_pipeline.export.megadetector import export_megadetector
 from animl_pipeline.export.project import export_project
-from animl_pipeline.export.reading import LARGEST, bare, batches, fetched, scratch, unpacked
+from animl_pipeline.export.reading import LARGEST, batches, fetched, scratch, unpacked
 from animl_pipeline.export.tables import write_batches
 from animl_pipeline.plan import SourcePlan
 from animl_pipeline.plan.lila import LILA, lila_metadata
 from animl_pipeline.records import Artifact
+from animl_pipeline.remote import bare_address as bare
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import Made, Store, Workspace, sha256_of
 

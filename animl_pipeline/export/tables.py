@@ -10,15 +10,16 @@ from itertools import islice
 from typing import Any
 
 from animl_pipeline.errors import ExportError
+from animl_pipeline.export.categories import Categories
 from animl_pipeline.export.images_table import COLUMNS as IMAGE_COLUMNS
 from animl_pipeline.export.images_table import ImageRows
 from animl_pipeline.export.objects_table import COLUMNS as OBJECT_COLUMNS
 from animl_pipeline.export.objects_table import ObjectRows
 from animl_pipeline.export.problems import LOSES, Problem, Problems
-from animl_pipeline.export.reading import PARTS, Batch, bare
-from animl_pipeline.export.values import text
+from animl_pipeline.export.reading import PARTS, Batch
 from animl_pipeline.plan import SourcePlan
 from animl_pipeline.records import Counts
+from animl_pipeline.remote import bare_address as bare
 from animl_pipeline.store import Made, Workspace, write_table
 
 __all__ = ["IMAGE_COLUMNS", "LOSES", "OBJECT_COLUMNS", "Problem", "write_batches", "write_tables"]
@@ -60,17 +61,17 @@ def write_batches(
 ) -> Made:
     """As :func:`write_tables`, from a document's records as :func:`animl_pipeline.export.reading.batches` gives them, in any order."""
     images, objects = ImageRows(source), ObjectRows()
-    names: dict[Any, str] = {}
+    categories = Categories()
     for part, rows in batches:
         if part == "images":
             images.add(rows)
         elif part == "annotations":
             objects.add(rows)
         elif part == "categories":
-            names |= {row["id"]: text(row.get("name")) for row in rows if isinstance(row, dict) and isinstance(row.get("id"), (int, str))}
+            categories.add(rows)
     problems = Problems(known or ())
     image_table = images.table(problems, places or {})
-    object_table = objects.table(image_table, names, problems)
+    object_table = objects.table(image_table, categories.names(problems), problems)
     if not len(object_table):
         found = ", ".join(f"{n} {p.replace('_', ' ')}" for p, n in problems.most()) or "no annotations at all"
         raise ExportError(f"{bare(source.export)}: nothing is left of {objects.seen} annotations: {found}; mend the export or choose another")

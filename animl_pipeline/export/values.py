@@ -28,7 +28,14 @@ def column(rows: list[dict[str, Any]], field: str) -> list[Any]:
 
 
 def text(value: Any) -> str:
-    """A value as text, nothing for None; halves of surrogate pairs, which JSON may hold and no file can, become '?'."""
+    """A value as text, nothing for None and NaN; halves of surrogate pairs, which JSON may hold and no file can, become '?'.
+
+    A float that is a whole number is written as one, since tools that know no missing integers write 7 as 7.0.
+    """
+    if isinstance(value, float) and math.isnan(value):
+        return ""
+    if isinstance(value, float) and abs(value) < 2**53 and value.is_integer():
+        value = int(value)
     return "" if value is None else str(value).encode("utf-8", "replace").decode()
 
 

@@ -29,7 +29,7 @@ class Outlook(NamedTuple):
 
 def foresee_images(source: SourcePlan, export: Artifact, wanted: Collection[str], store: Store) -> Outlook:
     """What :func:`animl_pipeline.images.fetch_images` would have to do. Nothing is asked of the pictures' place."""
-    images, _ = wanted_images(store, export, wanted)
+    images, _ = wanted_images(source, store, export, wanted)
     over = over_limits(images, source)
     known = Known(images.loc[~over, ["image_id", "path"]])
     known.recall(memory_of(source), store)

@@ -20,7 +20,7 @@ from animl_pipeline.images.pace import Pace
 from animl_pipeline.plan import ImagesPlan, SourcePlan
 from animl_pipeline.progress import track
 from animl_pipeline.records import Artifact, Counts
-from animl_pipeline.remote import Folder, Remote, remote_at
+from animl_pipeline.remote import Folder, Remote, bare_address, remote_at
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import BlobColumn, Made, Store, Workspace, digest_of, write_table
 
@@ -49,19 +49,20 @@ def fetch_images(
     Args:
         source: where the pictures lie, and which field names them.
         export: its export step.
-        wanted: category names, case-folded; pictures without any of them do not travel.
+        wanted: category names, case-folded; pictures without any of them do not travel, nor those of which only labels that
+            nobody reviewed are wanted, where such labels are left out.
         store: keeps pictures by content and remembers what was fetched.
         settings: how many at a time, how patiently.
         spec: how far the store may grow.
 
     Raises:
-        ImagesError: the place of the pictures is not there, or not one of them arrived; says why, with counts.
+        ImagesError: the place of the pictures is not there, or pictures are wanted and not one of them arrived; says why, with counts.
     """
     remote = place_of(source, settings)
-    config = {"images": source.images, "key": source.key, "wanted": sorted(wanted), **limits_of(source)}
+    config = {"images": _base_of(source), "key": source.key, "wanted": sorted(wanted), "unreviewed": source.unreviewed, **limits_of(source)}
 
     def build(space: Workspace) -> Made:
-        images, not_wanted = wanted_images(store, export, wanted)
+        images, not_wanted = wanted_images(source, store, export, wanted)
         over = over_limits(images, source)
         images, left_out = images.loc[~over, ["image_id", "path"]], images.loc[over, ["image_id", "path"]]
         known = _fetch_all(source, images, remote, store, settings, spec or ImagesPlan())
@@ -84,17 +85,25 @@ def place_of(source: SourcePlan, settings: Settings) -> Remote:
     return remote
 
 
-def wanted_images(store: Store, export: Artifact, wanted: Collection[str]) -> tuple[pd.DataFrame, int]:
-    """The images with a wanted label, and how many have none."""
+def wanted_images(source: SourcePlan, store: Store, export: Artifact, wanted: Collection[str]) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The images with a wanted label that counts, and how many are left out by reason."""
     images, objects = store.table(export, "images.parquet"), store.table(export, "objects.parquet")
-    names = objects["name"].str.casefold()
-    mask = images["image_id"].isin(objects.loc[names.isin(list(wanted)), "image_id"])
-    return images.loc[mask, ["image_id", "path", "place"]], int((~mask).sum())
+    named = objects["name"].str.casefold().isin(list(wanted))
+    only_reviewed = source.unreviewed == "drop" and "reviewed" in objects  # a table that does not say is taken at its word
+    counts = named & objects["reviewed"] if only_reviewed else named
+    carries, mask = (images["image_id"].isin(objects.loc[some, "image_id"]) for some in (named, counts))
+    left_out = {"without_a_wanted_label": int((~carries).sum()), "with_unreviewed_labels_only": int((carries & ~mask).sum())}
+    return images.loc[mask, ["image_id", "path", "place"]], {reason: n for reason, n in left_out.items() if n}
 
 
 def memory_of(source: SourcePlan) -> str:
     """Under which name it is remembered what arrived from where a source's pictures lie."""
-    return f"images/{digest_of([source.images, source.key])[:16]}"
+    return f"images/{digest_of([_base_of(source), source.key])[:16]}"
+
+
+def _base_of(source: SourcePlan) -> str:
+    """Where the pictures lie, by which they are known again: a new signature is no other place, and no secret lies in the store."""
+    return bare_address(source.images) if source.images.startswith("http") else source.images
 
 
 def _fetch_all(source: SourcePlan, images: pd.DataFrame, remote: Remote, store: Store, settings: Settings, spec: ImagesPlan) -> Known:
@@ -175,21 +184,30 @@ class _LogBook:
 
     def _give_up(self, answer: Lost) -> None:
         raise ImagesError(
-            f"source {self._source.name!r}: expected pictures from {self._source.images}, reached none of {self._in_vain} in a row "
+            f"source {self._source.name!r}: expected pictures from {bare_address(self._source.images)}, reached none of {self._in_vain} in a row "
             f"({answer.detail}); check the network, sources.images and the credentials, then run again; "
             f"what arrived before ({self._arrived:,} in this run) is kept"
         )
 
 
-def _write_tables(space: Workspace, source: SourcePlan, known: Known, left_out: pd.DataFrame, not_wanted: int) -> Made:
+def _why_none(not_wanted: dict[str, int]) -> str:
+    """Why no picture is wanted."""
+    if unreviewed := not_wanted.get("with_unreviewed_labels_only"):
+        return f"no person validated the labels of the plan that {unreviewed:,} of them carry (`unreviewed: keep` would take a machine's word)"
+    return "none carries a label of the plan"
+
+
+def _write_tables(space: Workspace, source: SourcePlan, known: Known, left_out: pd.DataFrame, not_wanted: dict[str, int]) -> Made:
     reasons = Counter(lost.reason for lost in known.lost.values())
     here = known.arrived()
-    if not len(here):
-        found = ", ".join(f"{n} {r.replace('_', ' ')}" for r, n in reasons.most_common()) or "none that carries a label of the plan"
+    if not len(known):  # another source may have what the plan asks for; a class that has nothing is the next step's word
+        log.warning("pictures of %s: none is wanted: %s", source.name, _why_none(not_wanted))
+    elif not len(here):
+        found = ", ".join(f"{n} {r.replace('_', ' ')}" for r, n in reasons.most_common())
         first = f" (the first: {known.lost[min(known.lost)].detail})" if known.lost else ""
         mend = "raise images.max_disk" if set(reasons) == {OVER_BUDGET.reason} else "check sources.images and sources.key"
         raise ImagesError(
-            f"source {source.name!r}: not one of {len(known)} pictures arrived from {source.images}: {found}{first}; {mend} in the plan"
+            f"source {source.name!r}: not one of {len(known)} pictures arrived from {bare_address(source.images)}: {found}{first}; {mend} in the plan"
         )
     write_table(space.out / "images.parquet", here)
     limits = ", ".join(f"{k} {v:,}" for k, v in limits_of(source).items())
@@ -201,7 +219,7 @@ def _write_tables(space: Workspace, source: SourcePlan, known: Known, left_out: 
             source.name, reasons["over_budget"],
         )  # fmt: skip
     dropped = dict(reasons) | ({OVER_LIMIT: len(beyond)} if len(beyond) else {})
-    dropped |= {"without_a_wanted_label": not_wanted} if not_wanted else {}
+    dropped |= not_wanted
     twice = len(here) - here["blob"].nunique()
     noted = {"same_bytes_as_another": twice} if twice else {}
     final = not any(lost.heals for lost in known.lost.values())

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from animl_pipeline.errors import LabelsError
 from animl_pipeline.labels.batch_file import write_batch_file
 from animl_pipeline.labels.choosing import REASONS, Choice, chosen, without_picture
 from animl_pipeline.labels.meaning import meaning_of
@@ -63,7 +64,13 @@ def resolve_labels(sources: Sequence[SourceSteps], spec: LabelsPlan, store: Stor
         objects = read_objects([SourceTables(s.plan, s.export, s.images) for s in sources], store)
         choice = chosen(objects, spec, meanings, without_picture(objects))
         rows = class_rows(objects, choice, spec)
-        check(too_few(rows, counted(objects.name, objects.names), spec), spec)
+        names = counted(objects.name, objects.names)
+        check(too_few(rows, names, spec), spec)
+        if not choice.kept().any():
+            why = ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in counted(choice.reason, REASONS).items())
+            raise LabelsError(
+                f"no object of the exports has a class: {why}; see with `animl-pipeline plan preview` which names they hold, mend labels"
+            )
         return _write(space, objects, choice, spec)
 
     digests = {"taxonomy": taxonomy.digest} if spec.taxonomy else None

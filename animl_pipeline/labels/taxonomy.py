@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple, get_args
+from unicodedata import normalize
 
 from animl_pipeline.errors import LabelsError
 from animl_pipeline.plan import LabelsPlan, TaxonomyPlan
@@ -66,7 +67,7 @@ def read_taxonomy(spec: LabelsPlan, settings: Settings) -> Taxonomy:
     rows = _of_documents(text, where) if text.lstrip()[:1] in {"{", "["} else _of_lila(text, where)
     lineages: dict[str, dict[str, list[Lineage]]] = {}
     for dataset, name, lineage in rows:
-        known = lineages.setdefault(dataset.casefold(), {}).setdefault(name.casefold(), [])
+        known = lineages.setdefault(dataset.casefold(), {}).setdefault(normalize("NFC", name).casefold(), [])
         if lineage not in known:
             known.append(lineage)
     _check_datasets(plan, lineages, where)
@@ -86,11 +87,18 @@ Row = tuple[str, str, Lineage]
 
 def _of_lila(text: str, where: str) -> Iterator[Row]:
     """Rows of LILA's taxonomy mapping: a name as `dataset_name` has it is a `query`, and each level a column."""
-    table = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        yield from _lila_rows(csv.DictReader(io.StringIO(text, newline=""), strict=True), where)
+    except csv.Error as e:  # such as a quotation mark that is never closed, which would swallow the rest
+        raise LabelsError(f"{where} is no CSV that can be read ({e}); fetch it again") from e
+
+
+def _lila_rows(table: csv.DictReader[str], where: str) -> Iterator[Row]:
     columns = set(table.fieldnames or ())
     if "query" not in columns or not columns & set(LEVELS):
         raise LabelsError(
-            f"{where}: expected LILA's taxonomy mapping with the columns query, {', '.join(LINNAEAN)}, found {', '.join(sorted(columns))[:200]}"
+            f"{where}: expected LILA's taxonomy mapping with the columns query, {', '.join(LINNAEAN)}, "
+            f"found {', '.join(sorted(map(str, columns)))[:200] or 'none'}"
         )
     for row in table:
         lineage = {level: taxon for level in LEVELS if (taxon := (row.get(level) or "").strip().casefold())}
@@ -102,7 +110,7 @@ def _of_documents(text: str, where: str) -> Iterator[Row]:
     """Categories of one MLModel document or of a list of them; those without a taxonomy are no rows."""
     try:
         found = json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise LabelsError(f"{where} is not JSON ({e}); name LILA's CSV or an MLModel document") from e
     documents = found if isinstance(found, list) else [found]
     categories = [c for d in documents if isinstance(d, dict) and isinstance(d.get("categories"), list) for c in d["categories"]]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Iterator
-from typing import Any, Literal, Self
+from functools import partial
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from animl_pipeline.plan.fields import Place, Seed
 from animl_pipeline.records import ClassInfo, Record
 
 ANY = "*"
 """Stands for every source."""
-Names = tuple[str, ...]
+Names = tuple[Annotated[str, AfterValidator(partial(unicodedata.normalize, "NFC"))], ...]
+"""Category names. An accent may be written as a part of its letter or after it (as macOS names folders): they look the same, and are the same."""
 Level = Literal[
     "kingdom", "phylum", "subphylum", "superclass", "class", "subclass", "infraclass", "superorder", "order", "suborder", "infraorder",
     "superfamily", "family", "subfamily", "tribe", "genus", "subgenus", "species", "subspecies", "variety",
@@ -59,6 +62,8 @@ class ClassPlan(Record):
 
     @model_validator(mode="after")
     def _has_a_name(self) -> Self:
+        if blank := [s for s, names in self.from_.items() for n in names if not n]:
+            raise ValueError(f"from: expected category names, found an empty one{'' if blank[0] == ANY else f' for {blank[0]}'}")
         if not self.taxa and not any(self.from_.values()):
             raise ValueError("from: expected at least one category name (or taxa), found none")
         both = {n.casefold() for n in self.exclude} & {n.casefold() for n in self.names()}
@@ -85,7 +90,9 @@ class LabelsPlan(Record):
     min_places: int = Field(default=0, ge=0, description="expected places of a class at least, for classes without their own")
     too_few: Word = Field(default="error", description="a class with fewer objects or places than expected")
     conflicts: Word = Field(default="error", description="a name with two meanings; warn: the first counts, in the order classes, empty, exclude")
-    equivalents: dict[str, Names] = Field(default={}, description="scoring only: class → other classes that are right for it when predicted")
+    equivalents: dict[str, tuple[str, ...]] = Field(
+        default={}, description="scoring only: class → other classes that are right for it when predicted"
+    )
     seed: Seed = Field(default=0, description="which objects a cap keeps")
 
     @field_validator("classes", mode="before")
@@ -100,6 +107,8 @@ class LabelsPlan(Record):
     def _fits_together(self) -> Self:
         for class_id in self.classes:
             ClassInfo(id=class_id, name=class_id)
+            if not class_id.isprintable() or class_id != class_id.strip():
+                raise ValueError(f"a class id is one line of printable text without blanks around it, found {class_id!r}")
         conflict = next(self.conflicting(), None)
         if conflict is not None and self.conflicts == "error":
             raise ValueError(f"{conflict}; a name has one meaning")

@@ -82,7 +82,10 @@ def check_plan(data: dict[str, Any], origin: str = "the plan") -> Plan:
         return Plan.model_validate(data)
     except ValidationError as e:
         # a wrong key first: it is often what the missing one was meant to be
-        errors = sorted(e.errors(include_url=False), key=lambda error: error["type"] not in {"extra_forbidden", "invalid_key"})
+        found = e.errors(include_url=False)
+        within = {error["loc"][:n] for error in found for n in range(len(error["loc"]))}
+        found = [error for error in found if error["type"] != "too_short" or error["loc"] not in within]  # short for want of what is wrong in it
+        errors = sorted(found, key=lambda error: error["type"] not in {"extra_forbidden", "invalid_key"})
         more = f" ({len(errors) - 1} more after this)" if len(errors) > 1 else ""
         raise PlanError(f"{origin}: {_explain(errors[0])}{more}") from e
 
@@ -97,6 +100,8 @@ def _explain(error: Any) -> str:
     if error["type"] == "missing":
         return f"the key {where!r} is missing; a plan cannot do without it"
     message = _one_line(re.sub(r"^Value error, ", "", error["msg"]))
+    if error["type"] in {"tuple_type", "too_short"}:  # as YAML calls it
+        message = message.replace("tuple", "list").replace("Tuple", "List")
     if error["type"] == "value_error":
         return f"{where}: {message}" if location else message
     return f"{where}: {message[0].lower()}{message[1:]}, found {short(error['input'])}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -36,6 +36,13 @@ class AnimlPlan(Record):
         le=10_000,
         description="ask only for what is new until the last whole export is so old (it finds deletions)",
     )
+
+    @model_validator(mode="after")
+    def _time_goes_on(self) -> Self:
+        first, last = (t.replace(tzinfo=UTC) if t is not None and t.tzinfo is None else t for t in (self.created_from, self.created_to))
+        if first is not None and last is not None and first >= last:
+            raise ValueError(f"created_from ({self.created_from}) is not before created_to ({self.created_to}): no image lies between them")
+        return self
 
 
 class MegadetectorPlan(Record):
@@ -119,12 +126,17 @@ class SourcePlan(Record):
         return self.places or self.name
 
 
+def is_file(export: str) -> bool:
+    """Whether a path or address is by its name one file and no folder; what follows a question mark is no part of the name."""
+    return (export.partition("?")[0] if "://" in export else export).lower().endswith(FILES)
+
+
 def _pictures_of(export: str, kind: str) -> str | None:
     """Where the pictures lie that an export names, if the export says it by itself."""
     if export.startswith(LILA):
         return export
     if kind in {"auto", "camtrap-dp"} and export.rpartition("/")[2] == "datapackage.json":
         return export.rpartition("/")[0] or "."
-    if not export.startswith(ANIML) and kind in {"auto", "folders", "camtrap-dp"} and not export.lower().endswith(FILES):
+    if not export.startswith(ANIML) and kind in {"auto", "folders", "camtrap-dp"} and not is_file(export):
         return export
     return None

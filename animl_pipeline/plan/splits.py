@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Collection
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -42,3 +43,16 @@ class SplitsPlan(Record):
                 "pictures taken between them could be on no side"
             )
         return self
+
+    def check_places(self, spaces: Collection[str]) -> None:
+        """See that each place that is named could be one of the sources'.
+
+        Raises:
+            ValueError: one has no source's name (or `places`) before it.
+        """
+        for key, names in (("train_only", self.train_only), ("test_only", self.test_only)):
+            for name in names:
+                space, _, place = name.partition("/")
+                if space not in spaces or not place:
+                    known = ", ".join(f"{s}/<place>" for s in sorted(spaces))
+                    raise ValueError(f"splits.{key}: expected {known}, found {name!r}")

@@ -47,6 +47,7 @@ class Plan(Record):
         if twice:
             raise ValueError(f"sources: two have the name {twice[0]!r}; names keep places apart, so each needs its own")
         self.labels.check_sources(names)
+        self.splits.check_places({s.place_space() for s in self.sources})
         if self.splits.val + self.splits.test >= 0.9:
             raise ValueError("splits: val and test leave less than a tenth to train")
         self.thresholds.check(tuple(self.labels.classes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -103,5 +104,5 @@ def refusal(status: int, where: str, after_s: float = 0.0) -> RemoteError:
 
 
 def bare_address(address: str) -> str:
-    """An address without its query, which may hold a signature; a path as it is."""
-    return address.partition("?")[0] if "://" in address else address
+    """An address without what may be a secret: its user and password, and its query, which may hold a signature; a path as it is."""
+    return re.sub(r"://[^/]*@", "://", address.partition("?")[0]) if "://" in address else address

@@ -20,7 +20,9 @@ class Web:
     """Files below an https address."""
 
     def __init__(self, base: str, timeout_s: float, connections: int = 1) -> None:
+        base, asks, query = base.partition("?")
         self.base = base.rstrip("/")
+        self._query = asks + query  # such as a signature that holds for all that lies below
         self.timeout_s = timeout_s
         self.connections = connections
 
@@ -32,7 +34,7 @@ class Web:
         return patiently(lambda: self._ask(address, None)).data
 
     def once(self, name: str, at_most: int | None = None) -> Fetched:
-        return self._ask(f"{self.base}/{quote(safe_name(name))}", at_most)
+        return self._ask(f"{self.base}/{quote(safe_name(name))}{self._query}", at_most)
 
     def _ask(self, address: str, at_most: int | None) -> Fetched:
         reply = self._door.get(address, at_most=at_most)

@@ -186,9 +186,13 @@ def _notes(table: Table, parted: Parted, spec: SplitsPlan, classes: tuple[str, .
     few = {f"few_{s.label}_in_{s.split}": s.crops for s in parted.short if s.crops}
     for s in parted.short:
         log.warning("splits: %s", s.against(spec))
+    absent_places = sorted({*spec.train_only, *spec.test_only} - set(table.places))
+    for name in absent_places:
+        log.warning("splits: the plan names the place %r in train_only or test_only, of which there is no crop", name)
     frozen = {name for name, use in past.places.items() if use == TESTED}
     in_test = set(np.unique(table.place[(parted.side == TEST) & (table.place >= 0)]))
     other = {
+        "places_named_but_not_there": len(absent_places),
         "places_frozen_in_test": sum(table.places[p] in frozen for p in in_test),
         "copies_kept_together": len(set(table.picture[table.copy >= 0].tolist())),
         "pictures_not_compared_for_copies": len(set(table.picture[(table.rows["phash"] == "").to_numpy()].tolist())),

@@ -6,6 +6,7 @@ import typer
 
 from animl_pipeline import detections, model
 from animl_pipeline.plan import ClassPlan, load_plan
+from animl_pipeline.remote import bare_address
 from animl_pipeline.settings import load_settings, remember
 from flows import screen
 from flows.commands import plan_init, plan_preview
@@ -25,7 +26,7 @@ def check(plan: PlanPath, data: DataOption = None) -> None:
     checked, settings = load_plan(plan), load_settings()
     detections.check_ready(checked.detections, settings)
     model.check_ready(checked, settings)
-    sources = ", ".join(f"{s.name} ({s.export})" for s in checked.sources)
+    sources = ", ".join(f"{s.name} ({bare_address(s.export)})" for s in checked.sources)
     screen.out.print(f"{plan} is a plan for {checked.model}")
     screen.out.print(f"  sources   {sources}")
     for class_id, rule in checked.labels.classes.items():

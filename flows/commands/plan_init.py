@@ -18,8 +18,8 @@ from animl_pipeline.errors import PlanError
 from animl_pipeline.export import export_annotations
 from animl_pipeline.export.camtrap_rows import ElsewhereError, common_base
 from animl_pipeline.plan import SourcePlan, check_plan
-from animl_pipeline.plan.lila import lila_set
 from animl_pipeline.records import Artifact
+from animl_pipeline.remote import bare_address
 from animl_pipeline.settings import Settings, load_settings, remember
 from animl_pipeline.store import Store, open_store
 from flows import screen
@@ -60,6 +60,8 @@ def init(
     settings = load_settings()
     if output.exists():
         raise PlanError(f"{output} is there already and stays as it is; name another file with --output")
+    if not all(e.strip() for e in exports):
+        raise PlanError("EXPORT: expected a path, an address, animl://<project> or lila://<set>, found nothing; is a variable of the shell empty?")
     if images and len(images) != len(exports):
         raise PlanError(f"--images: expected one for each of the {len(exports)} exports, found {len(images)}")
     said = {"kind": kind, "place_field": place_field} | ({"layout": layout} if layout else {})
@@ -147,8 +149,6 @@ def _names(exports: list[str]) -> list[str]:
 
 def _name(export: str) -> str:
     """A name made of a path or address: of the file, or of the folder where every export's file is called alike."""
-    if export.startswith("lila://"):
-        return lila_set(export).name
     parts = [p for p in PurePosixPath(export.partition("?")[0].rpartition("://")[2]).parts if p not in {"/", ".", ".."}]
     stem = parts[-1].partition(".")[0] if parts else ""
     if len(parts) > 1 and stem.lower() in {"cct", "export", "datapackage", "images", "annotations", "metadata", "coco", "results", "file"}:
@@ -172,7 +172,7 @@ def _show(output: Path, surveys: list[Survey], draft: Draft, guessed: dict[str, 
         dates = f"{s.first} to {s.last}" if s.first else "no dates"
         screen.out.print(f"{s.source.name} ({s.source.kind}): {s.pictures:,} pictures, {s.objects:,} labels, {len(s.places):,} known places; {dates}")
         if guessed[s.source.name]:
-            screen.out.print(f"  images: {s.source.images}: {guessed[s.source.name]}")
+            screen.out.print(f"  images: {bare_address(s.source.images)}: {guessed[s.source.name]}")
     table = Table(title=f"Suggested classes: {len(draft.classes)}", title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in ("class", "objects", "boxes", "places", "names"):
         table.add_column(column, justify="left" if column in {"class", "names"} else "right", overflow="fold")

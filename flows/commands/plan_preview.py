@@ -26,6 +26,8 @@ ASSUMED_BYTES = 700_000
 ASSUMED_RATE = 25.0
 """Pictures a second from S3 at 50 ms a request over an ordinary line."""
 SHOWN = 12
+LEAST_PLACES = 3
+"""One for each of train, val and test."""
 
 Rate = Annotated[float, typer.Option("--rate", min=0.01, help="pictures a second that you reckon with")]
 
@@ -35,7 +37,7 @@ def preview(plan: PlanPath, store: StoreOption = None, data: DataOption = None, 
 
     Reads the exports (from Animl, if the plan says so), applies the label specification, and looks up which pictures are in
     the store. Ends with status 1 where `retrain` would refuse: a class has too few objects or places, and the plan calls
-    that an error; or a folder of pictures is not there.
+    that an error; there are fewer than three known places; or a folder of pictures is not there.
     """
     remember(store=store, data=data)
     checked, settings = load_plan(plan), load_settings()
@@ -47,6 +49,11 @@ def preview(plan: PlanPath, store: StoreOption = None, data: DataOption = None, 
     show_classes(checked, found)
     show_pictures(outlooks, opened, settings, rate)
     lost = [line for s in checked.sources if (line := _lost(s, settings))]
+    if found.places < LEAST_PLACES:
+        lost.append(
+            f"train, val and test need at least {LEAST_PLACES} known places, found {found.places}; add sources with more places, "
+            "or check sources.place_field and layout in the plan"
+        )
     for line in lost:
         screen.out.print(f"refused: {line}")  # a path stays in one piece
     if lost or (found.too_few and checked.labels.too_few == "error"):
