@@ -84,9 +84,10 @@ def _faults_of_pictures() -> Iterator[None]:
 
 def _begin(data: bytes) -> Image.Image:
     """The picture, of which only the header was read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below
-        picture = _opened(data)
+    # What pillow thinks of a file's palette or camera notes, and of its size (our own limit is below). Set for the whole
+    # process, since catch_warnings is not safe in threads.
+    warnings.filterwarnings("ignore", category=Warning, module=r"PIL\.")
+    picture = _opened(data)
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise PictureError(f"a picture of {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded")

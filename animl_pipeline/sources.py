@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PASSIVE = frozenset(
-    {"animl", "corner", "depot", "errors", "memory", "plan", "progress", "records", "remote", "settings", "sources", "store", "weights"}
+    {"animl", "corner", "decoding", "depot", "errors", "memory", "plan", "progress", "records", "remote", "settings", "sources", "store", "weights"}
 )
 
 

@@ -7,6 +7,7 @@ Nothing here opens the weights: who unpickles them knows by then that they are w
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import logging
 import os
@@ -156,15 +157,24 @@ def fetch_first(known: KnownWeights, settings: Settings) -> tuple[Path, str]:
     """
     if known.sha256 is not None:
         return fetch_known(known, settings, key=f"weights {known.name}"), known.sha256
+    return fetch_address(known.address, settings, known.md5)
+
+
+def fetch_address(address: str, settings: Settings, md5: str | None = None) -> tuple[Path, str]:
+    """What lies at an address, fetched in good faith: the file and its sha256, for a person to put into a plan.
+
+    Raises:
+        WeightsError: it cannot be fetched, or its md5 is not the one that is said.
+    """
     folder = settings.cache.expanduser() / "weights"
     with _writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".first-") as scratch:
             fresh = Path(scratch) / "weights"
-            _download(known.address, fresh, settings, f"weights {known.name}")
-            _check_md5(fresh, known.md5, known.origin)
+            _download(address, fresh, settings, "weights")
+            _check_md5(fresh, md5, bare_address(address))
             sha256 = _digest(fresh)
-            with _cached(settings, sha256, _name_of(known.address)) as (path, place):
+            with _cached(settings, sha256, _name_of(address)) as (path, place):
                 if place is not None:
                     fresh.replace(place)
     return path, sha256
@@ -211,11 +221,17 @@ def _name_of(address: str) -> str:
 def _existing(reference: str, settings: Settings, key: str) -> Path:
     path = settings.data_path(reference)
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
-        names = ", ".join(w.name for w in registry())
         raise WeightsError(
-            f"{key}: expected weights at {path}, found no such file; give the path of a file, an https:// or s3:// address, or one of: {names}"
+            f"{key}: expected weights at {path}, found no such file; give a file's path, an https:// or s3:// address, or {names_like(reference)}"
         )
     return path
+
+
+def names_like(name: str) -> str:
+    """The known names that were perhaps meant by one that nothing has, else all: the end of a message."""
+    names = [w.name for w in registry()]
+    near = difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.7)
+    return f"a name, perhaps {' or '.join(near)} (all: animl-pipeline weights list)" if near else f"one of: {', '.join(names)}"
 
 
 def _local_file(reference: str, settings: Settings, sha256: str | None, key: str) -> Path:

@@ -7,6 +7,9 @@ loses the batch in hand; its share is given to another, which goes on where the 
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prefect import flow
@@ -29,8 +32,9 @@ def look_everywhere(labels: Artifact, plan: Plan) -> None:
     settings = load_settings()
     if settings.runner != "threads":
         log.info("detections: %d shares go to %s", settings.shares, settings.runner)
-        looks = flow(name="look", description="Looks for animals on a cluster's workers.", task_runner=task_runner(settings), **LOCAL)
-        looks(_look)(labels, plan, settings.shares)
+        with _cluster(settings):
+            looks = flow(name="look", description="Looks for animals on a cluster's workers.", task_runner=task_runner(settings), **LOCAL)
+            looks(_look)(labels, plan, settings.shares)
 
 
 def cut_everywhere(labels: Artifact, detections: Artifact, plan: Plan) -> None:
@@ -38,8 +42,9 @@ def cut_everywhere(labels: Artifact, detections: Artifact, plan: Plan) -> None:
     settings = load_settings()
     if settings.runner != "threads":
         log.info("crops: %d shares go to %s", settings.shares, settings.runner)
-        cuts = flow(name="cut", description="Cuts pictures on a cluster's workers.", task_runner=task_runner(settings), **LOCAL)
-        cuts(_cut)(labels, detections, plan, settings.shares)
+        with _cluster(settings):
+            cuts = flow(name="cut", description="Cuts pictures on a cluster's workers.", task_runner=task_runner(settings), **LOCAL)
+            cuts(_cut)(labels, detections, plan, settings.shares)
 
 
 def _look(labels: Artifact, plan: Plan, shares: int) -> int:
@@ -53,20 +58,50 @@ def _cut(labels: Artifact, detections: Artifact, plan: Plan, shares: int) -> int
     return sum(made.result())
 
 
+@contextmanager
+def _cluster(settings: Settings) -> Iterator[None]:
+    """Say in one line that a cluster does not answer; the rooms' own faults are lines already."""
+    try:
+        yield
+    except OSError as e:
+        said = (str(e).splitlines() or [type(e).__name__])[0]
+        raise SettingsError(
+            f"ANIML_RUNNER: expected a cluster that answers at {settings.runner}, found none ({said}); start its scheduler and workers, mend the "
+            "address, or set ANIML_RUNNER=threads; what was done so far is kept"
+        ) from e
+
+
 def task_runner(settings: Settings) -> Any:
     """Prefect's runner for the cluster that ANIML_RUNNER names; without an address, one of its own on this machine.
 
     Raises:
-        SettingsError: the package that speaks to such a cluster is not installed.
+        SettingsError: the package that speaks to such a cluster is not installed, or the address is none.
     """
     kind, _, address = settings.runner.partition(":")
+    if kind == "dask" and address and not re.search(r".:\d+$", address):
+        raise SettingsError(f"ANIML_RUNNER: expected a scheduler's address, such as dask:tcp://10.0.0.5:8786, found {settings.runner}")
     try:
         if kind == "dask":
             from prefect_dask.task_runners import DaskTaskRunner
 
+            if address:
+                _tell_workers(address)
             return DaskTaskRunner(address=address or None)
         from prefect_ray import RayTaskRunner
 
         return RayTaskRunner(address=address or None)
     except ImportError as e:
         raise SettingsError(f"ANIML_RUNNER: {settings.runner} needs the package prefect-{kind} ({e}); pip install 'animl-pipeline[{kind}]'") from e
+
+
+def _tell_workers(address: str) -> None:
+    """Log how many workers a Dask cluster has: without any, a run would wait for one without a word."""
+    from distributed import Client
+
+    connect: Any = Client  # it has no types
+    with connect(address, set_as_default=False) as client:
+        workers = len(client.nthreads())
+    if workers:
+        log.info("the cluster at %s has %d workers", address, workers)
+    else:
+        log.warning("the cluster at %s has no worker yet, and the run waits for one; start some: dask worker %s", address, address)

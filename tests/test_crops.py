@@ -153,6 +153,15 @@ def test_every_way_to_have_no_box_has_its_reason() -> None:
     assert dropped == {"no_animal_found": 3, "picture_broken": 1}
 
 
+def test_persons_and_vehicles_are_never_cut_out_whatever_class_a_plan_gives_them() -> None:
+    labels = [
+        label("i1", "fox", BOX), label("i1", "p", (0, 0, 0.5, 0.5), name="Homo sapiens", label="human"),
+        label("i2", "q", name="Person", label="human"), label("i3", "v", BOX, name="truck", label="other"),
+    ]  # fmt: skip
+    detections = [found("i1", object_id="fox"), found("i1", (0, 0, 0.5, 0.5), object_id="p"), found("i2"), found("i3", object_id="v")]
+    assert choice(labels, detections) == ([("i1", "fox", BOX)], {"person_or_vehicle": 3})
+
+
 def test_a_box_of_just_the_smallest_size_is_kept_and_one_below_is_not() -> None:
     labels = [label("a", "o1", BOX), label("a", "o2", BOX)]
     kept, below = (0.0, 0.0, 8 / 48, 1 / 64), (0.0, 0.0, 7.9 / 48, 1 / 64)

@@ -382,7 +382,7 @@ def test_a_name_that_two_files_of_the_results_end_with_is_not_guessed() -> None:
         json.dumps({"detection_categories": {}, "images": [{"file": "x/a.jpg", "detections": []}, {"file": "y/a.jpg", "detections": []}]}).encode(),
         "r.json",
         0.2,
-    )
+    ).by_file
     assert match_files([("s", "a.jpg"), ("s", "x/a.jpg")], by_file) == {("s", "a.jpg"): "not_in_results", ("s", "x/a.jpg"): []}
 
 

@@ -20,7 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from animl_pipeline.detections import find_animals
+from animl_pipeline.detections import check_ready, detect_animals, find_animals
 from animl_pipeline.detections.detector import ANIMAL, Found
 from animl_pipeline.detections.families import Choice, choose_detector
 from animl_pipeline.detections.letterbox import letterboxed
@@ -29,7 +29,9 @@ from animl_pipeline.detections.suppression import suppress
 from animl_pipeline.errors import DetectionsError, WeightsError
 from animl_pipeline.plan import DetectionsPlan
 from animl_pipeline.settings import Settings
+from animl_pipeline.store import Store
 from tests.conftest import jpeg
+from tests.test_detections import boxes_of, label, labels_of
 
 BLOBS = 12
 
@@ -157,7 +159,7 @@ def test_a_second_run_loads_neither_torch_nor_ultralytics(certain: Path, places:
     first = find_animals(scene(320, 240, 1), DetectionsPlan(source="detector", detector=str(certain), image_size=320), places)
     script = """
 import sys
-from animl_pipeline.detections import find_animals
+from animl_pipeline.detections import check_ready, detect_animals, find_animals
 from animl_pipeline.plan import DetectionsPlan
 from animl_pipeline.settings import Settings
 from tests.test_detectors import scene
@@ -312,8 +314,10 @@ def test_a_throttled_or_waking_endpoint_is_asked_again(endpoint: Endpoint, setti
             (400, {"Code": "ValidationError", "message": "Endpoint md-realtime not found"}),
             r"'md-realtime' refused a picture \(ValidationError: Endpoint",
         ),
-        ((200, {"fox": 0.9}), r"expected a list of \{x1, y1, x2, y2, confidence, class\}, found '\{\"fox\": 0\.9\}'; is it a MegaDetector\?"),
+        ((200, {"fox": 0.9}), r"expected a list of \{x1, y1, x2, y2, confidence, class\}, .* found '\{\"fox\": 0\.9\}'; is it a MegaDetector\?"),
         ((200, [FOX | {"class": 7}]), r"expected a list of"),
+        ((200, [FOX | {"x2": 640}]), r"shares of the picture from 0 to 1, found .*640"),
+        ((200, [FOX | {"y1": float("nan")}]), r"shares of the picture from 0 to 1"),
     ],
 )
 def test_an_endpoint_that_is_none_or_no_megadetector_is_one_line(endpoint: Endpoint, settings: Settings, answer: Any, message: str) -> None:
@@ -333,6 +337,53 @@ def test_a_picture_too_large_for_a_serverless_endpoint_is_sent_smaller(endpoint:
     asked_endpoint(settings, buffer.getvalue())
     assert len(asked[0][2]) < 4_000_000
     assert Image.open(io.BytesIO(asked[0][2])).size == (1200, 1300)
+
+
+def test_a_picture_that_stays_too_large_is_sent_as_small_as_it_takes(endpoint: Endpoint, settings: Settings) -> None:
+    asked, answers = endpoint
+    answers += [(200, []), (200, [])]
+    noise, buffer = np.random.default_rng(0).integers(0, 256, (4000, 2500, 3), np.uint8), io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG", quality=95)
+    asked_endpoint(settings, buffer.getvalue())
+    buffer = io.BytesIO()
+    Image.fromarray(noise[:, :60].reshape(-1, 3, 3)).resize((20, 90_000)).save(buffer, "BMP")
+    asked_endpoint(settings, buffer.getvalue())
+    assert all(0 < len(body) <= 4_000_000 for _, _, body in asked)
+    assert Image.open(io.BytesIO(asked[0][2])).width > 1000
+    assert Image.open(io.BytesIO(asked[1][2])).height <= 65_500
+
+
+def test_an_endpoint_that_refuses_one_picture_is_not_asked_about_all_the_others(endpoint: Endpoint, settings: Settings, store: Store) -> None:
+    asked, answers = endpoint
+    answers += [(400, {"Code": "ValidationError", "message": "Endpoint md not found"})] * 40
+    labels = labels_of(store, [label(store, jpeg(seed=i), f"i{i}") for i in range(40)])
+    with pytest.raises(DetectionsError, match="refused a picture"):
+        detect_animals(labels, DetectionsPlan(source="detector", detector="sagemaker:md"), store, settings.model_copy(update={"workers": 1}))
+    assert len(asked) < 10
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"detector": "sagemaker:"}, r"expected an endpoint's name, such as sagemaker:megadetector-realtime, found 'sagemaker:'"),
+        ({"detector": "sagemaker:md realtime"}, "expected an endpoint's name"),
+        ({"people": "drop"}, "people: drop needs a detector that finds persons, megadetector-lite finds animal only"),
+        ({"source": "results", "results": "none.json"}, r"expected a MegaDetector results file at .*none\.json, found no such file"),
+    ],
+)
+def test_what_can_never_look_is_told_before_anything_is_fetched(settings: Settings, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(DetectionsError, match=message):
+        check_ready(DetectionsPlan(**keys), settings)
+
+
+def test_a_reviewed_box_of_a_person_is_no_animals_whatever_class_a_plan_gives_it(store: Store, settings: Settings) -> None:
+    rows = [
+        label(store, jpeg(), "a", "fox", (0.1, 0.1, 0.5, 0.5)),
+        label(store, jpeg(), "a", "p", (0.5, 0.5, 0.9, 0.9), name="Human", label="people"),
+    ]
+    made = detect_animals(labels_of(store, rows), DetectionsPlan(source="annotations"), store, settings)
+    assert list(boxes_of(store, made)["object_id"]) == ["fox"]
+    assert made.counts.noted["images_with_people"] == 1
 
 
 # -- YOLOv5

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CELLAR = {
-    "animl", "champions", "classifier", "corner", "depot", "errors", "geography", "memory", "pixels", "plan",
+    "animl", "champions", "classifier", "corner", "decoding", "depot", "errors", "geography", "memory", "pixels", "plan",
     "progress", "records", "remote", "reports", "scoring", "settings", "sources", "store", "turns", "weights",
 }  # fmt: skip
 STEPS = {"export", "images", "labels", "detections", "crops", "splits", "model", "calibration", "evaluation", "package", "endpoint"}

@@ -99,6 +99,17 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert np.asarray(picture).mean() > 200
 
 
+def test_what_pillow_only_grumbles_about_is_opened_without_a_word() -> None:
+    grey = Image.radial_gradient("L").convert("P")
+    palette, notes = io.BytesIO(), io.BytesIO()
+    grey.save(palette, "PNG", transparency=bytes(range(256)))
+    torn = Image.Exif()
+    torn[0x0132] = "2024:01:02 03:04:05"
+    Image.new("RGB", (9, 9)).save(notes, "JPEG", exif=torn.tobytes()[:-30])
+    for data in (palette.getvalue(), notes.getvalue()):  # a warning would be an error here
+        assert open_picture(data).mode == "RGB"
+
+
 def test_sixteen_bit_grey_keeps_its_upper_byte() -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.full((10, 20), 0x8040, np.uint16)).save(buffer, "PNG")

@@ -18,6 +18,8 @@ import requests
 from distributed import Client
 from PIL import Image
 
+from animl_pipeline.settings import Settings
+from flows.spread import task_runner
 from tests.cct import Export
 from tests.island import COLOURS, picture, write_plan
 from tests.serving import until
@@ -103,7 +105,7 @@ def retrain(plan: Path) -> list[str]:
 
 
 @contextmanager
-def cluster(folder: Path, environment: dict[str, str]) -> Iterator[Cluster]:
+def cluster(folder: Path, environment: dict[str, str], workers: tuple[str, ...] = WORKERS) -> Iterator[Cluster]:
     """A Dask scheduler and workers of one thread each, without nannies that would start a killed one anew."""
     with ExitStack() as running:
 
@@ -126,10 +128,11 @@ def cluster(folder: Path, environment: dict[str, str]) -> Iterator[Cluster]:
         scheduler = started("scheduler", "scheduler", "--port", str(port), *quiet)
         until(lambda: scheduler.poll() is not None or "Scheduler at" in (folder / "scheduler.log").read_text(), "the scheduler is up")
         options = ["--nthreads", "1", "--no-nanny", "--memory-limit", "0", "--local-directory", str(folder / "dask"), *quiet]
-        workers = {name: started(name, "worker", address, "--name", name, *options) for name in WORKERS}
+        processes = {name: started(name, "worker", address, "--name", name, *options) for name in workers}
         with Client(address, set_as_default=False, timeout=60) as client:
-            client.wait_for_workers(len(workers), timeout=120)
-            yield Cluster(address, workers, client, folder)
+            if workers:
+                client.wait_for_workers(len(workers), timeout=120)
+            yield Cluster(address, processes, client, folder)
 
 
 def flow_runs(address: str, name: str) -> list[dict[str, Any]]:
@@ -180,3 +183,24 @@ def test_workers_killed_with_work_in_hand_change_nothing_of_what_comes_out(
     assert known == [(str(PICTURES // 2),) * 2, (str(PICTURES),) * 2], "the steps themselves had nothing left to look at or to cut"
     assert digests(alone).keys() >= {"detections", "crops", "package"}
     assert digests(store) == digests(alone)
+
+
+@pytest.mark.parametrize(
+    ("runner", "message"),
+    [
+        ("dask:nonsense", "expected a scheduler's address, such as dask:tcp://10.0.0.5:8786, found dask:nonsense"),
+        ("dask:tcp://127.0.0.1:{port}", "expected a cluster that answers at dask:tcp://127.0.0.1:{port}, found none (Timed out"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_one_line(plan: Path, environment: dict[str, str], alone: Path, runner: str, message: str) -> None:
+    port = free_port()
+    told = environment | {"ANIML_STORE": str(alone), "ANIML_RUNNER": runner.format(port=port), "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"}
+    (plan.parent / "more.yaml").write_text(plan.read_text().replace("confidence: 1.0e-06", "confidence: 2.0e-06"))
+    done = subprocess.run(retrain(plan.parent / "more.yaml"), cwd=ROOT, capture_output=True, text=True, env=told, timeout=120, check=False)
+    assert (done.returncode, message.format(port=port) in done.stderr.splitlines()[-1]) == (2, True), done.stderr
+
+
+def test_a_cluster_without_workers_is_told(environment: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with cluster(tmp_path, environment, workers=()) as dask, caplog.at_level("WARNING", logger="animl_pipeline"):
+        task_runner(Settings(runner=f"dask:{dask.address}"))
+    assert f"the cluster at {dask.address} has no worker yet" in caplog.text

@@ -252,3 +252,30 @@ def test_the_command_lists_every_name_and_fetches_one(tmp_path: Path, shelf: Pat
     assert isinstance(refused.exception, WeightsError)
     unknown = CliRunner().invoke(weights, ["fetch", "megadetector-v7"])
     assert "expected a name of `animl-pipeline weights list`, found 'megadetector-v7'" in str(unknown.exception)
+
+
+def test_a_name_that_is_nearly_one_is_told_the_one_it_may_have_meant(settings: Settings) -> None:
+    from typer.testing import CliRunner
+
+    from flows.commands.weights import weights
+
+    unknown = CliRunner().invoke(weights, ["fetch", "MegaDetector-Lite"])
+    assert "found 'MegaDetector-Lite', which is no file either; give a name, perhaps megadetector-lite or" in str(unknown.exception)
+    with pytest.raises(WeightsError, match=r"found no such file; .* or a name, perhaps megadetector-v6-yolov9-c"):
+        fetch_weights("megadetector-v6-yolo9-c", settings, key="detections.detector")
+
+
+def test_what_lies_at_an_address_or_here_is_told_its_sha256(tmp_path: Path, web: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from flows.commands.weights import weights
+
+    monkeypatch.setenv("ANIML_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ANIML_DATA", str(tmp_path))
+    fetched = CliRunner().invoke(weights, ["fetch", f"{web[0]}/model.pt"])
+    assert f"detector: {web[0]}/model.pt\n  sha256: {SHA256}" in fetched.stdout
+    settings = Settings(cache=tmp_path / "cache", data=tmp_path, timeout_s=5)
+    assert fetch_weights(f"{web[0]}/model.pt", settings, SHA256, key="detections.detector").read_bytes() == DATA
+    assert len(web[1]) == 1, "a later run finds it in the cache"
+    here = CliRunner().invoke(weights, ["fetch", "web/model.pt"])
+    assert f"web/model.pt is here and needs no fetching\nsha256  {SHA256}" in here.stdout

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from animl_pipeline.plan import CropsPlan
+from animl_pipeline.plan.seeing import PEOPLE, VEHICLES, folded
 
 ANIMAL = "1"
 Corners = tuple[float, float, float, float]
@@ -68,15 +69,19 @@ Choice = tuple[list[Chosen], list[Dropped]]
 def choose_boxes(labels: pd.DataFrame, detections: pd.DataFrame, failures: pd.DataFrame, spec: CropsPlan) -> Choice:
     """What is to be cut out, each box of each picture once, and what is not.
 
-    Reasons for a drop: the detections' own (such as picture_broken), no_animal_found, ambiguous_label (an image-level label
+    Persons and vehicles are never cut out, whatever class the plan gives them (person_or_vehicle).
+
+    Other reasons for a drop: the detections' own (such as picture_broken), no_animal_found, ambiguous_label (an image-level label
     in an image with another class), duplicate_label (a second one of the same class), several_boxes, too_small, beyond_cap,
     duplicate_picture, duplicate_box, contradictory_label.
     """
     animals = _animals_by_image(detections)
     failed = dict(zip(zip(failures["source"], failures["image_id"], strict=True), failures["reason"], strict=True))
     chosen: list[Chosen] = []
-    dropped: list[Dropped] = []
-    for image, objects in sorted(_objects_by_image(labels).items()):
+    people = labels["name"].map(folded).isin(PEOPLE | VEHICLES)
+    columns = labels.loc[people, ["source", "image_id", "object_id"]]
+    dropped = [Dropped(source, image, of, "person_or_vehicle") for source, image, of in columns.itertuples(index=False, name=None)]
+    for image, objects in sorted(_objects_by_image(labels[~people]).items()):
         reason = failed.get(image, "no_box")
         some, others = _in_image(objects, animals.get(image, []), "no_animal_found" if reason == "no_box" else reason, spec)
         chosen += some

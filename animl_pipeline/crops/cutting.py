@@ -6,16 +6,18 @@ import io
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from animl_pipeline.crops.choosing import Chosen, Corners
 from animl_pipeline.crops.likeness import likeness
+from animl_pipeline.decoding import PictureMemory, bytes_of
 from animl_pipeline.errors import PictureError
-from animl_pipeline.pixels import cut, open_picture
+from animl_pipeline.pixels import Header, cut, open_picture, read_header, square_around
 from animl_pipeline.progress import track
 from animl_pipeline.records import Box, View
 from animl_pipeline.settings import Settings
@@ -24,14 +26,11 @@ from animl_pipeline.store import Store, batches, digest_of
 
 log = logging.getLogger(__name__)
 
-BATCH = 32
-"""Pictures between two notes of what was cut; a kill loses at most the work on these."""
+BATCH, BATCH_A_CUTTER = 32, 8
+"""Pictures at least between two notes of what was cut, and for each that is cut at a time; a kill loses at most the work on these."""
 
 LOSSLESS: dict[str, Any] = {"format": "WEBP", "lossless": True, "quality": 0, "method": 0}
 """How a crop is kept: WebP's lossless mode at its fastest, which takes less time and room than PNG at its fastest."""
-
-MOST_DECODING = 4
-"""Decoded pictures are 10 to 150 MB each: many travel at a time, few are decoded at a time."""
 
 
 class Crop(NamedTuple):
@@ -65,29 +64,47 @@ def cut_boxes(chosen: Iterable[Chosen], view: View, store: Store, settings: Sett
 
     todo = _not_whole(boxes, known, looks, store)
     log.info("crops: %d pictures, %d of them cut before", len(boxes), len(boxes) - len(todo))
-    cutters = min(settings.workers, MOST_DECODING, os.cpu_count() or 1)
+    cutters = min(settings.workers, os.cpu_count() or 1)
+    cut_picture = partial(_cut_picture, view=view, memory=PictureMemory())
     with (
         ThreadPoolExecutor(settings.workers) as travels,
         ThreadPoolExecutor(cutters) as pool,
         track("crops", len(boxes), len(boxes) - len(todo)) as step,
     ):
-        for batch in batches(todo, BATCH):
-            new: dict[str, dict[str, Any]] = {}
-            new_looks: dict[str, dict[str, Any]] = {}
-            reads = [travels.submit(store.blob, blob) for blob in batch]
-            cuts = [pool.submit(_cut_picture, read, sorted(boxes[blob]), view) for blob, read in zip(batch, reads, strict=True)]
-            keeps = [travels.submit(_kept, blob, sorted(boxes[blob]), done, store) for blob, done in zip(batch, cuts, strict=True)]
-            for blob, done, keep in zip(batch, cuts, keeps, strict=True):
-                new |= keep.result()
-                new_looks[blob] = {"phash": done.result().look}
-                step(1)
-            store.depot.settle()  # one flush for the crops of a batch, before it is noted that they are there
-            store.remember(name, new)
-            store.remember(looks_name, new_looks)
-            known |= new
-            looks |= new_looks
+        try:
+            for batch in batches(todo, max(BATCH, BATCH_A_CUTTER * cutters)):
+                new, new_looks = _cut_batch(batch, boxes, cut_picture, store, travels, pool, step)
+                store.depot.settle()  # one flush for the crops of a batch, before it is noted that they are there
+                store.remember(name, new)
+                store.remember(looks_name, new_looks)
+                known |= new
+                looks |= new_looks
+        finally:
+            travels.shutdown(wait=False, cancel_futures=True)  # what stopped one picture would stop each that still waits
     keys = [(blob, box_key(blob, corners)) for blob, all_corners in boxes.items() for corners in all_corners]
     return {key: Crop(known[key]["blob"], known[key]["bytes"], looks[blob]["phash"]) for blob, key in keys if "blob" in known[key]}
+
+
+def _cut_batch(
+    batch: list[str],
+    boxes: Mapping[str, set[Corners]],
+    cut_picture: Callable[[Future[bytes], list[Corners]], Cut],
+    store: Store,
+    travels: ThreadPoolExecutor,
+    pool: ThreadPoolExecutor,
+    step: Callable[[int], None],
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Box → where its crop is or why it is not, and picture → what it looks like, of some pictures."""
+    new: dict[str, dict[str, Any]] = {}
+    looks: dict[str, dict[str, Any]] = {}
+    reads = [travels.submit(store.blob, blob) for blob in batch]
+    cuts = [pool.submit(cut_picture, read, sorted(boxes[blob])) for blob, read in zip(batch, reads, strict=True)]
+    keeps = [travels.submit(_kept, blob, sorted(boxes[blob]), done, store) for blob, done in zip(batch, cuts, strict=True)]
+    for blob, done, keep in zip(batch, cuts, keeps, strict=True):
+        new |= keep.result()
+        looks[blob] = {"phash": done.result().look}
+        step(1)
+    return new, looks
 
 
 def box_key(blob: str, corners: Corners) -> str:
@@ -104,15 +121,21 @@ def _not_whole(boxes: Mapping[str, set[Corners]], known: Mapping[str, Any], look
     return [blob for blob, some in keys.items() if blob not in looks or any(key not in known or key in lost for key in some)]
 
 
-def _cut_picture(read: Future[bytes], boxes: list[Corners], view: View) -> Cut:
+def _cut_picture(read: Future[bytes], boxes: list[Corners], view: View, memory: PictureMemory) -> Cut:
     """The views of the boxes, encoded without loss."""
     data = read.result()
     try:
-        picture = open_picture(data)
-        return Cut([_encoded(cut(picture, Box.of(corners), view)) for corners in boxes], likeness(picture))
+        with memory.holding(_bytes_of(read_header(data), boxes, view)):
+            picture = open_picture(data)
+            return Cut([_encoded(cut(picture, Box.of(corners), view)) for corners in boxes], likeness(picture))
     except PictureError as e:
         log.warning("crops: a picture is left out: %s", e)
         return Cut(None, "")
+
+
+def _bytes_of(header: Header, boxes: list[Corners], view: View) -> int:
+    """Memory that cutting the boxes out takes; one after the other is a square beside the picture."""
+    return bytes_of(header, max(square_around(Box.of(b), header.width, header.height, view.margin).side for b in boxes))
 
 
 def _encoded(view: Image.Image) -> bytes:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from animl_pipeline.crops.choosing import ANIMAL, Image
+from animl_pipeline.plan.seeing import VEHICLES, folded
 from animl_pipeline.records import Artifact
 from animl_pipeline.store import Store
-
-VEHICLES = frozenset({"vehicle", "vehicles", "car", "truck", "boat", "motorcycle", "bicycle"})
-"""Category names, folded, of objects that are vehicles."""
 
 
 def pictures_with_people(labels: Artifact, detections: Artifact, store: Store) -> set[Image]:
@@ -16,7 +14,7 @@ def pictures_with_people(labels: Artifact, detections: Artifact, store: Store) -
     tables = [boxes[boxes["category"] != ANIMAL]]
     if "people.parquet" in store.files(detections):  # persons labelled, and found beside reviewed boxes
         tables.append(store.table(detections, "people.parquet"))
-    if "dropped.parquet" in store.files(labels):
-        left_out = store.table(labels, "dropped.parquet")
-        tables.append(left_out[left_out["name"].astype("str").str.casefold().isin(VEHICLES)])
+    for name in {"labels.parquet", "dropped.parquet"} & set(store.files(labels)):
+        named = store.table(labels, name)
+        tables.append(named[named["name"].map(folded).isin(VEHICLES)])
     return {image for table in tables for image in zip(table["source"], table["image_id"], strict=True)}

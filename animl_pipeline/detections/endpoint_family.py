@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 RECIPE = "sagemaker-endpoint/1"
 """Moves on when the same picture would be asked about otherwise."""
 
-MOST_BYTES, WIDTH = 4_000_000, 3500
-"""A serverless endpoint takes 4 MB; larger pictures are made as wide as animl-api makes them."""
+MOST_BYTES, WIDTH, TALLEST = 4_000_000, 3500, 65_500
+"""A serverless endpoint takes 4 MB; larger pictures are made as wide as animl-api makes them, and no JPEG is taller."""
+
+FAR = 2.0
+"""A number of an answer that is larger is no share of a picture: those end at 1, but for what rounding and clipping leave."""
 
 ATTEMPTS = 8
 HEALS = frozenset({"ThrottlingException", "ModelNotReadyException", "ServiceUnavailable", "InternalFailure", "InternalDependencyException"})
@@ -72,10 +75,11 @@ class AskedEndpoint:
     def _found(self, answer: bytes) -> list[Found]:
         try:
             return [_object(item) for item in json.loads(answer)]
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, RecursionError) as e:
             start = answer[:80].decode("utf-8", "replace")
             raise DetectionsError(
-                f"the endpoint {self._endpoint!r}: expected a list of {{x1, y1, x2, y2, confidence, class}}, found {start!r}; is it a MegaDetector?"
+                f"the endpoint {self._endpoint!r}: expected a list of {{x1, y1, x2, y2, confidence, class}}, shares of the picture from 0 to 1, "
+                f"found {start!r}; is it a MegaDetector?"
             ) from e
 
 
@@ -83,7 +87,10 @@ def _object(item: dict[str, Any]) -> Found:
     category = str(int(item["class"]))
     if category not in CATEGORIES:
         raise ValueError(category)
-    return Found(category, float(item["confidence"]), *(float(item[k]) for k in ("y1", "x1", "y2", "x2")))
+    found = Found(category, float(item["confidence"]), *(float(item[k]) for k in ("y1", "x1", "y2", "x2")))
+    if not all(abs(v) <= FAR for v in found[1:]):  # pixels, per cent, or no numbers
+        raise ValueError(found)
+    return found
 
 
 def _heals(error: BaseException) -> bool:
@@ -97,10 +104,15 @@ def _heals(error: BaseException) -> bool:
 
 
 def _smaller(picture: Image.Image) -> bytes:
-    ratio = min(1.0, WIDTH / picture.width)
-    buffer = io.BytesIO()
-    picture.resize((max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio)))).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
+    """The picture as a JPEG that an endpoint takes: as wide as animl-api makes it, or narrower where that does not suffice."""
+    width = max(1, min(WIDTH, picture.width, picture.width * TALLEST // picture.height))
+    while True:
+        buffer = io.BytesIO()
+        height = min(TALLEST, max(1, round(picture.height * width / picture.width)))
+        picture.resize((width, height)).save(buffer, "JPEG", quality=90)
+        if buffer.tell() <= MOST_BYTES or width == 1:
+            return buffer.getvalue()
+        width = max(1, int(width * 0.9 * (MOST_BYTES / buffer.tell()) ** 0.5))
 
 
 def _client(settings: Settings) -> SageMakerRuntimeClient:

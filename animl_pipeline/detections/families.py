@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from animl_pipeline.detections import endpoint_family, ultralytics_family, yolov5_family, yolox_lite
-from animl_pipeline.detections.detector import STRIDE, Detector
+from animl_pipeline.detections.detector import CATEGORIES, PERSON, STRIDE, Detector
+from animl_pipeline.detections.results_file import check_results
 from animl_pipeline.errors import DetectionsError
 from animl_pipeline.plan import DetectionsPlan
 from animl_pipeline.settings import Settings
@@ -39,16 +41,32 @@ LOOKING = frozenset({"detector", "auto"})
 
 
 def check_ready(spec: DetectionsPlan, settings: Settings) -> None:
-    """See that the plan names a detector that can be asked for. Nothing is fetched, and nothing is loaded.
+    """See that the plan names a detector that can be asked for, or a results file. Nothing is fetched, and nothing is loaded.
 
     Raises:
         As :func:`choose_detector`.
+        DetectionsError: also where the detector is known to find no persons, whose pictures the plan leaves out.
     """
+    if spec.results is not None:
+        check_results(spec.results, settings)
     if spec.source not in LOOKING:
         return
     if not spec.detector.startswith(ENDPOINT):
         check_weights(spec.detector, settings, spec.sha256, key=KEY)
-    choose_detector(spec, settings)  # by now what has no sha256 is a file that is here
+    choice = choose_detector(spec, settings)  # by now what has no sha256 is a file that is here
+    if spec.people == "drop" and choice.recipe == yolox_lite.RECIPE:
+        check_finds_people(yolox_lite.YoloxLite.categories, choice.name)
+
+
+def check_finds_people(categories: Collection[str], name: str) -> None:
+    """See that a detector finds persons.
+
+    Raises:
+        DetectionsError: it does not.
+    """
+    if PERSON not in categories:
+        found = ", ".join(CATEGORIES[c] for c in sorted(categories))
+        raise DetectionsError(f"detections.people: drop needs a detector that finds persons, {name} finds {found} only; set detections.detector")
 
 
 def choose_detector(spec: DetectionsPlan, settings: Settings) -> Choice:
@@ -95,6 +113,8 @@ def _load(family: str, spec: DetectionsPlan, sha256: str, size: int, confidence:
 
 def _endpoint(spec: DetectionsPlan, settings: Settings) -> Choice:
     name = spec.detector.removeprefix(ENDPOINT)
+    if not re.fullmatch(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}", name):
+        raise DetectionsError(f"{KEY}: expected an endpoint's name, such as sagemaker:megadetector-realtime, found {spec.detector!r}")
     confidence = spec.confidence or CONFIDENCE
     load = partial(endpoint_family.AskedEndpoint, name, confidence, settings)
     return Choice(name, digest_of(name), endpoint_family.RECIPE, 0, confidence, load)

@@ -7,14 +7,12 @@ from typing import NamedTuple
 import pandas as pd
 
 from animl_pipeline.detections.matching import Corners
+from animl_pipeline.plan.seeing import PEOPLE, VEHICLES, folded
 from animl_pipeline.records import Artifact
 from animl_pipeline.store import Store
 
 Image = tuple[str, str]
 """Source and id."""
-
-PEOPLE = frozenset({"person", "persons", "people", "human", "humans"})
-"""Category names, folded, of objects that are persons."""
 
 HOUR = len("2024-01-02T03")
 
@@ -44,18 +42,19 @@ def images_of(labels: pd.DataFrame) -> dict[Image, LabelledImage]:
 
 
 def shown_people(labels: Artifact, store: Store) -> set[Image]:
-    """Images in which people labelled a person: an object that the plan leaves out, in an image that stays for another one."""
-    if "dropped.parquet" not in store.files(labels):
-        return set()
-    dropped = store.table(labels, "dropped.parquet")
-    rows = dropped[dropped["name"].astype("str").str.casefold().isin(PEOPLE)]
-    return set(zip(rows["source"], rows["image_id"], strict=True))
+    """Images in which people labelled a person: mostly an object that the plan leaves out, in an image that stays for another one."""
+    names = [n for n in ("labels.parquet", "dropped.parquet") if n in store.files(labels)]
+    shown: set[Image] = set()
+    for table in (store.table(labels, name) for name in names):
+        rows = table[table["name"].map(folded).isin(PEOPLE)]
+        shown |= set(zip(rows["source"], rows["image_id"], strict=True))
+    return shown
 
 
 def _reviewed_boxes(labels: pd.DataFrame) -> dict[Image, dict[str, Corners]]:
-    """Image → object id → box, of all images with at least one."""
+    """Image → object id → box, of all images with at least one; persons and vehicles are no animals, whatever class a plan gives them."""
     boxes: dict[Image, dict[str, Corners]] = {}
-    rows = labels[labels["ymin"].notna()].sort_values(["source", "image_id", "object_id"])
+    rows = labels[labels["ymin"].notna() & ~labels["name"].map(folded).isin(PEOPLE | VEHICLES)].sort_values(["source", "image_id", "object_id"])
     columns = rows[["source", "image_id", "object_id", "ymin", "xmin", "ymax", "xmax"]]
     for source, image_id, object_id, ymin, xmin, ymax, xmax in columns.itertuples(index=False, name=None):
         boxes.setdefault((source, image_id), {})[object_id] = (ymin, xmin, ymax, xmax)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from animl_pipeline.detections.detector import ANIMAL, CATEGORIES, PERSON, Detector, Found
-from animl_pipeline.detections.families import Choice, choose_detector
-from animl_pipeline.errors import DetectionsError, PictureError
+from animl_pipeline.decoding import PictureMemory
+from animl_pipeline.detections.detector import ANIMAL, Detector, Found
+from animl_pipeline.detections.families import Choice, check_finds_people, choose_detector
+from animl_pipeline.errors import PictureError
 from animl_pipeline.pixels import open_picture
 from animl_pipeline.plan import DetectionsPlan
 from animl_pipeline.progress import track
@@ -21,6 +22,8 @@ from animl_pipeline.store import Store, batches, digest_of
 log = logging.getLogger(__name__)
 
 BROKEN = "picture_broken"
+LOOKING_AT_ONCE = 2
+"""Batches that a GPU is given at a time: it looks at one while the processor sorts out what it saw in the other."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -43,7 +46,7 @@ def look_at(blobs: list[str], choice: Choice, spec: DetectionsPlan, store: Store
     seen = store.recall(name)
     todo = [blob for blob in blobs if blob not in seen]
     if spec.people == "drop":
-        _check_finds_people(choice.load(), choice)
+        check_finds_people(choice.load().categories, choice.name)
     log.info("detections: %d pictures for %s, %d of them seen before", len(blobs), choice.name, len(blobs) - len(todo))
     with track("detections", len(blobs), len(blobs) - len(todo)) as step:
         for batch in _answers(todo, choice, spec, store, settings) if todo else ():
@@ -76,30 +79,33 @@ def _answers(todo: list[str], choice: Choice, spec: DetectionsPlan, store: Store
     detector = choice.load()
     threads = min(settings.workers, os.cpu_count() or 1) if detector.alone else settings.workers
 
+    memory = PictureMemory()
+
     def prepare(blob: str) -> Any:
-        return _prepared(store.blob(blob), detector)
+        return _prepared(store.blob(blob), detector, memory)
 
     def look(blob: str) -> dict[str, Any]:
         return _records([prepare(blob)], detector)[0]
 
-    with ThreadPoolExecutor(threads) as pool:
-        groups = batches(todo, spec.batch_size)
-        for batch, ready in zip(batches(todo, spec.batch_size), _ahead(pool, look if detector.alone else prepare, groups), strict=True):
-            yield dict(zip(batch, ready if detector.alone else _records(ready, detector), strict=True))
+    pool, lookers = ThreadPoolExecutor(threads), ThreadPoolExecutor(LOOKING_AT_ONCE)
+    groups = batches(todo, spec.batch_size)
+    try:
+        if detector.alone:
+            answers = _ahead(pool, look, groups)
+        else:
+            answers = _behind(lookers, lambda ready: _records(ready, detector), _ahead(pool, prepare, groups))
+        for batch, records in zip(batches(todo, spec.batch_size), answers, strict=True):
+            yield dict(zip(batch, records, strict=True))
+    finally:
+        for some in (pool, lookers):
+            some.shutdown(cancel_futures=True)  # what stopped one picture would stop each that still waits, after all its tries
 
 
-def _check_finds_people(detector: Detector, choice: Choice) -> None:
-    if PERSON not in detector.categories:
-        found = ", ".join(CATEGORIES[c] for c in sorted(detector.categories))
-        raise DetectionsError(
-            f"detections.people: drop needs a detector that finds persons, {choice.name} finds {found} only; set detections.detector"
-        )
-
-
-def _prepared(data: bytes, detector: Detector) -> Any:
+def _prepared(data: bytes, detector: Detector, memory: PictureMemory) -> Any:
     """What the detector makes of a picture, None where it is no picture."""
     try:
-        return detector.preprocess(data)
+        with memory.decoding(data):
+            return detector.preprocess(data)
     except PictureError as e:
         log.warning("detections: a picture is left out: %s", e)
         return None
@@ -125,3 +131,14 @@ def _ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], groups: Iterable[li
             yield [future.result() for future in ready]
     if waiting:
         yield [future.result() for future in waiting]
+
+
+def _behind(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Each item's result in order, while the next item is being worked on."""
+    waiting: Future[R] | None = None
+    for item in items:
+        ready, waiting = waiting, pool.submit(work, item)
+        if ready is not None:
+            yield ready.result()
+    if waiting is not None:
+        yield waiting.result()

@@ -10,7 +10,8 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from animl_pipeline.depot import disk, write_whole
+from animl_pipeline.errors import DetectionsError
 from animl_pipeline.settings import Settings
 from animl_pipeline.store import digest_of, sha256_of
 
@@ -31,6 +33,12 @@ Forward = Callable[[NDArray[np.uint8]], Arrays]
 
 CLOSE = 1e-3
 """How far an output of ONNX Runtime may be from torch's, relative to that output's largest value."""
+
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/nvmap")
+"""What drivers of GPUs show on Linux: NVIDIA's, Windows' for its Linux, AMD's, and that of NVIDIA's small boards."""
+
+NO_ROOM = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory", "bad_alloc")
+"""What MPS, cuDNN, cuBLAS and torch's allocator for CPUs say where memory does not suffice; they have no error of their own."""
 
 
 class Network(NamedTuple):
@@ -59,10 +67,10 @@ def load_network(names: list[Any], make: Callable[[], Network], settings: Settin
         make: builds it in torch; not called where the cache holds its ONNX already.
         settings: where the cache is.
     """
-    device = _device()
+    device = device_here()
     if device != "cpu":
         network = make()
-        return Loaded(_by_torch(network.module, device), network.facts, alone=False)
+        return Loaded(by_torch(network.module, device), network.facts, alone=False)
     folder = settings.cache.expanduser() / "detectors" / digest_of([names, version("torch")])[:32]
     with disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +79,7 @@ def load_network(names: list[Any], make: Callable[[], Network], settings: Settin
             if facts is None:
                 network = make()
                 if not _export(network, folder):
-                    return Loaded(_by_torch(network.module, device), network.facts, alone=True)
+                    return Loaded(by_torch(network.module, device), network.facts, alone=True)
                 facts = network.facts
     return Loaded(_by_onnx(folder / "network.onnx"), facts, alone=True)
 
@@ -100,7 +108,7 @@ def _export(network: Network, folder: Path) -> bool:
                 network.module, (example,), str(fresh), input_names=["pixels"], output_names=outputs, dynamo=False, opset_version=17,
                 dynamic_axes={"pixels": sizes} | {name: {2: "anchors"} for name in outputs} if network.any_size else None,
             )  # fmt: skip
-        apart = _difference(_by_onnx(fresh), _by_torch(network.module, "cpu"), network)
+        apart = _difference(_by_onnx(fresh), by_torch(network.module, "cpu"), network)
     except Exception as e:  # noqa: BLE001 - whatever an exporter of another's network may raise: torch then answers, more slowly
         log.warning("detections: the network could not be turned into ONNX (%s); torch answers, more slowly", str(e).splitlines()[0] if str(e) else e)
         fresh.unlink(missing_ok=True)
@@ -146,22 +154,101 @@ def _by_onnx(path: Path) -> Forward:
     return forward
 
 
-def _by_torch(module: Any, device: str) -> Forward:
+def by_torch(module: Any, device: str) -> Forward:
+    """The network's forward pass by torch, in half precision on a GPU, and in smaller parts where memory does not suffice.
+
+    Raises:
+        DetectionsError: the device cannot be used.
+    """
     import torch
 
-    module = module.eval().to(device)
+    try:
+        with faults_of(device):
+            module = module.eval().to(device)
+    except MemoryError as e:
+        raise DetectionsError(
+            f"the memory of {device} does not suffice for the detector ({e}); end what else uses it, or set detections.detector to a smaller one"
+        ) from e
 
     def forward(pixels: NDArray[np.uint8]) -> Arrays:
         inputs = torch.from_numpy(pixels).to(device, non_blocking=True)
         with torch.inference_mode(), torch.autocast(device, torch.float16, enabled=device == "cuda"):
             return [output.float().cpu().numpy() for output in module(inputs)]
 
-    return forward
+    return _in_parts(forward, device)
 
 
-def _device() -> str:
-    """Where torch would compute: cuda, mps or cpu. On a Linux machine without NVIDIA's driver torch need not be loaded to know."""
-    if sys.platform == "linux" and not Path("/dev/nvidiactl").exists():
+def _in_parts(forward: Forward, device: str) -> Forward:
+    """The same for any number of pictures: where memory does not suffice, half as many go at a time from then on."""
+    most = sys.maxsize
+
+    def in_parts(pixels: NDArray[np.uint8]) -> Arrays:
+        nonlocal most
+        answers: list[Arrays] = []
+        start = 0
+        while start < len(pixels):
+            part = pixels[start : start + most]
+            answer = _unless_no_room(forward, part, device)
+            if answer is None:
+                most = len(part) // 2
+                log.warning("detections: the memory of %s does not suffice for %d pictures at a time; from here on %d", device, len(part), most)
+                continue
+            answers.append(answer)
+            start += len(part)
+        return [np.concatenate(output) for output in zip(*answers, strict=True)]
+
+    return in_parts
+
+
+def _unless_no_room(forward: Forward, pixels: NDArray[np.uint8], device: str) -> Arrays | None:
+    """The answer, None where memory does not suffice for so many; what a failed try held is free again by then.
+
+    Raises:
+        DetectionsError: it does not suffice for one, or the device failed.
+    """
+    try:
+        with faults_of(device):
+            return forward(pixels)
+    except MemoryError as e:
+        if len(pixels) == 1:
+            raise no_room(device, pixels[0], e) from e
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+    return None
+
+
+def no_room(device: str, pixels: NDArray[np.uint8], error: MemoryError) -> DetectionsError:
+    """Where memory does not suffice for a single picture, as a line."""
+    height, width = pixels.shape[:2]
+    return DetectionsError(
+        f"the memory of {device} does not suffice for one picture of {width} x {height} pixels ({error}); lower detections.image_size, "
+        "end what else uses it, or set CUDA_VISIBLE_DEVICES= to look on the processor"
+    )
+
+
+@contextmanager
+def faults_of(device: str) -> Iterator[None]:
+    """What torch raises: MemoryError where memory does not suffice, DetectionsError for any other fault of a GPU."""
+    import torch
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as e:
+        said = (str(e).splitlines() or [type(e).__name__])[0]
+        if isinstance(e, MemoryError | torch.OutOfMemoryError) or any(sign in str(e) for sign in NO_ROOM):
+            raise MemoryError(said) from e
+        if device == "cpu":
+            raise
+        raise DetectionsError(
+            f"torch cannot look at pictures on {device} ({said}); mend its driver, or set CUDA_VISIBLE_DEVICES= to look on the processor"
+        ) from e
+
+
+def device_here() -> str:
+    """Where torch would compute: cuda, mps or cpu. On a Linux machine without a GPU's driver torch need not be loaded to know."""
+    if sys.platform == "linux" and not any(Path(driver).exists() for driver in DRIVERS):
         return "cpu"
     import torch
 

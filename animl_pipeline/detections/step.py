@@ -12,12 +12,12 @@ import pandas as pd
 from animl_pipeline.detections import disagreements as differences
 from animl_pipeline.detections.batch_file import batch_file
 from animl_pipeline.detections.detector import ANIMAL, PERSON, Found
-from animl_pipeline.detections.families import CONFIDENCE, LOOKING, Choice, choose_detector
+from animl_pipeline.detections.families import LOOKING, Choice, choose_detector
 from animl_pipeline.detections.images import Image, LabelledImage, images_of, shown_people
 from animl_pipeline.detections.looking import look_at
 from animl_pipeline.detections.matching import same_objects
 from animl_pipeline.detections.repeats import Spotted, repeated
-from animl_pipeline.detections.results_file import match_files, read_results, results_by_file
+from animl_pipeline.detections.results_file import Results, check_some, match_files, read_results, results_by_file
 from animl_pipeline.memory import in_share
 from animl_pipeline.plan import DetectionsPlan
 from animl_pipeline.records import Artifact, Counts
@@ -69,17 +69,19 @@ def detect_animals(labels: Artifact, spec: DetectionsPlan, store: Store, setting
         config |= {"recipe": choice.recipe, "image_size": choice.image_size, "confidence": choice.confidence}
         digests["detector"] = choice.sha256
     if results is not None:
-        config["confidence"] = spec.confidence or CONFIDENCE
+        config["confidence"] = spec.confidence
         digests["results"] = hashlib.sha256(results).hexdigest()
 
     def build(space: Workspace) -> Made:
         images = images_of(store.table(labels, "labels.parquet"))
         looked: Looked = {}
+        noted: dict[str, int] = {}
         if results is not None:
-            looked = _in_results(images, results, spec)
+            said = results_by_file(results, str(spec.results), spec.confidence)
+            looked, noted = _in_results(images, said), {"unusable_boxes": said.unusable}
         elif choice is not None:
             looked = _by_detector(images, choice, spec, store, settings)
-        return _write(space, images, looked, shown_people(labels, store), choice, spec)
+        return _write(space, images, looked, shown_people(labels, store), choice, spec, noted)
 
     return store.make("detections", room="detections", inputs={"labels": labels}, digests=digests, config=config, build=build)
 
@@ -113,14 +115,21 @@ def _by_detector(images: Mapping[Image, LabelledImage], choice: Choice, spec: De
     return {key: answers[blob] for key, blob in asked.items()}
 
 
-def _in_results(images: Mapping[Image, LabelledImage], data: bytes, spec: DetectionsPlan) -> Looked:
-    by_file = results_by_file(data, str(spec.results), spec.confidence or CONFIDENCE)
-    said = match_files([(key[0], image.file_name) for key, image in images.items()], by_file)
+def _in_results(images: Mapping[Image, LabelledImage], results: Results) -> Looked:
+    said = match_files([(key[0], image.file_name) for key, image in images.items()], results.by_file)
+    if not all(image.reviewed for image in images.values()):
+        check_some(said, results.by_file)
     return {key: said[key[0], image.file_name] for key, image in images.items()}
 
 
 def _write(
-    space: Workspace, images: Mapping[Image, LabelledImage], looked: Looked, people: set[Image], choice: Choice | None, spec: DetectionsPlan
+    space: Workspace,
+    images: Mapping[Image, LabelledImage],
+    looked: Looked,
+    people: set[Image],
+    choice: Choice | None,
+    spec: DetectionsPlan,
+    noted: Mapping[str, int],
 ) -> Made:
     people = {key for key in people if key in images} | {key for key, found in looked.items() if _has(found, PERSON)}
     seen = {key: _seen(image, looked.get(key), spec) for key, image in images.items()}
@@ -148,7 +157,7 @@ def _write(
     text = batch_file(told, ((f"{key[0]}/{images[key].file_name}", s.found) for key, s in seen.items()), choice.confidence if choice else None)
     (space.out / "megadetector.json").write_text(text, encoding="utf-8")
     kinds = Counter(row[3] for row in differ)
-    return Made(_counts(seen, {"repeated_boxes": sum(map(len, stones.values())), "images_with_people": len(people), **kinds}))
+    return Made(_counts(seen, {"repeated_boxes": sum(map(len, stones.values())), "images_with_people": len(people), **kinds, **noted}))
 
 
 def _has(found: list[Found] | str | None, category: str) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.detections.detector import Detector, Found, Prepared, in_picture, scaled_size, tidy
 from animl_pipeline.detections.letterbox import letterboxed
-from animl_pipeline.detections.network import Arrays, Loaded, Network, load_network
+from animl_pipeline.detections.network import Arrays, Loaded, Network, device_here, faults_of, load_network, no_room
 from animl_pipeline.detections.suppression import suppress
 from animl_pipeline.detections.ultralytics_checkpoint import categories_of, open_checkpoint
 from animl_pipeline.errors import DetectionsError
@@ -184,7 +184,8 @@ def _raw(network: Any) -> Any:
             network.model[-1] = Head(network.model[-1])
             self.network = network
             self.full = 255.0
-            if isinstance(getattr(network.model[0], "conv", None), nn.Conv2d):  # its bias, fused, is not of the pixels
+            # its bias, fused, is not of the pixels; in a GPU's half precision weights so small would lose digits
+            if isinstance(getattr(network.model[0], "conv", None), nn.Conv2d) and device_here() == "cpu":
                 network.model[0].conv.weight.data /= 255
                 self.full = 1.0
 
@@ -221,9 +222,13 @@ class AskedUltralytics:
         import torch
 
         device = "cuda:0" if torch.cuda.is_available() else "cpu"
-        (answer,) = self._model.predict(
-            [prepared.pixels], imgsz=self._size, conf=self._confidence, iou=MAX_OVERLAP, device=device, save=False, verbose=False
-        )
+        try:
+            with faults_of(device):
+                (answer,) = self._model.predict(
+                    [prepared.pixels], imgsz=self._size, conf=self._confidence, iou=MAX_OVERLAP, device=device, save=False, verbose=False
+                )
+        except MemoryError as e:
+            raise no_room(device, prepared.pixels, e) from e
         rows = zip(answer.boxes.cls.tolist(), answer.boxes.conf.tolist(), answer.boxes.xyxyn.tolist(), strict=True)
         return tidy(
             Found(self._known[int(name)], confidence, top, left, bottom, right)

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import numpy as np
 
 from animl_pipeline.detections.detector import ANIMAL, PERSON, VEHICLE, Found, tidy
 from animl_pipeline.errors import DetectionsError
 from animl_pipeline.pixels import open_picture
+
+log = logging.getLogger(__name__)
 
 RECIPE = "megadetector-yolov5/1"
 """Moves on when the same picture and weights would give other boxes."""
@@ -32,6 +36,7 @@ class YoloV5:
 
     def __init__(self, detector: Any, image_size: int, confidence: float) -> None:
         self._detector, self._size, self._confidence = detector, image_size, confidence
+        self._most = 1 if str(detector.device) == "cpu" else sys.maxsize  # more at a time take memory there, and save no time
 
     @classmethod
     def load(cls, path: Path, image_size: int, confidence: float) -> YoloV5:
@@ -51,20 +56,35 @@ class YoloV5:
         except Exception as e:  # a pickle of who knows what may raise anything
             reason = str(e).splitlines()[0] if str(e) else type(e).__name__
             raise DetectionsError(f"{path.name} is no YOLOv5 checkpoint that megadetector loads ({reason}); set detections.detector") from e
+        detector.printed_image_size_warning = True  # so that preprocessing, in several threads, prints nothing
         return cls(detector, image_size, confidence)
 
-    def preprocess(self, data: bytes) -> Image.Image:
-        return open_picture(data)
+    def preprocess(self, data: bytes) -> dict[str, Any]:
+        ready = dict(self._detector.preprocess_image(open_picture(data), "", self._size))
+        shape = ready["img_original"].shape  # all that is asked of whole pictures later; a batch of them would fill the memory
+        return ready | {"img_original": np.broadcast_to(np.uint8(0), shape), "img_original_pil": None}
 
-    def predict(self, prepared: Sequence[Image.Image]) -> list[list[Found]]:
-        with contextlib.redirect_stdout(io.StringIO()):
-            answers = self._detector.generate_detections_one_batch(
-                list(prepared), [str(i) for i in range(len(prepared))], self._confidence, self._size
-            )
-        failed = [a["failure"] for a in answers if a.get("failure")]
-        if failed:
-            raise DetectionsError(f"megadetector did not look at a picture ({failed[0]}); see that its packages fit each other")
-        return [tidy(_found(d) for d in answer["detections"]) for answer in answers]
+    def predict(self, prepared: Sequence[dict[str, Any]]) -> list[list[Found]]:
+        answers: list[list[Found]] = []
+        while len(answers) < len(prepared):
+            part = list(prepared[len(answers) :][: self._most])
+            answers += self._asked(part)
+        return answers
+
+    def _asked(self, part: list[dict[str, Any]]) -> list[list[Found]]:
+        """What is found in each; none at all where they were too many at a time, which shows as any other failure does."""
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            answers = self._detector.generate_detections_one_batch(part, detection_threshold=self._confidence)
+        failed = next((a["failure"] for a in answers if a.get("failure")), None)
+        if failed is None:
+            return [tidy(_found(d) for d in answer["detections"]) for answer in answers]
+        reason = (said.getvalue().strip().splitlines() or [failed])[-1]
+        if len(part) == 1:
+            raise DetectionsError(f"megadetector did not look at a picture ({reason}); see that its packages fit each other, and the memory suffices")
+        self._most = len(part) // 2
+        log.warning("detections: megadetector did not look at %d pictures at a time (%s); from here on %d", len(part), reason, self._most)
+        return []
 
 
 def _found(detection: dict[str, Any]) -> Found:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from animl_pipeline.detections.detector import ANIMAL, Found, Prepared, in_picture, scaled_size, tidy
@@ -46,7 +47,7 @@ class YoloxLite:
         Raises:
             DetectionsError: it is no checkpoint of this network.
         """
-        return cls(load_network([sha256, RECIPE, image_size], lambda: _network(path, image_size), settings), image_size, confidence)
+        return cls(load_network([sha256, RECIPE, image_size], lambda: build_network(path, image_size), settings), image_size, confidence)
 
     def preprocess(self, data: bytes) -> Prepared:
         picture = open_picture(data)
@@ -69,18 +70,33 @@ class YoloxLite:
         return tidy(Found(ANIMAL, float(scores[i]), *in_picture(boxes[i].tolist(), prepared)) for i in kept)
 
 
-def _network(path: Path, image_size: int) -> Network:
+def build_network(path: Path, image_size: int) -> Network:
+    """The network in torch, which takes pictures of one size and gives rows of places, sizes and certainties.
+
+    Raises:
+        DetectionsError: the file is no checkpoint of it.
+    """
     import torch
     from torch import nn
     from yolox.models import YoloPafpn, YoloxHead, YoloxModule
 
     class FromPixels(nn.Module):
-        def __init__(self, network: nn.Module) -> None:
+        places: torch.Tensor
+        steps: torch.Tensor
+
+        def __init__(self, network: Any) -> None:
             super().__init__()
             self.network = network
+            network.head.decode_in_inference = False
+            places, steps = zip(*(_grid(image_size // stride, stride) for stride in network.head.strides), strict=True)
+            self.register_buffer("places", torch.from_numpy(np.concatenate(places)))
+            self.register_buffer("steps", torch.from_numpy(np.concatenate(steps)))
 
         def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor]:
-            return (self.network(pixels.permute(0, 3, 1, 2).float()),)
+            # half precision has steps of half a pixel at a picture's far end: a GPU's answers are placed in single precision
+            raw = self.network(pixels.permute(0, 3, 1, 2).float()).float()
+            centres, sizes = (raw[..., :2] + self.places) * self.steps, torch.exp(raw[..., 2:4]) * self.steps
+            return (torch.cat([centres, sizes, raw[..., 4:]], dim=-1),)
 
     network = YoloxModule(YoloPafpn(DEPTH, WIDTH), YoloxHead(CLASSES, WIDTH))
     try:
@@ -88,3 +104,9 @@ def _network(path: Path, image_size: int) -> Network:
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as e:
         raise DetectionsError(f"{path.name} is no checkpoint of MegaDetector Lite ({str(e).splitlines()[0]}); set detections.detector") from e
     return Network(FromPixels(network.eval()), {}, image_size, image_size)
+
+
+def _grid(cells: int, stride: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Column and row of every place of one level, [cells², 2], and its stride, [cells², 1]."""
+    y, x = np.mgrid[0:cells, 0:cells].reshape(2, -1)
+    return np.stack([x, y], axis=1).astype(np.float32), np.full((cells * cells, 1), stride, np.float32)

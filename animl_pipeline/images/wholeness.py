@@ -9,7 +9,6 @@ other way round, what a decoder would complain of in the middle of a scan is not
 from __future__ import annotations
 
 import io
-import threading
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from animl_pipeline.decoding import PictureMemory
 from animl_pipeline.pixels import open_picture
 
 SOI, EOI, SOS, DHT, DQT, DRI = 0xD8, 0xD9, 0xDA, 0xC4, 0xDB, 0xDD
@@ -27,8 +27,8 @@ ODD = frozenset({0x01, *range(0xC3, 0xD9)}) - {DHT, 0xCC}
 MOST_PIXELS = 80_000_000
 """Larger pictures are looked at wholly, against the limit that holds for all."""
 
-_decoding = threading.BoundedSemaphore(4)
-"""Decoded pictures are 30 to 150 MB each: many may travel at a time, few are decoded at a time."""
+_memory = PictureMemory()
+"""Many pictures may travel at a time, few are decoded at a time."""
 
 
 class _Frame(NamedTuple):
@@ -48,7 +48,7 @@ def picture_size(data: bytes) -> tuple[int, int]:
     frame = _walk(data) if data[:2] == bytes((0xFF, SOI)) else None
     if frame is not None and frame.width * frame.height <= MOST_PIXELS and _tables_decode(frame.tables) and _opens(data, frame):
         return frame.width, frame.height
-    with _decoding:
+    with _memory.decoding(data):
         return open_picture(data).size
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -88,36 +87,3 @@ class Place:
             raise Refusal(429, "as many requests as fit are in hand; ask again in a moment")
         self.requests += requests
         self.bytes += size
-
-
-class PictureMemory:
-    """Bytes for decoded pictures: ordinary ones pass side by side, large ones wait for each other, in turn."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._free = size
-        self._turn = threading.Lock()
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def holding(self, size: int) -> Iterator[None]:
-        """Hold ``size`` bytes, once they are free.
-
-        Raises:
-            Refusal: 400, that is more than all there is.
-        """
-        if size > self.size:
-            raise Refusal(
-                400,
-                f"image: decoding it and cutting its box out takes {size / 1e6:,.0f} MB, {self.size / 1e6:,.0f} MB are there for pictures; "
-                "shrink the picture, or give the endpoint more memory",
-            )
-        with self._turn, self._changed:
-            self._changed.wait_for(lambda: self._free >= size)
-            self._free -= size
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += size
-                self._changed.notify_all()

@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from animl_pipeline.decoding import PictureMemory, bytes_of
 from animl_pipeline.errors import PictureError, PipelineError
-from animl_pipeline.pixels import MAX_PIXELS, Header, open_picture, read_header, square_around
-from animl_pipeline.serve.admission import MAX_BODY, MAX_IN_HAND, Door, Limits, PictureMemory
+from animl_pipeline.pixels import Header, open_picture, read_header, square_around
+from animl_pipeline.serve.admission import MAX_BODY, MAX_IN_HAND, Door, Limits
 from animl_pipeline.serve.journal import milliseconds_since, note
 from animl_pipeline.serve.machine import give_memory_back, usable_cores, usable_memory
 from animl_pipeline.serve.question import Question, read_question
@@ -111,12 +112,27 @@ class Program:
     def _ask(self, question: Question) -> list[dict[str, float]]:
         classifier = self.ready()
         header = _decoded(read_header, question.picture)
-        with self._pictures.holding(_bytes_of(header, question, classifier.card.view.margin)):
+        with self._pictures.holding(self._room_for(header, question, classifier.card.view.margin)):
             picture = _decoded(open_picture, question.picture)
             try:
                 return [classifier.answer(picture, box) for box in question.boxes]
             except PictureError as e:
                 raise Refusal(400, f"bbox: {e}") from e
+
+    def _room_for(self, header: Header, question: Question, margin: float) -> int:
+        """Memory that the picture and its largest square take.
+
+        Raises:
+            Refusal: 400, that is more than all there is.
+        """
+        size = bytes_of(header, max(square_around(box, header.width, header.height, margin).side for box in question.boxes))
+        if size > self._pictures.size:
+            raise Refusal(
+                400,
+                f"image: decoding it and cutting its box out takes {size / 1e6:,.0f} MB, {self._pictures.size / 1e6:,.0f} MB are there for pictures; "
+                "shrink the picture, or give the endpoint more memory",
+            )
+        return size
 
 
 def _decoded(read: Callable[[bytes], Read], picture: bytes) -> Read:
@@ -131,10 +147,3 @@ def _decoded(read: Callable[[bytes], Read], picture: bytes) -> Read:
         raise Refusal(400, f"image: {e}") from e
     except Exception as e:  # decoders fall over hostile bytes in their own ways (struct.error, KeyError, …)
         raise Refusal(400, f"image: not a picture that decodes: {type(e).__name__}") from e
-
-
-def _bytes_of(header: Header, question: Question, margin: float) -> int:
-    """Memory that the picture takes while it is decoded, or with its largest square cut out of it, whichever is more."""
-    pixels = header.width * header.height
-    square = max(square_around(box, header.width, header.height, margin).side for box in question.boxes)
-    return max(pixels * header.bytes_a_pixel, 4 * (pixels + min(square * square, MAX_PIXELS)))

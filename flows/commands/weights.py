@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from animl_pipeline.errors import WeightsError
-from animl_pipeline.settings import load_settings
-from animl_pipeline.weights import KnownWeights, fetch_first, registry
+from animl_pipeline.settings import Settings, load_settings
+from animl_pipeline.store import sha256_of
+from animl_pipeline.weights import ADDRESSES, fetch_address, fetch_first, fetch_weights, known_weights, names_like, registry
 from flows import screen
 
 weights = typer.Typer(
@@ -36,25 +38,33 @@ def list_weights() -> None:
 
 
 @weights.command("fetch")
-def fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="a name of `animl-pipeline weights list`")]) -> None:
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="of `animl-pipeline weights list`, or an address of other weights")],
+) -> None:
     """Fetch the weights called NAME into the cache (ANIML_CACHE), check them, and print where they lie and their sha256.
 
     Where the publisher names no sha256, a plan must: this prints it, for detections.sha256. What was fetched is then what
-    every later run must find.
+    every later run must find. NAME may also be an https:// or s3:// address; of a file that is here its sha256 is printed.
     """
-    known = _named(name)
+    settings = load_settings()
+    known = known_weights(name)
+    if known is None and not name.startswith(ADDRESSES):
+        _tell_file(name, settings)
+        return
     with screen.watched(debug=False):
-        path, sha256 = fetch_first(known, load_settings())
-    screen.out.print(f"{known.name}  {path}", soft_wrap=True)
+        path, sha256 = fetch_first(known, settings) if known else fetch_address(name, settings)
+    screen.out.print(f"{known.name if known else path.name}  {path}", soft_wrap=True)
     screen.out.print(f"sha256  {sha256}", soft_wrap=True)
-    screen.out.print(f"licence {known.licence}; from {known.origin}", soft_wrap=True)
-    if known.sha256 is None:
-        checked = "its md5 is the one that its publisher names" if known.md5 else "its publisher names no checksum: compare it with another copy"
-        screen.out.print(f"\n{checked}. In the plan:\n\ndetections:\n  detector: {known.name}\n  sha256: {sha256}", soft_wrap=True)
+    if known:
+        screen.out.print(f"licence {known.licence}; from {known.origin}", soft_wrap=True)
+    if known is None or known.sha256 is None:
+        checked = "its md5 is the one that its publisher names" if known and known.md5 else "nothing vouches for it: compare it with another copy"
+        screen.out.print(f"\n{checked}. In the plan:\n\ndetections:\n  detector: {name}\n  sha256: {sha256}", soft_wrap=True)
 
 
-def _named(name: str) -> KnownWeights:
-    known = next((w for w in registry() if w.name == name), None)
-    if known is None:
-        raise WeightsError(f"expected a name of `animl-pipeline weights list`, found {name!r}: {', '.join(w.name for w in registry())}")
-    return known
+def _tell_file(name: str, settings: Settings) -> None:
+    """Print the sha256 of weights that are here."""
+    if not name or not os.path.isfile(settings.data_path(name)):  # noqa: PTH113 - Path.is_file raises where a name is too long
+        raise WeightsError(f"expected a name of `animl-pipeline weights list`, found {name!r}, which is no file either; give {names_like(name)}")
+    path = fetch_weights(name, settings, key="weights fetch")
+    screen.out.print(f"{name} is here and needs no fetching\nsha256  {sha256_of(path)}", soft_wrap=True)
