@@ -43,7 +43,7 @@ bench: install  ## a benchmark, side by side with its peer: make bench NAME=spli
 	$(BIN)/python benchmarks/$(NAME).py
 
 screenshots: install  ## what a browser shows of Prefect's UI, anew into docs/screenshots (a chromium is needed; minutes)
-	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -m slow tests/test_browser.py
+	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -m slow tests/flows/test_browser.py
 
 docs: install  ## the pages of docs/ as a site, in runs/site; a link that leads nowhere fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build

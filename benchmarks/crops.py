@@ -145,10 +145,10 @@ def parts(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds a picture that the parts of cutting take, ours and the script's."""
     from PIL import Image
 
-    from animl_pipeline.crops.cutting import LOSSLESS
-    from animl_pipeline.crops.likeness import likeness
-    from animl_pipeline.pixels import cut, open_picture, square_around
-    from animl_pipeline.records import Box, View
+    from animl_pipeline.core.imaging import cut, open_picture, square_around
+    from animl_pipeline.core.records import Box, View
+    from animl_pipeline.steps.crops.extract import LOSSLESS
+    from animl_pipeline.steps.crops.perceptual_hash import likeness
 
     data = {name: (folder / name).read_bytes() for name in boxes}
     views = {name: [cut(open_picture(d), Box.of(b), View(size=VIEW)) for b in boxes[name]] for name, d in data.items()}
@@ -235,8 +235,8 @@ class Steps:
     """A store with pictures, and the steps over some of them."""
 
     def __init__(self, place: Path, pictures: Path) -> None:
-        from animl_pipeline.settings import Settings
-        from animl_pipeline.store import open_store
+        from animl_pipeline.config.settings import Settings
+        from animl_pipeline.storage.step_cache import open_store
 
         self.settings = Settings(store=str(place / "store"))
         self.store = open_store(self.settings)
@@ -261,10 +261,10 @@ class Steps:
         """The steps before crops; a fifth of the pictures has no reviewed box unless all shall have them."""
         import pandas as pd
 
-        from animl_pipeline.detections import detect_animals
-        from animl_pipeline.plan import DetectionsPlan
-        from animl_pipeline.records import Counts
-        from animl_pipeline.store import Made, write_table
+        from animl_pipeline.config import DetectionsPlan
+        from animl_pipeline.core.records import Counts
+        from animl_pipeline.steps.detections import detect_animals
+        from animl_pipeline.storage.step_cache import Made, write_table
 
         nan = float("nan")
         rows = []
@@ -288,9 +288,9 @@ class Steps:
 
     def cut(self, labels: Any, detections: Any) -> Any:
         """The step crops."""
-        from animl_pipeline.crops import cut_crops
-        from animl_pipeline.plan import CropsPlan
-        from animl_pipeline.records import View
+        from animl_pipeline.config import CropsPlan
+        from animl_pipeline.core.records import View
+        from animl_pipeline.steps.crops import cut_crops
 
         return cut_crops(labels, detections, CropsPlan(), View(size=VIEW), self.store, self.settings)
 

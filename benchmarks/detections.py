@@ -77,7 +77,7 @@ def compare(pictures: Path, checkpoint: Path) -> None:
 
 def agreement(theirs: Boxes, ours: Boxes) -> tuple[int, float, float, int]:
     """Boxes without a partner of IoU 0.5, the least IoU and the largest difference of confidence of partners, and the number of boxes."""
-    from animl_pipeline.detections.matching import overlap
+    from animl_pipeline.steps.detections.iou import overlap
 
     missing, least, apart = 0, 1.0, 0.0
     for name, boxes in theirs.items():
@@ -111,11 +111,11 @@ def ours(pictures: list[Path], detector: str) -> dict[str, Any]:
     """The step detections over labels without boxes."""
     import pandas as pd
 
-    from animl_pipeline.detections import detect_animals, find_animals
-    from animl_pipeline.plan import DetectionsPlan
-    from animl_pipeline.records import Counts
-    from animl_pipeline.settings import Settings
-    from animl_pipeline.store import Made, open_store, write_table
+    from animl_pipeline.config import DetectionsPlan
+    from animl_pipeline.config.settings import Settings
+    from animl_pipeline.core.records import Counts
+    from animl_pipeline.steps.detections import detect_animals, find_animals
+    from animl_pipeline.storage.step_cache import Made, open_store, write_table
 
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(store=folder)
@@ -159,8 +159,8 @@ def torch_lite(pictures: list[Path], _: str) -> dict[str, Any]:
     from yolox.models import YoloPafpn, YoloxHead, YoloxModule
     from yolox.utils.boxes import postprocess
 
-    from animl_pipeline.settings import Settings
-    from animl_pipeline.weights import fetch_weights
+    from animl_pipeline.config.settings import Settings
+    from animl_pipeline.integrations.weights import fetch_weights
 
     network = YoloxModule(YoloPafpn(0.33, 0.375), YoloxHead(1, 0.375))
     weights = fetch_weights("megadetector-lite", Settings(), key="detections.detector")
@@ -182,8 +182,8 @@ def torch_lite(pictures: list[Path], _: str) -> dict[str, Any]:
 
 def ultralytics(pictures: list[Path], checkpoint: str) -> dict[str, Any]:
     """Peer (b): predict with its defaults."""
-    from animl_pipeline.detections.ultralytics_checkpoint import NAMES, import_ultralytics
-    from animl_pipeline.settings import Settings
+    from animl_pipeline.config.settings import Settings
+    from animl_pipeline.steps.detections.ultralytics_checkpoint import NAMES, import_ultralytics
 
     yolo, _ = import_ultralytics(Settings())
     model = yolo(checkpoint)
@@ -231,7 +231,7 @@ def drawn(folder: Path, count: int = PICTURES) -> list[Path]:
     import numpy as np
     from PIL import Image
 
-    from animl_pipeline.sample import draw_sample
+    from animl_pipeline.dev.synthetic import draw_sample
 
     draw_sample(folder / "sample")
     chance = np.random.default_rng(0)
@@ -257,8 +257,8 @@ def untrained(path: Path, pictures: list[Path]) -> Path:
     import torch
     from PIL import Image
 
-    from animl_pipeline.detections.ultralytics_checkpoint import import_ultralytics
-    from animl_pipeline.settings import Settings
+    from animl_pipeline.config.settings import Settings
+    from animl_pipeline.steps.detections.ultralytics_checkpoint import import_ultralytics
 
     yolo, _ = import_ultralytics(Settings())
     torch.manual_seed(0)

@@ -24,7 +24,7 @@ from typing import Any
 import requests
 from measure import conclude, measured, show
 
-from animl_pipeline.sample import draw_sample
+from animl_pipeline.dev.synthetic import draw_sample
 
 ROOT = Path(__file__).parents[1]
 PLAN = ROOT / "deployments" / "plans" / "sample.yaml"
@@ -35,7 +35,7 @@ MOST_CACHED_S = 15.0
 def _as_the_command_line() -> None:
     """What a command does with its process's memory first; both sides do, since it has nothing to do with Prefect."""
     sys.path.insert(0, str(ROOT))  # this file has the name of the package
-    from flows.heap import collect_seldom, share_one_heap
+    from flows.lifecycle import collect_seldom, share_one_heap
 
     share_one_heap()
     collect_seldom()
@@ -43,13 +43,13 @@ def _as_the_command_line() -> None:
 
 def rooms(plan_file: str) -> None:
     """The street without Prefect: what the flow does, room by room."""
-    from animl_pipeline import calibration, crops, detections, evaluation, export, images, labels, model, package, splits
-    from animl_pipeline.champions import champion_of
-    from animl_pipeline.classifier import read_card
-    from animl_pipeline.plan import load_plan
-    from animl_pipeline.settings import load_settings
-    from animl_pipeline.store import open_store
-    from flows.heap import keep_what_is_loaded
+    from animl_pipeline.config import load_plan
+    from animl_pipeline.config.settings import load_settings
+    from animl_pipeline.deploy.released_model import champion_of
+    from animl_pipeline.inference.classifier import read_card
+    from animl_pipeline.steps import calibration, crops, detections, evaluation, export, images, labels, package, splits, training
+    from animl_pipeline.storage.step_cache import open_store
+    from flows.lifecycle import keep_what_is_loaded
 
     keep_what_is_loaded()
     plan, settings = load_plan(Path(plan_file)), load_settings()
@@ -61,7 +61,7 @@ def rooms(plan_file: str) -> None:
     detected = detections.detect_animals(labelled, plan.detections, store, settings)
     cut = crops.cut_crops(labelled, detected, plan.crops, plan.view, store, settings)
     split = splits.split_by_location(cut, plan.splits, tuple(plan.labels.classes), store, plan.model)
-    trained = model.train_classifier(cut, split, plan, store, settings)
+    trained = training.train_classifier(cut, split, plan, store, settings)
     calibrated = calibration.calibrate_classifier(trained, cut, split, plan, store)
     story = tuple((a.step, a.counts) for a in (exported, fetched, labelled, detected, cut, split, trained, calibrated))
     champion = champion_of(plan.endpoint_name(), read_card(store.path(calibrated, "card.json")), store)
@@ -72,10 +72,10 @@ def rooms(plan_file: str) -> None:
 
 def flow(plan_file: str) -> None:
     """The flow, as the command line runs it."""
-    from animl_pipeline.settings import prepare_prefect
+    from animl_pipeline.config.settings import prepare_prefect
 
     prepare_prefect()
-    from flows.heap import keep_what_is_loaded
+    from flows.lifecycle import keep_what_is_loaded
     from flows.retrain import retrain
 
     keep_what_is_loaded()

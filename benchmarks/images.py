@@ -202,11 +202,11 @@ def ours(names: str, place: str) -> None:
     import boto3  # noqa: F401 - imports are apart
     import pandas as pd
 
-    from animl_pipeline.images import fetch_images
-    from animl_pipeline.plan import SourcePlan
-    from animl_pipeline.records import Counts
-    from animl_pipeline.settings import load_settings
-    from animl_pipeline.store import Made, Workspace, open_store, write_table
+    from animl_pipeline.config import SourcePlan
+    from animl_pipeline.config.settings import load_settings
+    from animl_pipeline.core.records import Counts
+    from animl_pipeline.steps.images import fetch_images
+    from animl_pipeline.storage.step_cache import Made, Workspace, open_store, write_table
 
     os.environ["ANIML_STORE"] = place
     settings = load_settings()

@@ -34,12 +34,12 @@ CPU_S, PEAK_GB, GROWTH, LARGE_GB = 12.0, 1.2, 1.3, 4.0
 
 def ours(export: Path, folder: Path) -> dict[str, Any]:
     """The pipeline's steps in a new store; CPU seconds of each, and of what stands in for pictures and crops."""
-    from animl_pipeline.export import export_annotations
-    from animl_pipeline.labels import SourceSteps, resolve_labels
-    from animl_pipeline.plan import LabelsPlan, SourcePlan, SplitsPlan
-    from animl_pipeline.settings import Settings
-    from animl_pipeline.splits import split_by_location
-    from animl_pipeline.store import open_store
+    from animl_pipeline.config import LabelsPlan, SourcePlan, SplitsPlan
+    from animl_pipeline.config.settings import Settings
+    from animl_pipeline.steps.export import export_annotations
+    from animl_pipeline.steps.labels import SourceSteps, resolve_labels
+    from animl_pipeline.steps.splits import split_by_location
+    from animl_pipeline.storage.step_cache import open_store
 
     clock = _Clock()
     settings = Settings(store=str(folder / "store"), cache=folder / "cache")
@@ -76,8 +76,8 @@ def _stand_in_pictures(store: Any, export: Any) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from animl_pipeline.records import Counts
-    from animl_pipeline.store import Made, write_table
+    from animl_pipeline.core.records import Counts
+    from animl_pipeline.storage.step_cache import Made, write_table
 
     def build(space: Any) -> Any:
         table = pq.read_table(store.path(export, "images.parquet"), columns=["image_id", "path", "width", "height"])
@@ -96,8 +96,8 @@ def _stand_in_crops(store: Any, labels: Any) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from animl_pipeline.records import Counts
-    from animl_pipeline.store import Made, write_table
+    from animl_pipeline.core.records import Counts
+    from animl_pipeline.storage.step_cache import Made, write_table
 
     def build(space: Any) -> Any:
         columns = "source image_id object_id label place taken sequence ymin xmin ymax xmax blob bytes".split()

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from animl_pipeline.plan import Plan
-    from animl_pipeline.records import Artifact
-    from animl_pipeline.store import Store
+    from animl_pipeline.config import Plan
+    from animl_pipeline.core.records import Artifact
+    from animl_pipeline.storage.step_cache import Store
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -51,9 +51,9 @@ def ours(folder: Path, spec: argparse.Namespace, epochs: int) -> dict[str, float
     """Train in the product's own room, in a thread as its flow does; the seconds that it waited for batches come back."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from animl_pipeline.model import train_classifier
-    from animl_pipeline.settings import Settings
-    from animl_pipeline.store import open_store
+    from animl_pipeline.config.settings import Settings
+    from animl_pipeline.steps.training import train_classifier
+    from animl_pipeline.storage.step_cache import open_store
 
     settings = Settings(store=str(folder / "store"), data=folder, cache=folder / "cache", workers=2)
     store = open_store(settings)
@@ -67,7 +67,7 @@ def ours(folder: Path, spec: argparse.Namespace, epochs: int) -> dict[str, float
 
 def plan_of(spec: argparse.Namespace, epochs: int) -> Plan:
     """The product's defaults, from random weights, so that every step learns in all layers, as the peer's does."""
-    from animl_pipeline.plan import check_plan
+    from animl_pipeline.config import check_plan
 
     return check_plan(
         {
@@ -98,8 +98,8 @@ def steps_before(store: Store, spec: argparse.Namespace) -> tuple[Artifact, Arti
 
 def table_step(store: Store, name: str, table: pd.DataFrame) -> Artifact:
     """A step that holds one table, and the blobs that it names."""
-    from animl_pipeline.records import Counts
-    from animl_pipeline.store import BlobColumn, Made, Workspace, write_table
+    from animl_pipeline.core.records import Counts
+    from animl_pipeline.storage.step_cache import BlobColumn, Made, Workspace, write_table
 
     def build(space: Workspace) -> Made:
         write_table(space.out / f"{name}.parquet", table)

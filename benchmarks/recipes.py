@@ -24,17 +24,17 @@ import pandas as pd  # noqa: E402
 from measure import conclude, show  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
-from animl_pipeline.evaluation.intervals import Draws, interval, mean_of_held, rates  # noqa: E402
-from animl_pipeline.evaluation.scores import numbers  # noqa: E402
-from animl_pipeline.scoring import calibration_error, probabilities_of, probability_column, retempered, score_crops  # noqa: E402
+from animl_pipeline.inference.scoring import calibration_error, probabilities_of, probability_column, retempered, score_crops  # noqa: E402
+from animl_pipeline.steps.evaluation.bootstrap_intervals import Draws, interval, mean_of_held, rates  # noqa: E402
+from animl_pipeline.steps.evaluation.metrics import numbers  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from animl_pipeline.plan import Plan
-    from animl_pipeline.records import Artifact
-    from animl_pipeline.settings import Settings
-    from animl_pipeline.store import Store
+    from animl_pipeline.config import Plan
+    from animl_pipeline.config.settings import Settings
+    from animl_pipeline.core.records import Artifact
+    from animl_pipeline.storage.step_cache import Store
 
 AIM = 0.08
 LR = 1e-3
@@ -65,11 +65,11 @@ class Seed(NamedTuple):
 
 def cut(plan: Plan, store: Store, settings: Settings) -> Artifact:
     """The plan's crops, made once."""
-    from animl_pipeline.crops import cut_crops
-    from animl_pipeline.detections import detect_animals
-    from animl_pipeline.export import export_annotations
-    from animl_pipeline.images import fetch_images
-    from animl_pipeline.labels import SourceSteps, resolve_labels, wanted_names
+    from animl_pipeline.steps.crops import cut_crops
+    from animl_pipeline.steps.detections import detect_animals
+    from animl_pipeline.steps.export import export_annotations
+    from animl_pipeline.steps.images import fetch_images
+    from animl_pipeline.steps.labels import SourceSteps, resolve_labels, wanted_names
 
     sources = []
     for source in plan.sources:
@@ -97,9 +97,9 @@ def side(crops: Artifact, splits: Artifact, name: str, store: Store) -> pd.DataF
 
 def ours(plan: Plan, crops: Artifact, splits: Artifact, store: Store, settings: Settings) -> tuple[pd.DataFrame, float]:
     """The test crops with the product's answers, and its temperature."""
-    from animl_pipeline.calibration import calibrate_classifier
-    from animl_pipeline.classifier import MODEL_FILE, Classifier
-    from animl_pipeline.model import train_classifier
+    from animl_pipeline.inference.classifier import MODEL_FILE, Classifier
+    from animl_pipeline.steps.calibration import calibrate_classifier
+    from animl_pipeline.steps.training import train_classifier
 
     model = calibrate_classifier(train_classifier(crops, splits, plan, store, settings), crops, splits, plan, store)
     store.path(model, "card.json")
@@ -109,8 +109,8 @@ def ours(plan: Plan, crops: Artifact, splits: Artifact, store: Store, settings: 
 
 def recipe(plan: Plan, crops: Artifact, splits: Artifact, store: Store, settings: Settings) -> pd.DataFrame:
     """The test crops with the recipe's answers."""
-    from animl_pipeline.records import Counts
-    from animl_pipeline.store import Made, Workspace, write_table
+    from animl_pipeline.core.records import Counts
+    from animl_pipeline.storage.step_cache import Made, Workspace, write_table
 
     def build(space: Workspace) -> Made:
         train, test = (side(crops, splits, name, store) for name in ("train", "test"))
@@ -130,8 +130,8 @@ def learnt(pixels: NDArray[np.uint8], targets: NDArray[np.int64], plan: Plan, se
     """A network trained by the recipe: shuffled batches of pixels from 0 to 1, cross entropy, plain SGD."""
     import torch
 
-    from animl_pipeline.model.fitting import lightning_precision
-    from animl_pipeline.model.network import build_network
+    from animl_pipeline.steps.training.network import build_network
+    from animl_pipeline.steps.training.trainer import lightning_precision
 
     half = lightning_precision(plan.train, plan.view.size) == "bf16-mixed"
     network = build_network(plan, settings).to(memory_format=torch.channels_last)
@@ -161,7 +161,7 @@ def answers(network: nn.Module, pixels: NDArray[np.uint8]) -> Floats:
 
 
 def _pixels(table: pd.DataFrame, store: Store) -> NDArray[np.uint8]:
-    from animl_pipeline.pixels import open_picture
+    from animl_pipeline.core.imaging import open_picture
 
     return np.stack([np.asarray(open_picture(store.blob(blob)), np.uint8) for blob in table["blob"]])
 
@@ -177,7 +177,7 @@ def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
 
 def compared(plan: Plan, crops: Artifact, seed: int, store: Store, settings: Settings) -> Seed:
     """Both trained and asked on one seed's split."""
-    from animl_pipeline.splits import split_by_location
+    from animl_pipeline.steps.splits import split_by_location
 
     plan = of_seed(plan, seed)
     ids = tuple(plan.labels.classes)
@@ -251,9 +251,9 @@ def _row(seed: int, found: Seed, ids: tuple[str, ...]) -> list[object]:
 
 def main() -> None:
     """Train both on every seed's split and compare them."""
-    from animl_pipeline.plan import load_plan
-    from animl_pipeline.settings import load_settings
-    from animl_pipeline.store import open_store
+    from animl_pipeline.config import load_plan
+    from animl_pipeline.config.settings import load_settings
+    from animl_pipeline.storage.step_cache import open_store
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plan", type=Path, default=ROOT / "tests" / "real-data.yaml", help="what to train (default: tests/real-data.yaml)")

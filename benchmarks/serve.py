@@ -201,8 +201,8 @@ def make(folder: Path) -> None:
     import timm
     import torch
 
-    from animl_pipeline.model.exporting import export_onnx
-    from animl_pipeline.records import Agreement, ClassInfo, ModelCard, View
+    from animl_pipeline.core.records import Agreement, ClassInfo, ModelCard, View
+    from animl_pipeline.steps.training.onnx_export import export_onnx
 
     torch.manual_seed(0)
     network = timm.create_model("efficientnet_b3", num_classes=len(CLASSES)).eval()

@@ -81,9 +81,9 @@ def permuted(counts: Counts) -> NDArray[np.int64]:
 
 def searched(counts: Counts) -> NDArray[np.int64]:
     """Our split, with the plan's defaults and these shares."""
-    from animl_pipeline.plan import SplitsPlan
-    from animl_pipeline.splits.search import search
-    from animl_pipeline.splits.wishes import Grouped, wanted_of
+    from animl_pipeline.config import SplitsPlan
+    from animl_pipeline.steps.splits.constraints import Grouped, wanted_of
+    from animl_pipeline.steps.splits.optimise import search
 
     place, label = (np.repeat(index, counts[counts > 0].astype(int)) for index in np.nonzero(counts))
     names = tuple(str(p) for p in range(len(counts)))

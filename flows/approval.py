@@ -22,9 +22,9 @@ from prefect.settings import PREFECT_API_URL, get_current_settings
 from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from animl_pipeline.errors import ReleaseError
-from animl_pipeline.plan import Plan
-from animl_pipeline.records import Report
+from animl_pipeline.config import Plan
+from animl_pipeline.core.errors import ReleaseError
+from animl_pipeline.core.records import Report
 
 log = logging.getLogger("animl_pipeline.flows.approval")
 

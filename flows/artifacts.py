@@ -7,10 +7,10 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from animl_pipeline.model import CURVES_FILE
-from animl_pipeline.records import Artifact, Report
-from animl_pipeline.settings import load_settings
-from animl_pipeline.store import Store, open_store
+from animl_pipeline.config.settings import load_settings
+from animl_pipeline.core.records import Artifact, Report
+from animl_pipeline.steps.training import CURVES_FILE
+from animl_pipeline.storage.step_cache import Store, open_store
 
 
 def show_training(report: Report, splits: Artifact) -> None:

@@ -10,7 +10,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 
-from animl_pipeline.errors import SettingsError
+from animl_pipeline.core.errors import SettingsError
 
 MESSAGE = "send-notification"
 

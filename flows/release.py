@@ -7,15 +7,15 @@ import logging
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from animl_pipeline.endpoint import Registration, approval, held_back, lacks_approval
-from animl_pipeline.plan import Plan, find_plan, load_plan
-from animl_pipeline.records import Release, Report
-from animl_pipeline.reports import newest_report
-from animl_pipeline.settings import load_settings
-from animl_pipeline.store import open_store
+from animl_pipeline.config import Plan, find_plan, load_plan
+from animl_pipeline.config.settings import load_settings
+from animl_pipeline.core.records import Release, Report
+from animl_pipeline.deploy import Registration, approval, held_back, lacks_approval
+from animl_pipeline.deploy.latest_report import newest_report
+from animl_pipeline.storage.step_cache import open_store
 from flows.approval import DEPLOYMENT, asked, can_be_asked
-from flows.ending import take_charge
-from flows.outcome import OF_VERDICT, ended
+from flows.lifecycle import take_charge
+from flows.run_states import OF_VERDICT, ended
 from tasks import release as tasks
 
 log = logging.getLogger("animl_pipeline.flows.release")

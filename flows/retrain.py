@@ -8,21 +8,21 @@ from typing import Any
 
 from prefect import flow, runtime
 
-from animl_pipeline.classifier import read_card
-from animl_pipeline.endpoint import lacks_approval
-from animl_pipeline.evaluation import Fold, headline, read_metrics
-from animl_pipeline.labels import SourceSteps, wanted_names
-from animl_pipeline.plan import Overrides, Plan, find_plan, load_plan
-from animl_pipeline.records import Artifact, Counts, Report
-from animl_pipeline.reports import keep_report, newest_package, note_training
-from animl_pipeline.settings import load_settings
-from animl_pipeline.store import open_store
+from animl_pipeline.config import Overrides, Plan, find_plan, load_plan
+from animl_pipeline.config.settings import load_settings
+from animl_pipeline.core.records import Artifact, Counts, Report
+from animl_pipeline.deploy import lacks_approval
+from animl_pipeline.deploy.latest_report import keep_report, newest_package, note_training
+from animl_pipeline.inference.classifier import read_card
+from animl_pipeline.steps.evaluation import Fold, headline, read_metrics
+from animl_pipeline.steps.labels import SourceSteps, wanted_names
+from animl_pipeline.storage.step_cache import open_store
 from flows.approval import start_release
 from flows.artifacts import show_training
-from flows.bars import bars_in_ui
-from flows.ending import gone_when_cancelled, take_charge
-from flows.outcome import OF_VERDICT, ended
-from flows.spread import cut_everywhere, look_everywhere
+from flows.distributed import cut_everywhere, look_everywhere
+from flows.lifecycle import gone_when_cancelled, take_charge
+from flows.progress_artifacts import bars_in_ui
+from flows.run_states import OF_VERDICT, ended
 from tasks import dataset, training
 
 log = logging.getLogger("animl_pipeline.flows.retrain")

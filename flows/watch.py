@@ -23,12 +23,12 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed
 from pydantic import Field, StringConstraints, ValidationError
 
-from animl_pipeline.errors import PlanError, SettingsError
-from animl_pipeline.plan import Overrides, Plan, find_plan, load_plan
-from animl_pipeline.records import Record
-from animl_pipeline.reports import last_training
-from animl_pipeline.settings import load_settings
-from animl_pipeline.store import open_store
+from animl_pipeline.config import Overrides, Plan, find_plan, load_plan
+from animl_pipeline.config.settings import load_settings
+from animl_pipeline.core.errors import PlanError, SettingsError
+from animl_pipeline.core.records import Record
+from animl_pipeline.deploy.latest_report import last_training
+from animl_pipeline.storage.step_cache import open_store
 from tasks.watching import count_validated
 
 log = logging.getLogger("animl_pipeline.flows.watch")

@@ -6,16 +6,16 @@ from typing import Any
 
 from prefect import task
 
-from animl_pipeline import crops as crops_room
-from animl_pipeline import detections as detections_room
-from animl_pipeline import export as export_room
-from animl_pipeline import images as images_room
-from animl_pipeline import labels as labels_room
-from animl_pipeline import splits as splits_room
-from animl_pipeline.plan import CropsPlan, DetectionsPlan, ImagesPlan, LabelsPlan, SourcePlan, SplitsPlan
-from animl_pipeline.records import Artifact, View
-from animl_pipeline.settings import load_settings
-from animl_pipeline.store import open_store
+from animl_pipeline.config import CropsPlan, DetectionsPlan, ImagesPlan, LabelsPlan, SourcePlan, SplitsPlan
+from animl_pipeline.config.settings import load_settings
+from animl_pipeline.core.records import Artifact, View
+from animl_pipeline.steps import crops as crops_room
+from animl_pipeline.steps import detections as detections_room
+from animl_pipeline.steps import export as export_room
+from animl_pipeline.steps import images as images_room
+from animl_pipeline.steps import labels as labels_room
+from animl_pipeline.steps import splits as splits_room
+from animl_pipeline.storage.step_cache import open_store
 from tasks.policies import ONCE, PATIENT, shown
 
 

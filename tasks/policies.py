@@ -13,8 +13,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 
-from animl_pipeline.errors import PipelineError
-from animl_pipeline.records import Artifact
+from animl_pipeline.core.errors import PipelineError
+from animl_pipeline.core.records import Artifact
 
 
 class Policy(TypedDict, total=False):

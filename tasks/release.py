@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from prefect import task
 
-from animl_pipeline import endpoint as endpoint_room
-from animl_pipeline.endpoint import Registration
-from animl_pipeline.plan import Plan
-from animl_pipeline.records import Approval, Release, Report
-from animl_pipeline.settings import load_settings
-from animl_pipeline.store import open_store
+from animl_pipeline import deploy as endpoint_room
+from animl_pipeline.config import Plan
+from animl_pipeline.config.settings import load_settings
+from animl_pipeline.core.records import Approval, Release, Report
+from animl_pipeline.deploy import Registration
+from animl_pipeline.storage.step_cache import open_store
 from tasks.policies import ONCE
 
 

@@ -6,19 +6,19 @@ from typing import Any
 
 from prefect import task
 
-from animl_pipeline import calibration as calibration_room
-from animl_pipeline import detections as detections_room
-from animl_pipeline import evaluation as evaluation_room
-from animl_pipeline import model as model_room
-from animl_pipeline import package as package_room
-from animl_pipeline import tracking as tracking_room
-from animl_pipeline import training_job
-from animl_pipeline.champions import champion_of
-from animl_pipeline.classifier import CARD_FILE, read_card
-from animl_pipeline.plan import Plan
-from animl_pipeline.records import Artifact, Counts, Report
-from animl_pipeline.settings import load_settings
-from animl_pipeline.store import open_store
+from animl_pipeline.config import Plan
+from animl_pipeline.config.settings import load_settings
+from animl_pipeline.core.records import Artifact, Counts, Report
+from animl_pipeline.deploy.released_model import champion_of
+from animl_pipeline.inference.classifier import CARD_FILE, read_card
+from animl_pipeline.integrations import mlflow as tracking_room
+from animl_pipeline.integrations import sagemaker_training
+from animl_pipeline.steps import calibration as calibration_room
+from animl_pipeline.steps import detections as detections_room
+from animl_pipeline.steps import evaluation as evaluation_room
+from animl_pipeline.steps import package as package_room
+from animl_pipeline.steps import training as model_room
+from animl_pipeline.storage.step_cache import open_store
 from tasks.policies import ONCE, PATIENT, shown
 
 
@@ -35,7 +35,7 @@ def check_ready(plan: Plan) -> None:
     settings = load_settings()
     tracking_room.check_ready(settings)
     if plan.train.on == "sagemaker":
-        training_job.check_ready(plan, settings)
+        sagemaker_training.check_ready(plan, settings)
     detections_room.check_ready(plan.detections, settings)
     model_room.check_ready(plan, settings)
 
@@ -44,7 +44,7 @@ def check_ready(plan: Plan) -> None:
 def train_classifier(crops: Artifact, splits: Artifact, plan: Plan) -> Any:
     """Train the classifier and export it to ONNX, here or where ``train.on`` says; a killed training goes on from its last checkpoint."""
     settings = load_settings()
-    train = training_job.train_elsewhere if plan.train.on == "sagemaker" else model_room.train_classifier
+    train = sagemaker_training.train_elsewhere if plan.train.on == "sagemaker" else model_room.train_classifier
     return shown(train(crops, splits, plan, open_store(settings), settings))
 
 

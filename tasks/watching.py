@@ -6,9 +6,9 @@ from datetime import datetime
 
 from prefect import task
 
-from animl_pipeline import export as export_room
-from animl_pipeline.plan import SourcePlan
-from animl_pipeline.settings import load_settings
+from animl_pipeline.config import SourcePlan
+from animl_pipeline.config.settings import load_settings
+from animl_pipeline.steps import export as export_room
 from tasks.policies import PERSISTENT
 
 

@@ -16,9 +16,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
-from animl_pipeline.records import Agreement, ClassInfo, ModelCard, View
-from animl_pipeline.settings import Settings
-from animl_pipeline.store import Store, open_store
+from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.records import Agreement, ClassInfo, ModelCard, View
+from animl_pipeline.storage.step_cache import Store, open_store
 
 # How long an example takes says something of the machine, not of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -69,7 +69,7 @@ def bucket(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(scope="session")
 def prefect_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Prefect server with all its services, started when the first test asks for it."""
-    from tests.prefect_server import prefect_server, say_the_rest, told_to
+    from tests.support.prefect_server import prefect_server, say_the_rest, told_to
 
     with prefect_server(tmp_path_factory.mktemp("server")) as address:
         yield address
@@ -80,7 +80,7 @@ def prefect_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def prefect(prefect_address: str) -> Iterator[str]:
     """The server's address, which this process's flows are told to while a module's tests run."""
-    from tests.prefect_server import told_to
+    from tests.support.prefect_server import told_to
 
     with told_to(prefect_address):
         yield prefect_address

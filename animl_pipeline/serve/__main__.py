@@ -10,11 +10,11 @@ import socket
 import sys
 from pathlib import Path
 
-from animl_pipeline.errors import PipelineError, SettingsError
-from animl_pipeline.serve.admission import MAX_BODY, MAX_IN_HAND
-from animl_pipeline.serve.journal import begin_journal, note
-from animl_pipeline.serve.lifeline import watch_parent
-from animl_pipeline.serve.machine import use_one_heap
+from animl_pipeline.core.errors import PipelineError, SettingsError
+from animl_pipeline.serve.container_resources import use_one_heap
+from animl_pipeline.serve.json_logging import begin_journal, note
+from animl_pipeline.serve.limits import MAX_BODY, MAX_IN_HAND
+from animl_pipeline.serve.parent_watch import watch_parent
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,7 +63,7 @@ def _serve(asked: argparse.Namespace) -> int:
     import uvicorn
 
     from animl_pipeline.serve.app import create_app
-    from animl_pipeline.serve.program import Program
+    from animl_pipeline.serve.model_worker import Program
 
     def loaded() -> None:
         gc.freeze()  # what is there now stays

@@ -15,11 +15,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from animl_pipeline.serve.admission import Place
-from animl_pipeline.serve.contract import openapi
-from animl_pipeline.serve.journal import milliseconds_since, note
-from animl_pipeline.serve.program import Program
-from animl_pipeline.serve.refusal import Refusal
+from animl_pipeline.serve.errors import Refusal
+from animl_pipeline.serve.json_logging import milliseconds_since, note
+from animl_pipeline.serve.limits import Place
+from animl_pipeline.serve.model_worker import Program
+from animl_pipeline.serve.openapi import openapi
 
 Handler = Callable[[Request], Awaitable[Response]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from animl_pipeline.serve.refusal import Refusal
+from animl_pipeline.serve.errors import Refusal
 
 MAX_PARTS = 16
 

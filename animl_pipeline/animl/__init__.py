@@ -1,9 +1,0 @@
-"""Animl's API: counts, exports of annotations, and where cameras stood, for one project.
-
-Public doors: :class:`Animl`, :class:`Filters`, :class:`CameraDeployment`, :class:`Outcome`.
-"""
-
-from animl_pipeline.animl.client import Animl, CameraDeployment, Outcome
-from animl_pipeline.animl.filters import Filters
-
-__all__ = ["Animl", "CameraDeployment", "Filters", "Outcome"]

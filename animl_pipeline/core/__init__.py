@@ -1,0 +1,1 @@
+"""Records, errors, table schemas, category names, the model input: used by every other package."""

@@ -1,5 +1,0 @@
-"""Labelled boxes become pictures: the view of every animal, cut out once and kept without loss."""
-
-from animl_pipeline.crops.step import cut_crops, cut_share
-
-__all__ = ["cut_crops", "cut_share"]

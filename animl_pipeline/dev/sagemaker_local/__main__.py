@@ -1,0 +1,132 @@
+"""``python -m animl_pipeline.dev.sagemaker_local --state FOLDER``: the server, until it is told to stop or its parent is gone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from filelock import FileLock, Timeout
+
+from animl_pipeline.core.errors import PipelineError, SettingsError
+from animl_pipeline.dev.sagemaker_local.api_validation import IMAGE, REGION, ROLE
+from animl_pipeline.dev.sagemaker_local.app import create_app
+from animl_pipeline.dev.sagemaker_local.control_api import Control
+from animl_pipeline.dev.sagemaker_local.fault_injection import Faults
+from animl_pipeline.serve.__main__ import listen_on
+from animl_pipeline.serve.parent_watch import watch_parent
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until told to stop; the exit status comes back."""
+    asked = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("werkzeug", "botocore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        with _alone(asked.state), _s3_server(asked.s3) as s3_address:
+            _serve(asked, s3_address)
+    except PipelineError as e:
+        sys.stderr.write(f"{e}\n")
+        return e.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="animl_pipeline.dev.sagemaker_local", description="SageMaker's API on this machine.")
+    parser.add_argument("--state", type=Path, required=True, help="folder that keeps models, configs and endpoints")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--s3", action="store_true", help="serve S3, SSM, IAM, STS and ECR as well (moto, in memory)")
+    parser.add_argument("--faults", type=Faults.model_validate_json, default=Faults(), metavar="JSON", help="what shall go wrong (faults.py)")
+    parser.add_argument("--with-parent", type=int, metavar="PID", help="end when the parent process PID has ended")
+    return parser
+
+
+def _serve(asked: argparse.Namespace, s3_address: str | None) -> None:
+    listening = listen_on("127.0.0.1", asked.port, "give another with --port")
+    control = Control(asked.state, _s3_client(s3_address), asked.faults)
+    server = uvicorn.Server(uvicorn.Config(create_app(control), log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    for told in (signal.SIGTERM, signal.SIGINT):  # uvicorn handles them while it runs, and raises them once more at its end
+        signal.signal(told, lambda *_: sys.exit(0))
+    if asked.with_parent:
+        watch_parent(asked.with_parent, lambda: os._exit(0))  # its programs notice by themselves, and the ledger is always whole
+    try:
+        control.resume()
+        sys.stdout.write(json.dumps({"sagemaker": f"http://127.0.0.1:{listening.getsockname()[1]}", "s3": s3_address}) + "\n")
+        sys.stdout.flush()
+        server.run(sockets=[listening])
+    finally:
+        control.end()
+
+
+def _s3_client(address: str | None) -> S3Client:
+    """The S3 of this process where it has one, else the one that AWS_ENDPOINT_URL_S3 and the usual variables name."""
+    import boto3
+
+    if address is None:
+        return boto3.client("s3")
+    return boto3.client("s3", endpoint_url=address, region_name=REGION, aws_access_key_id="local", aws_secret_access_key="local")  # noqa: S106 - any will do
+
+
+@contextmanager
+def _s3_server(wanted: bool) -> Iterator[str | None]:
+    """A real API of S3, SSM, IAM, STS and ECR on this machine, when wanted; its address."""
+    if not wanted:
+        yield None
+        return
+    try:
+        from moto.server import ThreadedMotoServer
+    except ImportError as e:
+        raise SettingsError("--s3 needs moto, which is not installed; install animl-pipeline[local]") from e
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        _furnish(f"http://{host}:{port}")
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+def _furnish(address: str) -> None:
+    """A role that trusts SageMaker and the endpoint's image in ECR, as an account that is ready for a release has them."""
+    import boto3
+
+    where: dict[str, Any] = {"endpoint_url": address, "region_name": REGION, "aws_access_key_id": "local", "aws_secret_access_key": "local"}
+    trust = {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    boto3.client("iam", **where).create_role(RoleName=ROLE.rpartition("/")[2], AssumeRolePolicyDocument=document)
+    repository, tag = IMAGE.partition("/")[2].split(":")
+    ecr = boto3.client("ecr", **where)
+    ecr.create_repository(repositoryName=repository)
+    kind = "application/vnd.docker.distribution.manifest.v2+json"
+    manifest = {"schemaVersion": 2, "mediaType": kind, "config": {"digest": "sha256:0"}, "layers": []}
+    ecr.put_image(repositoryName=repository, imageManifest=json.dumps(manifest), imageTag=tag)
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """One server a folder."""
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        with FileLock(state / "server.lock", timeout=5):
+            yield
+    except Timeout as e:
+        raise SettingsError(f"another local SageMaker uses the folder {state}; stop it or give another with --state") from e
+    except OSError as e:
+        raise SettingsError(f"the folder {state} cannot be written ({os.strerror(e.errno or 0)}); give another with --state") from e
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The packaged ONNX classifier, and scoring with it."""

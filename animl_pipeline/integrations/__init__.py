@@ -1,0 +1,1 @@
+"""Other systems: Animl's API, MLflow, SageMaker training jobs, pretrained weights."""

@@ -1,6 +1,0 @@
-"""What lies in a store, who needs it, and the way out for the rest."""
-
-from animl_pipeline.retention.clearing import Cleared, Pile, Rules, clear_store
-from animl_pipeline.retention.inventory import Holding, Inventory, take_inventory
-
-__all__ = ["Cleared", "Holding", "Inventory", "Pile", "Rules", "clear_store", "take_inventory"]

@@ -1,0 +1,1 @@
+"""Object store, step cache, image index, locks, downloads, garbage collection."""

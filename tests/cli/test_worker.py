@@ -1,0 +1,148 @@
+"""Deployments on a real Prefect server, worked off by a real worker: put there, cancelled in the middle, approved, gone on with."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelling
+
+from animl_pipeline.config import load_plan
+from animl_pipeline.config.settings import Settings
+from animl_pipeline.deploy import release_history
+from animl_pipeline.deploy.latest_report import keep_report
+from animl_pipeline.storage.step_cache import open_store
+from tests.support.endpoint_process import until
+from tests.support.local_aws import aws_here
+from tests.support.packaged_model import colour_plan_data, package_of, report_of
+from tests.support.paths import ROOT
+from tests.support.prefect_server import QUICK, read_run
+from tests.support.tiny_project import write_island, write_plan
+
+pytestmark = [
+    pytest.mark.prefect,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("prefect"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("worker")
+
+
+@pytest.fixture(scope="module")
+def aws(home: Path) -> Iterator[dict[str, str]]:
+    """SageMaker and S3 on this machine, with the models' bucket."""
+    with aws_here(home / "sagemaker", "models") as variables:
+        yield variables
+
+
+@pytest.fixture(scope="module")
+def environment(home: Path, prefect: str, aws: dict[str, str]) -> dict[str, str]:
+    """What worker and commands see."""
+    quiet = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | QUICK
+    told = {"PREFECT_API_URL": prefect, "PREFECT_HOME": str(home / "prefect")}
+    return quiet | told | aws | {"ANIML_STORE": str(home / "store"), "ANIML_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def deployed(environment: dict[str, str]) -> None:
+    """All deployments and automations, put there as a person does it: twice, since the second time renews them."""
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-m", "animl_pipeline.cli.main", "deploy"], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "has all deployments" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def worker(home: Path, environment: dict[str, str], deployed: None) -> Iterator[Path]:
+    """A worker of the pool; its log."""
+    log = home / "worker.log"
+    with log.open("wb") as out:
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "animl", "--type", "process"]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
+    yield log
+    process.terminate()
+    process.wait(timeout=60)
+
+
+def asked_for(plan: Path, deployment_name: str = "retrain/sample") -> FlowRun:
+    """A run of a deployment, as somebody asks for it."""
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name(deployment_name)
+        return client.create_flow_run_from_deployment(deployment.id, parameters={"plan": str(plan)})
+
+
+def cancel(run: FlowRun) -> None:
+    """What the button in Prefect's UI does, up to the end of the process."""
+    pid = int(str(read_run(run).infrastructure_pid).rpartition(":")[2])
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run.id, Cancelling())
+    until(lambda: read_run(run).state_name == "Cancelled", "the run is Cancelled", seconds=120)
+    until(lambda: not Path(f"/proc/{pid}").exists(), "its process is gone", seconds=60)
+
+
+def said(run: FlowRun) -> str:
+    """A run's log, as Prefect's UI shows it."""
+    with get_client(sync_client=True) as client:
+        return "\n".join(line.message for line in client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))))
+
+
+def test_deploying_puts_every_deployment_and_automation_on_the_server(prefect: str, deployed: None) -> None:
+    deployments = requests.post(f"{prefect}/deployments/filter", json={}, timeout=30).json()
+    assert {d["name"] for d in deployments} >= {"sample", "santa-cruz-island", "release", "rollback", "on-event"}
+    automations = [a["name"] for a in requests.post(f"{prefect}/automations/filter", json={}, timeout=30).json()]
+    assert sorted(n for n in automations if n.startswith("animl ")) == [
+        "animl asks for approval", "animl failed", "animl held", "animl promoted", "animl released", "animl zombies"
+    ]  # fmt: skip
+
+
+@pytest.mark.timeout(600)
+def test_a_cancelled_training_stops_and_the_next_run_goes_on_from_its_checkpoint(home: Path, worker: Path) -> None:
+    write_island(home / "island")
+    endless = {"backbone": "tf_efficientnet_lite0", "weights": "none", "epochs": 5000, "head_epochs": 0, "batch_size": 16, "checkpoint_steps": 1}
+    plan = write_plan(home / "island", train=endless)
+    first = asked_for(plan)
+    until(lambda: list((home / "store").rglob("checkpoint.ckpt")) or read_run(first).state.is_final(), worker.read_text(), seconds=300)  # type: ignore[union-attr]
+    cancel(first)
+    assert "training resumes" not in said(first)
+    second = asked_for(plan)
+    until(lambda: "training resumes after step" in said(second), "the second run goes on from the checkpoint", seconds=300)
+    cancel(second)
+
+
+@pytest.mark.timeout(600)
+def test_a_release_that_waits_for_a_person_holds_no_process_and_goes_on_in_a_worker_when_it_is_approved(
+    home: Path, worker: Path, prefect: str
+) -> None:
+    store = open_store(Settings(store=str(home / "store")))
+    keep_report(report_of(package_of(store, home, "v1"), store, verdict="promote"), store)
+    plan = home / "colours.yaml"
+    plan.write_text(yaml.safe_dump(colour_plan_data(approval="required")), encoding="utf-8")
+    run = asked_for(plan, "release/release")
+    until(lambda: read_run(run).state_name in {"Suspended", "Failed", "Crashed"}, "the release asks", seconds=120)
+    assert read_run(run).state_name == "Suspended", worker.read_text()
+    pid = int(str(read_run(run).infrastructure_pid).rpartition(":")[2])
+    until(lambda: not Path(f"/proc/{pid}").exists(), "its process is gone", seconds=60)
+    said = {"run_input": {"approve": "yes", "name": "ranger", "note": "read it"}}
+    assert requests.post(f"{prefect}/flow_runs/{run.id}/resume", json=said, timeout=30).json()["status"] == "ACCEPT"
+    until(lambda: read_run(run).state_name in {"Released", "Failed", "Crashed"}, "the release goes on", seconds=180)
+    assert read_run(run).state_name == "Released", worker.read_text()
+    (record,) = release_history(load_plan(plan), store)
+    assert record.approval is not None
+    assert (record.approval.by, record.version, record.state) == ("ranger", "v1", "done")

@@ -1,0 +1,480 @@
+"""The local SageMaker through boto3, as a real server with real endpoint programs: states, refusals, restarts, deaths."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from animl_pipeline.core.errors import ReleaseError
+from animl_pipeline.dev.sagemaker_local import Addresses, Faults, local_sagemaker
+from animl_pipeline.dev.sagemaker_local.api_validation import ApiError, check_request
+from animl_pipeline.dev.sagemaker_local.endpoint_processes import Running
+from animl_pipeline.dev.sagemaker_local.state_file import Ledger
+from tests.conftest import colour_model, jpeg
+from tests.support.endpoint_process import until
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sagemaker import SageMakerClient
+    from mypy_boto3_sagemaker_runtime import SageMakerRuntimeClient
+
+ROLE = "arn:aws:iam::123456789012:role/sagemaker-local"
+BUCKET = "zoo"
+
+
+class Cloud:
+    """boto3's clients for one local SageMaker, and the usual calls in short."""
+
+    def __init__(self, addresses: Addresses) -> None:
+        known = {
+            "region_name": "us-east-1",
+            "aws_access_key_id": "test",
+            "aws_secret_access_key": "test",
+            "config": Config(retries={"total_max_attempts": 1}),
+        }
+        make: Any = boto3.client
+        self.sm: SageMakerClient = make("sagemaker", endpoint_url=addresses.sagemaker, **known)
+        self.rt: SageMakerRuntimeClient = make("sagemaker-runtime", endpoint_url=addresses.sagemaker, **known)
+        self.s3: S3Client = make("s3", endpoint_url=addresses.s3, **known)
+        self.s3.create_bucket(Bucket=BUCKET)
+        self.turn = addresses.turn
+
+    def put(self, archive: bytes) -> str:
+        """Upload; the address comes back."""
+        key = f"{uuid.uuid4().hex}/model.tar.gz"
+        self.s3.put_object(Bucket=BUCKET, Key=key, Body=archive)
+        return f"s3://{BUCKET}/{key}"
+
+    def config(self, archive: bytes, concurrency: int = 20) -> str:
+        """A model and an endpoint config over an archive; the config's name comes back."""
+        name = f"m-{uuid.uuid4().hex[:8]}"
+        self.sm.create_model(ModelName=name, ExecutionRoleArn=ROLE, PrimaryContainer={"Image": "animl", "ModelDataUrl": self.put(archive)})
+        serverless: Any = {"MemorySizeInMB": 2048, "MaxConcurrency": concurrency}
+        self.sm.create_endpoint_config(
+            EndpointConfigName=f"c-{name}", ProductionVariants=[{"VariantName": "AllTraffic", "ModelName": name, "ServerlessConfig": serverless}]
+        )
+        return f"c-{name}"
+
+    def settled(self, name: str) -> Any:
+        """The endpoint's description once nothing is under way."""
+
+        def described() -> Any:
+            told = self.sm.describe_endpoint(EndpointName=name)
+            return None if told["EndpointStatus"] in {"Creating", "Updating", "Deleting"} else told
+
+        return until(described, f"{name} is settled")
+
+    def endpoint(self, config: str) -> str:
+        """A new endpoint in service on a config."""
+        name = f"e-{uuid.uuid4().hex[:8]}"
+        self.sm.create_endpoint(EndpointName=name, EndpointConfigName=config)
+        assert self.settled(name)["EndpointStatus"] == "InService"
+        return name
+
+    def ask(self, name: str) -> dict[str, float]:
+        """The endpoint's answer for one picture."""
+        answer: dict[str, float] = json.loads(self.rt.invoke_endpoint(EndpointName=name, Body=QUESTION)["Body"].read())
+        return answer
+
+
+QUESTION = json.dumps({"image": base64.b64encode(jpeg(colour=(200, 40, 40))).decode(), "bbox": [0, 0, 1, 1]})
+
+
+def archive_of(folder: Path, *classes: str) -> bytes:
+    """A model.tar.gz of the colour model."""
+    model = colour_model(folder / "-".join(classes), classes)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name in ("model.onnx", "card.json"):
+            archive.add(model / name, name)
+    return buffer.getvalue()
+
+
+def empty_archive() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz"):
+        pass
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    with local_sagemaker(tmp_path_factory.mktemp("sagemaker") / "state") as addresses:
+        yield Cloud(addresses)
+
+
+def test_an_endpoint_is_created_answers_is_updated_and_deleted(cloud: Cloud, tmp_path: Path) -> None:
+    one, two = (cloud.config(archive_of(tmp_path, *classes)) for classes in (("red", "green", "blue"), ("fox", "bird", "skunk")))
+    name = f"e-{uuid.uuid4().hex[:8]}"
+    made = cloud.sm.create_endpoint(EndpointName=name, EndpointConfigName=one)
+    assert made["EndpointArn"].endswith(f":endpoint/{name}")
+    assert cloud.sm.describe_endpoint(EndpointName=name)["EndpointStatus"] == "Creating"
+    assert cloud.settled(name)["EndpointStatus"] == "InService"
+    assert set(cloud.ask(name)) == {"red", "green", "blue"}
+    cloud.sm.update_endpoint(EndpointName=name, EndpointConfigName=two)
+    under_way = cloud.sm.describe_endpoint(EndpointName=name)
+    assert (under_way["EndpointStatus"], under_way["EndpointConfigName"]) == ("Updating", one)
+    done = cloud.settled(name)
+    assert (done["EndpointStatus"], done["EndpointConfigName"]) == ("InService", two)
+    assert set(cloud.ask(name)) == {"fox", "bird", "skunk"}
+    assert name in [e["EndpointName"] for e in cloud.sm.list_endpoints(StatusEquals="InService", NameContains=name)["Endpoints"]]
+    cloud.sm.delete_endpoint(EndpointName=name)
+    until(lambda: refusal(lambda: cloud.sm.describe_endpoint(EndpointName=name)), "the endpoint is gone")
+    assert "not found" in refusal(lambda: cloud.ask(name))
+
+
+def refusal(call: Callable[[], Any]) -> str:
+    """How AWS refused, or nothing."""
+    try:
+        call()
+    except ClientError as e:
+        return str(e)
+    return ""
+
+
+def test_a_failed_update_leaves_the_old_config_in_service_and_says_why(cloud: Cloud, tmp_path: Path) -> None:
+    good, bad = cloud.config(archive_of(tmp_path, "red", "green", "blue")), cloud.config(empty_archive())
+    name = cloud.endpoint(good)
+    cloud.sm.update_endpoint(EndpointName=name, EndpointConfigName=bad)
+    told = cloud.settled(name)
+    assert (told["EndpointStatus"], told["EndpointConfigName"]) == ("InService", good)
+    assert "expected a model card" in told["FailureReason"]
+    assert set(cloud.ask(name)) == {"red", "green", "blue"}
+
+
+def test_an_endpoint_that_cannot_start_is_failed_with_the_programs_last_word(cloud: Cloud) -> None:
+    config = cloud.config(b"this is no archive")
+    cloud.sm.create_endpoint(EndpointName="never", EndpointConfigName=config)
+    told = cloud.settled("never")
+    assert told["EndpointStatus"] == "Failed"
+    assert "Failed to extract model data archive" in told["FailureReason"]
+    assert "has failed" in refusal(lambda: cloud.sm.update_endpoint(EndpointName="never", EndpointConfigName=config))
+    cloud.sm.delete_endpoint(EndpointName="never")
+    until(lambda: refusal(lambda: cloud.sm.describe_endpoint(EndpointName="never")), "the endpoint is gone")
+
+
+def test_an_archive_that_reaches_out_of_its_folder_is_not_unpacked(cloud: Cloud) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("../../outside"))
+    cloud.sm.create_endpoint(EndpointName="outside", EndpointConfigName=cloud.config(buffer.getvalue()))
+    assert "outside" in cloud.settled("outside")["FailureReason"]
+
+
+def test_no_request_is_lost_during_updates(cloud: Cloud, tmp_path: Path) -> None:
+    configs = [cloud.config(archive_of(tmp_path, *classes)) for classes in (("red", "green"), ("fox", "bird"))]
+    name = cloud.endpoint(configs[0])
+    answers: list[frozenset[str]] = []
+    faults: list[Exception] = []
+    stop = threading.Event()
+
+    def client() -> None:
+        while not stop.is_set():
+            try:
+                answers.append(frozenset(cloud.ask(name)))
+            except (ClientError, BotoCoreError, ValueError) as e:
+                faults.append(e)
+
+    clients = [threading.Thread(target=client) for _ in range(4)]
+    for c in clients:
+        c.start()
+    for config in (configs[1], configs[0], configs[1]):
+        cloud.sm.update_endpoint(EndpointName=name, EndpointConfigName=config)
+        assert cloud.settled(name)["EndpointConfigName"] == config
+    stop.set()
+    for c in clients:
+        c.join()
+    assert faults == []
+    assert set(answers) == {frozenset({"red", "green"}), frozenset({"fox", "bird"})}
+
+
+Call = Callable[[Cloud], Any]
+REFUSED: dict[str, tuple[str, Call]] = {
+    "a model without its package": (
+        "Could not find model data",
+        lambda c: c.sm.create_model(ModelName="m", ExecutionRoleArn=ROLE, PrimaryContainer={"Image": "i", "ModelDataUrl": f"s3://{BUCKET}/none"}),
+    ),
+    "a model without a role": ("executionRoleArn", lambda c: c.sm.create_model(ModelName="m", PrimaryContainer={"Image": "i"})),
+    "a name with a dot": ("regular expression", lambda c: c.sm.create_endpoint(EndpointName="a.b", EndpointConfigName="c")),
+    "a name too long": ("length less than", lambda c: c.sm.create_endpoint(EndpointName="a" * 64, EndpointConfigName="c")),
+    "an endpoint without its config": ("Could not find endpoint config", lambda c: c.sm.create_endpoint(EndpointName="a", EndpointConfigName="c")),
+    "an update of nothing": ("Could not find endpoint", lambda c: c.sm.update_endpoint(EndpointName="nothing", EndpointConfigName="c")),
+    "a delete of nothing": ("Could not find model", lambda c: c.sm.delete_model(ModelName="nothing")),
+    "a config without its model": (
+        "Could not find model",
+        lambda c: c.sm.create_endpoint_config(EndpointConfigName="c", ProductionVariants=[{"VariantName": "v", "ModelName": "nothing"}]),
+    ),
+    "a question to nobody": ("not found", lambda c: c.ask("nobody")),
+    "an operation of another day": ("not spoken", lambda c: c.sm.list_processing_jobs()),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_does_not_fit_is_refused_as_aws_does(cloud: Cloud, what: str) -> None:
+    reason, call = REFUSED[what]
+    assert reason in refusal(lambda: call(cloud))
+
+
+def test_names_are_taken_once_and_an_endpoint_in_between_takes_no_orders(cloud: Cloud, tmp_path: Path) -> None:
+    config = cloud.config(archive_of(tmp_path, "red", "green"))
+    name = cloud.endpoint(config)
+    assert "already existing" in refusal(lambda: cloud.sm.create_endpoint(EndpointName=name, EndpointConfigName=config))
+    cloud.sm.update_endpoint(EndpointName=name, EndpointConfigName=config)
+    assert "in-progress" in refusal(lambda: cloud.sm.update_endpoint(EndpointName=name, EndpointConfigName=config))
+    cloud.settled(name)
+
+
+def test_a_program_that_refuses_is_a_model_error_with_its_reason(cloud: Cloud, tmp_path: Path) -> None:
+    name = cloud.endpoint(cloud.config(archive_of(tmp_path, "red", "green")))
+    with pytest.raises(cloud.rt.exceptions.ModelError) as caught:
+        cloud.rt.invoke_endpoint(EndpointName=name, Body=b'{"image": "%%%"}')
+    assert caught.value.response["OriginalStatusCode"] == 400  # type: ignore[typeddict-item]  # ModelError's own member
+    assert "not base64" in str(caught.value)
+    assert "at most" in refusal(lambda: cloud.rt.invoke_endpoint(EndpointName=name, Body=b"x" * (4 * 1024 * 1024 + 1)))
+
+
+def test_tags_and_pages_are_kept(cloud: Cloud, tmp_path: Path) -> None:
+    url = cloud.put(archive_of(tmp_path, "red", "green"))
+    for i in range(3):
+        cloud.sm.create_model(
+            ModelName=f"tagged-{i}",
+            ExecutionRoleArn=ROLE,
+            PrimaryContainer={"Image": "i", "ModelDataUrl": url},
+            Tags=[{"Key": "animl:n", "Value": str(i)}],
+        )
+    pages = list(cloud.sm.get_paginator("list_models").paginate(NameContains="tagged", PaginationConfig={"PageSize": 2}))
+    assert [[m["ModelName"] for m in p["Models"]] for p in pages] == [["tagged-2", "tagged-1"], ["tagged-0"]]
+    arn = cloud.sm.describe_model(ModelName="tagged-1")["ModelArn"]
+    cloud.sm.add_tags(ResourceArn=arn, Tags=[{"Key": "b", "Value": "c"}])
+    assert cloud.sm.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "animl:n", "Value": "1"}, {"Key": "b", "Value": "c"}]
+
+
+def programs_below(pid: int) -> list[int]:
+    """The endpoint programs that a server started."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            command = (folder / "cmdline").read_bytes()
+        except (OSError, IndexError):
+            continue
+        if parent == pid and b"animl_pipeline.serve" in command:
+            found.append(int(folder.name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def server(state: Path, *more: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "animl_pipeline.dev.sagemaker_local", "--state", str(state), "--s3", *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def addresses_of(process: subprocess.Popen[bytes]) -> Addresses:
+    assert process.stdout is not None
+    return Addresses.model_validate_json(process.stdout.readline())
+
+
+def closed(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end and close the pipes."""
+    process.communicate(timeout=30)
+
+
+def test_killed_and_started_again_it_brings_its_endpoints_back_and_leaves_no_orphans(tmp_path: Path) -> None:
+    process = server(tmp_path / "state")
+    try:
+        cloud = Cloud(addresses_of(process))
+        name = cloud.endpoint(cloud.config(archive_of(tmp_path, "red", "green", "blue")))
+        before, programs = cloud.ask(name), programs_below(process.pid)
+        assert len(programs) == 1
+    finally:
+        process.kill()
+        closed(process)
+    until(lambda: not any(alive(p) for p in programs), "its programs have ended")
+    with local_sagemaker(tmp_path / "state") as addresses:
+        again = Cloud(addresses)
+        assert again.sm.describe_endpoint(EndpointName=name)["EndpointStatus"] == "InService"
+        assert again.ask(name) == before
+
+
+def test_a_program_that_died_is_started_again_at_the_next_request(tmp_path: Path) -> None:
+    process = server(tmp_path / "state")
+    try:
+        cloud = Cloud(addresses_of(process))
+        name = cloud.endpoint(cloud.config(archive_of(tmp_path, "red", "green", "blue")))
+        (program,) = programs_below(process.pid)
+        os.kill(program, signal.SIGKILL)
+        until(lambda: not alive(program), "the program is dead")
+        assert set(cloud.ask(name)) == {"red", "green", "blue"}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert not any(alive(p) for p in programs_below(process.pid))
+    finally:
+        process.kill()
+        closed(process)
+
+
+def test_it_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
+    parent = f"""
+import os, subprocess, sys
+command = [sys.executable, "-m", "animl_pipeline.dev.sagemaker_local", "--state", {str(tmp_path / "state")!r}, "--with-parent", str(os.getpid())]
+child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | {{"AWS_DEFAULT_REGION": "us-east-1"}})
+child.stdout.readline()
+print(child.pid, flush=True)
+child.wait()
+"""
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        assert alive(child)
+        process.kill()
+    until(lambda: not alive(child), "the server has ended")
+
+
+def test_a_port_or_a_folder_in_use_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ReleaseError, match=f"port {port} of 127.0.0.1 cannot be taken"), local_sagemaker(tmp_path / "a", port=port):
+            pass
+    with (
+        local_sagemaker(tmp_path / "b"),
+        pytest.raises(ReleaseError, match="another local SageMaker uses the folder"),
+        local_sagemaker(tmp_path / "b"),
+    ):
+        pass
+
+
+def test_requests_are_checked_with_botocores_own_description() -> None:
+    with pytest.raises(ApiError, match="Missing required parameter"):
+        check_request("CreateEndpoint", {"EndpointName": "a"})
+    with pytest.raises(ApiError, match="Unknown parameter"):
+        check_request("DescribeModel", {"ModelName": "a", "Colour": "red"})
+    with pytest.raises(ApiError, match="enum value set"):
+        check_request("ListEndpoints", {"StatusEquals": "Asleep"})
+
+
+def test_the_ledger_is_the_same_after_a_restart(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.add("model", "m", {"ModelName": "m"}, [{"Key": "a", "Value": "b"}])
+    ledger.add("endpoint", "e", {"EndpointStatus": "Creating"})
+    ledger.change("endpoint", "e", EndpointStatus="InService")
+    again = Ledger(tmp_path)
+    assert again.get("model", "m") == ledger.get("model", "m")
+    assert again.get("endpoint", "e")["EndpointStatus"] == "InService"
+    with pytest.raises(ApiError):
+        again.get("model", "n")
+
+
+@contextmanager
+def faulty(cloud: Cloud, **faults: float) -> Iterator[None]:
+    """Let something go wrong until the end of the block."""
+    cloud.turn(**faults)
+    try:
+        yield
+    finally:
+        cloud.turn(**Faults().model_dump())
+
+
+def test_states_last_as_long_as_asked_and_programs_fail_as_asked(cloud: Cloud, tmp_path: Path) -> None:
+    config = cloud.config(archive_of(tmp_path, "red", "green"))
+    name = cloud.endpoint(config)
+    for faults, reason in (
+        ({"image_cannot_start": 1}, "CannotStartContainerError"),
+        ({"never_pings": 1, "ping_s": 0.2}, "did not pass the ping health check"),
+        ({"update_fails": 1}, "Request to service failed"),
+    ):
+        with faulty(cloud, **faults):
+            cloud.sm.update_endpoint(EndpointName=name, EndpointConfigName=config)
+            told = cloud.settled(name)
+        assert (told["EndpointStatus"], told["EndpointConfigName"]) == ("InService", config)
+        assert reason in told["FailureReason"]
+    with faulty(cloud, switch_s=1.5):
+        asked = time.monotonic()
+        cloud.sm.update_endpoint(EndpointName=name, EndpointConfigName=config)
+        assert cloud.settled(name)["EndpointStatus"] == "InService"
+        assert time.monotonic() - asked > 1.5
+    assert set(cloud.ask(name)) == {"red", "green"}
+
+
+def test_quotas_and_throttling_come_as_aws_says_them(cloud: Cloud, tmp_path: Path) -> None:
+    config = cloud.config(archive_of(tmp_path, "red", "green"), concurrency=30)
+    with faulty(cloud, quota_concurrency=29):
+        assert "ResourceLimitExceeded" in refusal(lambda: cloud.sm.create_endpoint(EndpointName="much", EndpointConfigName=config))
+    name = cloud.endpoint(config)
+    with faulty(cloud, throttled=1, invocations_throttled=1):
+        assert "ThrottlingException" in refusal(cloud.sm.list_models)
+        assert refusal(cloud.sm.list_models) == ""
+        assert "ThrottlingException" in refusal(lambda: cloud.ask(name))
+        assert set(cloud.ask(name)) == {"red", "green"}
+
+
+def test_a_slow_answer_is_cut_off_and_more_requests_than_allowed_are_throttled(cloud: Cloud, tmp_path: Path) -> None:
+    name = cloud.endpoint(cloud.config(archive_of(tmp_path, "red", "green"), concurrency=2))
+    with faulty(cloud, answer_delay_s=0.3, answer_s=0.2):
+        assert "timed out" in refusal(lambda: cloud.ask(name))
+    with faulty(cloud, answer_delay_s=50), ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(lambda: refusal(lambda: cloud.ask(name))) for _ in range(6)]
+        until(lambda: sum(a.done() for a in asked) == 4, "four are refused", seconds=40)
+        cloud.turn(answer_delay_s=0)
+    assert sorted("ThrottlingException" in a.result() for a in asked) == [False, False, True, True, True, True]
+    assert [a.result() for a in asked].count("") == 2
+    with faulty(cloud, max_payload=100):
+        assert "at most 100" in refusal(lambda: cloud.ask(name))
+
+
+def test_a_config_names_one_size_and_a_machine_of_its_own_takes_larger_requests(cloud: Cloud, tmp_path: Path) -> None:
+    config = cloud.config(archive_of(tmp_path, "red", "green"))
+    model = cloud.sm.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"][0]["ModelName"]
+    none: Any = [{"VariantName": "v", "ModelName": model}]
+    assert "either ServerlessConfig or InstanceType" in refusal(
+        lambda: cloud.sm.create_endpoint_config(EndpointConfigName="none", ProductionVariants=none)
+    )
+    machine: Any = [{"VariantName": "v", "ModelName": model, "InstanceType": "ml.c6i.large", "InitialInstanceCount": 1}]
+    cloud.sm.create_endpoint_config(EndpointConfigName=f"machine-{model}", ProductionVariants=machine)
+    name = cloud.endpoint(f"machine-{model}")
+    with faulty(cloud, max_payload=100):
+        assert set(cloud.ask(name)) == {"red", "green"}
+
+
+def test_a_fault_that_there_is_not_is_refused(cloud: Cloud) -> None:
+    with pytest.raises(ReleaseError, match="faults: colour: Extra inputs"):
+        cloud.turn(colour=1)
+
+
+def test_more_requests_than_an_endpoint_may_have_in_hand_are_throttled(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        running = Running(process, tmp_path / "log", max_concurrency=2)
+        assert [running.take() for _ in range(3)] == [True, True, False]
+        running.give_back()
+        assert running.take()

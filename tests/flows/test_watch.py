@@ -1,0 +1,280 @@
+"""The flow `watch` against Animl's API and Prefect's real server: exactly one run for new data, none for old."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed, Failed, Paused, Pending, Running, Scheduled
+
+from animl_pipeline.config.settings import load_settings
+from animl_pipeline.core.errors import PlanError, SettingsError
+from animl_pipeline.deploy.latest_report import note_training
+from animl_pipeline.storage.step_cache import open_store
+from flows.retrain import retrain
+from flows.watch import validated, watch
+from tasks.watching import count_validated
+from tests.support.animl_server import LONG_AGO, AnimlSite, animl, island
+from tests.support.gate import gate_before
+from tests.support.paths import ROOT
+from tests.support.prefect_server import say_the_rest
+
+pytestmark = [
+    pytest.mark.prefect,
+    pytest.mark.usefixtures("prefect"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture
+def site() -> Iterator[AnimlSite]:
+    with animl(island(30)) as site:
+        yield site
+
+
+@pytest.fixture
+def plan(tmp_path: Path, site: AnimlSite, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A plan's name that is this test's alone, worth a training from 20 new images on; its data came from Animl."""
+    name = f"isle-{tmp_path.name.strip('_').replace('_', '-')[-30:]}".lower()
+    content = {
+        "model": name[:40].rstrip("-"),
+        "sources": [{"name": "isle", "export": "animl://isle", "images": "images"}],
+        "labels": {"classes": {"fox": ["fox"], "rat": ["Rat"]}},
+        "watch": {"new_images": 20},
+    }
+    (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    settings = {"STORE": tmp_path / "store", "PLANS": tmp_path, "API_URL": site.url, "ID_TOKEN": "token-of-a-service-user", "POLL_S": 0.01}
+    for key, value in settings.items():
+        monkeypatch.setenv(f"ANIML_{key}", str(value))
+    return name
+
+
+@pytest.fixture
+def deployed(plan: str) -> UUID:
+    """The plan's deployment, whose runs nobody works off."""
+    return retrain.to_deployment(name=plan).apply()  # type: ignore[return-value, union-attr]  # sync here
+
+
+def runs_of(deployment: UUID) -> list[FlowRun]:
+    with get_client(sync_client=True) as client:
+        return client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])))
+
+
+def end(run: FlowRun, state: State) -> None:
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run.id, state, force=True)
+
+
+def outcome(plan: str) -> str:
+    return str(watch(plan, return_state=True).name)
+
+
+def learnt_until(plan: str, moment: datetime) -> None:
+    note_training(yaml.safe_load((load_settings().plans / f"{plan}.yaml").read_text())["model"], moment, open_store(load_settings()))
+
+
+def test_with_nothing_new_there_is_no_run_and_no_failure(plan: str, deployed: UUID) -> None:
+    learnt_until(plan, LONG_AGO + timedelta(days=1))
+    state = watch(plan, return_state=True)
+    assert (state.name, state.type.value) == ("NothingNew", "COMPLETED")
+    assert "0 images validated since 2020-01-02 00:00 UTC; a training is worth 20" in str(state.message)
+    assert runs_of(deployed) == []
+
+
+def test_enough_new_images_start_exactly_one_run_however_often_it_is_asked(plan: str, deployed: UUID) -> None:
+    assert [outcome(plan) for _ in range(10)] == ["Started"] + ["AlreadyUnderWay"] * 9
+    (run,) = runs_of(deployed)
+    assert run.parameters["plan"] == plan
+    end(run, Failed())
+    assert outcome(plan) == "AlreadyTried"
+    assert len(runs_of(deployed)) == 1
+
+
+def test_what_is_said_of_the_same_data_fits_how_far_its_run_has_come(plan: str, deployed: UUID) -> None:
+    payload = {"plan": plan, "batch": "night shift"}
+    assert validated(payload, return_state=True).name == "Started"
+    (run,) = runs_of(deployed)
+    under_way: list[State[Any]] = [Scheduled(), Pending(), Running(), Scheduled(name="Late"), AwaitingRetry(), Paused()]
+    ended_well: list[State[Any]] = [
+        Completed(),
+        *(Completed(name=name) for name in ("Promoted", "AwaitingApproval", "Held", "NeedMoreData", "NothingNew")),
+    ]
+    ended_badly: list[State[Any]] = [Failed(), Crashed(), Cancelled()]
+    states = [(s, "AlreadyUnderWay") for s in under_way] + [(s, "NothingNew") for s in ended_well] + [(s, "AlreadyTried") for s in ended_badly]
+    for state, name in states:
+        end(run, state)
+        for answer in (validated(payload, return_state=True), validated(payload | {"overrides": {"epochs": 3}}, return_state=True)):
+            said = str(answer.message)
+            assert (answer.type.value, answer.name) == ("COMPLETED", name), f"{state.name}: {said}"
+            assert repr(run.name) in said
+            assert str(state.name).lower() in said.lower()
+            assert ("nothing more to start" in said, "start it by hand" in said) == (name == "NothingNew", name == "AlreadyTried"), said
+    assert len(runs_of(deployed)) == 1
+
+
+def test_watch_does_not_call_a_training_that_ended_well_a_failed_try(plan: str, deployed: UUID) -> None:
+    assert outcome(plan) == "Started"
+    (run,) = runs_of(deployed)
+    end(run, Completed(name="Held"))
+    state = watch(plan, return_state=True)
+    assert state.name == "NothingNew"
+    assert f"{run.name!r} for the same data has ended as Held: there is nothing more to start" in str(state.message)
+    assert len(runs_of(deployed)) == 1
+
+
+def test_after_a_training_only_what_was_validated_since_counts(plan: str, deployed: UUID, site: AnimlSite) -> None:
+    learnt_until(plan, LONG_AGO + timedelta(days=1))
+    for picture in site.pictures[:20]:
+        picture.things[0].date = datetime.now(UTC)
+    assert outcome(plan) == "Started"
+    end(runs_of(deployed)[0], Cancelled())
+    learnt_until(plan, datetime.now(UTC) + timedelta(minutes=1))
+    assert outcome(plan) == "NothingNew"
+
+
+def test_an_animl_that_is_away_is_asked_again_and_no_run_is_started_meanwhile(plan: str, deployed: UUID, site: AnimlSite) -> None:
+    patient = list(count_validated.retry_delay_seconds)
+    assert sum(patient) >= 3600
+    assert count_validated.retries == len(patient)
+    count_validated.retry_delay_seconds = [0] * len(patient)  # an hour in a moment
+    try:
+        site.hiccups = 17  # three rounds of five questions, and some
+        assert outcome(plan) == "Started"
+        site.hiccups = 10_000
+        end(runs_of(deployed)[0], Failed())
+        assert watch(plan, return_state=True).type.value == "FAILED"
+    finally:
+        count_validated.retry_delay_seconds = patient
+    assert len(runs_of(deployed)) == 1
+
+
+def test_a_plan_that_is_not_deployed_or_has_no_project_is_one_line(plan: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=rf"expected the deployment 'retrain/{plan}' on the Prefect server, found none"):
+        watch(plan)
+    content = yaml.safe_load((tmp_path / f"{plan}.yaml").read_text())
+    content["sources"][0]["export"] = "export.json"
+    (tmp_path / "files.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(PlanError, match="expected a source with `export: animl://<project id>` to watch, found files only"):
+        watch("files")
+
+
+def test_the_shipped_plan_is_watched_once_its_source_is_the_project_as_the_docs_say(plan: str, tmp_path: Path) -> None:
+    shipped = (ROOT / "deployments" / "plans" / "santa-cruz-island.yaml").read_text(encoding="utf-8")
+    (tmp_path / "shipped.yaml").write_text(shipped, encoding="utf-8")
+    with pytest.raises(PlanError, match="found files only"):
+        watch("shipped")
+    file, project = "    export: exports/santa-cruz-island_coco.json\n", "    # export: animl://sci_biosecurity\n"
+    assert file in shipped
+    assert project in shipped
+    switched = shipped.replace(file, "").replace(project, "    export: animl://isle\n")  # the test's own project
+    (tmp_path / "switched.yaml").write_text(switched, encoding="utf-8")
+    state = watch("switched", return_state=True)
+    assert state.name == "NothingNew"
+    assert "30 images validated so far, none of them learnt; a training is worth 500" in str(state.message)
+
+
+def test_the_docs_name_both_switches_of_a_watch_that_ships_switched_off() -> None:
+    shipped = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text(encoding="utf-8"))
+    schedules = [s for d in shipped["deployments"] if d["entrypoint"] == "flows/watch.py:watch" for s in d["schedules"]]
+    assert [(s["slug"], s["active"]) for s in schedules] == [("daily", False)]
+    told = (ROOT / "docs" / "operate.md").read_text(encoding="utf-8").split("As it ships nothing is watched.", 1)[1].split("*By an event.*", 1)[0]
+    assert [word in told for word in ("export: animl://sci_biosecurity", "`daily`", "active: true", "in the UI")] == [True] * 4
+
+
+def notified(plan: str, server: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "animl_pipeline.cli.main", "notify", plan]
+    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PREFECT_API_URL": server}, timeout=120, check=False)
+
+
+def test_notify_tells_of_a_plan_that_is_deployed_by_name_or_path_and_refuses_another(plan: str, deployed: UUID, prefect: str) -> None:
+    for known in (plan, f"deployments/plans/{plan}.yaml"):
+        done = notified(known, prefect)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"images of {known} were validated" in " ".join(done.stdout.split())
+    for unknown in ("nope", "", "../secret"):
+        done = notified(unknown, prefect)
+        assert (done.returncode, done.stdout) == (PlanError.exit_code, "")
+        (line,) = done.stderr.splitlines()
+        assert f"expected a plan that is deployed on the Prefect server, found {unknown!r}" in line
+        assert plan in line
+
+
+def test_an_event_starts_a_run_with_its_parameters_once_a_batch(plan: str, deployed: UUID) -> None:
+    payload = {"plan": plan, "overrides": {"epochs": 3}, "batch": "night shift"}
+    assert validated(payload, return_state=True).name == "Started"
+    (run,) = runs_of(deployed)
+    assert run.parameters["overrides"]["epochs"] == 3
+    end(run, Failed())
+    assert validated(payload, return_state=True).name == "AlreadyTried"
+    assert validated(payload | {"batch": "day shift"}, return_state=True).name == "Started"
+
+
+def at_once(count: int, ask: Callable[[], State[Any]]) -> list[State[Any]]:
+    """The answers to the same question, asked by so many at the same moment."""
+    with ThreadPoolExecutor(count) as askers:
+        return [asked.result() for asked in [askers.submit(contextvars.copy_context().run, ask) for _ in range(count)]]
+
+
+def test_of_askers_at_the_same_moment_one_starts_the_run_and_the_others_are_told_that_they_joined_it(plan: str, deployed: UUID, prefect: str) -> None:
+    with gate_before(prefect, b"/create_flow_run ", together=3) as gate, temporary_settings({PREFECT_API_URL: gate}):
+        answers = at_once(3, lambda: validated({"plan": plan, "batch": "night shift"}, return_state=True))
+        say_the_rest()
+    (run,) = runs_of(deployed)
+    assert sorted(str(a.name) for a in answers) == ["AlreadyUnderWay", "AlreadyUnderWay", "Started"]
+    for answer in answers:
+        said = "started" if answer.name == "Started" else "somebody else asked for the same at the same moment, and it is one run;"
+        assert f"; {said} {run.name!r}" in str(answer.message)
+
+
+def test_plans_that_share_a_model_and_a_batch_have_a_run_each(plan: str, deployed: UUID, tmp_path: Path) -> None:
+    other = f"{plan}-more-epochs"
+    (tmp_path / f"{other}.yaml").write_text((tmp_path / f"{plan}.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    deployed_too: UUID = retrain.to_deployment(name=other).apply()  # type: ignore[assignment, union-attr]  # sync here
+    for _ in range(2):
+        told = [validated({"plan": name, "batch": "night shift"}, return_state=True) for name in (plan, other)]
+        asked = [watch(name, return_state=True) for name in (plan, other)]
+    assert [str(state.name) for state in told + asked] == ["AlreadyUnderWay"] * 4
+    assert [run.parameters["plan"] for deployment in (deployed, deployed_too) for run in runs_of(deployment)] == [plan, other]
+
+
+def test_an_event_that_comes_while_a_training_runs_is_not_lost(plan: str, deployed: UUID) -> None:
+    def told(batch: str, **overrides: int) -> str:
+        return str(validated({"plan": plan, "batch": batch, "overrides": overrides}, return_state=True).name)
+
+    assert told("first") == "Started"
+    assert told("second") == "AlreadyUnderWay"  # the run that waits will read it, too
+    (waiting,) = runs_of(deployed)
+    end(waiting, Running())
+    assert outcome(plan) == "AlreadyUnderWay"
+    assert [told("third"), told("fourth")] == ["Started", "AlreadyUnderWay"]  # one more, after the one that may have read its labels before
+    assert told("fifth", epochs=7) == "Started"  # another training than the one that waits
+    assert len(runs_of(deployed)) == 3
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        ({}, "the event's payload: plan: Field required"),
+        ({"plan": "sample", "overrides": {"epochs": 0}}, r"overrides.epochs: Input should be greater than or equal to 1"),
+        ({"plan": "../secret"}, "expected a plan's name or the path of its YAML file, found '../secret'"),
+    ],
+)
+def test_an_event_that_says_nothing_usable_is_one_line(plan: str, payload: dict[str, object], said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        validated(payload)

@@ -1,0 +1,1 @@
+"""Tests of animl_pipeline.plan_init."""

@@ -1,0 +1,156 @@
+"""The docs hold: every command that they show exists, and is run by a test or said not to be; the site builds with its links."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from animl_pipeline.cli.main import app
+from tests.support.paths import ROOT
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+
+RUN_BY = {
+    "animl-pipeline --help": "test_cli.py::test_help_names_every_command_and_what_it_is_for",
+    "animl-pipeline deploy": "test_worker.py::test_deploying_puts_every_deployment_and_automation_on_the_server",
+    "animl-pipeline doctor": "test_demo.py::test_the_doctor_finds_every_package_and_says_what_to_mend_in_the_plan",
+    "animl-pipeline notify": "test_team_server.py::test_each_way_to_start_a_training_that_the_docs_show_starts_it_once",
+    "animl-pipeline plan check": "test_cli.py::test_plan_check_says_what_a_shipped_plan_would_do",
+    "animl-pipeline plan init": "test_draft.py::test_help_teaches_and_a_wrong_option_is_one_line",
+    "animl-pipeline plan preview": "test_plan_preview.py::test_what_retrain_would_refuse_is_said_and_is_the_exit_status",
+    "animl-pipeline predict": "test_street.py::test_",
+    "animl-pipeline release gc": "test_release_command.py::test_status_history_and_gc_tell_what_is_there",
+    "animl-pipeline release history": "test_release_command.py::test_status_history_and_gc_tell_what_is_there",
+    "animl-pipeline release register": "test_release_command.py::test_the_registration_lies_in_the_store_and_where_it_is_asked_for",
+    "animl-pipeline release rollback": "endpoint/test_storm.py::test_a_release_that_is_killed_anywhere",
+    "animl-pipeline release run": "test_release_command.py::test_a_dry_run_is_a_diff_with_costs_and_what_is_in_the_way",
+    "animl-pipeline release status": "test_release_command.py::test_status_history_and_gc_tell_what_is_there",
+    "animl-pipeline retrain": "test_street.py::test_",
+    "animl-pipeline rollback": "endpoint/test_storm.py::test_a_release_that_is_killed_anywhere",
+    "animl-pipeline sagemaker-local": "test_sagemaker_local.py::test_",
+    "animl-pipeline store gc": "test_retention.py::test_the_command_deletes_only_when_told_to_and_says_what_and_why",
+    "animl-pipeline store show": "test_retention.py::test_the_command_deletes_only_when_told_to_and_says_what_and_why",
+    "animl-pipeline up": "test_browser.py::test_a_person_trains_watches_reads_approves_and_the_endpoint_answers_with_the_new_version",
+    "animl-pipeline weights fetch": "test_weights.py::test_the_command_lists_every_name_and_fetches_one",
+    "animl-pipeline weights list": "test_weights.py::test_the_command_lists_every_name_and_fetches_one",
+    "createdb": "test_team_server.py::test_a_lost_database_comes_back_from_its_dump",
+    "curl -X POST http://127.0.0.1:4200/api/deployments": "test_team_server.py::test_each_way_to_start_a_training_that_the_docs_show_starts_it_once",
+    "curl -X POST http://127.0.0.1:4200/api/events": "test_team_server.py::test_each_way_to_start_a_training_that_the_docs_show_starts_it_once",
+    "curl -X POST http://127.0.0.1:4200/api/flow_runs": "test_approval.py::test_a_release_waits_suspended_until_a_person_says_yes",
+    "curl -d": "test_sagemaker_local.py::test_",
+    "curl http://127.0.0.1:4200": "test_team_server.py::test_each_way_to_start_a_training_that_the_docs_show_starts_it_once",
+    "curl localhost:8080": "test_serve.py::test_",
+    "dropdb": "test_team_server.py::test_a_lost_database_comes_back_from_its_dump",
+    "pg_dump": "test_team_server.py::test_a_lost_database_comes_back_from_its_dump",
+    "prefect server start": "test_team_server.py::test_a_server_killed_in_the_middle_of_a_training_loses_nothing",
+    "prefect worker start": "test_team_server.py::test_a_server_killed_in_the_middle_of_a_training_loses_nothing",
+    "psql": "test_team_server.py::test_a_lost_database_comes_back_from_its_dump",
+    "python -m animl_pipeline.serve": "test_serve.py::test_",
+}
+"""The beginning of a command, and the test that runs it (or, where a file is about nothing else, the beginning of its tests' names)."""
+
+NOT_RUN = {
+    ". .venv/bin/activate": "a person's shell",
+    ".venv/bin/pre-commit": "a person's git",
+    ".venv/bin/python -m pytest": "needs the real pictures",
+    "ANIML_MLFLOW_TRACKING_URI=https": "needs an MLflow server; the room is tried in test_tracking.py with MLflow's own database",
+    "ANIML_RUNNER=dask": "needs a cluster; the runner is tried in test_spread.py with workers of its own",
+    "aws": "needs an AWS account",
+    "cd docker": "fills in secrets",
+    "docker": "needs a Docker engine",
+    "make": "runs these tests, or takes minutes and gigabytes",
+    "mkdir -p model": "unpacks what a release uploaded",
+    "pip install": "needs a package index",
+    "rclone": "copies a store; tried by hand (docs/operate.md)",
+    "rsync": "copies a store; tried by hand (docs/operate.md)",
+}
+"""The beginning of a command, and why no test runs it."""
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of a page's shell blocks, without comments; continued lines and quotes over several lines as one."""
+    found = []
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        rest = ""
+        for line in block.replace("\\\n", " ").splitlines():
+            rest = f"{rest}\n{line}" if rest else line
+            try:
+                words = shlex.split(rest, comments=True)
+            except ValueError:  # an open quote
+                continue
+            if words:
+                found.append(re.sub(r"\s+#\s.*$", "", rest))
+            rest = ""
+        assert not rest, f"{page.name}: a quote is never closed in {rest[:60]!r}"
+    return found
+
+
+def without_variables(command: str) -> str:
+    return re.sub(r"^(?:[A-Z_]+=\S+\s+)+", "", command)
+
+
+SHOWN = [(page, command) for page in PAGES for command in commands(page)]
+OURS = [(page, command) for page, command in SHOWN if without_variables(command).startswith("animl-pipeline ")]
+
+
+def resolved(words: list[str]) -> tuple[str, set[str]]:
+    """The command's whole name and its options; ``release PLAN`` is ``release run PLAN``."""
+    command: Any = typer.main.get_command(app)
+    name = ["animl-pipeline"]
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        if words[0] not in command.commands and "run" in command.commands:
+            words = ["run", *words]
+        assert words[0] in command.commands, f"no command {' '.join([*name, words[0]])}"
+        name.append(words[0])
+        command, words = command.commands[words[0]], words[1:]
+    options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
+    return " ".join(name if len(name) > 1 else [*name, *words]), options
+
+
+def test_pages_show_commands() -> None:
+    assert len(OURS) > 25
+    assert len(SHOWN) > 50
+
+
+@pytest.mark.parametrize(("page", "command"), OURS, ids=lambda v: v.name if isinstance(v, Path) else v[:60])
+def test_every_command_of_ours_that_is_shown_exists_with_its_options(page: Path, command: str) -> None:
+    words = shlex.split(without_variables(command), comments=True)[1:]
+    _, options = resolved(words)
+    assert {w.partition("=")[0] for w in words if w.startswith("--")} <= options, page
+
+
+@pytest.mark.parametrize(("page", "command"), SHOWN, ids=lambda v: v.name if isinstance(v, Path) else v[:60])
+def test_every_command_that_is_shown_is_run_by_a_test_or_said_not_to_be(page: Path, command: str) -> None:
+    bare = without_variables(command)
+    name = resolved(shlex.split(bare, comments=True)[1:])[0] if bare.startswith("animl-pipeline ") else bare
+    by = [test for begin, test in RUN_BY.items() if name.startswith(begin)]
+    if by:
+        file, _, test = by[0].partition("::")
+        assert f"def {test}" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{page.name} shows {command!r}; {by[0]} is not there"
+    else:
+        assert any(text.startswith(begin) for begin in NOT_RUN for text in (bare, command)), f"{page.name} shows {command!r}: no test runs it"
+
+
+def test_the_site_builds_and_no_link_leads_nowhere(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {p.stem for p in (tmp_path / "site").glob("*.html")}
+    assert {p.stem for p in (ROOT / "docs").glob("*.md")} <= pages
+    fetched = [a for p in (tmp_path / "site").glob("*.html") for a in re.findall(r'(?:src|<link[^>]*href)="(https?://[^"]+)"', p.read_text("utf-8"))]
+    assert fetched == [], "the site fetches nothing from elsewhere"
+
+
+def test_every_link_of_the_readme_leads_somewhere() -> None:
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (ROOT / target).exists(), f"{page.name} links to {target}"

@@ -1,0 +1,1 @@
+"""Local servers and data that several tests use."""

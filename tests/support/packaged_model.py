@@ -1,0 +1,84 @@
+"""Real packages for the tests of the release wing: made by the steps' own formats from a real, tiny ONNX model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from animl_pipeline.config import Plan, check_plan
+from animl_pipeline.core.imaging import open_picture
+from animl_pipeline.core.records import Artifact, Box, ClassScores, Counts, Metrics, ModelCard, Report
+from animl_pipeline.inference.classifier import Classifier
+from animl_pipeline.steps.package import package_model
+from animl_pipeline.storage.step_cache import Made, Store, Workspace
+from tests.conftest import colour_model, jpeg
+
+CLASSES = ("red", "green", "blue")
+
+
+def colour_plan(**release: Any) -> Plan:
+    """A plan for the colour model."""
+    return check_plan(colour_plan_data(**release))
+
+
+def colour_plan_data(**release: Any) -> dict[str, Any]:
+    """The same as a plan file holds it."""
+    classes = {c: [c] for c in CLASSES}
+    sources = [{"name": "island", "export": "cct.json", "images": "images"}]
+    return {"model": "colours", "sources": sources, "labels": {"classes": classes}, "release": {"timeout_s": 60} | release}
+
+
+def model_step(store: Store, folder: Path, version: str = "1", **card: Any) -> Artifact:
+    """What the step 'model' would make: a real ONNX and its card without metrics, values of the card changed as asked."""
+    made = colour_model(folder / f"model-{version}", CLASSES, version=version)
+    told = ModelCard.model_validate_json((made / "card.json").read_bytes()).model_copy(update={"metrics": {}, **card})
+
+    def build(space: Workspace) -> Made:
+        (space.out / "model.onnx").write_bytes((made / "model.onnx").read_bytes())
+        (space.out / "card.json").write_text(told.model_dump_json())
+        return Made(Counts(kept=1, unit="models"))
+
+    return store.make("model", room="records", config=told, build=build)
+
+
+def evaluation_step(
+    store: Store, model: Artifact, folder: Path, pictures: list[bytes] | None = None, shift: float = 0.0, classes: tuple[str, ...] = CLASSES
+) -> Artifact:
+    """What the step 'evaluation' would make: metrics, and the model's own answers for a few pictures, ``shift`` off the truth."""
+    for name in ("model.onnx", "card.json"):
+        (folder / f"ask-{model.key[:8]}").mkdir(exist_ok=True)
+        (folder / f"ask-{model.key[:8]}" / name).write_bytes(store.path(model, name).read_bytes())
+    classifier = Classifier.load(folder / f"ask-{model.key[:8]}")
+    colours = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
+    pictures = pictures if pictures is not None else [jpeg(colour=c, seed=i) for i, c in enumerate(colours)]
+    boxes = [[0.1, 0.2, 0.8, 0.9], [0.0, 0.0, 1.0, 1.0], [0.25, 0.25, 0.5, 0.75]]
+    golden = []
+    for i, data in enumerate(pictures):
+        box = boxes[i % 3]
+        answer = classifier.answer(open_picture(data), Box.of(box))
+        golden.append({"picture": store.put_blob(data), "box": box, "probabilities": {c: p + shift for c, p in answer.items()}})
+    scores = tuple(ClassScores(id=c, examples=1, places=1, precision=1, recall=1, f1=1, average_precision=1) for c in classes)
+    one = dict.fromkeys(("accuracy", "macro_precision", "macro_recall", "macro_f1", "macro_average_precision"), 1.0)
+    metrics = Metrics(examples=3, places=3, classes=scores, confusion=((1, 0, 0), (0, 1, 0), (0, 0, 1)), **one)
+
+    def build(space: Workspace) -> Made:
+        (space.out / "metrics.json").write_text(metrics.model_dump_json())
+        (space.out / "golden.json").write_text(json.dumps(golden))
+        return Made(Counts(kept=3, unit="crops"))
+
+    return store.make("evaluation", room="records", inputs={"model": model}, config={"golden": golden, "classes": classes}, build=build)
+
+
+def package_of(store: Store, folder: Path, version: str = "1", **card: Any) -> Artifact:
+    """A real, proven package."""
+    model = model_step(store, folder, version, **card)
+    return package_model(model, evaluation_step(store, model, folder), colour_plan(), store)
+
+
+def report_of(package: Artifact, store: Store, **values: Any) -> Report:
+    """The report that a retraining would have kept of a package."""
+    card = ModelCard.model_validate_json(store.path(package, "card.json").read_bytes())
+    metrics = Metrics.model_validate(card.metrics)
+    told = {"headline": "all three colours are told apart", "model_artifact": package, "evaluation": package} | values
+    return Report(model=card.model, version=card.version, metrics=metrics, package=package, **told)
