@@ -30,8 +30,11 @@ from typing import Any
 from detections import SIZE, cpu, gather
 from measure import conclude, measured, out, show
 
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.tables import write_parquet
+
 COUNT, ROUNDS, SHARE = 84, 3, 0.05
-RERUN_PICTURES = 420
+RERUN_IMAGES = 420
 """At least, each as often as it takes: in fewer, loading the detector anew is more than a twentieth of the work."""
 TIMES = 4
 """How often each picture comes, but in the rerun."""
@@ -57,13 +60,13 @@ def main() -> None:
         print(json.dumps(SIDES[side](Path(folder), json.loads(Path(boxes).read_text()))))
         return
     with tempfile.TemporaryDirectory() as folder:
-        if asked.pictures:
-            compare(asked.pictures, asked.boxes)
+        if asked.images:
+            compare(asked.images, asked.boxes)
         else:
             compare(*drawn(Path(folder)))
 
 
-def compare(pictures: Path, boxes: Path) -> None:
+def compare(images: Path, boxes: Path) -> None:
     """All sides in turn, the best of several rounds, and the verdict."""
     best: dict[str, Any] = {}
     for number in range(ROUNDS):
@@ -72,14 +75,14 @@ def compare(pictures: Path, boxes: Path) -> None:
                 continue
             workers = "64" if side == "ours, 64 threads" else "1"
             env = os.environ | {"OMP_NUM_THREADS": "1", "ANIML_WORKERS": workers} | ({} if side == "script" else ONE_HEAP)
-            run = measured(Path(__file__), "--side", side, str(pictures), str(boxes), env=env)
+            run = measured(Path(__file__), "--side", side, str(images), str(boxes), env=env)
             if side not in best or run.said["cpu"] < best[side]["cpu"]:
                 best[side] = run.said | {"peak": run.peak_mb}
     rows = []
     for name in ("decoding alone", "script", "ours", "ours, 64 threads"):
         b = best[name]
-        rows.append((name, b["pictures"], 1e3 * b["cpu"] / b["pictures"], 1e3 * b["epoch"] / b["pictures"], b["bytes"] // 1000, b["peak"]))
-    show(f"crops, best of {ROUNDS}", ("side", "pictures", "ms a picture", "an epoch's reading", "kB a crop", "peak MB"), rows)
+        rows.append((name, b["images"], 1e3 * b["cpu"] / b["images"], 1e3 * b["epoch"] / b["images"], b["bytes"] // 1000, b["peak"]))
+    show(f"crops, best of {ROUNDS}", ("side", "images", "ms a picture", "an epoch's reading", "kB a crop", "peak MB"), rows)
     show("by part", ("part", "ms a picture"), list(best["parts"]["ms"].items()))
     rerun = best["rerun"]
     share = rerun["again"] / rerun["cpu"]
@@ -105,15 +108,15 @@ def script(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as target:
 
         def cut_all(name: str, time: int = 0) -> None:
-            with Image.open(folder / name) as picture:
-                picture.load()
+            with Image.open(folder / name) as image:
+                image.load()
             for i, (top, left, bottom, right) in enumerate(boxes[name]):
-                x, y = left * picture.width, top * picture.height
-                width, height = (right - left) * picture.width, (bottom - top) * picture.height
+                x, y = left * image.width, top * image.height
+                width, height = (right - left) * image.width, (bottom - top) * image.height
                 side = int(max(width, height))
-                x = max(0, min(x - int((side - width) / 2), picture.width - width))
-                y = max(0, min(y - int((side - height) / 2), picture.height - height))
-                picture.crop((int(x), int(y), int(x) + side, int(y) + side)).save(Path(target) / f"{time}-{name}___crop{i}.jpg")
+                x = max(0, min(x - int((side - width) / 2), image.width - width))
+                y = max(0, min(y - int((side - height) / 2), image.height - height))
+                image.crop((int(x), int(y), int(x) + side, int(y) + side)).save(Path(target) / f"{time}-{name}___crop{i}.jpg")
 
         names = sorted(boxes)
         cut_all(names[0])
@@ -126,8 +129,8 @@ def script(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
         begun = cpu()
         for crop in crops:
             Image.open(crop).resize((VIEW, VIEW), Image.Resampling.BICUBIC).load()
-        pictures = TIMES * len(names)
-        return {"cpu": spent, "epoch": cpu() - begun, "pictures": pictures, "bytes": sum(c.stat().st_size for c in crops) // len(crops)}
+        images = TIMES * len(names)
+        return {"cpu": spent, "epoch": cpu() - begun, "images": images, "bytes": sum(c.stat().st_size for c in crops) // len(crops)}
 
 
 def decoding(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
@@ -135,24 +138,24 @@ def decoding(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
     from PIL import Image
 
     def decode(name: str) -> None:
-        with Image.open(folder / name) as picture:
-            picture.load()
+        with Image.open(folder / name) as image:
+            image.load()
 
-    return {"cpu": TIMES * _cpu_of(decode, list(boxes)), "epoch": 0.0, "pictures": TIMES * len(boxes), "bytes": 0}
+    return {"cpu": TIMES * _cpu_of(decode, list(boxes)), "epoch": 0.0, "images": TIMES * len(boxes), "bytes": 0}
 
 
 def parts(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds a picture that the parts of cutting take, ours and the script's."""
     from PIL import Image
 
-    from animl_pipeline.core.imaging import cut, open_picture, square_around
-    from animl_pipeline.core.records import Box, View
+    from animl_pipeline.core.imaging import cut, open_image, square_around
+    from animl_pipeline.core.records import Box, ModelInput
     from animl_pipeline.steps.crops.extract import LOSSLESS
     from animl_pipeline.steps.crops.perceptual_hash import likeness
 
     data = {name: (folder / name).read_bytes() for name in boxes}
-    views = {name: [cut(open_picture(d), Box.of(b), View(size=VIEW)) for b in boxes[name]] for name, d in data.items()}
-    picture = {"": open_picture(next(iter(data.values())))}
+    views = {name: [cut(open_image(d), Box.of(b), ModelInput(size=VIEW)) for b in boxes[name]] for name, d in data.items()}
+    image = {"": open_image(next(iter(data.values())))}
 
     def entropy(name: str) -> None:
         small = Image.open(io.BytesIO(data[name]))
@@ -161,23 +164,23 @@ def parts(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
 
     def views_of(name: str) -> None:
         for box in boxes[name]:
-            cut(picture[""], Box.of(box), View(size=VIEW))
+            cut(image[""], Box.of(box), ModelInput(size=VIEW))
 
     def encode(name: str) -> None:
-        for view in views[name]:
-            view.save(io.BytesIO(), **LOSSLESS)
+        for model_input in views[name]:
+            model_input.save(io.BytesIO(), **LOSSLESS)
 
     def save(name: str) -> None:
         for box in boxes[name]:
-            left, top, side = square_around(Box.of(box), *picture[""].size)
-            picture[""].crop((left, top, left + side, top + side)).save(io.BytesIO(), "JPEG")
+            left, top, side = square_around(Box.of(box), *image[""].size)
+            image[""].crop((left, top, left + side, top + side)).save(io.BytesIO(), "JPEG")
 
     work = {
-        "decoding": lambda name: open_picture(data[name]),
+        "decoding": lambda name: open_image(data[name]),
         "  of that, entropy": entropy,
         "ours: squares to 224 px": views_of,
         "ours: without loss": encode,
-        "ours: likeness": lambda _: likeness(picture[""]),
+        "ours: likeness": lambda _: likeness(image[""]),
         "script: squares as JPEG": save,
     }
     return {"cpu": 0.0, "ms": {what: 1e3 * _cpu_of(do, list(boxes)) / len(boxes) for what, do in work.items()}}
@@ -199,8 +202,8 @@ def ours(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
     """The step crops."""
     from PIL import Image
 
-    with tempfile.TemporaryDirectory() as place:
-        steps = Steps(Path(place), folder)
+    with tempfile.TemporaryDirectory() as location:
+        steps = Steps(Path(location), folder)
         steps.run(dict(list(boxes.items())[:1]), all_reviewed=True)
         boxes = steps.more(boxes, range(1, TIMES + 1))
         labels, detections = steps.inputs(boxes, all_reviewed=True)
@@ -214,14 +217,14 @@ def ours(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
             data = steps.store.blob(blob)
             sizes.append(len(data))
             Image.open(io.BytesIO(data)).load()
-        return {"cpu": spent, "epoch": cpu() - begun, "pictures": len(boxes), "bytes": sum(sizes) // len(sizes)}
+        return {"cpu": spent, "epoch": cpu() - begun, "images": len(boxes), "bytes": sum(sizes) // len(sizes)}
 
 
 def rerun(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
     """Detections and crops on nineteen twentieths of the pictures, then on all."""
-    with tempfile.TemporaryDirectory() as place:
-        steps = Steps(Path(place), folder)
-        boxes = steps.more(boxes, range(-(-RERUN_PICTURES // len(boxes))))
+    with tempfile.TemporaryDirectory() as location:
+        steps = Steps(Path(location), folder)
+        boxes = steps.more(boxes, range(-(-RERUN_IMAGES // len(boxes))))
         old = dict(list(boxes.items())[: round(len(boxes) / (1 + SHARE))])
         begun = cpu()
         steps.run(old)
@@ -234,13 +237,13 @@ def rerun(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
 class Steps:
     """A store with pictures, and the steps over some of them."""
 
-    def __init__(self, place: Path, pictures: Path) -> None:
+    def __init__(self, location: Path, images: Path) -> None:
         from animl_pipeline.config.settings import Settings
         from animl_pipeline.storage.step_cache import open_store
 
-        self.settings = Settings(store=str(place / "store"))
+        self.settings = Settings(store=str(location / "store"))
         self.store = open_store(self.settings)
-        self.blobs = {p.name: (self.store.put_blob(p.read_bytes()), p.stat().st_size) for p in gather(pictures)}
+        self.blobs = {p.name: (self.store.put_blob(p.read_bytes()), p.stat().st_size) for p in gather(images)}
         self.made = 0
 
     def more(self, boxes: dict[str, Any], copies: Iterable[int]) -> dict[str, Any]:
@@ -261,10 +264,10 @@ class Steps:
         """The steps before crops; a fifth of the pictures has no reviewed box unless all shall have them."""
         import pandas as pd
 
-        from animl_pipeline.config import DetectionsPlan
+        from animl_pipeline.config import DetectionsConfig
         from animl_pipeline.core.records import Counts
         from animl_pipeline.steps.detections import detect_animals
-        from animl_pipeline.storage.step_cache import Made, write_table
+        from animl_pipeline.storage.step_cache import StepOutput
 
         nan = float("nan")
         rows = []
@@ -272,27 +275,27 @@ class Steps:
             blob, size = self.blobs[name]
             for i, box in enumerate(corners if all_reviewed or n % 5 else [[nan] * 4]):
                 rows.append(
-                    {"source": "s", "image_id": name, "object_id": f"{name}{i}", "label": "a", "name": "a", "ymin": box[0], "xmin": box[1],
-                     "ymax": box[2], "xmax": box[3], "place": f"s/{n % 20}", "taken": "", "sequence": "", "blob": blob, "bytes": size,
+                    {"source": "s", "image_id": name, "annotation_id": f"{name}{i}", "class_id": "a", "name": "a", "ymin": box[0], "xmin": box[1],
+                     "ymax": box[2], "xmax": box[3], "location": f"s/{n % 20}", "taken": "", "sequence": "", "blob": blob, "bytes": size,
                      "width": SIZE[0], "height": SIZE[1], "file_name": name}
                 )  # fmt: skip
         self.made += 1
 
-        def build(space: Any) -> Made:
-            write_table(space.out / "labels.parquet", pd.DataFrame(rows))
-            return Made(Counts(kept=len(rows)))
+        def build(space: Any) -> StepOutput:
+            write_parquet(space.out / "labels.parquet", pd.DataFrame(rows))
+            return StepOutput(Counts(kept=len(rows)))
 
-        labels = self.store.make("labels", room="records", config={"made": self.made}, build=build)
-        spec = DetectionsPlan(source="annotations" if all_reviewed else "auto")
+        labels = self.store.make(Step("labels", version=1), config={"made": self.made}, build=build)
+        spec = DetectionsConfig(source="annotations" if all_reviewed else "auto")
         return labels, detect_animals(labels, spec, self.store, self.settings)
 
     def cut(self, labels: Any, detections: Any) -> Any:
         """The step crops."""
-        from animl_pipeline.config import CropsPlan
-        from animl_pipeline.core.records import View
+        from animl_pipeline.config import CropsConfig
+        from animl_pipeline.core.records import ModelInput
         from animl_pipeline.steps.crops import cut_crops
 
-        return cut_crops(labels, detections, CropsPlan(), View(size=VIEW), self.store, self.settings)
+        return cut_crops(labels, detections, CropsConfig(), ModelInput(size=VIEW), self.store, self.settings)
 
 
 SIDES = {"decoding alone": decoding, "parts": parts, "script": script, "ours": ours, "ours, 64 threads": ours, "rerun": rerun}
@@ -308,12 +311,12 @@ def drawn(folder: Path) -> tuple[Path, Path]:
     from PIL import Image
 
     chance = np.random.default_rng(0)
-    pictures = folder / "pictures"
-    pictures.mkdir()
+    images = folder / "images"
+    images.mkdir()
     boxes: dict[str, list[list[float]]] = {}
     for path in draw(folder, COUNT):
         pixels = np.asarray(Image.open(path), np.int16) + chance.integers(-GRAIN, GRAIN + 1, (SIZE[1], SIZE[0], 1), np.int16)
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(pictures / path.name, quality=85)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(images / path.name, quality=85)
         path.unlink()
         boxes[path.name] = []
         for _ in range(1 + int(chance.random() < 0.3)):
@@ -322,7 +325,7 @@ def drawn(folder: Path) -> tuple[Path, Path]:
             left, top = chance.uniform(0, 1 - width), chance.uniform(0, 1 - height)
             boxes[path.name].append([round(float(v), 4) for v in (top, left, top + height, left + width)])
     (folder / "boxes.json").write_text(json.dumps(boxes))
-    return pictures, folder / "boxes.json"
+    return images, folder / "boxes.json"
 
 
 if __name__ == "__main__":

@@ -25,7 +25,10 @@ from typing import Any
 
 from measure import conclude, measured, show
 
-PICTURES, ROUNDS, AIM = 128, 3, 1.5
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.tables import write_parquet
+
+IMAGES, ROUNDS, AIM = 128, 3, 1.5
 SIZE = (2048, 1536)
 CONFIDENCE, OVERLAP = 0.25, 0.45
 Boxes = dict[str, list[list[float]]]
@@ -43,25 +46,25 @@ def main() -> None:
         print(json.dumps(SIDES[side](sorted(Path(folder).iterdir()), checkpoint)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        pictures = Path(folder) / "pictures"
-        pictures.mkdir()
-        for path in gather(asked.pictures) if asked.pictures else drawn(Path(folder)):
-            (pictures / f"{len(list(pictures.iterdir())):03}-{path.name}").symlink_to(path.absolute())
-        checkpoint = asked.checkpoint or untrained(Path(folder) / "untrained.pt", sorted(pictures.iterdir()))
-        compare(pictures, checkpoint)
+        images = Path(folder) / "images"
+        images.mkdir()
+        for path in gather(asked.images) if asked.images else drawn(Path(folder)):
+            (images / f"{len(list(images.iterdir())):03}-{path.name}").symlink_to(path.absolute())
+        checkpoint = asked.checkpoint or untrained(Path(folder) / "untrained.pt", sorted(images.iterdir()))
+        compare(images, checkpoint)
 
 
-def compare(pictures: Path, checkpoint: Path) -> None:
+def compare(images: Path, checkpoint: Path) -> None:
     """Both pairs, in turn, and the verdict."""
     best: dict[str, tuple[float, Boxes]] = {}
     for _ in range(ROUNDS):
         for side in SIDES:
             run = measured(
-                Path(__file__), "--side", side, str(pictures), str(checkpoint), env=os.environ | {"OMP_NUM_THREADS": "1", "ANIML_WORKERS": "1"}
+                Path(__file__), "--side", side, str(images), str(checkpoint), env=os.environ | {"OMP_NUM_THREADS": "1", "ANIML_WORKERS": "1"}
             )
             if side not in best or run.said["cpu"] < best[side][0]:
                 best[side] = run.said["cpu"], run.said["boxes"]
-    count = len(list(pictures.iterdir()))
+    count = len(list(images.iterdir()))
     rows, met = [], True
     ratios = []
     for ours, peer in (("ours lite", "torch lite"), ("ours yolo", "ultralytics")):
@@ -97,61 +100,61 @@ def agreement(theirs: Boxes, ours: Boxes) -> tuple[int, float, float, int]:
 # -- the sides ---------------------------------------------------------------------------------------------------------
 
 
-def ours_lite(pictures: list[Path], _: str) -> dict[str, Any]:
+def ours_lite(images: list[Path], _: str) -> dict[str, Any]:
     """The step with MegaDetector Lite."""
-    return ours(pictures, "megadetector-lite")
+    return ours(images, "megadetector-lite")
 
 
-def ours_yolo(pictures: list[Path], checkpoint: str) -> dict[str, Any]:
+def ours_yolo(images: list[Path], checkpoint: str) -> dict[str, Any]:
     """The step with the checkpoint."""
-    return ours(pictures, checkpoint)
+    return ours(images, checkpoint)
 
 
-def ours(pictures: list[Path], detector: str) -> dict[str, Any]:
+def ours(images: list[Path], detector: str) -> dict[str, Any]:
     """The step detections over labels without boxes."""
     import pandas as pd
 
-    from animl_pipeline.config import DetectionsPlan
+    from animl_pipeline.config import DetectionsConfig
     from animl_pipeline.config.settings import Settings
     from animl_pipeline.core.records import Counts
     from animl_pipeline.steps.detections import detect_animals, find_animals
-    from animl_pipeline.storage.step_cache import Made, open_store, write_table
+    from animl_pipeline.storage.step_cache import StepOutput, open_store
 
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(store=folder)
         store = open_store(settings)
         rows = [
             {
-                "source": "s", "image_id": p.name, "object_id": p.name, "label": "a", "name": "a", "ymin": float("nan"), "xmin": float("nan"),
-                "ymax": float("nan"), "xmax": float("nan"), "place": "", "taken": "", "sequence": "", "blob": store.put_blob(p.read_bytes()),
+                "source": "s", "image_id": p.name, "annotation_id": p.name, "class_id": "a", "name": "a", "ymin": float("nan"), "xmin": float("nan"),
+                "ymax": float("nan"), "xmax": float("nan"), "location": "", "taken": "", "sequence": "", "blob": store.put_blob(p.read_bytes()),
                 "bytes": p.stat().st_size, "width": 1, "height": 1, "file_name": p.name,
             }
-            for p in pictures
+            for p in images
         ]  # fmt: skip
 
         def step(some: list[dict[str, Any]]) -> tuple[Any, float]:
-            def build(space: Any) -> Made:
-                write_table(space.out / "labels.parquet", pd.DataFrame(some))
-                return Made(Counts(kept=len(some)))
+            def build(space: Any) -> StepOutput:
+                write_parquet(space.out / "labels.parquet", pd.DataFrame(some))
+                return StepOutput(Counts(kept=len(some)))
 
-            labels = store.make("labels", room="records", config={"rows": len(some)}, build=build)
+            labels = store.make(Step("labels", version=1), config={"rows": len(some)}, build=build)
             begun = cpu()
             made = detect_animals(labels, spec, store, settings)
             return made, cpu() - begun
 
-        spec = DetectionsPlan(source="detector", detector=detector, confidence=CONFIDENCE)
-        find_animals(pictures[0].read_bytes(), spec, settings)
+        spec = DetectionsConfig(source="detector", detector=detector, confidence=CONFIDENCE)
+        find_animals(images[0].read_bytes(), spec, settings)
         _, loading_and_one = step(rows[:1])
         made, all_others = step(rows)
         spent = (all_others - loading_and_one) * len(rows) / (len(rows) - 2)
         table = store.table(made, "detections.parquet")
-    boxes: Boxes = {p.name: [] for p in pictures}
+    boxes: Boxes = {p.name: [] for p in images}
     for row in table.itertuples():
         boxes[row.image_id].append([row.confidence, row.ymin, row.xmin, row.ymax, row.xmax])
     return {"cpu": spent, "boxes": boxes}
 
 
-def torch_lite(pictures: list[Path], _: str) -> dict[str, Any]:
+def torch_lite(images: list[Path], _: str) -> dict[str, Any]:
     """Peer (a): the plain loop."""
     import numpy as np
     import torch
@@ -168,19 +171,19 @@ def torch_lite(pictures: list[Path], _: str) -> dict[str, Any]:
     network.eval()
 
     def found(path: Path) -> list[list[float]]:
-        picture = Image.open(path).convert("RGB")
-        ratio = min(640 / picture.width, 640 / picture.height)
-        width, height = round(picture.width * ratio), round(picture.height * ratio)
+        image = Image.open(path).convert("RGB")
+        ratio = min(640 / image.width, 640 / image.height)
+        width, height = round(image.width * ratio), round(image.height * ratio)
         canvas = np.zeros((640, 640, 3), np.float32)
-        canvas[:height, :width] = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+        canvas[:height, :width] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
         with torch.inference_mode():
             (rows,) = postprocess(network(torch.from_numpy(canvas.transpose(2, 0, 1)[None].copy())), 1, CONFIDENCE, OVERLAP)
         return [] if rows is None else [[r[4] * r[5], *clipped(r[1] / height, r[0] / width, r[3] / height, r[2] / width)] for r in rows.tolist()]
 
-    return timed(found, pictures)
+    return timed(found, images)
 
 
-def ultralytics(pictures: list[Path], checkpoint: str) -> dict[str, Any]:
+def ultralytics(images: list[Path], checkpoint: str) -> dict[str, Any]:
     """Peer (b): predict with its defaults."""
     from animl_pipeline.config.settings import Settings
     from animl_pipeline.steps.detections.ultralytics_checkpoint import NAMES, import_ultralytics
@@ -193,17 +196,17 @@ def ultralytics(pictures: list[Path], checkpoint: str) -> dict[str, Any]:
         rows = zip(answer.boxes.cls.tolist(), answer.boxes.conf.tolist(), answer.boxes.xyxyn.tolist(), strict=True)
         return [[confidence, top, left, bottom, right] for name, confidence, (left, top, right, bottom) in rows if answer.names[int(name)] in NAMES]
 
-    return timed(found, pictures)
+    return timed(found, images)
 
 
 SIDES = {"torch lite": torch_lite, "ours lite": ours_lite, "ultralytics": ultralytics, "ours yolo": ours_yolo}
 
 
-def timed(found: Any, pictures: list[Path]) -> dict[str, Any]:
+def timed(found: Any, images: list[Path]) -> dict[str, Any]:
     """CPU seconds of a loop over all pictures, and its boxes."""
-    found(pictures[0])
+    found(images[0])
     begun = cpu()
-    boxes = {p.name: found(p) for p in pictures}
+    boxes = {p.name: found(p) for p in images}
     return {"cpu": cpu() - begun, "boxes": boxes}
 
 
@@ -226,7 +229,7 @@ def gather(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
 
 
-def drawn(folder: Path, count: int = PICTURES) -> list[Path]:
+def drawn(folder: Path, count: int = IMAGES) -> list[Path]:
     """Pictures of the drawn island, enlarged to a camera's size and grained, about 0.7 MB each."""
     import numpy as np
     from PIL import Image
@@ -238,10 +241,10 @@ def drawn(folder: Path, count: int = PICTURES) -> list[Path]:
     paths = []
     for path in gather(folder / "sample" / "images"):
         try:
-            picture = Image.open(path).convert("RGB").resize(SIZE, Image.Resampling.BICUBIC)
+            image = Image.open(path).convert("RGB").resize(SIZE, Image.Resampling.BICUBIC)
         except OSError:  # the sample's own damaged picture
             continue
-        grained = np.asarray(picture, np.int16) + chance.integers(-5, 6, (SIZE[1], SIZE[0], 1), np.int16)
+        grained = np.asarray(image, np.int16) + chance.integers(-5, 6, (SIZE[1], SIZE[0], 1), np.int16)
         buffer = io.BytesIO()
         Image.fromarray(grained.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
         paths.append(folder / f"large-{len(paths)}.jpg")
@@ -251,7 +254,7 @@ def drawn(folder: Path, count: int = PICTURES) -> list[Path]:
     return paths
 
 
-def untrained(path: Path, pictures: list[Path]) -> Path:
+def untrained(path: Path, images: list[Path]) -> Path:
     """A YOLO11n that nobody trained, its normalisation fitted to the pictures and its scores spread so that some places are certain."""
     import numpy as np
     import torch
@@ -265,7 +268,7 @@ def untrained(path: Path, pictures: list[Path]) -> Path:
     model = yolo("yolo11n.yaml")
     model.model.names = {i: ("animal", "person", "vehicle", f"thing {i}")[i % 4] for i in range(len(model.model.names))}
     network = model.model
-    some = pictures[:: max(1, len(pictures) // 8)]
+    some = images[:: max(1, len(images) // 8)]
     views = [np.asarray(Image.open(p).convert("RGB").resize((640, 480)), np.float32).transpose(2, 0, 1) / 255 for p in some]
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

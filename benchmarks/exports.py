@@ -31,7 +31,7 @@ EPOCH = np.datetime64("2021-01-01T00:00:00")
 class Scene(NamedTuple):
     """What is where: for each image its place, class (0: empty) and time, for each object its image and box."""
 
-    place: Any
+    location: Any
     kind: Any
     taken: Any
     image: Any
@@ -40,14 +40,14 @@ class Scene(NamedTuple):
     confidence: Any
 
 
-def write_export(path: Path, images: int, places: int = 500, classes: int = 8, seed: int = 0) -> int:
+def write_export(path: Path, images: int, locations: int = 500, classes: int = 8, seed: int = 0) -> int:
     """Write an export of so many images; how many objects it holds comes back."""
-    scene = _scene(images, places, classes, np.random.default_rng([images, places, classes, seed]))
+    scene = _scene(images, locations, classes, np.random.default_rng([images, locations, classes, seed]))
     streamed = images > STREAMED_ABOVE
     comma, indent = (", ", "") if streamed else (",\n        ", "        ")
     with path.open("w", encoding="utf-8") as f:
         f.write('{"images": [' if streamed else '{\n    "images": [\n        ')
-        _write_joined(f, _images(scene, places, seed, indent), comma)
+        _write_joined(f, _images(scene, locations, seed, indent), comma)
         f.write('], "annotations": [' if streamed else '\n    ],\n    "annotations": [\n        ')
         _write_joined(f, _objects(scene, seed, indent), comma)
         names = ", ".join(f'{{"id": {i}, "name": "{n}"}}' for i, n in enumerate(["empty", *CLASSES[:classes]]))
@@ -56,20 +56,20 @@ def write_export(path: Path, images: int, places: int = 500, classes: int = 8, s
     return len(scene.image)
 
 
-def _scene(images: int, places: int, classes: int, rng: np.random.Generator) -> Scene:
+def _scene(images: int, locations: int, classes: int, rng: np.random.Generator) -> Scene:
     zipf = 1 / np.arange(1, classes + 1) ** 1.3
     frequency = np.concatenate([[0.1], 0.9 * zipf / zipf.sum()])
-    at = np.zeros((places, classes + 1))
+    at = np.zeros((locations, classes + 1))
     at[:, 0] = 1
     for c in range(1, classes + 1):
-        lives = rng.random(places) < 0.08 + 0.9 * (1 - (c - 1) / classes) ** 1.5
-        lives[rng.choice(places, min(3, places), replace=False)] = True
-        at[:, c] = lives * rng.gamma(0.7, 1.0, places)
-    rate = at * rng.lognormal(0, 1, places)[:, None]
+        lives = rng.random(locations) < 0.08 + 0.9 * (1 - (c - 1) / classes) ** 1.5
+        lives[rng.choice(locations, min(3, locations), replace=False)] = True
+        at[:, c] = lives * rng.gamma(0.7, 1.0, locations)
+    rate = at * rng.lognormal(0, 1, locations)[:, None]
     rate = rate / rate.sum(0) * frequency
     bursts = -(-images // BURST)
     drawn = rng.choice(rate.size, bursts, p=(rate / rate.sum()).ravel())
-    place, kind = (np.repeat(v, BURST)[:images] for v in np.divmod(drawn, classes + 1))
+    location, kind = (np.repeat(v, BURST)[:images] for v in np.divmod(drawn, classes + 1))
     taken = np.repeat(np.cumsum(rng.integers(30, 4000, bursts)), BURST)[:images] + np.tile(np.arange(BURST), bursts)[:images]
     number = np.where(kind == 0, 1, 1 + rng.poisson(0.3, images))
     image = np.repeat(np.arange(images), number)
@@ -79,17 +79,17 @@ def _scene(images: int, places: int, classes: int, rng: np.random.Generator) -> 
     boxes = np.where(kind[image][:, None] == 0, [0, 0, WIDTH, HEIGHT], np.concatenate([corner, size], axis=1)).astype(int)
     reviewed = rng.random(len(image)) < 0.92
     confidence = np.where(reviewed & (rng.random(len(image)) < 0.4), np.nan, rng.beta(8, 2, len(image)))
-    return Scene(place, kind, EPOCH + taken.astype("timedelta64[s]"), image, boxes, reviewed, confidence)
+    return Scene(location, kind, EPOCH + taken.astype("timedelta64[s]"), image, boxes, reviewed, confidence)
 
 
-def _images(scene: Scene, places: int, seed: int, indent: str) -> Iterator[str]:
-    names = [f"{GROUNDS[p % len(GROUNDS)]} {p + 1:03d}" for p in range(places)]
+def _images(scene: Scene, locations: int, seed: int, indent: str) -> Iterator[str]:
+    names = [f"{GROUNDS[p % len(GROUNDS)]} {p + 1:03d}" for p in range(locations)]
     folders = [name.lower().replace(" ", "_") for name in names]
     taken = np.datetime_as_string(scene.taken)
     fields = ("id", "file_name", "original_file_name", "serving_bucket_key", "datetime", "location")
     texts = (f'{indent}    "{field}": "%s",\n' for field in fields)
     form = "{\n" + "".join(texts) + f'{indent}    "width": {WIDTH},\n{indent}    "height": {HEIGHT}\n{indent}}}'
-    for i, p in enumerate(scene.place.tolist()):
+    for i, p in enumerate(scene.location.tolist()):
         md5 = _image_md5(seed, i)
         file = f"{PROJECT}/X{81_000_000 + p}/{folders[p]}/{PROJECT}-{md5}.jpg"
         yield form % (
@@ -111,10 +111,10 @@ def _objects(scene: Scene, seed: int, indent: str) -> Iterator[str]:
     fields += ('"confidence": %s', '"validated": %s', '"validated_by": "%s"')
     form = "{\n" + ",\n".join(f"{indent}    {field}" for field in fields) + f"\n{indent}}}"
     for i, (image, kind, box, reviewed, confidence) in enumerate(rows):
-        object_id = hashlib.md5(b"%d/o%d" % (seed, i), usedforsecurity=False).hexdigest()[:24]
+        annotation_id = hashlib.md5(b"%d/o%d" % (seed, i), usedforsecurity=False).hexdigest()[:24]
         certainty = "null" if math.isnan(confidence) else f"{confidence:.15f}"
         checked, by = ("true", f"reviewer{i % 5}@example.org") if reviewed else ("false", "Not Reviewed")
-        yield form % (object_id, f"{PROJECT}:{_image_md5(seed, image)}", kind, *box, certainty, checked, by)
+        yield form % (annotation_id, f"{PROJECT}:{_image_md5(seed, image)}", kind, *box, certainty, checked, by)
 
 
 def _image_md5(seed: int, number: int) -> str:
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=8, choices=range(1, len(CLASSES) + 1))
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
-    print(f"{a.out}: {a.images} images, {write_export(a.out, a.images, a.places, a.classes, a.seed)} objects")
+    print(f"{a.out}: {a.images} images, {write_export(a.out, a.images, a.locations, a.classes, a.seed)} objects")
 
 
 if __name__ == "__main__":

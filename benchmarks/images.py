@@ -31,7 +31,10 @@ import measure
 import numpy as np
 from PIL import Image
 
-BUCKET = "pictures"
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.tables import write_parquet
+
+BUCKET = "images"
 KEYS = ("benchmark-access", "benchmark-secret")
 DELAY_S = 0.05
 FAULTS = 0.05
@@ -197,31 +200,31 @@ def peer(names: str, target: str) -> None:
     print(json.dumps({"cpu_s": cpu_s, "wall_s": wall_s, "kept": sum(p.is_file() for p in Path(target).rglob("*"))}))
 
 
-def ours(names: str, place: str) -> None:
+def ours(names: str, location: str) -> None:
     """This project's step."""
     import boto3  # noqa: F401 - imports are apart
     import pandas as pd
 
-    from animl_pipeline.config import SourcePlan
+    from animl_pipeline.config import SourceConfig
     from animl_pipeline.config.settings import load_settings
     from animl_pipeline.core.records import Counts
     from animl_pipeline.steps.images import fetch_images
-    from animl_pipeline.storage.step_cache import Made, Workspace, open_store, write_table
+    from animl_pipeline.storage.step_cache import StepOutput, Workspace, open_store
 
-    os.environ["ANIML_STORE"] = place
+    os.environ["ANIML_STORE"] = location
     settings = load_settings()
     store = open_store(settings)
     ids = json.loads(Path(names).read_text())
 
-    def tables(space: Workspace) -> Made:
-        write_table(
-            space.out / "images.parquet", pd.DataFrame({"image_id": ids, "path": [f"original/{i}-original.jpg" for i in ids], "place": "cove"})
+    def tables(space: Workspace) -> StepOutput:
+        write_parquet(
+            space.out / "images.parquet", pd.DataFrame({"image_id": ids, "path": [f"original/{i}-original.jpg" for i in ids], "location": "cove"})
         )
-        write_table(space.out / "objects.parquet", pd.DataFrame({"image_id": ids, "name": "fox"}))
-        return Made(Counts(kept=len(ids)))
+        write_parquet(space.out / "annotations.parquet", pd.DataFrame({"image_id": ids, "name": "fox"}))
+        return StepOutput(Counts(kept=len(ids)))
 
-    export = store.make("export", room="records", digests={"names": hashlib.sha256(json.dumps(ids).encode()).hexdigest()}, build=tables)
-    source = SourcePlan.model_validate({"name": "isle", "export": "export.json", "images": f"s3://{BUCKET}"})
+    export = store.make(Step("export", version=1), digests={"names": hashlib.sha256(json.dumps(ids).encode()).hexdigest()}, build=tables)
+    source = SourceConfig.model_validate({"name": "isle", "export": "export.json", "images": f"s3://{BUCKET}"})
     begun, cpu = time.monotonic(), time.process_time()
     artifact = fetch_images(source, export, ("fox",), store, settings)
     cpu_s, wall_s = time.process_time() - cpu, time.monotonic() - begun
@@ -246,10 +249,10 @@ def beside_the_script(folder: Path, n: int, rounds: int) -> list[tuple[object, .
     theirs, first = [], []
     with s3(folder / "s3") as env:
         for k in range(rounds):
-            target, place = folder / f"script{k}", folder / f"store{k}"
+            target, location = folder / f"script{k}", folder / f"store{k}"
             target.mkdir()
             theirs.append(measure.measured(ME, "peer", str(names), str(target), env=env).said)
-            first.append(measure.measured(ME, "ours", str(names), str(place), env=env).said)
+            first.append(measure.measured(ME, "ours", str(names), str(location), env=env).said)
     assert all(t["kept"] == n for t in theirs + first)
     rate = min(t["wall_s"] for t in theirs) / min(t["wall_s"] for t in first)
     cpu = _least(first) / _least(theirs)
@@ -304,24 +307,24 @@ def under_faults(folder: Path, n: int) -> list[tuple[object, ...]]:
 
 def under_kills(folder: Path, n: int, kills: int) -> list[tuple[object, ...]]:
     """Processes killed (-9) at random moments; then a run to the end, beside one that was never disturbed."""
-    names, place, dice = _named(folder / "killed", n, (320, 240), 9.0), folder / "killed-store", random.Random(1)  # noqa: S311 - moments of kills
+    names, location, dice = _named(folder / "killed", n, (320, 240), 9.0), folder / "killed-store", random.Random(1)  # noqa: S311 - moments of kills
     held, broken, lost, amid = 0, 0, 0, 0
     with s3(folder / "killed", delay_s=0.02) as env:
         for _ in range(kills):
-            child = subprocess.Popen([sys.executable, __file__, "ours", str(names), str(place)], stdout=subprocess.DEVNULL, env=env)
-            before = _blobs(place)
-            while child.poll() is None and _blobs(place) == before and held < n:
+            child = subprocess.Popen([sys.executable, __file__, "ours", str(names), str(location)], stdout=subprocess.DEVNULL, env=env)
+            before = _blobs(location)
+            while child.poll() is None and _blobs(location) == before and held < n:
                 time.sleep(0.01)  # until it fetches: what comes before is not of interest
             time.sleep(dice.uniform(0, 1.0))
             child.send_signal(signal.SIGKILL)
             child.wait()
-            broken += sum(hashlib.sha256(p.read_bytes()).hexdigest() != p.name for p in (place / "blobs").rglob("*") if p.is_file())
-            lost += _remembered(place) < held
-            held = _remembered(place)
+            broken += sum(hashlib.sha256(p.read_bytes()).hexdigest() != p.name for p in (location / "blobs").rglob("*") if p.is_file())
+            lost += _remembered(location) < held
+            held = _remembered(location)
             amid += held < n
-        last = measure.measured(ME, "ours", str(names), str(place), env=env).said
+        last = measure.measured(ME, "ours", str(names), str(location), env=env).said
         calm = measure.measured(ME, "ours", str(names), str(folder / "calm-store"), env=env).said
-    stray = [p for p in place.rglob("*") if p.is_file() and (p.name.startswith(".") or ("parts" in p.parts and p.name != "lock"))]
+    stray = [p for p in location.rglob("*") if p.is_file() and (p.name.startswith(".") or ("parts" in p.parts and p.name != "lock"))]
     measure.show(
         f"{kills} kills at random moments, {n} files",
         ("", "found"),
@@ -356,16 +359,16 @@ def _least(runs: list[dict[str, Any]]) -> float:
     return min(float(r["cpu_s"]) for r in runs)
 
 
-def _blobs(place: Path) -> int:
-    return sum(1 for p in (place / "blobs").glob("*/*")) if place.exists() else 0
+def _blobs(location: Path) -> int:
+    return sum(1 for p in (location / "blobs").glob("*/*")) if location.exists() else 0
 
 
-def _remembered(place: Path) -> int:
-    return sum(len(p.read_text().splitlines()) for p in (place / "memory").rglob("*.jsonl")) if place.exists() else 0
+def _remembered(location: Path) -> int:
+    return sum(len(p.read_text().splitlines()) for p in (location / "memory").rglob("*.jsonl")) if location.exists() else 0
 
 
-def _md5_of(place: Path, blob: str) -> str:
-    return hashlib.md5((place / "blobs" / blob[:2] / blob).read_bytes(), usedforsecurity=False).hexdigest()
+def _md5_of(location: Path, blob: str) -> str:
+    return hashlib.md5((location / "blobs" / blob[:2] / blob).read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def main() -> None:

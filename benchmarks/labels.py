@@ -22,6 +22,9 @@ from typing import Any
 from exports import write_export
 from measure import Measured, conclude, measured, show
 
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.tables import write_parquet
+
 HERE = Path(__file__)
 CLASSES = ("rodent", "bird", "fox", "cat", "lizard", "skunk", "rat", "pig")
 SMALL, MIDDLE, LARGE = 20_000, 200_000, 1_000_000
@@ -34,7 +37,7 @@ CPU_S, PEAK_GB, GROWTH, LARGE_GB = 12.0, 1.2, 1.3, 4.0
 
 def ours(export: Path, folder: Path) -> dict[str, Any]:
     """The pipeline's steps in a new store; CPU seconds of each, and of what stands in for pictures and crops."""
-    from animl_pipeline.config import LabelsPlan, SourcePlan, SplitsPlan
+    from animl_pipeline.config import LabelsConfig, SourceConfig, SplitsConfig
     from animl_pipeline.config.settings import Settings
     from animl_pipeline.steps.export import export_annotations
     from animl_pipeline.steps.labels import SourceSteps, resolve_labels
@@ -44,18 +47,18 @@ def ours(export: Path, folder: Path) -> dict[str, Any]:
     clock = _Clock()
     settings = Settings(store=str(folder / "store"), cache=folder / "cache")
     store = open_store(settings)
-    source = SourcePlan.model_validate({"name": "island", "export": str(export), "images": str(folder)})
-    spec = LabelsPlan.model_validate({"classes": {c: [c] for c in CLASSES}})
+    source = SourceConfig.model_validate({"name": "island", "export": str(export), "images": str(folder)})
+    spec = LabelsConfig.model_validate({"classes": {c: [c] for c in CLASSES}})
     clock.stop("imports")
     exported = export_annotations(source, store, settings)
     clock.stop("export")
-    pictures = _stand_in_pictures(store, exported)
+    imgs = _stand_in_images(store, exported)
     clock.stop("(pictures)")
-    labels = resolve_labels([SourceSteps(source, exported, pictures)], spec, store, settings)
+    labels = resolve_labels([SourceSteps(source, exported, imgs)], spec, store, settings)
     clock.stop("labels")
     crops = _stand_in_crops(store, labels)
     clock.stop("(crops)")
-    splits = split_by_location(crops, SplitsPlan(val=0.2, test=0.1), CLASSES, store, "bench")
+    splits = split_by_location(crops, SplitsConfig(val=0.2, test=0.1), CLASSES, store, "bench")
     clock.stop("splits")
     return {"steps": clock.seconds, "labels": labels.counts.kept, "splits": splits.counts.noted}
 
@@ -71,24 +74,24 @@ class _Clock:
         self.seconds[what] = used.ru_utime + used.ru_stime - sum(self.seconds.values())
 
 
-def _stand_in_pictures(store: Any, export: Any) -> Any:
+def _stand_in_images(store: Any, export: Any) -> Any:
     """The images step as if every picture had arrived."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from animl_pipeline.core.records import Counts
-    from animl_pipeline.storage.step_cache import Made, write_table
+    from animl_pipeline.storage.step_cache import StepOutput
 
     def build(space: Any) -> Any:
         table = pq.read_table(store.path(export, "images.parquet"), columns=["image_id", "path", "width", "height"])
         digests = pa.array([f"{i:064x}" for i in range(len(table))])
         table = table.append_column("blob", digests).append_column("bytes", pa.repeat(680_000, len(table)))
-        write_table(space.out / "images.parquet", table)
+        write_parquet(space.out / "images.parquet", table)
         nothing = {c: pa.array([], pa.string()) for c in ("image_id", "path", "reason", "detail")}
-        write_table(space.out / "missing.parquet", pa.table(nothing))
-        return Made(Counts(kept=len(table), unit="pictures"))
+        write_parquet(space.out / "missing.parquet", pa.table(nothing))
+        return StepOutput(Counts(kept=len(table), unit="images"))
 
-    return store.make("images", room="records", inputs={"export": export}, build=build)
+    return store.make(Step("images", version=1), inputs={"export": export}, build=build)
 
 
 def _stand_in_crops(store: Any, labels: Any) -> Any:
@@ -97,21 +100,21 @@ def _stand_in_crops(store: Any, labels: Any) -> Any:
     import pyarrow.parquet as pq
 
     from animl_pipeline.core.records import Counts
-    from animl_pipeline.storage.step_cache import Made, write_table
+    from animl_pipeline.storage.step_cache import StepOutput
 
     def build(space: Any) -> Any:
         columns = "source image_id object_id label place taken sequence ymin xmin ymax xmax blob bytes".split()
         table = pq.read_table(store.path(labels, "labels.parquet"), columns=columns).rename_columns(
-            [{"blob": "picture", "bytes": "picture_bytes"}.get(c, c) for c in columns]
+            [{"blob": "image", "bytes": "image_bytes"}.get(c, c) for c in columns]
         )
         n = len(table)
-        made = {"crop_id": table["object_id"], "blob": table["picture"], "bytes": pa.repeat(50_000, n), "origin": pa.repeat("annotation", n)}
+        made = {"crop_id": table["annotation_id"], "blob": table["image"], "bytes": pa.repeat(50_000, n), "origin": pa.repeat("annotation", n)}
         for name, column in (made | {"confidence": pa.repeat(1.0, n)}).items():
             table = table.append_column(name, column)
-        write_table(space.out / "crops.parquet", table)
-        return Made(Counts(kept=n, unit="crops"))
+        write_parquet(space.out / "crops.parquet", table)
+        return StepOutput(Counts(kept=n, unit="crops"))
 
-    return store.make("crops", room="records", inputs={"labels": labels}, build=build)
+    return store.make(Step("crops", version=1), inputs={"labels": labels}, build=build)
 
 
 def with_dictionaries(export: Path, folder: Path) -> dict[str, Any]:
@@ -146,9 +149,9 @@ def with_scans(export: Path, folder: Path) -> dict[str, Any]:
 
 
 def _written(rows: list[list[Any]], folder: Path) -> dict[str, Any]:
-    places = sorted({row[1] for row in rows})
-    random.Random(0).shuffle(places)  # noqa: S311 - no secret
-    sides = {p: "test" if i < 0.1 * len(places) else "val" if i < 0.3 * len(places) else "train" for i, p in enumerate(places)}
+    locations = sorted({row[1] for row in rows})
+    random.Random(0).shuffle(locations)  # noqa: S311 - no secret
+    sides = {p: "test" if i < 0.1 * len(locations) else "val" if i < 0.3 * len(locations) else "train" for i, p in enumerate(locations)}
     with (folder / "crops.csv").open("w", newline="") as f:
         csv.writer(f).writerows([*row, sides[row[1]]] for row in rows)
     return {"labels": len(rows)}

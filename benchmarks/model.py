@@ -19,6 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.tables import write_parquet
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -74,7 +77,7 @@ def plan_of(spec: argparse.Namespace, epochs: int) -> Plan:
             "model": "bench",
             "sources": [{"name": "drawn", "export": "export.json", "images": "images"}],
             "labels": {"classes": {c: [c] for c in CLASSES}},
-            "view": {"size": spec.size, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+            "model_input": {"size": spec.size, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
             "train": {
                 "backbone": spec.backbone, "weights": "none", "epochs": epochs, "batch_size": spec.batch, "checkpoint_steps": 10**6,
                 "frozen_layers": 0, "freeze_norm": False,
@@ -90,8 +93,8 @@ def steps_before(store: Store, spec: argparse.Namespace) -> tuple[Artifact, Arti
     rows, sides = [], []
     for number in range(spec.images + len(CLASSES)):
         data = drawn(number, spec.size)
-        label = CLASSES[number % len(CLASSES)]
-        rows.append({"crop_id": f"{number:032x}", "label": label, "place": "", "blob": store.put_blob(data), "bytes": len(data)})
+        class_id = CLASSES[number % len(CLASSES)]
+        rows.append({"crop_id": f"{number:032x}", "class_id": class_id, "location": "", "blob": store.put_blob(data), "bytes": len(data)})
         sides.append({"crop_id": f"{number:032x}", "split": "train" if number < spec.images else "val"})
     return table_step(store, "crops", pd.DataFrame(rows)), table_step(store, "splits", pd.DataFrame(sides))
 
@@ -99,13 +102,13 @@ def steps_before(store: Store, spec: argparse.Namespace) -> tuple[Artifact, Arti
 def table_step(store: Store, name: str, table: pd.DataFrame) -> Artifact:
     """A step that holds one table, and the blobs that it names."""
     from animl_pipeline.core.records import Counts
-    from animl_pipeline.storage.step_cache import BlobColumn, Made, Workspace, write_table
+    from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Workspace
 
-    def build(space: Workspace) -> Made:
-        write_table(space.out / f"{name}.parquet", table)
-        return Made(Counts(kept=len(table)), (BlobColumn(file=f"{name}.parquet"),) if "blob" in table else ())
+    def build(space: Workspace) -> StepOutput:
+        write_parquet(space.out / f"{name}.parquet", table)
+        return StepOutput(Counts(kept=len(table)), (BlobColumn(file=f"{name}.parquet"),) if "blob" in table else ())
 
-    return store.make(name, room="pixels", config={"rows": len(table)}, build=build)
+    return store.make(Step(name, version=1), config={"rows": len(table)}, build=build)
 
 
 def timed_loaders() -> list[float]:

@@ -16,6 +16,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.tables import write_parquet
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -74,10 +77,10 @@ def cut(plan: Plan, store: Store, settings: Settings) -> Artifact:
     sources = []
     for source in plan.sources:
         export = export_annotations(source, store, settings)
-        pictures = fetch_images(source, export, wanted_names(plan.labels, source.name, settings), store, settings)
-        sources.append(SourceSteps(source, export, pictures))
+        imgs = fetch_images(source, export, wanted_names(plan.labels, source.name, settings), store, settings)
+        sources.append(SourceSteps(source, export, imgs))
     labels = resolve_labels(sources, plan.labels, store, settings)
-    return cut_crops(labels, detect_animals(labels, plan.detections, store, settings), plan.crops, plan.view, store, settings)
+    return cut_crops(labels, detect_animals(labels, plan.detections, store, settings), plan.crops, plan.model_input, store, settings)
 
 
 def of_seed(plan: Plan, seed: int) -> Plan:
@@ -104,25 +107,25 @@ def ours(plan: Plan, crops: Artifact, splits: Artifact, store: Store, settings: 
     model = calibrate_classifier(train_classifier(crops, splits, plan, store, settings), crops, splits, plan, store)
     store.path(model, "card.json")
     classifier = Classifier.load(store.path(model, MODEL_FILE).parent)
-    return score_crops(side(crops, splits, "test", store), classifier, store, plan.view, "test crops"), classifier.card.temperature
+    return score_crops(side(crops, splits, "test", store), classifier, store, plan.model_input, "test crops"), classifier.card.temperature
 
 
 def recipe(plan: Plan, crops: Artifact, splits: Artifact, store: Store, settings: Settings) -> pd.DataFrame:
     """The test crops with the recipe's answers."""
     from animl_pipeline.core.records import Counts
-    from animl_pipeline.storage.step_cache import Made, Workspace, write_table
+    from animl_pipeline.storage.step_cache import StepOutput, Workspace
 
-    def build(space: Workspace) -> Made:
+    def build(space: Workspace) -> StepOutput:
         train, test = (side(crops, splits, name, store) for name in ("train", "test"))
         ids = tuple(plan.labels.classes)
-        network = learnt(_pixels(train, store), numbers(train["label"], ids), plan, settings)
+        network = learnt(_pixels(train, store), numbers(train["class_id"], ids), plan, settings)
         p = answers(network, _pixels(test, store))
         table = test.assign(predicted=np.asarray(ids, object)[p.argmax(1)], **{probability_column(c): p[:, i] for i, c in enumerate(ids)})
-        write_table(space.out / "answers.parquet", table)
-        return Made(Counts(kept=len(table)))
+        write_parquet(space.out / "answers.parquet", table)
+        return StepOutput(Counts(kept=len(table)))
 
     config = {"epochs": plan.train.epochs, "batch": plan.train.batch_size, "lr": LR, "seed": plan.train.seed, "weights": plan.train.weights}
-    made = store.make("recipe", room="pixels", inputs={"crops": crops, "splits": splits}, config=config, build=build)
+    made = store.make(Step("recipe", version=1), inputs={"crops": crops, "splits": splits}, config=config, build=build)
     return store.table(made, "answers.parquet")
 
 
@@ -133,7 +136,7 @@ def learnt(pixels: NDArray[np.uint8], targets: NDArray[np.int64], plan: Plan, se
     from animl_pipeline.steps.training.network import build_network
     from animl_pipeline.steps.training.trainer import lightning_precision
 
-    half = lightning_precision(plan.train, plan.view.size) == "bf16-mixed"
+    half = lightning_precision(plan.train, plan.model_input.size) == "bf16-mixed"
     network = build_network(plan, settings).to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(network.parameters(), lr=LR)
     loss_of = torch.nn.CrossEntropyLoss()
@@ -161,9 +164,9 @@ def answers(network: nn.Module, pixels: NDArray[np.uint8]) -> Floats:
 
 
 def _pixels(table: pd.DataFrame, store: Store) -> NDArray[np.uint8]:
-    from animl_pipeline.core.imaging import open_picture
+    from animl_pipeline.core.imaging import open_image
 
-    return np.stack([np.asarray(open_picture(store.blob(blob)), np.uint8) for blob in table["blob"]])
+    return np.stack([np.asarray(open_image(store.blob(blob)), np.uint8) for blob in table["blob"]])
 
 
 def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
@@ -183,7 +186,7 @@ def compared(plan: Plan, crops: Artifact, seed: int, store: Store, settings: Set
     ids = tuple(plan.labels.classes)
     splits = split_by_location(crops, plan.splits, ids, store, plan.model)
     scored, temperature = ours(plan, crops, splits, store, settings)
-    right = (scored["label"] == scored["predicted"]).to_numpy()
+    right = (scored["class_id"] == scored["predicted"]).to_numpy()
     sure = probabilities_of(scored, ids)
     plain = retempered(sure, 1 / temperature)
     errors = [calibration_error(p.max(axis=1), right) for p in (plain, sure, *(retempered(plain, t) for t in TEMPERATURES))]
@@ -192,7 +195,7 @@ def compared(plan: Plan, crops: Artifact, seed: int, store: Store, settings: Set
 
 def figures(table: pd.DataFrame, ids: tuple[str, ...], draws: Draws) -> Figures:
     """F1 and average precision of every class in each draw; NaN where a draw holds none of it."""
-    truth = numbers(table["label"], ids)
+    truth = numbers(table["class_id"], ids)
     f1 = rates(draws.confusions(truth, numbers(table["predicted"], ids), len(ids)))[2]
     aps = [draws.average_precisions(table[probability_column(c)].to_numpy(np.float64), truth == i) for i, c in enumerate(ids)]
     return Figures(f1, np.stack(aps, axis=1))
@@ -203,7 +206,7 @@ class Once(Draws):
 
     def __init__(self, rows: pd.DataFrame) -> None:
         super().__init__(rows)
-        self.times = np.ones((1, self.places))
+        self.times = np.ones((1, self.locations))
 
 
 def ranged(ends: tuple[float, float] | None) -> str:
@@ -217,25 +220,25 @@ def report(seeds: dict[int, Seed], ids: tuple[str, ...]) -> tuple[float, tuple[f
     draws = Draws(pooled[OURS])
     whole = {who: figures(table, ids, Once(table)) for who, table in pooled.items()}
     drawn = {who: figures(table, ids, draws) for who, table in pooled.items()}
-    truth, places = pooled[OURS]["label"], pooled[OURS]["place"]
-    columns = ("class", "examples", "places", *(f"{what}, {who}" for what in ("F1", "AP") for who in (RECIPE, OURS)), "AP change", "95 %")
+    truth, locations = pooled[OURS]["class_id"], pooled[OURS]["location"]
+    columns = ("class", "examples", "locations", *(f"{what}, {who}" for what in ("F1", "AP") for who in (RECIPE, OURS)), "AP change", "95 %")
     rows: list[list[object]] = []
     for i, c in enumerate(ids):
         f1, ap = ([float(getattr(whole[who], what)[0, i]) for who in (RECIPE, OURS)] for what in Figures._fields)
-        ends = interval(drawn[OURS].average_precision[:, i] - drawn[RECIPE].average_precision[:, i], draws.places_of((truth == c).to_numpy()))
-        rows.append([c, int((truth == c).sum()), places[truth == c].nunique(), *f1, *ap, ap[1] - ap[0], ranged(ends)])
+        ends = interval(drawn[OURS].average_precision[:, i] - drawn[RECIPE].average_precision[:, i], draws.locations_of((truth == c).to_numpy()))
+        rows.append([c, int((truth == c).sum()), locations[truth == c].nunique(), *f1, *ap, ap[1] - ap[0], ranged(ends)])
     show("Test crops of all seeds, class by class", columns, rows)
     macros = []
     for what in Figures._fields:
         recipes, own = (float(np.nanmean(getattr(whole[who], what)[0])) for who in (RECIPE, OURS))
         change = mean_of_held(getattr(drawn[OURS], what)) - mean_of_held(getattr(drawn[RECIPE], what))
-        macros.append((what, recipes, own, own - recipes, interval(change, draws.places)))
+        macros.append((what, recipes, own, own - recipes, interval(change, draws.locations)))
     show(
-        f"Means over the classes, {draws.places} places",
+        f"Means over the classes, {draws.locations} places",
         ("", RECIPE, OURS, "change", "95 % over places"),
         [[f"macro {NAMES[what]}", *values, ranged(ends)] for what, *values, ends in macros],
     )
-    show("Seed by seed", ("seed", "test crops", "places", *_SEED_COLUMNS), [_row(seed, found, ids) for seed, found in seeds.items()])
+    show("Seed by seed", ("seed", "test crops", "locations", *_SEED_COLUMNS), [_row(seed, found, ids) for seed, found in seeds.items()])
     return macros[0][3], macros[0][4]
 
 
@@ -246,7 +249,7 @@ def _row(seed: int, found: Seed, ids: tuple[str, ...]) -> list[object]:
     each = [figures(found.answers[who], ids, Once(found.answers[who])) for who in (RECIPE, OURS)]
     means = [float(np.nanmean(getattr(f, what)[0])) for what in Figures._fields for f in each]
     table = found.answers[OURS]
-    return [seed, len(table), table["place"].nunique(), *means, found.uncalibrated, found.calibrated, found.best]
+    return [seed, len(table), table["location"].nunique(), *means, found.uncalibrated, found.calibrated, found.best]
 
 
 def main() -> None:

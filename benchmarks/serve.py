@@ -58,8 +58,8 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=5, help="how often each program is started")
     parser.add_argument("--requests", type=int, default=60, help="requests a start, one after the other, then as many 20 at once")
     asked = parser.parse_args()
-    picture = asked.picture.read_bytes() if asked.picture else drawn_picture()
-    body = json.dumps({"image": base64.b64encode(picture).decode(), "bbox": BOX}).encode()
+    image = asked.image.read_bytes() if asked.image else drawn_image()
+    body = json.dumps({"image": base64.b64encode(image).decode(), "bbox": BOX}).encode()
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, *QUIET, __file__, "make", folder], check=True)
         programs = {"animl_pipeline.serve": ["-m", "animl_pipeline.serve", "--model", folder, "--host", "127.0.0.1", "--port", "0"]}
@@ -68,10 +68,10 @@ def main() -> None:
         for _ in range(asked.starts):
             for name, command in programs.items():
                 seen[name].append(watch(command, body, asked.requests))
-    report(seen, len(picture))
+    report(seen, len(image))
 
 
-def report(seen: dict[str, list[Seen]], picture: int) -> None:
+def report(seen: dict[str, list[Seen]], image: int) -> None:
     """The table, and whether the aims are met."""
     ours, theirs = (middle(runs) for runs in seen.values())
     worst = max(abs(ours.answer[c] - theirs.answer[c]) for c in CLASSES)
@@ -84,7 +84,7 @@ def report(seen: dict[str, list[Seen]], picture: int) -> None:
         ["largest memory, MB", ours.after_mb, theirs.after_mb, ours.after_mb / theirs.after_mb],
     ]
     show(
-        f"endpoint programs, EfficientNet-B3 at {SIZE} px, a picture of {picture / 1e6:.2f} MB (answers differ by {worst:.1e})",
+        f"endpoint programs, EfficientNet-B3 at {SIZE} px, a picture of {image / 1e6:.2f} MB (answers differ by {worst:.1e})",
         ["", *seen, "share"],
         rows,
     )
@@ -182,7 +182,7 @@ def peak_mb(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
-def drawn_picture() -> bytes:
+def drawn_image() -> bytes:
     """1600 x 1200 pixels of grain over a slope, 0.9 MB as JPEG, the same every time."""
     import numpy as np
     from PIL import Image
@@ -201,7 +201,7 @@ def make(folder: Path) -> None:
     import timm
     import torch
 
-    from animl_pipeline.core.records import Agreement, ClassInfo, ModelCard, View
+    from animl_pipeline.core.records import Agreement, ClassInfo, ModelCard, ModelInput
     from animl_pipeline.steps.training.onnx_export import export_onnx
 
     torch.manual_seed(0)
@@ -210,7 +210,7 @@ def make(folder: Path) -> None:
         torch.jit.freeze(torch.jit.trace(network, torch.zeros(1, 3, SIZE, SIZE))).save(str(folder / "model.pt"))  # type: ignore[no-untyped-call]
     card = ModelCard(
         model="b3", version="1", architecture="efficientnet_b3", classes=tuple(ClassInfo(id=c, name=c) for c in CLASSES),
-        view=View(size=SIZE, mean=MEAN, std=STD), onnx_sha256=export_onnx(network, SIZE, folder / "model.onnx"),
+        model_input=ModelInput(size=SIZE, mean=MEAN, std=STD), onnx_sha256=export_onnx(network, SIZE, folder / "model.onnx"),
         agreement=Agreement(max_abs=0, crops=1), data_digest="0" * 64, weights="none", plan={},
     )  # fmt: skip
     (folder / "card.json").write_text(card.model_dump_json(), encoding="utf-8")
@@ -236,10 +236,10 @@ def peer(folder: Path) -> None:
 
     def answered(body: bytes) -> dict[str, float]:
         asked = json.loads(body)
-        picture = Image.open(io.BytesIO(base64.b64decode(asked["image"]))).convert("RGB")
-        left, top, side = square(asked["bbox"], *picture.size)
-        view = transforms.resize(transforms.crop(picture, top, left, side, side), [SIZE, SIZE], InterpolationMode.BICUBIC)
-        inputs = transforms.normalize(transforms.to_tensor(view), list(MEAN), list(STD))
+        image = Image.open(io.BytesIO(base64.b64decode(asked["image"]))).convert("RGB")
+        left, top, side = square(asked["bbox"], *image.size)
+        model_input = transforms.resize(transforms.crop(image, top, left, side, side), [SIZE, SIZE], InterpolationMode.BICUBIC)
+        inputs = transforms.normalize(transforms.to_tensor(model_input), list(MEAN), list(STD))
         with torch.inference_mode():
             return dict(zip(CLASSES, torch.softmax(model(inputs[None]), 1)[0].tolist(), strict=True))
 

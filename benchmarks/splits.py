@@ -26,16 +26,16 @@ CLASSES = ("rodent", "bird", "fox", "cat", "lizard", "skunk", "rat", "pig", "coy
 Counts = NDArray[np.float64]
 
 
-def drawn(images: int, places: int, seed: int) -> Counts:
+def drawn(images: int, locations: int, seed: int) -> Counts:
     """[places, classes] examples: classes by a Zipf law of exponent 1.3, sizes of places log-normal, a rare class at few places."""
     rng = np.random.default_rng(seed)
     n = len(CLASSES)
-    here = rng.random((places, n)) < 0.9 * (1 - np.arange(n) / n) ** 1.5 + 0.08
+    here = rng.random((locations, n)) < 0.9 * (1 - np.arange(n) / n) ** 1.5 + 0.08
     for c in range(n):
-        here[rng.choice(places, 3, replace=False), c] = True
-    rate = rng.lognormal(0, 1, (places, 1)) * rng.gamma(0.7, 1, (places, n)) * here
+        here[rng.choice(locations, 3, replace=False), c] = True
+    rate = rng.lognormal(0, 1, (locations, 1)) * rng.gamma(0.7, 1, (locations, n)) * here
     rate = rate / rate.sum(0) * np.arange(1, n + 1) ** -1.3
-    counts = rng.multinomial(images // 3, (rate / rate.sum()).ravel()).reshape(places, n) * 3.0  # bursts of three
+    counts = rng.multinomial(images // 3, (rate / rate.sum()).ravel()).reshape(locations, n) * 3.0  # bursts of three
     return np.asarray(counts[counts.sum(1) > 0])
 
 
@@ -56,7 +56,7 @@ def permuted(counts: Counts) -> NDArray[np.int64]:
     """The best of 10,000 random splits, as the field finds it."""
     rng = np.random.default_rng(0)
     table = pd.DataFrame(counts)
-    of_class, places_of_class = table.sum(), (table > 0).sum()
+    of_class, locations_of_class = table.sum(), (table > 0).sum()
     mix = of_class / of_class.sum()
     lowest, best = np.inf, {}
     for _ in range(TRIES):
@@ -70,25 +70,25 @@ def permuted(counts: Counts) -> NDArray[np.int64]:
             if side > 0:
                 now += 2 * ((part.sum() / part.sum().sum() - mix) ** 2).sum()
             now += 2 * ((part.sum() / of_class - wanted) ** 2).sum()
-            now += (((part > 0).sum() / places_of_class - wanted) ** 2).sum()
+            now += (((part > 0).sum() / locations_of_class - wanted) ** 2).sum()
         if now < lowest:
             lowest, best = now, sides
     found = np.zeros(len(table), np.int64)
-    for side, places in best.items():
-        found[places] = side
+    for side, locations in best.items():
+        found[locations] = side
     return found
 
 
 def searched(counts: Counts) -> NDArray[np.int64]:
     """Our split, with the plan's defaults and these shares."""
-    from animl_pipeline.config import SplitsPlan
+    from animl_pipeline.config import SplitsConfig
     from animl_pipeline.steps.splits.constraints import Grouped, wanted_of
     from animl_pipeline.steps.splits.optimise import search
 
-    place, label = (np.repeat(index, counts[counts > 0].astype(int)) for index in np.nonzero(counts))
+    location, class_id = (np.repeat(index, counts[counts > 0].astype(int)) for index in np.nonzero(counts))
     names = tuple(str(p) for p in range(len(counts)))
-    crops = Grouped(place, place, label, np.ones((3, len(place)), bool), names, np.zeros(len(counts), np.int64))
-    spec = SplitsPlan(val=VAL, test=TEST)
+    crops = Grouped(location, location, class_id, np.ones((3, len(location)), bool), names, np.zeros(len(counts), np.int64))
+    spec = SplitsConfig(val=VAL, test=TEST)
     wanted = wanted_of(crops, spec, tuple(str(c) for c in range(counts.shape[1])))
     return search(wanted, spec.tries, np.random.default_rng(spec.seed))
 
@@ -121,13 +121,13 @@ def _main() -> None:
         _one(arguments.one[0], Path(arguments.one[1]))
         return
     if arguments.csv:
-        rows = pd.read_csv(arguments.csv).rename(columns={"location": "place"})
-        every = {arguments.csv.stem: pd.crosstab(rows["place"], rows["label"]).to_numpy(float)}
+        rows = pd.read_csv(arguments.csv).rename(columns={"location": "location"})
+        every = {arguments.csv.stem: pd.crosstab(rows["location"], rows["class_id"]).to_numpy(float)}
     else:
-        every = {f"{places}, draw {seed}": drawn(26_000, places, seed) for places in (75, 500) for seed in (1, 2)}
+        every = {f"{locations}, draw {seed}": drawn(26_000, locations, seed) for locations in (75, 500) for seed in (1, 2)}
     with TemporaryDirectory() as folder:
         found = [_compared(name, counts, Path(folder)) for name, counts in every.items()]
-    columns = ["places", "peer", "ours", "ratio", "peer CPU s", "ours CPU s", "faster"]
+    columns = ["locations", "peer", "ours", "ratio", "peer CPU s", "ours CPU s", "faster"]
     show(
         f"Score of the split (lower is better) and CPU seconds; peer: best of {TRIES:,} permutations; val {VAL}, test {TEST}",
         columns,

@@ -67,7 +67,7 @@ def asked(report: Report, plan: Plan, force: str) -> Answer:
     form = Answer.with_initial_data(description=question(report, plan, force))
     running_since = get_run_context().flow_run.state.timestamp  # type: ignore[union-attr]  # in a flow
     try:
-        return suspend_flow_run(wait_for_input=form, timeout=max(1, round(plan.release.approve_within_days * DAY_S)), key=key)
+        return suspend_flow_run(wait_for_input=form, timeout=max(1, round(plan.release.approval_timeout_days * DAY_S)), key=key)
     except Pause:
         _say_so_again(running_since)
         raise

@@ -19,9 +19,9 @@ def show_training(report: Report, splits: Artifact) -> None:
     _table("kept-and-dropped", "What each step kept and dropped", _kept_and_dropped(report))
     _table("splits", "Crops and places of each side; no place is on two sides", _sides(splits, store))
     curves = store.path(report.model_artifact, CURVES_FILE).read_bytes()
-    _picture("learning-curves", "How the training went on: loss on train and val, mean average precision on val", curves)
+    _image("learning-curves", "How the training went on: loss on train and val, mean average precision on val", curves)
     _table("thresholds", "From which probability on each class is named", _thresholds(report))
-    _picture("confusion", "What is taken for what, on the test places", store.path(report.evaluation, "confusion.png").read_bytes())
+    _image("confusion", "What is taken for what, on the test places", store.path(report.evaluation, "confusion.png").read_bytes())
     _table("scores", f"{report.model} {report.version} on the test places", _scores(report))
     reasons = "\n".join(f"- {reason}" for reason in report.reasons)
     where = f"The whole report, with the pictures of the mistakes: `{store.path(report.evaluation, 'report.html')}`"
@@ -32,10 +32,10 @@ def _table(key: str, description: str, rows: list[dict[str, Any]]) -> None:
     create_table_artifact(key=key, table=rows, description=description)
 
 
-def _picture(key: str, description: str, png: bytes) -> None:
+def _image(key: str, description: str, png: bytes) -> None:
     """As Markdown: an image artifact shows its address as well, and here that is the picture itself."""
-    picture = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    create_markdown_artifact(key=key, markdown=f"![{description}]({picture})", description=description)
+    image = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    create_markdown_artifact(key=key, markdown=f"![{description}]({image})", description=description)
 
 
 def _kept_and_dropped(report: Report) -> list[dict[str, Any]]:
@@ -46,14 +46,14 @@ def _kept_and_dropped(report: Report) -> list[dict[str, Any]]:
 
 
 def _sides(splits: Artifact, store: Store) -> list[dict[str, Any]]:
-    places = store.table(splits, "places.parquet")
-    sides = {side: places.loc[places["split"] == side, "crops"] for side in ("train", "val", "test")}
-    return [{"side": side, "crops": int(crops.sum()), "places": len(crops)} for side, crops in sides.items()]
+    locations = store.table(splits, "locations.parquet")
+    sides = {side: locations.loc[locations["split"] == side, "crops"] for side in ("train", "val", "test")}
+    return [{"side": side, "crops": int(crops.sum()), "locations": len(crops)} for side, crops in sides.items()]
 
 
 def _scores(report: Report) -> list[dict[str, Any]]:
     return [
-        {"class": c.id, "test crops": c.examples, "places": c.places}
+        {"class": c.id, "test crops": c.examples, "locations": c.locations}
         | {"precision": _figure(c.precision), "recall": _figure(c.recall), "F1": _figure(c.f1), "AP": _figure(c.average_precision)}
         for c in report.metrics.classes
     ]

@@ -27,7 +27,7 @@ LOCAL: dict[str, Any] = {"persist_result": False, "validate_parameters": False}
 """Of both flows, which nobody starts but a run here; they are made when one is needed, since making one takes tens of milliseconds."""
 
 
-def look_everywhere(labels: Artifact, plan: Plan) -> None:
+def run_detector_on_cluster(labels: Artifact, plan: Plan) -> None:
     """Have the cluster's workers look at the pictures before the step detections, which then finds all remembered."""
     settings = load_settings()
     if settings.runner != "threads":
@@ -37,7 +37,7 @@ def look_everywhere(labels: Artifact, plan: Plan) -> None:
             looks(_look)(labels, plan, settings.shares)
 
 
-def cut_everywhere(labels: Artifact, detections: Artifact, plan: Plan) -> None:
+def extract_crops_on_cluster(labels: Artifact, detections: Artifact, plan: Plan) -> None:
     """Have the cluster's workers cut the pictures before the step crops, which then finds all remembered."""
     settings = load_settings()
     if settings.runner != "threads":
@@ -54,7 +54,7 @@ def _look(labels: Artifact, plan: Plan, shares: int) -> int:
 
 def _cut(labels: Artifact, detections: Artifact, plan: Plan, shares: int) -> int:
     numbers = (range(shares), unmapped(shares))
-    made = dataset.cut_share.map(unmapped(labels), unmapped(detections), unmapped(plan.crops), unmapped(plan.view), *numbers)
+    made = dataset.cut_share.map(unmapped(labels), unmapped(detections), unmapped(plan.crops), unmapped(plan.model_input), *numbers)
     return sum(made.result())
 
 

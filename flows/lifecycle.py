@@ -121,7 +121,7 @@ def _stop(*_: object) -> None:
         raise Stopped
 
 
-def take_charge() -> None:
+def install_signal_handlers() -> None:
     """What a flow does first: see that Prefect's embedded server ends when this process does, also by kill -9.
 
     A command's flow also takes SIGTERM back, which Prefect has for itself when a flow begins. A worker's process shows the
@@ -141,7 +141,7 @@ def take_charge() -> None:
 
 
 @contextmanager
-def gone_when_cancelled() -> Iterator[None]:
+def cancel_on_stop() -> Iterator[None]:
     """See that a worker's process ends soon after its run was cancelled, whatever its threads are doing.
 
     Prefect tells the main thread, and would then wait for the tasks' threads, which train on until the worker kills them all.

@@ -14,8 +14,8 @@ from animl_pipeline.deploy import Registration, approval, held_back, lacks_appro
 from animl_pipeline.deploy.latest_report import newest_report
 from animl_pipeline.storage.step_cache import open_store
 from flows.approval import DEPLOYMENT, asked, can_be_asked
-from flows.lifecycle import take_charge
-from flows.run_states import OF_VERDICT, ended
+from flows.lifecycle import install_signal_handlers
+from flows.run_states import STATE_OF_VERDICT, ended
 from tasks import release as tasks
 
 log = logging.getLogger("animl_pipeline.flows.release")
@@ -35,13 +35,13 @@ def release(plan: str, force: str = "", approve_as: str = "", note: str = "") ->
         approve_as: your name, if you have read the report and approve it; leave it empty to be asked.
         note: a note on your approval, which the history keeps.
     """
-    take_charge()
+    install_signal_handlers()
     checked = load_plan(find_plan(plan, load_settings().plans))
     store = open_store(load_settings())
     report = newest_report(checked.model, store)
     held = held_back(report, force)
     if held:
-        return ended(OF_VERDICT[report.verdict or report.metrics.verdict], held, None)
+        return ended(STATE_OF_VERDICT[report.verdict or report.metrics.verdict], held, None)
     yes = approval(approve_as, note, "prefect" if can_be_asked() else "command line") if approve_as.strip() else None
     if yes is None and lacks_approval(report.package, checked, store):
         if not can_be_asked():
@@ -63,7 +63,7 @@ def rollback(plan: str, to: str | None = None) -> Release:
         plan: name of a plan in the folder ANIML_PLANS, or the path of its YAML file.
         to: the version or endpoint configuration to go back to; without it, the one before the present one.
     """
-    take_charge()
+    install_signal_handlers()
     checked = load_plan(find_plan(plan, load_settings().plans))
     done: Release = tasks.rollback_endpoint.submit(checked, to).result()
     _show(done, "rolled back", _told(checked))

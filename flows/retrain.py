@@ -19,10 +19,10 @@ from animl_pipeline.steps.labels import SourceSteps, wanted_names
 from animl_pipeline.storage.step_cache import open_store
 from flows.approval import start_release
 from flows.artifacts import show_training
-from flows.distributed import cut_everywhere, look_everywhere
-from flows.lifecycle import gone_when_cancelled, take_charge
+from flows.distributed import extract_crops_on_cluster, run_detector_on_cluster
+from flows.lifecycle import cancel_on_stop, install_signal_handlers
 from flows.progress_artifacts import bars_in_ui
-from flows.run_states import OF_VERDICT, ended
+from flows.run_states import STATE_OF_VERDICT, ended
 from tasks import dataset, training
 
 log = logging.getLogger("animl_pipeline.flows.retrain")
@@ -50,13 +50,13 @@ def retrain(plan: str, overrides: Overrides = Overrides()) -> Report:  # noqa: B
         plan: name of a plan in deployments/plans, such as sample, or the path of its YAML file.
         overrides: what this run changes of the plan; leave it empty to train by the plan as it is.
     """
-    take_charge()
+    install_signal_handlers()
     begun = datetime.now(UTC)
     checked = overrides.applied(load_plan(find_plan(plan, load_settings().plans)))
     training.check_ready(checked)
     before = newest_package(checked.model, open_store(load_settings()))
     story: Story = []
-    with bars_in_ui(), gone_when_cancelled():
+    with bars_in_ui(), cancel_on_stop():
         crops, splits = _data(checked, story)
         report = _judged(checked, crops, splits, story)
     keep_report(report, open_store(load_settings()))
@@ -76,7 +76,7 @@ def _ended(report: Report, plan: Plan, name: str, *, again: bool) -> Report:
         name: the plan's name, "" where the run has changed something, which is then tried out and not released by itself.
         again: whether the newest report was of the same package before.
     """
-    named, said = OF_VERDICT[report.verdict], report.headline
+    named, said = STATE_OF_VERDICT[report.verdict], report.headline
     if report.verdict == "promote" and lacks_approval(report.package, plan, open_store(load_settings())):
         named, said = "AwaitingApproval", f"{said}; a person must approve its release"
     if report.verdict == "promote" and plan.release.start == "after_retrain":
@@ -91,10 +91,10 @@ def _data(plan: Plan, story: Story) -> tuple[Artifact, Artifact]:
     images = {s.name: dataset.fetch_images.submit(s, exports[s.name].result(), wanted[s.name], plan.images) for s in plan.sources}
     steps = [SourceSteps(s, _told(story, exports[s.name], s.name), _told(story, images[s.name], s.name)) for s in plan.sources]
     labels = _told(story, dataset.resolve_labels.submit(steps, plan.labels))
-    look_everywhere(labels, plan)
+    run_detector_on_cluster(labels, plan)
     detections = _told(story, dataset.detect_animals.submit(labels, plan.detections))
-    cut_everywhere(labels, detections, plan)
-    crops = _told(story, dataset.cut_crops.submit(labels, detections, plan.crops, plan.view))
+    extract_crops_on_cluster(labels, detections, plan)
+    crops = _told(story, dataset.cut_crops.submit(labels, detections, plan.crops, plan.model_input))
     classes = tuple(plan.labels.classes)
     return crops, _told(story, dataset.split_by_location.submit(crops, plan.splits, classes, plan.model))
 

@@ -20,7 +20,7 @@ NAMES = {
 }
 """Flow → the names that its runs end under; none of them is a failure."""
 
-OF_VERDICT: dict[Verdict | None, str] = {"promote": "Promoted", "hold": "Held", "need_more_data": "NeedMoreData", None: "Unjudged"}
+STATE_OF_VERDICT: dict[Verdict | None, str] = {"promote": "Promoted", "hold": "Held", "need_more_data": "NeedMoreData", None: "Unjudged"}
 
 
 def ended(name: str, message: str, result: T) -> T:

@@ -27,12 +27,12 @@ class Policy(TypedDict, total=False):
     persist_result: bool
 
 
-def can_heal(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+def is_retryable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Whether another try may help: not where a person must mend the plan, the data or the settings."""
     try:
         state.result(raise_on_failure=True)
     except PipelineError as e:
-        return e.heals
+        return e.retryable
     except Exception:  # noqa: BLE001 - anything unforeseen may be a passing fault of a machine or a service
         return True
     return False
@@ -41,7 +41,13 @@ def can_heal(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
 ONCE: Policy = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
 """Work on this machine: what fails fails again."""
 
-PATIENT: Policy = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 2, "retry_delay_seconds": [5, 30], "retry_condition_fn": can_heal}
+PATIENT: Policy = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "retries": 2,
+    "retry_delay_seconds": [5, 30],
+    "retry_condition_fn": is_retryable,
+}
 """Work with other machines, or on what the store may have lost."""
 
 
@@ -50,7 +56,7 @@ PERSISTENT: Policy = {
     "persist_result": False,
     "retries": 6,
     "retry_delay_seconds": [60, 300, 600, 900, 900, 900],
-    "retry_condition_fn": can_heal,
+    "retry_condition_fn": is_retryable,
 }
 """A question to a service that may be away for an hour, and that nobody waits for."""
 

@@ -40,7 +40,7 @@ def check_ready(plan: Plan) -> None:
     model_room.check_ready(plan, settings)
 
 
-@task(name="model", task_run_name="model", **PATIENT)
+@task(name="training", task_run_name="training", **PATIENT)
 def train_classifier(crops: Artifact, splits: Artifact, plan: Plan) -> Any:
     """Train the classifier and export it to ONNX, here or where ``train.on`` says; a killed training goes on from its last checkpoint."""
     settings = load_settings()
@@ -70,7 +70,7 @@ def evaluate_classifier(
     champion = champion_of(plan.endpoint_name(), read_card(store.path(model, CARD_FILE)), store)
     return shown(
         evaluation_room.evaluate_classifier(
-            model, crops, splits, plan, store, champion=champion, folds=folds, story=story, picture_url=settings.picture_url
+            model, crops, splits, plan, store, champion=champion, folds=folds, story=story, image_url=settings.image_url
         )
     )
 

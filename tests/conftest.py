@@ -17,7 +17,7 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.records import Agreement, ClassInfo, ModelCard, View
+from animl_pipeline.core.records import Agreement, ClassInfo, ModelCard, ModelInput
 from animl_pipeline.storage.step_cache import Store, open_store
 
 # How long an example takes says something of the machine, not of the code.
@@ -121,7 +121,7 @@ def colour_model(folder: Path, classes: tuple[str, ...] = ("red", "green", "blue
         version=version,
         architecture="mean-colour",
         classes=tuple(ClassInfo(id=c, name=c) for c in classes),
-        view=View(size=size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        model_input=ModelInput(size=size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         onnx_sha256=hashlib.sha256(data).hexdigest(),
         agreement=Agreement(max_abs=0.0, crops=1),
         data_digest="0" * 64,

@@ -113,11 +113,11 @@ def show_story(story: Sequence[tuple[str, Counts]]) -> None:
 def show_scores(report: Report) -> None:
     """The classes' scores on the test places."""
     table = Table(title=f"{report.model} {report.version} on the test places", title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for name in ("class", "examples", "places", "precision", "recall", "F1", "AP"):
+    for name in ("class", "examples", "locations", "precision", "recall", "F1", "AP"):
         table.add_column(name, justify="left" if name == "class" else "right")
     for c in report.metrics.classes:
         ap = "-" if c.average_precision is None else f"{c.average_precision:.3f}"
-        table.add_row(c.id, str(c.examples), str(c.places), f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}", ap)
+        table.add_row(c.id, str(c.examples), str(c.locations), f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}", ap)
     out.print(table)
     out.print(report.headline)
 

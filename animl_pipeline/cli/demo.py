@@ -44,7 +44,7 @@ def run_demo(folder: Path, *, keep: bool, debug: bool) -> None:
         console.show_story(report.story)
         console.show_scores(report)
         console.out.print(f"{done.endpoint} serves {done.version}; {done.checked} golden crops agree within {done.max_difference:.1e}")
-        _ask_for_one_picture(plan, report)
+        _ask_for_one_image(plan, report)
         console.out.print(f"report: {open_store(load_settings()).path(report.evaluation, 'report.html')}")
         console.out.print("to go on with this island, such as with `animl-pipeline retrain` or `make serve`:")
         console.out.print(f"export ANIML_DATA={folder} ANIML_STORE={folder / 'store'}", soft_wrap=True)
@@ -79,16 +79,16 @@ def on_this_machine(state: Path, bucket: str) -> Iterator[dict[str, str]]:
         yield variables
 
 
-def _ask_for_one_picture(plan: Plan, report: Report) -> None:
+def _ask_for_one_image(plan: Plan, report: Report) -> None:
     """Send the first golden picture as Animl does, and show the answer."""
     from animl_pipeline.core.records import Answer
     from animl_pipeline.deploy import ask_endpoint
 
     store = open_store(load_settings())
-    golden = [Answer.model_validate(a) for a in json.loads(store.path(report.package, "golden.json").read_bytes())]
-    picture = store.path(report.package, f"golden/{golden[0].picture}")
-    answer = ask_endpoint(plan.endpoint_name(), picture.read_bytes(), golden[0].box)
-    console.out.print(f"the endpoint's answer for {picture}, box {golden[0].box.as_list()}:")
+    reference = [Answer.model_validate(a) for a in json.loads(store.path(report.package, "reference.json").read_bytes())]
+    image = store.path(report.package, f"reference/{reference[0].image}")
+    answer = ask_endpoint(plan.endpoint_name(), image.read_bytes(), reference[0].box)
+    console.out.print(f"the endpoint's answer for {image}, box {reference[0].box.as_list()}:")
     console.show_answer(answer)
 
 

@@ -94,15 +94,15 @@ def _weights(known: KnownWeights, settings: Settings) -> str:
 
 def _store(settings: Settings) -> str:
     store = open_store(settings)
-    store.depot.put("doctor.txt", b"written by animl-pipeline doctor\n")
-    store.depot.delete("doctor.txt")
-    return f"{store.depot} can be written"
+    store.object_store.put("doctor.txt", b"written by animl-pipeline doctor\n")
+    store.object_store.delete("doctor.txt")
+    return f"{store.object_store} can be written"
 
 
 def _disk(settings: Settings) -> Check:
     wanted = Path(tempfile.gettempdir()) if settings.store.startswith("s3://") else Path(settings.store).expanduser().resolve()
-    place, free = next(_free_gb(wanted))
-    return Check("disk", "good" if free >= NEEDED_GB else "note", f"{free:.0f} GB free at {place}")
+    location, free = next(_free_gb(wanted))
+    return Check("disk", "good" if free >= NEEDED_GB else "note", f"{free:.0f} GB free at {location}")
 
 
 def _free_gb(wanted: Path) -> Iterator[tuple[Path, float]]:

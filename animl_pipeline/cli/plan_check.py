@@ -6,7 +6,7 @@ import typer
 
 from animl_pipeline.cli import console, plan_init, plan_preview
 from animl_pipeline.cli.options import DataOption, PlanPath
-from animl_pipeline.config import ClassPlan, load_plan
+from animl_pipeline.config import ClassConfig, load_plan
 from animl_pipeline.config.settings import load_settings, remember
 from animl_pipeline.steps import detections, training
 from animl_pipeline.storage.remote import bare_address
@@ -31,12 +31,12 @@ def check(plan: PlanPath, data: DataOption = None) -> None:
     for class_id, rule in checked.labels.classes.items():
         console.out.print(f"  class     {class_id}: {_meant(rule)}")
     console.out.print(
-        f"  train     {checked.train.backbone} at {checked.view.size} px, {checked.train.epochs} epochs, weights {checked.train.weights}"
+        f"  train     {checked.train.backbone} at {checked.model_input.size} px, {checked.train.epochs} epochs, weights {checked.train.weights}"
     )
     console.out.print(f"  release   {checked.endpoint_name()}, {checked.release.memory_mb} MB, {checked.release.max_concurrency} at a time")
 
 
-def _meant(rule: ClassPlan) -> str:
+def _meant(rule: ClassConfig) -> str:
     """What becomes a class, in a line."""
     lists = [("" if source == "*" else f"{source}: ") + ", ".join(names) for source, names in rule.from_.items() if names]
     return "; ".join([*lists, *(f"{t.level} {t.name}" for t in rule.taxa)])

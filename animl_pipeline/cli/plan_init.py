@@ -14,12 +14,12 @@ from rich.table import Table
 
 from animl_pipeline.cli import console
 from animl_pipeline.cli.options import DataOption, StoreOption
-from animl_pipeline.config import SourcePlan, check_plan
+from animl_pipeline.config import SourceConfig, check_plan
 from animl_pipeline.config.settings import Settings, load_settings, remember
 from animl_pipeline.core.errors import PlanError
 from animl_pipeline.core.records import Artifact
 from animl_pipeline.plan_init import Draft, Survey, drafted, plan_text, surveyed
-from animl_pipeline.plan_init.find_images import pictures_of
+from animl_pipeline.plan_init.find_images import images_of
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.export.camtrap_dp_observations import ElsewhereError, common_base
 from animl_pipeline.storage.remote import bare_address
@@ -45,10 +45,10 @@ def init(
     output: Annotated[Path, typer.Option("--output", "-o", help="the file to write; it must not be there yet")] = Path("plan.yaml"),
     model: Annotated[str | None, typer.Option("--model", help="the model's name; without it, the first source's")] = None,
     kind: Annotated[str, typer.Option("--kind", help="how labels are written, when it is not seen: cct, folders, camtrap-dp, megadetector")] = "auto",
-    place_field: Annotated[str, typer.Option("--place-field", help="which field of an image says where it was taken")] = "location",
-    layout: Annotated[str | None, typer.Option("--layout", help="what folders of pictures mean, such as '{place}/{label}'")] = None,
+    location_field: Annotated[str, typer.Option("--place-field", help="which field of an image says where it was taken")] = "location",
+    layout: Annotated[str | None, typer.Option("--layout", help="what folders of pictures mean, such as '{location}/{label}'")] = None,
     min_objects: Annotated[int, typer.Option("--min-objects", min=1, help="objects that a name needs to be suggested as a class")] = 30,
-    min_places: Annotated[int, typer.Option("--min-places", min=1, help="places that it needs: train, val and test want one each")] = 3,
+    min_locations: Annotated[int, typer.Option("--min-places", min=1, help="places that it needs: train, val and test want one each")] = 3,
     store: StoreOption = None,
     data: DataOption = None,
 ) -> None:
@@ -64,7 +64,7 @@ def init(
         raise PlanError("EXPORT: expected a path, an address, animl://<project> or lila://<set>, found nothing; is a variable of the shell empty?")
     if images and len(images) != len(exports):
         raise PlanError(f"--images: expected one for each of the {len(exports)} exports, found {len(images)}")
-    said = {"kind": kind, "place_field": place_field} | ({"layout": layout} if layout else {})
+    said = {"kind": kind, "location_field": location_field} | ({"layout": layout} if layout else {})
     kept = open_store(settings)
     surveys, guessed = [], {}
     with console.watched():
@@ -72,7 +72,7 @@ def init(
             survey, unsure = _surveyed({"name": name, "export": _as_given(export, settings)} | said, where, kept, settings)
             surveys.append(survey)
             guessed[name] = unsure
-    draft = drafted(surveys, min_objects, min_places)
+    draft = drafted(surveys, min_objects, min_locations)
     text = plan_text(model or surveys[0].source.name, surveys, draft, guessed)
     check_plan(yaml.safe_load(text), str(output))
     _write(output, text)
@@ -97,7 +97,7 @@ def _surveyed(said: dict[str, Any], images: str | None, store: Store, settings: 
     source = source.model_copy(update={"kind": "lila" if source.export.startswith("lila://") else kind})
     unsure = ""
     if images is None and (source.kind in {"cct", "animl", "megadetector"} or source.images == "."):
-        found = pictures_of(source, store.table(export, "images.parquet"), _head(export, store), settings)
+        found = images_of(source, store.table(export, "images.parquet"), _head(export, store), settings)
         unsure, source = found.unsure, source.model_copy(update={"images": found.images, "key": found.key})
     return surveyed(source, export, store, datetime.now(UTC).date().isoformat()), unsure
 
@@ -105,18 +105,18 @@ def _surveyed(said: dict[str, Any], images: str | None, store: Store, settings: 
 def _elsewhere(export: Artifact, store: Store) -> str:
     """The address below which most of a Camtrap DP's pictures lie, where that is not where they were looked for."""
     found = store.table(export, "problems.parquet")
-    addresses = found.loc[found["problem"] == "picture_elsewhere", "detail"]
+    addresses = found.loc[found["problem"] == "image_elsewhere", "detail"]
     return common_base(addresses) if len(addresses) > len(store.table(export, "images.parquet")) else ""
 
 
-def _source(said: dict[str, Any]) -> SourcePlan:
+def _source(said: dict[str, Any]) -> SourceConfig:
     """The source, its pictures somewhere: labels can be read without them.
 
     Raises:
         PlanError: the options do not fit each other.
     """
     try:
-        return SourcePlan.model_validate(said if "images" in said else {"images": None} | said)
+        return SourceConfig.model_validate(said if "images" in said else {"images": None} | said)
     except ValueError:
         whole = {"model": "draft", "sources": [{"images": "."} | said], "labels": {"classes": {"a": ["a"], "b": ["b"]}}}
         return check_plan(whole, "the options").sources[0]
@@ -171,15 +171,15 @@ def _show(output: Path, surveys: list[Survey], draft: Draft, guessed: dict[str, 
     for s in surveys:
         dates = f"{s.first} to {s.last}" if s.first else "no dates"
         console.out.print(
-            f"{s.source.name} ({s.source.kind}): {s.pictures:,} pictures, {s.objects:,} labels, {len(s.places):,} known places; {dates}"
+            f"{s.source.name} ({s.source.kind}): {s.images:,} pictures, {s.objects:,} labels, {len(s.locations):,} known places; {dates}"
         )
         if guessed[s.source.name]:
             console.out.print(f"  images: {bare_address(s.source.images)}: {guessed[s.source.name]}")
     table = Table(title=f"Suggested classes: {len(draft.classes)}", title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for column in ("class", "objects", "boxes", "places", "names"):
+    for column in ("class", "objects", "boxes", "locations", "names"):
         table.add_column(column, justify="left" if column in {"class", "names"} else "right", overflow="fold")
     for c in draft.classes[:SHOWN]:
-        table.add_row(c.id, f"{c.objects:,}", f"{c.boxes:,}", f"{len(c.places):,}", ", ".join(c.names))
+        table.add_row(c.id, f"{c.objects:,}", f"{c.boxes:,}", f"{len(c.locations):,}", ", ".join(c.names))
     console.out.print(table)
     if len(draft.classes) > SHOWN:
         console.out.print(f"… and {len(draft.classes) - SHOWN} more")

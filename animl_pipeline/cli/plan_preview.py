@@ -13,11 +13,11 @@ from rich.table import Table
 from animl_pipeline.cli import console
 from animl_pipeline.cli.options import DataOption, PlanPath, StoreOption
 from animl_pipeline.cli.run_flow import Debug
-from animl_pipeline.config import Plan, SourcePlan, load_plan
+from animl_pipeline.config import Plan, SourceConfig, load_plan
 from animl_pipeline.config.settings import Settings, load_settings, remember
 from animl_pipeline.core.errors import ImagesError
 from animl_pipeline.steps.export import export_annotations
-from animl_pipeline.steps.images import Outlook, foresee_images, place_of
+from animl_pipeline.steps.images import Outlook, foresee_images, location_of
 from animl_pipeline.steps.labels import Preview, previewed, wanted_names
 from animl_pipeline.storage.step_cache import Store, open_store
 
@@ -26,7 +26,7 @@ ASSUMED_BYTES = 700_000
 ASSUMED_RATE = 25.0
 """Pictures a second from S3 at 50 ms a request over an ordinary line."""
 SHOWN = 12
-LEAST_PLACES = 3
+LEAST_LOCATIONS = 3
 """One for each of train, val and test."""
 
 Rate = Annotated[float, typer.Option("--rate", min=0.01, help="pictures a second that you reckon with")]
@@ -47,26 +47,26 @@ def preview(plan: PlanPath, store: StoreOption = None, data: DataOption = None, 
         outlooks = {s.name: foresee_images(s, exports[s.name], wanted_names(checked.labels, s.name, settings), opened) for s in checked.sources}
         found = previewed(checked, exports, {name: o.over_limit for name, o in outlooks.items()}, opened, settings)
     show_classes(checked, found)
-    show_pictures(outlooks, opened, settings, rate)
+    show_images(outlooks, opened, settings, rate)
     lost = [line for s in checked.sources if (line := _lost(s, settings))]
-    if found.places < LEAST_PLACES:
+    if found.locations < LEAST_LOCATIONS:
         lost.append(
-            f"train, val and test need at least {LEAST_PLACES} known places, found {found.places}; add sources with more places, "
-            "or check sources.place_field and layout in the plan"
+            f"train, val and test need at least {LEAST_LOCATIONS} known places, found {found.locations}; add sources with more places, "
+            "or check sources.location_field and layout in the plan"
         )
     for line in lost:
         console.out.print(f"refused: {line}")  # a path stays in one piece
-    if lost or (found.too_few and checked.labels.too_few == "error"):
+    if lost or (found.on_too_few and checked.labels.on_too_few == "error"):
         raise typer.Exit(1)
 
 
 def show_classes(plan: Plan, found: Preview) -> None:
     """A row a class, the totals, and what a person should look at."""
-    table = _table(f"{plan.model}: what it would train on, by the exports alone", ("class", "objects", "pictures", "places", "left out", "names"))
+    table = _table(f"{plan.model}: what it would train on, by the exports alone", ("class", "objects", "images", "locations", "left out", "names"))
     for c in found.classes:
         names = ", ".join(f"{name} {n:,}" for name, n in list(c.names.items())[:SHOWN]) or "none found"
-        table.add_row(c.id, f"{c.objects:,}", f"{c.images:,}", f"{c.places:,}", _reasons(c.dropped), names)
-    table.add_row("all", f"{found.objects:,}", f"{found.images:,}", f"{found.places:,}", "", "", style="bold")
+        table.add_row(c.id, f"{c.objects:,}", f"{c.images:,}", f"{c.locations:,}", _reasons(c.dropped), names)
+    table.add_row("all", f"{found.objects:,}", f"{found.images:,}", f"{found.locations:,}", "", "", style="bold")
     console.out.print(table)
     _say(f"\nleft out in all: {_reasons(found.dropped) or 'nothing'}")
     if found.unlisted:
@@ -74,11 +74,11 @@ def show_classes(plan: Plan, found: Preview) -> None:
         _say(f"names that stand nowhere in the plan: {', '.join(f'{n} {k:,}' for n, k in list(found.unlisted.items())[:SHOWN])}{more}")
     for line in found.conflicts:
         _say(f"to settle: {line}; the first counts")
-    for line in found.too_few:
-        _say(f"{'refused' if plan.labels.too_few == 'error' else 'to note'}: {line}")
+    for line in found.on_too_few:
+        _say(f"{'refused' if plan.labels.on_too_few == 'error' else 'to note'}: {line}")
 
 
-def show_pictures(outlooks: Mapping[str, Outlook], store: Store, settings: Settings, rate: float) -> None:
+def show_images(outlooks: Mapping[str, Outlook], store: Store, settings: Settings, rate: float) -> None:
     """A row a source: how many pictures would travel, how many bytes, how long; then the disk."""
     table = _table("\nWhat fetching the pictures would take", ("source", "wanted", "here", "to fetch", "bytes", "time"))
     here, held = (sum(getattr(o, f) for o in outlooks.values()) for f in ("here", "bytes_here"))
@@ -98,10 +98,10 @@ def show_pictures(outlooks: Mapping[str, Outlook], store: Store, settings: Setti
     _say(f"{console.in_bytes(needed)} to keep them{_disk(store, settings, needed)}")
 
 
-def _lost(source: SourcePlan, settings: Settings) -> str:
+def _lost(source: SourceConfig, settings: Settings) -> str:
     """Why no picture of a source can come, "" where they can be asked for."""
     try:
-        place_of(source, settings)
+        location_of(source, settings)
     except ImagesError as e:
         return str(e)
     return ""
@@ -121,7 +121,7 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
 
 
 def _reasons(dropped: Mapping[str, int]) -> str:
-    words = {"picture_unusable": "over a source's limits"}  # nothing else makes a picture unusable before it is fetched
+    words = {"image_unusable": "over a source's limits"}  # nothing else makes a picture unusable before it is fetched
     return ", ".join(f"{n:,} {words.get(reason, reason.replace('_', ' '))}" for reason, n in dropped.items())
 
 

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import load_settings
-from animl_pipeline.core.errors import PictureError
-from animl_pipeline.core.imaging import open_picture
+from animl_pipeline.core.errors import ImageError
+from animl_pipeline.core.imaging import open_image
 from animl_pipeline.core.records import Box
 from animl_pipeline.deploy.latest_report import newest_report
 from animl_pipeline.inference.classifier import Classifier
@@ -29,7 +29,7 @@ def parsed_box(text: str | None) -> Box | None:
     try:
         return Box.of([float(part) for part in text.strip("[] ").split(",")])
     except (ValueError, ValidationError) as e:
-        raise PictureError(f"--box: expected ymin,xmin,ymax,xmax with 0 <= min < max <= 1, found {text!r}") from e
+        raise ImageError(f"--box: expected ymin,xmin,ymax,xmax with 0 <= min < max <= 1, found {text!r}") from e
 
 
 def named_animals(image: Path, plan: Plan, box: Box | None) -> list[tuple[Box, dict[str, float]]]:
@@ -45,14 +45,14 @@ def named_animals(image: Path, plan: Plan, box: Box | None) -> list[tuple[Box, d
         EvaluationError: the plan has no package yet.
     """
     try:
-        picture = open_picture(image.read_bytes())
+        img = open_image(image.read_bytes())
     except OSError as e:
-        raise PictureError(f"expected a picture at {image}, found none ({e.strerror})") from e
-    except PictureError as e:
-        raise PictureError(f"{image}: {e}") from e
+        raise ImageError(f"expected a picture at {image}, found none ({e.strerror})") from e
+    except ImageError as e:
+        raise ImageError(f"{image}: {e}") from e
     classifier = _newest_classifier(plan)
     boxes = [box] if box is not None else _animals(image, plan)
-    return [(b, classifier.answer(picture, b)) for b in boxes]
+    return [(b, classifier.answer(img, b)) for b in boxes]
 
 
 def _newest_classifier(plan: Plan) -> Classifier:

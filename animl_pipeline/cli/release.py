@@ -193,7 +193,7 @@ def _opened(plan: Path) -> tuple[Plan, Store]:
 
 def _copy(source: str, files: tuple[str, ...], folder: Path, store: Store) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    inside = source.removeprefix(f"{store.depot}/")
+    inside = source.removeprefix(f"{store.object_store}/")
     for name in files:
-        (folder / name).write_bytes(store.depot.read(f"{inside}/{name}") or b"")
+        (folder / name).write_bytes(store.object_store.read(f"{inside}/{name}") or b"")
     console.out.print(f"copied to {folder}")

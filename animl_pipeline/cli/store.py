@@ -11,7 +11,7 @@ from rich.table import Table
 from animl_pipeline.cli import console
 from animl_pipeline.cli.options import StoreOption
 from animl_pipeline.cli.run_flow import Debug
-from animl_pipeline.config import ReleasePlan, load_plan
+from animl_pipeline.config import ReleaseConfig, load_plan
 from animl_pipeline.config.settings import load_settings, remember
 from animl_pipeline.core.errors import PlanError
 from animl_pipeline.storage.gc import Holding, Pile, Rules, clear_store, take_inventory
@@ -41,7 +41,7 @@ def show(keep: KeepOption = None, store: StoreOption = None) -> None:
     remember(store=store)
     opened = open_store(load_settings())
     found = take_inventory(opened, _kept_versions(keep))
-    table = _table(str(opened.depot), "what", "things", "needed", "size", "oldest", "used last")
+    table = _table(str(opened.object_store), "what", "things", "needed", "size", "oldest", "used last")
     for holding in (*found.steps, *found.rest):
         table.add_row(*_row(holding, "step " if holding in found.steps else ""))
     table.add_row("in all", "", "", console.in_bytes(found.bytes))
@@ -52,7 +52,7 @@ def show(keep: KeepOption = None, store: StoreOption = None) -> None:
 @stores.command()
 def gc(
     older_than: Annotated[int, typer.Option(metavar="DAYS", min=1, max=36_500, help="what was made or used since then stays, whoever needs it")] = 30,
-    pictures: Annotated[
+    images: Annotated[
         bool, typer.Option("--pictures", help="let fetched pictures go that no step names any more; who needs them again fetches them again")
     ] = False,
     keep: KeepOption = None,
@@ -68,7 +68,7 @@ def gc(
     """
     remember(store=store)
     opened = open_store(load_settings())
-    rules = Rules(older_than=older_than, keep=_kept_versions(keep), pictures=pictures)
+    rules = Rules(older_than=older_than, keep=_kept_versions(keep), images=images)
     with console.watched(debug=Debug.on):
         cleared = clear_store(opened, rules, look_only=not yes)
     if cleared.stays:
@@ -93,7 +93,7 @@ def _kept_versions(keep: int | None) -> int:
         plans = [load_plan(path) for path in sorted(load_settings().plans.glob("*.yaml"))]
     except PlanError as e:
         raise PlanError(f"{e}; its release.keep is needed here: mend the plan, or say --keep N") from e
-    return max([ReleasePlan().keep, *(plan.release.keep for plan in plans)])
+    return max([ReleaseConfig().keep, *(plan.release.keep for plan in plans)])
 
 
 def _show_piles(title: str, piles: tuple[Pile, ...]) -> None:

@@ -4,19 +4,19 @@ Where we are (buckets, roles, addresses of services) is never here: that is ``se
 at the settings' data folder, so that a plan holds on another machine.
 """
 
-from animl_pipeline.config.detection import CropsPlan, DetectionsPlan
-from animl_pipeline.config.evaluation import AimPlan, AuditPlan, GatePlan, ThresholdsPlan, UnknownPlan
-from animl_pipeline.config.labels import ClassPlan, LabelsPlan, TaxonomyPlan, TaxonPlan
-from animl_pipeline.config.plan import Overrides, Plan
-from animl_pipeline.config.plan_file import check_plan, find_plan, load_plan
-from animl_pipeline.config.release import BatchPlan, EndpointPlan, PackagePlan, RegisterPlan, ReleasePlan
-from animl_pipeline.config.sources import AnimlPlan, ImagesPlan, MegadetectorPlan, SourcePlan
-from animl_pipeline.config.splits import SplitsPlan
-from animl_pipeline.config.training import TrainPlan
-from animl_pipeline.config.triggers import WatchPlan
+from animl_pipeline.config.detection import CropsConfig, DetectionsConfig
+from animl_pipeline.config.evaluation import AimConfig, AuditConfig, GateConfig, ThresholdsConfig, UnknownConfig
+from animl_pipeline.config.labels import ClassConfig, LabelsConfig, TaxonConfig, TaxonomyConfig
+from animl_pipeline.config.plan import Plan
+from animl_pipeline.config.plan_file import Overrides, check_plan, find_plan, load_plan
+from animl_pipeline.config.release import BatchEndpointConfig, EndpointConfig, PackageConfig, RegisterConfig, ReleaseConfig
+from animl_pipeline.config.sources import AnimlExportConfig, ImagesConfig, MegadetectorConfig, SourceConfig
+from animl_pipeline.config.splits import SplitsConfig
+from animl_pipeline.config.training import TrainingConfig
+from animl_pipeline.config.triggers import WatchConfig
 
 __all__ = [
-    "AimPlan", "AnimlPlan", "AuditPlan", "BatchPlan", "ClassPlan", "CropsPlan", "DetectionsPlan", "EndpointPlan", "GatePlan", "ImagesPlan",
-    "LabelsPlan", "MegadetectorPlan", "Overrides", "PackagePlan", "Plan", "RegisterPlan", "ReleasePlan", "SourcePlan", "SplitsPlan", "TaxonPlan",
-    "TaxonomyPlan", "ThresholdsPlan", "TrainPlan", "UnknownPlan", "WatchPlan", "check_plan", "find_plan", "load_plan",
+    "AimConfig", "AnimlExportConfig", "AuditConfig", "BatchEndpointConfig", "ClassConfig", "CropsConfig", "DetectionsConfig", "EndpointConfig", "GateConfig", "ImagesConfig",
+    "LabelsConfig", "MegadetectorConfig", "Overrides", "PackageConfig", "Plan", "RegisterConfig", "ReleaseConfig", "SourceConfig", "SplitsConfig", "TaxonConfig",
+    "TaxonomyConfig", "ThresholdsConfig", "TrainingConfig", "UnknownConfig", "WatchConfig", "check_plan", "find_plan", "load_plan",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from animl_pipeline.core.records import Record, Share
 Group = Literal["invasive", "native"]
 
 
-class AimPlan(Record):
+class AimConfig(Record):
     """What a class's threshold is to reach on val: one measure, or several at once."""
 
     recall: Share | None = Field(default=None, description="at least; without other aims the highest threshold that reaches it is taken")
@@ -34,11 +34,11 @@ class AimPlan(Record):
         return " and ".join(filter(None, parts))
 
 
-USUAL_AIMS: dict[str, AimPlan] = {"invasive": AimPlan(recall=0.95), "native": AimPlan(precision=0.9)}
+USUAL_AIMS: dict[str, AimConfig] = {"invasive": AimConfig(recall=0.95), "native": AimConfig(precision=0.9)}
 """An invader must not be missed; a native animal's name must be right."""
 
 
-class UnknownPlan(Record):
+class UnknownConfig(Record):
     """When an animal is unknown although a native class leads: its probability is below a floor, chosen on val."""
 
     keep: Share = Field(default=0.95, description="share of the rightly named val crops that the floor may not make unknown")
@@ -47,18 +47,18 @@ class UnknownPlan(Record):
     )
 
 
-class ThresholdsPlan(Record):
+class ThresholdsConfig(Record):
     """From which probability on a class is named: chosen on val, written as Animl's categoryConfig."""
 
     invasive: tuple[str, ...] = Field(default=(), description="classes that must not be missed; all others are native")
-    aims: dict[str, AimPlan] = Field(default=USUAL_AIMS, description="by group (invasive, native) or by class, which goes first")
-    unknown: UnknownPlan | None = Field(default=None, description="null: no floor; an animal is unknown where no class reaches its threshold")
+    aims: dict[str, AimConfig] = Field(default=USUAL_AIMS, description="by group (invasive, native) or by class, which goes first")
+    unknown: UnknownConfig | None = Field(default=None, description="null: no floor; an animal is unknown where no class reaches its threshold")
 
     def group_of(self, class_id: str) -> Group:
         """The group of a class."""
         return "invasive" if class_id in self.invasive else "native"
 
-    def aim_of(self, class_id: str) -> AimPlan:
+    def aim_of(self, class_id: str) -> AimConfig:
         """The aim of a class: its own, else its group's."""
         group = self.group_of(class_id)
         return self.aims.get(class_id) or self.aims.get(group) or USUAL_AIMS[group]
@@ -76,17 +76,17 @@ class ThresholdsPlan(Record):
                 raise ValueError(f"thresholds.{key}: {name!r} is no class of labels.classes ({', '.join(classes)})")
 
 
-class GatePlan(Record):
+class GateConfig(Record):
     """When a model may be released. The champion is the model that was released last; both answer the same test crops."""
 
     min_examples: int = Field(default=10, ge=0, description="test crops of every class; fewer: need_more_data")
-    min_places: int = Field(default=2, ge=0, description="test places of every class; fewer: need_more_data")
+    min_locations: int = Field(default=2, ge=0, description="test places of every class; fewer: need_more_data")
     min_macro_f1: Share = Field(default=0.0, description="less: hold, also for a first model")
-    macro_f1_may_fall: Share = Field(default=0.01, description="more than this below the champion: hold")
-    invasive_recall_may_fall: Share = Field(default=0.02, description="of any invasive class, more than this below the champion: hold")
+    max_macro_f1_drop: Share = Field(default=0.01, description="more than this below the champion: hold")
+    max_invasive_recall_drop: Share = Field(default=0.02, description="of any invasive class, more than this below the champion: hold")
 
 
-class AuditPlan(Record):
+class AuditConfig(Record):
     """The search for wrong labels: crops whose label the model firmly disbelieves."""
 
     folds: int = Field(default=0, ge=0, le=20, description="0: val and test only; k: also train, by k further trainings without a k-th of the places")

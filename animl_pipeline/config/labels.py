@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from animl_pipeline.config.fields import Place, Seed
+from animl_pipeline.config.fields import PathOrUrl, Seed
 from animl_pipeline.core.records import ClassInfo, Record
 
 ANY = "*"
@@ -23,34 +23,34 @@ Level = Literal[
 Word = Literal["error", "warn"]
 
 
-class TaxonPlan(Record):
+class TaxonConfig(Record):
     """A taxon: all that belongs to it by the plan's taxonomy."""
 
     level: Level
     name: str = Field(min_length=1, description="scientific name, any case; of a species with its genus: canis latrans")
 
 
-class TaxonomyPlan(Record):
+class TaxonomyConfig(Record):
     """Where it is written which name belongs to which taxon."""
 
-    table: Place = Field(description="LILA's taxonomy mapping (CSV) or an MLModel document of Animl (JSON): a path, https://… or s3://…")
+    table: PathOrUrl = Field(description="LILA's taxonomy mapping (CSV) or an MLModel document of Animl (JSON): a path, https://… or s3://…")
     datasets: dict[str, str] = Field(default={}, description="which data set of the table a source is; a source that is not named: all of them")
 
 
-class ClassPlan(Record):
+class ClassConfig(Record):
     """One class of the model: what becomes it, and how many of it at most."""
 
     from_: dict[str, Names] = Field(
         alias="from", default={}, description="category names, any case: a list, or a list for each source ('*': for all)"
     )
-    taxa: tuple[TaxonPlan, ...] = Field(default=(), description="names that belong to these taxa, too; needs labels.taxonomy")
+    taxa: tuple[TaxonConfig, ...] = Field(default=(), description="names that belong to these taxa, too; needs labels.taxonomy")
     exclude: Names = Field(default=(), description="names that `taxa` would bring and that are not meant")
-    exclude_taxa: tuple[TaxonPlan, ...] = Field(default=(), description="taxa within `taxa` that are not meant")
+    exclude_taxa: tuple[TaxonConfig, ...] = Field(default=(), description="taxa within `taxa` that are not meant")
     max_count: int | None = Field(default=None, ge=1, description="keep at most this many objects")
-    max_per_place: int | None = Field(default=None, ge=1, description="keep at most this many of one place")
+    max_per_location: int | None = Field(default=None, ge=1, description="keep at most this many of one place")
     prioritize: Names = Field(default=(), description="what a limit keeps first: names of sources or categories, in this order")
     min_count: int | None = Field(default=None, ge=0, description="expected objects at least")
-    min_places: int | None = Field(default=None, ge=0, description="expected places at least")
+    min_locations: int | None = Field(default=None, ge=0, description="expected places at least")
 
     @field_validator("from_", mode="before")
     @classmethod
@@ -77,18 +77,18 @@ class ClassPlan(Record):
         return tuple(dict.fromkeys(name for names in lists for name in names))
 
 
-class LabelsPlan(Record):
+class LabelsConfig(Record):
     """Which category names become which class, and what is left out. Names are compared without case."""
 
-    classes: dict[str, ClassPlan] = Field(min_length=2)
+    classes: dict[str, ClassConfig] = Field(min_length=2)
     empty: Names = Field(default=("empty",), description="names that mean: no animal here")
     exclude: Names = Field(default=(), description="names left out on purpose")
-    exclude_taxa: tuple[TaxonPlan, ...] = Field(default=(), description="taxa left out on purpose")
-    taxonomy: TaxonomyPlan | None = Field(default=None, description="which name belongs to which taxon")
-    max_per_place: int | None = Field(default=None, ge=1, description="for classes without their own")
+    exclude_taxa: tuple[TaxonConfig, ...] = Field(default=(), description="taxa left out on purpose")
+    taxonomy: TaxonomyConfig | None = Field(default=None, description="which name belongs to which taxon")
+    max_per_location: int | None = Field(default=None, ge=1, description="for classes without their own")
     min_count: int = Field(default=1, ge=0, description="expected objects of a class at least, for classes without their own")
-    min_places: int = Field(default=0, ge=0, description="expected places of a class at least, for classes without their own")
-    too_few: Word = Field(default="error", description="a class with fewer objects or places than expected")
+    min_locations: int = Field(default=0, ge=0, description="expected places of a class at least, for classes without their own")
+    on_too_few: Word = Field(default="error", description="a class with fewer objects or places than expected")
     conflicts: Word = Field(default="error", description="a name with two meanings; warn: the first counts, in the order classes, empty, exclude")
     equivalents: dict[str, tuple[str, ...]] = Field(
         default={}, description="scoring only: class → other classes that are right for it when predicted"
@@ -164,7 +164,7 @@ class LabelsPlan(Record):
         rule = self.classes[class_id]
         return (
             self.min_count if rule.min_count is None else rule.min_count,
-            self.min_places if rule.min_places is None else rule.min_places,
+            self.min_locations if rule.min_locations is None else rule.min_locations,
         )
 
     def right_for(self) -> dict[str, frozenset[str]]:

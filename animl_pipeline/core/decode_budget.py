@@ -15,7 +15,7 @@ OF_A_STEP = 128_000_000
 """Bytes for the pictures that a step decodes: ten of three megapixels side by side; one of a hundred megapixels has them alone."""
 
 
-class PictureMemory:
+class DecodeBudget:
     """Bytes for decoded pictures: ordinary ones pass side by side, large ones wait for each other, in turn."""
 
     def __init__(self, size: int = OF_A_STEP) -> None:

@@ -19,7 +19,9 @@
     ├── PackageError        the package is not fit to ship
     ├── ReleaseError        the endpoint was not updated, or was rolled back
     └── StoreError          the store cannot be read or written
-        └── DamagedError    what the store holds is not what its manifest says
+        ├── StoreUnreachableError   the store does not answer now
+        ├── TableError              a table does not have the columns that its step declares
+        └── DamagedError            what the store holds is not what its manifest says
 
 A message says what was expected, what was found, and what to do: which step makes the missing thing or which setting
 to turn. The command line prints it as one line and exits with ``exit_code``.
@@ -32,7 +34,7 @@ class PipelineError(Exception):
     """The root: a fault that one clear line explains."""
 
     exit_code = 1
-    heals = False
+    retryable = False
     """Whether the same may succeed later without anybody's doing."""
 
 
@@ -55,7 +57,7 @@ class ExportError(PipelineError):
 class AwayError(ExportError):
     """Who is asked does not answer now."""
 
-    heals = True
+    retryable = True
 
 
 class ImagesError(PipelineError):
@@ -74,7 +76,7 @@ class DetectionsError(PipelineError):
     """The detector cannot run."""
 
 
-class PictureError(PipelineError):
+class ImageError(PipelineError):
     """A picture does not decode, or a box lies outside of it."""
 
 
@@ -109,4 +111,14 @@ class StoreError(PipelineError):
 class DamagedError(StoreError):
     """What the store holds is not what its manifest says; it is removed, and made anew by the next try."""
 
-    heals = True
+    retryable = True
+
+
+class StoreUnreachableError(StoreError):
+    """The store does not answer now."""
+
+    retryable = True
+
+
+class TableError(StoreError):
+    """A table does not have the columns that its step declares."""

@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from animl_pipeline.core.errors import PictureError
-from animl_pipeline.core.records import Box, View
+from animl_pipeline.core.errors import ImageError
+from animl_pipeline.core.records import Box, ModelInput
 
+VERSION = 1
+"""Raised when a box gives other pixels: crops are then cut anew, models trained anew."""
 MAX_PIXELS = 100_000_000
 """Pictures with more pixels are refused before they are decoded (camera traps stay below 50 million)."""
 USUAL_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM")
@@ -47,17 +49,17 @@ class Square(NamedTuple):
     side: int
 
 
-def open_picture(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
     """Decode a picture wholly, as RGB, its pixels as stored.
 
     Raises:
         PictureError: no picture, a broken or cut-off one, or one of more than ``MAX_PIXELS``.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # a switch of the whole process, which some detector packages turn on at import
-    with _faults_of_pictures():
-        picture = _begin(data)
-        picture.load()
-    return _as_rgb(picture)
+    with _faults_of_images():
+        image = _begin(data)
+        image.load()
+    return _as_rgb(image)
 
 
 def read_header(data: bytes) -> Header:
@@ -66,20 +68,20 @@ def read_header(data: bytes) -> Header:
     Raises:
         PictureError: no picture, or one of more than ``MAX_PIXELS``.
     """
-    with _faults_of_pictures():
-        picture = _begin(data)
-    plain = picture.mode == "RGB" and picture.format in {"JPEG", "MPO", "PNG"}
-    bytes_a_pixel = 4 if plain else 16 if picture.format == "WEBP" else 12
-    return Header(*picture.size, bytes_a_pixel + (8 if picture.info.get("progressive") else 0))
+    with _faults_of_images():
+        image = _begin(data)
+    plain = image.mode == "RGB" and image.format in {"JPEG", "MPO", "PNG"}
+    bytes_a_pixel = 4 if plain else 16 if image.format == "WEBP" else 12
+    return Header(*image.size, bytes_a_pixel + (8 if image.info.get("progressive") else 0))
 
 
 @contextmanager
-def _faults_of_pictures() -> Iterator[None]:
+def _faults_of_images() -> Iterator[None]:
     """What pillow raises over bytes that are no picture, as PictureError."""
     try:
         yield
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError, IndexError) as e:
-        raise PictureError(f"not a picture that decodes: {_reason(e)}") from e
+        raise ImageError(f"not a picture that decodes: {_reason(e)}") from e
 
 
 def _begin(data: bytes) -> Image.Image:
@@ -87,11 +89,11 @@ def _begin(data: bytes) -> Image.Image:
     # What pillow thinks of a file's palette or camera notes, and of its size (our own limit is below). Set for the whole
     # process, since catch_warnings is not safe in threads.
     warnings.filterwarnings("ignore", category=Warning, module=r"PIL\.")
-    picture = _opened(data)
-    width, height = picture.size
+    image = _opened(data)
+    width, height = image.size
     if width * height > MAX_PIXELS:
-        raise PictureError(f"a picture of {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded")
-    return picture
+        raise ImageError(f"a picture of {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded")
+    return image
 
 
 def _opened(data: bytes) -> Image.Image:
@@ -116,30 +118,28 @@ def square_around(box: Box, width: int, height: int, margin: float = 0.0) -> Squ
     return Square(_shift(left + right, side, width), _shift(top + bottom, side, height), side)
 
 
-def cut(picture: Image.Image, box: Box, view: View) -> Image.Image:
+def cut(image: Image.Image, box: Box, model_input: ModelInput) -> Image.Image:
     """The view of ``box`` as an RGB picture of ``view.size`` x ``view.size`` pixels, black outside of the picture.
 
     Raises:
         PictureError: the square has more than ``MAX_PIXELS``: the picture is a thin strip.
     """
-    left, top, side = square_around(box, picture.width, picture.height, view.margin)
+    left, top, side = square_around(box, image.width, image.height, model_input.margin)
     if side * side > MAX_PIXELS:
-        raise PictureError(
-            f"a square of {side} x {side} pixels around a box of a strip of {picture.width} x {picture.height}; at most {MAX_PIXELS:,}"
-        )
-    square = picture.crop((left, top, left + side, top + side))
-    return square.resize((view.size, view.size), Image.Resampling.BICUBIC)
+        raise ImageError(f"a square of {side} x {side} pixels around a box of a strip of {image.width} x {image.height}; at most {MAX_PIXELS:,}")
+    square = image.crop((left, top, left + side, top + side))
+    return square.resize((model_input.size, model_input.size), Image.Resampling.BICUBIC)
 
 
-def normalise(views: list[Image.Image], view: View) -> NDArray[np.float32]:
+def normalise(views: list[Image.Image], model_input: ModelInput) -> NDArray[np.float32]:
     """Cut-out views as the model's input: float32 [n, 3, size, size], RGB, (value / 255 - mean) / std."""
     pixels = np.stack([np.asarray(v, dtype=np.uint8) for v in views])
-    return normalise_array(pixels, view)
+    return normalise_array(pixels, model_input)
 
 
-def normalise_array(pixels: NDArray[np.uint8], view: View) -> NDArray[np.float32]:
+def normalise_array(pixels: NDArray[np.uint8], model_input: ModelInput) -> NDArray[np.float32]:
     """uint8 [n, size, size, 3] RGB → float32 [n, 3, size, size], (value / 255 - mean) / std."""
-    mean, std = np.asarray(view.mean, np.float32), np.asarray(view.std, np.float32)
+    mean, std = np.asarray(model_input.mean, np.float32), np.asarray(model_input.std, np.float32)
     scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
@@ -151,13 +151,13 @@ def _shift(twice_centre: int, side: int, length: int) -> int:
     return min(max((twice_centre - side) // 2, 0), length - side)
 
 
-def _as_rgb(picture: Image.Image) -> Image.Image:
+def _as_rgb(image: Image.Image) -> Image.Image:
     """RGB from any mode; 16-bit grey keeps its upper byte, which a plain conversion would clip to white."""
-    if picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode == "I":
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "I":
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _reason(error: Exception) -> str:

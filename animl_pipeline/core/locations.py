@@ -11,7 +11,9 @@ EARTH_M = 6_371_008.8
 """Mean radius of the Earth (IUGG), in metres."""
 
 
-def one_place(names: Sequence[str], points: NDArray[np.float64], within_m: float | None, same: Iterable[tuple[str, str]] = ()) -> dict[str, str]:
+def merge_locations(
+    names: Sequence[str], points: NDArray[np.float64], within_m: float | None, same: Iterable[tuple[str, str]] = ()
+) -> dict[str, str]:
     """Each name's place, called by the first of its names: those within ``within_m`` metres are one, and so is a chain of them.
 
     Distances are great-circle (haversine). A name that stands several times is one place, wherever it lies.

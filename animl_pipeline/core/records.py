@@ -46,7 +46,7 @@ class Box(Record):
         return cls(ymin=ymin, xmin=xmin, ymax=ymax, xmax=xmax)
 
 
-WHOLE_PICTURE = Box(ymin=0, xmin=0, ymax=1, xmax=1)
+WHOLE_IMAGE = Box(ymin=0, xmin=0, ymax=1, xmax=1)
 
 
 class Counts(Record):
@@ -82,7 +82,7 @@ class Artifact(Record):
     cached: bool = Field(default=False, exclude=True)
 
 
-class View(Record):
+class ModelInput(Record):
     """What a model sees of an animal: the box, squared, resized and normalised (carried out in ``pixels``).
 
     ``margin`` widens the square by this share of its side on every side; ``mean`` and ``std`` are of RGB in 0-1.
@@ -129,7 +129,7 @@ class ModelCard(Record):
     version: str
     architecture: str
     classes: tuple[ClassInfo, ...] = Field(min_length=2)
-    view: View
+    model_input: ModelInput
     temperature: float = Field(default=1.0, gt=0)
     thresholds: dict[str, Share] = Field(default={}, description="class id → probability from which on the class is named")
     onnx_sha256: Digest
@@ -154,7 +154,7 @@ class ClassScores(Record):
 
     id: str
     examples: int
-    places: int
+    locations: int
     precision: float
     recall: float
     f1: float
@@ -165,11 +165,11 @@ class ClassScores(Record):
     average_precision_interval: Interval | None = None
 
 
-class Operating(Record):
+class OperatingPoint(Record):
     """A class at a threshold: of ``examples`` crops of it, the share named so; of all crops named so, the share that are one."""
 
     examples: int
-    places: int
+    locations: int
     recall: float | None = Field(description="None where there is no example")
     precision: float | None = Field(description="None where nothing is named so")
     false_alarms_per_1000: float = Field(description="crops of other classes named so, of 1000 crops")
@@ -183,8 +183,8 @@ class Threshold(Record):
     aim: str
     value: Share
     met: bool = Field(description="whether val reaches the aim")
-    val: Operating
-    test: Operating | None = None
+    val: OperatingPoint
+    test: OperatingPoint | None = None
     recall_interval: Interval | None = Field(default=None, description="of the recall on test")
     precision_interval: Interval | None = Field(default=None, description="of the precision on test")
 
@@ -209,7 +209,7 @@ class Part(Record):
     by: str
     name: str
     examples: int
-    places: int
+    locations: int
     accuracy: float
     macro_f1: float | None = Field(description="None with fewer than two classes")
     accuracy_interval: Interval | None = None
@@ -217,7 +217,7 @@ class Part(Record):
     left_out: int = 0
 
 
-class Credited(Record):
+class EquivalentScores(Record):
     """The scores where the plan's equivalents count as right: class id → (precision, recall, f1)."""
 
     accuracy: float
@@ -225,12 +225,12 @@ class Credited(Record):
     classes: dict[str, tuple[float, float, float]]
 
 
-class Difference(Record):
+class ClassComparison(Record):
     """One class, challenger less champion, on the same crops."""
 
     id: str
     examples: int
-    places: int
+    locations: int
     recall: tuple[float, float] = Field(description="the champion's and the challenger's")
     f1: tuple[float, float]
     recall_change: float
@@ -249,7 +249,7 @@ class Comparison(Record):
     champion: str = Field(description="the champion's version")
     package: Digest
     examples: int
-    places: int
+    locations: int
     left_out: int = Field(description="test crops of classes that the champion does not know")
     new: tuple[str, ...] = Field(description="classes that only the challenger knows")
     gone: tuple[str, ...] = Field(description="classes that only the champion knows")
@@ -261,7 +261,7 @@ class Comparison(Record):
     macro_average_precision: tuple[float, float]
     macro_average_precision_change: float
     macro_average_precision_interval: Interval | None
-    classes: tuple[Difference, ...]
+    classes: tuple[ClassComparison, ...]
 
 
 class Metrics(Record):
@@ -271,7 +271,7 @@ class Metrics(Record):
     """
 
     examples: int
-    places: int
+    locations: int
     accuracy: float
     macro_precision: float
     macro_recall: float
@@ -285,7 +285,7 @@ class Metrics(Record):
     calibration: Calibration | None = None
     thresholds: tuple[Threshold, ...] = ()
     parts: tuple[Part, ...] = ()
-    credited: Credited | None = None
+    credited: EquivalentScores | None = None
     comparison: Comparison | None = None
     verdict: Verdict | None = None
     reasons: tuple[str, ...] = Field(default=(), description="of the verdict, in words, the weightiest first")
@@ -309,7 +309,7 @@ class Report(Record):
 class Answer(Record):
     """One golden answer: what the offline classifier said of one box of one picture, by class id."""
 
-    picture: str = Field(description="file name inside the package's folder golden/")
+    image: str = Field(description="file name inside the package's folder reference/")
     box: Box
     probabilities: dict[str, float]
 

@@ -11,7 +11,7 @@ import json
 import logging
 from typing import Any
 
-from animl_pipeline.config import Plan, RegisterPlan
+from animl_pipeline.config import Plan, RegisterConfig
 from animl_pipeline.config.release import Purpose
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PipelineError, ReleaseError
@@ -58,18 +58,18 @@ def register_model(package: Artifact, plan: Plan, store: Store, settings: Settin
     card = card_of(package, store)
     folder = f"registrations/{plan.model}/{slug(card.version)}-{package.digest[:8]}"
     wanted = parameters(plan, card.version, settings) if spec.ssm else {}
-    rules = {project: _rules_now(project, plan, card, settings) for project in spec.rules_of}
+    rules = {project: _rules_now(project, plan, card, settings) for project in spec.rule_projects}
     approval = approval_of(package, plan, store)
     files = _files(card, plan, settings, wanted, rules, approval)
     files["MODEL_CARD.md"] = released_card(store.path(package, "MODEL_CARD.md").read_text(encoding="utf-8"), approval)
     for name, text in files.items():
-        store.depot.put(f"{folder}/{name}", text.encode())
+        store.object_store.put(f"{folder}/{name}", text.encode())
     if not only_files:
         _write_parameters(Aws(), wanted)
         for project in rules:
             _write_rules(project, plan, card, settings)
     told = {project: ("as it was" if before == after else "to be written" if only_files else "written") for project, (before, after) in rules.items()}
-    return Registration(folder=f"{store.depot}/{folder}", files=tuple(files), parameters=wanted, rules=told)
+    return Registration(folder=f"{store.object_store}/{folder}", files=tuple(files), parameters=wanted, rules=told)
 
 
 def parameters(plan: Plan, version: str, settings: Settings) -> dict[str, str]:
@@ -109,7 +109,7 @@ def category_config(card: ModelCard, plan: Plan) -> dict[str, Document]:
     }
 
 
-def _spec(plan: Plan) -> RegisterPlan:
+def _spec(plan: Plan) -> RegisterConfig:
     if plan.release.register_ is None:
         raise ReleaseError("the plan says nothing of registering; give it `release: {register: {}}` (docs/release.md says what it may hold)")
     return plan.release.register_
@@ -206,7 +206,7 @@ def _held_after(animl: Animl, project: str, fault: RemoteError) -> list[Document
 
 def _asked(project: str, settings: Settings) -> Animl:
     if not settings.api_url:
-        raise PipelineError("register.rules_of needs Animl's API: set ANIML_API_URL (docs/animl.md)")
+        raise PipelineError("register.rule_projects needs Animl's API: set ANIML_API_URL (docs/animl.md)")
     return Animl(project, settings)
 
 

@@ -78,11 +78,11 @@ def _class_list(model_id: str, plan: Plan, unknown: bool) -> list[str]:
         f"- [ ] each project that shall use it: `availableMLModels` holds `{model_id}`",
         "- [ ] each project: labels of the new classes' names exist, or Animl makes them with the document's colours",
         "- [ ] each project: automation rules with this model have a categoryConfig for the new classes (`category-config.json`; "
-        "`release.register.rules_of` writes them)",
+        "`release.register.rule_projects` writes them)",
         *(
             []
-            if plan.release.register_ and plan.release.register_.rules_of
-            else ["- [ ] no project is named in `release.register.rules_of`: by hand"]
+            if plan.release.register_ and plan.release.register_.rule_projects
+            else ["- [ ] no project is named in `release.register.rule_projects`: by hand"]
         ),
     ]
 

@@ -19,7 +19,7 @@ from animl_pipeline.core.progress import track
 from animl_pipeline.core.records import Approval, Artifact, Release, Report
 from animl_pipeline.deploy.endpoint_names import Target, targets_of
 from animl_pipeline.deploy.history import ReleaseRecord, all_at_rest, begin, close, new_record, records_of, released
-from animl_pipeline.deploy.live_check import golden_crops
+from animl_pipeline.deploy.live_check import reference_crops
 from animl_pipeline.deploy.preflight import look_ahead
 from animl_pipeline.deploy.release_gate import approved, refuse
 from animl_pipeline.deploy.sagemaker_api import Aws
@@ -109,7 +109,7 @@ def _released_to(changer: Changer, target: Target, package: Artifact, why: Why) 
 
 def _make_ready(aws: Aws, target: Target, package: Artifact, store: Store) -> None:
     """All that the endpoint and its check need, made and looked at before it is touched."""
-    golden_crops(package, store)
+    reference_crops(package, store)
     archive = store.path(package, "model.tar.gz")
     aws.upload(archive, target, sha256_of(archive))
     aws.ensure_model(target)

@@ -130,11 +130,11 @@ def _animl_parts(aws: Aws, package: Artifact, plan: Plan, store: Store, settings
     lines = [Line(what=key, now=_shown(document.get(key)) if document else None, then=_shown(value)) for key, value in new.items()]
     yield Part(title=f"Animl's MLModel {new['_id']} (by mlmodel.js)", lines=tuple(lines), note=why)
     config = category_config(card, plan)
-    for project in plan.release.register_.rules_of if plan.release.register_ else ():
+    for project in plan.release.register_.rule_projects if plan.release.register_ else ():
         yield _rules_part(project, plan, config, settings)
-    if plan.release.register_ is not None and not plan.release.register_.rules_of:
+    if plan.release.register_ is not None and not plan.release.register_.rule_projects:
         wanted = tuple(Line(what=name, now=None, then=_shown(value)) for name, value in config.items())
-        yield Part(title="categoryConfig of automation rules", lines=wanted, note="by hand: register.rules_of names no project")
+        yield Part(title="categoryConfig of automation rules", lines=wanted, note="by hand: register.rule_projects names no project")
 
 
 def _rules_part(project: str, plan: Plan, config: dict[str, dict[str, Any]], settings: Settings) -> Part:

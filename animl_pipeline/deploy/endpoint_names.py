@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, cast
 
-from animl_pipeline.config import EndpointPlan, Plan, RegisterPlan
+from animl_pipeline.config import EndpointConfig, Plan, RegisterConfig
 from animl_pipeline.config.release import Purpose
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PackageError, SettingsError
@@ -26,7 +26,7 @@ PACKAGE_FILE = "model.tar.gz"
 class Target(Record):
     """Everything that a release of one endpoint makes, by name. ``parameter`` is set where SSM's value is what is switched."""
 
-    where: EndpointPlan
+    where: EndpointConfig
     endpoint_config: str
     sagemaker_model: str
     version: str
@@ -72,7 +72,7 @@ def targets_of(package: Artifact, plan: Plan, store: Store, settings: Settings) 
     return tuple(_target(where, card, package, plan, settings) for where in plan.release.endpoints(plan.model, slug(card.version)))
 
 
-def _target(where: EndpointPlan, card: ModelCard, package: Artifact, plan: Plan, settings: Settings) -> Target:
+def _target(where: EndpointConfig, card: ModelCard, package: Artifact, plan: Plan, settings: Settings) -> Target:
     model = {"package": package.digest, "bucket": settings.models_bucket, "image": settings.endpoint_image, "role": settings.role_arn}
     config: dict[str, Any] = {"model": digest_of(model), "memory": where.memory_mb, "concurrency": where.max_concurrency}
     if where.instance_type is not None:
@@ -115,13 +115,13 @@ def parameter_of(plan: Plan, purpose: Purpose, settings: Settings) -> str:
     Raises:
         SettingsError: the name holds the stage, and ANIML_STAGE is not set.
     """
-    spec = plan.release.register_ or RegisterPlan()
+    spec = plan.release.register_ or RegisterConfig()
     if "{stage}" in spec.parameter and not settings.stage:
         raise SettingsError(f"the SSM parameter {spec.parameter} needs ANIML_STAGE, Animl's stage, such as dev or prod; it is not set")
     return spec.parameter.format(model=spec.model_id or plan.model, purpose=purpose, stage=settings.stage)
 
 
-def switched_parameter(plan: Plan, where: EndpointPlan, settings: Settings) -> str | None:
+def switched_parameter(plan: Plan, where: EndpointConfig, settings: Settings) -> str | None:
     """The SSM parameter whose value a release switches; None where the endpoint behind its name is what changes."""
     return parameter_of(plan, where.purpose, settings) if plan.release.switch == "ssm" else None
 

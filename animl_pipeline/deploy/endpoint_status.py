@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from animl_pipeline.config import EndpointPlan, Plan
+from animl_pipeline.config import EndpointConfig, Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.records import Artifact, Record
 from animl_pipeline.deploy.endpoint_names import switched_parameter
@@ -43,7 +43,7 @@ def served_package(plan: Plan, store: Store, settings: Settings) -> Artifact | N
     return known.package if known else None
 
 
-def _status(aws: Aws, where: EndpointPlan, plan: Plan, store: Store, settings: Settings) -> EndpointStatus:
+def _status(aws: Aws, where: EndpointConfig, plan: Plan, store: Store, settings: Settings) -> EndpointStatus:
     history = records_of(where.line, store)
     name, state = present(aws, where, list(history), switched_parameter(plan, where, settings))
     known = released(state.endpoint_config, history) if state else None

@@ -68,9 +68,9 @@ def release_history(plan: Plan, store: Store, purpose: Purpose = "realtime") -> 
 def records_of(line: str, store: Store) -> tuple[ReleaseRecord, ...]:
     """Every record of an endpoint, the oldest first."""
     known = []
-    for name in sorted(store.depot.names(f"releases/{line}/")):
+    for name in sorted(store.object_store.names(f"releases/{line}/")):
         try:
-            known.append(ReleaseRecord.model_validate_json(store.depot.read(name) or b""))
+            known.append(ReleaseRecord.model_validate_json(store.object_store.read(name) or b""))
         except ValidationError:
             log.warning("%s in the store is not a release record of this version; left out", name)
     return tuple(known)
@@ -136,7 +136,7 @@ def all_at_rest(lines: Sequence[str], store: Store, timeout_s: float) -> Iterato
 
 
 def _keep(record: ReleaseRecord, store: Store) -> ReleaseRecord:
-    store.depot.put(f"releases/{record.line}/{record.id}.json", record.model_dump_json(indent=1).encode())
+    store.object_store.put(f"releases/{record.line}/{record.id}.json", record.model_dump_json(indent=1).encode())
     return record
 
 

@@ -14,7 +14,7 @@ from animl_pipeline.storage.step_cache import Store
 
 def keep_report(report: Report, store: Store) -> None:
     """Make ``report`` the newest of its model."""
-    store.depot.put(_name(report.model), report.model_dump_json(indent=1).encode())
+    store.object_store.put(_name(report.model), report.model_dump_json(indent=1).encode())
 
 
 def newest_report(model: str, store: Store) -> Report:
@@ -23,16 +23,16 @@ def newest_report(model: str, store: Store) -> Report:
     Raises:
         EvaluationError: there is none, or none of this version; a retrain makes it.
     """
-    data = store.depot.read(_name(model))
+    data = store.object_store.read(_name(model))
     if data is None:
         raise EvaluationError(
-            f"expected a report of the model {model!r} in the store at {store.depot}, found none; run `animl-pipeline retrain PLAN` first"
+            f"expected a report of the model {model!r} in the store at {store.object_store}, found none; run `animl-pipeline retrain PLAN` first"
         )
     try:
         return Report.model_validate_json(data)
     except ValidationError as e:
         raise EvaluationError(
-            f"the report {_name(model)} in the store at {store.depot} is not one of this version; run `animl-pipeline retrain PLAN` again"
+            f"the report {_name(model)} in the store at {store.object_store} is not one of this version; run `animl-pipeline retrain PLAN` again"
         ) from e
 
 
@@ -46,16 +46,16 @@ def newest_package(model: str, store: Store) -> str | None:
 
 def note_training(model: str, begun: datetime, store: Store) -> None:
     """Remember that a training which has ended began at ``begun``: what was validated before is learnt."""
-    store.depot.put(_trained(model), json.dumps({"begun": begun.astimezone(UTC).isoformat()}).encode())
+    store.object_store.put(_trained(model), json.dumps({"begun": begun.astimezone(UTC).isoformat()}).encode())
 
 
 def last_training(model: str, store: Store) -> datetime | None:
     """When the last training of a model that came to its end began; None where there was none."""
-    data = store.depot.read(_trained(model))
+    data = store.object_store.read(_trained(model))
     try:
         return None if data is None else datetime.fromisoformat(json.loads(data)["begun"])
     except (ValueError, KeyError, TypeError) as e:
-        raise EvaluationError(f"{_trained(model)} in the store at {store.depot} has changed; delete it, then everything counts as new") from e
+        raise EvaluationError(f"{_trained(model)} in the store at {store.object_store} has changed; delete it, then everything counts as new") from e
 
 
 def _trained(model: str) -> str:

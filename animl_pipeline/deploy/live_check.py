@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.core.progress import track
-from animl_pipeline.core.records import WHOLE_PICTURE, Answer, Artifact, Box, Latency
+from animl_pipeline.core.records import WHOLE_IMAGE, Answer, Artifact, Box, Latency
 from animl_pipeline.deploy.aws_errors import spoken
 from animl_pipeline.deploy.sagemaker_api import Aws
 from animl_pipeline.storage.step_cache import Store
@@ -28,13 +28,13 @@ class Checked(NamedTuple):
     latency: Latency | None = None
 
 
-def ask_endpoint(endpoint: str, picture: bytes, box: Box = WHOLE_PICTURE) -> dict[str, float]:
+def ask_endpoint(endpoint: str, image: bytes, box: Box = WHOLE_IMAGE) -> dict[str, float]:
     """Each class id's probability for one box of one picture, from the live endpoint.
 
     Raises:
         ReleaseError: there is no such endpoint, or it refused the request; the line is its own.
     """
-    return _ask(Aws(), endpoint, picture, box, patience_s=60)
+    return _ask(Aws(), endpoint, image, box, patience_s=60)
 
 
 def check_endpoint(aws: Aws, endpoint: str, package: Artifact, store: Store, tolerance: float, patience_s: float) -> Checked:
@@ -43,12 +43,12 @@ def check_endpoint(aws: Aws, endpoint: str, package: Artifact, store: Store, tol
     Raises:
         ReleaseError: it did not answer, answered other classes, or a probability is further off than ``tolerance``.
     """
-    answers = golden_crops(package, store)
+    answers = reference_crops(package, store)
     worst, off, example = 0.0, 0, ""
     took: list[float] = []
     with track(f"checking {endpoint}", len(answers)) as step:
-        for expected, picture in answers:
-            data = picture.read_bytes()
+        for expected, image in answers:
+            data = image.read_bytes()
             asked_at = time.perf_counter()
             said = _ask(aws, endpoint, data, expected.box, patience_s)
             took.append(1000 * (time.perf_counter() - asked_at))
@@ -58,7 +58,7 @@ def check_endpoint(aws: Aws, endpoint: str, package: Artifact, store: Store, tol
             off += not difference <= tolerance  # so that a NaN is off as well
             if not difference <= worst:
                 worst = difference
-                example = f"{expected.picture}, {class_id}: expected {expected.probabilities[class_id]:.4f}, found {said[class_id]:.4f}"
+                example = f"{expected.image}, {class_id}: expected {expected.probabilities[class_id]:.4f}, found {said[class_id]:.4f}"
             step(1)
     if off:
         raise ReleaseError(f"the endpoint {endpoint} answers {off} of {len(answers)} golden crops unlike offline, by up to {worst:.3g} ({example})")
@@ -72,22 +72,22 @@ def _latency(took_ms: list[float]) -> Latency:
     return Latency(first_ms=round(first, 1), p50_ms=round(p50, 1), p95_ms=round(p95, 1))
 
 
-def golden_crops(package: Artifact, store: Store) -> list[tuple[Answer, Path]]:
+def reference_crops(package: Artifact, store: Store) -> list[tuple[Answer, Path]]:
     """The golden answers of a package, each with its picture here: all that a check needs.
 
     Raises:
         ReleaseError: there are none.
         DamagedError: the package, or a file of it, is not whole in the store.
     """
-    answers = [Answer.model_validate(row) for row in json.loads(store.path(package, "golden.json").read_bytes())]
+    answers = [Answer.model_validate(row) for row in json.loads(store.path(package, "reference.json").read_bytes())]
     if not answers:
         raise ReleaseError("the package holds no golden answers, so the endpoint cannot be checked; run the step 'package' again")
-    return [(answer, store.path(package, f"golden/{answer.picture}")) for answer in answers]
+    return [(answer, store.path(package, f"reference/{answer.image}")) for answer in answers]
 
 
-def _ask(aws: Aws, endpoint: str, picture: bytes, box: Box, patience_s: float) -> dict[str, float]:
+def _ask(aws: Aws, endpoint: str, image: bytes, box: Box, patience_s: float) -> dict[str, float]:
     """One request as Animl sends it: base64 JSON without a ContentType. An endpoint that wakes up is waited for."""
-    body = json.dumps({"image": base64.b64encode(picture).decode(), "bbox": box.as_list()})
+    body = json.dumps({"image": base64.b64encode(image).decode(), "bbox": box.as_list()})
     deadline = time.monotonic() + patience_s
     while True:
         with spoken(f"the endpoint {endpoint}"):

@@ -179,7 +179,7 @@ def _categories(plan: Plan, settings: Settings) -> Finding:
     """Whether Animl's MLModel knows every class that the endpoint will answer: an unknown one ends in the dead-letter queue."""
     project = asked_project(plan)
     if not settings.api_url or project is None:
-        said = "not compared with Animl's MLModel: that needs ANIML_API_URL and a project (an animl:// source, or register.rules_of)"
+        said = "not compared with Animl's MLModel: that needs ANIML_API_URL and a project (an animl:// source, or register.rule_projects)"
         return Finding(what="categories", state="warning", said=said)
     model_id = model_id_of(plan)
     with Animl(project, settings) as animl:
@@ -203,7 +203,7 @@ def _categories(plan: Plan, settings: Settings) -> Finding:
 def asked_project(plan: Plan) -> str | None:
     """A project as whose member Animl can be asked, None where the plan names none."""
     register = plan.release.register_
-    named = (*(register.rules_of if register else ()), *(p for p in (s.project() for s in plan.sources) if p))
+    named = (*(register.rule_projects if register else ()), *(p for p in (s.project() for s in plan.sources) if p))
     return named[0] if named else None
 
 

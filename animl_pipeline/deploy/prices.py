@@ -6,7 +6,7 @@ The figures were written down in 2026-11 without AWS's own price list at hand; p
 
 from __future__ import annotations
 
-from animl_pipeline.config import EndpointPlan
+from animl_pipeline.config import EndpointConfig
 
 AS_OF = "an estimate of 2026-11, not AWS's price list"
 GB_SECOND = 0.00002
@@ -26,7 +26,7 @@ HOUR = {
 HOURS_A_MONTH = 730
 
 
-def cost(where: EndpointPlan) -> str:
+def cost(where: EndpointConfig) -> str:
     """One line: what the endpoint costs at rest, and what work costs where it is paid for by work."""
     if where.instance_type is None:
         second = where.memory_mb / 1024 * GB_SECOND

@@ -63,10 +63,10 @@ def released_model(endpoint: str, store: Store) -> Manifest | None:
 
 def model_with(file: str, sha256: str, store: Store) -> Manifest | None:
     """The step 'model' in the store whose file of this name has this content, or None."""
-    for name in store.depot.names("steps/model/"):
+    for name in store.object_store.names("steps/training/"):
         if name.endswith("/manifest.json"):
             try:
-                manifest = Manifest.model_validate_json(store.depot.read(name) or b"")
+                manifest = Manifest.model_validate_json(store.object_store.read(name) or b"")
             except ValidationError:
                 continue  # of another version: nothing to go on from
             if file in manifest.files and manifest.files[file].sha256 == sha256:
@@ -75,13 +75,13 @@ def model_with(file: str, sha256: str, store: Store) -> Manifest | None:
 
 
 def _history(endpoint: str, store: Store) -> list[_Served | None]:
-    return [_read(name, store) for name in sorted(store.depot.names(f"releases/{endpoint}/"))]
+    return [_read(name, store) for name in sorted(store.object_store.names(f"releases/{endpoint}/"))]
 
 
 def _read(name: str, store: Store) -> _Served | None:
     """A record; None where it is not of a change that held."""
     try:
-        record = json.loads(store.depot.read(name) or b"")
+        record = json.loads(store.object_store.read(name) or b"")
         if record["state"] != "done":
             return None
         package = record.get("package")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from animl_pipeline.config import EndpointPlan, Plan
+from animl_pipeline.config import EndpointConfig, Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.core.records import Release
@@ -44,7 +44,7 @@ def rollback_endpoint(plan: Plan, store: Store, settings: Settings, to: str | No
     return done
 
 
-def _following(changer: Changer, where: EndpointPlan, first: ReleaseRecord, settings: Settings) -> ReleaseRecord | None:
+def _following(changer: Changer, where: EndpointConfig, first: ReleaseRecord, settings: Settings) -> ReleaseRecord | None:
     """The endpoint for batches goes to the same version, so that Animl's labels name one version. A record that is done is there already."""
     same = [r for r in records_of(where.line, changer.store) if r.state == "done" and r.kind == "release" and r.version == first.version]
     if not same:
@@ -67,7 +67,7 @@ def _followed(changer: Changer, record: ReleaseRecord | None, first: Release) ->
         raise ReleaseError(f"{first.endpoint} serves {first.version} again, but {record.endpoint} does not: {e}") from e
 
 
-def _way_back(changer: Changer, where: EndpointPlan, to: str | None, settings: Settings) -> ReleaseRecord:
+def _way_back(changer: Changer, where: EndpointConfig, to: str | None, settings: Settings) -> ReleaseRecord:
     """The rollback as a record that is not written down yet, once all that it needs was found."""
     history = records_of(where.line, changer.store)
     parameter = switched_parameter(changer.plan, where, settings)
@@ -97,7 +97,7 @@ def _way_back(changer: Changer, where: EndpointPlan, to: str | None, settings: S
 
 
 def present(
-    aws: Aws, where: EndpointPlan, history: list[ReleaseRecord], parameter: str | None, patience_s: float = 0
+    aws: Aws, where: EndpointConfig, history: list[ReleaseRecord], parameter: str | None, patience_s: float = 0
 ) -> tuple[str, EndpointState | None]:
     """The name of the endpoint that is asked now, and how it is (once nothing is under way there, where there is patience)."""
     name = where.endpoint

@@ -7,7 +7,7 @@ import re
 from animl_pipeline.core.errors import PipelineError, ReleaseError
 from animl_pipeline.core.records import Artifact
 from animl_pipeline.deploy.history import ReleaseRecord
-from animl_pipeline.deploy.live_check import golden_crops
+from animl_pipeline.deploy.live_check import reference_crops
 from animl_pipeline.deploy.sagemaker_api import Aws
 from animl_pipeline.storage.step_cache import Store
 
@@ -69,7 +69,7 @@ def need_package(package: Artifact, version: str, now: str, history: History, st
         return
     there = tuple(r for r in history if r.package is not None and _is_whole(r.package, store))
     raise ReleaseError(
-        f"expected the package of {version}, which the endpoint is checked with, whole in the store at {store.depot}, found it gone or damaged "
+        f"expected the package of {version}, which the endpoint is checked with, whole in the store at {store.object_store}, found it gone or damaged "
         f"(`animl-pipeline store gc` clears those of old versions); nothing was changed; bring back steps/package/{package.key} from a copy of "
         f"the store, or take another version: {_others(there, now)}"
     )
@@ -77,7 +77,7 @@ def need_package(package: Artifact, version: str, now: str, history: History, st
 
 def _is_whole(package: Artifact, store: Store) -> bool:
     try:
-        golden_crops(package, store)
+        reference_crops(package, store)
     except PipelineError:
         return False
     return True

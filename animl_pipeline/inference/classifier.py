@@ -63,13 +63,13 @@ class Classifier:
         (logits,) = self._session.run(["logits"], {"input": inputs})
         return softmax(np.asarray(logits, np.float32) / np.float32(self.card.temperature))
 
-    def answer(self, picture: Image.Image, box: Box) -> dict[str, float]:
+    def answer(self, image: Image.Image, box: Box) -> dict[str, float]:
         """Each class id's probability for one box of one picture.
 
         Boxes of one picture are asked about one by one: in a batch the last bits of an answer depend on its neighbours.
         """
-        view = cut(picture, box, self.card.view)
-        row = self.probabilities(normalise([view], self.card.view))[0]
+        model_input = cut(image, box, self.card.model_input)
+        row = self.probabilities(normalise([model_input], self.card.model_input))[0]
         return {c: float(p) for c, p in zip(self.card.class_ids(), row, strict=True)}
 
 

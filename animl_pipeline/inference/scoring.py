@@ -15,9 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.core.errors import EvaluationError
-from animl_pipeline.core.imaging import cut, normalise_array, open_picture
+from animl_pipeline.core.imaging import cut, normalise_array, open_image
 from animl_pipeline.core.progress import track
-from animl_pipeline.core.records import Box, Operating, View
+from animl_pipeline.core.records import Box, ModelInput, OperatingPoint
 from animl_pipeline.storage.step_cache import Store, batches
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class _Row(NamedTuple):
     """What is needed of a crop to see it."""
 
     blob: str
-    picture: str
+    image: str
     corners: tuple[float, float, float, float]
 
 
@@ -49,7 +49,7 @@ def probability_column(class_id: str) -> str:
     return f"p_{class_id}"
 
 
-def score_crops(crops: pd.DataFrame, classifier: Classifier, store: Store, stored: View, what: str = "crops") -> pd.DataFrame:
+def score_crops(crops: pd.DataFrame, classifier: Classifier, store: Store, stored: ModelInput, what: str = "crops") -> pd.DataFrame:
     """The crops with ``predicted``, ``probability`` (of the predicted class), ``infrared`` and ``p_<class id>`` columns, float32.
 
     Args:
@@ -63,14 +63,14 @@ def score_crops(crops: pd.DataFrame, classifier: Classifier, store: Store, store
         EvaluationError: a stored crop is not of the size that it should be, or an answer is no number.
     """
     crops = crops.reset_index(drop=True)
-    ids, view = classifier.card.class_ids(), classifier.card.view
-    own = (view.size, view.margin) != (stored.size, stored.margin)
+    ids, model_input = classifier.card.class_ids(), classifier.card.model_input
+    own = (model_input.size, model_input.margin) != (stored.size, stored.margin)
     corners = zip(*(crops[side].tolist() for side in ("ymin", "xmin", "ymax", "xmax")), strict=True)
-    rows = [_Row(*row) for row in zip(crops["blob"], crops["picture"], corners, strict=True)]
+    rows = [_Row(*row) for row in zip(crops["blob"], crops["image"], corners, strict=True)]
 
     def score(batch: list[_Row]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        pixels = np.stack([_cut_anew(row, view, store) if own else _as_stored(row, view.size, store) for row in batch])
-        answers = classifier.probabilities(normalise_array(pixels, view))
+        pixels = np.stack([_cut_anew(row, model_input, store) if own else _as_stored(row, model_input.size, store) for row in batch])
+        answers = classifier.probabilities(normalise_array(pixels, model_input))
         step(len(batch))
         return answers, _spread(pixels)
 
@@ -116,14 +116,14 @@ def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_])
     return float((np.abs(table[:, 0] - table[:, 1]) * table[:, 2]).sum() / max(1, len(confidence)))
 
 
-def at_threshold(scored: pd.DataFrame, class_id: str, threshold: float) -> Operating:
+def at_threshold(scored: pd.DataFrame, class_id: str, threshold: float) -> OperatingPoint:
     """What naming a class from a probability on would give and cost on these crops."""
     named = scored[probability_column(class_id)].to_numpy(np.float64) >= threshold
-    is_one = (scored["label"] == class_id).to_numpy()
+    is_one = (scored["class_id"] == class_id).to_numpy()
     hits, alarms = int((named & is_one).sum()), int((named & ~is_one).sum())
-    return Operating(
+    return OperatingPoint(
         examples=int(is_one.sum()),
-        places=len(set(scored.loc[is_one, "place"]) - {""}),
+        locations=len(set(scored.loc[is_one, "location"]) - {""}),
         recall=hits / int(is_one.sum()) if is_one.any() else None,
         precision=hits / (hits + alarms) if hits + alarms else None,
         false_alarms_per_1000=1000 * alarms / max(1, len(scored)),
@@ -131,7 +131,7 @@ def at_threshold(scored: pd.DataFrame, class_id: str, threshold: float) -> Opera
 
 
 def _as_stored(row: _Row, size: int, store: Store) -> NDArray[np.uint8]:
-    crop = open_picture(store.blob(row.blob))
+    crop = open_image(store.blob(row.blob))
     if crop.size != (size, size):
         raise EvaluationError(
             f"expected crops of {size} x {size} pixels, found {crop.width} x {crop.height}; run the step 'crops' again with this plan's view"
@@ -139,8 +139,8 @@ def _as_stored(row: _Row, size: int, store: Store) -> NDArray[np.uint8]:
     return np.asarray(crop, dtype=np.uint8)
 
 
-def _cut_anew(row: _Row, view: View, store: Store) -> NDArray[np.uint8]:
-    return np.asarray(cut(open_picture(store.blob(row.picture)), Box.of(row.corners), view), dtype=np.uint8)
+def _cut_anew(row: _Row, model_input: ModelInput, store: Store) -> NDArray[np.uint8]:
+    return np.asarray(cut(open_image(store.blob(row.image)), Box.of(row.corners), model_input), dtype=np.uint8)
 
 
 def _spread(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -39,7 +39,7 @@ ADDRESSES = ("https://", "http://", "s3://")
 SHA256_KEYS = {
     "detections.detector": "detections.sha256",
     "train.weights": "train.weights_sha256",
-    "train.weights_else": "train.weights_sha256",
+    "train.fallback_weights": "train.weights_sha256",
 }
 """Which key of a plan holds the sha256 of the weights that another key names."""
 
@@ -174,9 +174,9 @@ def fetch_address(address: str, settings: Settings, md5: str | None = None) -> t
             _download(address, fresh, settings, "weights")
             _check_md5(fresh, md5, bare_address(address))
             sha256 = _digest(fresh)
-            with _cached(settings, sha256, _name_of(address)) as (path, place):
-                if place is not None:
-                    fresh.replace(place)
+            with _cached(settings, sha256, _name_of(address)) as (path, location):
+                if location is not None:
+                    fresh.replace(location)
     return path, sha256
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from animl_pipeline.config import SourcePlan
+from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
 
 SAMPLE = 25
@@ -23,7 +23,7 @@ class Found(NamedTuple):
     unsure: str
 
 
-def pictures_of(source: SourcePlan, images: pd.DataFrame, head: bytes, settings: Settings) -> Found:
+def images_of(source: SourceConfig, images: pd.DataFrame, head: bytes, settings: Settings) -> Found:
     """Where a source's pictures lie, when nobody said so.
 
     Args:

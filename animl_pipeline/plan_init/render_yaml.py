@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from animl_pipeline.config import SourcePlan
+from animl_pipeline.config import SourceConfig
 from animl_pipeline.plan_init.suggest import Draft, Suggested
 from animl_pipeline.plan_init.survey import Survey
 
@@ -96,10 +96,10 @@ def _names_of(surveys: Sequence[Survey]) -> str:
 
 def _headline(surveys: Sequence[Survey]) -> str:
     days = sorted(d for s in surveys for d in (s.first, s.last) if d)
-    places = len(frozenset[str]().union(*(s.places for s in surveys)))
+    locations = len(frozenset[str]().union(*(s.locations for s in surveys)))
     dates = f"taken {days[0]} to {days[-1]}" if days else "of unknown dates"
     return (
-        f"A first plan, drafted from {_names_of(surveys)}: {sum(s.pictures for s in surveys):,} pictures {dates} at {places:,} known places, "
+        f"A first plan, drafted from {_names_of(surveys)}: {sum(s.images for s in surveys):,} pictures {dates} at {locations:,} known places, "
         f"{sum(s.objects for s in surveys):,} labels, {sum(s.boxes for s in surveys):,} of them with a box."
     )
 
@@ -124,8 +124,8 @@ def _source(survey: Survey, unknown: str) -> list[str]:
     lines += [f"    # {line[2:]}" for line in _comment(unknown)] if unknown else []
     if s.images != s.export:
         lines.append(f"    images: {scalar(s.images)}")
-    defaults = SourcePlan.model_fields
-    for field in ("key", "place_field", "layout", "places"):
+    defaults = SourceConfig.model_fields
+    for field in ("key", "location_field", "layout", "locations"):
         value = getattr(s, field)
         if value != defaults[field].default:
             lines.append(f"    {field}: {scalar(value)}")
@@ -141,8 +141,8 @@ def _classes(classes: Sequence[Suggested]) -> list[str]:
 
 
 def _figures(c: Suggested) -> str:
-    places = f"{len(c.places):,} place{'' if len(c.places) == 1 else 's'}"
-    return f"{c.objects:,} objects ({c.boxes:,} boxes) in {c.pictures:,} pictures at {places}, {c.dates}"
+    locations = f"{len(c.locations):,} place{'' if len(c.locations) == 1 else 's'}"
+    return f"{c.objects:,} objects ({c.boxes:,} boxes) in {c.images:,} pictures at {locations}, {c.dates}"
 
 
 def _left_out(draft: Draft) -> list[str]:

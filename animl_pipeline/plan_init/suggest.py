@@ -24,9 +24,9 @@ class Suggested(NamedTuple):
     id: str
     names: tuple[str, ...]
     objects: int
-    pictures: int
+    images: int
     boxes: int
-    places: Counter[str]
+    locations: Counter[str]
     dates: str
 
 
@@ -39,8 +39,8 @@ class Draft(NamedTuple):
     wrong: tuple[str, ...]
 
 
-def drafted(surveys: Sequence[Survey], min_objects: int, min_places: int) -> Draft:
-    """Classes for the names that have at least ``min_objects`` at ``min_places`` places, in all exports together.
+def drafted(surveys: Sequence[Survey], min_objects: int, min_locations: int) -> Draft:
+    """Classes for the names that have at least ``min_objects`` at ``min_locations`` places, in all exports together.
 
     Where fewer than two have, the two most frequent names are taken, and what looks wrong says so.
 
@@ -53,11 +53,11 @@ def drafted(surveys: Sequence[Survey], min_objects: int, min_places: int) -> Dra
     if len(kinds) < 2:
         held = ", ".join(f"{c.name} {c.objects:,}" for c in sorted(merged.values(), key=lambda c: -c.objects)[:12]) or "no label at all"
         raise ExportError(f"expected at least two kinds of animals to tell apart, found {len(kinds)} (names: {held}); give another export as well")
-    enough = [k for k in kinds if k.objects >= min_objects and len(k.places) >= min_places]
+    enough = [k for k in kinds if k.objects >= min_objects and len(k.locations) >= min_locations]
     classes = (enough if len(enough) >= 2 else kinds[:2])[:MOST_CLASSES]
     wrong = [
-        *_about_classes(classes, min_objects, min_places),
-        *_about_places(kinds, classes, min_objects, min_places),
+        *_about_classes(classes, min_objects, min_locations),
+        *_about_locations(kinds, classes, min_objects, min_locations),
         *_about_names(kinds),
         *_about_sources(surveys),
     ]
@@ -81,9 +81,9 @@ def _merged(categories: Iterable[Category]) -> dict[str, Category]:
         merged[folded] = Category(
             name=max(known, c, key=lambda x: x.objects).name,
             objects=known.objects + c.objects,
-            pictures=known.pictures + c.pictures,
+            images=known.images + c.images,
             boxes=known.boxes + c.boxes,
-            places=known.places + c.places,
+            locations=known.locations + c.locations,
             first=days[0] if days else "",
             last=days[-1] if days else "",
         )
@@ -110,9 +110,9 @@ def _kinds(merged: dict[str, Category]) -> list[Suggested]:
                 id=_class_id(merged[names[0]].name, {k.id for k in kinds}),
                 names=tuple(p.name for p in parts),
                 objects=sum(p.objects for p in parts),
-                pictures=sum(p.pictures for p in parts),
+                images=sum(p.images for p in parts),
                 boxes=sum(p.boxes for p in parts),
-                places=sum((p.places for p in parts), Counter[str]()),
+                locations=sum((p.locations for p in parts), Counter[str]()),
                 dates=f"{days[0]} to {days[-1]}" if days else "no dates",
             )
         )
@@ -139,46 +139,46 @@ def _about_sources(surveys: Sequence[Survey]) -> Iterable[str]:
         elif s.unreviewed:
             share = f"{s.unreviewed:,} of {s.objects:,} labels ({_percent(s.unreviewed, s.objects)})"
             yield f"{name}: {share} were validated by no person; they are left out unless its `unreviewed` says keep"
-        if not s.places:
-            yield f"{name}: no picture says where it was taken, so none can be in an honest split; set place_field or layout if something does"
+        if not s.locations:
+            yield f"{name}: no picture says where it was taken, so none can be in an honest split; set location_field or layout if something does"
         elif s.unplaced:
-            share = f"{s.unplaced:,} of {s.pictures:,} pictures ({_percent(s.unplaced, s.pictures)})"
-            yield f"{name}: {share} do not say where they were taken; they are left out (splits.unknown_place)"
+            share = f"{s.unplaced:,} of {s.images:,} pictures ({_percent(s.unplaced, s.images)})"
+            yield f"{name}: {share} do not say where they were taken; they are left out (splits.unknown_location)"
         if s.odd_dates:
             yield f"{name}: {_some(s.odd_dates, 'picture')} dated before 2000 or after today: a camera's clock was wrong"
-    undated = [f"{s.source.name} ({_of(s.undated, s.pictures)})" for s in surveys if s.undated]
+    undated = [f"{s.source.name} ({_of(s.undated, s.images)})" for s in surveys if s.undated]
     if undated:
         yield f"pictures without a date, whose bursts are known by sequence ids only: {', '.join(undated)}"
     boxless = [s.source.name for s in surveys if s.objects and not s.boxes]
     if boxless:
         yield f"no label has a box, so MegaDetector looks for the animals: {', '.join(boxless)}"
-    yield from _shared_places(surveys)
-    yield from _alike_places(surveys)
-    places = frozenset[str]().union(*(s.places for s in surveys))
-    if 0 < len(places) < 3:
-        yield f"{_some(len(places), 'known place')} in all; train, val and test need one each at least"
+    yield from _shared_locations(surveys)
+    yield from _alike_locations(surveys)
+    locations = frozenset[str]().union(*(s.locations for s in surveys))
+    if 0 < len(locations) < 3:
+        yield f"{_some(len(locations), 'known location')} in all; train, val and test need one each at least"
 
 
-def _shared_places(surveys: Sequence[Survey]) -> Iterable[str]:
+def _shared_locations(surveys: Sequence[Survey]) -> Iterable[str]:
     """Places of one name in sources that keep theirs apart."""
     where: dict[str, list[str]] = defaultdict(list)
-    for space in sorted({s.source.place_space() for s in surveys}):
-        for place in {p.removeprefix(f"{space}/") for s in surveys if s.source.place_space() == space for p in s.places}:
-            where[place].append(space)
-    both = {place: spaces for place, spaces in where.items() if len(spaces) > 1}
+    for space in sorted({s.source.namespace() for s in surveys}):
+        for location in {p.removeprefix(f"{space}/") for s in surveys if s.source.namespace() == space for p in s.locations}:
+            where[location].append(space)
+    both = {location: spaces for location, spaces in where.items() if len(spaces) > 1}
     if both:
-        place, spaces = min(both.items())
+        location, spaces = min(both.items())
         yield (
-            f"{_some(len(both), 'place name')} in several sources (such as {place!r} in {' and '.join(spaces)}); "
+            f"{_some(len(both), 'place name')} in several sources (such as {location!r} in {' and '.join(spaces)}); "
             "where the same cameras are meant, give these sources the same `places`"
         )
 
 
-def _alike_places(surveys: Sequence[Survey]) -> Iterable[str]:
+def _alike_locations(surveys: Sequence[Survey]) -> Iterable[str]:
     """Places whose names differ by case or blanks alone: one camera under two names would be on two sides of the split."""
     alike: dict[str, set[str]] = defaultdict(set)
-    for place in frozenset[str]().union(*(s.places for s in surveys)):
-        alike[" ".join(unicodedata.normalize("NFC", place).casefold().split()).replace("/ ", "/")].add(place)
+    for location in frozenset[str]().union(*(s.locations for s in surveys)):
+        alike[" ".join(unicodedata.normalize("NFC", location).casefold().split()).replace("/ ", "/")].add(location)
     pairs = sorted(sorted(names) for names in alike.values() if len(names) > 1)
     if pairs:
         yield (
@@ -198,24 +198,24 @@ def _about_names(kinds: Sequence[Suggested]) -> Iterable[str]:
                 yield f"{kind.names[0]!r} and {other.names[0]!r} are spelled nearly alike: two kinds, or a slip?"
 
 
-def _about_classes(classes: Sequence[Suggested], min_objects: int, min_places: int) -> Iterable[str]:
-    few = [c for c in classes if c.objects < min_objects or len(c.places) < min_places]
+def _about_classes(classes: Sequence[Suggested], min_objects: int, min_locations: int) -> Iterable[str]:
+    few = [c for c in classes if c.objects < min_objects or len(c.locations) < min_locations]
     if few:
-        told = ", ".join(f"{c.id} ({_some(c.objects, 'object')} at {_some(len(c.places), 'place')})" for c in few)
-        yield f"fewer than two names have {_some(min_objects, 'object')} at {_some(min_places, 'place')}; suggested all the same: {told}"
-    crowded = [(c, *c.places.most_common(1)[0]) for c in classes if c not in few and c.places]
-    crowded = [(c, place, n) for c, place, n in crowded if n > CROWDED * c.objects]
+        told = ", ".join(f"{c.id} ({_some(c.objects, 'object')} at {_some(len(c.locations), 'place')})" for c in few)
+        yield f"fewer than two names have {_some(min_objects, 'object')} at {_some(min_locations, 'place')}; suggested all the same: {told}"
+    crowded = [(c, *c.locations.most_common(1)[0]) for c in classes if c not in few and c.locations]
+    crowded = [(c, location, n) for c, location, n in crowded if n > CROWDED * c.objects]
     if crowded:
-        told = ", ".join(f"{c.id} ({_percent(n, c.objects)} at {place})" for c, place, n in crowded)
-        yield f"most objects at one place, whose background they may teach (max_per_place sets a limit): {told}"
+        told = ", ".join(f"{c.id} ({_percent(n, c.objects)} at {location})" for c, location, n in crowded)
+        yield f"most objects at one place, whose background they may teach (max_per_location sets a limit): {told}"
 
 
-def _about_places(kinds: Sequence[Suggested], classes: Sequence[Suggested], min_objects: int, min_places: int) -> Iterable[str]:
+def _about_locations(kinds: Sequence[Suggested], classes: Sequence[Suggested], min_objects: int, min_locations: int) -> Iterable[str]:
     """Names that lack nothing but places."""
-    lacking = [k for k in kinds if k not in classes and k.objects >= min_objects and len(k.places) < min_places]
+    lacking = [k for k in kinds if k not in classes and k.objects >= min_objects and len(k.locations) < min_locations]
     if lacking:
-        told = ", ".join(f"{k.id} ({k.objects:,} at {len(k.places)})" for k in lacking[:MOST_CLASSES])
-        yield f"enough objects, but at fewer than {_some(min_places, 'known place')} to learn from and be tested at: {told}"
+        told = ", ".join(f"{k.id} ({k.objects:,} at {len(k.locations)})" for k in lacking[:MOST_CLASSES])
+        yield f"enough objects, but at fewer than {_some(min_locations, 'known location')} to learn from and be tested at: {told}"
 
 
 def _of(n: int, whole: int) -> str:

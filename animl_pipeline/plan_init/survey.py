@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from animl_pipeline.config import SourcePlan
+from animl_pipeline.config import SourceConfig
 from animl_pipeline.core.records import Artifact
 from animl_pipeline.storage.step_cache import Store
 
@@ -21,9 +21,9 @@ class Category(NamedTuple):
 
     name: str
     objects: int
-    pictures: int
+    images: int
     boxes: int
-    places: Counter[str]
+    locations: Counter[str]
     first: str
     last: str
 
@@ -31,10 +31,10 @@ class Category(NamedTuple):
 class Survey(NamedTuple):
     """One export in figures. ``problems`` counts what was left out or odd, as its export step found it."""
 
-    source: SourcePlan
-    pictures: int
+    source: SourceConfig
+    images: int
     objects: int
-    places: frozenset[str]
+    locations: frozenset[str]
     unplaced: int
     undated: int
     odd_dates: int
@@ -46,7 +46,7 @@ class Survey(NamedTuple):
     problems: dict[str, int]
 
 
-def surveyed(source: SourcePlan, export: Artifact, store: Store, today: str) -> Survey:
+def surveyed(source: SourceConfig, export: Artifact, store: Store, today: str) -> Survey:
     """An export in figures.
 
     Args:
@@ -55,20 +55,20 @@ def surveyed(source: SourcePlan, export: Artifact, store: Store, today: str) -> 
         store: holds it.
         today: ISO day; pictures from later days, and from before 2000, are of cameras whose clock was wrong.
     """
-    images = store.table(export, "images.parquet")[["image_id", "place", "taken"]].astype(str)
-    objects = store.table(export, "objects.parquet")
+    images = store.table(export, "images.parquet")[["image_id", "location", "taken"]].astype(str)
+    objects = store.table(export, "annotations.parquet")
     day = _days(images["taken"])
     odd = (day != "") & ((day < "2000") | (day > today))
-    images = images.assign(day=day.mask(odd, ""), place=np.where(images["place"] == "", "", f"{source.place_space()}/" + images["place"]))
+    images = images.assign(day=day.mask(odd, ""), location=np.where(images["location"] == "", "", f"{source.namespace()}/" + images["location"]))
     both = objects.astype({"name": str, "image_id": str}).merge(images, on="image_id", how="left")
     known = sorted(d for d in images["day"].unique() if d)
     counts = export.counts
     return Survey(
         source=source,
-        pictures=len(images),
+        images=len(images),
         objects=len(objects),
-        places=frozenset(images["place"]) - {""},
-        unplaced=int((images["place"] == "").sum()),
+        locations=frozenset(images["location"]) - {""},
+        unplaced=int((images["location"] == "").sum()),
         undated=int((day == "").sum()),
         odd_dates=int(odd.sum()),
         unreviewed=int((~objects["reviewed"].astype(bool)).sum()),
@@ -90,13 +90,13 @@ def _days(taken: pd.Series) -> pd.Series:
 
 def _category(name: str, rows: pd.DataFrame) -> Category:
     days = rows.loc[rows["day"] != "", "day"]
-    places = Counter({str(p): int(n) for p, n in rows["place"].value_counts().items() if p and n})
+    locations = Counter({str(p): int(n) for p, n in rows["location"].value_counts().items() if p and n})
     return Category(
         name=name,
         objects=len(rows),
-        pictures=int(rows["image_id"].nunique()),
+        images=int(rows["image_id"].nunique()),
         boxes=int(rows["x"].notna().sum()),
-        places=places,
+        locations=locations,
         first=days.min() if len(days) else "",
         last=days.max() if len(days) else "",
     )

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from animl_pipeline.serve.errors import Refusal
 from animl_pipeline.serve.json_logging import milliseconds_since, note
-from animl_pipeline.serve.limits import Place
+from animl_pipeline.serve.limits import PathOrUrl
 from animl_pipeline.serve.model_worker import Program
 from animl_pipeline.serve.openapi import openapi
 
@@ -37,8 +37,8 @@ def create_app(program: Program) -> Starlette:
         return Response(status_code=200)
 
     async def invocations(request: Request) -> Response:
-        with program.door.place() as place:
-            body = await _read_body(request, program.max_body, place)
+        with program.door.location() as location:
+            body = await _read_body(request, program.max_body, location)
             return JSONResponse(await program.answer(request.headers.get("content-type", ""), body))
 
     async def contract(_: Request) -> Response:
@@ -91,7 +91,7 @@ async def _refused_route(request: Request, error: Exception) -> Response:
     )
 
 
-async def _read_body(request: Request, limit: int, place: Place) -> bytes:
+async def _read_body(request: Request, limit: int, location: PathOrUrl) -> bytes:
     """The body; once there is a reason to refuse it, the rest is read and thrown away.
 
     Raises:
@@ -104,7 +104,7 @@ async def _read_body(request: Request, limit: int, place: Place) -> bytes:
         async with asyncio.timeout(READ_S):
             async for chunk in request.stream():
                 seen += len(chunk)
-                refused = refused or _reason_against(chunk, seen, limit, place)
+                refused = refused or _reason_against(chunk, seen, limit, location)
                 if refused is None:
                     chunks.append(chunk)
                 else:
@@ -118,14 +118,14 @@ async def _read_body(request: Request, limit: int, place: Place) -> bytes:
     return b"".join(chunks)
 
 
-def _reason_against(chunk: bytes, seen: int, limit: int, place: Place) -> Refusal | None:
+def _reason_against(chunk: bytes, seen: int, limit: int, location: PathOrUrl) -> Refusal | None:
     """Why a body is refused at this chunk of it, if it is."""
     if seen > limit:
         return Refusal(413, f"a body of more than {limit:,} bytes; shrink the picture")
     try:
-        if place.requests == 0:
-            place.enter()
-        place.hold(len(chunk))
+        if location.requests == 0:
+            location.enter()
+        location.hold(len(chunk))
     except Refusal as full:
         return full
     return None

@@ -15,7 +15,7 @@ MAX_IN_HAND = 256
 BYTES_IN_HAND = 256_000_000
 OF_ITS_OWN = 400_000_000
 """Bytes that the program and a model of some ten million parameters take before the first picture."""
-LEAST_FOR_PICTURES = 100_000_000
+LEAST_FOR_IMAGES = 100_000_000
 """A machine too small for its model gets to say so by itself; an ordinary picture is tried all the same."""
 
 
@@ -23,13 +23,13 @@ class Limits(NamedTuple):
     """Bytes for the requests in hand, and for the pictures that are decoded at the same time."""
 
     requests: int
-    pictures: int
+    images: int
 
     @classmethod
     def of(cls, memory: int) -> Limits:
         """What a machine with so many bytes of memory allows."""
         requests = min(BYTES_IN_HAND, memory // 8)
-        return cls(requests, max(LEAST_FOR_PICTURES, memory - requests - OF_ITS_OWN))
+        return cls(requests, max(LEAST_FOR_IMAGES, memory - requests - OF_ITS_OWN))
 
 
 class Door:
@@ -40,9 +40,9 @@ class Door:
         self._free_bytes = max_bytes
 
     @contextmanager
-    def place(self) -> Iterator[Place]:
+    def location(self) -> Iterator[PathOrUrl]:
         """A request's place, given back at the end."""
-        taken = Place(self)
+        taken = PathOrUrl(self)
         try:
             yield taken
         finally:
@@ -58,7 +58,7 @@ class Door:
         return True
 
 
-class Place:
+class PathOrUrl:
     """What one request holds of the door's room."""
 
     def __init__(self, door: Door) -> None:

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from animl_pipeline.core.decode_budget import PictureMemory, bytes_of
-from animl_pipeline.core.errors import PictureError, PipelineError
-from animl_pipeline.core.imaging import Header, open_picture, read_header, square_around
+from animl_pipeline.core.decode_budget import DecodeBudget, bytes_of
+from animl_pipeline.core.errors import ImageError, PipelineError
+from animl_pipeline.core.imaging import Header, open_image, read_header, square_around
 from animl_pipeline.serve.container_resources import give_memory_back, usable_cores, usable_memory
 from animl_pipeline.serve.errors import Refusal
 from animl_pipeline.serve.json_logging import milliseconds_since, note
@@ -49,7 +49,7 @@ class Program:
         self.door = Door(max_in_hand, max(limits.requests, max_body))
         self.classifier: Classifier | None = None
         self.fault: str | None = None
-        self._pictures = PictureMemory(limits.pictures)
+        self._images = DecodeBudget(limits.images)
         self._loaded = loaded
         self._failed = failed
         self._answered = itertools.count(1)
@@ -111,12 +111,12 @@ class Program:
 
     def _ask(self, question: Question) -> list[dict[str, float]]:
         classifier = self.ready()
-        header = _decoded(read_header, question.picture)
-        with self._pictures.holding(self._room_for(header, question, classifier.card.view.margin)):
-            picture = _decoded(open_picture, question.picture)
+        header = _decoded(read_header, question.image)
+        with self._images.holding(self._room_for(header, question, classifier.card.model_input.margin)):
+            image = _decoded(open_image, question.image)
             try:
-                return [classifier.answer(picture, box) for box in question.boxes]
-            except PictureError as e:
+                return [classifier.answer(image, box) for box in question.boxes]
+            except ImageError as e:
                 raise Refusal(400, f"bbox: {e}") from e
 
     def _room_for(self, header: Header, question: Question, margin: float) -> int:
@@ -126,24 +126,24 @@ class Program:
             Refusal: 400, that is more than all there is.
         """
         size = bytes_of(header, max(square_around(box, header.width, header.height, margin).side for box in question.boxes))
-        if size > self._pictures.size:
+        if size > self._images.size:
             raise Refusal(
                 400,
-                f"image: decoding it and cutting its box out takes {size / 1e6:,.0f} MB, {self._pictures.size / 1e6:,.0f} MB are there for pictures; "
+                f"image: decoding it and cutting its box out takes {size / 1e6:,.0f} MB, {self._images.size / 1e6:,.0f} MB are there for pictures; "
                 "shrink the picture, or give the endpoint more memory",
             )
         return size
 
 
-def _decoded(read: Callable[[bytes], Read], picture: bytes) -> Read:
+def _decoded(read: Callable[[bytes], Read], image: bytes) -> Read:
     """What ``read`` makes of a picture's bytes.
 
     Raises:
         Refusal: 400, they are at fault.
     """
     try:
-        return read(picture)
-    except PictureError as e:
+        return read(image)
+    except ImageError as e:
         raise Refusal(400, f"image: {e}") from e
     except Exception as e:  # decoders fall over hostile bytes in their own ways (struct.error, KeyError, …)
         raise Refusal(400, f"image: not a picture that decodes: {type(e).__name__}") from e

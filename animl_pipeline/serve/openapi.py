@@ -20,13 +20,13 @@ REFUSALS = {
     429: "as many requests as fit are in hand; ask again after Retry-After seconds",
     503: "the model is still loading; ask again after Retry-After seconds",
 }
-PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR4nGOsSLFhYGBgYmBgYGBgAAANhgEcXNbYcAAAAABJRU5ErkJggg=="
+IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR4nGOsSLFhYGBgYmBgYGBgAAANhgEcXNbYcAAAAABJRU5ErkJggg=="
 """A PNG of 2 x 2 pixels."""
 EXAMPLES: JsonObject = {
-    "one box": {"value": {"image": PICTURE, "bbox": [0.25, 0.1, 0.75, 0.9]}},
-    "a box as text": {"value": {"image": PICTURE, "bbox": "[0.25, 0.1, 0.75, 0.9]"}},
-    "the whole picture": {"value": {"image": PICTURE}},
-    "several boxes": {"value": {"image": PICTURE, "bboxes": [[0, 0, 0.5, 1], [0.5, 0, 1, 1]]}},
+    "one box": {"value": {"image": IMAGE, "bbox": [0.25, 0.1, 0.75, 0.9]}},
+    "a box as text": {"value": {"image": IMAGE, "bbox": "[0.25, 0.1, 0.75, 0.9]"}},
+    "the whole picture": {"value": {"image": IMAGE}},
+    "several boxes": {"value": {"image": IMAGE, "bboxes": [[0, 0, 0.5, 1], [0.5, 0, 1, 1]]}},
 }
 BOX: JsonObject = {
     "type": "array",

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from animl_pipeline.core.records import WHOLE_PICTURE, Box
+from animl_pipeline.core.records import WHOLE_IMAGE, Box
 from animl_pipeline.serve.errors import Refusal
 
 UNSAID = frozenset({"", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded"})
@@ -40,8 +40,8 @@ BLANKS = b" \t\r\n\v\f"
 class Question(NamedTuple):
     """The bytes of a picture and the boxes that are asked about; ``several`` when the answer is to be a list."""
 
-    picture: bytes
-    boxes: tuple[Box, ...] = (WHOLE_PICTURE,)
+    image: bytes
+    boxes: tuple[Box, ...] = (WHOLE_IMAGE,)
     several: bool = False
 
 
@@ -72,7 +72,7 @@ def read_box(value: Any) -> Box:
         Refusal: 400, it is not four numbers, is empty, or lies outside of the picture.
     """
     if value is None or value == "":
-        return WHOLE_PICTURE
+        return WHOLE_IMAGE
     numbers = _parse(value.encode(errors="replace"), "bbox") if isinstance(value, str) else value
     if not isinstance(numbers, list) or len(numbers) != 4 or not all(_is_number(n) for n in numbers):
         raise Refusal(400, f"bbox: expected four numbers [ymin, xmin, ymax, xmax], relative to the picture; found {_short(value)}")

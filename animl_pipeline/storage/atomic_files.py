@@ -27,27 +27,27 @@ class Corner:
         self._folder: Path | None = None
         self._numbers = itertools.count()
 
-    def write(self, target: Path, data: bytes, *, lasting: bool = True) -> None:
+    def write(self, target: Path, data: bytes, *, durable: bool = True) -> None:
         """Write a file that is there whole or not at all; after a power cut, too, if it is ``lasting``."""
         try:
-            part = self._written(data, lasting)
+            part = self._written(data, durable)
         except FileNotFoundError:  # somebody cleared the folder away
             self._folder = None
-            part = self._written(data, lasting)
+            part = self._written(data, durable)
         try:
             _move(part, target)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
 
-    def _written(self, data: bytes, lasting: bool) -> Path:
+    def _written(self, data: bytes, durable: bool) -> Path:
         part = self._open() / f"{next(self._numbers)}"
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(handle, rest) :]
-            if lasting:
+            if durable:
                 os.fsync(handle)
         except BaseException:
             part.unlink(missing_ok=True)

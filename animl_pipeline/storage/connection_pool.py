@@ -92,10 +92,10 @@ class Door:
                 redirect=False, preload_content=False, decode_content=False,
             )  # fmt: skip
         except ReadTimeoutError as e:
-            raise RemoteError("timed_out", f"{where}: no answer within {self.timeout_s:g} s", heals=True) from e
+            raise RemoteError("timed_out", f"{where}: no answer within {self.timeout_s:g} s", retryable=True) from e
         except HTTPError as e:
             offline = isinstance(e, _NOBODY)
-            raise RemoteError("unreachable", f"{where}: {'no connection' if offline else type(e).__name__}", heals=True, offline=offline) from e
+            raise RemoteError("unreachable", f"{where}: {'no connection' if offline else type(e).__name__}", retryable=True, offline=offline) from e
         try:
             data = self._body(answer, where, at_most)
         except BaseException:
@@ -121,13 +121,13 @@ class Door:
                 if at_most is not None and n > at_most:
                     raise RemoteError("too_large", f"{where} has more than {at_most:,} bytes, which is all that is read")
                 if time.monotonic() - begun > self.timeout_s + n / SLOWEST:
-                    raise RemoteError("timed_out", f"{where}: {n:,} bytes came in {time.monotonic() - begun:.0f} s", heals=True)
+                    raise RemoteError("timed_out", f"{where}: {n:,} bytes came in {time.monotonic() - begun:.0f} s", retryable=True)
         except ReadTimeoutError as e:
-            raise RemoteError("timed_out", f"{where}: the body stopped after {n:,} bytes", heals=True) from e
+            raise RemoteError("timed_out", f"{where}: the body stopped after {n:,} bytes", retryable=True) from e
         except IncompleteRead as e:
-            raise RemoteError("truncated", f"{where}: expected {announced or 'more'} bytes, the body ended after {n:,}", heals=True) from e
+            raise RemoteError("truncated", f"{where}: expected {announced or 'more'} bytes, the body ended after {n:,}", retryable=True) from e
         except HTTPError as e:
-            raise RemoteError("truncated", f"{where}: the body broke off after {n:,} bytes ({type(e).__name__})", heals=True) from e
+            raise RemoteError("truncated", f"{where}: the body broke off after {n:,} bytes ({type(e).__name__})", retryable=True) from e
         return b"".join(chunks)
 
 

@@ -24,10 +24,10 @@ class RemoteError(Exception):
     be left alone.
     """
 
-    def __init__(self, reason: str, detail: str, *, heals: bool = False, offline: bool = False, after_s: float = 0.0) -> None:
+    def __init__(self, reason: str, detail: str, *, retryable: bool = False, offline: bool = False, after_s: float = 0.0) -> None:
         super().__init__(detail)
         self.reason = reason
-        self.heals = heals
+        self.retryable = retryable
         self.offline = offline
         self.after_s = after_s
 
@@ -80,7 +80,7 @@ def patiently(call: Callable[[], T]) -> T:
         try:
             return call()
         except RemoteError as e:
-            if not e.heals:
+            if not e.retryable:
                 raise
             time.sleep(pause_s(attempt, e))
     return call()
@@ -99,7 +99,7 @@ def refusal(status: int, where: str, after_s: float = 0.0) -> RemoteError:
     if status in {401, 403}:
         return RemoteError("forbidden", f"{where}: no permission ({status})")
     if status in {408, 429} or status >= 500:
-        return RemoteError("unreachable", f"{where}: the server answered {status}", heals=True, after_s=after_s)
+        return RemoteError("unreachable", f"{where}: the server answered {status}", retryable=True, after_s=after_s)
     return RemoteError("refused", f"{where}: the server answered {status}")
 
 

@@ -33,7 +33,7 @@ MOST_AT_ONCE = 1000
 """S3 deletes so many objects in a request."""
 
 
-class Lying(NamedTuple):
+class StoredObject(NamedTuple):
     """What lies in a depot: its name, its bytes, and when it was written or touched last, in seconds since 1970."""
 
     name: str
@@ -41,7 +41,7 @@ class Lying(NamedTuple):
     at: float
 
 
-class Depot(Protocol):
+class ObjectStore(Protocol):
     """Bytes by name; names are relative paths with '/'."""
 
     def read(self, name: str) -> bytes | None:
@@ -59,7 +59,7 @@ class Depot(Protocol):
     def put(self, name: str, data: bytes) -> None:
         """Write or overwrite."""
 
-    def put_new(self, name: str, data: bytes, *, lasting: bool = True) -> None:
+    def put_new(self, name: str, data: bytes, *, durable: bool = True) -> None:
         """Write, unless something of the same size is there (for names that are digests of the content).
 
         Without ``lasting`` a power cut may undo it until :meth:`settle`.
@@ -86,11 +86,11 @@ class Depot(Protocol):
     def names(self, prefix: str) -> Iterator[str]:
         """All names under a prefix that ends with '/'."""
 
-    def lying(self, prefix: str) -> Iterator[Lying]:
+    def lying(self, prefix: str) -> Iterator[StoredObject]:
         """All that lies under a prefix that ends with '/' or is empty, scratch left out."""
 
 
-class FolderDepot:
+class FolderObjectStore:
     """Bytes below a folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -132,17 +132,17 @@ class FolderDepot:
         return sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file() and p.relative_to(self.folder).parts[0] != "work")
 
     def put(self, name: str, data: bytes) -> None:
-        self._put(name, data, lasting=True)
+        self._put(name, data, durable=True)
 
-    def put_new(self, name: str, data: bytes, *, lasting: bool = True) -> None:
+    def put_new(self, name: str, data: bytes, *, durable: bool = True) -> None:
         if self.size(name) != len(data):
-            self._put(name, data, lasting=lasting)
+            self._put(name, data, durable=durable)
 
-    def _put(self, name: str, data: bytes, *, lasting: bool) -> None:
+    def _put(self, name: str, data: bytes, *, durable: bool) -> None:
         target = self.folder / name
         with disk(target):
             try:
-                self._corner.write(target, data, lasting=lasting)
+                self._corner.write(target, data, durable=durable)
             except OSError as e:
                 if e.errno != errno.EXDEV:  # a part of the store may lie on a disk of its own
                     raise
@@ -183,7 +183,7 @@ class FolderDepot:
             if path.is_file() and not path.name.startswith(".part-"):
                 yield path.relative_to(self.folder).as_posix()
 
-    def lying(self, prefix: str) -> Iterator[Lying]:
+    def lying(self, prefix: str) -> Iterator[StoredObject]:
         todo = [prefix.rstrip("/")]
         while todo:
             folder = todo.pop()
@@ -195,7 +195,7 @@ class FolderDepot:
                     found = os.stat(f"{self.folder}/{name}")  # noqa: PTH116 - as above
                 except FileNotFoundError:  # it went meanwhile
                     continue
-                yield Lying(name, found.st_size, found.st_mtime)
+                yield StoredObject(name, found.st_size, found.st_mtime)
 
     def _inside(self, folder: str) -> list[tuple[str, bool]]:
         """The names of what lies in a folder, files being written left out; whether each is a folder."""
@@ -212,7 +212,7 @@ class FolderDepot:
         return StoreError(f"{self.folder / name} cannot be read ({error.strerror}); mend or remove it, what is missing is made anew")
 
 
-class S3Depot:
+class S3ObjectStore:
     """Bytes below s3://bucket/prefix."""
 
     def __init__(self, address: str) -> None:
@@ -259,7 +259,7 @@ class S3Depot:
     def put(self, name: str, data: bytes) -> None:
         self._ask(lambda: self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data))
 
-    def put_new(self, name: str, data: bytes, *, lasting: bool = True) -> None:
+    def put_new(self, name: str, data: bytes, *, durable: bool = True) -> None:
         if self.size(name) != len(data):
             self.put(name, data)
 
@@ -294,9 +294,9 @@ class S3Depot:
         for name, _ in self._listed(prefix):
             yield name
 
-    def lying(self, prefix: str) -> Iterator[Lying]:
+    def lying(self, prefix: str) -> Iterator[StoredObject]:
         for item in self._objects(prefix):
-            yield Lying(item["Key"].removeprefix(self.prefix), item["Size"], item["LastModified"].timestamp())
+            yield StoredObject(item["Key"].removeprefix(self.prefix), item["Size"], item["LastModified"].timestamp())
 
     def _listed(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Names and sizes under a prefix."""

@@ -59,7 +59,7 @@ class Folder:
         except OSError as e:
             if e.errno in NEVER_THERE:
                 raise RemoteError("missing", f"no file {str(path)[:200]} ({e.strerror})") from e
-            raise RemoteError("unreachable", f"{path}: {e}", heals=True) from e
+            raise RemoteError("unreachable", f"{path}: {e}", retryable=True) from e
 
     @cached_property
     def _real(self) -> Path:
@@ -109,7 +109,7 @@ class Web:
             raise RemoteError("refused", f"{where} leads to what is no address") from e
         except requests.RequestException as e:
             offline = isinstance(e, requests.ConnectionError)
-            raise RemoteError("unreachable", f"{where} leads elsewhere: {type(e).__name__}", heals=True, offline=offline) from e
+            raise RemoteError("unreachable", f"{where} leads elsewhere: {type(e).__name__}", retryable=True, offline=offline) from e
         return Reply(answer.status_code, answer.headers, answer.content)
 
     @cached_property
@@ -234,7 +234,7 @@ def _refused(reply: Reply, where: str) -> RemoteError:
     code = found[1].decode() if found else ""
     where = f"{where} ({code})" if code else where
     if code in NOT_US:
-        return RemoteError("forbidden", f"{where}: S3 does not take our credentials ({reply.status})", heals=True, offline=True)
+        return RemoteError("forbidden", f"{where}: S3 does not take our credentials ({reply.status})", retryable=True, offline=True)
     return refusal(reply.status, where, wished_pause(reply.headers))
 
 

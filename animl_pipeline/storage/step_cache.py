@@ -1,15 +1,15 @@
-"""What the steps made, kept by content in a folder or under s3://, and never half.
+"""The step cache: what steps made, by content, in a folder or under s3://; never half written.
 
 ::
 
-    steps/<step>/<key>/…            a step's files; its manifest.json is written last, so without it there is no step
-    blobs/<2>/<sha256>              pictures and crops, named by their content
-    memory/<name>/<shard>.jsonl     what is known of single pictures: fetched, detected, cropped
-    work/<step>-<key>/              scratch of a step under way (this machine only); a killed step finds it again
-    work/parts/                     files being written; what a killed process left here the next one removes
+    format.json                     the version of this layout
+    steps/<step>/<key>/…            a step's files; manifest.json is written last, so without it the step does not exist
+    blobs/<2>/<sha256>              images and crops, named by their content
+    memory/<name>/<shard>.jsonl     the image index: what is known of single images (downloaded, detected, cropped)
+    work/<step>-<key>/              files of a running step (this machine only); a killed step goes on with them
 
-A step's key is the content of its inputs, its part of the plan, and the code of its rooms. An answer from here counts only
-while every file named in its manifest is there and unchanged; else it is made again.
+A step's key is made from the step's declaration (:mod:`animl_pipeline.core.step`), its inputs and its part of the plan. A cached
+artifact counts only while every file that its manifest names is there and unchanged; otherwise the step runs again.
 """
 
 from __future__ import annotations
@@ -22,25 +22,28 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DamagedError, StoreError
 from animl_pipeline.core.records import Artifact, Counts, Digest, Record
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.table_schemas import declared_table
+from animl_pipeline.core.tables import Table, check_schema
 from animl_pipeline.storage import image_index
-from animl_pipeline.storage.code_digest import code_digest
 from animl_pipeline.storage.locks import building
-from animl_pipeline.storage.object_store import Depot, FolderDepot, S3Depot, disk_space
+from animl_pipeline.storage.object_store import FolderObjectStore, ObjectStore, S3ObjectStore, disk_space
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-"""Moves on when the meaning of stored files changes; part of every key."""
+FORMAT = 2
+"""The version of the store's layout. A store of another version is refused."""
 
 
 class FileEntry(Record):
@@ -66,7 +69,8 @@ class Manifest(Record):
     digest: Digest
     inputs: dict[str, Digest]
     config: dict[str, Any]
-    code: Digest
+    version: int
+    libraries: dict[str, str]
     files: dict[str, FileEntry]
     blobs: tuple[BlobColumn, ...] = ()
     counts: Counts
@@ -79,7 +83,7 @@ class Manifest(Record):
         return Artifact(step=self.step, key=self.key, digest=self.digest, counts=self.counts, cached=cached)
 
 
-class Made(NamedTuple):
+class StepOutput(NamedTuple):
     """What a step's builder says of what it wrote.
 
     ``final`` is False where a later try may do better with the same inputs (a server did not answer): such a step is
@@ -101,27 +105,25 @@ class Workspace(NamedTuple):
 class Store:
     """A store at a place, with its local cache (for a folder, the folder itself)."""
 
-    def __init__(self, depot: Depot, local: Path) -> None:
-        self.depot = depot
+    def __init__(self, object_store: ObjectStore, local: Path) -> None:
+        self.object_store = object_store
         self.local = local
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
     def make(
         self,
-        step: str,
+        step: Step,
         *,
-        room: str,
         inputs: Mapping[str, Artifact] | None = None,
         digests: Mapping[str, str] | None = None,
         config: BaseModel | Mapping[str, Any] | None = None,
-        build: Callable[[Workspace], Made],
+        build: Callable[[Workspace], StepOutput],
     ) -> Artifact:
         """The step's artifact: reused when the store holds it whole, else built now.
 
         Args:
-            step: the step's name, also its folder.
-            room: the module below animl_pipeline whose code (with all that it imports) is part of the key.
+            step: the step's declaration.
             inputs: artifacts it reads; their digests are part of the key.
             digests: other inputs by content, such as the sha256 of a file from outside.
             config: its part of the plan.
@@ -133,26 +135,26 @@ class Store:
         """
         known = {name: a.digest for name, a in (inputs or {}).items()} | dict(digests or {})
         plain = json.loads(config.model_dump_json(by_alias=True)) if isinstance(config, BaseModel) else dict(config or {})
-        code = code_digest(room)
-        key = digest_of({"format": FORMAT, "step": step, "inputs": known, "config": plain, "code": code})
-        with building(self.local / "work", step, key):
-            manifest = self._whole_manifest(step, key)
+        name, libraries = step.name, step.library_versions()
+        key = digest_of({"format": FORMAT, "step": name, "version": step.version, "inputs": known, "config": plain, "libraries": libraries})
+        with building(self.local / "work", name, key):
+            manifest = self._whole_manifest(name, key)
             if manifest is not None:
-                self.depot.touch(_manifest_name(step, key))  # a step's age counts from its last use
-                log.info("%s: cached, %s", step, manifest.counts)
+                self.object_store.touch(_manifest_name(name, key))  # a step's age counts from its last use
+                log.info("%s: cached, %s", name, manifest.counts)
                 return manifest.artifact(cached=True)
             started = time.monotonic()
-            space = self._open_workspace(step, key)
-            with disk_space(space.out / step):
+            space = self._open_workspace(name, key)
+            with disk_space(space.out / name):
                 made = build(space)
-            files = {name: _entry(space.out / name) for name in _names(space.out)}
+            files = {file: _entry(space.out / file) for file in _names(space.out)}
             manifest = Manifest(
-                step=step, key=key, digest=_digest_of_files(files), inputs=known, config=plain, code=code,
+                step=name, version=step.version, libraries=libraries, key=key, digest=_digest_of_files(files), inputs=known, config=plain,
                 files=files, blobs=made.blobs, counts=made.counts, final=made.final, seconds=round(time.monotonic() - started, 3),
                 made_at=datetime.now(UTC).isoformat(timespec="seconds"),
             )  # fmt: skip
             self._commit(space, manifest)
-            log.info("%s: made in %.1f s, %s", step, manifest.seconds, manifest.counts)
+            log.info("%s: made in %.1f s, %s", name, manifest.seconds, manifest.counts)
             return manifest.artifact(cached=False)
 
     def path(self, artifact: Artifact, name: str) -> Path:
@@ -168,7 +170,7 @@ class Store:
         relative = f"steps/{artifact.step}/{artifact.key}/{name}"
         local = self.local / relative
         if not _matches(local, entry):
-            self.depot.fetch(relative, local)
+            self.object_store.fetch(relative, local)
         if not _matches(local, entry):
             raise DamagedError(f"{relative} in the store is not what its manifest says; run the step {artifact.step!r} again, it will be made anew")
         return local
@@ -177,9 +179,43 @@ class Store:
         """The names of an artifact's files."""
         return tuple(sorted(self.manifest(artifact).files))
 
-    def table(self, artifact: Artifact, name: str) -> pd.DataFrame:
-        """One of an artifact's Parquet tables."""
-        return pd.read_parquet(self.path(artifact, name))
+    def table(self, artifact: Artifact, table: Table | str, columns: list[str] | None = None) -> pd.DataFrame:
+        """One of an artifact's Parquet tables as a data frame, all columns or some.
+
+        Args:
+            artifact: the step's artifact.
+            table: the table, or its file name.
+            columns: names of the columns to read; None: all.
+
+        Raises:
+            TableError: it does not have the columns that its step declares.
+        """
+        import pandas as pd
+
+        return pd.read_parquet(self.table_path(artifact, table), columns=columns)
+
+    def arrow_table(self, artifact: Artifact, table: Table | str, columns: list[str] | None = None, **options: Any) -> pa.Table:
+        """As :meth:`table`, as a pyarrow table; ``options`` as :func:`pyarrow.parquet.read_table` takes them.
+
+        Raises:
+            TableError: it does not have the columns that its step declares.
+        """
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.table_path(artifact, table), columns=columns, **options)
+
+    def table_path(self, artifact: Artifact, table: Table | str) -> Path:
+        """A local, checked copy of a Parquet table, whose columns are those that its step declares.
+
+        Raises:
+            TableError: they are not.
+        """
+        name = table if isinstance(table, str) else table.file
+        path = self.path(artifact, name)
+        declared = declared_table(artifact.step, name)
+        if declared is not None:
+            check_schema(path, declared)
+        return path
 
     def manifest(self, artifact: Artifact) -> Manifest:
         """The manifest of an artifact.
@@ -189,18 +225,18 @@ class Store:
         """
         manifest = self._read_manifest(artifact.step, artifact.key)
         if manifest is None:
-            raise DamagedError(f"the store at {self.depot} holds no whole step {artifact.step!r} {artifact.key[:12]}; run it again")
+            raise DamagedError(f"the store at {self.object_store} holds no whole step {artifact.step!r} {artifact.key[:12]}; run it again")
         return manifest
 
     # -- blobs -------------------------------------------------------------------------------------------------------
 
-    def put_blob(self, data: bytes, *, lasting: bool = True, sha256: str = "") -> str:
+    def put_blob(self, data: bytes, *, durable: bool = True, sha256: str = "") -> str:
         """Keep bytes under their sha256 (found out where it is not given), which comes back; what is there is not written again.
 
         Without ``lasting``, :meth:`Depot.settle` must come before anything is written that relies on them.
         """
         sha256 = sha256 or hashlib.sha256(data).hexdigest()
-        self.depot.put_new(_blob_name(sha256), data, lasting=lasting)
+        self.object_store.put_new(_blob_name(sha256), data, durable=durable)
         return sha256
 
     def blob(self, sha256: str) -> bytes:
@@ -209,34 +245,34 @@ class Store:
         Raises:
             DamagedError: it is missing or changed.
         """
-        data = self.depot.read(_blob_name(sha256))
+        data = self.object_store.read(_blob_name(sha256))
         if data is None:
-            raise DamagedError(f"the store at {self.depot} lacks the blob {sha256[:12]}; run the pipeline again, it will be made anew")
+            raise DamagedError(f"the store at {self.object_store} lacks the blob {sha256[:12]}; run the pipeline again, it will be made anew")
         if hashlib.sha256(data).hexdigest() != sha256:
-            self.depot.delete(_blob_name(sha256))  # so that the next run makes it anew instead of meeting it again
+            self.object_store.delete(_blob_name(sha256))  # so that the next run makes it anew instead of meeting it again
             raise DamagedError(
-                f"the blob {sha256[:12]} had changed and was removed from the store at {self.depot}; run the pipeline again, it will be made anew"
+                f"the blob {sha256[:12]} had changed and was removed from the store at {self.object_store}; run the pipeline again, it will be made anew"
             )
         return data
 
     def has_blob(self, sha256: str, size: int) -> bool:
         """Whether a blob is there with its size (its content is checked when it is read)."""
-        return self.depot.size(_blob_name(sha256)) == size
+        return self.object_store.size(_blob_name(sha256)) == size
 
     def has_blobs(self, sha256s: Sequence[str], sizes: Sequence[int]) -> list[bool]:
         """Of many blobs, whether each is there with its size; in S3 they are listed where that takes fewer requests."""
-        found = self.depot.sizes_of([_blob_name(sha256) for sha256 in sha256s])
+        found = self.object_store.sizes_of([_blob_name(sha256) for sha256 in sha256s])
         return [is_there == size for is_there, size in zip(found, sizes, strict=True)]
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
-    def recall(self, name: str, *, precious: bool = False) -> dict[str, dict[str, Any]]:
+    def recall(self, name: str, *, irreplaceable: bool = False) -> dict[str, dict[str, Any]]:
         """What is remembered under ``name``; see :func:`animl_pipeline.storage.image_index.recall`."""
-        return image_index.recall(self.depot, name, precious=precious)
+        return image_index.recall(self.object_store, name, irreplaceable=irreplaceable)
 
     def remember(self, name: str, records: Mapping[str, Mapping[str, Any]]) -> None:
         """Remember records under ``name``; see :func:`animl_pipeline.storage.image_index.remember`."""
-        image_index.remember(self.depot, name, records)
+        image_index.remember(self.object_store, name, records)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -251,12 +287,12 @@ class Store:
     def _commit(self, space: Workspace, manifest: Manifest) -> None:
         prefix = f"steps/{manifest.step}/{manifest.key}"
         for name in manifest.files:
-            self.depot.put_file(f"{prefix}/{name}", space.out / name)
-        self.depot.put(f"{prefix}/manifest.json", manifest.model_dump_json(indent=1).encode())
+            self.object_store.put_file(f"{prefix}/{name}", space.out / name)
+        self.object_store.put(f"{prefix}/manifest.json", manifest.model_dump_json(indent=1).encode())
         shutil.rmtree(space.out.parent, ignore_errors=True)
 
     def _read_manifest(self, step: str, key: str) -> Manifest | None:
-        data = self.depot.read(_manifest_name(step, key))
+        data = self.object_store.read(_manifest_name(step, key))
         if data is None:
             return None
         try:
@@ -281,12 +317,12 @@ class Store:
                 self._check_blobs(manifest, column)
         except DamagedError as e:
             log.warning("%s: made again, since %s", step, e)
-            self.depot.delete(_manifest_name(step, key))
+            self.object_store.delete(_manifest_name(step, key))
             return None
         return manifest
 
     def _check_blobs(self, manifest: Manifest, column: BlobColumn) -> None:
-        table = self.table(manifest.artifact(cached=True), column.file)
+        table = self.table(manifest.artifact(cached=True), column.file, [column.column, column.size_column])
         pairs = table[[column.column, column.size_column]].drop_duplicates()
         names, sizes = pairs[column.column].tolist(), pairs[column.size_column].tolist()
         for sha256, is_there in zip(names, self.has_blobs(names, sizes), strict=True):
@@ -302,10 +338,10 @@ def open_store(settings: Settings) -> Store:
     """
     if settings.store.startswith("s3://"):
         cache = settings.cache.expanduser() / "stores" / hashlib.sha256(settings.store.encode()).hexdigest()[:16]
-        return Store(S3Depot(settings.store), cache)
+        return Store(S3ObjectStore(settings.store), cache)
     folder = Path(settings.store).expanduser().resolve()
     _make_folder(folder)
-    return Store(FolderDepot(folder), folder)
+    return Store(FolderObjectStore(folder), folder)
 
 
 def digest_of(value: Any) -> str:
@@ -317,14 +353,6 @@ def sha256_of(path: Path) -> str:
     """The sha256 of a file."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def write_table(path: Path, rows: pd.DataFrame | pa.Table) -> None:
-    """Write a table as Parquet, the same bytes for the same rows."""
-    if isinstance(rows, pd.DataFrame):
-        rows.reset_index(drop=True).to_parquet(path, index=False, compression="zstd")
-    else:
-        pq.write_table(rows, path, compression="zstd")
 
 
 def batches(items: list[Any], size: int) -> Iterator[list[Any]]:

@@ -57,7 +57,7 @@ def test_a_wrong_plan_is_one_line_and_exit_code_2(tmp_path: Path, text: str, lin
 
 
 def test_a_wrong_key_is_named_with_those_that_fit(tmp_path: Path) -> None:
-    plan = write_island(tmp_path, places=1, each=1)
+    plan = write_island(tmp_path, locations=1, each=1)
     plan.write_text(plan.read_text(encoding="utf-8").replace("epochs:", "epoch:"), encoding="utf-8")
     done = run("plan", "check", plan)
     assert done.returncode == 2
@@ -65,7 +65,7 @@ def test_a_wrong_key_is_named_with_those_that_fit(tmp_path: Path) -> None:
 
 
 def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
-    plan = write_island(tmp_path / "[bold]:fox:", places=1, each=1)
+    plan = write_island(tmp_path / "[bold]:fox:", locations=1, each=1)
     plan.write_text(plan.read_text(encoding="utf-8").replace("    bird:", "    '[/red]bird':"), encoding="utf-8")
     done = run("plan", "check", plan)
     assert done.returncode == 0, done.stderr
@@ -90,20 +90,20 @@ def test_a_local_sagemaker_without_a_folder_or_a_bucket_is_one_line(tmp_path: Pa
     assert done.stderr.strip().splitlines()[-1].endswith("found 'No Bucket'")
 
 
-def test_predict_without_a_picture_or_a_model_says_what_is_missing(tmp_path: Path) -> None:
-    plan = write_island(tmp_path, places=1, each=1)
-    picture = next((tmp_path / "images").rglob("*.jpg"))
+def test_predict_without_a_image_or_a_model_says_what_is_missing(tmp_path: Path) -> None:
+    plan = write_island(tmp_path, locations=1, each=1)
+    image = next((tmp_path / "images").rglob("*.jpg"))
     (tmp_path / "text.jpg").write_text("no picture")
     store = {"ANIML_STORE": str(tmp_path / "store")}
     assert "expected a picture at" in run("predict", tmp_path / "none.jpg", "--plan", plan, **store).stderr
     assert "not a picture that decodes" in run("predict", tmp_path / "text.jpg", "--plan", plan, **store).stderr
-    assert "--box: expected ymin,xmin,ymax,xmax" in run("predict", picture, "--plan", plan, "--box", "1,2", **store).stderr
-    assert "run `animl-pipeline retrain PLAN` first" in run("predict", picture, "--plan", plan, "--box", "0,0,1,1", **store).stderr
+    assert "--box: expected ymin,xmin,ymax,xmax" in run("predict", image, "--plan", plan, "--box", "1,2", **store).stderr
+    assert "run `animl-pipeline retrain PLAN` first" in run("predict", image, "--plan", plan, "--box", "0,0,1,1", **store).stderr
 
 
 @pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
 def test_a_command_that_is_told_to_stop_ends_soon_with_one_line_and_leaves_no_process(tmp_path: Path, told: signal.Signals) -> None:
-    plan = write_island(tmp_path, places=2, each=1)
+    plan = write_island(tmp_path, locations=2, each=1)
     with served({}) as site:
         site.gate_after = 0  # the step 'images' waits for ever
         plan.write_text(plan.read_text(encoding="utf-8").replace(str(tmp_path / "images"), site.address), encoding="utf-8")
@@ -129,7 +129,7 @@ def test_a_command_that_is_told_to_stop_ends_soon_with_one_line_and_leaves_no_pr
 
 
 def test_a_terminals_ctrl_c_while_prefects_server_starts_is_one_line(tmp_path: Path) -> None:
-    plan = write_island(tmp_path, places=1, each=1)
+    plan = write_island(tmp_path, locations=1, each=1)
     variables = {"ANIML_STORE": str(tmp_path / "store"), "PREFECT_HOME": str(tmp_path / "prefect")}
     line = [sys.executable, "-m", "animl_pipeline.cli.main", "retrain", str(plan)]
     with subprocess.Popen(line, cwd=ROOT, env=os.environ | variables, stderr=subprocess.PIPE, text=True, start_new_session=True) as command:
@@ -164,7 +164,7 @@ def gone(pids: list[int], within_s: float) -> bool:
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/api", "nowhere"])
 def test_a_prefect_server_that_cannot_be_reached_is_one_line_with_its_variable(tmp_path: Path, address: str) -> None:
-    plan = write_island(tmp_path, places=1, each=1)
+    plan = write_island(tmp_path, locations=1, each=1)
     done = run("retrain", plan, PREFECT_API_URL=address, ANIML_STORE=str(tmp_path / "store"), PREFECT_CLIENT_MAX_RETRIES="0")
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith(f"animl-pipeline: expected a Prefect server at {address} (PREFECT_API_URL), reached none")
@@ -175,7 +175,7 @@ def test_a_prefect_server_that_cannot_be_reached_is_one_line_with_its_variable(t
 def test_a_prefect_servers_address_without_api_is_said_to_be_that_and_its_password_is_not_shown(
     tmp_path: Path, prefect_address: str, command: str
 ) -> None:
-    plan = write_island(tmp_path, places=1, each=1)
+    plan = write_island(tmp_path, locations=1, each=1)
     bare = prefect_address.removesuffix("/api")
     address = bare.replace("://", "://ranger:owl@")
     done = run(command, plan, PREFECT_API_URL=address, ANIML_STORE=str(tmp_path / "store"), PREFECT_CLIENT_MAX_RETRIES="0")

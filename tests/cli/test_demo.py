@@ -41,8 +41,8 @@ def test_the_demo_ends_with_an_answer_a_report_and_the_totals_and_a_second_one_w
 
 def test_the_doctor_finds_every_package_and_says_what_to_mend_in_the_plan(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
-    places = {"HOME": str(tmp_path / "home"), "ANIML_STORE": str(tmp_path / "store"), "ANIML_CACHE": str(tmp_path / "cache")}
-    done = run("doctor", **places, PIP_NO_INDEX="1", timeout=180)
+    locations = {"HOME": str(tmp_path / "home"), "ANIML_STORE": str(tmp_path / "store"), "ANIML_CACHE": str(tmp_path / "cache")}
+    done = run("doctor", **locations, PIP_NO_INDEX="1", timeout=180)
     for package in ("torch", "torchvision", "lightning", "timm", "yolox", "ultralytics", "onnxruntime", "prefect"):
         assert re.search(rf"^ok +{package} ", done.stdout, re.MULTILINE), done.stdout
     assert "can be written" in done.stdout

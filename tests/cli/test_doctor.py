@@ -101,7 +101,7 @@ def test_the_doctor_finds_no_prefect_server_where_none_is(tmp_path: Path, addres
 
 
 def test_settings_that_prefect_cannot_read_are_one_line_of_the_doctor_and_of_every_command(tmp_path: Path) -> None:
-    plan = write_island(tmp_path, places=1, each=1)
+    plan = write_island(tmp_path, locations=1, each=1)
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "profiles.toml").write_text('active = "x', encoding="utf-8")
     settings = [

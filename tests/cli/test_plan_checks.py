@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from animl_pipeline.config import DetectionsPlan, Plan, load_plan
+from animl_pipeline.config import DetectionsConfig, Plan, load_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError, TrainingError, WeightsError
 from animl_pipeline.steps.detections import check_ready as check_detector
@@ -71,7 +71,7 @@ def test_retrain_refuses_it_before_it_reads_an_export(tmp_path: Path, key: str, 
 
 
 def test_retrain_ends_with_that_line_and_makes_no_step(tmp_path: Path) -> None:
-    plan = write_island(tmp_path, places=1, each=1)
+    plan = write_island(tmp_path, locations=1, each=1)
     plan.write_text(plan.read_text(encoding="utf-8").replace("tf_efficientnet_lite0", "tf_efficientnet_litte0"), encoding="utf-8")
     done = run("retrain", plan, ANIML_STORE=str(tmp_path / "store"))
     assert done.returncode == 1
@@ -103,22 +103,22 @@ def test_files_are_looked_for_where_the_data_is(tmp_path: Path) -> None:
     (tmp_path / "mine.safetensors").write_bytes(b"")
     (tmp_path / "mine.pt").write_bytes(b"")
     check_start(sample(train={"weights": "mine.safetensors"}), settings)
-    check_detector(DetectionsPlan(detector="mine.pt"), settings)
+    check_detector(DetectionsConfig(detector="mine.pt"), settings)
     with pytest.raises(WeightsError, match=rf"train\.weights: expected weights at {tmp_path}/other\.safetensors, found no such file"):
         check_start(sample(train={"weights": "other.safetensors"}), settings)
-    with pytest.raises(WeightsError, match=r"train\.weights_else: expected weights at"):
-        check_start(sample(train={"weights": "released", "weights_else": "other.safetensors"}), settings)
+    with pytest.raises(WeightsError, match=r"train\.fallback_weights: expected weights at"):
+        check_start(sample(train={"weights": "released", "fallback_weights": "other.safetensors"}), settings)
 
 
 def test_what_lies_elsewhere_is_not_fetched_but_must_have_a_sha256(tmp_path: Path) -> None:
     settings, nobody = Settings(cache=tmp_path / "cache"), "http://127.0.0.1:9/mine"
     check_start(sample(train={"weights": f"{nobody}.safetensors?sig=x", "weights_sha256": "0" * 64}), settings)
-    check_detector(DetectionsPlan(detector=f"{nobody}.pt", sha256="0" * 64), settings)
-    check_detector(DetectionsPlan(detector="sagemaker:megadetector"), settings)
+    check_detector(DetectionsConfig(detector=f"{nobody}.pt", sha256="0" * 64), settings)
+    check_detector(DetectionsConfig(detector="sagemaker:megadetector"), settings)
     with pytest.raises(WeightsError, match=r"set train\.weights_sha256 to the file's sha256"):
         check_start(sample(train={"weights": f"{nobody}.safetensors"}), settings)
     with pytest.raises(WeightsError, match=r"run `animl-pipeline weights fetch megadetector-v5a`"):
-        check_detector(DetectionsPlan(detector="megadetector-v5a"), settings)
+        check_detector(DetectionsConfig(detector="megadetector-v5a"), settings)
     assert not (tmp_path / "cache").exists()
 
 
@@ -126,12 +126,12 @@ def test_weights_of_the_wrong_kind_are_refused(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path)
     (tmp_path / "mine.onnx").write_bytes(b"")
     with pytest.raises(DetectionsError, match=r"are weights of a classifier; set it to one of megadetector-lite"):
-        check_detector(DetectionsPlan(detector="efficientnet-lite0-imagenet"), settings)
+        check_detector(DetectionsConfig(detector="efficientnet-lite0-imagenet"), settings)
     with pytest.raises(DetectionsError, match=r"expected a \.pt checkpoint .* found mine\.onnx"):
-        check_detector(DetectionsPlan(detector="mine.onnx"), settings)
+        check_detector(DetectionsConfig(detector="mine.onnx"), settings)
     with pytest.raises(TrainingError, match=r"fits the backbone tf_efficientnet_lite0 only, found resnet50"):
         check_start(sample(train={"backbone": "resnet50"}), settings)
 
 
 def test_a_detector_that_no_box_is_asked_of_may_be_anything() -> None:
-    check_detector(DetectionsPlan(source="annotations", detector="nothing"), Settings())
+    check_detector(DetectionsConfig(source="annotations", detector="nothing"), Settings())

@@ -35,18 +35,18 @@ def test_report_and_endpoint_call_the_same_crops_unknown(store: Store, tmp_path:
     folder = colour_model(tmp_path / "model")
     card = read_card(folder / CARD_FILE).model_copy(update={"temperature": 2.0, "thresholds": {"red": 0.45, "green": 0.5, "blue": 0.4}})
     (folder / CARD_FILE).write_text(card.model_dump_json(), encoding="utf-8")
-    pictures = [coloured_crop(seed) for seed in range(30)]
+    images = [coloured_crop(seed) for seed in range(30)]
     whole = {"ymin": 0.0, "xmin": 0.0, "ymax": 1.0, "xmax": 1.0}
     rows = []
-    for n, data in enumerate(pictures):
+    for n, data in enumerate(images):
         blob = store.put_blob(data)
-        rows.append({"crop_id": digest_of(n), "label": "red", "place": "", "blob": blob, "bytes": len(data), "picture": blob, **whole})
-    scored = score_crops(pd.DataFrame(rows), Classifier.load(folder), store, card.view)
+        rows.append({"crop_id": digest_of(n), "label": "red", "location": "", "blob": blob, "bytes": len(data), "image": blob, **whole})
+    scored = score_crops(pd.DataFrame(rows), Classifier.load(folder), store, card.model_input)
     with program(folder, tmp_path / "log") as live:
         until(lambda: ping(live.address) == 200, "the program answers")
         answers = [
             requests.post(f"{live.address}/invocations", json={"image": base64.b64encode(p).decode(), "bbox": [0, 0, 1, 1]}, timeout=60).json()
-            for p in pictures
+            for p in images
         ]
     unknown = [all(p < card.thresholds[c] for c, p in answer.items()) for answer in answers]
     assert 3 < sum(unknown) < 27

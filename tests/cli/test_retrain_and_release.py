@@ -15,7 +15,7 @@ from tests.support.local_aws import aws_here
 from tests.support.tiny_project import write_island, write_plan
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
-STEPS = ["export", "images", "labels", "detections", "crops", "splits", "model", "calibration", "evaluation", "package"]
+STEPS = ["export", "images", "labels", "detections", "crops", "splits", "training", "calibration", "evaluation", "package"]
 
 
 @pytest.fixture(scope="module")

@@ -127,7 +127,7 @@ def processes_of(team: Team) -> list[int]:
     return found
 
 
-STEPS = {"export island", "images island", "labels", "detections", "crops", "splits", "model", "calibration", "evaluation", "package"}
+STEPS = {"export island", "images island", "labels", "detections", "crops", "splits", "training", "calibration", "evaluation", "package"}
 
 
 @on_postgres
@@ -251,7 +251,7 @@ def test_a_worker_killed_with_its_run_is_seen_and_the_next_run_goes_on_while_a_r
 def waiting_release(team: Team) -> str:
     """A release that a person must approve, suspended; its run."""
     plan = write_island(team.folder / "island")
-    lenient = {"min_examples": 1, "min_places": 1, "macro_f1_may_fall": 1.0, "min_macro_f1": 0.0}
+    lenient = {"min_examples": 1, "min_locations": 1, "max_macro_f1_drop": 1.0, "min_macro_f1": 0.0}
     write_plan(plan.parent, gate=lenient, release={"memory_mb": 1024, "max_concurrency": 2, "timeout_s": 60, "approval": "required"})
     wait_for(team, asked_for(team, plan=str(plan)), "AwaitingApproval")
     run = asked_for(team, "release/release", plan=str(plan))

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from animl_pipeline.config import LabelsPlan, Plan, check_plan, load_plan
+from animl_pipeline.config import LabelsConfig, Plan, check_plan, load_plan
 from animl_pipeline.core.errors import PlanError
 from tests.support.paths import ROOT
 
@@ -52,9 +52,9 @@ def test_the_three_plans_are_shipped() -> None:
 def test_santa_cruz_island_is_trained_as_its_people_do() -> None:
     plan = load_plan(PLANS / "santa-cruz-island.yaml")
     assert [c.id for c in plan.classes()] == ["fox", "bird", "skunk", "rodent", "lizard"]
-    assert (plan.train.backbone, plan.view.size, plan.train.epochs, plan.train.lr) == ("tf_efficientnet_b3", 300, 50, 3e-5)
+    assert (plan.train.backbone, plan.model_input.size, plan.train.epochs, plan.train.lr) == ("tf_efficientnet_b3", 300, 50, 3e-5)
     assert plan.train.sampling == "label_weighted"
-    assert plan.view.mean == (0.485, 0.456, 0.406)
+    assert plan.model_input.mean == (0.485, 0.456, 0.406)
     assert plan.sources[0].key == "serving_bucket_key"
     assert (plan.release.memory_mb, plan.endpoint_name()) == (6144, "santa-cruz-island-concurrency-20")
 
@@ -64,7 +64,7 @@ def test_santa_cruz_island_is_trained_as_its_people_do() -> None:
     [
         ({"modle": "x"}, ["'modle' is not known", "sources"]),
         ({"train": {"epoch": 3}}, ["'train.epoch' is not known", "epochs", "backbone"]),
-        ({"sources": [{"name": "a", "export": "a.json", "images": "i", "keys": "file_name"}]}, ["'sources.0.keys' is not known", "place_field"]),
+        ({"sources": [{"name": "a", "export": "a.json", "images": "i", "keys": "file_name"}]}, ["'sources.0.keys' is not known", "location_field"]),
         ({"labels": {"classes": {"fox": {"form": ["fox"]}, "bird": ["bird"]}}}, ["labels.classes.fox"]),
         ({"labels": {"classes": {"fox": {"from": ["fox"], "max": 3}, "bird": ["bird"]}}}, ["'labels.classes.fox.max' is not known", "max_count"]),
     ],
@@ -81,7 +81,7 @@ def test_a_missing_key_is_named(key: str) -> None:
     assert f"the key '{key}' is missing" in fault(data)
 
 
-def test_a_missing_key_inside_a_source_is_named_with_its_place() -> None:
+def test_a_missing_key_inside_a_source_is_named_with_its_location() -> None:
     assert "the key 'sources.0.export' is missing" in fault(plan_data(sources=[{"name": "a", "images": "i"}]))
 
 
@@ -95,8 +95,8 @@ def test_a_missing_key_inside_a_source_is_named_with_its_place() -> None:
         ({"labels": {"classes": {"fox": [], "bird": ["bird"]}}}, ["labels.classes.fox.from"]),
         ({"labels": {"classes": {"f.x": ["fox"], "bird": ["bird"]}}}, ["'f.x'", "'.'"]),
         ({"labels": {"classes": ["fox", "bird"]}}, ["labels.classes"]),
-        ({"view": {"size": 9}}, ["view.size", "9"]),
-        ({"view": {"mean": [0.5, 0.5]}}, ["view.mean"]),
+        ({"model_input": {"size": 9}}, ["view.size", "9"]),
+        ({"model_input": {"mean": [0.5, 0.5]}}, ["view.mean"]),
         ({"train": {"lr": "fast"}}, ["train.lr", "'fast'"]),
         ({"train": {"sampling": "weighted"}}, ["train.sampling", "label_weighted"]),
         ({"splits": {"val": 0.49, "test": 0.49}}, ["splits", "val and test"]),
@@ -110,8 +110,8 @@ def test_a_missing_key_inside_a_source_is_named_with_its_place() -> None:
         ({"labels": list(range(1000))}, ["labels", "..."]),
         ({"train": {"seed": -1}}, ["train.seed", "-1"]),
         ({"splits": {"seed": 2**64}}, ["splits.seed"]),
-        ({"view": {"std": [0.5, 0, 0.5]}}, ["view.std.1", "greater than 0"]),
-        ({"view": {"mean": [float("nan"), 0.5, 0.5]}}, ["view.mean.0", "nan"]),
+        ({"model_input": {"std": [0.5, 0, 0.5]}}, ["view.std.1", "greater than 0"]),
+        ({"model_input": {"mean": [float("nan"), 0.5, 0.5]}}, ["view.mean.0", "nan"]),
         ({"detections": {"detector": "a\0b"}}, ["detections.detector"]),
         ({"train": {"weights": ""}}, ["train.weights"]),
         ({"release": {"endpoint": "_" * 1000}}, ["release.endpoint", "..."]),
@@ -252,8 +252,8 @@ def test_label_names_mean_one_class_or_are_refused(pairs: list[tuple[str, list[s
 @given(NAMES, NAMES)
 def test_the_short_form_of_a_class_is_the_long_form(one: str, other: str) -> None:
     assume(len({one.casefold(), other.casefold(), "empty"}) == 3)
-    short = LabelsPlan.model_validate({"classes": {"a": [one], "b": [other]}})
-    assert short == LabelsPlan.model_validate({"classes": {"a": {"from": [one]}, "b": {"from": [other]}}})
+    short = LabelsConfig.model_validate({"classes": {"a": [one], "b": [other]}})
+    assert short == LabelsConfig.model_validate({"classes": {"a": {"from": [one]}, "b": {"from": [other]}}})
 
 
 WORDS = st.text(max_size=5)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from animl_pipeline.core.decode_budget import PictureMemory, bytes_of
-from animl_pipeline.core.errors import PictureError
+from animl_pipeline.core.decode_budget import DecodeBudget, bytes_of
+from animl_pipeline.core.errors import ImageError
 from animl_pipeline.core.imaging import MAX_PIXELS, read_header
 
 ALL = 1000
@@ -21,7 +21,7 @@ ALL = 1000
 @settings(max_examples=40, deadline=None)
 @given(sizes=st.lists(st.integers(0, 3 * ALL), min_size=1, max_size=60))
 def test_never_more_is_held_than_there_is_and_everybody_gets_through(sizes: list[int]) -> None:
-    memory, lock = PictureMemory(ALL), threading.Lock()
+    memory, lock = DecodeBudget(ALL), threading.Lock()
     held: list[int] = []
     seen: list[list[int]] = []
 
@@ -39,8 +39,8 @@ def test_never_more_is_held_than_there_is_and_everybody_gets_through(sizes: list
     assert all(sum(together) <= ALL or not any(sum(together) - size for size in together) for together in seen), "who wants more than all is alone"
 
 
-def test_pictures_that_fit_side_by_side_are_held_side_by_side() -> None:
-    memory, together = PictureMemory(ALL), threading.Barrier(4)
+def test_images_that_fit_side_by_side_are_held_side_by_side() -> None:
+    memory, together = DecodeBudget(ALL), threading.Barrier(4)
 
     def hold(_: int) -> None:
         with memory.holding(ALL // 4):
@@ -51,8 +51,8 @@ def test_pictures_that_fit_side_by_side_are_held_side_by_side() -> None:
 
 
 def test_what_was_held_is_free_again_after_a_fault() -> None:
-    memory = PictureMemory(ALL)
-    with pytest.raises(PictureError), memory.decoding(b"no picture"):
+    memory = DecodeBudget(ALL)
+    with pytest.raises(ImageError), memory.decoding(b"no picture"):
         raise AssertionError
     with pytest.raises(KeyError), memory.holding(ALL):
         raise KeyError
@@ -60,7 +60,7 @@ def test_what_was_held_is_free_again_after_a_fault() -> None:
         pass
 
 
-def test_a_picture_counts_with_its_largest_square_and_a_strip_without_a_square_that_is_refused() -> None:
+def test_a_image_counts_with_its_largest_square_and_a_strip_without_a_square_that_is_refused() -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (300, 200)).save(buffer, "JPEG")
     header = read_header(buffer.getvalue())

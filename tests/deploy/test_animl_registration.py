@@ -48,7 +48,7 @@ def registered(settings: Settings) -> Iterator[tuple[AnimlSite, Plan, Settings]]
     parameter = f"/ml/{uuid.uuid4().hex[:6]}-{{purpose}}-{{stage}}"
     plan = colour_plan(
         endpoint=f"reg-{uuid.uuid4().hex[:6]}",
-        register={"parameter": parameter, "thresholds": {"green": 0.6}, "disabled": ["blue"], "rules_of": ["isle"]},
+        register={"parameter": parameter, "thresholds": {"green": 0.6}, "disabled": ["blue"], "rule_projects": ["isle"]},
     )
     with animl([]) as site:
         site.rules = json.loads(json.dumps(RULES))

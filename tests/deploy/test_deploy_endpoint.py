@@ -20,7 +20,7 @@ from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE
 from animl_pipeline.storage.step_cache import Store, open_store
 from tests.conftest import jpeg
 from tests.support.packaged_model import colour_plan, package_of
-from tests.support.sagemaker_faults import read_golden, states
+from tests.support.sagemaker_faults import read_reference, states
 
 
 def test_a_release_is_made_checked_and_not_made_twice(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
@@ -38,23 +38,23 @@ def test_a_release_is_made_checked_and_not_made_twice(plan: Plan, store: Store, 
 def test_the_endpoint_answers_as_the_package_does(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
     package = package_of(store, tmp_path)
     deploy_endpoint(package, plan, store, settings)
-    expected = read_golden(store, package)[0]
-    picture = store.path(package, f"golden/{expected.picture}").read_bytes()
-    assert ask_endpoint(plan.endpoint_name(), picture, expected.box) == pytest.approx(expected.probabilities, abs=1e-6)
-    assert ask_endpoint(plan.endpoint_name(), picture) != pytest.approx(expected.probabilities, abs=1e-6)
+    expected = read_reference(store, package)[0]
+    image = store.path(package, f"reference/{expected.image}").read_bytes()
+    assert ask_endpoint(plan.endpoint_name(), image, expected.box) == pytest.approx(expected.probabilities, abs=1e-6)
+    assert ask_endpoint(plan.endpoint_name(), image) != pytest.approx(expected.probabilities, abs=1e-6)
 
 
 def test_a_retrained_package_gets_names_of_its_own_and_can_be_rolled_back(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
     first = deploy_endpoint(package_of(store, tmp_path), plan, store, settings)
-    picture = jpeg(colour=(200, 40, 40))
-    before = ask_endpoint(plan.endpoint_name(), picture)
+    image = jpeg(colour=(200, 40, 40))
+    before = ask_endpoint(plan.endpoint_name(), image)
     second = deploy_endpoint(package_of(store, tmp_path, "2", temperature=3.0), plan, store, settings)
     assert second.previous_config == first.endpoint_config
     assert {first.endpoint_config, first.sagemaker_model}.isdisjoint({second.endpoint_config, second.sagemaker_model})
-    assert ask_endpoint(plan.endpoint_name(), picture)["red"] < before["red"] - 0.1
+    assert ask_endpoint(plan.endpoint_name(), image)["red"] < before["red"] - 0.1
     back = rollback_endpoint(plan, store, settings)
     assert (back.endpoint_config, back.version, back.checked, back.package_digest) == (first.endpoint_config, "1", 3, first.package_digest)
-    assert ask_endpoint(plan.endpoint_name(), picture) == before
+    assert ask_endpoint(plan.endpoint_name(), image) == before
     forth = rollback_endpoint(plan, store, settings, to="2")
     assert forth.endpoint_config == second.endpoint_config
     assert states(plan, store) == [("release", "done"), ("release", "done"), ("rollback", "done"), ("rollback", "done")]

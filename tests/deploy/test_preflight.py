@@ -14,9 +14,10 @@ from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PackageError, ReleaseError, SettingsError
 from animl_pipeline.core.records import Box, Counts
+from animl_pipeline.core.step import Step
 from animl_pipeline.deploy import ask_endpoint, deploy_endpoint, endpoint_status, foresee_release, release_history, rollback_endpoint
 from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE, Addresses
-from animl_pipeline.storage.step_cache import Made, Store, Workspace
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 from tests.conftest import jpeg
 from tests.support.packaged_model import package_of, report_of
 from tests.support.paths import ROOT
@@ -51,13 +52,13 @@ def test_a_service_that_cannot_be_reached_is_one_line(
 def test_a_package_without_metrics_is_not_released(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
     package = package_of(store, tmp_path)
 
-    def build(space: Workspace) -> Made:
+    def build(space: Workspace) -> StepOutput:
         card = store.path(package, "card.json").read_text()
         (space.out / "card.json").write_text(card[: card.index('"metrics"')] + '"metrics": {}}')
-        return Made(Counts(kept=0))
+        return StepOutput(Counts(kept=0))
 
     with pytest.raises(PackageError, match="no metrics"):
-        deploy_endpoint(store.make("package", room="records", config={"metrics": False}, build=build), plan, store, settings)
+        deploy_endpoint(store.make(Step("package", version=1), config={"metrics": False}, build=build), plan, store, settings)
 
 
 def test_a_report_that_says_no_is_refused_unless_somebody_says_why_not(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:

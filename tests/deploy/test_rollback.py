@@ -50,15 +50,15 @@ def test_a_version_whose_package_was_cleared_is_refused_before_the_endpoint_is_t
         rollback_endpoint(plan, store, settings)  # without `to` it is no other
 
 
-def test_a_golden_picture_that_changed_in_the_store_stops_a_rollback_and_a_release_before_they_begin(
+def test_a_reference_image_that_changed_in_the_store_stops_a_rollback_and_a_release_before_they_begin(
     plan: Plan, store: Store, settings: Settings, tmp_path: Path
 ) -> None:
     first, second = packages(store, tmp_path, 2)
     deploy_endpoint(first, plan, store, settings)
     deploy_endpoint(second, plan, store, settings)
     before = last_change(plan)
-    name = json.loads(store.path(first, "golden.json").read_bytes())[-1]["picture"]
-    store.path(first, f"golden/{name}").write_bytes(b"another picture")
+    name = json.loads(store.path(first, "reference.json").read_bytes())[-1]["image"]
+    store.path(first, f"reference/{name}").write_bytes(b"another picture")
     with pytest.raises(ReleaseError, match=r"expected the package of v1, .* found it gone or damaged"):
         rollback_endpoint(plan, store, settings)
     with pytest.raises(PipelineError, match="is not what its manifest says"):

@@ -28,8 +28,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from animl_pipeline.config import Plan, check_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ReleaseError
-from animl_pipeline.core.imaging import open_picture
-from animl_pipeline.core.records import WHOLE_PICTURE, Artifact
+from animl_pipeline.core.imaging import open_image
+from animl_pipeline.core.records import WHOLE_IMAGE, Artifact
 from animl_pipeline.deploy import deploy_endpoint, endpoint_status, release_history
 from animl_pipeline.deploy.latest_report import keep_report
 from animl_pipeline.deploy.live_check import check_endpoint
@@ -42,7 +42,7 @@ from tests.support.packaged_model import colour_plan_data, package_of, report_of
 from tests.support.paths import ROOT
 from tests.support.sagemaker_faults import spoiled
 
-PICTURE = jpeg(colour=(200, 40, 40))
+IMAGE_FILE = jpeg(colour=(200, 40, 40))
 
 
 @dataclass
@@ -60,8 +60,8 @@ class World:
 
 @pytest.fixture
 def world(cloud: Addresses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    places = {"ANIML_STORE": str(tmp_path / "store"), "PREFECT_HOME": str(tmp_path / "prefect")}
-    variables = cloud.variables() | places | {"ANIML_ROLE_ARN": ROLE, "ANIML_ENDPOINT_IMAGE": IMAGE}
+    locations = {"ANIML_STORE": str(tmp_path / "store"), "PREFECT_HOME": str(tmp_path / "prefect")}
+    variables = cloud.variables() | locations | {"ANIML_ROLE_ARN": ROLE, "ANIML_ENDPOINT_IMAGE": IMAGE}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     boto3.setup_default_session()
@@ -77,7 +77,7 @@ def version_of(world: World, n: int) -> tuple[Artifact, float]:
     package = package_of(world.store, world.folder, f"v{n}", temperature=temperature)
     with tempfile.TemporaryDirectory() as folder, tarfile.open(world.store.path(package, "model.tar.gz")) as archive:
         archive.extractall(folder, filter="data")
-        answer = Classifier.load(Path(folder)).answer(open_picture(PICTURE), WHOLE_PICTURE)
+        answer = Classifier.load(Path(folder)).answer(open_image(IMAGE_FILE), WHOLE_IMAGE)
     return package, round(answer["red"], 4)
 
 
@@ -88,7 +88,7 @@ class Client(threading.Thread):
         super().__init__(daemon=True)
         self.world = world
         self.stop = stop
-        self.body = json.dumps({"image": base64.b64encode(PICTURE).decode(), "bbox": WHOLE_PICTURE.as_list()})
+        self.body = json.dumps({"image": base64.b64encode(IMAGE_FILE).decode(), "bbox": WHOLE_IMAGE.as_list()})
         self.runtime = boto3.client("sagemaker-runtime", config=Config(retries={"total_max_attempts": 1}, read_timeout=70))
         self.answers: Counter[float] = Counter()
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from animl_pipeline.config import load_plan
-from animl_pipeline.core.errors import PictureError, StoreError
-from animl_pipeline.core.imaging import open_picture
+from animl_pipeline.core.errors import ImageError, StoreError
+from animl_pipeline.core.imaging import open_image
 from animl_pipeline.dev.synthetic import MARKER, draw_sample
 from tests.support.paths import ROOT
 
@@ -70,26 +70,26 @@ def test_every_image_id_is_the_md5_of_its_file(island: Path, export: dict[str, A
     assert len({i["id"] for i in export["images"]}) == len(export["images"])
 
 
-def test_all_pictures_but_one_decode_and_have_the_size_that_the_export_says(island: Path, export: dict[str, Any]) -> None:
+def test_all_images_but_one_decode_and_have_the_size_that_the_export_says(island: Path, export: dict[str, Any]) -> None:
     broken = 0
     for image in export["images"]:
         path = island / "images" / image["file_name"]
         try:
-            picture = open_picture(path.read_bytes()) if path.exists() else None
-        except PictureError:
+            img = open_image(path.read_bytes()) if path.exists() else None
+        except ImageError:
             broken += 1
             continue
-        assert picture is None or picture.size == (image.get("width", 640), image.get("height", 480))
+        assert img is None or img.size == (image.get("width", 640), image.get("height", 480))
     assert broken == 1
 
 
-def test_every_class_occurs_at_six_places_or_more_by_day_and_at_night(export: dict[str, Any]) -> None:
-    places, hours = defaultdict(set), defaultdict(set)
+def test_every_class_occurs_at_six_locations_or_more_by_day_and_at_night(export: dict[str, Any]) -> None:
+    locations, hours = defaultdict(set), defaultdict(set)
     for class_id, _, image in drawn(export):
-        places[class_id].add(image["location"])
+        locations[class_id].add(image["location"])
         hours[class_id].add(7 <= int(image["datetime"][11:13]) < 18)
-    assert set(places) == {"fox", "bird", "skunk", "rodent", "lizard"}
-    assert min(len(p) for p in places.values()) >= 6
+    assert set(locations) == {"fox", "bird", "skunk", "rodent", "lizard"}
+    assert min(len(p) for p in locations.values()) >= 6
     assert all(h == {True, False} for h in hours.values())
 
 
@@ -127,8 +127,8 @@ def test_between_two_frames_of_a_burst_only_what_is_in_the_boxes_changes(island:
 def grey(island: Path, image: dict[str, Any]) -> np.ndarray[Any, Any] | None:
     """A picture without its footer; None when it is missing or broken."""
     try:
-        return np.asarray(open_picture((island / "images" / image["file_name"]).read_bytes()).convert("L"), float)[:456]
-    except (OSError, PictureError):
+        return np.asarray(open_image((island / "images" / image["file_name"]).read_bytes()).convert("L"), float)[:456]
+    except (OSError, ImageError):
         return None
 
 
@@ -138,7 +138,7 @@ def test_the_night_has_no_colour(island: Path, export: dict[str, Any]) -> None:
         path = island / "images" / image["file_name"]
         if not path.exists() or 5 <= int(image["datetime"][11:13]) < 20:
             continue
-        rgb = np.asarray(open_picture(path.read_bytes()), int)[:450]
+        rgb = np.asarray(open_image(path.read_bytes()), int)[:450]
         assert np.abs(rgb - rgb.mean(axis=-1, keepdims=True)).max() < 12
         seen += 1
     assert seen > 10
@@ -214,7 +214,7 @@ def test_a_box_of_an_animal_follows_its_outline() -> None:
         assert np.isfinite(sprite.rgb).all()
 
 
-def test_pictures_are_jpegs_of_their_own(island: Path) -> None:
+def test_images_are_jpegs_of_their_own(island: Path) -> None:
     paths = list((island / "images").rglob("*.jpg"))
     assert len({hashlib.sha256(p.read_bytes()).digest() for p in paths}) == len(paths)
     assert Image.open(io.BytesIO(paths[0].read_bytes())).format == "JPEG"

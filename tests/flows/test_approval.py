@@ -151,7 +151,7 @@ def test_a_run_that_is_pushed_on_without_an_answer_and_one_that_nobody_answers_r
     pushed = carried_on(release, run)
     assert pushed.state_name == "Failed"
     assert "without an answer, which approves nothing" in str(pushed.state.message)  # type: ignore[union-attr]  # it has ended
-    house.write(approve_within_days=1e-9)
+    house.write(approval_timeout_days=1e-9)
     late = house.asks()
     until(lambda: read_run(late).state_name == "Failed", "the server gives the run up", seconds=60)
     assert "never resumed" in str(read_run(late).state.message)  # type: ignore[union-attr]

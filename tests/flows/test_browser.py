@@ -52,13 +52,13 @@ class House:
         self.file = folder / "plans" / "sample.yaml"
         self.file.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
         ours = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "ANIML_", "AWS_"))}
-        places = {"ANIML_STORE": "store", "ANIML_DATA": "data", "ANIML_PLANS": "plans", "PREFECT_HOME": "prefect"}
+        locations = {"ANIML_STORE": "store", "ANIML_DATA": "data", "ANIML_PLANS": "plans", "PREFECT_HOME": "prefect"}
         aws = cloud | {"ANIML_ROLE_ARN": ROLE, "ANIML_ENDPOINT_IMAGE": IMAGE, "ANIML_MODELS_BUCKET": "browser"}
-        self.environment = ours | aws | {name: str(folder / place) for name, place in places.items()} | {"OMP_NUM_THREADS": "1"}
+        self.environment = ours | aws | {name: str(folder / location) for name, location in locations.items()} | {"OMP_NUM_THREADS": "1"}
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
-        self.pictures = ROOT / os.environ["SCREENSHOTS"] if "SCREENSHOTS" in os.environ else folder / "pictures"
-        self.pictures.mkdir(exist_ok=True)
+        self.images = ROOT / os.environ["SCREENSHOTS"] if "SCREENSHOTS" in os.environ else folder / "images"
+        self.images.mkdir(exist_ok=True)
 
     def start(self) -> subprocess.Popen[bytes]:
         """`animl-pipeline up`, once it says where the UI is."""
@@ -106,13 +106,13 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
 
 def test_a_person_trains_watches_reads_approves_and_the_endpoint_answers_with_the_new_version(house: House) -> None:
     with chromium() as browser:
-        person = Visitor(browser, house.address, house.pictures)
+        person = Visitor(browser, house.address, house.images)
         starts_a_training(person, house)
         watches_it(person, house)
         house.wait("retrain", "AwaitingApproval")
         reads_what_came_of_it(person, house)
         asks_for_the_release(person, house)
-        looks_on_a_phone(Visitor(browser, house.address, house.pictures, phone=True), house)
+        looks_on_a_phone(Visitor(browser, house.address, house.images, phone=True), house)
         approves(person, house)
         assert person.strangers == []
     plan, store = load_plan(house.file), open_store(Settings())
@@ -121,9 +121,9 @@ def test_a_person_trains_watches_reads_approves_and_the_endpoint_answers_with_th
     assert (record.version, record.state) == (report.version, "done")
     assert record.approval is not None
     assert (record.approval.by, record.approval.note, record.approval.door) == ("the ranger", "looked at the lizards", "prefect")
-    golden = Answer.model_validate(json.loads(store.path(report.package, "golden.json").read_bytes())[0])
-    said = ask_endpoint(plan.endpoint_name(), store.path(report.package, f"golden/{golden.picture}").read_bytes(), golden.box)
-    assert said == pytest.approx(golden.probabilities, abs=plan.release.tolerance)
+    reference = Answer.model_validate(json.loads(store.path(report.package, "reference.json").read_bytes())[0])
+    said = ask_endpoint(plan.endpoint_name(), store.path(report.package, f"reference/{reference.image}").read_bytes(), reference.box)
+    assert said == pytest.approx(reference.probabilities, abs=plan.release.tolerance)
 
 
 def starts_a_training(person: Visitor, house: House) -> None:
@@ -164,9 +164,9 @@ def reads_what_came_of_it(person: Visitor, house: House) -> None:
         person.opens(f"{run}?tab=Artifacts")
         person.clicks("Artifacts")
         person.clicks(artifact)
-        picture = person.page.locator("img[src^='data:image/png']").first
-        picture.wait_for()
-        assert picture.evaluate("image => image.naturalWidth") > 200
+        image = person.page.locator("img[src^='data:image/png']").first
+        image.wait_for()
+        assert image.evaluate("image => image.naturalWidth") > 200
         person.shot(artifact)
 
 

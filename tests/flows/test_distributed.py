@@ -24,10 +24,10 @@ from tests.steps.test_detections import build_checkpoint
 from tests.support.coco_export import Export
 from tests.support.endpoint_process import until
 from tests.support.team_server import ROOT, end, free_port, kill
-from tests.support.tiny_project import COLOURS, picture, write_plan
+from tests.support.tiny_project import COLOURS, img, write_plan
 
-PLACES, EACH, LARGER, SHARES = 8, 10, 16, 6
-PICTURES = PLACES * EACH * len(COLOURS)
+LOCATIONS, EACH, LARGER, SHARES = 8, 10, 16, 6
+IMAGES = LOCATIONS * EACH * len(COLOURS)
 
 WORKERS = ("survivor", "looker", "cutter")
 KILLED = (("looker", "look", "detections"), ("cutter", "cut", "crops"))
@@ -59,15 +59,15 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An island whose pictures take some milliseconds to decode; every second object has no box, which a detector that nobody trained finds."""
     folder = tmp_path_factory.mktemp("isle")
     e = Export()
-    for seed, (place, name) in enumerate((p, c) for p in range(PLACES) for c in COLOURS for _ in range(EACH)):
-        data, bbox = picture(COLOURS[name], seed)
-        image = e.picture(f"p{place}", data=enlarged(data), width=96 * LARGER, height=72 * LARGER)
+    for seed, (location, name) in enumerate((p, c) for p in range(LOCATIONS) for c in COLOURS for _ in range(EACH)):
+        data, bbox = img(COLOURS[name], seed)
+        image = e.image(f"p{location}", data=enlarged(data), width=96 * LARGER, height=72 * LARGER)
         e.object(image, list(COLOURS).index(name) + 1, None if seed % 2 else [v * LARGER for v in bbox])
     e.categories = [{"id": 0, "name": "empty"}, *({"id": i + 1, "name": n} for i, n in enumerate(COLOURS))]
     e.write(folder)
     detector = build_checkpoint(folder / "untrained.pt", {0: "animal"})
-    seeing = {"source": "auto", "detector": str(detector), "image_size": 256, "confidence": 1e-6, "batch_size": 4, "repeat_occasions": None}
-    return write_plan(folder, detections=seeing, crops={"max_per_image_label": 1})
+    seeing = {"source": "auto", "detector": str(detector), "image_size": 256, "confidence": 1e-6, "batch_size": 4, "repeat_min_occasions": None}
+    return write_plan(folder, detections=seeing, crops={"max_per_image_level_label": 1})
 
 
 def enlarged(data: bytes) -> bytes:
@@ -180,7 +180,7 @@ def test_workers_killed_with_work_in_hand_change_nothing_of_what_comes_out(
         runs = flow_runs(environment["PREFECT_API_URL"], kind)
         assert [(r["state_name"], r["parent_task_run_id"] is not None) for r in runs] == [("Completed", True)], "shown below the run that spread it"
     known = re.findall(r"(\d+) pictures(?: for \S+)?, (\d+) of them (?:seen|cut) before", said.read_text())
-    assert known == [(str(PICTURES // 2),) * 2, (str(PICTURES),) * 2], "the steps themselves had nothing left to look at or to cut"
+    assert known == [(str(IMAGES // 2),) * 2, (str(IMAGES),) * 2], "the steps themselves had nothing left to look at or to cut"
     assert digests(alone).keys() >= {"detections", "crops", "package"}
     assert digests(store) == digests(alone)
 

@@ -65,7 +65,7 @@ def steps(home: Path, real_store: Store, plan: Plan) -> dict[str, Artifact]:
         sources.append(SourceSteps(source, export, fetch_images(source, export, wanted, real_store, settings)))
     labels = resolve_labels(sources, plan.labels, real_store, settings)
     detections = detect_animals(labels, plan.detections, real_store, settings)
-    crops = cut_crops(labels, detections, plan.crops, plan.view, real_store, settings)
+    crops = cut_crops(labels, detections, plan.crops, plan.model_input, real_store, settings)
     splits = split_by_location(crops, plan.splits, tuple(plan.labels.classes), real_store, plan.model)
     return {"labels": labels, "detections": detections, "crops": crops, "splits": splits}
 
@@ -84,15 +84,15 @@ def test_boxes_are_peoples_where_there_are_any_and_the_detectors_elsewhere(steps
     assert (found["origin"] == "detector").sum() > 5
 
 
-def test_no_real_place_burst_or_picture_is_on_two_sides(steps: dict[str, Artifact], real_store: Store) -> None:
+def test_no_real_location_burst_or_image_is_on_two_sides(steps: dict[str, Artifact], real_store: Store) -> None:
     t = real_store.table(steps["crops"], "crops.parquet").merge(real_store.table(steps["splits"], "splits.parquet"), on="crop_id")
-    for column in ("place", "sequence", "picture"):
+    for column in ("location", "sequence", "image"):
         assert t[t[column] != ""].groupby(column)["split"].nunique().max() == 1
     assert set(t["split"]) == {"train", "val", "test"}
-    assert (t["place"] != "").all()
+    assert (t["location"] != "").all()
 
 
-def test_the_megadetector_files_of_real_pictures_pass_the_fields_validator(steps: dict[str, Artifact], real_store: Store) -> None:
+def test_the_megadetector_files_of_real_images_pass_the_fields_validator(steps: dict[str, Artifact], real_store: Store) -> None:
     from megadetector.postprocessing.validate_batch_results import validate_batch_results
 
     for step in ("labels", "detections"):
@@ -150,7 +150,7 @@ def test_the_whole_street_is_held_by_the_gate_and_released_by_force_every_test_c
 def _difference(row: Mapping[Hashable, object], plan: Plan, store: Store) -> float:
     """The largest |probability live - offline| of one test crop."""
     box = Box.of([float(str(row[c])) for c in ("ymin", "xmin", "ymax", "xmax")])
-    live = ask_endpoint(plan.endpoint_name(), store.blob(str(row["picture"])), box)
+    live = ask_endpoint(plan.endpoint_name(), store.blob(str(row["image"])), box)
     assert set(live) == set(plan.labels.classes)
     return max(abs(p - float(str(row[f"p_{c}"]))) for c, p in live.items())
 
@@ -158,8 +158,8 @@ def _difference(row: Mapping[Hashable, object], plan: Plan, store: Store) -> flo
 def _crops_of(store: Store, model: Artifact) -> dict[str, object]:
     """The crops step that a model was trained on, found by its digest."""
     wanted = store.manifest(model).inputs["crops"]
-    for name in store.depot.names("steps/crops/"):
-        manifest = json.loads(store.depot.read(name) or b"{}") if name.endswith("manifest.json") else {}
+    for name in store.object_store.names("steps/crops/"):
+        manifest = json.loads(store.object_store.read(name) or b"{}") if name.endswith("manifest.json") else {}
         if manifest.get("digest") == wanted:
             return {k: manifest[k] for k in ("step", "key", "digest", "counts")}
     raise AssertionError("the crops step is not in the store")

@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
 
-from animl_pipeline.config import Overrides, SourcePlan
+from animl_pipeline.config import Overrides, SourceConfig
 from animl_pipeline.core.errors import DamagedError, ExportError
 from animl_pipeline.core.records import Report
 from flows.approval import start_release
@@ -40,9 +40,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def location(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder, as this process's store and cache while these tests run."""
-    folder = tmp_path_factory.mktemp("place")
+    folder = tmp_path_factory.mktemp("location")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANIML_STORE", str(folder / "store"))
         patch.setenv("ANIML_CACHE", str(folder / "cache"))
@@ -50,11 +50,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def asks_first(place: Path, prefect: str) -> Path:
+def asks_first(location: Path, prefect: str) -> Path:
     """A plan whose releases are started by a training and wait for a person."""
     release.to_deployment(name="release").apply()
-    write_island(place / "island")
-    return planned(place, approval="required", start="after_retrain")
+    write_island(location / "island")
+    return planned(location, approval="required", start="after_retrain")
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +63,10 @@ def first(asks_first: Path) -> State[Report]:
     return retrain(str(asks_first), return_state=True)
 
 
-def planned(place: Path, gate: float = 0.0, **changes: str) -> Path:
+def planned(location: Path, gate: float = 0.0, **changes: str) -> Path:
     """The island's plan with another release and gate; everything up to the model stays as it was made."""
-    lenient = {"min_examples": 1, "min_places": 1, "macro_f1_may_fall": 1.0, "min_macro_f1": gate}
-    return write_plan(place / "island", gate=lenient, release={"memory_mb": 1024, "max_concurrency": 2, "timeout_s": 60} | changes)
+    lenient = {"min_examples": 1, "min_locations": 1, "max_macro_f1_drop": 1.0, "min_macro_f1": gate}
+    return write_plan(location / "island", gate=lenient, release={"memory_mb": 1024, "max_concurrency": 2, "timeout_s": 60} | changes)
 
 
 def releases_of(plan: Path) -> list[FlowRun]:
@@ -122,19 +122,19 @@ def test_plans_that_share_a_model_have_a_release_each(asks_first: Path, first: S
     assert str(releases_of(asks_first)[0].name) not in " ".join(told)
 
 
-def test_a_run_is_named_after_what_came_of_it(place: Path, first: State[Report]) -> None:
-    held = run_of(retrain(str(planned(place, gate=1.0)), return_state=True))
+def test_a_run_is_named_after_what_came_of_it(location: Path, first: State[Report]) -> None:
+    held = run_of(retrain(str(planned(location, gate=1.0)), return_state=True))
     assert (held.state_name, held.state_type) == ("Held", StateType.COMPLETED)
-    free = planned(place, gate=1e-9)
+    free = planned(location, gate=1e-9)
     assert run_of(retrain(str(free), return_state=True)).state_name == "Promoted"
-    tried = retrain(str(planned(place, gate=2e-9, start="after_retrain")), Overrides(epochs=1), return_state=True)
+    tried = retrain(str(planned(location, gate=2e-9, start="after_retrain")), Overrides(epochs=1), return_state=True)
     assert "not started, since this run has changed the plan" in str(tried.message)
 
 
-def test_what_a_person_must_mend_is_not_tried_again(place: Path) -> None:
+def test_what_a_person_must_mend_is_not_tried_again(location: Path) -> None:
     @flow
     def one() -> None:
-        source = SourcePlan(name="isle", export=str(place / "none.json"), images=str(place))
+        source = SourceConfig(name="isle", export=str(location / "none.json"), images=str(location))
         export_annotations.with_options(retry_delay_seconds=[0, 0]).submit(source).result()
 
     with pytest.raises(ExportError, match="expected an export at"):

@@ -140,8 +140,8 @@ def test_watch_does_not_call_a_training_that_ended_well_a_failed_try(plan: str, 
 
 def test_after_a_training_only_what_was_validated_since_counts(plan: str, deployed: UUID, site: AnimlSite) -> None:
     learnt_until(plan, LONG_AGO + timedelta(days=1))
-    for picture in site.pictures[:20]:
-        picture.things[0].date = datetime.now(UTC)
+    for image in site.images[:20]:
+        image.things[0].date = datetime.now(UTC)
     assert outcome(plan) == "Started"
     end(runs_of(deployed)[0], Cancelled())
     learnt_until(plan, datetime.now(UTC) + timedelta(minutes=1))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from animl_pipeline.core.errors import PackageError
-from animl_pipeline.core.records import WHOLE_PICTURE, Box
+from animl_pipeline.core.records import WHOLE_IMAGE, Box
 from animl_pipeline.inference.classifier import Classifier, softmax
 from tests.conftest import colour_model
 
@@ -25,8 +25,8 @@ def test_the_temperature_of_the_card_softens_the_answer(tmp_path: Path) -> None:
     folder = colour_model(tmp_path)
     sharp = Classifier.load(folder)
     soft = Classifier(sharp.card.model_copy(update={"temperature": 4.0}), sharp._session)
-    picture = Image.new("RGB", (40, 40), (250, 10, 10))
-    assert soft.answer(picture, WHOLE_PICTURE)["red"] < sharp.answer(picture, WHOLE_PICTURE)["red"]
+    image = Image.new("RGB", (40, 40), (250, 10, 10))
+    assert soft.answer(image, WHOLE_IMAGE)["red"] < sharp.answer(image, WHOLE_IMAGE)["red"]
 
 
 def test_softmax_survives_large_logits() -> None:

@@ -68,8 +68,8 @@ def test_an_export_arrives_as_animl_made_it(site: AnimlSite, tmp_path: Path) -> 
     ],
 )
 def test_every_filter_reaches_animl(site: AnimlSite, filters: Filters, count: int) -> None:
-    site.pictures[0].things[0].date = DAY + timedelta(days=20)
-    site.pictures.append(Picture("isle:unseen", taken=DAY, things=[Thing("u", validated=False, by="Not Reviewed")]))
+    site.images[0].things[0].date = DAY + timedelta(days=20)
+    site.images.append(Picture("isle:unseen", taken=DAY, things=[Thing("u", validated=False, by="Not Reviewed")]))
     assert asking(site).count(filters) == count
 
 
@@ -88,7 +88,7 @@ def test_deployments_come_with_the_names_that_exports_use_and_without_those_that
         camera("cam1", ("Ridge", "2026-01-01T00:00:00Z", 0.0, 0.0), ("Wrong", None, -119.7, 34.0)),
     ]
     found = asking(site).deployments()
-    assert [(d.location, d.lat, d.lon) for d in found] == [("cam0-default", 34.0, -119.7), ("Cove", 34.01, -119.7)]
+    assert [(d.deployment, d.lat, d.lon) for d in found] == [("cam0-default", 34.0, -119.7), ("Cove", 34.01, -119.7)]
 
 
 # -- what can heal ---------------------------------------------------------------------------------------------------
@@ -289,7 +289,7 @@ ODD: list[Any] = [None, [], 5, {"data": None}, {"data": []}, {"data": 5}, {"data
         (lambda c: c.outcome("t", 1), [{"data": {"task": t}} for t in (None, {}, {"status": "FAIL", "output": 5}, {"output": {"count": "x"}})]),
         (lambda c: c.deployments(), [{"data": {"projects": p}} for p in (5, [None], [{"_id": "isle", "cameraConfigs": [None]}])]),
     ],
-    ids=["count", "export", "task", "places"],
+    ids=["count", "export", "task", "locations"],
 )  # fmt: skip
 def test_an_answer_in_another_form_is_one_line_whatever_it_is(site: AnimlSite, ask: Any, answers: list[Any]) -> None:
     for answer in [*ODD, *answers]:
@@ -300,10 +300,10 @@ def test_an_answer_in_another_form_is_one_line_whatever_it_is(site: AnimlSite, a
 
 
 def test_a_deployment_without_a_name_does_not_take_the_others_along(site: AnimlSite) -> None:
-    place = {"geometry": {"coordinates": [-119.7, 34.0]}}
-    deployments = [None, {"_id": "a", "name": None, "location": place}, {"_id": "b", "name": "cove", "startDate": 5, "location": place}]
+    loc = {"geometry": {"coordinates": [-119.7, 34.0]}}
+    deployments = [None, {"_id": "a", "name": None, "location": loc}, {"_id": "b", "name": "cove", "startDate": 5, "location": loc}]
     site.odd_answers = [{"data": {"projects": [{"_id": "isle", "cameraConfigs": [{"_id": "c", "deployments": deployments}]}]}}]
-    assert [d.location for d in asking(site).deployments()] == ["cove"]
+    assert [d.deployment for d in asking(site).deployments()] == ["cove"]
 
 
 @pytest.mark.parametrize("url", ["", "nonsense", "file:///etc/passwd", "http://[::1?X-Amz-Signature=do-not-tell"])

@@ -20,9 +20,11 @@ from pydantic import SecretStr
 from animl_pipeline.config.settings import Settings, load_settings
 from animl_pipeline.core.errors import SettingsError
 from animl_pipeline.core.records import Artifact, ClassScores, Counts, Metrics, Report
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.tables import write_parquet
 from animl_pipeline.integrations.mlflow import check_ready, track_training
 from animl_pipeline.integrations.mlflow.address import tracking_address
-from animl_pipeline.storage.step_cache import Made, Store, Workspace, write_table
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 from tests.support.blots import CLASSES, plan_with
 from tests.support.paths import ROOT
 
@@ -44,23 +46,24 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def made(store: Store, step: str, files: dict[str, str]) -> Artifact:
     """A step of the store with these files; history.parquet has two epochs."""
 
-    def build(space: Workspace) -> Made:
+    def build(space: Workspace) -> StepOutput:
         for name, text in files.items():
             (space.out / name).write_text(text, encoding="utf-8")
         if step == "model":
             rows = [{"epoch": e, "train_loss": 1 / e, "val_loss": 2 / e, "val_macro_ap": 0.4 * e, "val_macro_f1": 0.3 * e, "lr": 0.1} for e in (1, 2)]
-            write_table(space.out / "history.parquet", pd.DataFrame(rows))
-        return Made(Counts(kept=1))
+            write_parquet(space.out / "history.parquet", pd.DataFrame(rows))
+        return StepOutput(Counts(kept=1))
 
-    return store.make(step, room="pixels", config=files, build=build)
+    return store.make(Step(step, version=1), config=files, build=build)
 
 
 def report_of(store: Store, version: str = "abc") -> Report:
     scores = [
-        ClassScores(id=c, examples=4, places=2, precision=0.5, recall=0.5, f1=0.5, average_precision=None if c == "skunk" else 0.75) for c in CLASSES
+        ClassScores(id=c, examples=4, locations=2, precision=0.5, recall=0.5, f1=0.5, average_precision=None if c == "skunk" else 0.75)
+        for c in CLASSES
     ]
     metrics = Metrics(
-        examples=12, places=6, accuracy=0.5, macro_precision=0.5, macro_recall=0.5, macro_f1=0.625, macro_average_precision=0.75,
+        examples=12, locations=6, accuracy=0.5, macro_precision=0.5, macro_recall=0.5, macro_f1=0.625, macro_average_precision=0.75,
         classes=tuple(scores), confusion=((4, 0, 0), (0, 4, 0), (0, 0, 4)),
     )  # fmt: skip
     return Report(

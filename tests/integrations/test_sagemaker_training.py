@@ -125,7 +125,7 @@ def test_interrupted_and_taken_over_after_a_kill_a_job_makes_the_model_that_trai
     states = [t["Status"] for t in job["SecondaryStatusTransitions"]]
     assert states == ["Starting", "Training", "Interrupted", "Restarting", "Training", "Uploading", "Completed"]
     assert {m["MetricName"] for m in job["FinalMetricDataList"]} == {"epoch", "train:loss", "val:loss", "val:macro_ap", "val:macro_f1"}
-    assert list(store.depot.names("jobs/")) == []
+    assert list(store.object_store.names("jobs/")) == []
     assert train_elsewhere(*crops_and_splits(store), plan_elsewhere(4), store, settings).cached
 
 
@@ -198,10 +198,10 @@ def test_an_image_of_another_version_refuses_before_it_trains_and_leaves_the_rea
     store = open_store(settings)
     crops, splits = crops_and_splits(store)
     order = Order(key="0" * 16, plan=plan_elsewhere(), crops=crops, splits=splits)
-    store.depot.put("jobs/x/order.json", order.model_dump_json(by_alias=True).encode())
-    for place, words in {"jobs/x/order.json": "another version", "jobs/y/order.json": "holds no order"}.items():
+    store.object_store.put("jobs/x/order.json", order.model_dump_json(by_alias=True).encode())
+    for location, words in {"jobs/x/order.json": "another version", "jobs/y/order.json": "holds no order"}.items():
         (tmp_path / "input/config").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "input/config/hyperparameters.json").write_text(json.dumps({"store": settings.store, "order": place}))
+        (tmp_path / "input/config/hyperparameters.json").write_text(json.dumps({"store": settings.store, "order": location}))
         assert run_job(tmp_path) == 1
         assert words in (tmp_path / "output/failure").read_text()
 

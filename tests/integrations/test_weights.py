@@ -212,7 +212,7 @@ def test_a_file_that_is_not_the_publishers_md5_is_refused(settings: Settings, we
     assert fetch_first(right, settings)[1] == SHA256
 
 
-def test_every_name_has_one_place_to_come_from_and_detectors_have_their_numbers() -> None:
+def test_every_name_has_one_location_to_come_from_and_detectors_have_their_numbers() -> None:
     assert len({w.name for w in registry()}) == len(registry())
     for known in registry():
         assert bool(known.address) != bool(known.package), known.name

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from animl_pipeline.cli.main import main
 from animl_pipeline.cli.plan_init import init
-from animl_pipeline.config import Plan, SourcePlan, check_plan, load_plan
+from animl_pipeline.config import Plan, SourceConfig, check_plan, load_plan
 from animl_pipeline.core.errors import ExportError, PlanError
 from animl_pipeline.plan_init import Category, Survey, drafted, plan_text
 from animl_pipeline.plan_init.category_names import is_slip, key, role, spellings
@@ -39,23 +39,23 @@ def messy() -> Export:
     names = ["empty", "Island Fox", "island_foxes", "deer mouse", "Deer Mice", "raven", "person", "unknown bird", "Islnd fox"]
     e.categories = [{"id": i, "name": n} for i, n in enumerate(names)]
     for i in range(40):
-        image = e.picture(f"cam{i % 4}", datetime="1999-01-01T00:00:00" if i == 0 else f"2026-03-{1 + i % 28:02d}T10:00:00")
+        image = e.image(f"cam{i % 4}", datetime="1999-01-01T00:00:00" if i == 0 else f"2026-03-{1 + i % 28:02d}T10:00:00")
         e.object(image, 2 if i % 4 == 0 else 1, [4, 4, 20, 20])
         e.object(image, 4 if i % 4 == 1 else 3, [30, 4, 20, 20], validated=i % 8 != 0)
     for i in range(12):
-        e.object(e.picture("cliff"), 5, [4, 4, 20, 20])
-        e.object(e.picture("", location=None), 6 + i % 2)
-    e.object(e.picture("cam1"), 8, [4, 4, 20, 20])
-    e.object(e.picture("cam1"), 1, [400, 4, 20, 20])
+        e.object(e.image("cliff"), 5, [4, 4, 20, 20])
+        e.object(e.image("", location=None), 6 + i % 2)
+    e.object(e.image("cam1"), 8, [4, 4, 20, 20])
+    e.object(e.image("cam1"), 1, [400, 4, 20, 20])
     e.annotations.append(dict(e.annotations[0]))
-    e.picture("cam1", width=None)
+    e.image("cam1", width=None)
     return e
 
 
 def test_a_messy_export_gives_a_plan_that_checks_and_says_what_looks_wrong(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     messy().write(here / "isle")
     output = here / "plan.yaml"
-    init(["isle/export.json"], output=output, min_objects=10, min_places=3)
+    init(["isle/export.json"], output=output, min_objects=10, min_locations=3)
     plan, text, shown = load_plan(output), output.read_text(encoding="utf-8"), capsys.readouterr().out
     assert {c: rule.names() for c, rule in plan.labels.classes.items()} == {
         "Island Fox": ("Island Fox", "island_foxes", "Islnd fox"),
@@ -96,11 +96,11 @@ def test_several_exports_of_several_kinds_become_one_plan(here: Path) -> None:
     package = Package()
     for i in range(4):
         package.deployment(f"cam{i}")
-        package.seen(f"cam{i}", "Corvus corax", package.picture(f"cam{i}", filePath=f"https://media.host/assets/{i}/file"))
+        package.seen(f"cam{i}", "Corvus corax", package.image(f"cam{i}", filePath=f"https://media.host/assets/{i}/file"))
         (here / "sorted" / "island fox").mkdir(parents=True, exist_ok=True)
         (here / "sorted" / "island fox" / f"{i}.jpg").write_bytes(jpeg(seed=i))
     package.write(here / "dp")
-    init(["isle/export.json", "dp", str(here / "sorted")], output=here / "plan.yaml", model="three", min_objects=4, min_places=1)
+    init(["isle/export.json", "dp", str(here / "sorted")], output=here / "plan.yaml", model="three", min_objects=4, min_locations=1)
     plan, text = load_plan(here / "plan.yaml"), (here / "plan.yaml").read_text(encoding="utf-8")
     assert plan.model == "three"
     assert [(s.name, s.kind, s.images) for s in plan.sources] == [
@@ -117,19 +117,19 @@ def test_labels_of_a_machine_are_left_out_until_a_person_says_otherwise(here: Pa
     rows = ", ".join(f'{{"file": "c{i % 4}/{i}.jpg", "detections": {found.format(i % 2)}}}' for i in range(8))
     names = '"detection_categories": {"1": "animal"}, "classification_categories": {"0": "a", "1": "b"}'
     (here / "md.json").write_text(f'{{"images": [{rows}], {names}}}')
-    init(["md.json"], output=here / "plan.yaml", layout="{place}", min_objects=1, min_places=1)
+    init(["md.json"], output=here / "plan.yaml", layout="{location}", min_objects=1, min_locations=1)
     [source] = load_plan(here / "plan.yaml").sources
-    assert (source.kind, source.layout, source.unreviewed) == ("megadetector", "{place}", "drop")
+    assert (source.kind, source.layout, source.unreviewed) == ("megadetector", "{location}", "drop")
     assert "no person validated any of its 8 labels, so nothing of it is learnt as the plan stands" in " ".join(capsys.readouterr().out.split())
 
 
-def test_places_that_differ_by_case_alone_and_days_as_exif_writes_them_are_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_locations_that_differ_by_case_alone_and_days_as_exif_writes_them_are_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     e = Export()
     for i in range(12):
-        place, taken = ("Cove", "cove ", "bay", "Bay West")[i % 4], ("2026:03:01 10:00:00", "2026-13-45T10:00:00")[i // 6]
-        e.object(e.picture(place, datetime=taken), 1 + i % 2)
+        loc, taken = ("Cove", "cove ", "bay", "Bay West")[i % 4], ("2026:03:01 10:00:00", "2026-13-45T10:00:00")[i // 6]
+        e.object(e.image(loc, datetime=taken), 1 + i % 2)
     e.write(here / "isle")
-    init(["isle/export.json"], output=here / "plan.yaml", min_objects=1, min_places=1)
+    init(["isle/export.json"], output=here / "plan.yaml", min_objects=1, min_locations=1)
     shown = " ".join(capsys.readouterr().out.split())
     assert "1 place under names that differ by case or blanks alone (such as 'isle/Cove' and 'isle/cove ')" in shown
     assert "2026-03-01 to 2026-03-01" in shown
@@ -148,7 +148,7 @@ def test_an_export_with_nothing_to_tell_apart_is_one_line(names: dict[str, int],
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["isle/export.json", "--layout", "label"], "sources.0.layout: expected {label}, {place}"),
+        (["isle/export.json", "--layout", "label"], "sources.0.layout: expected {label}, {location}"),
         (["lila://atlantis"], "expected lila://<set>, a set being one of channel-islands-camera-traps"),
         ([""], "EXPORT: expected a path, an address, animl://<project> or lila://<set>, found nothing"),
     ],
@@ -210,9 +210,9 @@ TEXTS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=
 def survey(names: dict[str, int]) -> Survey:
     """An export in figures in which each name has so many objects, at three places."""
     categories = tuple(Category(n, c, c, c, Counter({f"isle/p{i}": c for i in range(3)}), "", "") for n, c in names.items())
-    places = frozenset(p for c in categories for p in c.places)
-    source = SourcePlan(name="isle", kind="cct", export="e.json", images="i")
-    return Survey(source, 9, sum(names.values()), places, 0, 0, 0, 0, 0, "", "", categories, {})
+    locations = frozenset(p for c in categories for p in c.locations)
+    source = SourceConfig(name="isle", kind="cct", export="e.json", images="i")
+    return Survey(source, 9, sum(names.values()), locations, 0, 0, 0, 0, 0, "", "", categories, {})
 
 
 @settings(deadline=None)

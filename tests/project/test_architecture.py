@@ -15,7 +15,7 @@ import pytest
 from tests.support.paths import ROOT
 
 CELLAR = {
-    "animl", "champions", "classifier", "corner", "decoding", "depot", "errors", "geography", "memory", "pixels", "plan",
+    "animl", "champions", "classifier", "corner", "decoding", "object_store", "errors", "geography", "memory", "pixels", "plan",
     "progress", "records", "remote", "reports", "scoring", "settings", "sources", "store", "turns", "weights",
 }  # fmt: skip
 STEPS = {"export", "images", "labels", "detections", "crops", "splits", "model", "calibration", "evaluation", "package", "endpoint"}
@@ -30,7 +30,7 @@ AT_HOME = {
     "onnxruntime": {"classifier", "detections"},
     "megadetector": {"detections"},
     "yolov5": {"detections"},
-    "boto3": {"detections", "depot", "remote", "export", "images", "endpoint", "sagemaker_local", "weights", "flows", "animl", "training_job"},
+    "boto3": {"detections", "object_store", "remote", "export", "images", "endpoint", "sagemaker_local", "weights", "flows", "animl", "training_job"},
     "pycognito": {"animl"},
     "moto": {"sagemaker_local"},
 }

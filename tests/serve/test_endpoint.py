@@ -25,8 +25,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from animl_pipeline.core.imaging import open_picture
-from animl_pipeline.core.records import WHOLE_PICTURE, Box
+from animl_pipeline.core.imaging import open_image
+from animl_pipeline.core.records import WHOLE_IMAGE, Box
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.serve.errors import Refusal
 from animl_pipeline.serve.request_parsing import Question, read_box, read_question
@@ -45,10 +45,10 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 def half_and_half() -> bytes:
     """Red on the left, blue on the right, a little of everything in JPEG."""
-    picture = Image.new("RGB", (80, 60), (200, 20, 20))
-    picture.paste((20, 20, 200), (40, 0, 80, 60))
+    img = Image.new("RGB", (80, 60), (200, 20, 20))
+    img.paste((20, 20, 200), (40, 0, 80, 60))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=95)
+    img.save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
 
 
@@ -84,7 +84,7 @@ WAYS: dict[str, tuple[str | None, bytes, list[float] | None]] = {
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_asking_gives_every_class_as_offline(live: Live, way: str) -> None:
     content_type, body, box = WAYS[way]
-    expected = Classifier.load(live.model).answer(open_picture(half_and_half()), Box.of(box) if box else WHOLE_PICTURE)
+    expected = Classifier.load(live.model).answer(open_image(half_and_half()), Box.of(box) if box else WHOLE_IMAGE)
     answer = post(live.address, content_type, body)
     assert answer.status_code == 200
     assert answer.json() == pytest.approx(expected, abs=1e-6)
@@ -160,7 +160,7 @@ def test_a_wrong_request_gets_a_status_with_one_reason_and_harms_nobody(live: Li
 
 
 @pytest.mark.parametrize("as_text", [False, True], ids=["list", "text"])
-def test_several_boxes_of_one_picture_are_answered_in_their_order_as_one_by_one(live: Live, as_text: bool) -> None:
+def test_several_boxes_of_one_image_are_answered_in_their_order_as_one_by_one(live: Live, as_text: bool) -> None:
     boxes = [LEFT, [0.0, 0.5, 1.0, 1.0], [0, 0, 1, 1]]
     answer = post(live.address, None, asked(image=B64, bboxes=json.dumps(boxes) if as_text else boxes))
     assert answer.json() == [post(live.address, None, asked(image=B64, bbox=box)).json() for box in boxes]
@@ -174,7 +174,7 @@ def test_other_paths_and_methods_are_refused_in_json(live: Live) -> None:
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
 
 
-def test_the_log_is_json_lines_without_pictures(live: Live) -> None:
+def test_the_log_is_json_lines_without_images(live: Live) -> None:
     headers = {"X-Amzn-SageMaker-Inference-Id": "me-17"}
     requests.post(f"{live.address}/invocations", data=ASKED, headers=headers, timeout=5)
     found = until(lambda: [r for r in logged(live.log, "request") if r["request"] == "me-17"], "the request is in the log")
@@ -278,7 +278,7 @@ def test_the_files_that_its_image_copies_suffice_to_answer(tmp_path: Path) -> No
         else:
             (tmp_path / name).parent.mkdir(exist_ok=True)
             shutil.copy(root / name, tmp_path / name)
-    (tmp_path / "picture").write_bytes(half_and_half())
+    (tmp_path / "image").write_bytes(half_and_half())
     model = colour_model(tmp_path / "model")
     code = f"""
 import importlib, pkgutil, animl_pipeline.serve as serve

@@ -116,7 +116,7 @@ def half_sent(live: Live) -> socket.socket:
     return raw
 
 
-def test_a_picture_that_the_memory_does_not_hold_is_refused_and_a_smaller_one_answered(model: Path, tmp_path: Path) -> None:
+def test_a_image_that_the_memory_does_not_hold_is_refused_and_a_smaller_one_answered(model: Path, tmp_path: Path) -> None:
     with program(model, tmp_path / "log", "--memory", "512") as running:
         until(lambda: ping(running.address) == 200, "/ping says 200")
         answer = post(running.address, "image/png", flat_png(6000, 4000))

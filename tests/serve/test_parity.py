@@ -19,8 +19,8 @@ from botocore.config import Config
 from PIL import Image
 
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.imaging import open_picture
-from animl_pipeline.core.records import WHOLE_PICTURE, Agreement, Box, ClassInfo, ModelCard, View
+from animl_pipeline.core.imaging import open_image
+from animl_pipeline.core.records import WHOLE_IMAGE, Agreement, Box, ClassInfo, ModelCard, ModelInput
 from animl_pipeline.dev.sagemaker_local import local_sagemaker
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.integrations.weights import fetch_weights
@@ -47,16 +47,16 @@ Ask = Callable[[bytes], dict[str, float]]
 class Crop(NamedTuple):
     """A box of a real picture: the camera's bytes, and what Animl sends of them."""
 
-    picture: bytes
+    img: bytes
     sent: bytes
     box: Box
 
 
 def test_a_hundred_real_crops_are_answered_alike_offline_by_the_program_and_by_sagemaker(tmp_path: Path) -> None:
     model, crops = animal_model(tmp_path / "model"), real_crops(100)
-    assert (len(crops), sum(c.picture != c.sent for c in crops)) == (100, LARGE)
+    assert (len(crops), sum(c.image != c.sent for c in crops)) == (100, LARGE)
     classifier = Classifier.load(model)
-    offline = [classifier.answer(open_picture(c.sent), c.box) for c in crops]
+    offline = [classifier.answer(open_image(c.sent), c.box) for c in crops]
     assert len({top(a) for a in offline}) > 5  # the network tells them apart
     live = {"program": by_program(model, crops, tmp_path / "log"), "local SageMaker": by_sagemaker(model, crops, tmp_path / "sagemaker")}
     for who, answers in live.items():
@@ -64,7 +64,7 @@ def test_a_hundred_real_crops_are_answered_alike_offline_by_the_program_and_by_s
         print(f"{who}: {len(answers)} crops, top class equal in {sum(map(same_top, offline, answers))}, largest difference {worst:.2g}")  # noqa: T201
         assert all(map(same_top, offline, answers))
         assert worst <= MAX_DIFFERENCE
-    shrunk = [(classifier.answer(open_picture(c.picture), c.box), a) for c, a in zip(crops, offline, strict=True) if c.picture != c.sent]
+    shrunk = [(classifier.answer(open_image(c.image), c.box), a) for c, a in zip(crops, offline, strict=True) if c.image != c.sent]
     costs, kept = sorted(difference(*pair) for pair in shrunk), sum(same_top(*pair) for pair in shrunk)
     print(f"Animl's shrinking changes {LARGE} answers by {costs[LARGE // 2]:.2g} (median) to {costs[-1]:.2g}; top class kept in {kept}")  # noqa: T201
     assert costs[LARGE // 2] <= MAX_DIFFERENCE
@@ -112,23 +112,23 @@ def real_crops(wanted: int) -> list[Crop]:
     boxed = [
         Crop(*[read(s, image)] * 2, box) for s, take in (("animl_py", 36), ("missouri", 32)) for image, box in boxes_of(s)[:: stride(s, take)][:take]
     ]
-    whole = [Crop(*[read(s, image)] * 2, WHOLE_PICTURE) for s in ("cameratrapai", "ena24_zamba") for image in images_of(s)]
+    whole = [Crop(*[read(s, image)] * 2, WHOLE_IMAGE) for s in ("cameratrapai", "ena24_zamba") for image in images_of(s)]
     large = [enlarged(c) for c in boxed[:LARGE]]
     return (large + boxed[LARGE:] + whole)[:wanted]
 
 
 def enlarged(crop: Crop) -> Crop:
     """The picture at 4,800 pixels across, and shrunk as Animl does: to a width of 3,500, JPEG of quality 80."""
-    picture = open_picture(crop.picture)
-    wide = picture.resize((4800, round(4800 * picture.height / picture.width)), Image.Resampling.BICUBIC)
+    img = open_image(crop.image)
+    wide = img.resize((4800, round(4800 * img.height / img.width)), Image.Resampling.BICUBIC)
     original = as_jpeg(wide, 97)
     assert len(original) > TOO_LARGE
     return Crop(original, as_jpeg(wide.resize((3500, round(3500 * wide.height / wide.width)), Image.Resampling.LANCZOS), 80), crop.box)
 
 
-def as_jpeg(picture: Image.Image, quality: int) -> bytes:
+def as_jpeg(img: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    img.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
@@ -179,7 +179,7 @@ def animal_model(folder: Path) -> Path:
         version="1",
         architecture="tf_efficientnet_lite0",
         classes=tuple(ClassInfo(id=name, name=name) for name in ANIMALS),
-        view=View(size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        model_input=ModelInput(size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         onnx_sha256=export_onnx(network, 224, folder / "model.onnx"),
         agreement=Agreement(max_abs=0.0, crops=1),
         data_digest=hashlib.sha256(b"").hexdigest(),

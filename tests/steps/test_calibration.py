@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from animl_pipeline.config import AimPlan, ThresholdsPlan, UnknownPlan
+from animl_pipeline.config import AimConfig, ThresholdsConfig, UnknownConfig
 from animl_pipeline.core.errors import EvaluationError, PlanError
 from animl_pipeline.core.records import Threshold
 from animl_pipeline.inference.classifier import Classifier, read_card
@@ -28,13 +28,15 @@ IDS = ("rat", "fox")
 def val_of(rat: list[float], fox: list[float]) -> pd.DataFrame:
     """Scored crops of two classes by their probability of rat."""
     p = np.array(rat + fox)
-    label = ["rat"] * len(rat) + ["fox"] * len(fox)
+    class_id = ["rat"] * len(rat) + ["fox"] * len(fox)
     predicted = np.where(p >= 0.5, "rat", "fox")
-    return pd.DataFrame({"label": label, "predicted": predicted, "probability": np.maximum(p, 1 - p), "place": "isle/a", "p_rat": p, "p_fox": 1 - p})
+    return pd.DataFrame(
+        {"class_id": class_id, "predicted": predicted, "probability": np.maximum(p, 1 - p), "location": "isle/a", "p_rat": p, "p_fox": 1 - p}
+    )
 
 
-def threshold_of(val: pd.DataFrame, class_id: str, aim: AimPlan) -> Threshold:
-    spec = ThresholdsPlan(invasive=("rat",), aims={class_id: aim})
+def threshold_of(val: pd.DataFrame, class_id: str, aim: AimConfig) -> Threshold:
+    spec = ThresholdsConfig(invasive=("rat",), aims={class_id: aim})
     return next(t for t in chosen_thresholds(val, IDS, spec) if t.id == class_id)
 
 
@@ -82,34 +84,34 @@ def test_an_overconfident_model_ships_with_half_the_calibration_error_and_says_s
 
 def test_a_recall_is_reached_with_the_fewest_false_alarms() -> None:
     val = val_of(rat=[0.9, 0.8, 0.7, 0.2], fox=[0.75, 0.3, 0.1, 0.05])
-    three_of_four = threshold_of(val, "rat", AimPlan(recall=0.75))
+    three_of_four = threshold_of(val, "rat", AimConfig(recall=0.75))
     assert 0.3 < three_of_four.value <= 0.7
     assert (three_of_four.val.recall, three_of_four.val.precision, three_of_four.val.false_alarms_per_1000) == (0.75, 0.75, 125)
-    assert threshold_of(val, "rat", AimPlan(recall=1.0)).value <= 0.2
+    assert threshold_of(val, "rat", AimConfig(recall=1.0)).value <= 0.2
 
 
 def test_a_precision_is_reached_with_the_most_found_but_never_below_one_half() -> None:
     val = val_of(rat=[0.9, 0.8, 0.7, 0.2], fox=[0.75, 0.3, 0.1, 0.05])
-    assert threshold_of(val, "fox", AimPlan(precision=0.75)).val.recall == 0.75
+    assert threshold_of(val, "fox", AimConfig(precision=0.75)).val.recall == 0.75
     pure = val_of(rat=[0.9], fox=[0.02, 0.01])
-    assert threshold_of(pure, "fox", AimPlan(precision=0.9)).value >= 0.5
+    assert threshold_of(pure, "fox", AimConfig(precision=0.9)).value >= 0.5
 
 
 def test_few_false_alarms_are_an_aim_of_their_own_and_recall_goes_before_them() -> None:
     val = val_of(rat=[0.9, 0.8, 0.4], fox=[0.85, 0.6, 0.1, 0.1])
-    assert threshold_of(val, "rat", AimPlan(max_false_alarms_per_1000=0)).val.false_alarms_per_1000 == 0
-    both = threshold_of(val, "rat", AimPlan(recall=1.0, max_false_alarms_per_1000=0))
+    assert threshold_of(val, "rat", AimConfig(max_false_alarms_per_1000=0)).val.false_alarms_per_1000 == 0
+    both = threshold_of(val, "rat", AimConfig(recall=1.0, max_false_alarms_per_1000=0))
     assert both.val.recall == 1
     assert not both.met
 
 
 def test_a_class_that_val_lacks_has_a_threshold_that_reaches_nothing() -> None:
-    t = threshold_of(val_of(rat=[], fox=[0.1, 0.2]), "rat", AimPlan(recall=0.9))
+    t = threshold_of(val_of(rat=[], fox=[0.1, 0.2]), "rat", AimConfig(recall=0.9))
     assert (t.value, t.met, t.val.recall) == (0.5, False, None)
 
 
 def test_a_precision_that_no_threshold_reaches_names_nothing_below_one_half() -> None:
-    t = threshold_of(val_of(rat=[0.6, 0.7, 0.8], fox=[0.65]), "fox", AimPlan(precision=0.9))
+    t = threshold_of(val_of(rat=[0.6, 0.7, 0.8], fox=[0.65]), "fox", AimConfig(precision=0.9))
     assert (t.value, t.met, t.val.recall) == (0.5, False, 0)
 
 
@@ -122,22 +124,22 @@ def test_whatever_val_holds_a_recall_is_always_reached_and_what_is_met_is_met(
     rows: list[tuple[bool, float]], recall: float, precision: float
 ) -> None:
     val = val_of([p for is_rat, p in rows if is_rat], [p for is_rat, p in rows if not is_rat])
-    found = threshold_of(val, "rat", AimPlan(recall=recall))
+    found = threshold_of(val, "rat", AimConfig(recall=recall))
     assert 0 <= found.value <= 1
-    if (val["label"] == "rat").any():
+    if (val["class_id"] == "rat").any():
         assert (found.val.recall or 0) >= recall
-    other = threshold_of(val, "fox", AimPlan(precision=precision))
-    assert other.met == meets(at_threshold(val, "fox", other.value), AimPlan(precision=precision))
+    other = threshold_of(val, "fox", AimConfig(precision=precision))
+    assert other.met == meets(at_threshold(val, "fox", other.value), AimConfig(precision=precision))
     possible = [at_threshold(val, "fox", float(p)) for p in val["p_fox"] if p >= 0.5]
-    assert other.met == any(meets(reached, AimPlan(precision=precision)) for reached in possible)
+    assert other.met == any(meets(reached, AimConfig(precision=precision)) for reached in possible)
     assert other.value >= 0.5
 
 
 def test_the_unknown_floor_keeps_what_the_plan_says_and_stand_ins_for_strangers_lower_it() -> None:
     val = val_of(rat=[0.99, 0.95, 0.9, 0.55], fox=[0.01, 0.05, 0.1, 0.4])
-    assert unknown_floor(val, IDS, UnknownPlan(keep=1.0)) == pytest.approx(0.55)
-    assert unknown_floor(val, IDS, UnknownPlan(keep=0.7)) > 0.85
-    thresholds = chosen_thresholds(val, IDS, ThresholdsPlan(invasive=("rat",), unknown=UnknownPlan(keep=0.7)))
+    assert unknown_floor(val, IDS, UnknownConfig(keep=1.0)) == pytest.approx(0.55)
+    assert unknown_floor(val, IDS, UnknownConfig(keep=0.7)) > 0.85
+    thresholds = chosen_thresholds(val, IDS, ThresholdsConfig(invasive=("rat",), unknown=UnknownConfig(keep=0.7)))
     assert thresholds[1].value > 0.85
     assert thresholds[0].value < 0.85, "an invader is never made unknown by the floor"
 

@@ -21,12 +21,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from animl_pipeline.config import DetectionsPlan
+from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core import progress
-from animl_pipeline.core.errors import DetectionsError, PictureError, WeightsError
-from animl_pipeline.core.imaging import open_picture
+from animl_pipeline.core.errors import DetectionsError, ImageError, WeightsError
+from animl_pipeline.core.imaging import open_image
 from animl_pipeline.core.records import Artifact, Counts
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.tables import write_parquet
 from animl_pipeline.integrations.weights import fetch_weights
 from animl_pipeline.steps.detections import detect_animals
 from animl_pipeline.steps.detections.detector import ANIMAL, Found, tidy
@@ -34,7 +36,7 @@ from animl_pipeline.steps.detections.iou import overlap, same_objects
 from animl_pipeline.steps.detections.megadetector_writer import batch_file
 from animl_pipeline.steps.detections.repeat_detections import Spotted, repeated
 from animl_pipeline.steps.detections.results_file import match_files, results_by_file
-from animl_pipeline.storage.step_cache import Made, Store, Workspace, open_store, sha256_of, write_table
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, open_store, sha256_of
 from tests.conftest import jpeg
 from tests.support.paths import DATA
 
@@ -51,15 +53,17 @@ detect_animals(Artifact.model_validate_json(sys.argv[2]), DetectionsPlan.model_v
 """
 
 
-def label(store: Store, data: bytes, image_id: str = "a", object_id: str = "o", box: tuple[float, ...] = (NAN,) * 4, **more: Any) -> dict[str, Any]:
+def class_id(
+    store: Store, data: bytes, image_id: str = "a", annotation_id: str = "o", box: tuple[float, ...] = (NAN,) * 4, **more: Any
+) -> dict[str, Any]:
     """A row of labels.parquet; its picture is put into the store."""
     try:
-        size = open_picture(data).size
-    except PictureError:
+        size = open_image(data).size
+    except ImageError:
         size = (64, 48)
     row = {
-        "source": "island", "image_id": image_id, "object_id": object_id, "label": "fox", "name": "fox",
-        "ymin": box[0], "xmin": box[1], "ymax": box[2], "xmax": box[3], "place": "island/P1", "taken": "", "sequence": "",
+        "source": "island", "image_id": image_id, "annotation_id": annotation_id, "class_id": "fox", "name": "fox",
+        "ymin": box[0], "xmin": box[1], "ymax": box[2], "xmax": box[3], "location": "island/P1", "taken": "", "sequence": "",
         "blob": store.put_blob(data), "bytes": len(data), "width": size[0], "height": size[1], "file_name": f"{image_id}.jpg",
     }  # fmt: skip
     return row | more
@@ -68,11 +72,11 @@ def label(store: Store, data: bytes, image_id: str = "a", object_id: str = "o", 
 def labels_of(store: Store, rows: list[dict[str, Any]]) -> Artifact:
     """The labels step as if it had made these rows."""
 
-    def build(space: Workspace) -> Made:
-        write_table(space.out / "labels.parquet", pd.DataFrame(rows))
-        return Made(Counts(kept=len(rows)))
+    def build(space: Workspace) -> StepOutput:
+        write_parquet(space.out / "labels.parquet", pd.DataFrame(rows))
+        return StepOutput(Counts(kept=len(rows)))
 
-    return store.make("labels", room="records", config={"rows": json.loads(json.dumps(rows))}, build=build)
+    return store.make(Step("labels", version=1), config={"rows": json.loads(json.dumps(rows))}, build=build)
 
 
 def boxes_of(store: Store, artifact: Artifact) -> pd.DataFrame:
@@ -123,9 +127,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def untrained(checkpoint: Path) -> DetectionsPlan:
+def untrained(checkpoint: Path) -> DetectionsConfig:
     """A plan with a detector that sees animals everywhere, each with next to no confidence."""
-    return DetectionsPlan(source="detector", detector=str(checkpoint), image_size=128, confidence=1e-6, batch_size=2)
+    return DetectionsConfig(source="detector", detector=str(checkpoint), image_size=128, confidence=1e-6, batch_size=2)
 
 
 @pytest.fixture
@@ -138,37 +142,37 @@ def steps() -> Iterator[list[tuple[str, int, int]]]:
 
 
 def test_reviewed_boxes_are_the_detections_and_no_weights_are_touched(store: Store, settings: Settings) -> None:
-    rows = [label(store, jpeg(), "a", "o1", (0.1, 0.2, 0.5, 0.6)), label(store, jpeg(seed=1), "b", "o2")]
-    spec = DetectionsPlan(source="annotations", detector="nowhere.pt")
+    rows = [class_id(store, jpeg(), "a", "o1", (0.1, 0.2, 0.5, 0.6)), class_id(store, jpeg(seed=1), "b", "o2")]
+    spec = DetectionsConfig(source="annotations", detector="nowhere.pt")
     made = detect_animals(labels_of(store, rows), spec, store, settings)
     (box,) = boxes_of(store, made).to_dict("records")
-    assert (box["object_id"], box["origin"], box["category"], box["confidence"]) == ("o1", "annotation", "1", 1.0)
+    assert (box["annotation_id"], box["origin"], box["category"], box["confidence"]) == ("o1", "annotation", "1", 1.0)
     assert [box[c] for c in ("ymin", "xmin", "ymax", "xmax")] == [0.1, 0.2, 0.5, 0.6]
     assert store.table(made, "failures.parquet").to_dict("records") == [{"source": "island", "image_id": "b", "reason": "no_box"}]
     assert made.counts == Counts(kept=1, dropped={"no_box": 1}, noted={"annotation_boxes": 1}, unit="images")
 
 
-def test_auto_asks_the_detector_only_for_images_without_a_reviewed_box(store: Store, settings: Settings, untrained: DetectionsPlan) -> None:
-    rows = [label(store, jpeg(), "a", "o1", (0.1, 0.2, 0.5, 0.6)), label(store, jpeg(seed=1), "b", "o2")]
+def test_auto_asks_the_detector_only_for_images_without_a_reviewed_box(store: Store, settings: Settings, untrained: DetectionsConfig) -> None:
+    rows = [class_id(store, jpeg(), "a", "o1", (0.1, 0.2, 0.5, 0.6)), class_id(store, jpeg(seed=1), "b", "o2")]
     made = detect_animals(labels_of(store, rows), untrained.model_copy(update={"source": "auto"}), store, settings)
     origins = boxes_of(store, made).groupby("image_id")["origin"].unique().map(list).to_dict()
     assert origins == {"a": ["annotation"], "b": ["detector"]}
 
 
-def test_a_broken_picture_is_a_failure_and_not_the_end_even_after_ultralytics_patched_pillow(
-    store: Store, settings: Settings, untrained: DetectionsPlan
+def test_a_broken_image_is_a_failure_and_not_the_end_even_after_ultralytics_patched_pillow(
+    store: Store, settings: Settings, untrained: DetectionsConfig
 ) -> None:
-    rows = [label(store, jpeg(), "a"), label(store, jpeg()[:-300], "b"), label(store, b"GIF98 no", "c")]
+    rows = [class_id(store, jpeg(), "a"), class_id(store, jpeg()[:-300], "b"), class_id(store, b"GIF98 no", "c")]
     made = detect_animals(labels_of(store, rows), untrained, store, settings)
     failures = store.table(made, "failures.parquet")
-    assert dict(zip(failures["image_id"], failures["reason"], strict=True)) == {"b": "picture_broken", "c": "picture_broken"}
-    assert made.counts.dropped == {"picture_broken": 2}
+    assert dict(zip(failures["image_id"], failures["reason"], strict=True)) == {"b": "image_broken", "c": "image_broken"}
+    assert made.counts.dropped == {"image_broken": 2}
     assert Image.open.__module__ == "PIL.Image"
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 
-def test_ultralytics_categories_are_mapped_by_name_and_its_habits_are_off(store: Store, settings: Settings, untrained: DetectionsPlan) -> None:
-    made = detect_animals(labels_of(store, [label(store, jpeg(200, 150))]), untrained, store, settings)
+def test_ultralytics_categories_are_mapped_by_name_and_its_habits_are_off(store: Store, settings: Settings, untrained: DetectionsConfig) -> None:
+    made = detect_animals(labels_of(store, [class_id(store, jpeg(200, 150))]), untrained, store, settings)
     boxes = boxes_of(store, made)
     assert set(boxes["category"]) <= {"1", "2", "3"}
     assert len(boxes) > 0
@@ -177,34 +181,34 @@ def test_ultralytics_categories_are_mapped_by_name_and_its_habits_are_off(store:
     assert (AUTOINSTALL, ONLINE, events.events.enabled) == (False, False, False)
 
 
-def test_an_answer_does_not_depend_on_which_pictures_came_together(
-    tmp_path: Path, store: Store, settings: Settings, untrained: DetectionsPlan
+def test_an_answer_does_not_depend_on_which_images_came_together(
+    tmp_path: Path, store: Store, settings: Settings, untrained: DetectionsConfig
 ) -> None:
-    pictures = [jpeg(96 + 32 * (i % 3), 96, seed=i) for i in range(5)]
-    one = detect_animals(labels_of(store, [label(store, p, str(i)) for i, p in enumerate(pictures)]), untrained, store, settings)
+    imgs = [jpeg(96 + 32 * (i % 3), 96, seed=i) for i in range(5)]
+    one = detect_animals(labels_of(store, [class_id(store, p, str(i)) for i, p in enumerate(imgs)]), untrained, store, settings)
     other = open_store(Settings(store=str(tmp_path / "other")))
-    rows = [label(other, p, str(i)) for i, p in enumerate(pictures)]
+    rows = [class_id(other, p, str(i)) for i, p in enumerate(imgs)]
     two = detect_animals(labels_of(other, rows), untrained.model_copy(update={"batch_size": 5}), other, settings)
     assert one.digest == two.digest
 
 
 def test_five_percent_new_images_cost_five_percent(
-    store: Store, settings: Settings, untrained: DetectionsPlan, steps: list[tuple[str, int, int]]
+    store: Store, settings: Settings, untrained: DetectionsConfig, steps: list[tuple[str, int, int]]
 ) -> None:
-    rows = [label(store, jpeg(seed=i), f"i{i:02}") for i in range(20)]
+    rows = [class_id(store, jpeg(seed=i), f"i{i:02}") for i in range(20)]
     first = detect_animals(labels_of(store, rows), untrained, store, settings)
     steps.clear()
-    more = detect_animals(labels_of(store, [*rows, label(store, jpeg(seed=99), "new")]), untrained, store, settings)
+    more = detect_animals(labels_of(store, [*rows, class_id(store, jpeg(seed=99), "new")]), untrained, store, settings)
     assert steps == [("detections", 20, 21), ("detections", 21, 21)]
     before, after = boxes_of(store, first), boxes_of(store, more)
     pd.testing.assert_frame_equal(after[after["image_id"] != "new"].reset_index(drop=True), before)
 
 
 def test_a_run_killed_in_the_middle_goes_on_and_ends_with_the_same_digest(
-    tmp_path: Path, store: Store, settings: Settings, untrained: DetectionsPlan, steps: list[tuple[str, int, int]]
+    tmp_path: Path, store: Store, settings: Settings, untrained: DetectionsConfig, steps: list[tuple[str, int, int]]
 ) -> None:
-    pictures = [jpeg(160, 120, seed=i) for i in range(60)]
-    labels = labels_of(store, [label(store, p, f"i{i:02}") for i, p in enumerate(pictures)])
+    imgs = [jpeg(160, 120, seed=i) for i in range(60)]
+    labels = labels_of(store, [class_id(store, p, f"i{i:02}") for i, p in enumerate(imgs)])
     child = subprocess.Popen([sys.executable, "-c", CHILD, settings.model_dump_json(), labels.model_dump_json(), untrained.model_dump_json()])
     try:
         shards = _wait_for_shards(Path(settings.store) / "memory", 3, child)
@@ -217,7 +221,7 @@ def test_a_run_killed_in_the_middle_goes_on_and_ends_with_the_same_digest(
     assert steps[0] == ("detections", steps[0][1], 60)
     assert 2 * shards <= steps[0][1] < 60, "what the killed run remembered is not looked at again"
     whole = open_store(Settings(store=str(tmp_path / "whole")))
-    fresh = detect_animals(labels_of(whole, [label(whole, p, f"i{i:02}") for i, p in enumerate(pictures)]), untrained, whole, settings)
+    fresh = detect_animals(labels_of(whole, [class_id(whole, p, f"i{i:02}") for i, p in enumerate(imgs)]), untrained, whole, settings)
     assert resumed.digest == fresh.digest
 
 
@@ -233,11 +237,11 @@ print(look_at_share(labels, DetectionsPlan.model_validate_json(sys.argv[3]), int
 """
 
 
-def test_two_workers_share_the_pictures_and_one_that_is_killed_loses_its_batch_only(
-    store: Store, settings: Settings, untrained: DetectionsPlan, steps: list[tuple[str, int, int]]
+def test_two_workers_share_the_images_and_one_that_is_killed_loses_its_batch_only(
+    store: Store, settings: Settings, untrained: DetectionsConfig, steps: list[tuple[str, int, int]]
 ) -> None:
-    pictures = [jpeg(160, 120, seed=i) for i in range(80)]
-    labels = labels_of(store, [label(store, p, f"i{i:02}") for i, p in enumerate(pictures)])
+    imgs = [jpeg(160, 120, seed=i) for i in range(80)]
+    labels = labels_of(store, [class_id(store, p, f"i{i:02}") for i, p in enumerate(imgs)])
     arguments = [settings.model_dump_json(), labels.model_dump_json(), untrained.model_dump_json()]
     doomed = subprocess.Popen([sys.executable, "-c", SHARE, *arguments, "0"])
     try:
@@ -262,9 +266,9 @@ def _wait_for_shards(memory: Path, wanted: int, child: subprocess.Popen[bytes]) 
     return found
 
 
-def test_a_file_that_is_no_checkpoint_is_one_clear_line(store: Store, settings: Settings, untrained: DetectionsPlan, tmp_path: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_one_clear_line(store: Store, settings: Settings, untrained: DetectionsConfig, tmp_path: Path) -> None:
     (tmp_path / "letter.pt").write_bytes(b"dear reader")
-    labels = labels_of(store, [label(store, jpeg())])
+    labels = labels_of(store, [class_id(store, jpeg())])
     with pytest.raises(DetectionsError, match=r"letter\.pt is no checkpoint that ultralytics loads .*set detections\.detector") as refused:
         detect_animals(labels, untrained.model_copy(update={"detector": "letter.pt"}), store, settings)
     assert "\n" not in str(refused.value)
@@ -281,29 +285,29 @@ class Bomb:
 
 
 def test_code_in_a_checkpoint_does_not_run_when_the_plan_has_no_sha256(
-    store: Store, settings: Settings, untrained: DetectionsPlan, tmp_path: Path
+    store: Store, settings: Settings, untrained: DetectionsConfig, tmp_path: Path
 ) -> None:
     import torch
 
     torch.save({"model": Bomb(tmp_path / "fired")}, tmp_path / "bomb.pt")
     with pytest.raises(DetectionsError, match=r"bomb\.pt holds more than ultralytics' own classes; if you trust it, set detections\.sha256"):
-        detect_animals(labels_of(store, [label(store, jpeg())]), untrained.model_copy(update={"detector": "bomb.pt"}), store, settings)
+        detect_animals(labels_of(store, [class_id(store, jpeg())]), untrained.model_copy(update={"detector": "bomb.pt"}), store, settings)
     assert not (tmp_path / "fired").exists()
 
 
 def test_a_checkpoint_whose_sha256_the_plan_names_is_loaded_and_a_changed_one_is_not(
-    store: Store, settings: Settings, untrained: DetectionsPlan, checkpoint: Path
+    store: Store, settings: Settings, untrained: DetectionsConfig, checkpoint: Path
 ) -> None:
-    labels = labels_of(store, [label(store, jpeg())])
+    labels = labels_of(store, [class_id(store, jpeg())])
     assert detect_animals(labels, untrained.model_copy(update={"sha256": sha256_of(checkpoint)}), store, settings).counts.kept == 1
     with pytest.raises(WeightsError, match=r"is not the file that was meant: expected sha256 3333"):
         detect_animals(labels, untrained.model_copy(update={"sha256": "3" * 64}), store, settings)
 
 
-def test_a_detector_of_other_things_says_what_it_finds(store: Store, settings: Settings, untrained: DetectionsPlan, tmp_path: Path) -> None:
+def test_a_detector_of_other_things_says_what_it_finds(store: Store, settings: Settings, untrained: DetectionsConfig, tmp_path: Path) -> None:
     build_checkpoint(tmp_path / "street.pt", {0: "bus", 1: "tram"})
     with pytest.raises(DetectionsError, match=r"street\.pt does not find animals: expected a class named animal, found bus, tram"):
-        detect_animals(labels_of(store, [label(store, jpeg())]), untrained.model_copy(update={"detector": "street.pt"}), store, settings)
+        detect_animals(labels_of(store, [class_id(store, jpeg())]), untrained.model_copy(update={"detector": "street.pt"}), store, settings)
 
 
 @pytest.mark.parametrize(
@@ -317,28 +321,28 @@ def test_numbers_and_names_that_do_not_fit_are_told_before_anything_runs(
     store: Store, settings: Settings, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DetectionsError, match=message):
-        detect_animals(labels_of(store, [label(store, jpeg())]), DetectionsPlan(source="detector").model_copy(update=change), store, settings)
+        detect_animals(labels_of(store, [class_id(store, jpeg())]), DetectionsConfig(source="detector").model_copy(update=change), store, settings)
 
 
-def test_where_the_detector_draws_all_boxes_reviewed_objects_find_theirs(store: Store, settings: Settings, untrained: DetectionsPlan) -> None:
-    alone = detect_animals(labels_of(store, [label(store, jpeg(200, 150))]), untrained, store, settings)
+def test_where_the_detector_draws_all_boxes_reviewed_objects_find_theirs(store: Store, settings: Settings, untrained: DetectionsConfig) -> None:
+    alone = detect_animals(labels_of(store, [class_id(store, jpeg(200, 150))]), untrained, store, settings)
     box = boxes_of(store, alone).query("category == '1'").iloc[0]
-    reviewed = label(store, jpeg(200, 150), "a", "o1", (box.ymin, box.xmin, box.ymax, box.xmax))
+    reviewed = class_id(store, jpeg(200, 150), "a", "o1", (box.ymin, box.xmin, box.ymax, box.xmax))
     made = detect_animals(labels_of(store, [reviewed]), untrained, store, settings)
     (own,) = boxes_of(store, made).query("object_id != ''").to_dict("records")
-    assert (own["object_id"], own["origin"], own["ymin"], own["xmax"]) == ("o1", "detector", box.ymin, box.xmax)
+    assert (own["annotation_id"], own["origin"], own["ymin"], own["xmax"]) == ("o1", "detector", box.ymin, box.xmax)
 
 
-def test_the_batch_file_passes_the_fields_own_validator(store: Store, settings: Settings, untrained: DetectionsPlan) -> None:
+def test_the_batch_file_passes_the_fields_own_validator(store: Store, settings: Settings, untrained: DetectionsConfig) -> None:
     validator = pytest.importorskip("megadetector.postprocessing.validate_batch_results", reason="the megadetector package is not installed")
-    rows = [label(store, jpeg(), "a", "o1", (0.1, 0.2, 0.5, 0.6)), label(store, jpeg(seed=1), "b"), label(store, b"no picture", "c")]
+    rows = [class_id(store, jpeg(), "a", "o1", (0.1, 0.2, 0.5, 0.6)), class_id(store, jpeg(seed=1), "b"), class_id(store, b"no picture", "c")]
     made = detect_animals(labels_of(store, rows), untrained.model_copy(update={"source": "auto"}), store, settings)
     outcome = validator.validate_batch_results(str(store.path(made, "megadetector.json")))["validation_results"]
     assert (outcome["errors"], outcome["warnings"]) == ([], [])
 
 
 def test_the_batch_file_turns_boxes_and_says_failures_in_the_formats_words() -> None:
-    content = json.loads(batch_file("md", [("b.jpg", "picture_broken"), ("a.jpg", [Found(ANIMAL, 1.0, 0.1, 0.2, 0.5, 0.9)])]))
+    content = json.loads(batch_file("md", [("b.jpg", "image_broken"), ("a.jpg", [Found(ANIMAL, 1.0, 0.1, 0.2, 0.5, 0.9)])]))
     assert content["info"] == {"format_version": "1.6", "detector": "md"}
     assert content["images"] == [
         {"file": "a.jpg", "detections": [{"category": "1", "conf": 1.0, "bbox": [0.2, 0.1, 0.7, 0.4]}]},
@@ -360,9 +364,9 @@ def test_boxes_of_another_tools_results_file_are_matched_by_file_name(store: Sto
         {"file": "b.jpg", "failure": "image access failure", "detections": None},
         {"file": "d.jpg", "detections": [{"category": "0", "conf": 0.05, "bbox": [0, 0, 1, 1]}]},
     ]
-    rows = [label(store, jpeg(seed=i), name) for i, name in enumerate("abcd")]
-    rows.append(label(store, jpeg(seed=9), "e", "o5", (0.1, 0.2, 0.5, 0.6)))
-    spec = DetectionsPlan(source="results", results=results_file(tmp_path / "results.json", images), detector="nowhere.pt")
+    rows = [class_id(store, jpeg(seed=i), name) for i, name in enumerate("abcd")]
+    rows.append(class_id(store, jpeg(seed=9), "e", "o5", (0.1, 0.2, 0.5, 0.6)))
+    spec = DetectionsConfig(source="results", results=results_file(tmp_path / "results.json", images), detector="nowhere.pt")
     made = detect_animals(labels_of(store, rows), spec, store, settings)
     boxes = [(r.image_id, r.origin, r.category, r.ymin, r.xmin, r.ymax, r.xmax) for r in boxes_of(store, made).itertuples()]
     assert boxes == [
@@ -391,57 +395,58 @@ def test_a_name_that_two_files_of_the_results_end_with_is_not_guessed() -> None:
 )
 def test_what_is_no_results_file_is_one_line(store: Store, settings: Settings, tmp_path: Path, content: str) -> None:
     (tmp_path / "r.json").write_text(content, encoding="utf-8")
-    labels = labels_of(store, [label(store, jpeg())])
+    labels = labels_of(store, [class_id(store, jpeg())])
     with pytest.raises(DetectionsError, match=r"detections\.results: r\.json is no MegaDetector results file") as refused:
-        detect_animals(labels, DetectionsPlan(source="results", results="r.json"), store, settings)
+        detect_animals(labels, DetectionsConfig(source="results", results="r.json"), store, settings)
     assert "\n" not in str(refused.value)
 
 
-def test_pictures_with_persons_are_left_out_where_the_plan_says_so(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_images_with_persons_are_left_out_where_the_plan_says_so(store: Store, settings: Settings, tmp_path: Path) -> None:
     person = {"category": "1", "conf": 0.9, "bbox": [0, 0, 0.1, 0.1]}
     images = [{"file": f"{name}.jpg", "detections": [person] * (name == "a")} for name in "abc"]
-    rows = [label(store, jpeg(seed=i), name, f"o{i}", (0.1, 0.2, 0.5, 0.6)) for i, name in enumerate("abc")]
-    said = {"source": "island", "image_id": "b", "object_id": "p", "name": "Person", "reason": "excluded"}
+    rows = [class_id(store, jpeg(seed=i), name, f"o{i}", (0.1, 0.2, 0.5, 0.6)) for i, name in enumerate("abc")]
+    said = {"source": "island", "image_id": "b", "annotation_id": "p", "name": "Person", "reason": "excluded"}
 
-    def build(space: Workspace) -> Made:
-        write_table(space.out / "labels.parquet", pd.DataFrame(rows))
-        write_table(space.out / "dropped.parquet", pd.DataFrame([said]))
-        return Made(Counts(kept=3))
+    def build(space: Workspace) -> StepOutput:
+        write_parquet(space.out / "labels.parquet", pd.DataFrame(rows))
+        write_parquet(space.out / "dropped.parquet", pd.DataFrame([said]))
+        return StepOutput(Counts(kept=3))
 
-    labels = store.make("labels", room="records", config={}, build=build)
-    spec = DetectionsPlan(source="results", results=results_file(tmp_path / "r.json", images))
+    labels = store.make(Step("labels", version=1), config={}, build=build)
+    spec = DetectionsConfig(source="results", results=results_file(tmp_path / "r.json", images))
     kept = detect_animals(labels, spec, store, settings)
     assert kept.counts == Counts(kept=3, noted={"annotation_boxes": 3, "images_with_people": 2, "not_found": 3}, unit="images")
     dropped = detect_animals(labels, spec.model_copy(update={"people": "drop"}), store, settings)
-    assert dropped.counts.dropped == {"person_in_picture": 2}
+    assert dropped.counts.dropped == {"person_in_image": 2}
     assert list(boxes_of(store, dropped)["image_id"]) == ["c"]
     assert list(store.table(dropped, "people.parquet")["image_id"]) == ["a", "b"]
 
 
 def test_leaving_people_out_needs_a_detector_that_finds_them(store: Store, lite_settings: Settings) -> None:
-    spec = DetectionsPlan(source="detector", people="drop")
+    spec = DetectionsConfig(source="detector", people="drop")
     with pytest.raises(DetectionsError, match=r"people: drop needs a detector that finds persons, megadetector-lite finds animal only"):
-        detect_animals(labels_of(store, [label(store, jpeg())]), spec, store, lite_settings)
+        detect_animals(labels_of(store, [class_id(store, jpeg())]), spec, store, lite_settings)
 
 
-def test_a_box_that_comes_again_and_again_at_a_place_is_set_aside_and_counted(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_a_box_that_comes_again_and_again_at_a_location_is_set_aside_and_counted(store: Store, settings: Settings, tmp_path: Path) -> None:
     stone, fox = [0.3, 0.3, 0.2, 0.2], [0.6, 0.1, 0.3, 0.4]
     images, rows = [], []
     for i in range(12):
         found = [{"category": "0", "conf": 0.5, "bbox": [v + 0.001 * (i % 3) for v in stone]}]
         found += [{"category": "0", "conf": 0.9, "bbox": [v + 0.02 * i / 3 for v in fox]}] * (i % 4 == 0)
         images.append({"file": f"i{i:02}.jpg", "detections": found})
-        rows.append(label(store, jpeg(seed=i), f"i{i:02}", sequence=f"island/s{i // 2}"))
+        rows.append(class_id(store, jpeg(seed=i), f"i{i:02}", sequence=f"island/s{i // 2}"))
     file = results_file(tmp_path / "r.json", images)
-    spec = DetectionsPlan(source="results", results=file, repeat_occasions=6)
+    spec = DetectionsConfig(source="results", results=file, repeat_min_occasions=6)
     made = detect_animals(labels_of(store, rows), spec, store, settings)
     assert made.counts.noted == {"detector_boxes": 3, "images_without_animal": 9, "repeated_boxes": 12}
-    assert len(store.table(made, "repeated.parquet")) == 12
+    assert len(store.table(made, "repeat_detections.parquet")) == 12
     assert (
-        detect_animals(labels_of(store, rows), spec.model_copy(update={"repeat_occasions": 7}), store, settings).counts.noted["detector_boxes"] == 15
+        detect_animals(labels_of(store, rows), spec.model_copy(update={"repeat_min_occasions": 7}), store, settings).counts.noted["detector_boxes"]
+        == 15
     )
     assert (
-        detect_animals(labels_of(store, rows), spec.model_copy(update={"repeat_occasions": None}), store, settings).counts.noted["detector_boxes"]
+        detect_animals(labels_of(store, rows), spec.model_copy(update={"repeat_min_occasions": None}), store, settings).counts.noted["detector_boxes"]
         == 15
     )
 
@@ -452,11 +457,11 @@ boxes_at = st.tuples(st.sampled_from("PQ"), st.sampled_from("abcdef"), st.intege
 @given(st.lists(boxes_at, max_size=40), st.integers(2, 5))
 @hypothesis_settings(deadline=None)
 def test_repeated_boxes_are_those_of_a_plain_comparison_of_all_with_all(boxes: list[Any], occasions: int) -> None:
-    spotted = [Spotted(i, place, when, (y / 20, x / 20, (y + h) / 20, (x + w) / 20)) for i, (place, when, y, x, h, w) in enumerate(boxes)]
+    spotted = [Spotted(i, location, when, (y / 20, x / 20, (y + h) / 20, (x + w) / 20)) for i, (location, when, y, x, h, w) in enumerate(boxes)]
     plain = {
         one.key
         for one in spotted
-        if len({o.occasion for o in spotted if o.place == one.place and overlap(one.box, o.box) >= 0.8 - 1e-12}) >= occasions
+        if len({o.occasion for o in spotted if o.location == one.location and overlap(one.box, o.box) >= 0.8 - 1e-12}) >= occasions
     }
     assert repeated(spotted, occasions, 0.8 - 1e-12) == plain
 
@@ -464,39 +469,39 @@ def test_repeated_boxes_are_those_of_a_plain_comparison_of_all_with_all(boxes: l
 def test_where_people_and_the_detector_differ_is_told(store: Store, settings: Settings, tmp_path: Path) -> None:
     images = [{"file": "a.jpg", "detections": [{"category": "0", "conf": 0.8, "bbox": box} for box in ([0.1, 0.1, 0.2, 0.2], [0.5, 0.5, 0.3, 0.3])]}]
     reviewed = {"same": (0.1, 0.1, 0.3, 0.3), "moved": (0.6, 0.6, 0.95, 0.95), "alone": (0.0, 0.6, 0.2, 0.9)}
-    rows = [label(store, jpeg(), "a", name, box) for name, box in reviewed.items()]
-    spec = DetectionsPlan(source="results", results=results_file(tmp_path / "r.json", images))
+    rows = [class_id(store, jpeg(), "a", name, box) for name, box in reviewed.items()]
+    spec = DetectionsConfig(source="results", results=results_file(tmp_path / "r.json", images))
     made = detect_animals(labels_of(store, rows), spec, store, settings)
     differ = store.table(made, "disagreements.parquet")
-    assert dict(zip(differ["object_id"], differ["kind"], strict=True)) == {"moved": "drawn_otherwise", "alone": "not_found"}
+    assert dict(zip(differ["annotation_id"], differ["kind"], strict=True)) == {"moved": "drawn_otherwise", "alone": "not_found"}
     images[0]["detections"].append({"category": "0", "conf": 0.7, "bbox": [0.0, 0.85, 0.2, 0.1]})
     results_file(tmp_path / "r.json", images)
     again = store.table(detect_animals(labels_of(store, rows), spec, store, settings), "disagreements.parquet")
     assert set(again["kind"]) == {"drawn_otherwise", "not_found", "not_reviewed"}
 
 
-def test_cmyk_grey_16_bit_two_picture_and_turned_files_are_looked_at_as_they_are_stored(
-    store: Store, settings: Settings, untrained: DetectionsPlan
+def test_cmyk_grey_16_bit_two_image_and_turned_files_are_looked_at_as_they_are_stored(
+    store: Store, settings: Settings, untrained: DetectionsConfig
 ) -> None:
-    def encoded(picture: Image.Image, kind: str, **more: Any) -> bytes:
+    def encoded(image: Image.Image, kind: str, **more: Any) -> bytes:
         buffer = io.BytesIO()
-        picture.save(buffer, kind, **more)
+        image.save(buffer, kind, **more)
         return buffer.getvalue()
 
     turned = Image.Exif()
     turned[0x0112] = 6
     plain = Image.open(io.BytesIO(jpeg(96, 64)))
-    pictures = {
+    imgs = {
         "cmyk": encoded(plain.convert("CMYK"), "JPEG"),
         "grey": encoded(plain.convert("L"), "JPEG"),
         "deep": encoded(Image.fromarray(np.full((64, 96), 40_000, np.uint16)), "PNG"),
         "mpo": encoded(plain, "MPO", save_all=True, append_images=[plain]),
         "turned": encoded(plain, "JPEG", exif=turned),
     }
-    made = detect_animals(labels_of(store, [label(store, data, name) for name, data in pictures.items()]), untrained, store, settings)
+    made = detect_animals(labels_of(store, [class_id(store, data, name) for name, data in imgs.items()]), untrained, store, settings)
     assert made.counts.kept == 5
-    assert set(boxes_of(store, made)["image_id"]) == set(pictures)
-    assert {open_picture(data).size for data in pictures.values()} == {(96, 64)}
+    assert set(boxes_of(store, made)["image_id"]) == set(imgs)
+    assert {open_image(data).size for data in imgs.values()} == {(96, 64)}
 
 
 numbers = st.floats(-2, 2)
@@ -526,17 +531,17 @@ def test_a_box_overlaps_itself_wholly(box: Any) -> None:
     assert overlap(box, box) == pytest.approx(1)
 
 
-def test_megadetector_lite_finds_nothing_in_a_plain_picture(store: Store, lite_settings: Settings) -> None:
-    made = detect_animals(labels_of(store, [label(store, jpeg(320, 240))]), DetectionsPlan(source="detector"), store, lite_settings)
+def test_megadetector_lite_finds_nothing_in_a_plain_image(store: Store, lite_settings: Settings) -> None:
+    made = detect_animals(labels_of(store, [class_id(store, jpeg(320, 240))]), DetectionsConfig(source="detector"), store, lite_settings)
     assert made.counts == Counts(kept=1, noted={"images_without_animal": 1}, unit="images")
 
 
 @pytest.mark.realdata
 @pytest.mark.skipif(not DATA.is_dir(), reason="no real pictures beside the checkout")
-def test_megadetector_lite_finds_most_animals_in_real_pictures(store: Store, lite_settings: Settings) -> None:
-    pictures = sorted((DATA / "ena24_zamba" / "images").glob("*.jpg"))
-    rows = [label(store, p.read_bytes(), p.stem) for p in pictures]
-    made = detect_animals(labels_of(store, rows), DetectionsPlan(source="detector"), store, lite_settings)
+def test_megadetector_lite_finds_most_animals_in_real_images(store: Store, lite_settings: Settings) -> None:
+    imgs = sorted((DATA / "ena24_zamba" / "images").glob("*.jpg"))
+    rows = [class_id(store, p.read_bytes(), p.stem) for p in imgs]
+    made = detect_animals(labels_of(store, rows), DetectionsConfig(source="detector"), store, lite_settings)
     boxes = boxes_of(store, made)
-    assert boxes["image_id"].nunique() >= 0.9 * len(pictures)
+    assert boxes["image_id"].nunique() >= 0.9 * len(imgs)
     assert (boxes["confidence"] >= 0.25).all()

@@ -20,7 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from animl_pipeline.config import DetectionsPlan
+from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError, WeightsError
 from animl_pipeline.steps.detections import check_ready, detect_animals, find_animals
@@ -30,7 +30,7 @@ from animl_pipeline.steps.detections.nms import suppress
 from animl_pipeline.steps.detections.registry import Choice, choose_detector
 from animl_pipeline.storage.step_cache import Store
 from tests.conftest import jpeg
-from tests.steps.test_detections import boxes_of, label, labels_of
+from tests.steps.test_detections import boxes_of, class_id, labels_of
 from tests.support.paths import DATA as REAL
 
 BLOBS = 12
@@ -39,14 +39,14 @@ BLOBS = 12
 def scene(width: int, height: int, seed: int = 0) -> bytes:
     """A picture with coloured blobs on grain: something for a network to see."""
     chance = np.random.default_rng(seed)
-    picture = Image.open(io.BytesIO(jpeg(width, height, seed=seed))).convert("RGB")
-    draw = ImageDraw.Draw(picture)
+    img = Image.open(io.BytesIO(jpeg(width, height, seed=seed))).convert("RGB")
+    draw = ImageDraw.Draw(img)
     for _ in range(BLOBS):
         x, y = int(chance.integers(0, width)), int(chance.integers(0, height))
         r = int(chance.integers(8, max(9, width // 6)))
         draw.ellipse((x - r, y - r // 2, x + r, y + r // 2), fill=tuple(int(v) for v in chance.integers(0, 256, 3)))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=92)
+    img.save(buffer, "JPEG", quality=92)
     return buffer.getvalue()
 
 
@@ -81,24 +81,24 @@ def build_certain(path: Path, config: str, settings: Settings) -> Path:
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def locations(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings with a cache that the module's tests share."""
     folder = tmp_path_factory.mktemp("families")
     return Settings(store=str(folder / "store"), data=folder, cache=folder / "cache", workers=2, timeout_s=5)
 
 
 @pytest.fixture(scope="module")
-def certain(places: Settings) -> Path:
-    return build_certain(places.data / "certain.pt", "yolo11n.yaml", places)
+def certain(locations: Settings) -> Path:
+    return build_certain(locations.data / "certain.pt", "yolo11n.yaml", locations)
 
 
 def chosen(path: Path | str, settings: Settings, **more: Any) -> Choice:
-    return choose_detector(DetectionsPlan(source="detector", detector=str(path), **({"image_size": 320} | more)), settings)
+    return choose_detector(DetectionsConfig(source="detector", detector=str(path), **({"image_size": 320} | more)), settings)
 
 
-def look(choice: Choice, *pictures: bytes) -> list[list[Found]]:
+def look(choice: Choice, *images: bytes) -> list[list[Found]]:
     detector = choice.load()
-    return detector.predict([detector.preprocess(p) for p in pictures])
+    return detector.predict([detector.preprocess(p) for p in images])
 
 
 def assert_same_boxes(ours: list[Found], theirs: list[Found]) -> None:
@@ -120,19 +120,19 @@ def assert_same_boxes(ours: list[Found], theirs: list[Found]) -> None:
         pytest.param("yolov10n.yaml", marks=pytest.mark.slow),
     ],
 )
-def test_boxes_are_those_of_ultralytics_own_predict_in_pictures_of_any_shape(config: str, places: Settings) -> None:
+def test_boxes_are_those_of_ultralytics_own_predict_in_images_of_any_shape(config: str, locations: Settings) -> None:
     from animl_pipeline.steps.detections.ultralytics_checkpoint import NAMES, import_ultralytics
 
-    path = build_certain(places.data / f"{Path(config).stem}.pt", config, places)
-    yolo, _ = import_ultralytics(places)
+    path = build_certain(locations.data / f"{Path(config).stem}.pt", config, locations)
+    yolo, _ = import_ultralytics(locations)
     model = yolo(str(path))
-    pictures = [scene(320, 240, 1), scene(640, 480, 1), scene(240, 400, 2), scene(501, 283, 3)]
-    choice = chosen(path, places)
+    images = [scene(320, 240, 1), scene(640, 480, 1), scene(240, 400, 2), scene(501, 283, 3)]
+    choice = chosen(path, locations)
     assert choice.load().alone, "ONNX Runtime answers, since it agreed with torch"
-    answers = look(choice, *pictures)
+    answers = look(choice, *images)
     assert sum(map(len, answers)) >= 10
-    for picture, ours in zip(pictures, answers, strict=True):
-        (answer,) = model.predict(Image.open(io.BytesIO(picture)), imgsz=320, conf=0.25, iou=0.45, device="cpu", verbose=False)
+    for img, ours in zip(images, answers, strict=True):
+        (answer,) = model.predict(Image.open(io.BytesIO(img)), imgsz=320, conf=0.25, iou=0.45, device="cpu", verbose=False)
         rows = zip(answer.boxes.cls.tolist(), answer.boxes.conf.tolist(), answer.boxes.xyxyn.tolist(), strict=True)
         named = [(answer.names[int(name)], conf, box) for name, conf, box in rows]
         theirs = [Found(NAMES[name], conf, box[1], box[0], box[3], box[2]) for name, conf, box in named if name in NAMES]
@@ -140,23 +140,23 @@ def test_boxes_are_those_of_ultralytics_own_predict_in_pictures_of_any_shape(con
 
 
 @pytest.mark.slow
-def test_a_network_with_another_head_is_asked_through_ultralytics(places: Settings) -> None:
+def test_a_network_with_another_head_is_asked_through_ultralytics(locations: Settings) -> None:
     from animl_pipeline.steps.detections.ultralytics_checkpoint import import_ultralytics
 
-    import_ultralytics(places)
+    import_ultralytics(locations)
     from ultralytics import RTDETR
 
     model = RTDETR("rtdetr-l.yaml")
     model.model.names = dict.fromkeys(range(80), "animal")
-    model.save(places.data / "rtdetr.pt")
-    detector = chosen("rtdetr.pt", places, confidence=0.001).load()
+    model.save(locations.data / "rtdetr.pt")
+    detector = chosen("rtdetr.pt", locations, confidence=0.001).load()
     assert not detector.alone
     (found,) = detector.predict([detector.preprocess(scene(320, 240))])
     assert all(f.category == ANIMAL for f in found)
 
 
-def test_a_second_run_loads_neither_torch_nor_ultralytics(certain: Path, places: Settings) -> None:
-    first = find_animals(scene(320, 240, 1), DetectionsPlan(source="detector", detector=str(certain), image_size=320), places)
+def test_a_second_run_loads_neither_torch_nor_ultralytics(certain: Path, locations: Settings) -> None:
+    first = find_animals(scene(320, 240, 1), DetectionsConfig(source="detector", detector=str(certain), image_size=320), locations)
     script = """
 import sys
 from animl_pipeline.steps.detections import check_ready, detect_animals, find_animals
@@ -167,36 +167,36 @@ before = set(sys.modules)
 found = find_animals(scene(320, 240, 1), DetectionsPlan.model_validate_json(sys.argv[2]), Settings.model_validate_json(sys.argv[1]))
 print(sorted({"torch", "ultralytics", "torchvision", "yolox"} & (set(sys.modules) - before)), [b.as_list() for b in found])
 """
-    spec = DetectionsPlan(source="detector", detector=str(certain), image_size=320)
+    spec = DetectionsConfig(source="detector", detector=str(certain), image_size=320)
     done = subprocess.run(
-        [sys.executable, "-c", script, places.model_dump_json(), spec.model_dump_json()], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, locations.model_dump_json(), spec.model_dump_json()], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == f"[] {[b.as_list() for b in first]}"
 
 
-def test_a_network_in_the_cache_that_changed_is_made_again(certain: Path, places: Settings) -> None:
-    before = look(chosen(certain, places), scene(320, 240, 1))
-    kept = sorted((places.cache / "detectors").glob("*/network.onnx"))
+def test_a_network_in_the_cache_that_changed_is_made_again(certain: Path, locations: Settings) -> None:
+    before = look(chosen(certain, locations), scene(320, 240, 1))
+    kept = sorted((locations.cache / "detectors").glob("*/network.onnx"))
     contents = [p.read_bytes() for p in kept]
     for path in kept:
         path.write_bytes(b"torn")
-    assert look(chosen(certain, places), scene(320, 240, 1)) == before
+    assert look(chosen(certain, locations), scene(320, 240, 1)) == before
     assert any(p.read_bytes() in contents for p in kept)
 
 
-def test_pictures_together_get_the_answers_that_each_gets_alone(certain: Path, places: Settings) -> None:
-    pictures = [scene(320, 240, 4), scene(240, 320, 5), scene(320, 240, 6)]
-    choice = chosen(certain, places)
-    alone = [look(choice, p)[0] for p in pictures]
+def test_images_together_get_the_answers_that_each_gets_alone(certain: Path, locations: Settings) -> None:
+    images = [scene(320, 240, 4), scene(240, 320, 5), scene(320, 240, 6)]
+    choice = chosen(certain, locations)
+    alone = [look(choice, p)[0] for p in images]
     assert sum(map(len, alone)) > 0
     detector = choice.load()
-    assert [detector.predict([detector.preprocess(p)])[0] for p in pictures] == alone
+    assert [detector.predict([detector.preprocess(p)])[0] for p in images] == alone
 
 
-def test_megadetector_lite_in_onnx_runtime_is_the_one_of_torch(places: Settings) -> None:
+def test_megadetector_lite_in_onnx_runtime_is_the_one_of_torch(locations: Settings) -> None:
     settings = Settings()  # the user's own cache, where its weights and its network lie
     try:
-        choice = choose_detector(DetectionsPlan(source="detector"), settings)
+        choice = choose_detector(DetectionsConfig(source="detector"), settings)
         detector = choice.load()
     except WeightsError as e:
         if "pip cannot fetch" in str(e):
@@ -226,7 +226,7 @@ def test_suppression_keeps_what_torchvisions_keeps(rows: list[Any]) -> None:
 
 @given(st.integers(1, 400), st.integers(1, 400), st.sampled_from([128, 320]))
 @hypothesis_settings(deadline=None, max_examples=30)
-def test_a_letterbox_is_whole_strides_and_holds_the_whole_picture(width: int, height: int, side: int) -> None:
+def test_a_letterbox_is_whole_strides_and_holds_the_whole_image(width: int, height: int, side: int) -> None:
     made = letterboxed(Image.new("RGB", (width, height), (10, 20, 30)), side)
     tall, wide, _ = made.pixels.shape
     assert (tall % 32, wide % 32, max(made.width, made.height)) == (0, 0, side)
@@ -283,17 +283,17 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 FOX = {"x1": 0.2, "y1": 0.1, "x2": 0.7, "y2": 0.5, "confidence": 0.8, "class": 1}
 
 
-def asked_endpoint(settings: Settings, picture: bytes) -> list[Found]:
-    (found,) = look(choose_detector(DetectionsPlan(source="detector", detector="sagemaker:md-realtime"), settings), picture)
+def asked_endpoint(settings: Settings, img: bytes) -> list[Found]:
+    (found,) = look(choose_detector(DetectionsConfig(source="detector", detector="sagemaker:md-realtime"), settings), img)
     return found
 
 
-def test_an_endpoint_gets_the_pictures_bytes_and_its_boxes_are_turned(endpoint: Endpoint, settings: Settings) -> None:
+def test_an_endpoint_gets_the_images_bytes_and_its_boxes_are_turned(endpoint: Endpoint, settings: Settings) -> None:
     asked, answers = endpoint
     answers.append((200, [FOX, FOX | {"confidence": 0.1, "x1": 0.3}, FOX | {"class": 2, "confidence": 0.9}]))
-    picture = jpeg()
-    assert asked_endpoint(settings, picture) == [Found("2", 0.9, 0.1, 0.2, 0.5, 0.7), Found("1", 0.8, 0.1, 0.2, 0.5, 0.7)]
-    assert asked == [("/endpoints/md-realtime/invocations", "application/octet-stream", picture)]
+    img = jpeg()
+    assert asked_endpoint(settings, img) == [Found("2", 0.9, 0.1, 0.2, 0.5, 0.7), Found("1", 0.8, 0.1, 0.2, 0.5, 0.7)]
+    assert asked == [("/endpoints/md-realtime/invocations", "application/octet-stream", img)]
 
 
 def test_a_throttled_or_waking_endpoint_is_asked_again(endpoint: Endpoint, settings: Settings) -> None:
@@ -327,7 +327,7 @@ def test_an_endpoint_that_is_none_or_no_megadetector_is_one_line(endpoint: Endpo
     assert "\n" not in str(refused.value)
 
 
-def test_a_picture_too_large_for_a_serverless_endpoint_is_sent_smaller(endpoint: Endpoint, settings: Settings) -> None:
+def test_a_image_too_large_for_a_serverless_endpoint_is_sent_smaller(endpoint: Endpoint, settings: Settings) -> None:
     asked, answers = endpoint
     answers.append((200, []))
     chance = np.random.default_rng(0)
@@ -339,7 +339,7 @@ def test_a_picture_too_large_for_a_serverless_endpoint_is_sent_smaller(endpoint:
     assert Image.open(io.BytesIO(asked[0][2])).size == (1200, 1300)
 
 
-def test_a_picture_that_stays_too_large_is_sent_as_small_as_it_takes(endpoint: Endpoint, settings: Settings) -> None:
+def test_a_image_that_stays_too_large_is_sent_as_small_as_it_takes(endpoint: Endpoint, settings: Settings) -> None:
     asked, answers = endpoint
     answers += [(200, []), (200, [])]
     noise, buffer = np.random.default_rng(0).integers(0, 256, (4000, 2500, 3), np.uint8), io.BytesIO()
@@ -353,12 +353,12 @@ def test_a_picture_that_stays_too_large_is_sent_as_small_as_it_takes(endpoint: E
     assert Image.open(io.BytesIO(asked[1][2])).height <= 65_500
 
 
-def test_an_endpoint_that_refuses_one_picture_is_not_asked_about_all_the_others(endpoint: Endpoint, settings: Settings, store: Store) -> None:
+def test_an_endpoint_that_refuses_one_image_is_not_asked_about_all_the_others(endpoint: Endpoint, settings: Settings, store: Store) -> None:
     asked, answers = endpoint
     answers += [(400, {"Code": "ValidationError", "message": "Endpoint md not found"})] * 40
-    labels = labels_of(store, [label(store, jpeg(seed=i), f"i{i}") for i in range(40)])
+    labels = labels_of(store, [class_id(store, jpeg(seed=i), f"i{i}") for i in range(40)])
     with pytest.raises(DetectionsError, match="refused a picture"):
-        detect_animals(labels, DetectionsPlan(source="detector", detector="sagemaker:md"), store, settings.model_copy(update={"workers": 1}))
+        detect_animals(labels, DetectionsConfig(source="detector", detector="sagemaker:md"), store, settings.model_copy(update={"workers": 1}))
     assert len(asked) < 10
 
 
@@ -373,16 +373,16 @@ def test_an_endpoint_that_refuses_one_picture_is_not_asked_about_all_the_others(
 )
 def test_what_can_never_look_is_told_before_anything_is_fetched(settings: Settings, keys: dict[str, Any], message: str) -> None:
     with pytest.raises(DetectionsError, match=message):
-        check_ready(DetectionsPlan(**keys), settings)
+        check_ready(DetectionsConfig(**keys), settings)
 
 
 def test_a_reviewed_box_of_a_person_is_no_animals_whatever_class_a_plan_gives_it(store: Store, settings: Settings) -> None:
     rows = [
-        label(store, jpeg(), "a", "fox", (0.1, 0.1, 0.5, 0.5)),
-        label(store, jpeg(), "a", "p", (0.5, 0.5, 0.9, 0.9), name="Human", label="people"),
+        class_id(store, jpeg(), "a", "fox", (0.1, 0.1, 0.5, 0.5)),
+        class_id(store, jpeg(), "a", "p", (0.5, 0.5, 0.9, 0.9), name="Human", class_id="people"),
     ]
-    made = detect_animals(labels_of(store, rows), DetectionsPlan(source="annotations"), store, settings)
-    assert list(boxes_of(store, made)["object_id"]) == ["fox"]
+    made = detect_animals(labels_of(store, rows), DetectionsConfig(source="annotations"), store, settings)
+    assert list(boxes_of(store, made)["annotation_id"]) == ["fox"]
     assert made.counts.noted["images_with_people"] == 1
 
 
@@ -398,7 +398,7 @@ def test_a_yolov5_checkpoint_is_a_pickle_and_needs_a_sha256(settings: Settings, 
 
 
 @pytest.fixture(scope="module")
-def yolov5_checkpoint(places: Settings) -> Path:
+def yolov5_checkpoint(locations: Settings) -> Path:
     """A real YOLOv5n that nobody trained."""
     pytest.importorskip("yolov5", reason="the YOLOv5 code is not installed (docs/detections.md)")
     import torch
@@ -407,19 +407,19 @@ def yolov5_checkpoint(places: Settings) -> Path:
     torch.manual_seed(0)
     model = yolo.DetectionModel(str(Path(yolo.__file__).with_name("yolov5n.yaml")), nc=3)
     model.names = {0: "animal", 1: "person", 2: "vehicle"}
-    torch.save({"model": model.half(), "epoch": -1}, places.data / "yolov5n.pt")
-    return places.data / "yolov5n.pt"
+    torch.save({"model": model.half(), "epoch": -1}, locations.data / "yolov5n.pt")
+    return locations.data / "yolov5n.pt"
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_yolov5_checkpoint_runs_through_the_megadetector_package(yolov5_checkpoint: Path, places: Settings) -> None:
+def test_a_yolov5_checkpoint_runs_through_the_megadetector_package(yolov5_checkpoint: Path, locations: Settings) -> None:
     import hashlib
 
     sha256 = hashlib.sha256(yolov5_checkpoint.read_bytes()).hexdigest()
-    choice = chosen(yolov5_checkpoint, places, family="yolov5", sha256=sha256, confidence=1e-4)
-    pictures = [scene(320, 240), scene(240, 320, 1)]
-    together = look(choice, *pictures)
-    assert [look(choice, p)[0] for p in pictures] == together
+    choice = chosen(yolov5_checkpoint, locations, family="yolov5", sha256=sha256, confidence=1e-4)
+    images = [scene(320, 240), scene(240, 320, 1)]
+    together = look(choice, *images)
+    assert [look(choice, p)[0] for p in images] == together
     assert all(f.category in {"1", "2", "3"} for found in together for f in found)
     assert sum(map(len, together)) > 0
 
@@ -443,7 +443,7 @@ DATA = REAL / "missouri"
 @pytest.mark.realdata
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(not DATA.is_dir(), reason="no real pictures beside the checkout")
-def test_a_network_trained_on_real_boxes_runs_through_the_real_loading_code(places: Settings) -> None:
+def test_a_network_trained_on_real_boxes_runs_through_the_real_loading_code(locations: Settings) -> None:
     from animl_pipeline.steps.detections.ultralytics_checkpoint import import_ultralytics
 
     export = json.loads((DATA / "cct.json").read_text(encoding="utf-8"))
@@ -451,7 +451,7 @@ def test_a_network_trained_on_real_boxes_runs_through_the_real_loading_code(plac
     for annotation in export["annotations"]:
         if annotation.get("bbox"):
             boxes.setdefault(annotation["image_id"], []).append(annotation["bbox"])
-    folder = places.data / "missouri"
+    folder = locations.data / "missouri"
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True)
     some = [image for image in export["images"] if image["id"] in boxes][::10]
@@ -460,12 +460,12 @@ def test_a_network_trained_on_real_boxes_runs_through_the_real_loading_code(plac
         lines = [f"0 {(x + w / 2) / 640} {(y + h / 2) / 640} {w / 640} {h / 640}\n" for x, y, w, h in boxes[image["id"]]]
         (folder / "labels" / f"{number}.txt").write_text("".join(lines), encoding="utf-8")
     (folder / "data.yaml").write_text(f"path: {folder}\ntrain: images\nval: images\nnames: {{0: animal}}\n", encoding="utf-8")
-    yolo, _ = import_ultralytics(places)
+    yolo, _ = import_ultralytics(locations)
     yolo("yolo11n.yaml").train(
         data=str(folder / "data.yaml"), epochs=3, imgsz=160, batch=8, device="cpu", workers=0, val=False, plots=False, project=str(folder), name="run"
     )
     (trained,) = folder.rglob("last.pt")
-    choice = chosen(trained, places, image_size=160, confidence=0.001)
+    choice = chosen(trained, locations, image_size=160, confidence=0.001)
     found = look(choice, *((DATA / image["file_name"]).read_bytes() for image in some[:20]))
     assert choice.load().alone
     assert sum(map(len, found)) > 0

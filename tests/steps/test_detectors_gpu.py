@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from animl_pipeline.config import DetectionsPlan
+from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError
-from animl_pipeline.core.imaging import open_picture
+from animl_pipeline.core.imaging import open_image
 from animl_pipeline.steps.detections.detector import ANIMAL, Found
 from animl_pipeline.steps.detections.inference_backend import Loaded, Network, by_torch, load_network
 from animl_pipeline.steps.detections.registry import Choice
@@ -57,7 +57,7 @@ def _no_gpu() -> None:
         pytest.skip("there is a GPU here, which would answer")
 
 
-def test_where_memory_runs_out_half_as_many_pictures_go_at_a_time_and_none_is_lost(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+def test_where_memory_runs_out_half_as_many_images_go_at_a_time_and_none_is_lost(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     hungry = Hungry(most=3)
     forward = loaded(hungry, settings).forward
     pixels = np.random.default_rng(0).integers(0, 256, (13, 64, 64, 3), np.uint8)
@@ -71,7 +71,7 @@ def test_where_memory_runs_out_half_as_many_pictures_go_at_a_time_and_none_is_lo
     assert hungry.asked == [3, 1], "what was learnt of the memory is kept"
 
 
-def test_where_memory_does_not_suffice_for_one_picture_one_line_says_what_to_turn(settings: Settings) -> None:
+def test_where_memory_does_not_suffice_for_one_image_one_line_says_what_to_turn(settings: Settings) -> None:
     forward = loaded(Hungry(most=0), settings).forward
     with pytest.raises(DetectionsError, match=r"does not suffice for one picture of 64 x 32 pixels .* lower detections\.image_size") as refused:
         forward(np.zeros((2, 32, 64, 3), np.uint8))
@@ -97,7 +97,7 @@ def test_a_gpu_that_cannot_be_used_is_one_line() -> None:
         by_torch(nn.Linear(1, 1), "cuda")
 
 
-def test_half_precision_moves_no_place_of_megadetector_lites_network(tmp_path: Path) -> None:
+def test_half_precision_moves_no_location_of_megadetector_lites_network(tmp_path: Path) -> None:
     from yolox.models import YoloPafpn, YoloxHead, YoloxModule
 
     torch.manual_seed(0)
@@ -127,7 +127,7 @@ class Paired:
         self.met = False
 
     def preprocess(self, data: bytes) -> float:
-        return round(float(np.asarray(open_picture(data))[..., 0].mean())) / 1000
+        return round(float(np.asarray(open_image(data))[..., 0].mean())) / 1000
 
     def predict(self, prepared: Sequence[float]) -> list[list[Found]]:
         with contextlib.suppress(threading.BrokenBarrierError):  # open from the first pair on
@@ -143,11 +143,11 @@ def test_a_gpu_is_given_a_batch_while_what_it_saw_in_the_last_one_is_sorted_out(
     broken = store.put_blob(b"no picture")
     paired = Paired()
     choice = Choice("paired", "0" * 64, "", 64, 0.1, lambda: paired)
-    spec = DetectionsPlan(batch_size=2)
+    spec = DetectionsConfig(batch_size=2)
     seen = look_at([*blobs[:3], broken, *blobs[3:]], choice, spec, store, settings)
     assert paired.met, "two batches were in its hands at a time"
     assert [[found.confidence for found in seen[blob]] for blob in blobs] == [[red / 1000] for red in reds]  # type: ignore[union-attr]
-    assert seen[broken] == "picture_broken"
+    assert seen[broken] == "image_broken"
     again = Choice("paired", "0" * 64, "", 64, 0.1, lambda: pytest.fail("all was remembered"))
     assert look_at(blobs, again, spec, store, settings) == {blob: seen[blob] for blob in blobs}
 

@@ -20,13 +20,15 @@ from PIL import Image
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import EvaluationError, PackageError
-from animl_pipeline.core.imaging import open_picture
+from animl_pipeline.core.imaging import open_image
 from animl_pipeline.core.records import Box, Counts
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.tables import write_parquet
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.steps.evaluation import evaluate_classifier, headline, read_metrics
 from animl_pipeline.steps.evaluation.metrics import how_good, metrics_of, percent
 from animl_pipeline.steps.evaluation.report_images import thumbnail
-from animl_pipeline.storage.step_cache import BlobColumn, Made, Store, Workspace, open_store, write_table
+from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace, open_store
 from tests.conftest import colour_model
 from tests.support.coloured_squares import BOX, CLASSES, GREEN, NINE, RED, REDDISH_BLUE, Drawn, Page, evaluate, plan_of, report, street
 
@@ -37,7 +39,7 @@ def test_scores_are_those_computed_by_hand(store: Store) -> None:
     metrics = read_metrics(evaluate(store), store)
     red, green, blue = metrics.classes
     assert metrics.confusion == ((3, 1, 0), (0, 2, 1), (0, 0, 2))
-    assert (metrics.examples, metrics.places) == (9, 3)
+    assert (metrics.examples, metrics.locations) == (9, 3)
     assert metrics.accuracy == pytest.approx(7 / 9)
     assert (red.precision, red.recall, red.f1) == pytest.approx((1, 3 / 4, 6 / 7))
     assert (green.precision, green.recall, green.f1) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
@@ -65,19 +67,19 @@ def test_predictions_are_those_of_the_packaged_model(store: Store) -> None:
     plan = plan_of()
     steps = street(store, NINE, plan)
     predictions = store.table(evaluate_classifier(*steps, plan, store), "predictions.parquet")
-    known = ["crop_id", "source", "image_id", "place", "label", "predicted", "probability", "infrared"]
+    known = ["crop_id", "source", "image_id", "location", "class_id", "predicted", "probability", "infrared"]
     assert list(predictions.columns) == [*known, "p_red", "p_green", "p_blue"]
     classifier = Classifier.load(store.path(steps.model, "model.onnx").parent)
     crops = store.table(steps.crops, "crops.parquet").set_index("crop_id")
     for _, row in predictions.iterrows():
-        answer = classifier.answer(open_picture(store.blob(crops.loc[row["crop_id"], "picture"])), BOX)
+        answer = classifier.answer(open_image(store.blob(crops.loc[row["crop_id"], "image"])), BOX)
         assert [row[f"p_{c}"] for c in CLASSES] == pytest.approx([answer[c] for c in CLASSES], abs=1e-6)
         assert row["predicted"] == max(answer, key=lambda c: answer[c])
         assert row["probability"] == pytest.approx(max(answer.values()), abs=1e-6)
 
 
 def test_a_class_without_test_examples_is_named_and_not_averaged(store: Store) -> None:
-    evaluation = evaluate(store, [d for d in NINE if d.label != "blue"])
+    evaluation = evaluate(store, [d for d in NINE if d.class_id != "blue"])
     metrics = read_metrics(evaluation, store)
     blue = metrics.classes[2]
     assert (blue.examples, blue.average_precision) == (0, None)
@@ -91,8 +93,8 @@ def test_a_class_without_test_examples_is_named_and_not_averaged(store: Store) -
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 4)), min_size=1, max_size=40))
 def test_any_predictions_have_scores_within_bounds_and_a_headline_of_three_sentences(rows: list[tuple[int, int, int]]) -> None:
     scored = pd.DataFrame({
-        "label": [CLASSES[t] for t, _, _ in rows], "predicted": [CLASSES[p] for _, p, _ in rows],
-        "place": ["" if w == 0 else f"island/{w}" for _, _, w in rows],
+        "class_id": [CLASSES[t] for t, _, _ in rows], "predicted": [CLASSES[p] for _, p, _ in rows],
+        "location": ["" if w == 0 else f"island/{w}" for _, _, w in rows],
         **{f"p_{c}": [0.8 if p == i else 0.1 for _, p, _ in rows] for i, c in enumerate(CLASSES)},
     })  # fmt: skip
     metrics = metrics_of(scored, CLASSES)
@@ -103,9 +105,9 @@ def test_any_predictions_have_scores_within_bounds_and_a_headline_of_three_sente
     assert headline(metrics).count(". ") == 2
 
 
-def test_unknown_places_are_no_place(store: Store) -> None:
-    evaluation = evaluate(store, [d._replace(place="") if d.label == "blue" else d for d in NINE])
-    assert read_metrics(evaluation, store).places == 2
+def test_unknown_locations_are_no_location(store: Store) -> None:
+    evaluation = evaluate(store, [d._replace(location="") if d.class_id == "blue" else d for d in NINE])
+    assert read_metrics(evaluation, store).locations == 2
     assert "2 test examples from unknown places" in Page(report(evaluation, store)).text
 
 
@@ -162,7 +164,7 @@ def test_the_report_stands_alone(store: Store) -> None:
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
 
 
-def test_the_report_shows_figures_places_mistakes_splits_story_and_provenance(store: Store) -> None:
+def test_the_report_shows_figures_locations_mistakes_splits_story_and_provenance(store: Store) -> None:
     story = [("labels", Counts(kept=40, dropped={"no_such_class": 3}, noted={"odd": 1}))]
     train = [Drawn("red", RED, "island/t", "train")] * 4
     evaluation = evaluate(store, [*NINE, *train], story=story)
@@ -189,25 +191,25 @@ def test_at_most_six_mistakes_a_class_are_shown_surest_first(store: Store) -> No
     page = Page(report(evaluate(store, drawn), store))
     assert "red – 9 mistakes, the 6 surest shown" in page.text
     shown = page.text.split("The worst mistakes")[1].split("Labels to look at again")[0]
-    places = [word for word in shown.split() if word.startswith("island/")]
-    assert places == [f"island/{i}" for i in (8, 7, 6, 5, 4, 3)]
+    locations = [word for word in shown.split() if word.startswith("island/")]
+    assert locations == [f"island/{i}" for i in (8, 7, 6, 5, 4, 3)]
 
 
 def test_names_from_outside_cannot_break_the_page(store: Store) -> None:
-    place = "island/<script>alert('x')</script>"
-    html = report(evaluate(store, [d._replace(place=place) for d in NINE]), store)
+    location = "island/<script>alert('x')</script>"
+    html = report(evaluate(store, [d._replace(location=location) for d in NINE]), store)
     assert "<script>" not in html
-    assert place in Page(html).text
+    assert location in Page(html).text
 
 
-def test_the_confusion_picture_is_a_readable_png(store: Store) -> None:
+def test_the_confusion_image_is_a_readable_png(store: Store) -> None:
     classes = ("re_d$x$", "green", "blue")
-    drawn = [d._replace(label="re_d$x$") if d.label == "red" else d for d in NINE]
+    drawn = [d._replace(class_id="re_d$x$") if d.class_id == "red" else d for d in NINE]
     evaluation = evaluate(store, drawn, plan_of(classes))
-    with Image.open(store.path(evaluation, "confusion.png")) as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) > 400
-        assert set(picture.info) <= {"dpi"}
+    with Image.open(store.path(evaluation, "confusion.png")) as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 400
+        assert set(image.info) <= {"dpi"}
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium on the path")
@@ -243,55 +245,55 @@ def test_another_story_is_another_report(store: Store) -> None:
     assert not two.cached
 
 
-def test_golden_answers_are_the_offline_ones_and_take_turns_by_class(store: Store) -> None:
-    plan = plan_of(golden=4)
+def test_reference_answers_are_the_offline_ones_and_take_turns_by_class(store: Store) -> None:
+    plan = plan_of(reference=4)
     steps = street(store, NINE, plan)
     evaluation = evaluate_classifier(*steps, plan, store)
-    golden: list[dict[str, Any]] = json.loads(store.path(evaluation, "golden.json").read_text())
-    crops = store.table(steps.crops, "crops.parquet").set_index("picture")
-    assert sorted(crops.loc[g["picture"], "label"] for g in golden) == ["blue", "green", "red", "red"]
+    reference: list[dict[str, Any]] = json.loads(store.path(evaluation, "reference.json").read_text())
+    crops = store.table(steps.crops, "crops.parquet").set_index("image")
+    assert sorted(crops.loc[g["image"], "class_id"] for g in reference) == ["blue", "green", "red", "red"]
     classifier = Classifier.load(store.path(steps.model, "model.onnx").parent)
-    for g in golden:
-        assert g["probabilities"] == classifier.answer(open_picture(store.blob(g["picture"])), Box.of(g["box"]))
+    for g in reference:
+        assert g["probabilities"] == classifier.answer(open_image(store.blob(g["image"])), Box.of(g["box"]))
         assert g["box"] == BOX.as_list()
 
 
-def test_pictures_that_animl_would_shrink_are_golden_only_where_there_is_no_other(store: Store) -> None:
+def test_images_that_animl_would_shrink_are_reference_only_where_there_is_no_other(store: Store) -> None:
     drawn = [Drawn("red", RED, padding=2_800_000)] * 2 + [Drawn("red", RED), Drawn("green", GREEN), Drawn("blue", REDDISH_BLUE)]
-    plan = plan_of(golden=3)
+    plan = plan_of(reference=3)
     steps = street(store, drawn, plan)
-    crops = store.table(steps.crops, "crops.parquet").set_index("picture")
-    assert (crops["picture_bytes"] > 2_800_000).sum() == 2
-    golden = json.loads(store.path(evaluate_classifier(*steps, plan, store), "golden.json").read_text())
-    assert max(crops.loc[g["picture"], "picture_bytes"] for g in golden) <= 2_800_000
-    all_of_them = evaluate_classifier(*steps, plan_of(golden=9), store)
-    assert len(json.loads(store.path(all_of_them, "golden.json").read_text())) == 5
+    crops = store.table(steps.crops, "crops.parquet").set_index("image")
+    assert (crops["image_bytes"] > 2_800_000).sum() == 2
+    reference = json.loads(store.path(evaluate_classifier(*steps, plan, store), "reference.json").read_text())
+    assert max(crops.loc[g["image"], "image_bytes"] for g in reference) <= 2_800_000
+    all_of_them = evaluate_classifier(*steps, plan_of(reference=9), store)
+    assert len(json.loads(store.path(all_of_them, "reference.json").read_text())) == 5
 
 
-def test_crops_of_pictures_that_show_people_count_but_are_neither_shown_nor_golden_where_there_are_others(store: Store) -> None:
-    plan = plan_of(golden=4)
+def test_crops_of_images_that_show_people_count_but_are_neither_shown_nor_reference_where_there_are_others(store: Store) -> None:
+    plan = plan_of(reference=4)
     steps = street(store, NINE, plan)
     rows = store.table(steps.crops, "crops.parquet").assign(with_people=[False, True] * 4 + [True])
-    made = Made(Counts(kept=len(rows)), blobs=(BlobColumn(file="crops.parquet"),))
+    made = StepOutput(Counts(kept=len(rows)), blobs=(BlobColumn(file="crops.parquet"),))
 
-    def build(space: Workspace) -> Made:
-        write_table(space.out / "crops.parquet", rows)
+    def build(space: Workspace) -> StepOutput:
+        write_parquet(space.out / "crops.parquet", rows)
         return made
 
-    crops = store.make("crops", room="records", config={"with": "people"}, build=build)
+    crops = store.make(Step("crops", version=1), config={"with": "people"}, build=build)
     done = evaluate_classifier(steps.model, crops, steps.splits, plan, store)
     assert read_metrics(done, store).examples == 9
     shy, open_to_all = ({thumbnail(store.blob(b)) for b in rows.loc[rows["with_people"] == flag, "blob"]} for flag in (True, False))
     html = report(done, store)
     assert [t for t in shy if t in html] == []
     assert [t for t in open_to_all if t in html] != []
-    golden = {g["picture"] for g in json.loads(store.path(done, "golden.json").read_text())}
-    assert golden == set(rows.loc[~rows["with_people"], "picture"])
+    reference = {g["image"] for g in json.loads(store.path(done, "reference.json").read_text())}
+    assert reference == set(rows.loc[~rows["with_people"], "image"])
 
 
-def test_more_golden_crops_than_there_are_means_all_of_them(store: Store) -> None:
-    evaluation = evaluate(store, plan=plan_of(golden=50))
-    assert len(json.loads(store.path(evaluation, "golden.json").read_text())) == 9
+def test_more_reference_crops_than_there_are_means_all_of_them(store: Store) -> None:
+    evaluation = evaluate(store, plan=plan_of(reference=50))
+    assert len(json.loads(store.path(evaluation, "reference.json").read_text())) == 9
 
 
 def test_an_s3_store_serves_as_well_as_a_folder(bucket: str, tmp_path: Path) -> None:
@@ -312,7 +314,7 @@ def test_an_empty_test_split_is_one_clear_line(store: Store) -> None:
         evaluate(store, [d._replace(split="train") for d in NINE])
 
 
-def test_a_place_on_two_sides_is_refused(store: Store) -> None:
+def test_a_location_on_two_sides_is_refused(store: Store) -> None:
     with pytest.raises(EvaluationError, match="found 1 also in train or val, such as 'island/a'"):
         evaluate(store, [*NINE, Drawn("red", RED, "island/a", "train")])
 
@@ -341,7 +343,7 @@ def test_a_crop_of_another_size_is_refused(store: Store) -> None:
 def test_a_stored_crop_that_is_not_what_the_endpoint_would_see_is_refused(store: Store) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), (128, 128, 128)).save(buffer, "PNG")
-    plan = plan_of(golden=9)
+    plan = plan_of(reference=9)
     with pytest.raises(EvaluationError, match=r"expected the same answer for crop .* and for its box of the whole picture"):
         evaluate_classifier(*street(store, NINE, plan, blob=buffer.getvalue()), plan, store)
 
@@ -355,12 +357,12 @@ def test_splits_of_other_crops_are_refused(store: Store) -> None:
 
 
 def test_a_model_step_without_a_loadable_model_is_one_clear_line(store: Store) -> None:
-    def broken(space: Workspace) -> Made:
+    def broken(space: Workspace) -> StepOutput:
         colour_model(space.out, CLASSES)
         (space.out / "model.onnx").write_bytes(b"no model")
-        return Made(Counts(kept=1))
+        return StepOutput(Counts(kept=1))
 
     plan = plan_of()
     steps = street(store, NINE, plan)
     with pytest.raises(PackageError, match=r"is not the model that card\.json names"):
-        evaluate_classifier(store.make("model", room="records", config={"broken": 1}, build=broken), steps.crops, steps.splits, plan, store)
+        evaluate_classifier(store.make(Step("training", version=1), config={"broken": 1}, build=broken), steps.crops, steps.splits, plan, store)

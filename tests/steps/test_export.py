@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 
-from animl_pipeline.config import SourcePlan
+from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.steps.export import export_annotations
@@ -28,13 +28,13 @@ from tests.support.coco_export import Export
 from tests.support.web_server import served
 
 
-def source(export: str = "export.json", **fields: str) -> SourcePlan:
-    return SourcePlan.model_validate({"name": "isle", "export": export, "images": "images"} | fields)
+def source(export: str = "export.json", **fields: str) -> SourceConfig:
+    return SourceConfig.model_validate({"name": "isle", "export": export, "images": "images"} | fields)
 
 
 def good() -> Export:
     e = Export()
-    e.object(e.picture(), bbox=[4, 4, 20, 20])
+    e.object(e.image(), bbox=[4, 4, 20, 20])
     return e
 
 
@@ -61,8 +61,8 @@ def test_a_path_https_and_s3_give_the_same_artifact(store: Store, settings: Sett
     e.write(tmp_path)
     boto3.client("s3").put_object(Bucket=bucket, Key="exports/isle.json", Body=e.json())
     with served({"exports/isle.json": e.json()}) as site:
-        places = [str(tmp_path / "export.json"), f"{site.address}/exports/isle.json", f"s3://{bucket}/exports/isle.json"]
-        assert len({export_annotations(source(p), store, settings).digest for p in places}) == 1
+        locations = [str(tmp_path / "export.json"), f"{site.address}/exports/isle.json", f"s3://{bucket}/exports/isle.json"]
+        assert len({export_annotations(source(p), store, settings).digest for p in locations}) == 1
 
 
 def test_a_zip_and_a_gzip_are_unpacked(store: Store, settings: Settings, tmp_path: Path) -> None:
@@ -79,11 +79,11 @@ def test_a_zip_and_a_gzip_are_unpacked(store: Store, settings: Settings, tmp_pat
 
 def test_every_problem_is_counted_and_listed_and_none_stops_the_run(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = good()
-    a = e.picture()
+    a = e.image()
     e.images.append(dict(e.images[0]))
     e.images.append({"file_name": "x.jpg"})
-    e.picture(file_name="../../etc/passwd")
-    sizeless = e.picture(width=None, height=0)
+    e.image(file_name="../../etc/passwd")
+    sizeless = e.image(width=None, height=0)
     e.object(sizeless, bbox=[1, 1, 5, 5])
     e.object("isle:nowhere", bbox=[1, 1, 5, 5])
     e.object(a, category=99, bbox=[1, 1, 5, 5])
@@ -110,17 +110,17 @@ def test_numbers_and_texts_that_no_table_can_hold_are_faults_of_their_record_onl
     e = good()
     kept = len(e.annotations)
     for width in (10**400, 10**30, 1e300):
-        e.object(e.picture(width=width), bbox=[1, 1, 5, 5])
-    e.object(e.picture(location="cove \ud800"), bbox=[1, 1, 5, 5], confidence=10**400)
-    e.object(e.picture(file_name="."))
-    e.object(e.picture(), bbox=[10**400, 1, 5, 5])
+        e.object(e.image(width=width), bbox=[1, 1, 5, 5])
+    e.object(e.image(location="cove \ud800"), bbox=[1, 1, 5, 5], confidence=10**400)
+    e.object(e.image(file_name="."))
+    e.object(e.image(), bbox=[10**400, 1, 5, 5])
     e.annotations.append("\ud800")  # type: ignore[arg-type] - as a broken export has it
     (tmp_path / "export.json").write_bytes(e.json())
     artifact = export_annotations(source(), store, settings)
     assert artifact.counts.kept == kept + 4
     assert artifact.counts.dropped == {"unsafe_path": 1, "unknown_image": 1, "malformed_object": 2}
     assert artifact.counts.noted["missing_size"] == 3
-    assert "cove ?" in set(store.table(artifact, "images.parquet")["place"])
+    assert "cove ?" in set(store.table(artifact, "images.parquet")["location"])
 
 
 def test_the_signature_of_an_address_is_not_told(store: Store, settings: Settings) -> None:
@@ -131,7 +131,7 @@ def test_the_signature_of_an_address_is_not_told(store: Store, settings: Setting
 
 def test_when_nothing_is_left_the_line_says_what_was_wrong_with_how_many(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    a = e.picture()
+    a = e.image()
     for _ in range(3):
         e.object(a, category=99)
     e.object("isle:gone")
@@ -159,18 +159,18 @@ def test_what_is_no_export_is_one_clear_line(store: Store, settings: Settings, t
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("place", ["nowhere.json", "http://127.0.0.1:9/export.json"])
-def test_an_export_that_is_not_there_names_the_key_of_the_plan(store: Store, settings: Settings, place: str) -> None:
+@pytest.mark.parametrize("location", ["nowhere.json", "http://127.0.0.1:9/export.json"])
+def test_an_export_that_is_not_there_names_the_key_of_the_plan(store: Store, settings: Settings, loc: str) -> None:
     with pytest.raises(ExportError, match=r"expected an export at .* mend sources\.export"):
-        export_annotations(source(place), store, settings)
+        export_annotations(source(loc), store, settings)
 
 
-def test_any_field_can_be_the_place(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_any_field_can_be_the_location(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    e.object(e.picture(location_group="bay"))
+    e.object(e.image(location_group="bay"))
     e.write(tmp_path)
-    artifact = export_annotations(source(place_field="location_group"), store, settings)
-    assert list(store.table(artifact, "images.parquet")["place"]) == ["bay"]
+    artifact = export_annotations(source(location_field="location_group"), store, settings)
+    assert list(store.table(artifact, "images.parquet")["location"]) == ["bay"]
 
 
 # -- streamed reading ---------------------------------------------------------------------------------------------------
@@ -232,8 +232,8 @@ def test_an_export_in_another_encoding_is_read(encoding: str) -> None:
 
 def test_both_layouts_of_animl_give_the_same_tables(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = good()
-    e.object(e.picture(location="bay"), bbox=[1.5, 1, 5, 5], confidence=float("nan"))
-    e.object(e.picture(), bbox=[float("nan"), 1, 5, 5])
+    e.object(e.image(location="bay"), bbox=[1.5, 1, 5, 5], confidence=float("nan"))
+    e.object(e.image(), bbox=[float("nan"), 1, 5, 5])
     document = json.loads(e.json())
     (tmp_path / "indented.json").write_text(json.dumps(document, indent=4))
     lists = [f'"{part}": [{", ".join(json.dumps(row, indent=4) for row in document[part])}]' for part in ("images", "annotations")]
@@ -241,7 +241,7 @@ def test_both_layouts_of_animl_give_the_same_tables(store: Store, settings: Sett
     one, two = (export_annotations(source(f"{n}.json"), store, settings) for n in ("indented", "streamed"))
     assert one.counts == two.counts
     assert one.counts.dropped == {"malformed_object": 1}
-    for table in ("images.parquet", "objects.parquet", "problems.parquet"):
+    for table in ("images.parquet", "annotations.parquet", "problems.parquet"):
         assert store.path(one, table).read_bytes() == store.path(two, table).read_bytes()
 
 
@@ -250,7 +250,7 @@ def test_both_layouts_of_animl_give_the_same_tables(store: Store, settings: Sett
 def test_tables_do_not_depend_on_how_the_records_arrive(tmp_path_factory: pytest.TempPathFactory, sizes: list[int]) -> None:
     e = good()
     e.images += [dict(e.images[0]), {"file_name": "x.jpg"}, dict(e.images[0], id="isle:x", file_name="../x")]
-    a = e.picture(width=None)
+    a = e.image(width=None)
     for fields in ({"bbox": [1, 1, 5, 5]}, {"category": 99}, {"bbox": "no"}, {"validated": False}, {"bbox": [-9, 0, 20, 20]}):
         e.object(a, **fields)  # type: ignore[arg-type] - as a broken export has them
     e.annotations.append(dict(e.annotations[0]))
@@ -259,7 +259,7 @@ def test_tables_do_not_depend_on_how_the_records_arrive(tmp_path_factory: pytest
     once, pieces = (Workspace(tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("scratch")) for _ in range(2))
     whole = write_tables(once, {p: document[p] * len(sizes) for p in ("images", "annotations", "categories")}, source())
     assert write_batches(pieces, parts, source()).counts == whole.counts
-    for table in ("images.parquet", "objects.parquet"):
+    for table in ("images.parquet", "annotations.parquet"):
         assert pd.read_parquet(once.out / table).equals(pd.read_parquet(pieces.out / table))
 
 

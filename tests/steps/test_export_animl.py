@@ -22,20 +22,20 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from animl_pipeline.config import AnimlPlan, SourcePlan, check_plan
+from animl_pipeline.config import AnimlExportConfig, SourceConfig, check_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError, PlanError, SettingsError
 from animl_pipeline.core.records import Artifact
 from animl_pipeline.integrations.animl import CameraDeployment
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.export.animl_merge import Merge
-from animl_pipeline.steps.export.animl_windows import SMALL_HOLE
-from animl_pipeline.steps.export.locations import merged_places
+from animl_pipeline.steps.export.animl_requests import SMALL_HOLE
+from animl_pipeline.steps.export.locations import merge_deployments
 from animl_pipeline.storage.step_cache import open_store
 from tests.support.animl_server import DAY, AnimlSite, Picture, Thing, animl, camera, from_cct, island
 from tests.support.paths import ROOT
 
-NOT_WINDOWS = len(("export.json", "images.parquet", "objects.parquet", "places.parquet", "problems.parquet", "windows.json"))
+NOT_WINDOWS = len(("export.json", "images.parquet", "annotations.parquet", "locations.parquet", "problems.parquet", "windows.json"))
 TOKEN = "token-of-a-service-user"  # noqa: S105 - opens the test's own server
 
 
@@ -50,8 +50,8 @@ def here(site: AnimlSite, tmp_path: Path) -> Settings:
     return Settings(store=str(tmp_path / "store"), data=tmp_path, api_url=site.url, id_token=SecretStr(TOKEN), poll_s=0.01, timeout_s=5)
 
 
-def source(**animl: Any) -> SourcePlan:
-    return SourcePlan.model_validate({"name": "isle", "export": "animl://isle", "images": "images", "animl": {"window_images": 50} | animl})
+def source(**animl: Any) -> SourceConfig:
+    return SourceConfig.model_validate({"name": "isle", "export": "animl://isle", "images": "images", "animl": {"window_images": 50} | animl})
 
 
 def exported(here: Settings, **animl: Any) -> Artifact:
@@ -60,13 +60,13 @@ def exported(here: Settings, **animl: Any) -> Artifact:
 
 def said(here: Settings, artifact: Artifact) -> dict[str, str]:
     """Object id → name, as the tables have it."""
-    table = open_store(here).table(artifact, "objects.parquet")
-    return dict(zip(table["object_id"], table["name"], strict=True))
+    table = open_store(here).table(artifact, "annotations.parquet")
+    return dict(zip(table["annotation_id"], table["name"], strict=True))
 
 
 def held(site: AnimlSite) -> dict[str, str]:
     """The same, as Animl has it."""
-    return {t.id: t.name for p in site.pictures if p.reviewed for t in p.things}
+    return {t.id: t.name for p in site.images if p.reviewed for t in p.things}
 
 
 def problems(here: Settings, artifact: Artifact) -> list[tuple[str, str, str]]:
@@ -92,7 +92,7 @@ def test_what_animl_answered_is_kept_byte_for_byte_beside_the_merged_export(site
     assert sorted(store.path(artifact, name).read_bytes() for name in windows) == sorted(t.body for t in site.tasks.values())
     assert [w["file"] for w in json.loads(store.path(artifact, "windows.json").read_text())] == windows
     merged = json.loads(store.path(artifact, "export.json").read_text())
-    assert [i["id"] for i in merged["images"]] == sorted(p.id for p in site.pictures)
+    assert [i["id"] for i in merged["images"]] == sorted(p.id for p in site.images)
     assert merged["categories"][0] == {"id": 0, "name": "empty"}
     assert {c["name"] for c in merged["categories"]} == {"empty", *site.labels}
 
@@ -102,20 +102,20 @@ def test_a_small_project_is_one_export(site: AnimlSite, here: Settings) -> None:
     assert site.exports == [{"reviewed": True}]
 
 
-def test_pictures_of_cameras_whose_clock_was_wrong_are_not_lost(site: AnimlSite, here: Settings) -> None:
-    site.pictures[0].taken = datetime(1969, 12, 31, tzinfo=UTC)
-    site.pictures[1].taken = datetime(2199, 1, 1, tzinfo=UTC)
+def test_images_of_cameras_whose_clock_was_wrong_are_not_lost(site: AnimlSite, here: Settings) -> None:
+    site.images[0].taken = datetime(1969, 12, 31, tzinfo=UTC)
+    site.images[1].taken = datetime(2199, 1, 1, tzinfo=UTC)
     assert said(here, exported(here)) == held(site)
 
 
-def test_more_pictures_of_one_second_than_a_window_holds_are_one_window(site: AnimlSite, here: Settings) -> None:
-    for p in site.pictures[:80]:
+def test_more_images_of_one_second_than_a_window_holds_are_one_window(site: AnimlSite, here: Settings) -> None:
+    for p in site.images[:80]:
         p.taken = DAY
     assert said(here, exported(here)) == held(site)
 
 
-def test_pictures_without_a_time_are_said_to_be_lacking(site: AnimlSite, here: Settings) -> None:
-    for p in site.pictures[:3]:
+def test_images_without_a_time_are_said_to_be_lacking(site: AnimlSite, here: Settings) -> None:
+    for p in site.images[:3]:
         p.taken = None
     artifact = exported(here)
     assert artifact.counts.noted["images_outside_of_time"] == 1
@@ -142,7 +142,7 @@ def test_a_count_that_takes_animl_too_long_is_asked_in_halves(site: AnimlSite, h
     ],
 )
 def test_the_plans_filters_choose(site: AnimlSite, here: Settings, animl: dict[str, Any], count: int) -> None:
-    site.pictures.append(Picture("isle:unseen", camera="cam9", deployment="Mesa", taken=DAY, things=[Thing("u", "fox", validated=False)]))
+    site.images.append(Picture("isle:unseen", camera="cam9", deployment="Mesa", taken=DAY, things=[Thing("u", "fox", validated=False)]))
     assert exported(here, **animl).counts.kept == count
 
 
@@ -151,9 +151,9 @@ def test_the_plans_filters_choose(site: AnimlSite, here: Settings, animl: dict[s
 
 def test_an_export_that_animl_cuts_off_is_asked_again_in_halves(site: AnimlSite, here: Settings) -> None:
     site.stream_above = 20
-    site.pictures[-1].things = []  # the end of the file is written with the last image's last object
+    site.images[-1].things = []  # the end of the file is written with the last image's last object
     artifact = exported(here, only_reviewed=False, window_images=15_000)
-    assert said(here, artifact) == {t.id: t.name for p in site.pictures for t in p.things}
+    assert said(here, artifact) == {t.id: t.name for p in site.images for t in p.things}
     assert len(open_store(here).table(artifact, "images.parquet")) == 200
     assert artifact.counts.noted == {}
     with pytest.raises(json.JSONDecodeError):
@@ -170,7 +170,7 @@ def test_an_export_during_which_the_count_moves_is_asked_again(site: AnimlSite, 
 
 
 def test_a_window_that_cannot_be_halved_is_asked_a_second_time(site: AnimlSite, here: Settings) -> None:
-    for p in site.pictures:
+    for p in site.images:
         p.taken = DAY
     site.vanish = 1
     artifact = exported(here, created_from="2026-03-01T00:00:00", created_to="2026-03-01T00:00:01")
@@ -185,7 +185,7 @@ def test_an_animl_that_always_miscounts_ends_in_one_line_and_not_in_an_export_an
 
 
 def test_one_image_that_fails_costs_a_small_hole_which_is_said_and_filled_later(site: AnimlSite, here: Settings) -> None:
-    bad = site.pictures[77]
+    bad = site.images[77]
     site.poisoned = {bad.id}
     artifact = exported(here)
     lacking = held(site).keys() - said(here, artifact).keys()
@@ -205,7 +205,7 @@ def test_one_image_that_fails_costs_a_small_hole_which_is_said_and_filled_later(
 
 
 def test_a_small_window_that_fails_does_not_stop_the_others(site: AnimlSite, here: Settings) -> None:
-    site.poisoned = {site.pictures[0].id}
+    site.poisoned = {site.images[0].id}
     artifact = exported(here, window_images=SMALL_HOLE)
     assert artifact.counts.noted["window_failed"] == 1
     assert artifact.counts.kept > 150
@@ -321,9 +321,9 @@ def test_when_nothing_was_validated_since_nothing_is_exported_and_the_step_is_ca
 def test_only_what_was_validated_since_is_asked_for_and_later_answers_win(site: AnimlSite, here: Settings) -> None:
     exported(here)
     exports, now = len(site.exports), datetime.now(UTC)
-    site.pictures[5].things = [Thing(site.pictures[5].things[0].id, "person", date=now)]
-    site.pictures[6].things = [Thing("another", "Rat", date=now)]
-    site.pictures.append(Picture("isle:new", taken=DAY, things=[Thing("n", "fox", date=now)]))
+    site.images[5].things = [Thing(site.images[5].things[0].id, "person", date=now)]
+    site.images[6].things = [Thing("another", "Rat", date=now)]
+    site.images.append(Picture("isle:new", taken=DAY, things=[Thing("n", "fox", date=now)]))
     artifact = exported(here)
     assert said(here, artifact) == held(site)
     assert [set(f) for f in site.exports[exports:]] == [{"reviewed", "custom"}]
@@ -333,7 +333,7 @@ def test_only_what_was_validated_since_is_asked_for_and_later_answers_win(site: 
 def test_only_a_full_export_notices_what_was_deleted(site: AnimlSite, here: Settings, caplog: pytest.LogCaptureFixture) -> None:
     before = held(site)
     exported(here)
-    del site.pictures[:7]
+    del site.images[:7]
     assert said(here, exported(here)) == before
     with caplog.at_level(logging.WARNING):
         assert said(here, exported(here, full_after_days=0)) == held(site)
@@ -350,8 +350,8 @@ def test_a_full_export_in_which_nothing_changed_changes_nothing(site: AnimlSite,
 
 def test_what_an_earlier_export_holds_stands_in_for_a_hole_in_a_full_one(site: AnimlSite, here: Settings) -> None:
     exported(here)
-    del site.pictures[190:]
-    site.poisoned = {site.pictures[77].id}
+    del site.images[190:]
+    site.poisoned = {site.images[77].id}
     artifact = exported(here, full_after_days=0)
     assert said(here, artifact) == held(site)
     assert artifact.counts.noted["window_failed"] == 1
@@ -395,8 +395,8 @@ def test_a_merge_is_a_dictionary_that_later_answers_update(answers: list[dict[st
 
 
 def test_records_that_cannot_be_merged_are_counted_like_those_of_a_file(site: AnimlSite, here: Settings) -> None:
-    site.pictures[1].things.append(Thing(site.pictures[1].things[0].id, "Rat"))
-    site.pictures[2].id = site.pictures[3].id
+    site.images[1].things.append(Thing(site.images[1].things[0].id, "Rat"))
+    site.images[2].id = site.images[3].id
     artifact = exported(here, window_images=15_000)
     assert artifact.counts.dropped == {"duplicate_object": 1, "duplicate_image": 1}
 
@@ -404,7 +404,7 @@ def test_records_that_cannot_be_merged_are_counted_like_those_of_a_file(site: An
 # -- places ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_renamed_camera_deployment_is_one_place_by_its_oldest_name(site: AnimlSite, here: Settings) -> None:
+def test_a_renamed_camera_deployment_is_one_location_by_its_oldest_name(site: AnimlSite, here: Settings) -> None:
     site.cameras = [
         camera("cam1", ("Ridge", "2025-05-01T00:00:00Z", 34.00002, -119.7), ("default", None, 34.3, -119.7)),
         camera("cam0", ("Cove", "2024-05-01T00:00:00Z", 34.0, -119.7)),
@@ -412,23 +412,25 @@ def test_a_renamed_camera_deployment_is_one_place_by_its_oldest_name(site: Animl
     ]
     artifact = exported(here)
     store = open_store(here)
-    table = store.table(artifact, "places.parquet")
-    assert list(table.columns) == ["location", "place", "lat", "lon"]
-    assert dict(zip(table["location"], table["place"], strict=True)) == {
+    table = store.table(artifact, "locations.parquet")
+    assert list(table.columns) == ["deployment", "location", "lat", "lon"]
+    assert dict(zip(table["deployment"], table["location"], strict=True)) == {
         "Cove": "Cove",
         "Ridge": "Cove",
         "Dune": "Dune",
         "cam1-default": "cam1-default",
     }
-    assert set(store.table(artifact, "images.parquet")["place"]) == {"Cove", "Dune"}
-    apart = exported(here, merge_places_within_m=None)
-    assert set(store.table(apart, "images.parquet")["place"]) == {"Cove", "Dune", "Ridge"}
-    assert math.isnan(store.table(apart, "places.parquet")["lat"][0])
+    assert set(store.table(artifact, "images.parquet")["location"]) == {"Cove", "Dune"}
+    apart = exported(here, merge_locations_within_m=None)
+    assert set(store.table(apart, "images.parquet")["location"]) == {"Cove", "Dune", "Ridge"}
+    assert math.isnan(store.table(apart, "locations.parquet")["lat"][0])
 
 
-def test_a_name_used_at_two_sites_is_one_place_since_exports_say_the_name_only() -> None:
-    far = [CameraDeployment(location=n, camera="c", started=None, lat=lat, lon=0.0) for n, lat in (("Gate", 34.0), ("Gate", 35.0), ("Bay", 35.00001))]
-    assert {p.place for p in merged_places(far, 10)} == {"Bay"}
+def test_a_name_used_at_two_sites_is_one_location_since_exports_say_the_name_only() -> None:
+    far = [
+        CameraDeployment(deployment=n, camera="c", started=None, lat=lat, lon=0.0) for n, lat in (("Gate", 34.0), ("Gate", 35.0), ("Bay", 35.00001))
+    ]
+    assert {p.location for p in merge_deployments(far, 10)} == {"Bay"}
 
 
 def metres(a: CameraDeployment, b: CameraDeployment) -> float:
@@ -440,16 +442,18 @@ def metres(a: CameraDeployment, b: CameraDeployment) -> float:
 
 @hypothesis_settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=12), st.sampled_from([5.0, 25.0, 60.0]))
-def test_places_are_the_chains_of_deployments_that_are_near(grid: list[tuple[int, int]], radius: float) -> None:
+def test_locations_are_the_chains_of_deployments_that_are_near(grid: list[tuple[int, int]], radius: float) -> None:
     """Deployments on a grid of about 11 m at 34 degrees north, by the slow way: join until nothing more joins."""
-    all_ = [CameraDeployment(location=f"n{i:02d}", camera="c", started=None, lat=34 + y * 1e-4, lon=-119 + x * 1e-4) for i, (y, x) in enumerate(grid)]
-    place = {d.location: d.location for d in all_}
+    all_ = [
+        CameraDeployment(deployment=f"n{i:02d}", camera="c", started=None, lat=34 + y * 1e-4, lon=-119 + x * 1e-4) for i, (y, x) in enumerate(grid)
+    ]
+    loc = {d.deployment: d.deployment for d in all_}
     for _ in all_:
         for a in all_:
             for b in all_:
                 if metres(a, b) <= radius:
-                    place[a.location] = place[b.location] = min(place[a.location], place[b.location])
-    assert {p.location: p.place for p in merged_places(all_, radius)} == place
+                    loc[a.deployment] = loc[b.deployment] = min(loc[a.deployment], loc[b.deployment])
+    assert {p.deployment: p.location for p in merge_deployments(all_, radius)} == loc
 
 
 # -- the plan, and secrets -------------------------------------------------------------------------------------------
@@ -475,10 +479,10 @@ def test_a_source_that_does_not_fit_is_one_line(changes: dict[str, Any], line: s
 def test_the_source_that_the_docs_show_is_one_with_every_key_and_its_default() -> None:
     text = (ROOT / "docs" / "animl.md").read_text(encoding="utf-8")
     [shown] = yaml.safe_load(text.split("```yaml")[1].split("```")[0])["sources"]
-    whole = SourcePlan.model_validate(shown).animl
+    whole = SourceConfig.model_validate(shown).animl
     assert whole is not None
-    assert shown["animl"].keys() == AnimlPlan.model_fields.keys()
-    assert whole.model_copy(update={"created_from": None, "created_to": None}) == AnimlPlan()
+    assert shown["animl"].keys() == AnimlExportConfig.model_fields.keys()
+    assert whole.model_copy(update={"created_from": None, "created_to": None}) == AnimlExportConfig()
 
 
 def test_no_secret_is_in_the_store_or_the_log_or_an_error(site: AnimlSite, here: Settings, caplog: pytest.LogCaptureFixture) -> None:
@@ -515,4 +519,4 @@ def test_a_project_of_six_thousand_images_with_animls_exact_fields_arrives_whole
     names = {c["id"]: c["name"] for c in cct["categories"]}
     assert said(here, artifact) == {a["id"]: names[a["category_id"]] for a in cct["annotations"]}
     images = open_store(here).table(artifact, "images.parquet")
-    assert dict(zip(images["image_id"], images["place"], strict=True)) == {i["id"]: i["location"] for i in cct["images"]}
+    assert dict(zip(images["image_id"], images["location"], strict=True)) == {i["id"]: i["location"] for i in cct["images"]}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from animl_pipeline.config import LabelsPlan, SourcePlan, check_plan
+from animl_pipeline.config import LabelsConfig, SourceConfig, check_plan
 from animl_pipeline.config.lila_datasets import lila_sets
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError, PlanError
@@ -34,19 +34,19 @@ BOX = (0.25, 0.5, 0.25, 0.25)
 """Relative x, y, width, height."""
 
 
-def source(export: str, **fields: Any) -> SourcePlan:
-    return SourcePlan.model_validate({"name": "isle", "export": export} | fields)
+def source(export: str, **fields: Any) -> SourceConfig:
+    return SourceConfig.model_validate({"name": "isle", "export": export} | fields)
 
 
 def names(store: Store, artifact: Artifact) -> dict[str, str]:
     """Image id → the name of its object."""
-    table = store.table(artifact, "objects.parquet")
+    table = store.table(artifact, "annotations.parquet")
     return dict(zip(table["image_id"], table["name"], strict=True))
 
 
-def places(store: Store, artifact: Artifact) -> dict[str, str]:
+def locations(store: Store, artifact: Artifact) -> dict[str, str]:
     table = store.table(artifact, "images.parquet")
-    return dict(zip(table["image_id"], table["place"], strict=True))
+    return dict(zip(table["image_id"], table["location"], strict=True))
 
 
 def problems(store: Store, artifact: Artifact) -> set[tuple[str, str]]:
@@ -54,7 +54,7 @@ def problems(store: Store, artifact: Artifact) -> set[tuple[str, str]]:
     return set(zip(table["problem"], table["subject"], strict=True))
 
 
-def write_pictures(folder: Path, *paths: str) -> None:
+def write_images(folder: Path, *paths: str) -> None:
     for i, path in enumerate(paths):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(jpeg(seed=i))
@@ -75,14 +75,14 @@ def dated(taken: str, zone: str = "") -> bytes:
 def test_the_same_labels_are_read_alike_however_they_are_written(store: Store, settings: Settings, tmp_path: Path) -> None:
     """A fox and a rat at two places: as COCO for Camera Traps, as folders, as a Camtrap DP and as MegaDetector's JSON."""
     cct = Export()
-    cct.object(cct.picture("cove", file_name="cove/fox/a.jpg"), 1, [16, 24, 16, 12])
-    cct.object(cct.picture("bay", file_name="bay/rat/b.jpg"), 2, [16, 24, 16, 12])
+    cct.object(cct.image("cove", file_name="cove/fox/a.jpg"), 1, [16, 24, 16, 12])
+    cct.object(cct.image("bay", file_name="bay/rat/b.jpg"), 2, [16, 24, 16, 12])
     (tmp_path / "cct.json").write_bytes(cct.json())
-    write_pictures(tmp_path / "pictures", "cove/fox/a.jpg", "bay/rat/b.jpg")
+    write_images(tmp_path / "images", "cove/fox/a.jpg", "bay/rat/b.jpg")
     package = Package()
-    for place, taxon, path in (("cove", "fox", "cove/fox/a.jpg"), ("bay", "Rat", "bay/rat/b.jpg")):
-        package.deployment(place)
-        package.seen(place, taxon, package.picture(place, filePath=path), BOX)
+    for loc, taxon, path in (("cove", "fox", "cove/fox/a.jpg"), ("bay", "Rat", "bay/rat/b.jpg")):
+        package.deployment(loc)
+        package.seen(loc, taxon, package.image(loc, filePath=path), BOX)
     package.write(tmp_path / "package")
     classes = {"0": "fox", "1": "Rat"}
     rows = [
@@ -92,17 +92,17 @@ def test_the_same_labels_are_read_alike_however_they_are_written(store: Store, s
     machine = {"images": rows, "detection_categories": {"1": "animal"}, "classification_categories": classes, "info": {}}
     (tmp_path / "md.json").write_text(json.dumps(machine))
     told = {
-        "cct": source("cct.json", images="pictures"),
-        "folders": source("pictures", layout="{place}/{label}"),
+        "cct": source("cct.json", images="images"),
+        "folders": source("images", layout="{location}/{label}"),
         "camtrap-dp": source("package"),
-        "megadetector": source("md.json", images="pictures", layout="{place}/*"),
+        "megadetector": source("md.json", images="images", layout="{location}/*"),
     }
     for kind, plan in told.items():
         artifact = export_annotations(plan, store, settings)
         assert sorted(n.casefold() for n in names(store, artifact).values()) == ["fox", "rat"], kind
-        assert sorted(places(store, artifact).values()) == ["bay", "cove"], kind
+        assert sorted(locations(store, artifact).values()) == ["bay", "cove"], kind
         assert sorted(store.table(artifact, "images.parquet")["path"]) == ["bay/rat/b.jpg", "cove/fox/a.jpg"], kind
-        images, objects = store.table(artifact, "images.parquet"), store.table(artifact, "objects.parquet")
+        images, objects = store.table(artifact, "images.parquet"), store.table(artifact, "annotations.parquet")
         if kind == "folders":
             assert objects["x"].isna().all()
         else:
@@ -123,8 +123,8 @@ def enumerate_files(*files: str) -> list[tuple[str, str]]:
         ({"export": "a.json", "images": "i", "kind": "lila"}, ["kind", "lila://"]),
         ({"export": "animl://isle", "images": "i", "kind": "cct"}, ["kind", "animl://"]),
         ({"export": "lila://atlantis"}, ["channel-islands-camera-traps", "'atlantis'"]),
-        ({"export": "pictures", "layout": "label/place"}, ["layout", "{label}"]),
-        ({"export": "pictures", "layout": "{place}", "kind": "folders"}, ["layout", "{label}"]),
+        ({"export": "images", "layout": "label/place"}, ["layout", "{label}"]),
+        ({"export": "images", "layout": "{location}", "kind": "folders"}, ["layout", "{label}"]),
         ({"export": "a.json", "images": "i", "kind": "cct", "layout": "{label}"}, ["layout", "cct"]),
         ({"export": "a.json"}, ["'sources.0.images' is missing"]),
         ({"export": "a.zip", "kind": "camtrap-dp"}, ["'sources.0.images' is missing"]),
@@ -140,12 +140,12 @@ def test_what_does_not_fit_in_a_source_is_one_line(fields: dict[str, Any], words
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-def test_pictures_lie_where_the_export_says_and_old_plans_stay_plans() -> None:
+def test_images_lie_where_the_export_says_and_old_plans_stay_plans() -> None:
     assert source("pictures/by-class").images == "pictures/by-class"
     assert source("https://host/dp/datapackage.json").images == "https://host/dp"
     assert source("lila://channel-islands-camera-traps").images == "lila://channel-islands-camera-traps"
-    old = source("animl://isle", images="i", animl={"cameras": ["a"], "merge_places_within_m": None})
-    assert old.merge_places_within_m is None
+    old = source("animl://isle", images="i", animl={"cameras": ["a"], "merge_locations_within_m": None})
+    assert old.merge_locations_within_m is None
     assert old.animl is not None
     assert old.animl.cameras == ("a",)
 
@@ -153,11 +153,11 @@ def test_pictures_lie_where_the_export_says_and_old_plans_stay_plans() -> None:
 # -- LILA ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_lila_set_comes_by_its_name_with_metadata_in_a_zip_and_pictures_below_its_mirror(store: Store, settings: Settings) -> None:
+def test_a_lila_set_comes_by_its_name_with_metadata_in_a_zip_and_images_below_its_mirror(store: Store, settings: Settings) -> None:
     known = lila_sets()["channel-islands-camera-traps"]
     e = Export()
-    e.picture("loc-1", file_name="loc-1/a.jpg", id="a", seq_id="s1", seq_num_frames=1, frame_num=0, rights_holder="x")
-    e.picture("loc-2", file_name="loc-2/b.jpg", id="b", location=None)
+    e.image("loc-1", file_name="loc-1/a.jpg", id="a", seq_id="s1", seq_num_frames=1, frame_num=0, rights_holder="x")
+    e.image("loc-2", file_name="loc-2/b.jpg", id="b", location=None)
     e.object("a", 1, [4, 4, 20, 20])
     e.object("b", 2)
     for row in e.annotations:  # LILA's files do not say who reviewed what
@@ -165,16 +165,16 @@ def test_a_lila_set_comes_by_its_name_with_metadata_in_a_zip_and_pictures_below_
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("channel-islands-camera-traps.json", e.json())
-    files = {known.metadata: packed.getvalue()} | {f"{known.images}/{name}": data for name, data in e.pictures.items()}
+    files = {known.metadata: packed.getvalue()} | {f"{known.images}/{name}": data for name, data in e.images.items()}
     with served(files) as site:
         here = settings.model_copy(update={"lila": site.address})
         plan = source("lila://channel-islands-camera-traps")
         export = export_annotations(plan, store, here)
-        pictures = fetch_images(plan, export, ["fox", "rat"], store, here)
+        imgs = fetch_images(plan, export, ["fox", "rat"], store, here)
     assert names(store, export) == {"a": "fox", "b": "Rat"}
-    assert places(store, export) == {"a": "loc-1", "b": ""}
-    assert store.table(export, "objects.parquet")["reviewed"].all()
-    assert (export.counts.dropped, pictures.counts.kept) == ({}, 2)
+    assert locations(store, export) == {"a": "loc-1", "b": ""}
+    assert store.table(export, "annotations.parquet")["reviewed"].all()
+    assert (export.counts.dropped, imgs.counts.kept) == ({}, 2)
 
 
 def test_every_known_lila_set_has_paths_that_stay_below_a_mirror() -> None:
@@ -189,37 +189,37 @@ def test_every_known_lila_set_has_paths_that_stay_below_a_mirror() -> None:
 # -- folders -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_folders_name_is_the_label_and_the_place_and_exif_says_when(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_a_folders_name_is_the_label_and_the_location_and_exif_says_when(store: Store, settings: Settings, tmp_path: Path) -> None:
     base = tmp_path / "sorted"
-    write_pictures(base, "north gate/fox/day 1/deep.jpg", "north gate/Deer Mouse/b.PNG", "shallow.jpg", "fox/half.jpg")
+    write_images(base, "north gate/fox/day 1/deep.jpg", "north gate/Deer Mouse/b.PNG", "shallow.jpg", "fox/half.jpg")
     (base / "north gate/fox/c.jpg").write_bytes(dated("2026:03:01 06:30:00", "-08:00"))
     (base / "north gate/fox/broken.jpg").write_bytes(b"\xff\xd8 no picture")
     (base / "north gate/fox/clip.mp4").write_bytes(b"film")
     (base / "north gate/fox/.hidden.jpg").write_bytes(b"")
-    artifact = export_annotations(source("sorted", layout="{place}/{label}"), store, settings)
+    artifact = export_annotations(source("sorted", layout="{location}/{label}"), store, settings)
     assert names(store, artifact) == {
         "north gate/fox/day 1/deep.jpg": "fox",
         "north gate/Deer Mouse/b.PNG": "Deer Mouse",
         "north gate/fox/c.jpg": "fox",
         "north gate/fox/broken.jpg": "fox",
     }
-    assert set(places(store, artifact).values()) == {"north gate"}
+    assert set(locations(store, artifact).values()) == {"north gate"}
     taken = store.table(artifact, "images.parquet").set_index("image_id")["taken"]
     assert taken["north gate/fox/c.jpg"] == "2026-03-01T06:30:00-08:00"
-    assert artifact.counts.dropped == {"not_a_picture": 1, "not_in_a_class_folder": 2}
+    assert artifact.counts.dropped == {"not_an_image": 1, "not_in_a_class_folder": 2}
     assert artifact.counts.noted == {"no_capture_time": 3}
     listing = json.loads(store.path(artifact, "original/listing.json").read_bytes())
     assert len(listing) == 7
     (base / "north gate/fox/new.jpg").write_bytes(dated("2026:03:02 06:30:00"))
-    again = export_annotations(source("sorted", layout="{place}/{label}"), store, settings)
+    again = export_annotations(source("sorted", layout="{location}/{label}"), store, settings)
     assert (again.cached, again.counts.kept) == (False, 5)
 
 
-def test_without_a_layout_the_first_folder_is_the_label_and_the_place_is_unknown(store: Store, settings: Settings, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "sorted", "fox/a.jpg", "rat/x/b.jpg")
+def test_without_a_layout_the_first_folder_is_the_label_and_the_location_is_unknown(store: Store, settings: Settings, tmp_path: Path) -> None:
+    write_images(tmp_path / "sorted", "fox/a.jpg", "rat/x/b.jpg")
     artifact = export_annotations(source("sorted"), store, settings)
     assert names(store, artifact) == {"fox/a.jpg": "fox", "rat/x/b.jpg": "rat"}
-    assert set(places(store, artifact).values()) == {""}
+    assert set(locations(store, artifact).values()) == {""}
 
 
 def test_folders_in_a_bucket_are_listed(store: Store, settings: Settings, bucket: str) -> None:
@@ -228,7 +228,7 @@ def test_folders_in_a_bucket_are_listed(store: Store, settings: Settings, bucket
     plan = source(f"s3://{bucket}/own")
     artifact = export_annotations(plan, store, settings)
     assert names(store, artifact) == {"fox/a.jpg": "fox", "rat/b.jpg": "rat"}
-    assert artifact.counts.dropped == {"not_a_picture": 1}
+    assert artifact.counts.dropped == {"not_an_image": 1}
     assert fetch_images(plan, artifact, ["fox", "rat"], store, settings).counts.kept == 2
 
 
@@ -261,7 +261,7 @@ def island() -> Package:
 
 def test_a_package_is_the_same_from_a_folder_an_address_and_a_zip(store: Store, settings: Settings, tmp_path: Path) -> None:
     package = island()
-    package.seen("d1", "Urocyon littoralis", package.picture("d1"), BOX)
+    package.seen("d1", "Urocyon littoralis", package.image("d1"), BOX)
     package.write(tmp_path / "dp")
     (tmp_path / "dp.zip").write_bytes(package.zipped("inner/"))
     with served(package.files()) as site:
@@ -272,36 +272,36 @@ def test_a_package_is_the_same_from_a_folder_an_address_and_a_zip(store: Store, 
     assert {n: store.path(made[0], f"original/{n}").read_bytes() for n in files} == files
 
 
-def test_deployments_within_metres_are_one_place_by_the_oldest_name(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_deployments_within_metres_are_one_location_by_the_oldest_name(store: Store, settings: Settings, tmp_path: Path) -> None:
     package = island()
     for deployment in ("d1", "d2", "d3"):
-        package.seen(deployment, "Urocyon littoralis", package.picture(deployment), BOX)
+        package.seen(deployment, "Urocyon littoralis", package.image(deployment), BOX)
     package.write(tmp_path / "dp")
-    assert places(store, export_annotations(source("dp"), store, settings)) == {"m0": "gate", "m1": "gate", "m2": "d3"}
-    apart = export_annotations(source("dp", merge_places_within_m=None), store, settings)
-    assert places(store, apart) == {"m0": "gate", "m1": "new gate", "m2": "d3"}
-    by_id = export_annotations(source("dp", place_field="deploymentID", merge_places_within_m=None), store, settings)
-    assert places(store, by_id) == {"m0": "d1", "m1": "d2", "m2": "d3"}
-    with pytest.raises(ExportError, match="place_field: expected a column of its deployments"):
-        export_annotations(source("dp", place_field="island"), store, settings)
+    assert locations(store, export_annotations(source("dp"), store, settings)) == {"m0": "gate", "m1": "gate", "m2": "d3"}
+    apart = export_annotations(source("dp", merge_locations_within_m=None), store, settings)
+    assert locations(store, apart) == {"m0": "gate", "m1": "new gate", "m2": "d3"}
+    by_id = export_annotations(source("dp", location_field="deploymentID", merge_locations_within_m=None), store, settings)
+    assert locations(store, by_id) == {"m0": "d1", "m1": "d2", "m2": "d3"}
+    with pytest.raises(ExportError, match="location_field: expected a column of its deployments"):
+        export_annotations(source("dp", location_field="island"), store, settings)
 
 
-def test_what_pictures_say_counts_before_what_their_event_says(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_what_images_say_counts_before_what_their_event_says(store: Store, settings: Settings, tmp_path: Path) -> None:
     """Events label pictures that nothing else labels, between start and end, whatever the zones, and only with one kind of thing."""
     package = island()
-    told, early, late = (package.picture("d1", s) for s in (5, 6, 50))
+    told, early, late = (package.image("d1", s) for s in (5, 6, 50))
     package.seen("d1", "Vulpes", told, BOX, eventID="e1")
     package.event("d1", "Urocyon littoralis", (4, 10), eventID="e1")
     package.event("d1", "", (40, 59), observationType="blank")
-    two = package.picture("d3", 7)
+    two = package.image("d3", 7)
     package.event("d3", "Rattus", (0, 9))
     package.event("d3", "Peromyscus", (0, 9))
     package.event("d2", "Rattus", (0, 9))
     package.write(tmp_path / "dp")
     artifact = export_annotations(source("dp"), store, settings)
     assert names(store, artifact) == {told: "Vulpes", early: "Urocyon littoralis", late: "empty"}
-    assert two in places(store, artifact)
-    assert artifact.counts.dropped == {"event_with_several_kinds": 2, "event_without_pictures": 1}
+    assert two in locations(store, artifact)
+    assert artifact.counts.dropped == {"event_with_several_kinds": 2, "event_without_images": 1}
     assert store.table(artifact, "images.parquet").set_index("image_id")["sequence"].to_dict() == {
         told: "d1/e1",
         early: "d1/e1",
@@ -312,13 +312,13 @@ def test_what_pictures_say_counts_before_what_their_event_says(store: Store, set
 
 def test_what_a_machine_said_is_unreviewed_and_gives_way_to_people(store: Store, settings: Settings, tmp_path: Path) -> None:
     package = island()
-    both, alone = package.picture("d1", 1), package.picture("d1", 2)
+    both, alone = package.image("d1", 1), package.image("d1", 2)
     package.seen("d1", "Rattus", both, BOX, classificationMethod="machine", classificationProbability=0.7)
     package.seen("d1", "Urocyon littoralis", both, BOX)
     package.seen("d1", "Rattus", alone, BOX, classificationMethod="machine", classificationProbability=0.7)
     package.write(tmp_path / "dp")
     artifact = export_annotations(source("dp"), store, settings)
-    objects = store.table(artifact, "objects.parquet").set_index("image_id")
+    objects = store.table(artifact, "annotations.parquet").set_index("image_id")
     assert objects["name"].to_dict() == {both: "Urocyon littoralis", alone: "Rattus"}
     assert objects["reviewed"].to_dict() == {both: True, alone: False}
     assert objects["confidence"][alone] == pytest.approx(0.7)
@@ -328,7 +328,7 @@ def test_what_a_machine_said_is_unreviewed_and_gives_way_to_people(store: Store,
 
 def test_everything_that_a_package_loses_is_counted_by_its_reason(store: Store, settings: Settings, tmp_path: Path) -> None:
     package = island()
-    kept = package.picture("d1")
+    kept = package.image("d1")
     package.seen("d1", "Vulpes", kept, BOX)
     package.seen("d1", "Vulpes", kept, BOX)
     package.seen("d1", "Vulpes", kept, (0.9, 0.5, 0.5, 0.2))
@@ -336,25 +336,25 @@ def test_everything_that_a_package_loses_is_counted_by_its_reason(store: Store, 
     package.seen("d1", "", kept, observationType="unclassified")
     package.seen("d1", "", kept, observationType="human", cameraSetupType="setup")
     package.seen("d1", "Vulpes", "m99")
-    package.seen("d1", "Vulpes", package.picture("d1", fileMediatype="video/mp4"))
-    package.seen("d1", "Vulpes", package.picture("d1", filePath="https://elsewhere.org/1/file"))
-    package.seen("d1", "Vulpes", package.picture("d1", filePath="../../etc/passwd"))
-    package.seen("d9", "Vulpes", package.picture("d9"))
+    package.seen("d1", "Vulpes", package.image("d1", fileMediatype="video/mp4"))
+    package.seen("d1", "Vulpes", package.image("d1", filePath="https://elsewhere.org/1/file"))
+    package.seen("d1", "Vulpes", package.image("d1", filePath="../../etc/passwd"))
+    package.seen("d9", "Vulpes", package.image("d9"))
     package.write(tmp_path / "dp")
     artifact = export_annotations(source("dp"), store, settings)
     assert artifact.counts.kept == 3
     assert artifact.counts.dropped == {
-        "same_label_again": 1, "malformed_object": 1, "unclassified": 1, "camera_setup": 1, "unknown_image": 2, "not_a_picture": 1,
-        "picture_elsewhere": 1, "of_a_picture_left_out": 2, "unsafe_path": 1,
+        "same_label_again": 1, "malformed_object": 1, "unclassified": 1, "camera_setup": 1, "unknown_image": 2, "not_an_image": 1,
+        "image_elsewhere": 1, "of_a_image_left_out": 2, "unsafe_path": 1,
     }  # fmt: skip
     assert artifact.counts.noted == {"unknown_deployment": 1}
-    assert ("picture_elsewhere", "m2") in problems(store, artifact)
+    assert ("image_elsewhere", "m2") in problems(store, artifact)
 
 
-def test_pictures_behind_addresses_are_found_below_the_base_that_the_plan_names(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_images_behind_addresses_are_found_below_the_base_that_the_plan_names(store: Store, settings: Settings, tmp_path: Path) -> None:
     package = island()
     for i in range(2):
-        package.seen("d1", "Vulpes", package.picture("d1", filePath=f"https://media.host/assets/{i}-a/file", fileName=""), BOX)
+        package.seen("d1", "Vulpes", package.image("d1", filePath=f"https://media.host/assets/{i}-a/file", fileName=""), BOX)
     package.write(tmp_path / "dp")
     with pytest.raises(ExportError, match=r"found all 2 of the package below https://media\.host/assets; set sources\.images to that"):
         export_annotations(source("dp"), store, settings)
@@ -378,7 +378,7 @@ def test_pictures_behind_addresses_are_found_below_the_base_that_the_plan_names(
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_package_that_is_none_is_one_line(store: Store, settings: Settings, tmp_path: Path, change: Any, line: str, zipped: bool) -> None:
     package = island()
-    package.seen("d1", "Vulpes", package.picture("d1"), BOX)
+    package.seen("d1", "Vulpes", package.image("d1"), BOX)
     change(package.description)
     package.write(tmp_path / "dp")
     (tmp_path / "dp.zip").write_bytes(package.zipped())
@@ -416,8 +416,8 @@ def test_a_machines_best_class_is_a_label_that_nobody_has_reviewed(store: Store,
         {"detections": []},
     )
     (tmp_path / "md.json").write_bytes(data)
-    artifact = export_annotations(source("md.json", images="pictures", layout="{place}"), store, settings)
-    objects = store.table(artifact, "objects.parquet")
+    artifact = export_annotations(source("md.json", images="images", layout="{location}"), store, settings)
+    objects = store.table(artifact, "annotations.parquet")
     found = sorted(zip(objects["image_id"], objects["name"], strict=True))
     assert found == [
         ("cove/a.jpg", "fox"),
@@ -427,9 +427,9 @@ def test_a_machines_best_class_is_a_label_that_nobody_has_reviewed(store: Store,
         ("cove/c.jpg", "empty"),
     ]
     assert not objects["reviewed"].any()
-    assert artifact.counts.dropped == {"failed_picture": 1, "not_a_picture": 1, "unsafe_path": 1, "image_without_id": 1, "malformed_object": 2}
-    assert artifact.counts.noted == {"picture_with_boxes_below_confidence": 2, "no_place_folder": 1, "unreviewed": 5}
-    assert places(store, artifact) == {"cove/a.jpg": "cove", "cove/b.jpg": "cove", "cove/c.jpg": "cove", "g.jpg": ""}
+    assert artifact.counts.dropped == {"failed_image": 1, "not_an_image": 1, "unsafe_path": 1, "image_without_id": 1, "malformed_object": 2}
+    assert artifact.counts.noted == {"image_with_boxes_below_confidence": 2, "no_location_folder": 1, "unreviewed": 5}
+    assert locations(store, artifact) == {"cove/a.jpg": "cove", "cove/b.jpg": "cove", "cove/c.jpg": "cove", "g.jpg": ""}
     assert store.path(artifact, "original/results.json").read_bytes() == data
 
 
@@ -454,7 +454,7 @@ def test_what_is_no_result_of_megadetector_is_one_line(store: Store, settings: S
 
 def test_an_archive_that_unpacks_to_far_more_than_it_is_ends_in_one_line(store: Store, settings: Settings, tmp_path: Path) -> None:
     package = island()
-    package.seen("d1", "Vulpes", package.picture("d1"), BOX)
+    package.seen("d1", "Vulpes", package.image("d1"), BOX)
     files = package.files() | {"media.csv": b"\0" * (80 << 20)}
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
@@ -474,70 +474,70 @@ def test_a_gzip_is_unpacked_and_a_broken_one_is_one_line() -> None:
 # -- several sources ---------------------------------------------------------------------------------------------------
 
 
-def labelled(store: Store, settings: Settings, *plans: SourcePlan) -> Artifact:
+def labelled(store: Store, settings: Settings, *plans: SourceConfig) -> Artifact:
     """The labels of some sources, foxes and rats."""
     steps = []
     for plan in plans:
         export = export_annotations(plan, store, settings)
         steps.append(SourceSteps(plan, export, fetch_images(plan, export, ["fox", "rat"], store, settings)))
-    return resolve_labels(steps, LabelsPlan.model_validate({"classes": {"fox": ["fox"], "rat": ["rat"]}}), store, settings)
+    return resolve_labels(steps, LabelsConfig.model_validate({"classes": {"fox": ["fox"], "rat": ["rat"]}}), store, settings)
 
 
-def test_sources_keep_their_places_apart_unless_they_share_them(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_sources_keep_their_locations_apart_unless_they_share_them(store: Store, settings: Settings, tmp_path: Path) -> None:
     """Shared, a camera is one place whichever export names it: by its name, by what one export knows of it, by where it lies."""
     package = island()
     for deployment in ("d1", "d2", "d3"):
-        package.seen(deployment, "fox", package.picture(deployment), BOX)
+        package.seen(deployment, "fox", package.image(deployment), BOX)
     package.write(tmp_path / "dp")
     e = Export()
-    for place in ("new gate", "d3", "cove"):
-        e.object(e.picture(place), 2, [4, 4, 20, 20])
+    for loc in ("new gate", "d3", "cove"):
+        e.object(e.image(loc), 2, [4, 4, 20, 20])
     e.write(tmp_path / "cct")
     one = {"name": "one", "export": "dp"}
     two = {"name": "two", "export": "cct/export.json", "images": "cct/images"}
 
     def at(**fields: Any) -> dict[str, set[str]]:
-        made = labelled(store, settings, *(SourcePlan.model_validate(s | fields) for s in (one, two)))
+        made = labelled(store, settings, *(SourceConfig.model_validate(s | fields) for s in (one, two)))
         rows = store.table(made, "labels.parquet").astype(str)
-        return {source: set(places) for source, places in rows.groupby("source")["place"]}
+        return {source: set(locations) for source, locations in rows.groupby("source")["location"]}
 
     assert at() == {"one": {"one/gate", "one/d3"}, "two": {"two/new gate", "two/d3", "two/cove"}}
-    assert at(places="island") == {"one": {"island/gate", "island/d3"}, "two": {"island/gate", "island/d3", "island/cove"}}
+    assert at(locations="island") == {"one": {"island/gate", "island/d3"}, "two": {"island/gate", "island/d3", "island/cove"}}
 
 
 def test_a_sources_limits_choose_before_anything_travels_and_the_choice_stays_as_it_grows(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    pictures = {}
+    imgs = {}
     for i in range(40):
-        e.picture(("den", "den", "den", f"p{i}")[i % 4], seed=i, id=f"i{i}", file_name=f"{i}.jpg")
+        e.image(("den", "den", "den", f"p{i}")[i % 4], seed=i, id=f"i{i}", file_name=f"{i}.jpg")
         e.object(f"i{i}", 1 + i % 2, [4, 4, 20, 20])
-        pictures[f"{i}.jpg"] = e.pictures[f"{i}.jpg"]
+        imgs[f"{i}.jpg"] = e.images[f"{i}.jpg"]
     (tmp_path / "e.json").write_bytes(e.json())
 
     def fetched(asked: dict[str, int], **limits: int) -> tuple[Artifact, set[str]]:
-        with served(pictures) as site:
+        with served(imgs) as site:
             plan = source("e.json", images=site.address, **limits)
             made = fetch_images(plan, export_annotations(plan, store, settings), ["fox", "rat"], store, settings)
             asked |= {path: n for path, n in site.asked.items() if n}
         return made, set(store.table(made, "images.parquet")["image_id"])
 
     asked: dict[str, int] = {}
-    made, few = fetched(asked, max_per_place=4)
+    made, few = fetched(asked, max_per_location=4)
     assert made.counts.dropped == {"over_limit": 26}
     assert len(asked) == made.counts.kept == 14
-    _, fewer = fetched({}, max_per_place=4, max_images=6)
-    _, more = fetched({}, max_per_place=5)
+    _, fewer = fetched({}, max_per_location=4, max_images=6)
+    _, more = fetched({}, max_per_location=5)
     assert fewer < few < more
     assert len(fewer) == 6
     missing = store.table(made, "missing.parquet")
     assert set(missing["reason"]) == {"over_limit"}
-    assert set(missing["detail"]) == {"the source's limits: max_per_place 4"}
+    assert set(missing["detail"]) == {"the source's limits: max_per_location 4"}
 
 
 def test_labels_say_which_objects_a_sources_limit_left_out(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
     for i in range(6):
-        e.object(e.picture(f"p{i}"), 1 + i % 2, [4, 4, 20, 20])
+        e.object(e.image(f"p{i}"), 1 + i % 2, [4, 4, 20, 20])
     e.write(tmp_path)
     plan = source("export.json", images="images", max_images=5)
     made = labelled(store, settings, plan)

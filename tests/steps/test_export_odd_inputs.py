@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from animl_pipeline.config import SourcePlan
+from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.core.records import Artifact
@@ -26,12 +26,12 @@ from tests.support.coco_export import Export
 BOX = (0.25, 0.5, 0.25, 0.25)
 
 
-def source(export: str, **fields: Any) -> SourcePlan:
-    return SourcePlan.model_validate({"name": "isle", "export": export, "images": "pictures"} | fields)
+def source(export: str, **fields: Any) -> SourceConfig:
+    return SourceConfig.model_validate({"name": "isle", "export": export, "images": "images"} | fields)
 
 
 def names(store: Store, artifact: Artifact) -> dict[str, str]:
-    table = store.table(artifact, "objects.parquet")
+    table = store.table(artifact, "annotations.parquet")
     return dict(zip(table["image_id"], table["name"], strict=True))
 
 
@@ -40,7 +40,7 @@ def column(store: Store, artifact: Artifact, name: str) -> dict[str, str]:
     return dict(zip(table["image_id"], table[name], strict=True))
 
 
-def refusal(plan: SourcePlan, store: Store, settings: Settings) -> str:
+def refusal(plan: SourceConfig, store: Store, settings: Settings) -> str:
     """The one line in which an export ends."""
     with pytest.raises(ExportError) as caught:
         export_annotations(plan, store, settings)
@@ -58,7 +58,7 @@ def zipped(files: dict[str, bytes]) -> bytes:
 
 def fox() -> Export:
     e = Export()
-    e.object(e.picture("cove"), 1, [4, 4, 20, 20])
+    e.object(e.image("cove"), 1, [4, 4, 20, 20])
     return e
 
 
@@ -69,7 +69,7 @@ def test_what_macos_packs_beside_a_file_is_not_taken_for_one(store: Store, setti
     (tmp_path / "cct.zip").write_bytes(zipped({"a.json": fox().json(), "__MACOSX/._a.json": b"\x00\x05"}))
     assert export_annotations(source("cct.zip"), store, settings).counts.kept == 1
     package = Package()
-    package.seen(package.deployment("d"), "Vulpes", package.picture("d"), BOX)
+    package.seen(package.deployment("d"), "Vulpes", package.image("d"), BOX)
     (tmp_path / "dp.zip").write_bytes(zipped({f"dp/{k}": v for k, v in package.files().items()} | {"__MACOSX/dp/datapackage.json": b"\x00"}))
     assert export_annotations(source("dp.zip"), store, settings).counts.kept == 1
 
@@ -102,13 +102,13 @@ def test_an_id_is_the_same_as_text_and_as_a_number(store: Store, settings: Setti
     (tmp_path / "a.json").write_text(json.dumps(cct))
     artifact = export_annotations(source("a.json"), store, settings)
     assert names(store, artifact) == {"7": "fox"}
-    assert column(store, artifact, "place") == {"7": "12"}
+    assert column(store, artifact, "location") == {"7": "12"}
 
 
 def test_a_category_of_two_names_makes_no_labels(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = fox()
-    e.object(e.picture("bay"), 2)
-    e.object(e.picture("bay"), True)  # as no export should have it
+    e.object(e.image("bay"), 2)
+    e.object(e.image("bay"), True)  # as no export should have it
     e.categories = [{"id": 1, "name": "fox"}, {"id": 2, "name": "rat"}, {"id": 2, "name": "owl"}, {"name": "elk"}, {"id": 3}]
     (tmp_path / "a.json").write_bytes(e.json())
     artifact = export_annotations(source("a.json"), store, settings)
@@ -117,20 +117,20 @@ def test_a_category_of_two_names_makes_no_labels(store: Store, settings: Setting
     assert artifact.counts.noted == {"ambiguous_category": 1, "malformed_category": 2}
 
 
-def test_what_is_not_a_number_is_no_place_no_time_and_no_sequence(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_what_is_not_a_number_is_no_location_no_time_and_no_sequence(store: Store, settings: Settings, tmp_path: Path) -> None:
     """As pandas writes cells that are empty: all these pictures would be of one place, named nan."""
     e = fox()
-    e.object(e.picture(location=float("nan"), datetime=float("nan"), seq_id=float("nan")), 1)
+    e.object(e.image(location=float("nan"), datetime=float("nan"), seq_id=float("nan")), 1)
     (tmp_path / "a.json").write_bytes(e.json())
     artifact = export_annotations(source("a.json"), store, settings)
-    said = {c: list(column(store, artifact, c).values())[1] for c in ("place", "taken", "sequence")}
-    assert said == {"place": "", "taken": "", "sequence": ""}
+    said = {c: list(column(store, artifact, c).values())[1] for c in ("location", "taken", "sequence")}
+    assert said == {"location": "", "taken": "", "sequence": ""}
 
 
-def test_a_path_that_windows_wrote_is_one_below_the_pictures(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_a_path_that_windows_wrote_is_one_below_the_images(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
     for name in (r"cove\a.jpg", r"..\b.jpg", r"C:\c.jpg"):
-        e.object(e.picture(file_name=name), 1)
+        e.object(e.image(file_name=name), 1)
     (tmp_path / "a.json").write_bytes(e.json())
     artifact = export_annotations(source("a.json"), store, settings)
     assert list(column(store, artifact, "path").values()) == ["cove/a.jpg"]
@@ -189,7 +189,7 @@ def test_results_that_say_nothing_are_one_line(store: Store, settings: Settings,
 
 def package() -> Package:
     p = Package()
-    p.seen(p.deployment("d"), "Vulpes", p.picture("d"), BOX)
+    p.seen(p.deployment("d"), "Vulpes", p.image("d"), BOX)
     return p
 
 
@@ -230,7 +230,7 @@ def test_rows_with_more_values_than_columns_do_not_move_under_other_names(store:
 
 def test_a_table_is_read_in_the_encoding_that_the_package_names(store: Store, settings: Settings, tmp_path: Path) -> None:
     p = package()
-    p.seen("d", "Hérisson", p.picture("d"), BOX)
+    p.seen("d", "Hérisson", p.image("d"), BOX)
     p.description["resources"][2]["encoding"] = "ISO-8859-1"
     p.write(tmp_path / "dp")
     (tmp_path / "dp/observations.csv").write_bytes(p.files()["observations.csv"].decode("utf-8-sig").encode("latin-1"))
@@ -244,14 +244,14 @@ def test_dates_of_any_century_and_deployments_named_twice_lose_nothing(store: St
         ("new", 11, "9999-12-31T23:59:59Z", "9999-12-31T23:59:59Z"),
     ):
         p.deployment(name, lat, 10, started, locationID=name)
-        p.picture(name, timestamp=taken)
+        p.image(name, timestamp=taken)
         p.seen(name, name, eventStart="0001-01-01T00:00:00Z", eventEnd="9999-12-31T23:59:59Z")
     p.deployment("old", 12, 10, locationID="elsewhere")
-    p.seen("old", "fox", p.picture("old", timestamp="yesterday"), observationLevel="no such level")
+    p.seen("old", "fox", p.image("old", timestamp="yesterday"), observationLevel="no such level")
     p.write(tmp_path / "dp")
     artifact = export_annotations(source("dp", images="dp"), store, settings)
     assert names(store, artifact) == {"m0": "old", "m1": "new", "m2": "fox"}
-    assert column(store, artifact, "place") == {"m0": "old", "m1": "new", "m2": "old"}
+    assert column(store, artifact, "location") == {"m0": "old", "m1": "new", "m2": "old"}
     assert artifact.counts.noted == {"duplicate_deployment": 1}
 
 
@@ -277,7 +277,7 @@ def test_names_that_no_table_holds_and_links_are_counted(store: Store, settings:
     assert artifact.counts.dropped == {"name_not_utf8": 1, "link_to_a_folder": 1}
 
 
-def test_a_folder_that_cannot_be_listed_is_one_line_instead_of_fewer_pictures(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_listed_is_one_line_instead_of_fewer_images(store: Store, settings: Settings, tmp_path: Path) -> None:
     put(tmp_path / "sorted/fox/a.jpg", jpeg())
     handle = os.open(tmp_path / "sorted", os.O_RDONLY)
     for _ in range(20):  # deeper than a path can say
@@ -307,7 +307,7 @@ def test_a_date_in_exif_counts_where_there_is_such_a_day(store: Store, settings:
     assert column(store, export_annotations(source("sorted"), store, settings), "taken") == {"fox/a.jpg": taken}
 
 
-def test_damaged_exif_is_a_picture_without_a_date_and_no_warning(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_damaged_exif_is_a_image_without_a_date_and_no_warning(store: Store, settings: Settings, tmp_path: Path) -> None:
     exif, buffer = Image.Exif(), io.BytesIO()
     exif.get_ifd(0x8769).update({0x9003: "2026:03:01 10:00:00"})
     Image.new("RGB", (32, 24)).save(buffer, "JPEG", exif=exif)

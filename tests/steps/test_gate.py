@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from animl_pipeline.config import GatePlan, Plan
+from animl_pipeline.config import GateConfig, Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PlanError
-from animl_pipeline.core.records import Artifact, Comparison, Difference, Metrics
+from animl_pipeline.core.records import Artifact, ClassComparison, Comparison, Metrics
 from animl_pipeline.deploy.history import begin, close, new_record
 from animl_pipeline.deploy.released_model import champion_of
 from animl_pipeline.inference.classifier import Classifier, read_card
@@ -26,7 +26,7 @@ from animl_pipeline.steps.evaluation.bootstrap_intervals import Draws, interval,
 from animl_pipeline.steps.evaluation.compare_champion import compare
 from animl_pipeline.steps.evaluation.error_tables import animl_table
 from animl_pipeline.steps.evaluation.gate import judged as gate_of
-from animl_pipeline.steps.evaluation.label_audit import picture_link, suspects
+from animl_pipeline.steps.evaluation.label_audit import image_link, suspects
 from animl_pipeline.steps.evaluation.metrics import metrics_of
 from animl_pipeline.steps.evaluation.predictions import join_splits, score_test_crops
 from animl_pipeline.steps.evaluation.slices import bursts, by_majority, credited, parts_of
@@ -81,8 +81,8 @@ def against(champion: Judged, new: tuple[Colours, Colours], steps: Street, store
     plan = island_plan()
     classifier = Classifier.load(store.path(linear_step(store, new), "model.onnx").parent)
     split = join_splits(store.table(steps.crops, "crops.parquet"), store.table(steps.splits, "splits.parquet"))
-    test = score_test_crops(split, classifier, store, plan.view)
-    return compare(test, tuple(ISLAND), {}, champion.package, plan.view, store)[0]
+    test = score_test_crops(split, classifier, store, plan.model_input)
+    return compare(test, tuple(ISLAND), {}, champion.package, plan.model_input, store)[0]
 
 
 def release_it(done: Judged, plan: Plan, store: Store, *, state: str = "done") -> None:
@@ -130,7 +130,7 @@ def test_a_challenger_that_learnt_shuffled_labels_of_the_invader_is_held_and_the
     assert page.index("Missed invaders") < page.index("The worst mistakes")
     assert "labelled rat" in page.split("Missed invaders")[1].split("The worst mistakes")[0]
     missed = pd.read_csv(store.path(done.evaluation, "missed_invaders.csv"))
-    assert set(missed["label"]) == {"rat"}
+    assert set(missed["class_id"]) == {"rat"}
     assert ((missed["own"] < missed["threshold"]) == (missed["at_threshold"] == "missed")).all()
     assert "**Hold**: it misses the invasive class rat" in store.path(done.package, "MODEL_CARD.md").read_text()
 
@@ -150,9 +150,9 @@ def test_a_challenger_as_good_as_the_champion_is_promoted(store: Store, steps: S
         assert (d.recall, d.f1) == (pytest.approx((before.recall, after.recall)), pytest.approx((before.f1, after.f1)))
 
 
-def test_a_champion_with_another_view_sees_its_own_cut_anew_from_the_pictures(store: Store, steps: Street) -> None:
-    wide = island_plan(view={"size": 48, "margin": 0.25, "mean": [0.5] * 3, "std": [0.5] * 3})
-    old = judged(store, linear_step(store, learnt(island()), view=wide.view), street(store, island(), wide, tuple(ISLAND)), wide)
+def test_a_champion_with_another_view_sees_its_own_cut_anew_from_the_images(store: Store, steps: Street) -> None:
+    wide = island_plan(model_input={"size": 48, "margin": 0.25, "mean": [0.5] * 3, "std": [0.5] * 3})
+    old = judged(store, linear_step(store, learnt(island()), model_input=wide.model_input), street(store, island(), wide, tuple(ISLAND)), wide)
     weights, bias = learnt(island())
     found = against(old, (weights * np.float32(1.01), bias), steps, store)
     assert found.own_view
@@ -162,7 +162,7 @@ def test_a_champion_with_another_view_sees_its_own_cut_anew_from_the_pictures(st
 def test_classes_that_only_one_of_them_knows_are_named_and_left_out(store: Store, steps: Street) -> None:
     weights, bias = learnt(island())
     fewer = island_plan(labels={"classes": {"rat": ["rat"], "fox": ["fox"]}})
-    some = [d for d in island() if d.label != "bird"]
+    some = [d for d in island() if d.class_id != "bird"]
     old = judged(store, linear_step(store, (weights[:, :2], bias[:2]), ("rat", "fox")), street(store, some, fewer, ("rat", "fox")), fewer)
     found = against(old, (weights, bias), steps, store)
     assert (found.new, found.gone) == (("bird",), ())
@@ -172,16 +172,16 @@ def test_classes_that_only_one_of_them_knows_are_named_and_left_out(store: Store
 
 def test_models_without_a_class_in_common_are_compared_on_nothing(store: Store, champion: Judged) -> None:
     plan = island_plan()
-    rows = pd.DataFrame({"label": ["owl", "cow"], "predicted": ["owl", "cow"], "probability": 1.0, "infrared": False, "p_owl": 1.0, "p_cow": 0.0})
-    rows = rows.assign(place="isle/a", source="isle", image_id="i", blob="", picture="", ymin=0.0, xmin=0.0, ymax=1.0, xmax=1.0)
-    found = compare(rows, ("owl", "cow"), {}, champion.package, plan.view, store)[0]
+    rows = pd.DataFrame({"class_id": ["owl", "cow"], "predicted": ["owl", "cow"], "probability": 1.0, "infrared": False, "p_owl": 1.0, "p_cow": 0.0})
+    rows = rows.assign(location="isle/a", source="isle", image_id="i", blob="", image="", ymin=0.0, xmin=0.0, ymax=1.0, xmax=1.0)
+    found = compare(rows, ("owl", "cow"), {}, champion.package, plan.model_input, store)[0]
     assert (found.examples, found.left_out, found.classes) == (0, 2, ())
 
 
 def test_a_challenger_without_an_invasive_class_of_the_champion_is_held(store: Store, champion: Judged) -> None:
     weights, bias = learnt(island())
     fewer = island_plan(labels={"classes": {"fox": ["fox"], "bird": ["bird"]}}, thresholds={"invasive": []})
-    some = [d for d in island() if d.label != "rat"]
+    some = [d for d in island() if d.class_id != "rat"]
     model = linear_step(store, (weights[:, 1:], bias[1:]), ("fox", "bird"))
     new = read_metrics(judged(store, model, street(store, some, fewer, ("fox", "bird")), fewer, champion.package).evaluation, store)
     assert new.verdict == "hold"
@@ -222,7 +222,7 @@ def test_a_released_model_is_judged_again_against_what_was_there_before_it(store
 
 def test_a_record_that_cannot_be_read_is_left_out(store: Store, plan: Plan, champion: Judged) -> None:
     release_it(champion, plan, store)
-    store.depot.put(f"releases/{plan.endpoint_name()}/99999999999999999999.json", b"{half")
+    store.object_store.put(f"releases/{plan.endpoint_name()}/99999999999999999999.json", b"{half")
     other = read_card(store.path(champion.package, "card.json")).model_copy(update={"onnx_sha256": "0" * 64})
     assert champion_of(plan.endpoint_name(), other, store) == champion.package
 
@@ -233,15 +233,15 @@ def test_a_record_that_cannot_be_read_is_left_out(store: Store, plan: Plan, cham
 @pytest.mark.parametrize(
     ("gate", "verdict", "words"),
     [
-        ({"min_examples": 17, "min_places": 2}, "need_more_data", "the test set is too small to judge bird (16 examples from 4 places), fox"),
-        ({"min_examples": 1, "min_places": 5}, "need_more_data", "where the plan asks for 1 example from 5 places of every class"),
+        ({"min_examples": 17, "min_locations": 2}, "need_more_data", "the test set is too small to judge bird (16 examples from 4 places), fox"),
+        ({"min_examples": 1, "min_locations": 5}, "need_more_data", "where the plan asks for 1 example from 5 places of every class"),
         ({"min_macro_f1": 0.999}, "hold", "and the plan asks for at least 1.00"),
-        ({"min_examples": 16, "min_places": 4}, "promote", "every class has at least 16 test examples from 4 places"),
+        ({"min_examples": 16, "min_locations": 4}, "promote", "every class has at least 16 test examples from 4 places"),
     ],
 )
 def test_the_gate_asks_for_what_the_plan_says(store: Store, champion: Judged, gate: dict[str, float], verdict: str, words: str) -> None:
     metrics = read_metrics(champion.evaluation, store)
-    said, reasons = gate_of(metrics, GatePlan.model_validate(gate), ("rat",))
+    said, reasons = gate_of(metrics, GateConfig.model_validate(gate), ("rat",))
     assert said == verdict
     assert any(words in reason for reason in reasons)
 
@@ -249,40 +249,40 @@ def test_the_gate_asks_for_what_the_plan_says(store: Store, champion: Judged, ga
 def test_a_fall_of_the_mean_is_held_unless_the_plan_allows_it(store: Store, steps: Street, champion: Judged) -> None:
     found = against(champion, learnt(island(), shuffled="fox"), steps, store)
     metrics = read_metrics(champion.evaluation, store).model_copy(update={"comparison": found})
-    verdict, reasons = gate_of(metrics, GatePlan(min_examples=6), ("rat",))
+    verdict, reasons = gate_of(metrics, GateConfig(min_examples=6), ("rat",))
     assert verdict == "hold"
     assert any(reason.startswith("its mean F1 fell from the released model's") for reason in reasons)
-    lenient = GatePlan(macro_f1_may_fall=1.0, invasive_recall_may_fall=1.0, min_examples=6)
+    lenient = GateConfig(max_macro_f1_drop=1.0, max_invasive_recall_drop=1.0, min_examples=6)
     assert gate_of(metrics, lenient, ("rat",))[0] == "promote"
 
 
 def test_a_fall_that_may_be_chance_is_said_to_be_one() -> None:
-    d = Difference(id="rat", examples=20, places=3, recall=(0.9, 0.8), f1=(0.9, 0.8), recall_change=-0.1, recall_interval=(-0.3, 0.1), f1_change=-0.1,
+    d = ClassComparison(id="rat", examples=20, locations=3, recall=(0.9, 0.8), f1=(0.9, 0.8), recall_change=-0.1, recall_interval=(-0.3, 0.1), f1_change=-0.1,
                    f1_interval=None, average_precision_change=0, average_precision_interval=None)  # fmt: skip
     comparison = Comparison(
-        champion="1", package="0" * 64, examples=20, places=3, left_out=0, new=(), gone=(), own_view=False, macro_f1=(0.9, 0.9), macro_f1_change=0,
+        champion="1", package="0" * 64, examples=20, locations=3, left_out=0, new=(), gone=(), own_view=False, macro_f1=(0.9, 0.9), macro_f1_change=0,
         macro_f1_interval=None, macro_average_precision=(1, 1), macro_average_precision_change=0, macro_average_precision_interval=None, classes=(d,),
     )  # fmt: skip
-    metrics = Metrics(examples=20, places=3, accuracy=1, macro_precision=1, macro_recall=1, macro_f1=1, macro_average_precision=1, classes=(),
+    metrics = Metrics(examples=20, locations=3, accuracy=1, macro_precision=1, macro_recall=1, macro_f1=1, macro_average_precision=1, classes=(),
                       confusion=(), comparison=comparison)  # fmt: skip
-    verdict, reasons = gate_of(metrics, GatePlan(), ("rat",))
+    verdict, reasons = gate_of(metrics, GateConfig(), ("rat",))
     assert verdict == "hold"
     assert "a change of -0.10 (95 % interval -0.30 to +0.10, so it may be chance)" in reasons[0]
     assert "(4 of 20 test examples missed)" in reasons[0]
-    assert gate_of(metrics, GatePlan(), ())[0] == "promote", "a native class may lose recall, as long as the mean holds"
+    assert gate_of(metrics, GateConfig(), ())[0] == "promote", "a native class may lose recall, as long as the mean holds"
 
 
 # -- intervals -----------------------------------------------------------------------------------------------------------------------
 
 
-def test_intervals_are_over_places_not_over_pictures() -> None:
-    one_place_fails = pd.DataFrame({"place": np.repeat(["a", "b", "c", "d"], 50), "right": np.repeat([1, 1, 1, 0], 50)})
-    mixed = pd.DataFrame({"place": np.tile(["a", "b", "c", "d"], 50), "right": np.repeat([1, 1, 1, 0], 50)})
+def test_intervals_are_over_locations_not_over_images() -> None:
+    one_location_fails = pd.DataFrame({"location": np.repeat(["a", "b", "c", "d"], 50), "right": np.repeat([1, 1, 1, 0], 50)})
+    mixed = pd.DataFrame({"location": np.tile(["a", "b", "c", "d"], 50), "right": np.repeat([1, 1, 1, 0], 50)})
     ends = []
-    for rows in (one_place_fails, mixed):
+    for rows in (one_location_fails, mixed):
         draws = Draws(rows)
         share = draws.sums(rows["right"].to_numpy(np.float64)) / draws.sums(np.ones(len(rows)))
-        ends.append(interval(share, draws.places))
+        ends.append(interval(share, draws.locations))
     assert ends[0] is not None
     assert ends[1] is not None
     assert ends[0][0] <= 0.25
@@ -294,25 +294,27 @@ def test_drawn_average_precision_and_rates_are_sklearns_on_the_drawn_rows() -> N
     from sklearn.metrics import average_precision_score, f1_score
 
     rng = np.random.default_rng(0)
-    rows = pd.DataFrame({"place": rng.choice(list("abcdef"), 200)})
+    rows = pd.DataFrame({"location": rng.choice(list("abcdef"), 200)})
     is_one, p = rng.random(200) < 0.3, np.round(rng.random(200), 2)
     named = rng.integers(0, 2, 200)
     draws = Draws(rows)
     found, f1 = draws.average_precisions(p, is_one), rates(draws.confusions(is_one.astype(np.int64), named, 2))[2]
     for i in range(5):
-        times = draws.times[i][draws.place].astype(int)
+        times = draws.times[i][draws.location].astype(int)
         again = np.repeat(np.arange(200), times)
         assert found[i] == pytest.approx(average_precision_score(is_one[again], p[again]))
         assert f1[i, 1] == pytest.approx(f1_score(is_one[again], named[again]))
 
 
-def test_a_class_at_one_place_has_no_interval() -> None:
+def test_a_class_at_one_location_has_no_interval() -> None:
     rng = np.random.default_rng(0)
-    place = ["a", "b", "c"] * 20 + ["a"] * 10
-    label, predicted = ["red"] * 60 + ["green"] * 10, np.where(rng.random(70) < 0.8, ["red"] * 60 + ["green"] * 10, "blue")
-    scored = pd.DataFrame({"label": label, "predicted": predicted, "place": place} | {f"p_{c}": np.where(predicted == c, 0.8, 0.1) for c in CLASSES})
+    location = ["a", "b", "c"] * 20 + ["a"] * 10
+    class_id, predicted = ["red"] * 60 + ["green"] * 10, np.where(rng.random(70) < 0.8, ["red"] * 60 + ["green"] * 10, "blue")
+    scored = pd.DataFrame(
+        {"class_id": class_id, "predicted": predicted, "location": location} | {f"p_{c}": np.where(predicted == c, 0.8, 0.1) for c in CLASSES}
+    )
     red, green, _ = metrics_of(scored, CLASSES).classes
-    assert (green.places, green.recall_interval, green.average_precision_interval) == (1, None, None)
+    assert (green.locations, green.recall_interval, green.average_precision_interval) == (1, None, None)
     assert red.recall_interval is not None
     assert red.recall_interval[0] <= red.recall <= red.recall_interval[1]
 
@@ -321,18 +323,18 @@ def test_a_class_at_one_place_has_no_interval() -> None:
 
 
 def scored_of(rows: list[tuple[str, str, float]], **columns: list[object]) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=["label", "predicted", "probability"])
+    table = pd.DataFrame(rows, columns=["class_id", "predicted", "probability"])
     usual: dict[str, object] = {
-        "source": "isle", "image_id": [f"i{n}" for n in range(len(rows))], "place": "isle/a", "sequence": "", "taken": "", "infrared": False,
+        "source": "isle", "image_id": [f"i{n}" for n in range(len(rows))], "location": "isle/a", "sequence": "", "taken": "", "infrared": False,
         "ymin": 0.0, "xmin": 0.0, "ymax": 0.2, "xmax": 0.2,
     }  # fmt: skip
     return table.assign(**(usual | columns))
 
 
-def test_a_burst_is_a_sequence_or_pictures_of_one_place_within_a_minute() -> None:
+def test_a_burst_is_a_sequence_or_images_of_one_location_within_a_minute() -> None:
     taken = ["2024-01-01T00:00:00", "2024-01-01T00:00:50", "2024-01-01T00:01:40", "2024-01-01T00:05:00", "", "2024-01-01T00:00:10", ""]
-    places = ["isle/a"] * 5 + ["isle/b"] * 2
-    scored = scored_of([("red", "red", 0.9)] * 7, taken=taken, place=places, sequence=["", "", "", "", "", "", "isle/s1"])
+    locations = ["isle/a"] * 5 + ["isle/b"] * 2
+    scored = scored_of([("red", "red", 0.9)] * 7, taken=taken, location=locations, sequence=["", "", "", "", "", "", "isle/s1"])
     names = bursts(scored)
     assert names[0] == names[1] == names[2]
     assert len({*names}) == 5
@@ -363,7 +365,7 @@ def test_night_is_told_from_the_pixels_and_sizes_from_the_box() -> None:
     )
     parts = {p.name.split(" (")[0]: p for p in parts_of(scored, CLASSES)}
     assert {name: (p.examples, p.accuracy) for name, p in parts.items()} == {
-        "day": (1, 1), "night": (2, 0.5), "small": (1, 1), "middling": (1, 0), "large": (1, 1), "pictures": (3, pytest.approx(2 / 3)),
+        "day": (1, 1), "night": (2, 0.5), "small": (1, 1), "middling": (1, 0), "large": (1, 1), "images": (3, pytest.approx(2 / 3)),
         "bursts": (3, pytest.approx(2 / 3)),
     }  # fmt: skip
 
@@ -377,7 +379,9 @@ def test_equivalents_count_as_right_beside_the_strict_scores() -> None:
 
 
 def test_animls_table_has_its_columns_and_counts() -> None:
-    scored = scored_of([("red", "red", 0.9), ("red", "green", 0.9), ("green", "green", 0.9)], place=["isle/Cove", "isle/Cove", "isle/CAM7-default"])
+    scored = scored_of(
+        [("red", "red", 0.9), ("red", "green", 0.9), ("green", "green", 0.9)], location=["isle/Cove", "isle/Cove", "isle/CAM7-default"]
+    )
     table = animl_table(scored, scored["predicted"], CLASSES)
     assert list(table.columns) == ["cameraId", "deploymentName", "targetClass", "TP", "FP", "FN", "precision", "recall", "f1"]
     rows = {(r.deploymentName, r.targetClass): (r.cameraId, r.TP, r.FP, r.FN) for r in table.itertuples()}
@@ -392,15 +396,15 @@ def test_animls_table_has_its_columns_and_counts() -> None:
 
 def test_wrong_labels_are_found_first_with_links_and_never_from_what_the_model_learnt(store: Store, plan: Plan) -> None:
     drawn = island(noise=15)
-    wrong = [i for i, d in enumerate(drawn) if d.label == "fox" and d.split != "train"][:2]
-    wrong.append(next(i for i, d in enumerate(drawn) if d.label == "fox" and d.split == "train"))
-    mislabelled = [d._replace(label="bird") if i in wrong else d for i, d in enumerate(drawn)]
+    wrong = [i for i, d in enumerate(drawn) if d.class_id == "fox" and d.split != "train"][:2]
+    wrong.append(next(i for i, d in enumerate(drawn) if d.class_id == "fox" and d.split == "train"))
+    mislabelled = [d._replace(class_id="bird") if i in wrong else d for i, d in enumerate(drawn)]
     steps = street(store, mislabelled, plan, tuple(ISLAND))
     model = linear_step(store, learnt(mislabelled))
     evaluation = evaluate_classifier(model, steps.crops, steps.splits, plan, store)
     found = pd.read_csv(store.path(evaluation, "suspect_labels.csv"))
     assert sorted(found["image_id"].head(2)) == sorted(f"image-{i}" for i in wrong[:2])
-    assert set(found["label"].head(2)) == {"bird"}
+    assert set(found["class_id"].head(2)) == {"bird"}
     assert set(found["model_says"].head(2)) == {"fox"}
     assert not (found["split"] == "train").any()
     folds = []
@@ -420,9 +424,9 @@ def crop_side(store: Store, steps: Street, sides: pd.DataFrame, number: int) -> 
     return str(sides.set_index("crop_id")["split"][crops.loc[f"image-{number}", "crop_id"]])
 
 
-def test_folds_share_out_whole_places_and_never_take_all_of_a_class() -> None:
+def test_folds_share_out_whole_locations_and_never_take_all_of_a_class() -> None:
     rows = [("a", "fox")] * 5 + [("b", "fox")] * 4 + [("c", "fox")] * 3 + [("d", "rat")] * 3 + [("", "fox")] * 2
-    train = pd.DataFrame(rows, columns=["place", "label"])
+    train = pd.DataFrame(rows, columns=["location", "class_id"])
     found = folds_of(train, 2)
     assert "d" not in found, "the only place with rats stays in training"
     assert "" not in found
@@ -431,18 +435,18 @@ def test_folds_share_out_whole_places_and_never_take_all_of_a_class() -> None:
 
 def test_a_link_is_made_for_animls_images_only() -> None:
     pattern = "https://animl.example/app/{project}/all?img={image}"
-    assert picture_link(pattern, f"isle:{'a' * 32}") == f"https://animl.example/app/isle/all?img=isle%3A{'a' * 32}"
-    assert picture_link(pattern, "some/file.jpg") == ""
-    assert picture_link("", f"isle:{'a' * 32}") == ""
+    assert image_link(pattern, f"isle:{'a' * 32}") == f"https://animl.example/app/isle/all?img=isle%3A{'a' * 32}"
+    assert image_link(pattern, "some/file.jpg") == ""
+    assert image_link("", f"isle:{'a' * 32}") == ""
 
 
 def test_a_model_that_is_unsure_of_everything_suspects_nothing() -> None:
-    rows = pd.DataFrame({"label": ["red", "green"], "p_red": [0.34, 0.33], "p_green": [0.33, 0.34], "p_blue": [0.33, 0.33]})
-    scored = rows.assign(split="test", place="isle/a", source="isle", image_id="i", object_id="o", crop_id=["a", "b"], blob="0")
+    rows = pd.DataFrame({"class_id": ["red", "green"], "p_red": [0.34, 0.33], "p_green": [0.33, 0.34], "p_blue": [0.33, 0.33]})
+    scored = rows.assign(split="test", location="isle/a", source="isle", image_id="i", annotation_id="o", crop_id=["a", "b"], blob="0")
     assert suspects(scored, CLASSES).empty
 
 
-def test_pictures_that_people_or_the_model_call_a_person_are_never_shown(store: Store) -> None:
+def test_images_that_people_or_the_model_call_a_person_are_never_shown(store: Store) -> None:
     plan = island_plan(labels={"classes": {"rat": ["rat"], "fox": ["Person"], "bird": ["bird"]}})
     drawn = island(noise=80)
     done = judged(store, linear_step(store, learnt(drawn)), street(store, drawn, plan, tuple(ISLAND)), plan)

@@ -15,7 +15,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from animl_pipeline.config import ImagesPlan, SourcePlan
+from animl_pipeline.config import ImagesConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ImagesError
 from animl_pipeline.core.records import Artifact
@@ -35,15 +35,15 @@ WANTED = ("fox", "rat")
 def island(n: int = 6) -> Export:
     e = Export()
     for i in range(n):
-        e.object(e.picture(f"p{i % 3}"), bbox=[4, 4, 20, 20])
+        e.object(e.image(f"p{i % 3}"), bbox=[4, 4, 20, 20])
     return e
 
 
 def fetched(
-    e: Export, images: str, store: Store, settings: Settings, tmp_path: Path, key: str = "file_name", spec: ImagesPlan | None = None
+    e: Export, images: str, store: Store, settings: Settings, tmp_path: Path, key: str = "file_name", spec: ImagesConfig | None = None
 ) -> Artifact:
     (tmp_path / "export.json").write_bytes(e.json())
-    source = SourcePlan.model_validate({"name": "isle", "export": str(tmp_path / "export.json"), "images": images, "key": key})
+    source = SourceConfig.model_validate({"name": "isle", "export": str(tmp_path / "export.json"), "images": images, "key": key})
     return fetch_images(source, export_annotations(source, store, settings), WANTED, store, settings, spec)
 
 
@@ -52,12 +52,12 @@ def missing(store: Store, artifact: Artifact) -> dict[str, str]:
     return dict(zip(t["image_id"], t["reason"], strict=True))
 
 
-def test_folder_https_and_s3_bring_the_same_pictures(store: Store, settings: Settings, tmp_path: Path, bucket: str) -> None:
+def test_folder_https_and_s3_bring_the_same_images(store: Store, settings: Settings, tmp_path: Path, bucket: str) -> None:
     e = island()
     e.write(tmp_path)
     for image in e.images:
-        boto3.client("s3").put_object(Bucket=bucket, Key=image["serving_bucket_key"], Body=e.pictures[image["file_name"]])
-    with served({f"pics/{k}": v for k, v in e.pictures.items()}) as site:
+        boto3.client("s3").put_object(Bucket=bucket, Key=image["serving_bucket_key"], Body=e.images[image["file_name"]])
+    with served({f"pics/{k}": v for k, v in e.images.items()}) as site:
         steps = [
             fetched(e, str(tmp_path / "images"), store, settings, tmp_path),
             fetched(e, f"{site.address}/pics", store, settings, tmp_path),
@@ -65,20 +65,20 @@ def test_folder_https_and_s3_bring_the_same_pictures(store: Store, settings: Set
         ]
     blobs = [set(store.table(s, "images.parquet")["blob"]) for s in steps]
     assert blobs[0] == blobs[1] == blobs[2]
-    assert all(store.blob(b) in e.pictures.values() for b in blobs[0])
+    assert all(store.blob(b) in e.images.values() for b in blobs[0])
     assert [s.counts.kept for s in steps] == [6, 6, 6]
 
 
 def test_each_fault_is_a_counted_reason_and_the_others_arrive(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(4)
-    gone, forbidden, wrong, cut, broken = (e.picture() for _ in range(5))
+    gone, forbidden, wrong, cut, broken = (e.image() for _ in range(5))
     for image_id in (gone, forbidden, wrong, cut, broken):
         e.object(image_id)
     whole = jpeg(seed=99)
-    torn = e.picture(data=whole[: len(whole) // 2])  # the md5 of a torn picture: right bytes, no picture
+    torn = e.image(data=whole[: len(whole) // 2])  # the md5 of a torn picture: right bytes, no picture
     e.object(torn)
     name = {i["id"]: i["file_name"] for i in e.images}
-    with served(dict(e.pictures)) as site:
+    with served(dict(e.images)) as site:
         del site.files[name[gone]]
         site.status[name[forbidden]] = 403
         site.files[name[wrong]] = jpeg(seed=1234)
@@ -89,31 +89,31 @@ def test_each_fault_is_a_counted_reason_and_the_others_arrive(store: Store, sett
         assert site.asked[name[cut]] > 1
     assert artifact.counts.kept == 4
     assert missing(store, artifact) == {
-        gone: "missing", forbidden: "forbidden", wrong: "wrong_md5", cut: "truncated", broken: "refused", torn: "broken_picture",
+        gone: "missing", forbidden: "forbidden", wrong: "wrong_md5", cut: "truncated", broken: "refused", torn: "broken_image",
     }  # fmt: skip
 
 
 def test_a_passing_fault_heals(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(3)
-    with served(dict(e.pictures)) as site:
-        site.fail_first = dict.fromkeys(e.pictures, 2)
+    with served(dict(e.images)) as site:
+        site.fail_first = dict.fromkeys(e.images, 2)
         assert fetched(e, site.address, store, settings, tmp_path).counts.kept == 3
 
 
 def test_a_second_run_fetches_only_what_is_new(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(5)
-    with served(dict(e.pictures)) as site:
+    with served(dict(e.images)) as site:
         fetched(e, site.address, store, settings, tmp_path)
-        e.object(e.picture("p9"))
-        site.files |= e.pictures
+        e.object(e.image("p9"))
+        site.files |= e.images
         site.asked.clear()
         assert fetched(e, site.address, store, settings, tmp_path).counts.kept == 6
         assert site.asked.total() == 1
 
 
-def test_a_run_with_an_unreachable_picture_is_not_taken_for_the_last_word(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_a_run_with_an_unreachable_image_is_not_taken_for_the_last_word(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(3)
-    with served(dict(e.pictures)) as site:
+    with served(dict(e.images)) as site:
         path = e.images[0]["file_name"]
         site.status[path] = 500
         assert fetched(e, site.address, store, settings, tmp_path).counts.dropped == {"unreachable": 1}
@@ -122,27 +122,27 @@ def test_a_run_with_an_unreachable_picture_is_not_taken_for_the_last_word(store:
         assert (healed.cached, healed.counts.kept, healed.counts.dropped) == (False, 3, {})
 
 
-def test_pictures_without_a_wanted_label_do_not_travel(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_images_without_a_wanted_label_do_not_travel(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(2)
-    e.object(e.picture(), category=0)
-    with served(dict(e.pictures)) as site:
+    e.object(e.image(), category=0)
+    with served(dict(e.images)) as site:
         artifact = fetched(e, site.address, store, settings, tmp_path)
         assert site.asked.total() == 2
     assert artifact.counts.dropped == {"without_a_wanted_label": 1}
 
 
-def test_pictures_of_which_no_person_saw_a_wanted_label_do_not_travel_and_take_no_room_of_a_limit(
+def test_images_of_which_no_person_saw_a_wanted_label_do_not_travel_and_take_no_room_of_a_limit(
     store: Store, settings: Settings, tmp_path: Path
 ) -> None:
     e = island(2)
     for i in range(20):
-        e.object(e.picture(f"p{i % 3}"), validated=False)
+        e.object(e.image(f"p{i % 3}"), validated=False)
     (tmp_path / "export.json").write_bytes(e.json())
-    with served(dict(e.pictures)) as site:
+    with served(dict(e.images)) as site:
         asked = {}
         for unreviewed in ("drop", "keep"):
             plan = {"name": "isle", "export": str(tmp_path / "export.json"), "images": site.address, "unreviewed": unreviewed, "max_images": 3}
-            source = SourcePlan.model_validate(plan)
+            source = SourceConfig.model_validate(plan)
             artifact = fetch_images(source, export_annotations(source, store, settings), WANTED, store, settings)
             asked[unreviewed] = (artifact.counts.kept, artifact.counts.dropped)
     assert asked == {"drop": (2, {"with_unreviewed_labels_only": 20}), "keep": (3, {"over_limit": 19})}
@@ -153,19 +153,19 @@ def test_a_source_of_which_nothing_is_wanted_does_not_stop_the_others(
     store: Store, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture, category: int, why: str
 ) -> None:
     e = Export()
-    e.object(e.picture(), category, validated=False)
+    e.object(e.image(), category, validated=False)
     e.write(tmp_path)
     assert fetched(e, str(tmp_path / "images"), store, settings, tmp_path).counts.kept == 0
     assert f"pictures of isle: none is wanted: {why}" in caplog.text
 
 
-def test_an_address_with_a_signature_brings_pictures_and_the_signature_stays_out_of_the_store(
+def test_an_address_with_a_signature_brings_images_and_the_signature_stays_out_of_the_store(
     store: Store, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     e, strangers = island(2), Export()
     for i in range(3):
-        strangers.object(strangers.picture(seed=90 + i))
-    with served({f"pics/{k}?sig=do-not-tell": v for k, v in e.pictures.items()}) as site:
+        strangers.object(strangers.image(seed=90 + i))
+    with served({f"pics/{k}?sig=do-not-tell": v for k, v in e.images.items()}) as site:
         base = f"{site.address}/pics?sig=do-not-tell".replace("://", "://ranger:nor-this@")
         assert fetched(e, base, store, settings, tmp_path).counts.kept == 2
         assert fetched(e, base.replace("do-not", "did"), store, settings, tmp_path).cached  # another signature for the same place
@@ -181,7 +181,7 @@ def test_an_address_with_a_signature_brings_pictures_and_the_signature_stays_out
 def test_a_link_out_of_the_folder_is_not_followed(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(2)
     e.write(tmp_path)
-    (tmp_path / "secret.jpg").write_bytes(e.pictures[e.images[0]["file_name"]])
+    (tmp_path / "secret.jpg").write_bytes(e.images[e.images[0]["file_name"]])
     inside = tmp_path / "images" / e.images[0]["file_name"]
     inside.unlink()
     inside.symlink_to(tmp_path / "secret.jpg")
@@ -189,7 +189,7 @@ def test_a_link_out_of_the_folder_is_not_followed(store: Store, settings: Settin
     assert artifact.counts.dropped == {"unsafe_path": 1}
 
 
-def test_a_folder_that_is_not_there_and_one_without_pictures_are_one_clear_line_each(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_and_one_without_images_are_one_clear_line_each(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(2)
     with pytest.raises(ImagesError, match=r"expected a folder of pictures .* mend sources\.images"):
         fetched(e, str(tmp_path / "nowhere"), store, settings, tmp_path)
@@ -202,11 +202,11 @@ def test_what_another_version_remembered_is_fetched_anew(store: Store, settings:
     e = island(2)
     e.write(tmp_path)
     first = fetched(e, str(tmp_path / "images"), store, settings, tmp_path)
-    for name in [*store.depot.names("memory/"), *store.depot.names("steps/images/")]:
+    for name in [*store.object_store.names("memory/"), *store.object_store.names("steps/images/")]:
         if name.startswith("memory/"):
-            store.depot.put(name, "".join(f'["{path}", {{"blob": "x"}}]\n' for path in e.pictures).encode())
+            store.object_store.put(name, "".join(f'["{path}", {{"blob": "x"}}]\n' for path in e.images).encode())
         else:
-            store.depot.delete(name)
+            store.object_store.delete(name)
     again = fetched(e, str(tmp_path / "images"), store, settings, tmp_path)
     assert (again.cached, again.digest) == (False, first.digest)
 
@@ -217,7 +217,7 @@ def test_names_under_which_there_cannot_be_a_file_are_missing_for_good(store: St
     (tmp_path / "images" / "circle.jpg").symlink_to("circle.jpg")
     os.mkfifo(tmp_path / "images" / "pipe.jpg")
     for name in ("circle.jpg", "pipe.jpg", "x" * 5000, "isle"):
-        e.object(e.picture(file_name=name))
+        e.object(e.image(file_name=name))
     artifact = fetched(e, str(tmp_path / "images"), store, settings, tmp_path)
     assert artifact.counts.dropped == {"missing": 4}
     assert fetched(e, str(tmp_path / "images"), store, settings, tmp_path).cached
@@ -228,22 +228,24 @@ def test_a_folder_that_cannot_be_is_one_clear_line(store: Store, settings: Setti
     (tmp_path / "circle").symlink_to("circle")
     export = island(1).json()
     (tmp_path / "export.json").write_bytes(export)
-    source = SourcePlan.model_construct(name="isle", export="export.json", images=name, key="file_name", place_field="location", unreviewed="drop")
+    source = SourceConfig.model_construct(
+        name="isle", export="export.json", images=name, key="file_name", location_field="location", unreviewed="drop"
+    )
     with pytest.raises(ImagesError, match="expected a folder of pictures"):
         fetch_images(source, export_annotations(source, store, settings), WANTED, store, settings)
 
 
 def test_a_network_that_is_gone_ends_the_step_after_one_batch_and_what_arrived_is_kept(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(4)
-    with served(dict(e.pictures)) as site:
+    with served(dict(e.images)) as site:
         address = site.address
         assert fetched(e, address, store, settings, tmp_path).counts.kept == 4
     for _ in range(IN_VAIN + 10):
-        e.object(e.picture())
+        e.object(e.image())
     fast = settings.model_copy(update={"connections": 64})
     with pytest.raises(ImagesError, match=rf"reached none of {IN_VAIN} in a row \(.*no connection\); .*credentials"):
         fetched(e, address, store, fast, tmp_path)
-    assert len(store.recall(next(store.depot.names("memory/images/")).removeprefix("memory/").rpartition("/")[0])) == 4
+    assert len(store.recall(next(store.object_store.names("memory/images/")).removeprefix("memory/").rpartition("/")[0])) == 4
 
 
 CHILD = """
@@ -274,7 +276,7 @@ def test_kill_9_in_the_middle_loses_at_most_the_batch_in_hand_and_leaves_nothing
             env=environment | {"ANIML_STORE": str(tmp_path / store)},
         )
 
-    with served(dict(e.pictures)) as site:
+    with served(dict(e.images)) as site:
         plan = {"name": "isle", "export": str(tmp_path / "export.json"), "images": site.address}
         site.gate_after = BATCH + 60
         first = child("store")
@@ -291,7 +293,7 @@ def test_kill_9_in_the_middle_loses_at_most_the_batch_in_hand_and_leaves_nothing
         killed_then_resumed = second.communicate(timeout=120)[0].strip()
         assert site.asked.total() <= n - BATCH
         here = Settings(store=str(tmp_path / "other"), cache=tmp_path / "cache")
-        source, other = SourcePlan.model_validate(plan), open_store(here)
+        source, other = SourceConfig.model_validate(plan), open_store(here)
         undisturbed = fetch_images(source, export_annotations(source, other, here), ("fox",), other, here).digest
     assert killed_then_resumed == undisturbed != ""
     left = [p for p in (tmp_path / "store").rglob("*") if p.is_file() and (p.name.startswith(".") or "parts" in p.parts)]
@@ -311,22 +313,22 @@ def test_a_server_that_says_an_md5_is_believed_and_what_changed_on_the_way_is_as
         for i, (header, value) in enumerate(said.items()):
             data = jpeg(seed=i)
             name = f"p{i}.jpg"
-            e.object(e.picture(data=data, id=f"no-md5-{i}", file_name=name))
+            e.object(e.image(data=data, id=f"no-md5-{i}", file_name=name))
             site.headers[name] = {header: value(hashlib.md5(data, usedforsecurity=False).digest()), "x-amz-request-id": "1"}
             site.wrong_first[name] = 1
         for annotation, image in zip(e.annotations, e.images, strict=True):
             annotation["image_id"] = image["id"]
-        site.files = dict(e.pictures)
+        site.files = dict(e.images)
         artifact = fetched(e, site.address, store, settings, tmp_path)
         assert set(site.asked.values()) == {2}
     blobs = store.table(artifact, "images.parquet")["blob"]
-    assert {store.blob(b) for b in blobs} == set(e.pictures.values())
+    assert {store.blob(b) for b in blobs} == set(e.images.values())
 
 
 def test_wrong_bytes_cut_bodies_and_hangs_heal(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(4)
     names = [i["file_name"] for i in e.images]
-    with served(dict(e.pictures)) as site:
+    with served(dict(e.images)) as site:
         site.wrong_first[names[0]] = 2
         site.cut_first[names[1]] = 2
         site.hang_first[names[2]] = 1
@@ -338,8 +340,8 @@ def test_wrong_bytes_cut_bodies_and_hangs_heal(store: Store, settings: Settings,
 
 def test_a_redirect_is_followed(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(1)
-    (name,) = e.pictures
-    with served({"moved.jpg": e.pictures[name]}) as site:
+    (name,) = e.images
+    with served({"moved.jpg": e.images[name]}) as site:
         site.elsewhere[name] = "moved.jpg"
         assert fetched(e, site.address, store, settings, tmp_path).counts.kept == 1
 
@@ -347,26 +349,26 @@ def test_a_redirect_is_followed(store: Store, settings: Settings, tmp_path: Path
 def test_the_same_bytes_under_two_names_are_kept_once_and_noted(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(2)
     for name in ("again.jpg", "once-more.jpg"):
-        e.picture(data=jpeg(seed=0), file_name=name, id=f"copy:{name}")
+        e.image(data=jpeg(seed=0), file_name=name, id=f"copy:{name}")
         e.object(f"copy:{name}")
     e.write(tmp_path)
     artifact = fetched(e, str(tmp_path / "images"), store, settings, tmp_path)
     assert artifact.counts.noted == {"same_bytes_as_another": 2}
-    assert sum(1 for name in store.depot.names("blobs/")) == len(set(e.pictures.values())) == 2
+    assert sum(1 for name in store.object_store.names("blobs/")) == len(set(e.images.values())) == 2
 
 
 def test_a_budget_keeps_what_fits_and_a_larger_one_brings_the_rest(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(12)
     e.write(tmp_path)
     with pytest.raises(ImagesError, match=r"12 over budget .* raise images\.max_disk"):
-        fetched(e, str(tmp_path / "images"), store, settings, tmp_path, spec=ImagesPlan.model_validate({"max_disk": 1}))
-    half = sum(len(p) for p in e.pictures.values()) // 2
-    small = ImagesPlan.model_validate({"max_disk": f"{(store.depot.total() + half) / 1000} KB"})
+        fetched(e, str(tmp_path / "images"), store, settings, tmp_path, spec=ImagesConfig.model_validate({"max_disk": 1}))
+    half = sum(len(p) for p in e.images.values()) // 2
+    small = ImagesConfig.model_validate({"max_disk": f"{(store.object_store.total() + half) / 1000} KB"})
     cut_off = fetched(e, str(tmp_path / "images"), store, settings, tmp_path, spec=small)
     assert 0 < cut_off.counts.kept < 12
     assert cut_off.counts.dropped == {"over_budget": 12 - cut_off.counts.kept}
     assert sum(store.table(cut_off, "images.parquet")["bytes"]) <= half
-    whole = fetched(e, str(tmp_path / "images"), store, settings, tmp_path, spec=ImagesPlan())
+    whole = fetched(e, str(tmp_path / "images"), store, settings, tmp_path, spec=ImagesConfig())
     assert (whole.cached, whole.counts.kept, whole.counts.dropped) == (False, 12, {})
     assert fetched(e, str(tmp_path / "images"), store, settings, tmp_path, spec=small).cached  # what is there is not thrown away
 
@@ -380,7 +382,7 @@ def test_credentials_that_s3_does_not_take_end_the_step_and_are_named(
             "AWS_ENDPOINT_URL_S3": site.address, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-west-2",
         }.items():  # fmt: skip
             monkeypatch.setenv(name, value)
-        for name in e.pictures:
+        for name in e.images:
             site.status[f"isle/{name}"] = 403
             site.bodies[f"isle/{name}"] = b"<Error><Code>ExpiredToken</Code></Error>"
         with pytest.raises(ImagesError, match=r"ExpiredToken\): S3 does not take our credentials .*check .*credentials"):
@@ -396,7 +398,7 @@ def test_public_data_is_fetched_unsigned_where_there_are_no_credentials(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     e = island(2)
-    with served({f"lila/set/{name}": data for name, data in e.pictures.items()}) as site:
+    with served({f"lila/set/{name}": data for name, data in e.images.items()}) as site:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", site.address)
         assert fetched(e, "s3://lila/set", store, settings, tmp_path).counts.kept == 2
         assert site.said["Authorization"] == {None}
@@ -409,4 +411,4 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
             assert len(remote.once("a.jpg", 1000).data) == 1000
             with pytest.raises(RemoteError, match="1,000 bytes; at most 999") as caught:
                 remote.once("a.jpg", 999)
-            assert (caught.value.reason, caught.value.heals) == ("too_large", False)
+            assert (caught.value.reason, caught.value.retryable) == ("too_large", False)

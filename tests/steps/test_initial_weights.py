@@ -13,8 +13,9 @@ from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import TrainingError
 from animl_pipeline.core.records import Artifact, Counts
+from animl_pipeline.core.step import Step
 from animl_pipeline.steps.training import train_classifier
-from animl_pipeline.storage.step_cache import Made, Store, Workspace
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 from tests.support.blots import CLASSES, crops_and_splits, plan_with, settings_at, trained_in
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -55,13 +56,13 @@ def release(model: Artifact, plan: Plan, store: Store, time: str) -> None:
     """What a release leaves in the store: its package's card, and a record that it held."""
     card = store.path(model, "card.json").read_bytes()
 
-    def package(space: Workspace) -> Made:
+    def package(space: Workspace) -> StepOutput:
         (space.out / "card.json").write_bytes(card)
-        return Made(Counts(kept=1))
+        return StepOutput(Counts(kept=1))
 
-    made = store.make("package", room="records", inputs={"model": model}, build=package)
+    made = store.make(Step("package", version=1), inputs={"model": model}, build=package)
     record = {"state": "done", "version": json.loads(card)["version"], "package": made.model_dump(mode="json")}
-    store.depot.put(f"releases/{plan.endpoint_name()}/{time}.json", json.dumps(record).encode())
+    store.object_store.put(f"releases/{plan.endpoint_name()}/{time}.json", json.dumps(record).encode())
 
 
 def weights_of(model: Artifact, store: Store) -> dict[str, Any]:
@@ -72,10 +73,10 @@ def weights_of(model: Artifact, store: Store) -> dict[str, Any]:
 
 def test_without_a_release_the_second_choice_is_taken_and_said(store: Store, settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     crops, splits = crops_and_splits(store)
-    plan = plan_with(weights="released", weights_else="none", epochs=1)
+    plan = plan_with(weights="released", fallback_weights="none", epochs=1)
     with caplog.at_level(logging.WARNING, "animl_pipeline"):
         model = train_classifier(crops, splits, plan, store, settings)
-    assert "training starts from none (train.weights_else): no model of this store was released yet" in caplog.text
+    assert "training starts from none (train.fallback_weights): no model of this store was released yet" in caplog.text
     assert json.loads(store.path(model, "card.json").read_text())["weights"] == "none"
 
 
@@ -83,7 +84,7 @@ def test_a_training_goes_on_from_the_released_model_and_knows_its_own_again(stor
     import torch
 
     crops, splits = crops_and_splits(store)
-    plan = plan_with(weights="released", weights_else="none", epochs=1, lr=1e-9, augment="none")
+    plan = plan_with(weights="released", fallback_weights="none", epochs=1, lr=1e-9, augment="none")
     first = train_classifier(crops, splits, plan, store, settings)
     release(first, plan, store, "1")
     assert train_classifier(crops, splits, plan, store, settings).key == first.key  # nothing new: nothing to learn from itself
@@ -117,7 +118,7 @@ def test_a_released_model_of_another_backbone_is_not_gone_on_from(
     from animl_pipeline.steps.training.initial_weights import starting_point
 
     store, model = trained
-    plan = plan_with(weights="released", weights_else="timm", backbone="test_efficientnet")
+    plan = plan_with(weights="released", fallback_weights="timm", backbone="test_efficientnet")
     release(model, plan, store, "1")
     crops, splits = crops_and_splits(store)
     with caplog.at_level(logging.WARNING, "animl_pipeline"):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animl_pipeline.config import LabelsPlan, Plan, SourcePlan, check_plan
+from animl_pipeline.config import LabelsConfig, Plan, SourceConfig, check_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import LabelsError, PlanError
 from animl_pipeline.core.records import Artifact
@@ -24,88 +24,86 @@ from tests.support.coco_export import CATEGORIES, Export
 SPEC = {"classes": {"fox": ["Fox"], "rat": ["rat", "mouse"]}, "exclude": ["person"]}
 
 
-def steps(e: Export, store: Store, settings: Settings, folder: Path, spec: LabelsPlan, **fields: Any) -> SourceSteps:
+def steps(e: Export, store: Store, settings: Settings, folder: Path, spec: LabelsConfig, **fields: Any) -> SourceSteps:
     e.write(folder)
-    plan = SourcePlan.model_validate({"name": e.project, "export": str(folder / "export.json"), "images": str(folder / "images")} | fields)
+    plan = SourceConfig.model_validate({"name": e.project, "export": str(folder / "export.json"), "images": str(folder / "images")} | fields)
     export = export_annotations(plan, store, settings)
     return SourceSteps(plan, export, fetch_images(plan, export, (*wanted_names(spec, plan.name, settings), "person", "empty"), store, settings))
 
 
 def resolved(e: Export, store: Store, settings: Settings, folder: Path, spec: dict[str, Any] = SPEC, **fields: Any) -> Artifact:
-    plan = LabelsPlan.model_validate(spec)
+    plan = LabelsConfig.model_validate(spec)
     return resolve_labels([steps(e, store, settings, folder, plan, **fields)], plan, store, settings)
 
 
 def test_each_object_has_a_class_by_name_or_a_reason(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    fox = e.object(e.picture("cove"), 1, [16, 12, 32, 24])
-    rat = e.object(e.picture("bay", seq_id="s1"), 2)
-    e.object(e.picture(), 0, [0, 0, 64, 48])
-    e.object(e.picture(), 3, [1, 1, 9, 9])
-    e.object(e.picture(), 1, [1, 1, 9, 9], validated=False)
-    lost = e.picture()
+    fox = e.object(e.image("cove"), 1, [16, 12, 32, 24])
+    rat = e.object(e.image("bay", seq_id="s1"), 2)
+    e.object(e.image(), 0, [0, 0, 64, 48])
+    e.object(e.image(), 3, [1, 1, 9, 9])
+    e.object(e.image(), 1, [1, 1, 9, 9], validated=False)
+    lost = e.image()
     e.object(lost, 1)
-    del e.pictures[e.images[-1]["file_name"]]
+    del e.images[e.images[-1]["file_name"]]
     artifact = resolved(e, store, settings, tmp_path)
-    t = store.table(artifact, "labels.parquet").set_index("object_id")
-    assert dict(t["label"]) == {fox: "fox", rat: "rat"}
+    t = store.table(artifact, "labels.parquet").set_index("annotation_id")
+    assert dict(t["class_id"]) == {fox: "fox", rat: "rat"}
     assert list(t.loc[fox, ["ymin", "xmin", "ymax", "xmax"]]) == [0.25, 0.25, 0.75, 0.75]
     assert t.loc[rat, ["ymin", "xmin"]].isna().all()
-    assert (t.loc[fox, "place"], t.loc[rat, "place"], t.loc[rat, "sequence"]) == ("isle/cove", "isle/bay", "isle/s1")
-    assert artifact.counts.dropped == {"empty": 1, "excluded": 1, "unreviewed": 1, "picture_unusable": 1}
+    assert (t.loc[fox, "location"], t.loc[rat, "location"], t.loc[rat, "sequence"]) == ("isle/cove", "isle/bay", "isle/s1")
+    assert artifact.counts.dropped == {"empty": 1, "excluded": 1, "unreviewed": 1, "image_unusable": 1}
     assert len(store.table(artifact, "dropped.parquet")) == 4
 
 
 def test_a_name_that_no_class_lists_is_counted(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    e.object(e.picture(), 1)
-    e.object(e.picture(), 2)
+    e.object(e.image(), 1)
+    e.object(e.image(), 2)
     spec = {"classes": {"fox": ["fox"], "rat": ["rat"]}}
-    e.object(e.picture(), 3)
+    e.object(e.image(), 3)
     assert resolved(e, store, settings, tmp_path, spec).counts.dropped == {"unlisted_name": 1}
 
 
 def test_boxes_are_cut_at_the_frame_and_whole_frames_are_taken_as_none(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    over = e.object(e.picture(), 1, [48, 36, 30, 30])
-    full = e.object(e.picture(), 2, [0, 0, 64, 47])
+    over = e.object(e.image(), 1, [48, 36, 30, 30])
+    full = e.object(e.image(), 2, [0, 0, 64, 47])
     artifact = resolved(e, store, settings, tmp_path)
-    t = store.table(artifact, "labels.parquet").set_index("object_id")
+    t = store.table(artifact, "labels.parquet").set_index("annotation_id")
     assert list(t.loc[over, ["ymin", "xmin", "ymax", "xmax"]]) == [0.75, 0.75, 1.0, 1.0]
     assert t.loc[full, ["ymin"]].isna().all()
     assert artifact.counts.noted["whole_frame_box_taken_as_none"] == 1
 
 
-def test_a_box_is_relative_to_the_exports_size_and_to_the_pictures_own_where_that_is_missing(
-    store: Store, settings: Settings, tmp_path: Path
-) -> None:
+def test_a_box_is_relative_to_the_exports_size_and_to_the_images_own_where_that_is_missing(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    scaled = e.object(e.picture(width=128, height=96), 1, [64, 48, 32, 24])
-    sizeless = e.object(e.picture(width=None, height=None), 2, [32, 24, 16, 12])
-    t = store.table(resolved(e, store, settings, tmp_path), "labels.parquet").set_index("object_id")
-    for object_id in (scaled, sizeless):
-        assert list(t.loc[object_id, ["ymin", "xmin", "ymax", "xmax"]]) == [0.5, 0.5, 0.75, 0.75]
+    scaled = e.object(e.image(width=128, height=96), 1, [64, 48, 32, 24])
+    sizeless = e.object(e.image(width=None, height=None), 2, [32, 24, 16, 12])
+    t = store.table(resolved(e, store, settings, tmp_path), "labels.parquet").set_index("annotation_id")
+    for annotation_id in (scaled, sizeless):
+        assert list(t.loc[annotation_id, ["ymin", "xmin", "ymax", "xmax"]]) == [0.5, 0.5, 0.75, 0.75]
 
 
 def test_caps_hold_and_keep_the_same_objects_when_the_data_grow(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
     for i in range(30):
-        e.object(e.picture(f"p{i % 2}"), 1, [4, 4, 20, 20])
-    e.object(e.picture("p0"), 2)
-    spec = {"classes": {"fox": {"from": ["fox"], "max_per_place": 5}, "rat": ["rat"]}}
+        e.object(e.image(f"p{i % 2}"), 1, [4, 4, 20, 20])
+    e.object(e.image("p0"), 2)
+    spec = {"classes": {"fox": {"from": ["fox"], "max_per_location": 5}, "rat": ["rat"]}}
     first = resolved(e, store, settings, tmp_path / "a", spec)
-    kept = set(store.table(first, "labels.parquet").query("label == 'fox'")["object_id"])
+    kept = set(store.table(first, "labels.parquet").query("label == 'fox'")["annotation_id"])
     assert len(kept) == 10
     assert first.counts.dropped == {"over_cap": 20}
     for _ in range(4):
-        e.object(e.picture("p7"), 1, [4, 4, 20, 20])
+        e.object(e.image("p7"), 1, [4, 4, 20, 20])
     grown = resolved(e, store, settings, tmp_path / "b", spec)
-    assert kept < set(store.table(grown, "labels.parquet").query("label == 'fox'")["object_id"])
+    assert kept < set(store.table(grown, "labels.parquet").query("label == 'fox'")["annotation_id"])
 
 
 def test_a_class_without_an_example_says_what_the_exports_hold(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    e.object(e.picture(), 1)
+    e.object(e.image(), 1)
     with pytest.raises(
         LabelsError, match=r"class 'rat' has no example \(no category of that name\); the exports hold: fox 1; mend labels\.classes\.rat\.from"
     ):
@@ -114,31 +112,31 @@ def test_a_class_without_an_example_says_what_the_exports_hold(store: Store, set
 
 def test_unreviewed_objects_stay_by_the_plans_word(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    e.object(e.picture(), 1, validated=False)
-    e.object(e.picture(), 2)
+    e.object(e.image(), 1, validated=False)
+    e.object(e.image(), 2)
     assert resolved(e, store, settings, tmp_path, unreviewed="keep").counts.kept == 2
 
 
-def test_two_sources_keep_their_places_apart(store: Store, settings: Settings, tmp_path: Path) -> None:
-    plan = LabelsPlan.model_validate(SPEC)
+def test_two_sources_keep_their_locations_apart(store: Store, settings: Settings, tmp_path: Path) -> None:
+    plan = LabelsConfig.model_validate(SPEC)
     both = []
     for project, category in (("isle", 1), ("cape", 2)):
         e = Export(project)
-        e.object(e.picture("cove"), category)
+        e.object(e.image("cove"), category)
         both.append(steps(e, store, settings, tmp_path / project, plan))
     t = store.table(resolve_labels(both, plan, store, settings), "labels.parquet")
-    assert set(t["place"]) == {"isle/cove", "cape/cove"}
+    assert set(t["location"]) == {"isle/cove", "cape/cove"}
 
 
 def test_the_megadetector_file_passes_the_fields_own_validator(store: Store, settings: Settings, tmp_path: Path) -> None:
     from megadetector.postprocessing.validate_batch_results import validate_batch_results
 
     e = Export()
-    e.object(e.picture(), 1, [16, 12, 32, 24], confidence=0.9)
-    two = e.picture()
+    e.object(e.image(), 1, [16, 12, 32, 24], confidence=0.9)
+    two = e.image()
     e.object(two, 2, [1, 2, 8, 9])
     e.object(two, 1, [30, 20, 30, 20])
-    e.object(e.picture(), 2)
+    e.object(e.image(), 2)
     path = store.path(resolved(e, store, settings, tmp_path), "megadetector.json")
     checked = validate_batch_results(str(path))
     assert checked["validation_results"]["errors"] == []
@@ -153,7 +151,7 @@ def test_a_name_means_the_same_in_any_case(meaning: dict[str, str]) -> None:
     for name, class_id in meaning.items():
         folded.setdefault(name.casefold(), class_id)
     classes = {c: ["zz-" + c, *(n for n, m in folded.items() if m == c)] for c in ("fox", "rat")}
-    class_of = LabelsPlan.model_validate({"classes": classes, "empty": []}).class_of()
+    class_of = LabelsConfig.model_validate({"classes": classes, "empty": []}).class_of()
     for name in meaning:
         assert class_of[name.upper().casefold()] == class_of[name.casefold()] == folded[name.casefold()]
 
@@ -163,8 +161,8 @@ def test_a_name_means_the_same_in_any_case(meaning: dict[str, str]) -> None:
 def test_an_accent_is_the_same_however_it_is_written(store: Store, settings: Settings, tmp_path: Path, said: str, meant: str) -> None:
     e = Export()
     e.categories = [{"id": 1, "name": said}, {"id": 2, "name": "rat"}]
-    e.object(e.picture(), 1)
-    e.object(e.picture(), 2)
+    e.object(e.image(), 1)
+    e.object(e.image(), 2)
     spec = {"classes": {"hedgehog": [meant], "rat": ["rat"]}}
     assert resolved(e, store, settings, tmp_path, spec).counts.noted == {"hedgehog": 1, "rat": 1}
 
@@ -191,12 +189,12 @@ MLMODEL = {
 def named(e: Export, *names: str) -> list[str]:
     """An object in a picture of its own for each category name; their ids come back."""
     e.categories = [*CATEGORIES, *({"id": 100 + i, "name": name} for i, name in enumerate(names))]
-    return [e.object(e.picture(f"p{i}"), 100 + i, [4, 4, 20, 20]) for i in range(len(names))]
+    return [e.object(e.image(f"p{i}"), 100 + i, [4, 4, 20, 20]) for i in range(len(names))]
 
 
 def classes_of(artifact: Artifact, store: Store) -> dict[str, str]:
     t = store.table(artifact, "labels.parquet")
-    return dict(zip(t["object_id"], t["label"], strict=True))
+    return dict(zip(t["annotation_id"], t["class_id"], strict=True))
 
 
 def with_taxa(folder: Path, text: str, fox: dict[str, Any], rat: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -208,7 +206,7 @@ CANIDS, RODENTS = {"level": "family", "name": "Canidae"}, {"level": "order", "na
 
 
 def test_a_name_may_mean_one_class_in_one_source_and_another_in_the_next(store: Store, settings: Settings, tmp_path: Path) -> None:
-    plan = LabelsPlan.model_validate(
+    plan = LabelsConfig.model_validate(
         {"classes": {"fox": {"from": {"isle": ["fox"], "cape": ["rat"]}}, "rat": {"from": {"*": ["mouse"], "isle": ["rat"]}}}}
     )
     both, expected = [], {}
@@ -217,7 +215,7 @@ def test_a_name_may_mean_one_class_in_one_source_and_another_in_the_next(store: 
         expected |= {project + o: c for o, c in zip(named(e, *meaning), meaning.values(), strict=True)}
         both.append(steps(e, store, settings, tmp_path / project, plan))
     t = store.table(resolve_labels(both, plan, store, settings), "labels.parquet")
-    assert dict(zip(t["source"] + t["object_id"], t["label"], strict=True)) == expected
+    assert dict(zip(t["source"] + t["annotation_id"], t["class_id"], strict=True)) == expected
     assert wanted_names(plan, "cape", settings) == ("mouse", "rat")
 
 
@@ -330,15 +328,15 @@ def test_a_changed_taxonomy_makes_the_labels_anew(store: Store, settings: Settin
 
 def test_a_limit_keeps_first_what_the_plan_prioritizes(store: Store, settings: Settings, tmp_path: Path) -> None:
     rule = {"from": ["fox", "rat"], "max_count": 6, "prioritize": ["Rat", "cape", "fox"]}
-    plan = LabelsPlan.model_validate({"classes": {"animal": rule, "person": ["person"]}})
+    plan = LabelsConfig.model_validate({"classes": {"animal": rule, "person": ["person"]}})
     both = []
     for project in ("cape", "isle"):
         e = Export(project)
         for i in range(5):
-            e.object(e.picture(f"p{i}"), 1)
+            e.object(e.image(f"p{i}"), 1)
         for i in range(2):
-            e.object(e.picture(f"q{i}"), 2)
-        e.object(e.picture(), 3)
+            e.object(e.image(f"q{i}"), 2)
+        e.object(e.image(), 3)
         both.append(steps(e, store, settings, tmp_path / project, plan))
     artifact = resolve_labels(both, plan, store, settings)
     t = store.table(artifact, "labels.parquet").query("label == 'animal'")
@@ -350,7 +348,7 @@ def test_a_limit_keeps_first_what_the_plan_prioritizes(store: Store, settings: S
     ("asked", "line"),
     [
         ({"min_count": 3}, r"class 'rat' has 2 examples, expected at least 3 \(min_count\) \(none left out\)"),
-        ({"min_places": 2}, r"class 'rat' lives at 1 places, expected at least 2 \(min_places\)"),
+        ({"min_locations": 2}, r"class 'rat' lives at 1 places, expected at least 2 \(min_locations\)"),
     ],
 )
 def test_a_class_with_too_little_is_refused_or_only_noted_by_the_plans_word(
@@ -358,13 +356,13 @@ def test_a_class_with_too_little_is_refused_or_only_noted_by_the_plans_word(
 ) -> None:
     e = Export()
     for i in range(3):
-        e.object(e.picture(f"p{i}"), 1)
+        e.object(e.image(f"p{i}"), 1)
     for _ in range(2):
-        e.object(e.picture("cove"), 2)
+        e.object(e.image("cove"), 2)
     spec = SPEC | asked
     with pytest.raises(LabelsError, match=line):
         resolved(e, store, settings, tmp_path, spec)
-    assert resolved(e, store, settings, tmp_path, spec | {"too_few": "warn"}).counts.kept == 5
+    assert resolved(e, store, settings, tmp_path, spec | {"on_too_few": "warn"}).counts.kept == 5
     assert "class 'rat'" in caplog.text
     spared = {"classes": {"fox": ["fox"], "rat": {"from": ["rat"]} | dict.fromkeys(asked, 1)}} | asked
     assert resolved(e, store, settings, tmp_path, spared).counts.kept == 5
@@ -372,47 +370,47 @@ def test_a_class_with_too_little_is_refused_or_only_noted_by_the_plans_word(
 
 def test_exports_without_any_object_of_a_class_end_in_one_line_whatever_the_plans_word(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    e.object(e.picture(), 1, validated=False)
+    e.object(e.image(), 1, validated=False)
     with pytest.raises(LabelsError, match="no object of the exports has a class: 1 unreviewed"):
-        resolved(e, store, settings, tmp_path, SPEC | {"too_few": "warn"})
+        resolved(e, store, settings, tmp_path, SPEC | {"on_too_few": "warn"})
 
 
 def test_a_preview_counts_what_the_step_then_keeps(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
     for i in range(12):
-        e.object(e.picture(f"p{i % 2}"), 1 + i % 3, [4, 4, 20, 20], validated=i != 5)
+        e.object(e.image(f"p{i % 2}"), 1 + i % 3, [4, 4, 20, 20], validated=i != 5)
     e.object(e.images[0]["id"], 1)
-    e.object(e.picture(), 0)
-    spec = {"classes": {"fox": {"from": ["fox"], "max_per_place": 2}, "rat": ["rat"]}}
+    e.object(e.image(), 0)
+    spec = {"classes": {"fox": {"from": ["fox"], "max_per_location": 2}, "rat": ["rat"]}}
     artifact = resolved(e, store, settings, tmp_path, spec)
     source = {"name": "isle", "export": str(tmp_path / "export.json"), "images": str(tmp_path / "nowhere")}
     plan = Plan.model_validate({"model": "m", "sources": [source], "labels": spec})
     found = previewed(plan, {"isle": export_annotations(plan.sources[0], store, settings)}, {}, store, settings)
     assert (found.objects, found.dropped) == (artifact.counts.kept, artifact.counts.dropped)
     assert {c.id: c.objects for c in found.classes} == {c: artifact.counts.noted[c] for c in ("fox", "rat")}
-    assert [(c.objects, c.places, c.over_cap) for c in found.classes] == [(4, 2, 1), (4, 2, 0)]
-    assert (found.unlisted, found.conflicts, found.too_few) == ({"person": 4}, (), ())
+    assert [(c.objects, c.locations, c.over_cap) for c in found.classes] == [(4, 2, 1), (4, 2, 0)]
+    assert (found.unlisted, found.conflicts, found.on_too_few) == ({"person": 4}, (), ())
 
 
 def test_a_preview_says_what_is_wrong_instead_of_ending(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    e.object(e.picture(), 1)
+    e.object(e.image(), 1)
     e.write(tmp_path)
     labels = {"classes": {"fox": ["fox", "rat"], "rat": ["rat"]}, "conflicts": "warn"}
     source = {"name": "isle", "export": str(tmp_path / "export.json"), "images": "nowhere"}
     plan = Plan.model_validate({"model": "m", "sources": [source], "labels": labels})
     found = previewed(plan, {"isle": export_annotations(plan.sources[0], store, settings)}, {"isle": [e.images[0]["id"]]}, store, settings)
     assert found.conflicts == ("the name 'rat' is in 'classes.fox' and in 'classes.rat'",)
-    assert [line[:15] for line in found.too_few] == ["the class 'fox'", "the class 'rat'"]
-    assert found.dropped == {"picture_unusable": 1}
+    assert [line[:15] for line in found.on_too_few] == ["the class 'fox'", "the class 'rat'"]
+    assert found.dropped == {"image_unusable": 1}
 
 
 def test_equivalents_say_which_predictions_are_right_and_make_nothing_anew(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    e.object(e.picture(), 1)
-    e.object(e.picture(), 2)
+    e.object(e.image(), 1)
+    e.object(e.image(), 2)
     spec = SPEC | {"equivalents": {"rat": ["fox"]}}
-    assert LabelsPlan.model_validate(spec).right_for() == {"fox": {"fox"}, "rat": {"rat", "fox"}}
+    assert LabelsConfig.model_validate(spec).right_for() == {"fox": {"fox"}, "rat": {"rat", "fox"}}
     assert not resolved(e, store, settings, tmp_path).cached
     assert resolved(e, store, settings, tmp_path, spec).cached
 

@@ -11,7 +11,7 @@ import pytest
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PackageError
-from animl_pipeline.core.imaging import open_picture
+from animl_pipeline.core.imaging import open_image
 from animl_pipeline.core.records import Agreement, Answer, Artifact
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.steps.package import package_model
@@ -28,11 +28,11 @@ def test_the_package_holds_a_classifier_that_answers_and_a_card_with_metrics(sto
     classifier = Classifier.load(tmp_path / "unpacked")
     assert classifier.card.metrics["macro_f1"] == 1.0
     assert store.path(package, "card.json").read_bytes() == (tmp_path / "unpacked" / "card.json").read_bytes()
-    answers = [Answer.model_validate(row) for row in json.loads(store.path(package, "golden.json").read_text())]
-    assert [a.picture for a in answers] == ["00.jpg", "01.jpg", "02.jpg"]
+    answers = [Answer.model_validate(row) for row in json.loads(store.path(package, "reference.json").read_text())]
+    assert [a.image for a in answers] == ["00.jpg", "01.jpg", "02.jpg"]
     for expected in answers:
-        picture = open_picture(store.path(package, f"golden/{expected.picture}").read_bytes())
-        assert classifier.answer(picture, expected.box) == pytest.approx(expected.probabilities, abs=1e-5)
+        image = open_image(store.path(package, f"reference/{expected.image}").read_bytes())
+        assert classifier.answer(image, expected.box) == pytest.approx(expected.probabilities, abs=1e-5)
 
 
 def test_the_same_model_gives_the_same_bytes_in_another_store(tmp_path: Path) -> None:
@@ -48,12 +48,12 @@ def test_a_package_that_is_there_is_not_made_again(store: Store, tmp_path: Path)
     assert package_of(store, tmp_path).cached
 
 
-def test_golden_pictures_too_large_for_a_request_are_left_out_and_counted(store: Store, tmp_path: Path) -> None:
+def test_reference_images_too_large_for_a_request_are_left_out_and_counted(store: Store, tmp_path: Path) -> None:
     model = model_step(store, tmp_path)
     large = jpeg() + b"\0" * 2_800_000
     package = package_model(model, evaluation_step(store, model, tmp_path, [large, jpeg(seed=5)]), colour_plan(), store)
     assert package.counts.kept == 1
-    assert package.counts.dropped == {"picture_too_large_for_a_request": 1}
+    assert package.counts.dropped == {"image_too_large_for_a_request": 1}
 
 
 Refused = tuple[str, Callable[[Store, Path], Artifact]]
@@ -83,13 +83,13 @@ def test_metrics_of_other_classes_are_refused(store: Store, tmp_path: Path) -> N
         package_model(model, evaluation_step(store, model, tmp_path, classes=("red", "green", "yellow")), colour_plan(), store)
 
 
-def test_a_package_that_does_not_give_its_golden_answers_again_is_refused(store: Store, tmp_path: Path) -> None:
+def test_a_package_that_does_not_give_its_reference_answers_again_is_refused(store: Store, tmp_path: Path) -> None:
     model = model_step(store, tmp_path)
     with pytest.raises(PackageError, match=r"differs by 0.001 from the golden answer for 00.jpg"):
         package_model(model, evaluation_step(store, model, tmp_path, shift=0.001), colour_plan(), store)
 
 
-def test_no_golden_picture_at_all_is_refused(store: Store, tmp_path: Path) -> None:
+def test_no_reference_image_at_all_is_refused(store: Store, tmp_path: Path) -> None:
     model = model_step(store, tmp_path)
     with pytest.raises(PackageError, match="found 0 of 0"):
         package_model(model, evaluation_step(store, model, tmp_path, []), colour_plan(), store)

@@ -9,28 +9,28 @@ from typing import Any
 
 import pytest
 
-from animl_pipeline.config import DetectionsPlan
+from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.core.records import Artifact
 from animl_pipeline.steps.detections import detect_animals
 from animl_pipeline.storage.step_cache import Store
 from tests.conftest import jpeg
-from tests.steps.test_detections import boxes_of, label, labels_of
+from tests.steps.test_detections import boxes_of, class_id, labels_of
 
 BOX = [0.2, 0.1, 0.5, 0.4]
 FOX: dict[str, Any] = {"category": "1", "conf": 0.8, "bbox": BOX}
 
 
-def write(folder: Path, images: Any, **more: Any) -> DetectionsPlan:
+def write(folder: Path, images: Any, **more: Any) -> DetectionsConfig:
     """A plan with a results file of these images."""
     content = {"info": {"format_version": "1.3"}, "detection_categories": {"1": "animal", "2": "person"}, "images": images} | more
     (folder / "r.json").write_text(json.dumps(content), encoding="utf-8")
-    return DetectionsPlan(source="results", results="r.json")
+    return DetectionsConfig(source="results", results="r.json")
 
 
-def looked(store: Store, settings: Settings, spec: DetectionsPlan, *names: str) -> Artifact:
-    rows = [label(store, jpeg(seed=i), f"i{i}", file_name=name) for i, name in enumerate(names)]
+def looked(store: Store, settings: Settings, spec: DetectionsConfig, *names: str) -> Artifact:
+    rows = [class_id(store, jpeg(seed=i), f"i{i}", file_name=name) for i, name in enumerate(names)]
     return detect_animals(labels_of(store, rows), spec, store, settings)
 
 
@@ -39,7 +39,7 @@ def failures(store: Store, made: Artifact) -> dict[str, str]:
     return dict(zip(table["image_id"], table["reason"], strict=True))
 
 
-def test_a_picture_without_a_list_of_detections_has_failed_whatever_the_format_called_that(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_a_image_without_a_list_of_detections_has_failed_whatever_the_format_called_that(store: Store, settings: Settings, tmp_path: Path) -> None:
     spec = write(
         tmp_path,
         [{"file": "a.jpg", "detections": None}, {"file": "b.jpg"}, {"file": "c.jpg", "failure": None, "detections": []}],
@@ -50,7 +50,7 @@ def test_a_picture_without_a_list_of_detections_has_failed_whatever_the_format_c
     assert made.counts.noted["images_without_animal"] == 1
 
 
-def test_boxes_without_area_or_numbers_are_counted_and_what_reaches_past_the_picture_ends_there(
+def test_boxes_without_area_or_numbers_are_counted_and_what_reaches_past_the_image_ends_there(
     store: Store, settings: Settings, tmp_path: Path
 ) -> None:
     nan = float("nan")
@@ -87,7 +87,7 @@ def test_what_the_format_does_not_allow_is_one_line_that_names_it(
 def test_a_file_of_endless_brackets_is_one_line(store: Store, settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text("[" * 200_000, encoding="utf-8")
     with pytest.raises(DetectionsError, match=r"r\.json is no MegaDetector results file"):
-        looked(store, settings, DetectionsPlan(source="results", results="r.json"), "a.jpg")
+        looked(store, settings, DetectionsConfig(source="results", results="r.json"), "a.jpg")
 
 
 def test_names_match_whoever_wrote_their_folders_and_accents(store: Store, settings: Settings, tmp_path: Path) -> None:
@@ -97,20 +97,20 @@ def test_names_match_whoever_wrote_their_folders_and_accents(store: Store, setti
     assert (len(boxes_of(store, made)), failures(store, made)) == (4, {})
 
 
-def test_a_picture_that_a_file_has_twice_keeps_what_either_entry_found(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_a_image_that_a_file_has_twice_keeps_what_either_entry_found(store: Store, settings: Settings, tmp_path: Path) -> None:
     other = FOX | {"bbox": [0, 0, 0.1, 0.1]}
     entries: list[dict[str, Any]] = [{"detections": [FOX]}, {"detections": [FOX, other]}, {"detections": None, "failure": "image access failure"}]
     made = looked(store, settings, write(tmp_path, [{"file": "a.jpg"} | e for e in entries]), "a.jpg")
     assert len(boxes_of(store, made)) == 2
 
 
-def test_a_file_of_other_pictures_is_told_with_a_name_of_each(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_a_file_of_other_images_is_told_with_a_name_of_each(store: Store, settings: Settings, tmp_path: Path) -> None:
     spec = write(tmp_path, [{"file": "card/x.jpg", "detections": []}])
     with pytest.raises(
         DetectionsError, match=r"expected results of the labels' pictures, such as a\.jpg, found those of 1 others, such as card/x\.jpg"
     ):
         looked(store, settings, spec, "a.jpg", "b.jpg")
-    reviewed = labels_of(store, [label(store, jpeg(), box=(0.1, 0.1, 0.5, 0.5))])
+    reviewed = labels_of(store, [class_id(store, jpeg(), box=(0.1, 0.1, 0.5, 0.5))])
     assert detect_animals(reviewed, spec, store, settings).counts.kept == 1, "where people drew all boxes it does not matter"
 
 

@@ -19,23 +19,25 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from animl_pipeline.config import SplitsPlan, check_plan
+from animl_pipeline.config import SplitsConfig, check_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PlanError, SplitsError, StoreError
-from animl_pipeline.core.imaging import open_picture
+from animl_pipeline.core.imaging import open_image
 from animl_pipeline.core.records import Artifact, Counts
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.tables import write_parquet
 from animl_pipeline.steps.crops.perceptual_hash import likeness
 from animl_pipeline.steps.splits import split_by_location
 from animl_pipeline.steps.splits.grouping import codes_of, groups_of, on_two
 from animl_pipeline.steps.splits.near_duplicates import near_duplicates
 from animl_pipeline.steps.splits.optimise import Wanted, score, search
-from animl_pipeline.storage.step_cache import Made, Store, Workspace, open_store, write_table
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, open_store
 from tests.config.test_plan import plan_data
 from tests.support.paths import DATA as REAL
 
 CLASSES = ("fox", "bird", "rat")
 Row = tuple[str, ...]
-COLUMNS = ["place", "label", "sequence", "picture", "taken", "phash", "source"]
+COLUMNS = ["location", "class_id", "sequence", "image", "taken", "phash", "source"]
 
 
 def crops_step(store: Store, rows: list[Row]) -> Artifact:
@@ -43,18 +45,18 @@ def crops_step(store: Store, rows: list[Row]) -> Artifact:
     table = pd.DataFrame([(*r, *[""] * (6 - len(r)), "isle") for r in rows], columns=COLUMNS)
     table.insert(0, "crop_id", [f"c{i:05d}" for i in range(len(rows))])
 
-    def build(space: Workspace) -> Made:
-        write_table(space.out / "crops.parquet", table)
-        return Made(Counts(kept=len(rows)))
+    def build(space: Workspace) -> StepOutput:
+        write_parquet(space.out / "crops.parquet", table)
+        return StepOutput(Counts(kept=len(rows)))
 
-    return store.make("crops", room="records", config={"rows": json.dumps(rows)}, build=build)
-
-
-def island(places: int, per_place: int = 12) -> list[Row]:
-    return [(f"isle/p{p}", CLASSES[(p + i) % 3], f"isle/s{p}-{i // 3}", f"{p}-{i}") for p in range(places) for i in range(per_place)]
+    return store.make(Step("crops", version=1), config={"rows": json.dumps(rows)}, build=build)
 
 
-def split(store: Store, rows: list[Row], spec: SplitsPlan = SplitsPlan(), classes: tuple[str, ...] = CLASSES) -> tuple[pd.DataFrame, Counts]:  # noqa: B008 - never changed
+def island(locations: int, per_location: int = 12) -> list[Row]:
+    return [(f"isle/p{p}", CLASSES[(p + i) % 3], f"isle/s{p}-{i // 3}", f"{p}-{i}") for p in range(locations) for i in range(per_location)]
+
+
+def split(store: Store, rows: list[Row], spec: SplitsConfig = SplitsConfig(), classes: tuple[str, ...] = CLASSES) -> tuple[pd.DataFrame, Counts]:  # noqa: B008 - never changed
     """The crops with their sides (NaN: on none), and the step's counts."""
     crops = crops_step(store, rows)
     made = split_by_location(crops, spec, classes, store, "m")
@@ -66,7 +68,7 @@ def split(store: Store, rows: list[Row], spec: SplitsPlan = SplitsPlan(), classe
 
 
 def side_of(t: pd.DataFrame) -> dict[str, str]:
-    return dict(t.dropna(subset="split").groupby("place")["split"].first())
+    return dict(t.dropna(subset="split").groupby("location")["split"].first())
 
 
 def wanted(counts: np.ndarray[Any, Any], shares: tuple[float, float, float]) -> Wanted:
@@ -80,9 +82,9 @@ def wanted(counts: np.ndarray[Any, Any], shares: tuple[float, float, float]) -> 
 # -- shares
 
 
-def test_places_lie_on_one_side_and_shares_are_near_the_wanted(store: Store) -> None:
-    t, counts = split(store, island(40), SplitsPlan(val=0.2, test=0.2))
-    assert t.groupby("place")["split"].nunique().max() == 1
+def test_locations_lie_on_one_side_and_shares_are_near_the_wanted(store: Store) -> None:
+    t, counts = split(store, island(40), SplitsConfig(val=0.2, test=0.2))
+    assert t.groupby("location")["split"].nunique().max() == 1
     share = t["split"].value_counts(normalize=True)
     assert share["val"] == pytest.approx(0.2, abs=0.03)
     assert share["test"] == pytest.approx(0.2, abs=0.03)
@@ -91,9 +93,9 @@ def test_places_lie_on_one_side_and_shares_are_near_the_wanted(store: Store) -> 
 
 def test_the_same_seed_gives_the_same_split(store: Store) -> None:
     crops = crops_step(store, island(25))
-    one = split_by_location(crops, SplitsPlan(seed=1), CLASSES, store, "m")
-    store.depot.delete(f"steps/splits/{one.key}/manifest.json")
-    again = split_by_location(crops, SplitsPlan(seed=1), CLASSES, store, "m")
+    one = split_by_location(crops, SplitsConfig(seed=1), CLASSES, store, "m")
+    store.object_store.delete(f"steps/splits/{one.key}/manifest.json")
+    again = split_by_location(crops, SplitsConfig(seed=1), CLASSES, store, "m")
     assert (again.cached, again.digest) == (False, one.digest)
 
 
@@ -106,7 +108,7 @@ def test_the_order_of_the_crops_does_not_matter(store: Store, tmp_path: Path) ->
 
 @hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.integers(4, 14), st.integers(0, 5), st.data())
-def test_every_class_with_places_enough_is_on_every_side(groups: int, seed: int, data: st.DataObject) -> None:
+def test_every_class_with_locations_enough_is_on_every_side(groups: int, seed: int, data: st.DataObject) -> None:
     rows = st.lists(st.lists(st.integers(0, 9), min_size=3, max_size=3), min_size=groups, max_size=groups)
     counts = np.array(data.draw(rows), float)
     counts[:3] += 1  # every class has three places
@@ -127,14 +129,14 @@ def test_the_search_keeps_groups_on_the_sides_that_they_are_allowed() -> None:
     asked = wanted(rng.poisson(4, (40, 4)).astype(float), (0.7, 0.15, 0.15))
     allowed = rng.random((40, 3)) < 0.6
     allowed[~allowed.any(1), 0] = True
-    asked = Wanted(asked.counts, asked.places, asked.shares, asked.least, asked.least_places, allowed)
+    asked = Wanted(asked.counts, asked.locations, asked.shares, asked.least, asked.least_locations, allowed)
     assert allowed[np.arange(40), search(asked, 10, rng)].all()
 
 
 # -- what belongs together
 
 
-def test_places_that_share_a_burst_or_a_picture_stay_together(store: Store) -> None:
+def test_locations_that_share_a_burst_or_a_image_stay_together(store: Store) -> None:
     rows = [*island(12), ("isle/p0", "fox", "isle/shared", "x"), ("isle/p1", "fox", "isle/shared", "y")]
     rows += [("isle/p2", "fox", "", "same"), ("isle/p3", "fox", "", "same")]
     side = side_of(split(store, rows)[0])
@@ -147,13 +149,13 @@ ties = st.lists(st.tuples(st.integers(0, 8), st.integers(-1, 12), st.integers(-1
 
 @given(ties)
 def test_grouping_parts_nothing_that_is_tied_and_ties_nothing_that_is_not(rows: list[tuple[int, int, int]]) -> None:
-    place, one, other = np.array(rows).T
-    group = groups_of(place, [one, other])
-    assert not any(on_two(tie, group).any() for tie in (place, one, other))
-    together = {frozenset({p}) for p in set(place.tolist())}  # the plain way: merge what shares a value until nothing does
+    location, one, other = np.array(rows).T
+    group = groups_of(location, [one, other])
+    assert not any(on_two(tie, group).any() for tie in (location, one, other))
+    together = {frozenset({p}) for p in set(location.tolist())}  # the plain way: merge what shares a value until nothing does
     for tie in (one, other):
         for value in set(tie.tolist()) - {-1}:
-            touched = [part for part in together if part & set(place[tie == value].tolist())]
+            touched = [part for part in together if part & set(location[tie == value].tolist())]
             together = (together - set(touched)) | {frozenset().union(*touched)}
     assert len(together) == len(set(group.tolist()))
 
@@ -174,7 +176,7 @@ def turned(phash: str, bits: int) -> str:
     return f"{int(phash, 16) ^ ((1 << bits) - 1 << (128 - bits)):032x}"
 
 
-def copies_at_two_places(first: tuple[str, str], second: tuple[str, str]) -> list[Row]:
+def copies_at_two_locations(first: tuple[str, str], second: tuple[str, str]) -> list[Row]:
     """Twelve places, and one picture in two files: (time, look) at p0 and at p1."""
     rows = [(*r, f"2024-03-{int(r[0].removeprefix('isle/p')) + 1:02}T00:{i % 12:02}:00", look(i)) for i, r in enumerate(island(12))]
     return [*rows, ("isle/p0", "fox", "", "first", *first), ("isle/p1", "fox", "", "second", *second)]
@@ -182,9 +184,9 @@ def copies_at_two_places(first: tuple[str, str], second: tuple[str, str]) -> lis
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("other_time", ["2024-05-01T10:00:07", "2024-05-01T02:00:07.000-08:00", "2024-05-01T03:00:07", "2024:05:01 10:00:07"])
-def test_copies_taken_at_the_same_second_in_any_time_zone_tie_their_places(store: Store, seed: int, other_time: str) -> None:
-    rows = copies_at_two_places(("2024-05-01T10:00:07", look(900)), (other_time, turned(look(900), 12)))
-    t, counts = split(store, rows, SplitsPlan(seed=seed))
+def test_copies_taken_at_the_same_second_in_any_time_zone_tie_their_locations(store: Store, seed: int, other_time: str) -> None:
+    rows = copies_at_two_locations(("2024-05-01T10:00:07", look(900)), (other_time, turned(look(900), 12)))
+    t, counts = split(store, rows, SplitsConfig(seed=seed))
     assert side_of(t)["isle/p0"] == side_of(t)["isle/p1"]
     assert counts.noted["copies_kept_together"] == 2
 
@@ -194,28 +196,28 @@ def test_copies_taken_at_the_same_second_in_any_time_zone_tie_their_places(store
     [("2024-05-01T10:00:08", 0), ("2024-05-03T10:00:07", 0), ("2024-05-01T10:00:07", 13)],
     ids=["another second", "two days later", "too different"],
 )
-def test_pictures_that_only_look_alike_or_are_only_of_the_same_time_tie_nothing(store: Store, time: str, bits: int) -> None:
-    _, counts = split(store, copies_at_two_places(("2024-05-01T10:00:07", look(900)), (time, turned(look(900), bits))))
+def test_images_that_only_look_alike_or_are_only_of_the_same_time_tie_nothing(store: Store, time: str, bits: int) -> None:
+    _, counts = split(store, copies_at_two_locations(("2024-05-01T10:00:07", look(900)), (time, turned(look(900), bits))))
     assert "copies_kept_together" not in counts.noted
 
 
 def test_a_likely_copy_without_a_time_is_left_out_of_the_lower_side_and_ties_nothing(store: Store) -> None:
-    rows = copies_at_two_places(("", look(900)), ("2024-05-01T10:00:07", turned(look(900), 3)))
-    t, counts = split(store, rows, SplitsPlan(train_only=("isle/p0",), test_only=("isle/p1",)))
-    assert counts.dropped == {"likely_copy_of_a_held_out_picture": 1}
-    assert t.set_index("picture")["split"].to_dict()["second"] == "test"
+    rows = copies_at_two_locations(("", look(900)), ("2024-05-01T10:00:07", turned(look(900), 3)))
+    t, counts = split(store, rows, SplitsConfig(train_only=("isle/p0",), test_only=("isle/p1",)))
+    assert counts.dropped == {"likely_copy_of_a_held_out_image": 1}
+    assert t.set_index("image")["split"].to_dict()["second"] == "test"
 
 
-def test_a_place_that_the_plan_names_and_nobody_has_is_said(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    _, counts = split(store, island(12), SplitsPlan(train_only=("isle/p0",), test_only=("isle/p99",)))
-    assert counts.noted["places_named_but_not_there"] == 1
+def test_a_location_that_the_plan_names_and_nobody_has_is_said(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    _, counts = split(store, island(12), SplitsConfig(train_only=("isle/p0",), test_only=("isle/p99",)))
+    assert counts.noted["locations_named_but_not_there"] == 1
     assert "names the place 'isle/p99' in train_only or test_only, of which there is no crop" in caplog.text
 
 
 def test_without_looks_or_by_the_plans_word_copies_are_not_looked_for_and_the_counts_say_so(store: Store) -> None:
-    assert split(store, island(12))[1].noted["pictures_not_compared_for_copies"] == 12 * 12
-    rows = copies_at_two_places(("2024-05-01T10:00:07", look(900)), ("2024-05-01T10:00:07", look(900)))
-    assert "copies_kept_together" not in split(store, rows, SplitsPlan(near_duplicate_bits=None))[1].noted
+    assert split(store, island(12))[1].noted["images_not_compared_for_copies"] == 12 * 12
+    rows = copies_at_two_locations(("2024-05-01T10:00:07", look(900)), ("2024-05-01T10:00:07", look(900)))
+    assert "copies_kept_together" not in split(store, rows, SplitsConfig(near_duplicate_bits=None))[1].noted
 
 
 looks = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30), st.integers(0, 3), st.sampled_from([0, 1, 900, 3600, 93600, 94500])), max_size=16)
@@ -224,7 +226,7 @@ looks = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30), st.integers(0,
 @given(looks)
 def test_copies_are_just_those_that_comparing_all_with_all_finds(rows: list[tuple[int, int, int, int]]) -> None:
     made = [turned(look(n), bits) for n, bits, _, _ in rows]
-    table = pd.DataFrame({"place": [p for *_, p, _ in rows], "phash": pd.Series(made, dtype=str), "moment": [float(t) for *_, t in rows]})
+    table = pd.DataFrame({"location": [p for *_, p, _ in rows], "phash": pd.Series(made, dtype=str), "moment": [float(t) for *_, t in rows]})
     certain, _ = near_duplicates(table, 12)
     found = {frozenset(p) for p in zip(certain.one.tolist(), certain.other.tolist(), strict=True)}
 
@@ -235,35 +237,35 @@ def test_copies_are_just_those_that_comparing_all_with_all_finds(rows: list[tupl
     assert found == {frozenset(p) for p in itertools.combinations(range(len(rows)), 2) if is_copy(*p)}
 
 
-def test_a_black_picture_has_no_look() -> None:
+def test_a_black_image_has_no_look() -> None:
     assert likeness(Image.new("RGB", (640, 480))) == ""
     assert len(likeness(Image.radial_gradient("L").convert("RGB"))) == 32
 
 
-def real_pictures(every: int) -> list[tuple[str, Image.Image]]:
+def real_images(every: int) -> list[tuple[str, Image.Image]]:
     found = []
     for export in sorted(REAL.glob("*/cct.json")):
         for image in json.loads(export.read_text())["images"][::every]:
-            place = image.get("location_group") or image.get("location")
+            location = image.get("location_group") or image.get("location")
             path = export.parent / image["file_name"]
-            if place:
-                found.append((f"{export.parent.name}/{place}", open_picture(path.read_bytes())))
+            if location:
+                found.append((f"{export.parent.name}/{location}", open_image(path.read_bytes())))
     return found
 
 
-def encoded_again(picture: Image.Image, scale: float, quality: int) -> Image.Image:
+def encoded_again(img: Image.Image, scale: float, quality: int) -> Image.Image:
     buffer = io.BytesIO()
-    small = picture.resize((max(32, int(picture.width * scale)), max(32, int(picture.height * scale))), Image.Resampling.LANCZOS)
+    small = img.resize((max(32, int(img.width * scale)), max(32, int(img.height * scale))), Image.Resampling.LANCZOS)
     small.save(buffer, "JPEG", quality=quality)
-    return open_picture(buffer.getvalue())
+    return open_image(buffer.getvalue())
 
 
 @pytest.mark.realdata
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real pictures beside the checkout")
 @pytest.mark.parametrize(("scale", "quality"), [(1, 90), (1, 50), (0.5, 75), (1.5, 80)])
-def test_real_pictures_are_known_again_when_resized_and_encoded_and_not_taken_for_others(scale: float, quality: int) -> None:
-    pictures = real_pictures(every=29)
-    bits = [(place, int(likeness(p) or "0", 16), int(likeness(encoded_again(p, scale, quality)) or "0", 16)) for place, p in pictures]
+def test_real_images_are_known_again_when_resized_and_encoded_and_not_taken_for_others(scale: float, quality: int) -> None:
+    images = real_images(every=29)
+    bits = [(location, int(likeness(p) or "0", 16), int(likeness(encoded_again(p, scale, quality)) or "0", 16)) for location, p in images]
     assert len(bits) > 60
     assert np.mean([(one ^ again).bit_count() <= 12 for _, one, again in bits]) >= 0.97
     assert min((a ^ b).bit_count() for (p, a, _), (q, b, _) in itertools.combinations(bits, 2) if p != q) > 12
@@ -272,7 +274,7 @@ def test_real_pictures_are_known_again_when_resized_and_encoded_and_not_taken_fo
 # -- what cannot be had
 
 
-def test_a_class_at_one_place_is_trained_on_and_it_is_said_why_it_is_nowhere_else(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_class_at_one_location_is_trained_on_and_it_is_said_why_it_is_nowhere_else(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     rows = [*island(10), *(("isle/lonely", "owl", f"isle/o{i}", f"o{i}") for i in range(9))]
     _, counts = split(store, rows, classes=(*CLASSES, "owl"))
@@ -284,14 +286,14 @@ def test_a_class_at_one_place_is_trained_on_and_it_is_said_why_it_is_nowhere_els
 
 def test_val_and_test_get_the_least_that_is_asked_for_where_it_can_be_had(store: Store) -> None:
     rows = [*island(30), *((f"isle/p{p}", "owl", "", f"o{p}-{i}") for p in range(8) for i in range(6))]
-    t, counts = split(store, rows, SplitsPlan(val=0.1, test=0.1, min_per_class=12, min_places_per_class=2), classes=(*CLASSES, "owl"))
-    owls = t[t["label"] == "owl"]
+    t, counts = split(store, rows, SplitsConfig(val=0.1, test=0.1, min_per_class=12, min_locations_per_class=2), classes=(*CLASSES, "owl"))
+    owls = t[t["class_id"] == "owl"]
     assert owls["split"].value_counts()[["val", "test"]].min() >= 12
-    assert owls.groupby("split")["place"].nunique()[["val", "test"]].min() >= 2
+    assert owls.groupby("split")["location"].nunique()[["val", "test"]].min() >= 2
     assert not any("owl" in note for note in counts.noted)
 
 
-def test_a_class_whose_places_were_all_learnt_from_is_said_to_be_so(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_class_whose_locations_were_all_learnt_from_is_said_to_be_so(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     side = side_of(split(store, island(12))[0])
     trained = sorted(p for p, s in side.items() if s == "train")[:4]
     caplog.set_level(logging.WARNING)
@@ -301,7 +303,7 @@ def test_a_class_whose_places_were_all_learnt_from_is_said_to_be_so(store: Store
     assert "none of which may be in test: 4 once learnt from" in caplog.text
 
 
-def test_two_places_do_not_suffice_and_the_line_says_so(store: Store) -> None:
+def test_two_locations_do_not_suffice_and_the_line_says_so(store: Store) -> None:
     with pytest.raises(SplitsError, match=r"at least 3 places .* found 2"):
         split(store, island(2))
 
@@ -314,58 +316,58 @@ def test_a_strange_class_among_the_crops_is_named(store: Store) -> None:
 # -- unknown places
 
 
-def test_unknown_places_are_dropped_and_counted_or_trained_on_by_the_plans_word(store: Store) -> None:
+def test_unknown_locations_are_dropped_and_counted_or_trained_on_by_the_plans_word(store: Store) -> None:
     rows = [*island(9), ("", "fox", "", "u1"), ("", "fox", "", "0-0")]
-    assert split(store, rows)[1].dropped == {"unknown_place": 2}
-    t, counts = split(store, rows, SplitsPlan(unknown_place="train"))
-    assert counts.dropped == {"unknown_place_tied_to_a_known_one": 1}  # it is a picture of a known place
-    assert t.set_index("picture")["split"].to_dict()["u1"] == "train"
+    assert split(store, rows)[1].dropped == {"unknown_location": 2}
+    t, counts = split(store, rows, SplitsConfig(unknown_location="train"))
+    assert counts.dropped == {"unknown_location_tied_to_a_known_one": 1}  # it is a picture of a known place
+    assert t.set_index("image")["split"].to_dict()["u1"] == "train"
 
 
-def test_a_picture_of_unknown_place_that_may_be_of_a_held_out_burst_is_not_trained_on(store: Store) -> None:
+def test_a_image_of_unknown_location_that_may_be_of_a_held_out_burst_is_not_trained_on(store: Store) -> None:
     rows: list[Row] = [(*r, f"2024-01-{1 + i // 12:02}T10:00:{i % 12:02}") for i, r in enumerate(island(9))]
-    spec = SplitsPlan(unknown_place="train", test_only=("isle/p4",), train_only=("isle/p0",))
+    spec = SplitsConfig(unknown_location="train", test_only=("isle/p4",), train_only=("isle/p0",))
     unknown = [("", "fox", "isle/s4-0", "u1"), ("", "fox", "isle/s0-0", "u2"), ("", "fox", "", "u3", "2024-01-05T10:00:15")]
     t, counts = split(store, [*rows, *unknown, ("", "fox", "", "u4", "2024-01-05T10:00:30")], spec)
-    assert counts.dropped == {"unknown_place_tied_to_a_known_one": 2}
-    assert set(t.loc[t["split"].isna(), "picture"]) == {"u1", "u3"}
+    assert counts.dropped == {"unknown_location_tied_to_a_known_one": 2}
+    assert set(t.loc[t["split"].isna(), "image"]) == {"u1", "u3"}
 
 
 # -- places and days with a side of their own
 
 
-def test_places_keep_the_side_that_the_plan_gives_them_unless_the_past_forbids_it(store: Store) -> None:
-    spec = SplitsPlan(train_only=("isle/p3",), test_only=("isle/p5",))
+def test_locations_keep_the_side_that_the_plan_gives_them_unless_the_past_forbids_it(store: Store) -> None:
+    spec = SplitsConfig(train_only=("isle/p3",), test_only=("isle/p5",))
     side = side_of(split(store, island(12), spec)[0])
     assert (side["isle/p3"], side["isle/p5"]) == ("train", "test")
     with pytest.raises(SplitsError, match=r"train_only names 'isle/p5', which was tested on before"):
-        split(store, island(12), SplitsPlan(train_only=("isle/p5",)))
+        split(store, island(12), SplitsConfig(train_only=("isle/p5",)))
     with pytest.raises(SplitsError, match=r"test_only names 'isle/p3', which was learnt from before"):
-        split(store, island(12), SplitsPlan(test_only=("isle/p3",)))
+        split(store, island(12), SplitsConfig(test_only=("isle/p3",)))
 
 
-def test_tied_places_cannot_be_given_different_sides(store: Store) -> None:
+def test_tied_locations_cannot_be_given_different_sides(store: Store) -> None:
     rows = [*island(12), ("isle/p3", "fox", "", "same"), ("isle/p5", "fox", "", "same")]
     with pytest.raises(SplitsError, match=r"train_only names 'isle/p3', which shares a burst or a picture with a place in splits\.test_only"):
-        split(store, rows, SplitsPlan(train_only=("isle/p3",), test_only=("isle/p5",)))
+        split(store, rows, SplitsConfig(train_only=("isle/p3",), test_only=("isle/p5",)))
 
 
-def test_when_all_places_must_be_in_test_the_line_says_so(store: Store) -> None:
+def test_when_all_locations_must_be_in_test_the_line_says_so(store: Store) -> None:
     with pytest.raises(SplitsError, match=r"leave no place for another side; .*shorten splits\.test_only"):
-        split(store, island(4), SplitsPlan(test_only=tuple(f"isle/p{i}" for i in range(4))))
+        split(store, island(4), SplitsConfig(test_only=tuple(f"isle/p{i}" for i in range(4))))
 
 
-def test_days_keep_pictures_from_sides_and_the_place_rule_wins_at_places_with_both(store: Store) -> None:
-    def year(place: int, i: int) -> int:
-        return 2018 if place < 6 else 2025 if place > 23 else 2018 + i % 8  # early places, late ones, and those with all years
+def test_days_keep_images_from_sides_and_the_location_rule_wins_at_locations_with_both(store: Store) -> None:
+    def year(location: int, i: int) -> int:
+        return 2018 if location < 6 else 2025 if location > 23 else 2018 + i % 8  # early places, late ones, and those with all years
 
     rows: list[Row] = [(*r, f"{year(n // 12, n % 12)}-06-01T00:00:{n % 12:02}") for n, r in enumerate(island(30))]
-    spec = SplitsPlan(train_only_before=date(2020, 1, 1), test_only_after=date(2024, 1, 1))
+    spec = SplitsConfig(train_only_before=date(2020, 1, 1), test_only_after=date(2024, 1, 1))
     t, counts = split(store, [*rows, ("isle/p8", "fox", "", "undated")], spec)
     side = side_of(t)
     assert {side[f"isle/p{p}"] for p in range(6)} == {"train"}
     assert {side[f"isle/p{p}"] for p in range(24, 30)} == {"test"}
-    assert t.groupby("place")["split"].nunique().max() == 1
+    assert t.groupby("location")["split"].nunique().max() == 1
     assert t.loc[t["split"].isin(["train", "val"]), "taken"].max() < "2024"
     assert t.loc[t["split"].isin(["val", "test"]) & (t["taken"] != ""), "taken"].min() > "2020"
     assert set(counts.dropped) == {"too_old_to_test_on", "too_new_to_learn_from"}
@@ -382,20 +384,20 @@ def test_days_that_leave_a_gap_are_a_fault_of_the_plan() -> None:
 
 def test_a_second_call_with_the_same_crops_is_cached_though_the_register_has_grown(store: Store) -> None:
     crops = crops_step(store, island(12))
-    first = split_by_location(crops, SplitsPlan(), CLASSES, store, "m")
-    assert split_by_location(crops, SplitsPlan(), CLASSES, store, "m").cached
-    split_by_location(crops_step(store, [*island(12), *island(20)[200:]]), SplitsPlan(), CLASSES, store, "m")
-    again = split_by_location(crops, SplitsPlan(), CLASSES, store, "m")
+    first = split_by_location(crops, SplitsConfig(), CLASSES, store, "m")
+    assert split_by_location(crops, SplitsConfig(), CLASSES, store, "m").cached
+    split_by_location(crops_step(store, [*island(12), *island(20)[200:]]), SplitsConfig(), CLASSES, store, "m")
+    again = split_by_location(crops, SplitsConfig(), CLASSES, store, "m")
     assert again.digest == first.digest
 
 
-def test_a_renamed_test_place_is_known_by_its_pictures(store: Store) -> None:
+def test_a_renamed_test_location_is_known_by_its_images(store: Store) -> None:
     rows = island(12)
-    place = next(p for p, s in side_of(split(store, rows)[0]).items() if s == "test")
-    renamed = [("isle/new name" if r[0] == place else r[0], *r[1:]) for r in rows]
-    assert side_of(split(store, [*renamed, ("isle/new name", "fox", "", "new")], SplitsPlan(seed=3))[0])["isle/new name"] == "test"
+    location = next(p for p, s in side_of(split(store, rows)[0]).items() if s == "test")
+    renamed = [("isle/new name" if r[0] == location else r[0], *r[1:]) for r in rows]
+    assert side_of(split(store, [*renamed, ("isle/new name", "fox", "", "new")], SplitsConfig(seed=3))[0])["isle/new name"] == "test"
     later = [("isle/newer name", "fox", "", "new"), *rows[:0], *(r for r in renamed if r[0] != "isle/new name")]  # only the newest picture is left
-    assert side_of(split(store, later, SplitsPlan(seed=3))[0])["isle/newer name"] == "test"
+    assert side_of(split(store, later, SplitsConfig(seed=3))[0])["isle/newer name"] == "test"
 
 
 @pytest.fixture
@@ -407,7 +409,7 @@ def grown(store: Store) -> tuple[list[Row], str, str]:
 
 
 @pytest.mark.parametrize("under", ["tested", "learnt", "new"])
-def test_a_tested_and_a_learnt_place_that_became_one_are_left_out(store: Store, grown: tuple[list[Row], str, str], under: str) -> None:
+def test_a_tested_and_a_learnt_location_that_became_one_are_left_out(store: Store, grown: tuple[list[Row], str, str], under: str) -> None:
     rows, tested, learnt = grown
     name = {"tested": tested, "learnt": learnt, "new": "isle/merged"}[under]
     merged = [(name if r[0] in {tested, learnt} else r[0], *r[1:]) for r in rows]
@@ -416,23 +418,23 @@ def test_a_tested_and_a_learnt_place_that_became_one_are_left_out(store: Store, 
     assert counts.dropped == {"tested_and_learnt_from": 24}
 
 
-def test_a_new_place_that_is_merged_with_a_tested_one_is_tested_on(store: Store, grown: tuple[list[Row], str, str]) -> None:
+def test_a_new_location_that_is_merged_with_a_tested_one_is_tested_on(store: Store, grown: tuple[list[Row], str, str]) -> None:
     rows, tested, _ = grown
     new = [("isle/new", "fox", "", f"n{i}") for i in range(5)]
     assert side_of(split(store, [*rows, *new, ("isle/new", "fox", "isle/both", "b1"), (tested, "fox", "isle/both", "b2")])[0])["isle/new"] == "test"
 
 
-def test_a_tie_between_a_tested_and_a_learnt_place_is_cut_so_that_both_stay(store: Store, grown: tuple[list[Row], str, str]) -> None:
+def test_a_tie_between_a_tested_and_a_learnt_location_is_cut_so_that_both_stay(store: Store, grown: tuple[list[Row], str, str]) -> None:
     rows, tested, learnt = grown
     old = next(r[3] for r in rows if r[0] == tested)
     more: list[Row] = [(learnt, "fox", "", old), (tested, "fox", "", "new"), (learnt, "fox", "", "new")]
     t, counts = split(store, [*rows, *more])
-    assert counts.dropped == {"once_tested": 1, "tied_to_a_test_place": 1, "tied_to_a_learnt_place": 1}
+    assert counts.dropped == {"once_tested": 1, "tied_to_a_test_location": 1, "tied_to_a_learnt_location": 1}
     assert (side_of(t)[tested], side_of(t)[learnt] != "test") == ("test", True)
-    assert t[t["place"] == tested]["split"].notna().sum() == 12
+    assert t[t["location"] == tested]["split"].notna().sum() == 12
 
 
-def test_a_new_place_tied_to_a_tested_and_to_a_learnt_one_is_left_out(store: Store, grown: tuple[list[Row], str, str]) -> None:
+def test_a_new_location_tied_to_a_tested_and_to_a_learnt_one_is_left_out(store: Store, grown: tuple[list[Row], str, str]) -> None:
     rows, tested, learnt = grown
     ties: list[Row] = [("isle/new", "fox", "isle/a", "n1"), (tested, "fox", "isle/a", "n2"), ("isle/new", "fox", "isle/b", "n3")]
     t, counts = split(store, [*rows, *ties, (learnt, "fox", "isle/b", "n4")])
@@ -442,20 +444,20 @@ def test_a_new_place_tied_to_a_tested_and_to_a_learnt_one_is_left_out(store: Sto
 
 def test_raising_the_test_sets_number_thaws_it_and_lowering_it_brings_the_old_one_back(store: Store, grown: tuple[list[Row], str, str]) -> None:
     rows, tested, learnt = grown
-    swapped = SplitsPlan(test_set=2, train_only=(tested,), test_only=(learnt,))
+    swapped = SplitsConfig(test_set=2, train_only=(tested,), test_only=(learnt,))
     side = side_of(split(store, rows, swapped)[0])
     assert (side[tested], side[learnt]) == ("train", "test")
-    side = side_of(split(store, rows, SplitsPlan(seed=5))[0])
+    side = side_of(split(store, rows, SplitsConfig(seed=5))[0])
     assert (side[tested], side[learnt] != "test") == ("test", True)
 
 
 @pytest.mark.parametrize("shard", [b'["isle/p1",{"side":"test"}]\n', b"torn ["], ids=["another shape", "torn"])
 def test_a_register_that_cannot_be_read_ends_the_run_instead_of_thawing_the_test_set(store: Store, shard: bytes) -> None:
     crops = crops_step(store, island(12))
-    store.depot.put("memory/splits/m/1.jsonl", shard)
+    store.object_store.put("memory/splits/m/1.jsonl", shard)
     with pytest.raises(StoreError, match="restore "):
-        split_by_location(crops, SplitsPlan(), CLASSES, store, "m")
-    assert store.depot.read("memory/splits/m/1.jsonl") == shard
+        split_by_location(crops, SplitsConfig(), CLASSES, store, "m")
+    assert store.object_store.read("memory/splits/m/1.jsonl") == shard
 
 
 def test_a_register_of_the_first_version_still_freezes(store: Store) -> None:
@@ -470,19 +472,19 @@ class World:
 
     def __init__(self) -> None:
         self.name = {camera: f"isle/{camera}" for camera in range(6)}
-        self.pictures = [(camera, f"{camera}-{i}") for camera in self.name for i in range(6)]
+        self.images = [(camera, f"{camera}-{i}") for camera in self.name for i in range(6)]
 
     def rows(self) -> list[Row]:
-        return [(self.name[camera], CLASSES[i % 3], "", picture) for i, (camera, picture) in enumerate(self.pictures)]
+        return [(self.name[camera], CLASSES[i % 3], "", img) for i, (camera, img) in enumerate(self.images)]
 
     def grow(self, data: st.DataObject, year: int) -> None:
         for new in range(data.draw(st.integers(0, 3), label="new cameras")):
             camera = 100 * (year + 1) + new
             self.name[camera] = f"isle/{camera}"
-            self.pictures += [(camera, f"{camera}-{i}") for i in range(5)]
+            self.images += [(camera, f"{camera}-{i}") for i in range(5)]
         cameras = st.sampled_from(sorted(self.name))
         for n, camera in enumerate(data.draw(st.lists(cameras, max_size=3), label="new pictures of old cameras")):
-            self.pictures += [(camera, f"more-{year}-{n}")]
+            self.images += [(camera, f"more-{year}-{n}")]
         for n, camera in enumerate(data.draw(st.lists(cameras, max_size=2), label="renamed")):
             old = self.name[camera]
             self.name |= {c: f"isle/renamed-{year}-{n}" for c, name in self.name.items() if name == old}
@@ -499,21 +501,21 @@ def five_retrainings(folder: Path, data: st.DataObject) -> None:
     learnt: set[Any] = set()
     for year in range(5):
         try:
-            t, counts = split(store, world.rows(), SplitsPlan(tries=2, seed=year))
+            t, counts = split(store, world.rows(), SplitsConfig(tries=2, seed=year))
         except SplitsError as e:
             if year == 0 or not re.search("at least 3 places|leave no place", str(e)):
                 raise
             return  # too much was merged to go on
-        camera_of = {picture: camera for camera, picture in world.pictures}
+        camera_of = {img: camera for camera, img in world.images}
         used = t.dropna(subset="split")
-        assert used.groupby("place")["split"].nunique().max() == 1
+        assert used.groupby("location")["split"].nunique().max() == 1
         test, rest = used[used["split"] == "test"], used[used["split"] != "test"]
-        tested |= set(test["picture"]) | set(test["picture"].map(camera_of))
-        learnt |= set(rest["picture"]) | set(rest["picture"].map(camera_of))
+        tested |= set(test["image"]) | set(test["image"].map(camera_of))
+        learnt |= set(rest["image"]) | set(rest["image"].map(camera_of))
         assert tested & learnt == set()
         assert set(counts.dropped) <= {"tested_and_learnt_from"}
         if data.draw(st.booleans(), label="run again"):
-            again, _ = split(store, world.rows(), SplitsPlan(tries=2, seed=year))
+            again, _ = split(store, world.rows(), SplitsConfig(tries=2, seed=year))
             pd.testing.assert_frame_equal(again, t)
         world.grow(data, year)
 
@@ -541,22 +543,22 @@ def test_tens_of_thousands_of_crops_are_numbered_grouped_and_searched(store: Sto
     """No step of it goes row by row in Python: that would take minutes at a million."""
     rng = np.random.default_rng(0)
     n = 30_000
-    place = rng.zipf(1.3, n) % 300
-    t = pd.DataFrame({"place": [f"isle/p{p}" for p in place], "label": np.array(CLASSES)[rng.choice(3, n, p=[0.8, 0.15, 0.05])]})
+    location = rng.zipf(1.3, n) % 300
+    t = pd.DataFrame({"location": [f"isle/p{p}" for p in location], "class_id": np.array(CLASSES)[rng.choice(3, n, p=[0.8, 0.15, 0.05])]})
     t.insert(0, "crop_id", [f"{i:032x}" for i in range(n)])
     burst = np.arange(n) // 3
-    t["sequence"] = [f"isle/{b}-{p}" for b, p in zip(burst, place, strict=True)]
-    t["picture"] = [rng.bytes(32).hex() for _ in range(n)]
+    t["sequence"] = [f"isle/{b}-{p}" for b, p in zip(burst, location, strict=True)]
+    t["image"] = [rng.bytes(32).hex() for _ in range(n)]
     t["taken"] = (pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 10**8, n), unit="s")).strftime("%Y-%m-%dT%H:%M:%S")
     t["phash"] = [rng.bytes(16).hex() for _ in range(n)]
 
-    def build(space: Workspace) -> Made:
-        write_table(space.out / "crops.parquet", t)
-        return Made(Counts(kept=n))
+    def build(space: Workspace) -> StepOutput:
+        write_parquet(space.out / "crops.parquet", t)
+        return StepOutput(Counts(kept=n))
 
-    crops = store.make("crops", room="records", config={"scale": n}, build=build)
-    made = split_by_location(crops, SplitsPlan(), CLASSES, store, "m")
+    crops = store.make(Step("crops", version=1), config={"scale": n}, build=build)
+    made = split_by_location(crops, SplitsConfig(), CLASSES, store, "m")
     assert made.counts.kept == n
-    later = split_by_location(crops, SplitsPlan(seed=7), CLASSES, store, "m")
+    later = split_by_location(crops, SplitsConfig(seed=7), CLASSES, store, "m")
     test = [set(x.loc[x["split"] == "test", "crop_id"]) for x in (store.table(made, "splits.parquet"), store.table(later, "splits.parquet"))]
     assert test[0] == test[1]

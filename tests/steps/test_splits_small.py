@@ -9,21 +9,21 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from animl_pipeline.config import SplitsPlan
+from animl_pipeline.config import SplitsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.storage.step_cache import Store, open_store
 from tests.steps.test_splits import Row, split
 
 
-def few(**places: list[int]) -> list[Row]:
+def few(**locations: list[int]) -> list[Row]:
     """So many crops of each class at places of its own."""
-    return [(f"isle/{c}{p}", c, "", f"{c}{p}-{i}") for c, counts in places.items() for p, n in enumerate(counts) for i in range(n)]
+    return [(f"isle/{c}{p}", c, "", f"{c}{p}-{i}") for c, counts in locations.items() for p, n in enumerate(counts) for i in range(n)]
 
 
-def test_most_of_a_class_that_lives_at_one_big_place_is_learnt_from_and_not_spent_on_measuring(store: Store) -> None:
+def test_most_of_a_class_that_lives_at_one_big_location_is_learnt_from_and_not_spent_on_measuring(store: Store) -> None:
     rows = few(bird=[20, 18, 9, 8, 6, 5, 4], fox=[17, 1, 1, 1], pig=[25, 8, 5])
-    t, counts = split(store, rows, SplitsPlan(val=0.15, test=0.25), classes=("bird", "fox", "pig"))
-    held = t.groupby(["label", "split"]).size()
+    t, counts = split(store, rows, SplitsConfig(val=0.15, test=0.25), classes=("bird", "fox", "pig"))
+    held = t.groupby(["class_id", "split"]).size()
     assert held["fox", "train"] >= 17
     assert held["pig", "train"] >= 25
     assert (counts.noted["few_fox_in_val"], counts.noted["few_fox_in_test"]) <= (2, 2)
@@ -34,9 +34,9 @@ def test_most_of_a_class_that_lives_at_one_big_place_is_learnt_from_and_not_spen
 def test_train_keeps_near_its_share_however_small_the_set_is(tmp_path_factory: pytest.TempPathFactory, sizes: list[list[int]], seed: int) -> None:
     store = open_store(Settings(store=str(tmp_path_factory.mktemp("store"))))
     rows = few(**dict(zip(("bird", "fox", "pig"), sizes, strict=True)))
-    t, _ = split(store, rows, SplitsPlan(val=0.15, test=0.25, seed=seed), classes=("bird", "fox", "pig"))
-    learnt = t[t["split"] == "train"].groupby("label").size()
-    assert (learnt >= 0.3 * t.groupby("label").size()).all()
+    t, _ = split(store, rows, SplitsConfig(val=0.15, test=0.25, seed=seed), classes=("bird", "fox", "pig"))
+    learnt = t[t["split"] == "train"].groupby("class_id").size()
+    assert (learnt >= 0.3 * t.groupby("class_id").size()).all()
     assert set(t["split"]) == {"train", "val", "test"}
 
 

@@ -79,7 +79,7 @@ def test_the_shipped_onnx_tells_the_classes_apart(trained: tuple[Store, Artifact
     store, model = trained
     classifier = Classifier.load(store.path(model, "model.onnx").parent)
     views = [Image.open(io.BytesIO(drawn_crop(c, n))) for c in CLASSES for n in range(100, 110)]
-    found = classifier.probabilities(normalise(views, classifier.card.view)).argmax(1)
+    found = classifier.probabilities(normalise(views, classifier.card.model_input)).argmax(1)
     assert (found == np.repeat(range(3), 10)).mean() > 0.6
 
 
@@ -92,7 +92,7 @@ def test_onnx_answers_as_torch_does_with_the_shipped_weights(trained: tuple[Stor
     network = timm.create_model("test_resnet", num_classes=3).eval()
     network.load_state_dict(load_file(store.path(model, "weights.safetensors")))
     classifier = Classifier.load(store.path(model, "model.onnx").parent)
-    inputs = normalise([Image.open(io.BytesIO(drawn_crop(c, 200))) for c in CLASSES], classifier.card.view)
+    inputs = normalise([Image.open(io.BytesIO(drawn_crop(c, 200))) for c in CLASSES], classifier.card.model_input)
     with torch.no_grad():
         expected = network(torch.from_numpy(inputs)).softmax(1).numpy()
     np.testing.assert_allclose(classifier.probabilities(inputs), expected, atol=1e-4)
@@ -176,9 +176,9 @@ def test_batches_are_normalised_exactly_as_the_endpoint_normalises() -> None:
     from animl_pipeline.steps.training.dataloaders import collate
 
     views = [Image.open(io.BytesIO(drawn_crop("fox", n))).convert("RGB") for n in range(3)]
-    view = plan_with().view
-    inputs, targets = collate(view)([(np.asarray(v), 0) for v in views])
-    np.testing.assert_array_equal(inputs.numpy(), normalise(views, view))
+    model_input = plan_with().model_input
+    inputs, targets = collate(model_input)([(np.asarray(v), 0) for v in views])
+    np.testing.assert_array_equal(inputs.numpy(), normalise(views, model_input))
     assert targets.tolist() == [0, 0, 0]
 
 
@@ -235,7 +235,7 @@ def test_crops_of_another_view_are_refused(store: Store, settings: Settings) -> 
 def test_a_missing_crop_is_said(store: Store, settings: Settings) -> None:
     crops, splits = crops_and_splits(store)
     blob = store.table(crops, "crops.parquet")["blob"][0]
-    store.depot.delete(f"blobs/{blob[:2]}/{blob}")
+    store.object_store.delete(f"blobs/{blob[:2]}/{blob}")
     with pytest.raises(DamagedError, match="lacks the blob"):
         train_classifier(crops, splits, plan_with(), store, settings)
 
@@ -243,9 +243,9 @@ def test_a_missing_crop_is_said(store: Store, settings: Settings) -> None:
 def test_the_signature_of_an_address_of_weights_is_not_told(settings: Settings) -> None:
     from animl_pipeline.steps.training.network import build_network
 
-    for place in ("http://127.0.0.1:9/own.safetensors", "http://127.0.0.1:9/own.pt"):
+    for location in ("http://127.0.0.1:9/own.safetensors", "http://127.0.0.1:9/own.pt"):
         with pytest.raises((TrainingError, WeightsError), match=r"train\.weights") as caught:
-            build_network(plan_with(weights=f"{place}?X-Amz-Signature=secret"), settings)
+            build_network(plan_with(weights=f"{location}?X-Amz-Signature=secret"), settings)
         assert "secret" not in str(caught.value)
 
 

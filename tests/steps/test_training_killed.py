@@ -44,7 +44,7 @@ def one_thread() -> None:
 def hard_plan(epochs: int) -> Plan:
     """With all that has a state: augmentation, mixup, sampling, averaged weights, steps of two batches, early stopping; a checkpoint every step."""
     return plan_with(
-        epochs=epochs, batch_size=4, accumulate=2, augment="camera_trap", mixup=0.2, cutmix=1.0, ema=0.9, dropout=0.1,
+        epochs=epochs, batch_size=4, accumulate_batches=2, augment="camera_trap", mixup=0.2, cutmix=1.0, ema=0.9, dropout=0.1,
         checkpoint_steps=1, patience=epochs,
     )  # fmt: skip
 

@@ -229,7 +229,7 @@ def test_a_step_of_two_batches_is_that_of_one_and_averaged_weights_lie_between(s
 
     start = build_network(plan_with(), settings).state_dict()
     whole = trained_weights(store, settings, batch_size=8)
-    halves = trained_weights(store, settings, batch_size=4, accumulate=2)
+    halves = trained_weights(store, settings, batch_size=4, accumulate_batches=2)
     average = trained_weights(store, settings, batch_size=8, ema=0.99)
     moved = {name: float(torch.dist(t, start[name])) for name, t in whole.items() if t.is_floating_point() and not torch.equal(t, start[name])}
     assert len(moved) > 10

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from animl_pipeline.core.errors import PictureError
-from animl_pipeline.core.imaging import open_picture
+from animl_pipeline.core.errors import ImageError
+from animl_pipeline.core.imaging import open_image
 from animl_pipeline.steps.images.concurrency import FIRST, SHORTEST_ROUND, Pace
-from animl_pipeline.steps.images.verify_jpeg import picture_size
+from animl_pipeline.steps.images.verify_jpeg import image_size
 from tests.conftest import jpeg
 from tests.support.paths import DATA as REAL
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of damaged
 
 
 @cache
-def picture(kind: str) -> bytes:
+def image(kind: str) -> bytes:
     whole = Image.open(io.BytesIO(jpeg(160, 120, seed=7)))
     buffer = io.BytesIO()
     options = {
@@ -34,16 +34,16 @@ def picture(kind: str) -> bytes:
 
 def decodes(data: bytes) -> bool:
     try:
-        open_picture(data)
-    except PictureError:
+        open_image(data)
+    except ImageError:
         return False
     return True
 
 
 def looks_whole(data: bytes) -> bool:
     try:
-        picture_size(data)
-    except PictureError:
+        image_size(data)
+    except ImageError:
         return False
     return True
 
@@ -53,12 +53,12 @@ KINDS = ("baseline", "progressive", "restarts", "grey", "exif", "optimised")
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_size_is_the_decoders(kind: str) -> None:
-    assert picture_size(picture(kind)) == (160, 120)
+    assert image_size(image(kind)) == (160, 120)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_picture_cut_off_anywhere_is_noticed(kind: str) -> None:
-    data = picture(kind)
+def test_a_image_cut_off_anywhere_is_noticed(kind: str) -> None:
+    data = image(kind)
     assert [n for n in range(0, len(data) - 2, 7) if looks_whole(data[:n]) != decodes(data[:n])] == []
     assert not any(looks_whole(data[:n]) for n in range(0, len(data) - 2, 7))
 
@@ -66,7 +66,7 @@ def test_a_picture_cut_off_anywhere_is_noticed(kind: str) -> None:
 @given(st.sampled_from(KINDS), st.floats(0, 0.999), st.floats(0, 0.2), st.randoms(use_true_random=False), st.sampled_from("zero random gone".split()))
 @settings(max_examples=150, deadline=None)
 def test_what_decodes_is_never_refused(kind: str, at: float, share: float, dice, how: str) -> None:  # noqa: ANN001 - hypothesis's own Random
-    data = picture(kind)
+    data = image(kind)
     start, end = int(at * len(data)), int(min(1.0, at + share) * len(data)) + 1
     middle = {"zero": bytes(end - start), "random": dice.randbytes(end - start), "gone": b""}[how]
     damaged = data[:start] + middle + data[end:]
@@ -76,7 +76,7 @@ def test_what_decodes_is_never_refused(kind: str, at: float, share: float, dice,
 
 def test_nearly_all_that_does_not_decode_is_noticed_without_decoding() -> None:
     """Of every header byte changed: what the decoder refuses is refused here, too, but for a few scans that only decoding shows."""
-    data = picture("baseline")
+    data = image("baseline")
     header = data.index(b"\xff\xda") + 12
     changed = [data[:i] + bytes([data[i] ^ bit]) + data[i + 1 :] for i in range(header) for bit in (1, 16, 128)]
     refused = [c for c in changed if not decodes(c)]
@@ -86,27 +86,27 @@ def test_nearly_all_that_does_not_decode_is_noticed_without_decoding() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff\xd9", b"<html>", b"\xff\xd8\xff\xe0\x00\x00"])
-def test_what_is_no_picture_is_refused(data: bytes) -> None:
-    with pytest.raises(PictureError, match="not a picture that decodes"):
-        picture_size(data)
+def test_what_is_no_image_is_refused(data: bytes) -> None:
+    with pytest.raises(ImageError, match="not a picture that decodes"):
+        image_size(data)
 
 
 def test_other_formats_are_decoded() -> None:
     buffer = io.BytesIO()
     Image.open(io.BytesIO(jpeg())).save(buffer, "PNG")
-    assert picture_size(buffer.getvalue()) == (64, 48)
-    with pytest.raises(PictureError):
-        picture_size(buffer.getvalue()[:-50])
+    assert image_size(buffer.getvalue()) == (64, 48)
+    with pytest.raises(ImageError):
+        image_size(buffer.getvalue()[:-50])
 
 
 @pytest.mark.realdata
 @pytest.mark.skipif(not REAL.exists(), reason="no real pictures beside the checkout")
-def test_real_pictures_whole_and_cut_are_judged_as_the_decoder_judges_them() -> None:
+def test_real_images_whole_and_cut_are_judged_as_the_decoder_judges_them() -> None:
     paths = sorted(p for p in REAL.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"})[::25]
     assert len(paths) > 50
     for path in paths:
         data = path.read_bytes()
-        assert picture_size(data) == open_picture(data).size, path
+        assert image_size(data) == open_image(data).size, path
         assert not looks_whole(data[: len(data) * 2 // 3]), path
 
 

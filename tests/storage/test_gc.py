@@ -27,7 +27,9 @@ from animl_pipeline.cli.main import app
 from animl_pipeline.config import Plan, load_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DamagedError, PipelineError, StoreError
-from animl_pipeline.core.records import Artifact, Counts, Metrics, Report, View
+from animl_pipeline.core.records import Artifact, Counts, Metrics, ModelInput, Report
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.tables import write_parquet
 from animl_pipeline.deploy.history import begin, close, new_record
 from animl_pipeline.deploy.latest_report import keep_report
 from animl_pipeline.deploy.released_model import champion_of
@@ -40,11 +42,11 @@ from animl_pipeline.steps.labels import SourceSteps, resolve_labels, wanted_name
 from animl_pipeline.steps.splits import split_by_location
 from animl_pipeline.storage import image_index
 from animl_pipeline.storage.gc import Cleared, Rules, clear_store, take_inventory
-from animl_pipeline.storage.gc.inventory import Id, Step
 from animl_pipeline.storage.gc.references import needed
 from animl_pipeline.storage.gc.roots import Root
+from animl_pipeline.storage.gc.stored_steps import Id
 from animl_pipeline.storage.locks import clearing
-from animl_pipeline.storage.step_cache import BlobColumn, Made, Store, Workspace, open_store, write_table
+from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace, open_store
 from tests.steps.test_splits import island, side_of, split
 from tests.support.packaged_model import package_of
 from tests.support.tiny_project import write_island
@@ -57,26 +59,26 @@ LATER = time.time() + 100 * DAY
 
 @pytest.fixture(params=["folder", "s3"])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    place = str(tmp_path / "store") if request.param == "folder" else f"s3://{request.getfixturevalue('bucket')}/store"
-    return open_store(Settings(store=place, cache=tmp_path / "cache"))
+    location = str(tmp_path / "store") if request.param == "folder" else f"s3://{request.getfixturevalue('bucket')}/store"
+    return open_store(Settings(store=location, cache=tmp_path / "cache"))
 
 
-def made(store: Store, step: str, inputs: dict[str, Artifact], pictures: tuple[bytes, ...] = (), **config: Any) -> Artifact:
+def made(store: Store, step: str, inputs: dict[str, Artifact], imgs: tuple[bytes, ...] = (), **config: Any) -> Artifact:
     """A step that names pictures in a table, and whose content is its config."""
 
-    def build(space: Workspace) -> Made:
-        names = [store.put_blob(p, lasting=False) for p in pictures]
+    def build(space: Workspace) -> StepOutput:
+        names = [store.put_blob(p, durable=False) for p in imgs]
         (space.out / "says.txt").write_text(json.dumps([config, sorted(a.digest for a in inputs.values())]))
-        write_table(space.out / "t.parquet", pd.DataFrame({"blob": pd.Series(names, dtype=str), "bytes": [len(p) for p in pictures]}))
-        return Made(Counts(kept=len(names)), blobs=(BlobColumn(file="t.parquet"),))
+        write_parquet(space.out / "t.parquet", pd.DataFrame({"blob": pd.Series(names, dtype=str), "bytes": [len(p) for p in imgs]}))
+        return StepOutput(Counts(kept=len(names)), blobs=(BlobColumn(file="t.parquet"),))
 
-    return store.make(step, room="records", inputs=inputs, config=config, build=build)
+    return store.make(Step(step, version=1), inputs=inputs, config=config, build=build)
 
 
 def report(store: Store, model: str, *steps: Artifact) -> None:
     """Make a report that names steps the newest of a model."""
     one = dict.fromkeys(("accuracy", "macro_precision", "macro_recall", "macro_f1", "macro_average_precision"), 1.0)
-    metrics = Metrics(examples=1, places=1, classes=(), confusion=(), **one)
+    metrics = Metrics(examples=1, locations=1, classes=(), confusion=(), **one)
     names = dict(zip(("model_artifact", "evaluation", "package"), (steps * 3)[:3], strict=True))
     keep_report(Report(model=model, version="1", headline="", metrics=metrics, **names), store)
 
@@ -98,7 +100,7 @@ def is_there(store: Store, artifact: Artifact) -> bool:
     try:
         store.manifest(artifact)
     except DamagedError:
-        assert not list(store.depot.names(f"steps/{artifact.step}/{artifact.key}/"))
+        assert not list(store.object_store.names(f"steps/{artifact.step}/{artifact.key}/"))
         return False
     for name in store.files(artifact):
         store.path(artifact, name)
@@ -122,7 +124,7 @@ class Drawn(NamedTuple):
     """A step of a random store: which earlier ones it reads, its pictures, and whether it is young, and what names it."""
 
     inputs: frozenset[int]
-    pictures: frozenset[int]
+    imgs: frozenset[int]
     young: bool
     named: str
     twin: bool  # with the content of any other twin that reads the same
@@ -165,8 +167,8 @@ def test_nothing_that_is_needed_ever_goes_and_all_that_is_old_and_not_needed_doe
         artifacts: list[Artifact] = []
         for i, one in enumerate(steps):
             inputs = {f"in{j}": artifacts[j] for j in one.inputs if j < i}
-            pictures = tuple(b"%d" % p for p in sorted(one.pictures))
-            artifacts.append(made(store, "labels", inputs, pictures, n=-1 if one.twin else i, **({"again": i} if one.twin else {})))
+            imgs = tuple(b"%d" % p for p in sorted(one.images))
+            artifacts.append(made(store, "labels", inputs, imgs, n=-1 if one.twin else i, **({"again": i} if one.twin else {})))
         for p in loose | new:
             store.put_blob(b"%d" % p)
         for path in (p for p in Path(folder).rglob("*") if p.is_file()):
@@ -175,7 +177,7 @@ def test_nothing_that_is_needed_ever_goes_and_all_that_is_old_and_not_needed_doe
             os.utime(Path(folder) / "blobs" / name_of(b"%d" % p)[:2] / name_of(b"%d" % p))
         for i, (one, artifact) in enumerate(zip(steps, artifacts, strict=True)):
             if one.young:
-                store.depot.touch(f"steps/labels/{artifact.key}/manifest.json")
+                store.object_store.touch(f"steps/labels/{artifact.key}/manifest.json")
             if one.named == "report":
                 report(store, f"m{i}", artifact)
             elif one.named:
@@ -186,7 +188,7 @@ def test_nothing_that_is_needed_ever_goes_and_all_that_is_old_and_not_needed_doe
             stays |= {j for j, a in enumerate(artifacts) if a.digest in digests}
         clear(store, Rules(keep=100), now=time.time())
         assert [i for i, a in enumerate(artifacts) if is_there(store, a)] == sorted(stays)
-        assert {p for p in range(6) if has(store, b"%d" % p)} == new.union(*(steps[i].pictures for i in stays))
+        assert {p for p in range(6) if has(store, b"%d" % p)} == new.union(*(steps[i].images for i in stays))
 
 
 # -- who needs what
@@ -194,13 +196,13 @@ def test_nothing_that_is_needed_ever_goes_and_all_that_is_old_and_not_needed_doe
 
 def test_a_model_is_kept_with_all_that_it_was_made_from_but_its_champion_alone(any_store: Store) -> None:
     old = made(any_store, "crops", {}, (b"old crop",), n=0)
-    champion = made(any_store, "package", {"model": old}, (b"golden",), n=1)
+    champion = made(any_store, "package", {"model": old}, (b"reference",), n=1)
     crops = made(any_store, "crops", {}, (b"crop",), n=2)
     evaluation = made(any_store, "evaluation", {"crops": crops, "champion": champion}, n=3)
     report(any_store, "isle", made(any_store, "package", {"evaluation": evaluation}, n=4))
     said = clear(any_store)
     assert [is_there(any_store, a) for a in (old, champion, crops, evaluation)] == [False, True, True, True]
-    assert [has(any_store, p) for p in (b"old crop", b"golden", b"crop")] == [False, True, True]
+    assert [has(any_store, p) for p in (b"old crop", b"reference", b"crop")] == [False, True, True]
     assert [(p.what, p.why, p.things) for p in said.goes if p.what == "steps"] == [("steps", "crops", 1)]
     assert clear(any_store).goes == ()
 
@@ -211,7 +213,7 @@ def test_the_weights_that_a_training_went_on_from_stay_but_not_what_they_were_ma
     first = made(store, "model", {"crops": crops}, n=1)
     weights = store.manifest(first).files["says.txt"].sha256
     config = {"n": 2}
-    second = store.make("model", room="records", digests={"released": weights}, config=config, build=lambda space: Made(Counts(kept=1)))
+    second = store.make(Step("training", version=1), digests={"released": weights}, config=config, build=lambda space: StepOutput(Counts(kept=1)))
     report(store, "isle", second)
     clear(store)
     assert [is_there(store, a) for a in (crops, first, second)] == [False, True, True]
@@ -260,12 +262,12 @@ def test_a_use_is_noted_in_s3_too(bucket: str, tmp_path: Path) -> None:
     store = open_store(Settings(store=f"s3://{bucket}/store", cache=tmp_path / "cache"))
     artifact = made(store, "labels", {}, n=0)
     name = f"steps/labels/{artifact.key}/manifest.json"
-    before, data = next(x.at for x in store.depot.lying("steps/") if x.name == name), store.depot.read(name)
+    before, data = next(x.at for x in store.object_store.lying("steps/") if x.name == name), store.object_store.read(name)
     deadline = time.monotonic() + 30
-    while next(x.at for x in store.depot.lying("steps/") if x.name == name) == before and time.monotonic() < deadline:
+    while next(x.at for x in store.object_store.lying("steps/") if x.name == name) == before and time.monotonic() < deadline:
         assert made(store, "labels", {}, n=0).cached  # S3 tells whole seconds
-    assert next(x.at for x in store.depot.lying("steps/") if x.name == name) > before
-    assert store.depot.read(name) == data
+    assert next(x.at for x in store.object_store.lying("steps/") if x.name == name) > before
+    assert store.object_store.read(name) == data
 
 
 # -- the frozen test set
@@ -274,10 +276,10 @@ def test_a_use_is_noted_in_s3_too(bucket: str, tmp_path: Path) -> None:
 def test_the_test_set_stays_frozen_when_every_step_went(store: Store) -> None:
     before, _ = split(store, island(12))
     clear(store)
-    assert not list(store.depot.names("steps/"))
+    assert not list(store.object_store.names("steps/"))
     after, _ = split(store, island(24))
-    tested = {place for place, side in side_of(before).items() if side == "test"}
-    assert {place for place in side_of(before) if side_of(after)[place] == "test"} == tested
+    tested = {location for location, side in side_of(before).items() if side == "test"}
+    assert {location for location in side_of(before) if side_of(after)[location] == "test"} == tested
 
 
 # -- pictures, crops and what is remembered of them
@@ -294,44 +296,44 @@ class Street(NamedTuple):
     splits: Artifact
 
 
-def walk(plan: Plan, view: View, store: Store, settings: Settings) -> Street:
+def walk(plan: Plan, model_input: ModelInput, store: Store, settings: Settings) -> Street:
     source, classes = plan.sources[0], tuple(plan.labels.classes)
     export = export_annotations(source, store, settings)
     images = fetch_images(source, export, wanted_names(plan.labels, source.name, settings), store, settings, plan.images)
     labels = resolve_labels([SourceSteps(source, export, images)], plan.labels, store, settings)
     detections = detect_animals(labels, plan.detections, store, settings)
-    crops = cut_crops(labels, detections, plan.crops, view, store, settings)
+    crops = cut_crops(labels, detections, plan.crops, model_input, store, settings)
     return Street(export, images, labels, detections, crops, split_by_location(crops, plan.splits, classes, store, plan.model))
 
 
 def test_a_needed_run_is_cached_throughout_and_another_is_made_anew_with_the_same_content(settings: Settings, tmp_path: Path) -> None:
-    store, plan = open_store(settings), load_plan(write_island(tmp_path / "isle", places=6, each=1))
-    kept, other = (walk(plan, View(size=size), store, settings) for size in (32, 48))
+    store, plan = open_store(settings), load_plan(write_island(tmp_path / "isle", locations=6, each=1))
+    kept, other = (walk(plan, ModelInput(size=size), store, settings) for size in (32, 48))
     report(store, plan.model, kept.splits)
-    said = clear(store, Rules(pictures=True))
+    said = clear(store, Rules(images=True))
     assert [(p.why, p.things) for p in said.goes if p.what == "steps"] == [("crops", 1), ("splits", 1)]
     names = {r["blob"] for n in ("crops", "images") for d in _memories(store, n) for r in store.recall(d).values()}
-    assert all(store.depot.size(f"blobs/{name[:2]}/{name}") for name in names)
-    assert all(a.cached for a in walk(plan, View(size=32), store, settings))
-    again = walk(plan, View(size=48), store, settings)
+    assert all(store.object_store.size(f"blobs/{name[:2]}/{name}") for name in names)
+    assert all(a.cached for a in walk(plan, ModelInput(size=32), store, settings))
+    again = walk(plan, ModelInput(size=48), store, settings)
     assert [a.cached for a in again] == [True, True, True, True, False, False]
     assert [(a.key, a.digest) for a in again] == [(a.key, a.digest) for a in other]
 
 
 def _memories(store: Store, kind: str) -> set[str]:
-    return {n.removeprefix("memory/").rpartition("/")[0] for n in store.depot.names(f"memory/{kind}/")}
+    return {n.removeprefix("memory/").rpartition("/")[0] for n in store.object_store.names(f"memory/{kind}/")}
 
 
-def test_fetched_pictures_stay_unless_they_may_go_and_are_then_fetched_again(settings: Settings, tmp_path: Path) -> None:
-    store, plan = open_store(settings), load_plan(write_island(tmp_path / "isle", places=6, each=1))
-    first = walk(plan, View(size=32), store, settings)
-    pictures = store.table(first.images, "images.parquet")
+def test_fetched_images_stay_unless_they_may_go_and_are_then_fetched_again(settings: Settings, tmp_path: Path) -> None:
+    store, plan = open_store(settings), load_plan(write_island(tmp_path / "isle", locations=6, each=1))
+    first = walk(plan, ModelInput(size=32), store, settings)
+    imgs = store.table(first.images, "images.parquet")
     clear(store)
-    assert all(store.has_blobs(pictures["blob"].tolist(), pictures["bytes"].tolist()))
-    clear(store, Rules(pictures=True))
-    assert list(store.depot.names("blobs/")) == []
+    assert all(store.has_blobs(imgs["blob"].tolist(), imgs["bytes"].tolist()))
+    clear(store, Rules(images=True))
+    assert list(store.object_store.names("blobs/")) == []
     assert not _memories(store, "images") | _memories(store, "crops")
-    again = walk(plan, View(size=32), store, settings)
+    again = walk(plan, ModelInput(size=32), store, settings)
     assert [a.digest for a in again] == [a.digest for a in first]
 
 
@@ -340,30 +342,30 @@ def test_what_an_export_answered_stays_while_it_is_remembered(store: Store) -> N
     store.remember("animl/isle", {"exported": {"answers": [{"blob": name_of(b"answer"), "bytes": 6}]}})
     store.put_blob(b"of an attempt")
     store.remember("animl-windows/isle-1", {"w": {"answer": {"blob": name_of(b"of an attempt"), "bytes": 13}}})
-    clear(store, Rules(pictures=True))
+    clear(store, Rules(images=True))
     assert (has(store, b"answer"), has(store, b"of an attempt")) == (True, False)
     assert _memories(store, "animl") == {"animl/isle"}
     assert _memories(store, "animl-windows") == set()
 
 
-def test_a_picture_that_only_json_or_another_column_names_stays(store: Store) -> None:
-    def build(space: Workspace) -> Made:
-        (space.out / "golden.json").write_text(json.dumps([{"picture": store.put_blob(b"golden")}]))
-        table = pd.DataFrame({"picture": [store.put_blob(b"whole")], "many": [[store.put_blob(b"listed")]]})
+def test_a_image_that_only_json_or_another_column_names_stays(store: Store) -> None:
+    def build(space: Workspace) -> StepOutput:
+        (space.out / "reference.json").write_text(json.dumps([{"image": store.put_blob(b"reference")}]))
+        table = pd.DataFrame({"image": [store.put_blob(b"whole")], "many": [[store.put_blob(b"listed")]]})
         table["kind"] = pd.Series([store.put_blob(b"coded")], dtype="category")
-        write_table(space.out / "t.parquet", table)
-        return Made(Counts(kept=1))
+        write_parquet(space.out / "t.parquet", table)
+        return StepOutput(Counts(kept=1))
 
-    report(store, "isle", store.make("evaluation", room="records", build=build))
+    report(store, "isle", store.make(Step("evaluation", version=1), build=build))
     store.put_blob(b"loose")
     clear(store)
-    assert [has(store, p) for p in (b"golden", b"whole", b"listed", b"coded", b"loose")] == [True, True, True, True, False]
+    assert [has(store, p) for p in (b"reference", b"whole", b"listed", b"coded", b"loose")] == [True, True, True, True, False]
 
 
 def test_of_a_key_that_is_forgotten_no_earlier_record_counts_again(any_store: Store) -> None:
     any_store.remember("seen", {"a": {"blob": "1"}, "b": {"blob": "2"}, "c": {"blob": "2"}})
     any_store.remember("seen", {"a": {"blob": "2"}, "c": {"blob": "1"}})
-    assert image_index.forget(any_store.depot, "seen", lambda record: record["blob"] == "2") == 2
+    assert image_index.forget(any_store.object_store, "seen", lambda record: record["blob"] == "2") == 2
     assert any_store.recall("seen") == {"c": {"blob": "1"}}
     any_store.remember("seen", {"a": {"blob": "3"}})
     assert any_store.recall("seen") == {"a": {"blob": "3"}, "c": {"blob": "1"}}
@@ -375,13 +377,13 @@ def test_of_a_key_that_is_forgotten_no_earlier_record_counts_again(any_store: St
 def test_nothing_goes_while_a_step_is_made_and_no_step_is_made_while_things_go(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow(space: Workspace) -> Made:
+    def slow(space: Workspace) -> StepOutput:
         begun.set()
         assert go_on.wait(30)
-        return Made(Counts(kept=0))
+        return StepOutput(Counts(kept=0))
 
     with ThreadPoolExecutor(2) as pool, caplog.at_level(logging.INFO, logger="animl_pipeline"):
-        building = pool.submit(store.make, "model", room="records", build=slow)
+        building = pool.submit(store.make, Step("training", version=1), build=slow)
         assert begun.wait(30)
         with pytest.raises(StoreError, match=r"a run makes a step in .* now; wait for its end"):
             clear(store)
@@ -392,33 +394,33 @@ def test_nothing_goes_while_a_step_is_made_and_no_step_is_made_while_things_go(s
             deadline = time.monotonic() + 30
             while "is being cleared" not in caplog.text and time.monotonic() < deadline:
                 threading.Event().wait(0.02)
-            assert not list(store.depot.names("steps/labels/"))
+            assert not list(store.object_store.names("steps/labels/"))
         assert not waiting.result().cached
 
 
 @pytest.mark.parametrize("name", ["reports/isle/newest.json", "releases/isle/1.json", "steps/labels/{key}/manifest.json"])
 def test_where_it_cannot_be_told_what_is_needed_nothing_goes(store: Store, name: str) -> None:
-    artifact = made(store, "labels", {}, (b"picture",), n=0)
-    store.depot.put(name.format(key=artifact.key), b'{"step": "labels"}')
-    before = {x.name: x.bytes for x in store.depot.lying("")}
+    artifact = made(store, "labels", {}, (b"image",), n=0)
+    store.object_store.put(name.format(key=artifact.key), b'{"step": "labels"}')
+    before = {x.name: x.bytes for x in store.object_store.lying("")}
     with pytest.raises(StoreError, match="nothing is cleared"):
         clear(store)
-    assert {x.name: x.bytes for x in store.depot.lying("")} == before
+    assert {x.name: x.bytes for x in store.object_store.lying("")} == before
 
 
 def test_a_damaged_table_of_a_needed_step_stops_it(store: Store) -> None:
-    artifact = made(store, "labels", {}, (b"picture",), n=0)
+    artifact = made(store, "labels", {}, (b"image",), n=0)
     report(store, "isle", artifact)
     store.path(artifact, "t.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(StoreError, match=r"t\.parquet .* cannot be read .* nothing is cleared: run the plan again"):
         clear(store)
-    assert has(store, b"picture")
+    assert has(store, b"image")
 
 
 def test_a_report_whose_step_is_gone_is_told(store: Store) -> None:
     artifact = made(store, "labels", {}, n=0)
     report(store, "isle", artifact)
-    store.depot.delete(f"steps/labels/{artifact.key}/manifest.json")
+    store.object_store.delete(f"steps/labels/{artifact.key}/manifest.json")
     said = clear(store)
     assert [str(r.id) for r in said.lacking] == [f"labels {artifact.key[:12]}"]
     assert said.lacking[0].why == "newest report of isle"
@@ -426,7 +428,7 @@ def test_a_report_whose_step_is_gone_is_told(store: Store) -> None:
 
 def test_scratch_goes_when_it_is_old_and_locks_of_others_stay(store: Store) -> None:
     with pytest.raises(PipelineError):
-        store.make("model", room="records", build=_broken)
+        store.make(Step("training", version=1), build=_broken)
     work = store.local / "work"
     (work / "release-isle.lock").touch()
     (work / "animl-isle.lock").touch()
@@ -451,7 +453,7 @@ def test_curves_go_with_their_training_and_local_copies_with_their_step_in_s3(an
     assert [(any_store.local / "steps" / "model" / a.key).exists() for a in (kept, gone)] == [True, False]
 
 
-def _broken(space: Workspace) -> Made:
+def _broken(space: Workspace) -> StepOutput:
     (space.scratch / "last.ckpt").write_bytes(b"0" * 1000)
     raise StoreError("broken off")
 
@@ -491,7 +493,7 @@ def test_a_kill_amid_leaves_a_store_that_works_and_the_next_clearing_ends_it(set
         assert is_there(store, again)
     clear(store)
     assert (is_there(store, kept), [is_there(store, g) for g in gone]) == (True, [False, False])
-    assert len(list(store.depot.names("blobs/"))) == 2
+    assert len(list(store.object_store.names("blobs/"))) == 2
     assert list(store.recall("crops/v")) == ["300|box"]
 
 
@@ -523,4 +525,4 @@ def test_an_inventory_counts_all_that_lies_there(any_store: Store) -> None:
     report(any_store, "isle", artifact)
     found = take_inventory(any_store, keep=3)
     assert [(h.kind, h.things, h.needed) for h in found.steps] == [("crops", 1, 1)]
-    assert found.bytes == any_store.depot.total()
+    assert found.bytes == any_store.object_store.total()

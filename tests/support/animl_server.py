@@ -119,8 +119,8 @@ class Task:
 class AnimlSite:
     """What the server holds and how it misbehaves."""
 
-    def __init__(self, pictures: list[Picture]) -> None:
-        self.pictures = pictures
+    def __init__(self, imgs: list[Picture]) -> None:
+        self.images = imgs
         self.labels = ["fox", "Rat", "person"]
         self.cameras: list[dict[str, Any]] = []
         self.rules: list[dict[str, Any]] = []
@@ -189,7 +189,7 @@ class AnimlSite:
 
     def projects(self, info: Any, input: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         self.asked["projects"] += 1
-        mine = {info.context["project"]} if info.context["project"] else {p.project for p in self.pictures}
+        mine = {info.context["project"]} if info.context["project"] else {p.project for p in self.images}
         wanted = set(input["_ids"]) if input and input.get("_ids") else mine
         return [{"_id": p, "name": p, "cameraConfigs": self.cameras, "automationRules": self.rules} for p in sorted(mine & wanted)]
 
@@ -230,7 +230,7 @@ class AnimlSite:
                 and (since is None or any(t.date is not None and t.date >= since for t in p.things))
             )
 
-        return sorted((p for p in self.pictures if fits(p)), key=lambda p: (p.taken or DAY, p.id))
+        return sorted((p for p in self.images if fits(p)), key=lambda p: (p.taken or DAY, p.id))
 
     def _shown(self, task_id: str) -> dict[str, Any]:
         task = self.tasks[task_id]
@@ -243,29 +243,29 @@ class AnimlSite:
 
     def _finish(self, task_id: str, task: Task) -> None:
         filters = dict(task.input["filters"]) | ({"reviewed": True} if task.input["onlyIncludeReviewed"] else {})
-        pictures = self.fitting(filters, task.project)
-        count = len(pictures)
-        if self.fail_all or any(p.id in self.poisoned for p in pictures):
+        imgs = self.fitting(filters, task.project)
+        count = len(imgs)
+        if self.fail_all or any(p.id in self.poisoned for p in imgs):
             task.failed, task.output = True, {"error": "Error exporting to COCO: could not find deployment"}
             return
-        if self.vanish and pictures:
+        if self.vanish and imgs:
             self.vanish -= 1
-            self.pictures.remove(pictures.pop())
-        task.body = self._coco(task_id, pictures, count)
+            self.images.remove(imgs.pop())
+        task.body = self._coco(task_id, imgs, count)
         task.signature = secrets.token_hex(16)
         self.signatures.append(task.signature)
         url = f"{self.address}/files/{task_id}_coco.json?X-Amz-Expires=3600&X-Amz-Signature={task.signature}"
         task.output = {"url": url, "count": count + self.miscounts, "meta": {"reviewedCount": {"reviewed": count, "notReviewed": 0}}}
 
-    def _coco(self, task_id: str, pictures: list[Picture], count: int) -> bytes:
+    def _coco(self, task_id: str, imgs: list[Picture], count: int) -> bytes:
         """The file, in one piece or streamed: streamed, its end is written with the last object of the image number ``count``."""
         labels = self.labels[len(self.tasks) % len(self.labels) :] + self.labels[: len(self.tasks) % len(self.labels)]
         categories = [{"id": i, "name": n} for i, n in enumerate(["empty", *labels])]
         number = {c["name"]: c["id"] for c in categories}
         description = f"Image data exported from Animl project 'isle'. Export ID: {task_id}"
         info = {"version": "1.0", "description": description, "date_created": datetime.now(UTC).isoformat()}
-        images = [_image(p) for p in pictures]
-        objects = [[_annotation(t, p, number) for t in p.things] for p in pictures]
+        images = [_image(p) for p in imgs]
+        objects = [[_annotation(t, p, number) for t in p.things] for p in imgs]
         if count <= self.stream_above:
             whole = {"images": images, "annotations": [o for part in objects for o in part], "categories": categories, "info": info}
             return json.dumps(whole, indent=4).encode()
@@ -325,13 +325,13 @@ def from_cct(cct: dict[str, Any], project: str = "isle") -> list[Picture]:
     for a in cct["annotations"]:
         thing = Thing(a["id"], names[a["category_id"]], tuple(a["bbox"]), a["confidence"], a["validated"], a["validated_by"])
         things.setdefault(a["image_id"], []).append(thing)
-    pictures = []
+    imgs = []
     for row in cct["images"]:
         camera = row["file_name"].split("/")[1]
         name = "default" if row["location"].endswith("-default") else row["location"]
         p = Picture(row["id"], project, camera, name, datetime.fromisoformat(row["datetime"]), things.get(row["id"], []))
-        pictures.append(replace(p, width=row["width"], height=row["height"]))
-    return pictures
+        imgs.append(replace(p, width=row["width"], height=row["height"]))
+    return imgs
 
 
 def camera(name: str, *deployments: tuple[str, str | None, float | None, float | None]) -> dict[str, Any]:
@@ -344,9 +344,9 @@ def camera(name: str, *deployments: tuple[str, str | None, float | None, float |
 
 
 @contextmanager
-def animl(pictures: list[Picture]) -> Iterator[AnimlSite]:
+def animl(imgs: list[Picture]) -> Iterator[AnimlSite]:
     """Animl, answering at ``site.url`` until the end of the block."""
-    site = AnimlSite(pictures)
+    site = AnimlSite(imgs)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(site))
     server.daemon_threads = True
     site.address = f"http://127.0.0.1:{server.server_address[1]}"

@@ -13,8 +13,10 @@ from PIL import Image, ImageDraw
 from animl_pipeline.config import Plan, check_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.records import Artifact, Counts
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.tables import write_parquet
 from animl_pipeline.steps.training import train_classifier
-from animl_pipeline.storage.step_cache import BlobColumn, Made, Store, Workspace, digest_of, open_store, write_table
+from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace, digest_of, open_store
 
 SIZE = 32
 CLASSES = ("fox", "bird", "skunk")
@@ -22,15 +24,15 @@ STEPS_PER_EPOCH = 5  # 41 crops in batches of 8, without the last, lone one
 COLOURS = {"fox": (200, 90, 30), "bird": (60, 90, 200), "skunk": (30, 30, 30)}
 
 
-def drawn_crop(label: str, number: int, size: int = SIZE) -> bytes:
+def drawn_crop(class_id: str, number: int, size: int = SIZE) -> bytes:
     """A PNG of a blot in the class's colour on grainy green, never twice the same."""
-    rng = np.random.default_rng([CLASSES.index(label), number])
+    rng = np.random.default_rng([CLASSES.index(class_id), number])
     ground = (np.full((size, size, 3), (90, 140, 70)) + rng.integers(-25, 25, (size, size, 3))).clip(0, 255).astype(np.uint8)
-    picture = Image.fromarray(ground)
+    image = Image.fromarray(ground)
     left, top = (int(v) for v in rng.integers(2, size // 3, 2))
-    ImageDraw.Draw(picture).ellipse((left, top, left + size // 2, top + size // 2), fill=COLOURS[label])
+    ImageDraw.Draw(image).ellipse((left, top, left + size // 2, top + size // 2), fill=COLOURS[class_id])
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -38,24 +40,24 @@ def crops_and_splits(store: Store, train: dict[str, int] | None = None, val: int
     """The two steps before, as the store would hold them: so many crops to train on, and ``val`` of each class to validate with."""
     train = train or {"fox": 24, "bird": 12, "skunk": 5}
     rows, sides = [], []
-    for label, count in train.items():
+    for class_id, count in train.items():
         for number in range(count + val):
-            data = drawn_crop(label, number, size)
-            crop_id = digest_of([label, number])
-            rows.append({"crop_id": crop_id, "label": label, "place": "", "blob": store.put_blob(data), "bytes": len(data)})
+            data = drawn_crop(class_id, number, size)
+            crop_id = digest_of([class_id, number])
+            rows.append({"crop_id": crop_id, "class_id": class_id, "location": "", "blob": store.put_blob(data), "bytes": len(data)})
             sides.append({"crop_id": crop_id, "split": "train" if number < count else "val"})
 
-    def crops(space: Workspace) -> Made:
-        write_table(space.out / "crops.parquet", pd.DataFrame(rows))
-        return Made(Counts(kept=len(rows)), (BlobColumn(file="crops.parquet"),))
+    def crops(space: Workspace) -> StepOutput:
+        write_parquet(space.out / "crops.parquet", pd.DataFrame(rows))
+        return StepOutput(Counts(kept=len(rows)), (BlobColumn(file="crops.parquet"),))
 
-    def splits(space: Workspace) -> Made:
-        write_table(space.out / "splits.parquet", pd.DataFrame(sides))
-        return Made(Counts(kept=len(sides)))
+    def splits(space: Workspace) -> StepOutput:
+        write_parquet(space.out / "splits.parquet", pd.DataFrame(sides))
+        return StepOutput(Counts(kept=len(sides)))
 
     config = {"train": train, "val": val, "size": size}
-    made = store.make("crops", room="pixels", config=config, build=crops)
-    return made, store.make("splits", room="pixels", config=config, build=splits)
+    made = store.make(Step("crops", version=1), config=config, build=crops)
+    return made, store.make(Step("splits", version=1), config=config, build=splits)
 
 
 def plan_with(**train: Any) -> Plan:
@@ -65,7 +67,7 @@ def plan_with(**train: Any) -> Plan:
             "model": "island",
             "sources": [{"name": "drawn", "export": "export.json", "images": "images"}],
             "labels": {"classes": {c: [c] for c in CLASSES}},
-            "view": {"size": SIZE, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+            "model_input": {"size": SIZE, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
             "train": {"backbone": "test_resnet", "weights": "none", "epochs": 4, "batch_size": 8, "lr": 0.003, "augment": "none", **train},
         }
     )

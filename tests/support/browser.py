@@ -38,12 +38,12 @@ class Visitor:
         strangers: addresses beyond this machine that the pages asked.
     """
 
-    def __init__(self, browser: Browser, address: str, pictures: Path, *, phone: bool = False) -> None:
+    def __init__(self, browser: Browser, address: str, images: Path, *, phone: bool = False) -> None:
         size = {"width": 390, "height": 844} if phone else {"width": 1280, "height": 900}
         self.page: Page = browser.new_page(viewport=size, device_scale_factor=2 if phone else 1, is_mobile=phone)  # type: ignore[arg-type]
         self.page.set_default_timeout(PATIENCE_MS)
         self.page.add_init_script("localStorage.setItem('color-scheme', JSON.stringify('light'))")
-        self.address, self.pictures = address, pictures
+        self.address, self.images = address, images
         self.strangers: list[str] = []
         self.page.on("request", lambda request: self._note(request.url))
 
@@ -93,4 +93,4 @@ class Visitor:
             self.sees(text)
         self.page.wait_for_load_state("networkidle")
         drawn = Image.open(io.BytesIO(self.page.screenshot(animations="disabled"))).convert("RGB")
-        drawn.quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(self.pictures / f"{name}.png", optimize=True)
+        drawn.quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(self.images / f"{name}.png", optimize=True)

@@ -27,7 +27,7 @@ class Package:
 
     def __init__(self) -> None:
         self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in FIELDS}
-        self.pictures: dict[str, bytes] = {}
+        self.images: dict[str, bytes] = {}
         self.description: dict[str, Any] = {
             "profile": "https://raw.githubusercontent.com/tdwg/camtrap-dp/1.0.2/camtrap-dp-profile.json",
             "name": "isle",
@@ -38,11 +38,11 @@ class Package:
         self.rows["deployments"].append({"deploymentID": name, "latitude": lat, "longitude": lon, "deploymentStart": started} | fields)
         return name
 
-    def picture(self, deployment: str, second: int = 0, **fields: Any) -> str:
+    def image(self, deployment: str, second: int = 0, **fields: Any) -> str:
         """Add a picture taken at 12:00:<second> in a zone east of UTC; its id comes back."""
         name = f"m{len(self.rows['media'])}"
         path = f"media/{name}.jpg"
-        self.pictures[path] = jpeg(seed=len(self.rows["media"]))
+        self.images[path] = jpeg(seed=len(self.rows["media"]))
         row = {"timestamp": f"2026-03-01T12:00:{second:02d}+02:00", "filePath": path, "fileName": f"{name}.JPG", "fileMediatype": "image/jpeg"}
         self.rows["media"].append({"mediaID": name, "deploymentID": deployment} | row | fields)
         return name
@@ -70,7 +70,7 @@ class Package:
         return files | {"datapackage.json": json.dumps(self.description).encode()}
 
     def write(self, folder: Path) -> None:
-        for name, data in (self.files() | self.pictures).items():
+        for name, data in (self.files() | self.images).items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)

@@ -19,32 +19,32 @@ class Export:
         self.project = project
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
-        self.pictures: dict[str, bytes] = {}
+        self.images: dict[str, bytes] = {}
         self.categories = CATEGORIES
 
-    def picture(self, place: str = "cove", seed: int | None = None, data: bytes | None = None, **fields: Any) -> str:
+    def image(self, location: str = "cove", seed: int | None = None, data: bytes | None = None, **fields: Any) -> str:
         """Add a picture; its id comes back."""
         data = jpeg(seed=len(self.images) if seed is None else seed) if data is None else data
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         image_id = f"{self.project}:{md5}"
         row = {
             "id": image_id,
-            "file_name": f"{self.project}/cam/{place}/{self.project}-{md5}.jpg",
+            "file_name": f"{self.project}/cam/{location}/{self.project}-{md5}.jpg",
             "serving_bucket_key": f"original/{image_id}-original.jpg",
             "datetime": f"2026-03-01T10:00:{len(self.images) % 60:02d}.000-08:00",
-            "location": place,
+            "location": location,
             "width": 64,
             "height": 48,
         } | fields
         self.images.append(row)
-        self.pictures[row["file_name"]] = data
+        self.images[row["file_name"]] = data
         return image_id
 
     def object(self, image_id: str, category: int = 1, bbox: list[float] | None = None, **fields: Any) -> str:
         """Add an object; its id comes back."""
-        object_id = f"o{len(self.annotations):04d}"
+        annotation_id = f"o{len(self.annotations):04d}"
         row: dict[str, Any] = {
-            "id": object_id,
+            "id": annotation_id,
             "image_id": image_id,
             "category_id": category,
             "validated": True,
@@ -54,7 +54,7 @@ class Export:
         if bbox is not None:
             row["bbox"] = bbox
         self.annotations.append(row | fields)
-        return object_id
+        return annotation_id
 
     def json(self) -> bytes:
         return json.dumps(
@@ -65,7 +65,7 @@ class Export:
         """Write export.json and the pictures below images/."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "export.json").write_bytes(self.json())
-        for name, data in self.pictures.items():
+        for name, data in self.images.items():
             path = folder / "images" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)

@@ -15,12 +15,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.config import Plan, check_plan
-from animl_pipeline.core.imaging import cut, open_picture
-from animl_pipeline.core.records import Agreement, Artifact, Box, ClassInfo, Counts, ModelCard, View
+from animl_pipeline.core.imaging import cut, open_image
+from animl_pipeline.core.records import Agreement, Artifact, Box, ClassInfo, Counts, ModelCard, ModelInput
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.tables import write_parquet
 from animl_pipeline.steps.calibration import calibrate_classifier
 from animl_pipeline.steps.evaluation import evaluate_classifier
 from animl_pipeline.steps.package import package_model
-from animl_pipeline.storage.step_cache import BlobColumn, Made, Store, Workspace, write_table
+from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace
 from tests.conftest import colour_model, jpeg
 
 BOX = Box(ymin=0.25, xmin=0.25, ymax=0.75, xmax=0.75)
@@ -32,9 +34,9 @@ RED, GREEN, REDDISH_GREEN, GREENISH_BLUE, REDDISH_BLUE = (250, 5, 5), (5, 250, 5
 class Drawn(NamedTuple):
     """A crop to be: the label it carries, the colour that decides what the model calls it, and where it was taken."""
 
-    label: str
+    class_id: str
     colour: Colour
-    place: str = "island/a"
+    location: str = "island/a"
     split: str = "test"
     padding: int = 0
 
@@ -57,13 +59,13 @@ class Street(NamedTuple):
     splits: Artifact
 
 
-def plan_of(classes: Sequence[str] = CLASSES, golden: int = 4, size: int = 32) -> Plan:
+def plan_of(classes: Sequence[str] = CLASSES, reference: int = 4, size: int = 32) -> Plan:
     return check_plan({
         "model": "colours",
         "sources": [{"name": "island", "export": "e.json", "images": "images"}],
         "labels": {"classes": {c: [c] for c in classes}},
-        "view": {"size": size, "mean": [0.5] * 3, "std": [0.5] * 3},
-        "package": {"golden": golden},
+        "model_input": {"size": size, "mean": [0.5] * 3, "std": [0.5] * 3},
+        "package": {"reference": reference},
     })  # fmt: skip
 
 
@@ -71,15 +73,15 @@ def crop_rows(drawn: Sequence[Drawn], store: Store, plan: Plan) -> pd.DataFrame:
     """The crops table's rows, their pictures and crops put into the store."""
     rows = []
     for i, d in enumerate(drawn):
-        picture = jpeg(64, 64, d.colour, seed=i) + bytes(d.padding)
+        image = jpeg(64, 64, d.colour, seed=i) + bytes(d.padding)
         buffer = io.BytesIO()
-        cut(open_picture(picture), BOX, plan.view).save(buffer, "PNG")
+        cut(open_image(image), BOX, plan.model_input).save(buffer, "PNG")
         png = buffer.getvalue()
         rows.append({
             "crop_id": hashlib.sha256(f"crop {i}".encode()).hexdigest()[:32], "source": "island", "image_id": f"image-{i}",
-            "object_id": f"object-{i}",
-            "label": d.label, "place": d.place, "taken": "", "sequence": "", **BOX.model_dump(), "origin": "annotation", "confidence": 1.0,
-            "picture": store.put_blob(picture), "picture_bytes": len(picture), "blob": store.put_blob(png), "bytes": len(png), "split": d.split,
+            "annotation_id": f"object-{i}",
+            "class_id": d.class_id, "location": d.location, "taken": "", "sequence": "", **BOX.model_dump(), "origin": "annotation", "confidence": 1.0,
+            "image": store.put_blob(image), "image_bytes": len(image), "blob": store.put_blob(png), "bytes": len(png), "split": d.split,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -90,25 +92,25 @@ def street(store: Store, drawn: Sequence[Drawn], plan: Plan, classes: Sequence[s
     if blob is not None:
         rows.loc[0, ["blob", "bytes"]] = [store.put_blob(blob), len(blob)]
 
-    def model(space: Workspace) -> Made:
+    def model(space: Workspace) -> StepOutput:
         colour_model(space.out, tuple(classes))
-        return Made(Counts(kept=1))
+        return StepOutput(Counts(kept=1))
 
-    def crops(space: Workspace) -> Made:
-        write_table(space.out / "crops.parquet", rows.drop(columns="split"))
-        return Made(Counts(kept=len(rows)), blobs=(BlobColumn(file="crops.parquet"),))
+    def crops(space: Workspace) -> StepOutput:
+        write_parquet(space.out / "crops.parquet", rows.drop(columns="split"))
+        return StepOutput(Counts(kept=len(rows)), blobs=(BlobColumn(file="crops.parquet"),))
 
-    def splits(space: Workspace) -> Made:
-        write_table(space.out / "splits.parquet", rows[["crop_id", "split"]])
-        return Made(Counts(kept=len(rows)))
+    def splits(space: Workspace) -> StepOutput:
+        write_parquet(space.out / "splits.parquet", rows[["crop_id", "split"]])
+        return StepOutput(Counts(kept=len(rows)))
 
     def digest(table: pd.DataFrame) -> dict[str, str]:
         return {"rows": hashlib.sha256(table.to_json().encode()).hexdigest()}
 
     return Street(
-        store.make("model", room="records", config={"classes": list(classes)}, build=model),
-        store.make("crops", room="records", digests=digest(rows), build=crops),
-        store.make("splits", room="records", digests=digest(rows), build=splits),
+        store.make(Step("training", version=1), config={"classes": list(classes)}, build=model),
+        store.make(Step("crops", version=1), digests=digest(rows), build=crops),
+        store.make(Step("splits", version=1), digests=digest(rows), build=splits),
     )
 
 
@@ -159,10 +161,10 @@ def island_plan(**changes: Any) -> Plan:
         "model": "isle", "description": "An island of colours.",
         "sources": [{"name": "isle", "export": "e.json", "images": "images"}],
         "labels": {"classes": {c: [c] for c in ISLAND}},
-        "view": {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3},
+        "model_input": {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3},
         "thresholds": {"invasive": ["rat"]},
-        "gate": {"min_examples": 6, "min_places": 2},
-        "package": {"golden": 3},
+        "gate": {"min_examples": 6, "min_locations": 2},
+        "package": {"reference": 3},
         **changes,
     })  # fmt: skip
 
@@ -174,10 +176,10 @@ def island(seed: int = 0, each: int = 4, noise: float = 45.0) -> list[Drawn]:
     drawn = []
     for number, side in enumerate(sides):
         light = rng.normal(0, noise / 3, 3)
-        for label, colour in ISLAND.items():
+        for class_id, colour in ISLAND.items():
             for _ in range(each):
                 varied = (np.asarray(colour) + light + rng.normal(0, noise, 3)).clip(0, 255).astype(int)
-                drawn.append(Drawn(label, (int(varied[0]), int(varied[1]), int(varied[2])), f"isle/p{number}", side))
+                drawn.append(Drawn(class_id, (int(varied[0]), int(varied[1]), int(varied[2])), f"isle/p{number}", side))
     return drawn
 
 
@@ -186,7 +188,7 @@ def learnt(drawn: Sequence[Drawn], *, shuffled: str | None = None, seed: int = 1
     from sklearn.linear_model import LogisticRegression
 
     train = [d for d in drawn if d.split == "train"]
-    labels = np.array([d.label for d in train])
+    labels = np.array([d.class_id for d in train])
     if shuffled:
         rng = np.random.default_rng(seed)
         labels = np.where(labels == shuffled, rng.choice([c for c in ISLAND if c != shuffled] * 4 + [shuffled], len(labels)), labels)
@@ -196,14 +198,14 @@ def learnt(drawn: Sequence[Drawn], *, shuffled: str | None = None, seed: int = 1
     return fitted.coef_.T[:, order].astype(np.float32), fitted.intercept_[order].astype(np.float32)
 
 
-def linear_model(folder: Path, classes: Sequence[str], weights: NDArray[np.float32], bias: NDArray[np.float32], view: View) -> None:
+def linear_model(folder: Path, classes: Sequence[str], weights: NDArray[np.float32], bias: NDArray[np.float32], model_input: ModelInput) -> None:
     """model.onnx whose logits are mean colours x weights + bias, and its card."""
     nodes = [
         onnx.helper.make_node("GlobalAveragePool", ["input"], ["pooled"]),
         onnx.helper.make_node("Flatten", ["pooled"], ["flat"]),
         onnx.helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
     ]
-    ends = [("input", ["n", 3, view.size, view.size]), ("logits", ["n", len(classes)])]
+    ends = [("input", ["n", 3, model_input.size, model_input.size]), ("logits", ["n", len(classes)])]
     inputs, outputs = ([onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)] for name, shape in ends)
     known = [onnx.numpy_helper.from_array(v, n) for n, v in (("weights", weights), ("bias", bias))]
     graph = onnx.helper.make_graph(nodes, "linear", inputs, outputs, known)
@@ -212,25 +214,28 @@ def linear_model(folder: Path, classes: Sequence[str], weights: NDArray[np.float
     sha256 = hashlib.sha256(data).hexdigest()
     card = ModelCard(
         model="isle", version=sha256[:12], architecture="linear", classes=tuple(ClassInfo(id=c, name=c) for c in classes),
-        view=view, onnx_sha256=sha256, agreement=Agreement(max_abs=0, crops=1),
+        model_input=model_input, onnx_sha256=sha256, agreement=Agreement(max_abs=0, crops=1),
         data_digest="0" * 64, weights="none", plan={},
     )  # fmt: skip
     (folder / "card.json").write_text(card.model_dump_json(), encoding="utf-8")
 
 
 def linear_step(
-    store: Store, learnt: tuple[NDArray[np.float32], NDArray[np.float32]], classes: Sequence[str] = tuple(ISLAND), view: View | None = None
+    store: Store,
+    learnt: tuple[NDArray[np.float32], NDArray[np.float32]],
+    classes: Sequence[str] = tuple(ISLAND),
+    model_input: ModelInput | None = None,
 ) -> Artifact:
-    """What the step 'model' would make of such a model."""
+    """What the step 'training' would make of such a model."""
     weights, bias = learnt
-    seen = view or island_plan().view
+    seen = model_input or island_plan().model_input
 
-    def build(space: Workspace) -> Made:
+    def build(space: Workspace) -> StepOutput:
         linear_model(space.out, classes, weights, bias, seen)
-        return Made(Counts(kept=1, unit="models"))
+        return StepOutput(Counts(kept=1, unit="models"))
 
-    told = {"weights": weights.tolist(), "bias": bias.tolist(), "classes": list(classes), "view": seen.model_dump(mode="json")}
-    return store.make("model", room="records", config=told, build=build)
+    told = {"weights": weights.tolist(), "bias": bias.tolist(), "classes": list(classes), "model_input": seen.model_dump(mode="json")}
+    return store.make(Step("training", version=1), config=told, build=build)
 
 
 class Judged(NamedTuple):

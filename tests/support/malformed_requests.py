@@ -119,7 +119,7 @@ def _broken_http(host: str, port: int, draw: random.Random) -> int:
 
 
 @functools.cache
-def pictures() -> tuple[bytes, ...]:
+def images() -> tuple[bytes, ...]:
     """Small pictures of many formats and modes."""
     colours = Image.effect_mandelbrot((96, 64), (-2, -1, 1, 1), 20)
     kinds = [
@@ -153,12 +153,12 @@ def claims(width: int, height: int, bits: int = 8, colour: int = 2) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(c + struct.pack(">I", zlib.crc32(c[4:])) for c in chunks)
 
 
-def _spoiled_picture(draw: random.Random) -> bytes:
+def _spoiled_image(draw: random.Random) -> bytes:
     """A picture with flipped, cut, doubled or foreign bytes, or one that claims any size."""
     if draw.random() < 0.1:
         sides = (0, 1, 2, 255, 9_999, 10_001, 65_535, 2**31 - 1)
         return claims(draw.choice(sides), draw.choice(sides), draw.choice((1, 8, 16)), draw.choice((0, 2, 3, 4, 6)))
-    data = bytearray(draw.choice(pictures()))
+    data = bytearray(draw.choice(images()))
     for _ in range(draw.choice((1, 1, 2, 20))):
         where, much = draw.randrange(len(data)), draw.randrange(1, 40)
         way = draw.randrange(4)
@@ -169,18 +169,18 @@ def _spoiled_picture(draw: random.Random) -> bytes:
         elif way == 2:
             data[where:where] = draw.randbytes(much)
         else:
-            data[where : where + much] = draw.choice(pictures())[where : where + much]
+            data[where : where + much] = draw.choice(images())[where : where + much]
         if not data:
             return b"\xff"
     return bytes(data)
 
 
-def _picture_alone(draw: random.Random) -> Malformed:
-    return Malformed(draw.choice(("image/jpeg", "image/png", "application/octet-stream", None)), _spoiled_picture(draw))
+def _image_alone(draw: random.Random) -> Malformed:
+    return Malformed(draw.choice(("image/jpeg", "image/png", "application/octet-stream", None)), _spoiled_image(draw))
 
 
-def _picture_in_json(draw: random.Random) -> Malformed:
-    asked = {"image": base64.b64encode(_spoiled_picture(draw)).decode()} | draw.choice(({}, {"bbox": [0, 0, 1, 1]}, {"bbox": "[0.1,0.1,0.9,0.9]"}))
+def _image_in_json(draw: random.Random) -> Malformed:
+    asked = {"image": base64.b64encode(_spoiled_image(draw)).decode()} | draw.choice(({}, {"bbox": [0, 0, 1, 1]}, {"bbox": "[0.1,0.1,0.9,0.9]"}))
     return Malformed(draw.choice(("application/json", None)), json.dumps(asked).encode())
 
 
@@ -196,7 +196,7 @@ def _odd_boxes(draw: random.Random) -> Malformed:
     boxes: dict[str, object] = draw.choice(({"bbox": box()}, {"bboxes": [box() for _ in range(draw.randrange(4))]}, {"bboxes": box(), "bbox": box()}))
     if draw.random() < 0.02:
         boxes = {"bboxes": [[0, 0, 1, 1]] * draw.randrange(90, 3000)}
-    image = base64.b64encode(draw.choice(pictures())).decode()
+    image = base64.b64encode(draw.choice(images())).decode()
     return Malformed(draw.choice(("application/json", None)), json.dumps({"image": image} | boxes).encode())
 
 
@@ -213,7 +213,7 @@ def _odd_json(draw: random.Random) -> Malformed:
 
 
 def _odd_base64(draw: random.Random) -> Malformed:
-    text = bytearray(base64.b64encode(draw.choice(pictures())))
+    text = bytearray(base64.b64encode(draw.choice(images())))
     for _ in range(draw.choice((1, 5))):
         where = draw.randrange(len(text))
         text[where : where + draw.choice((0, 1, 100))] = draw.choice((b"=", b"==", b"\n", b"%", b"-_", "é".encode(), b'"', b"\\", b"\x00"))
@@ -222,7 +222,7 @@ def _odd_base64(draw: random.Random) -> Malformed:
 
 def _odd_multipart(draw: random.Random) -> Malformed:
     names = ("image", "bbox", "bboxes", "data", "", 'a"b', "é")
-    contents = (draw.choice(pictures()), _spoiled_picture(draw), b"[0,0,1,1]", b"{}", b"", base64.b64encode(draw.choice(pictures())))
+    contents = (draw.choice(images()), _spoiled_image(draw), b"[0,0,1,1]", b"{}", b"", base64.b64encode(draw.choice(images())))
     parts = [
         b'--xyz\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (draw.choice(names).encode(), draw.choice(contents))
         for _ in range(draw.choice((0, 1, 2, 3, 200)))
@@ -250,6 +250,6 @@ def _too_large(draw: random.Random) -> Malformed:
 
 
 _KINDS: tuple[Callable[[random.Random], Malformed], ...] = (
-    _picture_alone, _picture_alone, _picture_in_json, _picture_in_json, _odd_boxes, _odd_boxes, _odd_json, _odd_base64, _odd_multipart,
+    _image_alone, _image_alone, _image_in_json, _image_in_json, _odd_boxes, _odd_boxes, _odd_json, _odd_base64, _odd_multipart,
     _odd_multipart, _noise, _too_large,
 )  # fmt: skip

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from animl_pipeline.config import Plan, check_plan
-from animl_pipeline.core.imaging import open_picture
+from animl_pipeline.core.imaging import open_image
 from animl_pipeline.core.records import Artifact, Box, ClassScores, Counts, Metrics, ModelCard, Report
+from animl_pipeline.core.step import Step
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.steps.package import package_model
-from animl_pipeline.storage.step_cache import Made, Store, Workspace
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 from tests.conftest import colour_model, jpeg
 
 CLASSES = ("red", "green", "blue")
@@ -30,20 +31,20 @@ def colour_plan_data(**release: Any) -> dict[str, Any]:
 
 
 def model_step(store: Store, folder: Path, version: str = "1", **card: Any) -> Artifact:
-    """What the step 'model' would make: a real ONNX and its card without metrics, values of the card changed as asked."""
+    """What the step 'training' would make: a real ONNX and its card without metrics, values of the card changed as asked."""
     made = colour_model(folder / f"model-{version}", CLASSES, version=version)
     told = ModelCard.model_validate_json((made / "card.json").read_bytes()).model_copy(update={"metrics": {}, **card})
 
-    def build(space: Workspace) -> Made:
+    def build(space: Workspace) -> StepOutput:
         (space.out / "model.onnx").write_bytes((made / "model.onnx").read_bytes())
         (space.out / "card.json").write_text(told.model_dump_json())
-        return Made(Counts(kept=1, unit="models"))
+        return StepOutput(Counts(kept=1, unit="models"))
 
-    return store.make("model", room="records", config=told, build=build)
+    return store.make(Step("training", version=1), config=told, build=build)
 
 
 def evaluation_step(
-    store: Store, model: Artifact, folder: Path, pictures: list[bytes] | None = None, shift: float = 0.0, classes: tuple[str, ...] = CLASSES
+    store: Store, model: Artifact, folder: Path, images: list[bytes] | None = None, shift: float = 0.0, classes: tuple[str, ...] = CLASSES
 ) -> Artifact:
     """What the step 'evaluation' would make: metrics, and the model's own answers for a few pictures, ``shift`` off the truth."""
     for name in ("model.onnx", "card.json"):
@@ -51,23 +52,23 @@ def evaluation_step(
         (folder / f"ask-{model.key[:8]}" / name).write_bytes(store.path(model, name).read_bytes())
     classifier = Classifier.load(folder / f"ask-{model.key[:8]}")
     colours = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
-    pictures = pictures if pictures is not None else [jpeg(colour=c, seed=i) for i, c in enumerate(colours)]
+    images = images if images is not None else [jpeg(colour=c, seed=i) for i, c in enumerate(colours)]
     boxes = [[0.1, 0.2, 0.8, 0.9], [0.0, 0.0, 1.0, 1.0], [0.25, 0.25, 0.5, 0.75]]
-    golden = []
-    for i, data in enumerate(pictures):
+    reference = []
+    for i, data in enumerate(images):
         box = boxes[i % 3]
-        answer = classifier.answer(open_picture(data), Box.of(box))
-        golden.append({"picture": store.put_blob(data), "box": box, "probabilities": {c: p + shift for c, p in answer.items()}})
-    scores = tuple(ClassScores(id=c, examples=1, places=1, precision=1, recall=1, f1=1, average_precision=1) for c in classes)
+        answer = classifier.answer(open_image(data), Box.of(box))
+        reference.append({"image": store.put_blob(data), "box": box, "probabilities": {c: p + shift for c, p in answer.items()}})
+    scores = tuple(ClassScores(id=c, examples=1, locations=1, precision=1, recall=1, f1=1, average_precision=1) for c in classes)
     one = dict.fromkeys(("accuracy", "macro_precision", "macro_recall", "macro_f1", "macro_average_precision"), 1.0)
-    metrics = Metrics(examples=3, places=3, classes=scores, confusion=((1, 0, 0), (0, 1, 0), (0, 0, 1)), **one)
+    metrics = Metrics(examples=3, locations=3, classes=scores, confusion=((1, 0, 0), (0, 1, 0), (0, 0, 1)), **one)
 
-    def build(space: Workspace) -> Made:
+    def build(space: Workspace) -> StepOutput:
         (space.out / "metrics.json").write_text(metrics.model_dump_json())
-        (space.out / "golden.json").write_text(json.dumps(golden))
-        return Made(Counts(kept=3, unit="crops"))
+        (space.out / "reference.json").write_text(json.dumps(reference))
+        return StepOutput(Counts(kept=3, unit="crops"))
 
-    return store.make("evaluation", room="records", inputs={"model": model}, config={"golden": golden, "classes": classes}, build=build)
+    return store.make(Step("evaluation", version=1), inputs={"model": model}, config={"reference": reference, "classes": classes}, build=build)
 
 
 def package_of(store: Store, folder: Path, version: str = "1", **card: Any) -> Artifact:

@@ -10,9 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from animl_pipeline.config import Plan
 from animl_pipeline.core.records import Answer, Artifact, Counts
+from animl_pipeline.core.step import Step
 from animl_pipeline.deploy import release_history
 from animl_pipeline.dev.sagemaker_local import Addresses, Faults
-from animl_pipeline.storage.step_cache import Made, Store, Workspace
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
 
 @contextmanager
@@ -28,22 +29,22 @@ def faulty(cloud: Addresses, **faults: float) -> Iterator[None]:
 def spoiled(store: Store, package: Artifact) -> Artifact:
     """The package with golden answers that its model does not give: what a model broken on its way to the endpoint looks like."""
 
-    def build(space: Workspace) -> Made:
+    def build(space: Workspace) -> StepOutput:
         for name in store.files(package):
             (space.out / name).parent.mkdir(exist_ok=True, parents=True)
             (space.out / name).write_bytes(store.path(package, name).read_bytes())
-        answers = read_golden(store, package)
+        answers = read_reference(store, package)
         turned = [
             a.model_copy(update={"probabilities": dict(zip(a.probabilities, reversed(a.probabilities.values()), strict=True))}) for a in answers
         ]
-        (space.out / "golden.json").write_text("[" + ",".join(a.model_dump_json() for a in turned) + "]")
-        return Made(Counts(kept=len(answers), unit="golden answers"))
+        (space.out / "reference.json").write_text("[" + ",".join(a.model_dump_json() for a in turned) + "]")
+        return StepOutput(Counts(kept=len(answers), unit="golden answers"))
 
-    return store.make("package", room="records", inputs={"package": package}, build=build)
+    return store.make(Step("package", version=1), inputs={"package": package}, build=build)
 
 
-def read_golden(store: Store, package: Artifact) -> list[Answer]:
-    return [Answer.model_validate(row) for row in json.loads(store.path(package, "golden.json").read_bytes())]
+def read_reference(store: Store, package: Artifact) -> list[Answer]:
+    return [Answer.model_validate(row) for row in json.loads(store.path(package, "reference.json").read_bytes())]
 
 
 def states(plan: Plan, store: Store) -> list[tuple[str, str]]:
@@ -53,13 +54,13 @@ def states(plan: Plan, store: Store) -> list[tuple[str, str]]:
 def broken(store: Store, package: Artifact) -> Artifact:
     """The package with an archive that no program can unpack."""
 
-    def build(space: Workspace) -> Made:
+    def build(space: Workspace) -> StepOutput:
         for name in store.files(package):
             (space.out / name).parent.mkdir(exist_ok=True, parents=True)
             (space.out / name).write_bytes(b"broken" if name == "model.tar.gz" else store.path(package, name).read_bytes())
-        return Made(Counts(kept=3, unit="golden answers"))
+        return StepOutput(Counts(kept=3, unit="golden answers"))
 
-    return store.make("package", room="records", inputs={"package": package}, config={"broken": True}, build=build)
+    return store.make(Step("package", version=1), inputs={"package": package}, config={"broken": True}, build=build)
 
 
 @contextmanager

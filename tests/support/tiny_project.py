@@ -14,7 +14,7 @@ from tests.support.coco_export import Export
 COLOURS = {"fox": (210, 120, 40), "rat": (90, 80, 160), "bird": (40, 160, 90)}
 
 
-def picture(colour: tuple[int, int, int], seed: int) -> tuple[bytes, list[float]]:
+def image(colour: tuple[int, int, int], seed: int) -> tuple[bytes, list[float]]:
     """A grainy 96 x 72 JPEG with one coloured square, and the square's [x, y, w, h]."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(60, 120, (72, 96, 3)).astype(np.uint8)
@@ -25,12 +25,12 @@ def picture(colour: tuple[int, int, int], seed: int) -> tuple[bytes, list[float]
     return buffer.getvalue(), [x, y, 24, 24]
 
 
-def write_island(folder: Path, places: int = 8, each: int = 3) -> Path:
+def write_island(folder: Path, locations: int = 8, each: int = 3) -> Path:
     """Write export.json, images/ and plan.yaml; the plan's path comes back."""
     e = Export()
-    for seed, (place, name, _) in enumerate((p, c, i) for p in range(places) for c in COLOURS for i in range(each)):
-        data, bbox = picture(COLOURS[name], seed)
-        e.object(e.picture(f"p{place}", data=data, width=96, height=72), list(COLOURS).index(name) + 1, bbox)
+    for seed, (location, name, _) in enumerate((p, c, i) for p in range(locations) for c in COLOURS for i in range(each)):
+        data, bbox = image(COLOURS[name], seed)
+        e.object(e.image(f"p{location}", data=data, width=96, height=72), list(COLOURS).index(name) + 1, bbox)
     e.categories = [{"id": 0, "name": "empty"}, *({"id": i + 1, "name": n} for i, n in enumerate(COLOURS))]
     e.write(folder)
     return write_plan(folder)
@@ -42,12 +42,12 @@ def write_plan(folder: Path, **changes: object) -> Path:
         "model": "tiny-island",
         "sources": [{"name": "isle", "export": str(folder / "export.json"), "images": str(folder / "images")}],
         "labels": {"classes": {c: [c] for c in COLOURS}},
-        "view": {"size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+        "model_input": {"size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
         "detections": {"source": "annotations"},
         "splits": {"val": 0.2, "test": 0.25, "tries": 5},
         "train": {"backbone": "tf_efficientnet_lite0", "weights": "none", "epochs": 1, "head_epochs": 0, "batch_size": 16},
-        "gate": {"min_examples": 1, "min_places": 1, "macro_f1_may_fall": 1.0},  # what is tried here is the street
-        "package": {"golden": 4},
+        "gate": {"min_examples": 1, "min_locations": 1, "max_macro_f1_drop": 1.0},  # what is tried here is the street
+        "package": {"reference": 4},
         "release": {"memory_mb": 1024, "max_concurrency": 2, "timeout_s": 60},
     } | changes
     path = folder / "plan.yaml"

@@ -12,8 +12,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from animl_pipeline.storage.code_digest import code_digest
 from animl_pipeline.storage.object_store import disk, write_whole
+
+VERSION = 1
+"""Raised when the same seed draws other images."""
+
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ def draw_sample(folder: Path, seed: int = 0) -> bool:
     Raises:
         StoreError: the folder cannot be written.
     """
-    version = hashlib.sha256(f"{code_digest('sample')}/{seed}".encode()).hexdigest()
+    version = hashlib.sha256(f"{VERSION}/{seed}".encode()).hexdigest()
     if _is_whole(folder, version):
         log.info("sample: %s holds the drawn island already", folder)
         return False
@@ -76,15 +79,15 @@ def _frames(seed: int) -> list[Any]:
     """All pictures, place by place."""
     from animl_pipeline.core.progress import track
     from animl_pipeline.dev.synthetic.frames import Frame, draw_burst, make_grain
-    from animl_pipeline.dev.synthetic.island import FRAMES, PLACES, plan_visits
-    from animl_pipeline.dev.synthetic.scenery import paint_place
+    from animl_pipeline.dev.synthetic.island import FRAMES, LOCATIONS, plan_visits
+    from animl_pipeline.dev.synthetic.scenery import paint_location
 
     visits, grain = plan_visits(_chance(seed, 0)), make_grain(_chance(seed, 1))
     frames: list[Frame] = []
     with track("drawing the sample island", len(visits) * FRAMES) as step:
-        for number, place in enumerate(PLACES):
-            day, night = paint_place(place, _chance(seed, 3, number))
-            for visit in (v for v in visits if v.place == number):
+        for number, location in enumerate(LOCATIONS):
+            day, night = paint_location(location, _chance(seed, 3, number))
+            for visit in (v for v in visits if v.location == number):
                 frames += draw_burst(visit, night if visit.night else day, grain, _chance(seed, 4, visit.number))
                 step(FRAMES)
     return frames

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from animl_pipeline.dev.synthetic.frames import FULL_HEIGHT, Frame, Seen
-from animl_pipeline.dev.synthetic.island import PLACES
-from animl_pipeline.dev.synthetic.place import WIDTH
+from animl_pipeline.dev.synthetic.island import LOCATIONS
+from animl_pipeline.dev.synthetic.location import WIDTH
 
 PROJECT = "drawn_island"
 REVIEWERS = ("ana@island.example", "ben@island.example")
@@ -65,15 +65,15 @@ def write_down(frames: list[Frame], rng: np.random.Generator) -> Sample:
 
 
 def _record(frame: Frame, number: int, rng: np.random.Generator) -> _Record:
-    place = PLACES[frame.visit.place]
+    location = LOCATIONS[frame.visit.location]
     image_id = f"{PROJECT}:{hashlib.md5(frame.jpeg, usedforsecurity=False).hexdigest()}"  # Animl's own ids are md5
     image = {
         "id": image_id,
-        "file_name": f"{PROJECT}/{place.camera}/{place.name}/{image_id.replace(':', '-')}.jpg",
+        "file_name": f"{PROJECT}/{location.camera}/{location.name}/{image_id.replace(':', '-')}.jpg",
         "original_file_name": f"IMAG{number + 1:04d}.JPG",
         "serving_bucket_key": f"original/{image_id}-original.jpg",
         "datetime": frame.taken.isoformat(timespec="milliseconds"),
-        "location": place.name,
+        "location": location.name,
         "width": WIDTH,
         "height": FULL_HEIGHT,
     }
@@ -124,16 +124,16 @@ class _Chosen:
 
 def _leave_out_boxes(chosen: _Chosen) -> None:
     """Some images say only who is in them; a detector has to find where. At most one of a place."""
-    places: set[int] = set()
+    locations: set[int] = set()
     for i in range(BOXLESS):
-        record = chosen.take(_large_at_another_place(("fox", "skunk", "bird")[i % 3], places))
-        places.add(record.frame.visit.place)
+        record = chosen.take(_large_at_another_location(("fox", "skunk", "bird")[i % 3], locations))
+        locations.add(record.frame.visit.location)
         del record.objects[0]["bbox"]
 
 
-def _large_at_another_place(kind: str, places: set[int]) -> Callable[[_Record], bool]:
+def _large_at_another_location(kind: str, locations: set[int]) -> Callable[[_Record], bool]:
     """Whether an image shows one animal of a kind, more than 64 pixels wide and high, at a place that is not in ``places``."""
-    return lambda r: r.frame.seen[0].kind == kind and min(r.frame.seen[0].bbox[2:]) > 64 and r.frame.visit.place not in places
+    return lambda r: r.frame.seen[0].kind == kind and min(r.frame.seen[0].bbox[2:]) > 64 and r.frame.visit.location not in locations
 
 
 def _leave_unreviewed(chosen: _Chosen, rng: np.random.Generator) -> None:

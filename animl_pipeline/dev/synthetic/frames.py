@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from animl_pipeline.dev.synthetic.animals import KINDS, Pose, draw_pose, eye_of, strokes_of
 from animl_pipeline.dev.synthetic.bodies import Light, Pixels, Sprite, draw_body, fractal
 from animl_pipeline.dev.synthetic.island import FRAMES, Visit
-from animl_pipeline.dev.synthetic.place import HEIGHT, WIDTH, cast_shadow, overlap
+from animl_pipeline.dev.synthetic.location import HEIGHT, WIDTH, cast_shadow, overlap
 from animl_pipeline.dev.synthetic.scenery import Scene, flash_at, nearness
 
 FOOTER = 24
@@ -74,11 +74,11 @@ def draw_burst(visit: Visit, scene: Scene, grain: Grain, rng: np.random.Generato
     paces = rng.choice([0.0, 0.35, 0.8], size=len(actors), p=[0.35, 0.35, 0.3])
     frames = []
     for number in range(FRAMES):
-        picture = scene.view.copy()
+        img = scene.model_input.copy()
         ordered = sorted(actors, key=lambda a: a.foot)
-        seen = [s for s in (_put(picture, actor, scene, grain) for actor in ordered) if s is not None]
+        seen = [s for s in (_put(img, actor, scene, grain) for actor in ordered) if s is not None]
         taken = visit.taken + timedelta(seconds=number)
-        frames.append(Frame(visit, taken, look.take(picture, taken, grain, rng), tuple(seen)))
+        frames.append(Frame(visit, taken, look.take(img, taken, grain, rng), tuple(seen)))
         actors = [_move(actor, float(pace), rng) for actor, pace in zip(actors, paces, strict=True)]
     return frames
 
@@ -118,7 +118,7 @@ def _move(actor: Actor, pace: float, rng: np.random.Generator) -> Actor:
 def _sprite(actor: Actor, scene: Scene, grain: Grain) -> Sprite:
     """The animal as the light shows it, facing where it goes."""
     bare = actor.pose.kind == "lizard"
-    sun = scene.place.sun * actor.facing
+    sun = scene.location.sun * actor.facing
     light = Light(0.1, -0.2, 0.97, 0.30) if scene.night else Light(sun, -0.72, math.sqrt(max(1 - sun**2 - 0.52, 0.05)), 0.52)
     sprite = draw_body(
         strokes_of(actor.pose), actor.size, light, grain.skin if bare else grain.fur, fuzz=0.25 if bare else 0.9, melt=0.025 if bare else 0.035
@@ -144,22 +144,22 @@ def _shown(actor: Actor, scene: Scene, grain: Grain) -> float:
     return float(_visible(actor, sprite, scene)[2].sum() / max(sprite.cover.sum(), 1.0))
 
 
-def _put(picture: Pixels, actor: Actor, scene: Scene, grain: Grain) -> Seen | None:
+def _put(img: Pixels, actor: Actor, scene: Scene, grain: Grain) -> Seen | None:
     """Draw an animal into a picture; None when hardly anything of it can be seen."""
     sprite = _sprite(actor, scene, grain)
     target, source, cover = _visible(actor, sprite, scene)
     if cover.sum() < 0.12 * sprite.cover.sum() or cover.sum() < 60:
         return None
     cast_shadow(
-        picture, (actor.x, actor.foot), 0.6 * actor.size * actor.pose.turn, 0.0 if scene.night else scene.place.sun, 0.25 if scene.night else 0.5
+        img, (actor.x, actor.foot), 0.6 * actor.size * actor.pose.turn, 0.0 if scene.night else scene.location.sun, 0.25 if scene.night else 0.5
     )
     colours = sprite.rgb[source]
     if scene.night:
         grey = colours @ np.asarray((0.34, 0.44, 0.22), np.float32)
         colours = np.repeat((grey * (0.25 + 1.05 * flash_at(scene, actor.foot)) + 4)[..., None], 3, axis=-1)
-    picture[target] += (colours - picture[target]) * cover[..., None]
+    img[target] += (colours - img[target]) * cover[..., None]
     if scene.night:
-        _shine(picture, actor, scene)
+        _shine(img, actor, scene)
     rows, columns = np.nonzero(cover > 0.3)
     if len(rows) == 0:
         return None
@@ -167,7 +167,7 @@ def _put(picture: Pixels, actor: Actor, scene: Scene, grain: Grain) -> Seen | No
     return Seen(actor.pose.kind, (x, y, int(target[1].start + columns.max()) + 1 - x, int(target[0].start + rows.max()) + 1 - y))
 
 
-def _shine(picture: Pixels, actor: Actor, scene: Scene) -> None:
+def _shine(img: Pixels, actor: Actor, scene: Scene) -> None:
     """The eye throws the flash back, unless the animal looks away or a plant is before it."""
     ex, ey, radius = eye_of(actor.pose)
     x, y = actor.x + actor.facing * ex * actor.size, actor.foot - ey * actor.size
@@ -180,7 +180,7 @@ def _shine(picture: Pixels, actor: Actor, scene: Scene) -> None:
     dy, dx = np.mgrid[-4:5, -4:5].astype(np.float32)
     away = np.hypot(dx + column - x, dy + row - y)
     glow = np.clip(1.3 - away / reach, 0, 1) * 225 + 60 * np.exp(-((away / (1.8 * reach)) ** 2))
-    picture[row - 4 : row + 5, column - 4 : column + 5] += glow[..., None].astype(np.float32)
+    img[row - 4 : row + 5, column - 4 : column + 5] += glow[..., None].astype(np.float32)
 
 
 class _Look:
@@ -204,9 +204,9 @@ class _Look:
         self.degrees = int(rng.integers(4, 14) if scene.night else rng.integers(11, 29))
         self.moon = int(rng.integers(0, 8))
 
-    def take(self, picture: Pixels, taken: datetime, grain: Grain, rng: np.random.Generator) -> bytes:
+    def take(self, img: Pixels, taken: datetime, grain: Grain, rng: np.random.Generator) -> bytes:
         """The picture as JPEG with the footer strip."""
-        lit = picture * self.gain
+        lit = img * self.gain
         if not self.scene.night:
             lit += (lit.mean(axis=-1, keepdims=True) - lit) * self.grey
         dy, dx = int(rng.integers(0, FULL_HEIGHT)), int(rng.integers(0, WIDTH))
@@ -224,7 +224,7 @@ class _Look:
     def _write(self, image: Image.Image, taken: datetime) -> None:
         """The camera's name, temperature, moon and time below the scene."""
         pen, font = ImageDraw.Draw(image), ImageFont.load_default(14)
-        pen.text((10, HEIGHT + 3), self.scene.place.name.upper(), fill=(235, 235, 235), font=font)
+        pen.text((10, HEIGHT + 3), self.scene.location.name.upper(), fill=(235, 235, 235), font=font)
         pen.text((250, HEIGHT + 3), f"{self.degrees}°C  {round(self.degrees * 1.8 + 32)}°F", fill=(235, 235, 235), font=font)
         pen.ellipse((366, HEIGHT + 5, 380, HEIGHT + 19), fill=(230, 230, 220))
         pen.ellipse((366 + 2 * self.moon - 7, HEIGHT + 5, 380 + 2 * self.moon - 7, HEIGHT + 19), fill=(0, 0, 0))

@@ -14,29 +14,29 @@ from numpy.typing import NDArray
 
 from animl_pipeline.dev.synthetic.bodies import Pixels, fractal
 from animl_pipeline.dev.synthetic.growth import grow_bands
-from animl_pipeline.dev.synthetic.place import GROUNDS, HEIGHT, WIDTH, Band, Place
+from animl_pipeline.dev.synthetic.location import GROUNDS, HEIGHT, WIDTH, Band, PathOrUrl
 
 
 class Scene(NamedTuple):
     """A place as painted: the whole view and its bands, in one light. ``horizon`` in pixels."""
 
-    place: Place
+    location: PathOrUrl
     night: bool
     horizon: float
-    view: Pixels
+    model_input: Pixels
     bands: tuple[Band, ...]
 
 
-def paint_place(place: Place, rng: np.random.Generator) -> tuple[Scene, Scene]:
+def paint_location(location: PathOrUrl, rng: np.random.Generator) -> tuple[Scene, Scene]:
     """A place by day and at night."""
-    horizon = place.horizon * HEIGHT
-    backdrop = _backdrop(place, horizon, rng)
-    bands = grow_bands(place, horizon, backdrop, rng)
-    day = _assemble(place, horizon, backdrop, bands, night=False)
+    horizon = location.horizon * HEIGHT
+    backdrop = _backdrop(location, horizon, rng)
+    bands = grow_bands(location, horizon, backdrop, rng)
+    day = _assemble(location, horizon, backdrop, bands, night=False)
     flash = [Band(b.foot, _infrared(b.rgb) * _flash(horizon, b.foot) * _beam()[..., None], b.cover) for b in bands]
     rows = np.arange(HEIGHT, dtype=np.float32)[:, None]
     dark = _infrared(backdrop) * (_flash_rows(horizon, rows) * _beam())[..., None]
-    return day, _assemble(place, horizon, dark, flash, night=True)
+    return day, _assemble(location, horizon, dark, flash, night=True)
 
 
 def flash_at(scene: Scene, foot: float) -> float:
@@ -49,56 +49,56 @@ def nearness(scene: Scene, foot: float) -> float:
     return max((foot - scene.horizon) / (HEIGHT - scene.horizon), 0.05)
 
 
-def _assemble(place: Place, horizon: float, backdrop: Pixels, bands: list[Band], *, night: bool) -> Scene:
-    view = backdrop
+def _assemble(location: PathOrUrl, horizon: float, backdrop: Pixels, bands: list[Band], *, night: bool) -> Scene:
+    model_input = backdrop
     for band in bands:
-        view = band.rgb + view * (1 - band.cover[..., None])
-    return Scene(place, night, horizon, np.asarray(view, np.float32), tuple(bands))
+        model_input = band.rgb + model_input * (1 - band.cover[..., None])
+    return Scene(location, night, horizon, np.asarray(model_input, np.float32), tuple(bands))
 
 
-def _backdrop(place: Place, horizon: float, rng: np.random.Generator) -> Pixels:
+def _backdrop(location: PathOrUrl, horizon: float, rng: np.random.Generator) -> Pixels:
     """Sky, sea, hills and ground."""
     rows = np.arange(HEIGHT, dtype=np.float32)[:, None]
     columns = np.arange(WIDTH, dtype=np.float32)[None, :]
-    level = horizon + (columns - WIDTH / 2) * math.tan(math.radians(place.roll))
-    picture = _ground(place, rows, columns, level, rng)
+    level = horizon + (columns - WIDTH / 2) * math.tan(math.radians(location.roll))
+    image = _ground(location, rows, columns, level, rng)
     if horizon > 8:
-        picture = np.where((rows < level)[..., None], _sky(place, horizon, rows, rng), picture)
-        for layer in range(place.hills, 0, -1):
-            picture = _hill(picture, place, layer, rows, level, rng)
-    return np.asarray(picture, np.float32)
+        image = np.where((rows < level)[..., None], _sky(location, horizon, rows, rng), image)
+        for layer in range(location.hills, 0, -1):
+            image = _hill(image, location, layer, rows, level, rng)
+    return np.asarray(image, np.float32)
 
 
-def _sky(place: Place, horizon: float, rows: Pixels, rng: np.random.Generator) -> Pixels:
+def _sky(location: PathOrUrl, horizon: float, rows: Pixels, rng: np.random.Generator) -> Pixels:
     share = np.clip(rows / max(horizon, 1), 0, 1)[..., None]
     clouds = np.clip(fractal(rng, WIDTH, HEIGHT, ((5, 6), (11, 14), (23, 30))) * 0.5 - 0.1, 0, 1)[..., None]
     sky = np.asarray((168, 188, 210), np.float32) * (1 - share) + np.asarray((222, 224, 220), np.float32) * share
     sky = sky + (np.asarray((238, 238, 236), np.float32) - sky) * clouds * 0.8
-    if place.sea:
+    if location.sea:
         waves = fractal(rng, WIDTH, HEIGHT, ((16, 200), (60, 240))) * 4
         sea = np.asarray((104, 128, 142), np.float32) + waves[..., None]
         sky = np.where((rows > horizon * 0.62)[..., None], sea, sky)
     return np.asarray(sky, np.float32)
 
 
-def _hill(picture: Pixels, place: Place, layer: int, rows: Pixels, level: Pixels, rng: np.random.Generator) -> Pixels:
+def _hill(image: Pixels, location: PathOrUrl, layer: int, rows: Pixels, level: Pixels, rng: np.random.Generator) -> Pixels:
     """A ridge with scrub on it; the farther, the paler."""
     ridge = fractal(rng, WIDTH, 1, ((4 + layer, 1), (9, 1), (19, 1), (60, 1)), 0.45)[0]
     top = level - (16 + 20 * layer) * (0.7 + 0.35 * ridge[None, :])
-    _, _, grass, dry = GROUNDS[place.ground]
+    _, _, grass, dry = GROUNDS[location.ground]
     scrub = np.clip(fractal(rng, WIDTH, HEIGHT, ((26, 40), (70, 90), (160, 140)), 0.8) * 0.6, -1, 1)[..., None]
     colour = np.asarray(dry, np.float32) * 0.5 + np.asarray(grass, np.float32) * 0.5 + scrub * np.asarray((-22, -14, -20), np.float32)
     haze = min(0.18 + 0.2 * layer, 0.75)
     colour = colour * (1 - haze) + np.asarray((198, 206, 212), np.float32) * haze
     edge = np.clip(rows - top, 0, 1) * np.clip(level + 2 - rows, 0, 1)
-    return np.asarray(picture + (colour - picture) * edge[..., None], np.float32)
+    return np.asarray(image + (colour - image) * edge[..., None], np.float32)
 
 
-def _ground(place: Place, rows: Pixels, columns: Pixels, level: Pixels, rng: np.random.Generator) -> Pixels:
+def _ground(location: PathOrUrl, rows: Pixels, columns: Pixels, level: Pixels, rng: np.random.Generator) -> Pixels:
     """The ground in perspective: patches, grain, a path, and shade from what is behind the camera."""
-    soil, patch, _, dry = (np.asarray(c, np.float32) for c in GROUNDS[place.ground])
+    soil, patch, _, dry = (np.asarray(c, np.float32) for c in GROUNDS[location.ground])
     depth = np.maximum(rows - level, 1.0)
-    reach = float(HEIGHT - place.horizon * HEIGHT)
+    reach = float(HEIGHT - location.horizon * HEIGHT)
     texture = fractal(rng, 512, 512, ((9, 9), (24, 24), (64, 64), (150, 150), (400, 400)), 0.78)
     across = ((columns - WIDTH / 2) * (reach / depth) * 0.55).astype(np.int64)
     away = (600 * (reach / depth) * 0.55).astype(np.int64)
@@ -109,7 +109,7 @@ def _ground(place: Place, rows: Pixels, columns: Pixels, level: Pixels, rng: np.
     colour = soil * share + patch * (1 - share)
     colour = colour + (dry - colour) * np.clip(1 - near * 1.1, 0, 0.5)[..., None]
     colour = colour * (1 + 0.085 * fine)[..., None]
-    if place.path:
+    if location.path:
         bend = WIDTH * (0.42 + 0.10 * np.sin(depth / reach * 2.4 + 1))
         edge = np.abs(columns - bend) - depth * 0.38 * (1 + 0.10 * grain)
         bare = np.clip(0.5 - edge / (6 + 0.08 * depth), 0, 1)[..., None] * 0.75

@@ -46,9 +46,9 @@ class Outcome(Record):
 
 
 class CameraDeployment(Record):
-    """A camera at a place for a time. ``location`` is the name that an export gives it."""
+    """A camera at a place for a time. ``deployment`` is the name that an export gives it."""
 
-    location: str
+    deployment: str
     camera: str
     started: datetime | None
     lat: float
@@ -124,7 +124,7 @@ class Animl:
         look = Retrying(retry=unfinished, wait=pauses, stop=stop_after_delay(within_s), retry_error_callback=lambda state: state.outcome.result())  # type: ignore[union-attr] # it has an outcome: that is why it stops
         found: Outcome = look(self._look, task)
         if found.status not in {"COMPLETE", "FAIL"}:
-            raise RemoteError("timed_out", f"the export {task} was still {found.status} after {within_s:.0f} s", heals=True)
+            raise RemoteError("timed_out", f"the export {task} was still {found.status} after {within_s:.0f} s", retryable=True)
         return found
 
     def _look(self, task: str) -> Outcome:
@@ -154,12 +154,12 @@ class Animl:
         except (requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL):
             raise RemoteError("failed", "Animl says that the export is complete, but names no address at which it could lie") from None
         except requests.RequestException as e:  # also a body that ended early
-            raise RemoteError("unreachable", f"the export did not arrive: {type(e).__name__}", heals=True) from None
+            raise RemoteError("unreachable", f"the export did not arrive: {type(e).__name__}", retryable=True) from None
 
     def deployments(self) -> list[CameraDeployment]:
         """Where the project's cameras stood, those without coordinates left out."""
         with self._in_form():
-            projects = self._ask(queries.PLACES, {"input": {"_ids": [self.project]}})["projects"] or []
+            projects = self._ask(queries.LOCATIONS, {"input": {"_ids": [self.project]}})["projects"] or []
             found = [p for p in projects if p.get("_id") == self.project]
             if not found:
                 raise RemoteError("refused", f"expected the project {self.project!r}, Animl shows {len(projects)} others to this user")
@@ -224,11 +224,11 @@ class Animl:
                 allow_redirects=False,
             )
         except requests.ConnectTimeout:
-            raise RemoteError("unreachable", f"{self._address} does not answer", heals=True) from None
+            raise RemoteError("unreachable", f"{self._address} does not answer", retryable=True) from None
         except requests.Timeout:
-            raise RemoteError("timed_out", f"{self._address} gave no answer within {self._settings.timeout_s:.0f} s", heals=True) from None
+            raise RemoteError("timed_out", f"{self._address} gave no answer within {self._settings.timeout_s:.0f} s", retryable=True) from None
         except requests.RequestException as e:
-            raise RemoteError("unreachable", f"{self._address}: {type(e).__name__}", heals=True) from None
+            raise RemoteError("unreachable", f"{self._address}: {type(e).__name__}", retryable=True) from None
 
     def _data(self, answer: requests.Response) -> dict[str, Any]:
         """What was asked for, or why it is not there."""
@@ -247,7 +247,7 @@ class Animl:
         if errors and status < 500:
             said = self._access.scrubbed(str(errors[0].get("message", "")))
             slow = "timed out" in said.lower()
-            raise RemoteError("timed_out" if slow else "refused", f"Animl: {said}", heals=slow)
+            raise RemoteError("timed_out" if slow else "refused", f"Animl: {said}", retryable=slow)
         _check_status(status, where)
         return dict(answer.json()["data"])
 
@@ -277,16 +277,16 @@ def _checked_address(address: str) -> str:
 
 def _patiently(call: Any, pause_s: float, but: str = "") -> Any:
     """Try again what can heal, with growing pauses."""
-    again = retry_if_exception(lambda e: isinstance(e, RemoteError) and e.heals and e.reason != but)
+    again = retry_if_exception(lambda e: isinstance(e, RemoteError) and e.retryable and e.reason != but)
     pauses = wait_exponential_jitter(initial=min(0.5, pause_s), max=10, jitter=min(1.0, pause_s))
     return Retrying(retry=again, stop=stop_after_attempt(ATTEMPTS), wait=pauses, reraise=True)(call)
 
 
 def _check_status(status: int, where: str) -> None:
     if status == 504:
-        raise RemoteError("timed_out", f"{where}: the server answered 504, it took too long", heals=True)
+        raise RemoteError("timed_out", f"{where}: the server answered 504, it took too long", retryable=True)
     if status in {408, 429} or status >= 500:
-        raise RemoteError("unreachable", f"{where}: the server answered {status}", heals=True)
+        raise RemoteError("unreachable", f"{where}: the server answered {status}", retryable=True)
     if status != requests.codes.ok:
         raise RemoteError("refused", f"{where}: the server answered {status}")
 
@@ -319,8 +319,8 @@ def _deployment(camera: str, raw: dict[str, Any] | None) -> CameraDeployment | N
     lon, lat = float(coordinates[0]), float(coordinates[1])
     if (lat, lon) == (0, 0) or not (abs(lat) <= 90 and abs(lon) <= 180):
         return None
-    location = f"{camera}-default" if raw["name"] == "default" else str(raw["name"])
+    deployment = f"{camera}-default" if raw["name"] == "default" else str(raw["name"])
     try:
-        return CameraDeployment(location=location, camera=camera, started=raw.get("startDate"), lat=lat, lon=lon)
+        return CameraDeployment(deployment=deployment, camera=camera, started=raw.get("startDate"), lat=lat, lon=lon)
     except ValidationError:
-        return CameraDeployment(location=location, camera=camera, started=None, lat=lat, lon=lon)
+        return CameraDeployment(deployment=deployment, camera=camera, started=None, lat=lat, lon=lon)

@@ -46,7 +46,7 @@ EXPORT = "query Export($input: ExportInput!) { exportAnnotations(input: $input) 
 
 TASK = "query Task($input: QueryTaskInput!) { task(input: $input) { _id status output } }"
 
-PLACES = """query Places($input: QueryProjectsInput) {
+LOCATIONS = """query Places($input: QueryProjectsInput) {
   projects(input: $input) {
     _id
     cameraConfigs { _id deployments { _id name startDate location { geometry { coordinates } } } }

@@ -24,7 +24,7 @@ PACKAGE_TAG = "animl.package"
 CURVES = ("train_loss", "val_loss", "val_macro_ap", "val_macro_f1", "lr")
 FILES = {"report": ("report.html", "metrics.json", "confusion.png"), "model": ("model.tar.gz", "card.json")}
 """Folder in MLflow → what of the evaluation and of the package is put there."""
-TOTALS = ("examples", "places", "accuracy", "macro_precision", "macro_recall", "macro_f1", "macro_average_precision")
+TOTALS = ("examples", "locations", "accuracy", "macro_precision", "macro_recall", "macro_f1", "macro_average_precision")
 OF_CLASS = ("precision", "recall", "f1", "average_precision", "examples")
 AT_ONCE = 90
 """MLflow takes 100 parameters a request."""
@@ -101,10 +101,10 @@ def _parameters(plan: Plan) -> Iterator[tuple[str, Any]]:
     from animl_pipeline.storage.remote import bare_address
 
     train = plan.train.model_dump(mode="json", exclude={"sagemaker"})
-    for key in ("weights", "weights_else"):
+    for key in ("weights", "fallback_weights"):
         train[key] = bare_address(train[key])
     yield from ((f"train.{key}", value) for key, value in train.items())
-    yield "view.size", plan.view.size
+    yield "view.size", plan.model_input.size
     yield "classes", ", ".join(plan.labels.classes)
     yield "sources", ", ".join(source.name for source in plan.sources)
 

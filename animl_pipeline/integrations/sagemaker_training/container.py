@@ -13,7 +13,7 @@ from animl_pipeline.config.settings import Settings, load_settings
 from animl_pipeline.core.errors import PipelineError, TrainingError
 from animl_pipeline.core.records import Artifact
 from animl_pipeline.integrations.sagemaker_training.job_spec import Order, key_of
-from animl_pipeline.storage.step_cache import Made, Store, Workspace, open_store
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, open_store
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def run_job(base: Path) -> int:
         given = json.loads((base / "input/config/hyperparameters.json").read_bytes())
         settings = load_settings().model_copy(update={"store": given["store"], "cache": base / "work", "data": base / "work"})
         made = _trained(given["order"], settings, base / "checkpoints")
-        open_store(settings).depot.put(f"{given['order'].rpartition('/')[0]}/made.json", made.model_dump_json().encode())
+        open_store(settings).object_store.put(f"{given['order'].rpartition('/')[0]}/made.json", made.model_dump_json().encode())
     except PipelineError as e:
         _leave_reason(base, str(e))
         return e.exit_code
@@ -42,13 +42,13 @@ def run_job(base: Path) -> int:
     return 0
 
 
-def _trained(place: str, settings: Settings, checkpoints: Path) -> Artifact:
+def _trained(location: str, settings: Settings, checkpoints: Path) -> Artifact:
     from animl_pipeline.steps.training import train_classifier
 
     store = open_store(settings)
-    order = _read_order(place, store)
+    order = _read_order(location, store)
 
-    def by(space: Workspace, train: Callable[[Workspace], Made]) -> Made:
+    def by(space: Workspace, train: Callable[[Workspace], StepOutput]) -> StepOutput:
         if key_of(space) != order.key:
             raise TrainingError(
                 f"the flow asked for the model {order.key}, this image would make {key_of(space)}: its code is another version than the flow's"
@@ -60,10 +60,10 @@ def _trained(place: str, settings: Settings, checkpoints: Path) -> Artifact:
     return train_classifier(order.crops, order.splits, order.plan, store, settings, by=by)
 
 
-def _read_order(place: str, store: Store) -> Order:
-    data = store.depot.read(place)
+def _read_order(location: str, store: Store) -> Order:
+    data = store.object_store.read(location)
     if data is None:
-        raise TrainingError(f"the store at {store.depot} holds no order {place}; a job is started by `animl-pipeline retrain`, not by hand")
+        raise TrainingError(f"the store at {store.object_store} holds no order {location}; a job is started by `animl-pipeline retrain`, not by hand")
     try:
         return Order.model_validate_json(data)
     except ValidationError as e:

@@ -18,7 +18,7 @@ from animl_pipeline.core.records import Artifact
 from animl_pipeline.deploy.aws_errors import patient, spoken
 from animl_pipeline.integrations.sagemaker_training.job_spec import Order, base_of, check_ready, folder_of, key_of, request
 from animl_pipeline.integrations.sagemaker_training.stop_jobs import stop_jobs, waited, waiting_for
-from animl_pipeline.storage.step_cache import Made, Store, Workspace
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker import SageMakerClient
@@ -33,8 +33,8 @@ Described = Mapping[str, Any]
 
 
 def made_by_job(
-    crops: Artifact, splits: Artifact, plan: Plan, store: Store, settings: Settings, space: Workspace, _train: Callable[[Workspace], Made]
-) -> Made:
+    crops: Artifact, splits: Artifact, plan: Plan, store: Store, settings: Settings, space: Workspace, _train: Callable[[Workspace], StepOutput]
+) -> StepOutput:
     """Have a job make the step, and put its files into the workspace.
 
     Raises:
@@ -44,7 +44,7 @@ def made_by_job(
     check_ready(plan, settings)
     base = base_of(plan, space)
     order = Order(key=key_of(space), plan=plan, crops=crops, splits=splits)
-    store.depot.put(f"{folder_of(base)}/order.json", order.model_dump_json(by_alias=True).encode())
+    store.object_store.put(f"{folder_of(base)}/order.json", order.model_dump_json(by_alias=True).encode())
     import boto3
 
     client = boto3.client("sagemaker", config=patient())
@@ -174,17 +174,17 @@ def _check(job: Described, name: str) -> None:
     raise TrainingError(f"the training job {name} failed: {why or 'SageMaker names no reason; look at its log in CloudWatch'}{remedy}")
 
 
-def _fetched(base: str, store: Store, space: Workspace) -> Made:
+def _fetched(base: str, store: Store, space: Workspace) -> StepOutput:
     """Put what the job made into the workspace, and clear away what only the job needed."""
-    told = store.depot.read(f"{folder_of(base)}/made.json")
+    told = store.object_store.read(f"{folder_of(base)}/made.json")
     if told is None:
-        raise TrainingError(f"the job of {base} ended well, but the store at {store.depot} lacks its answer; run it again")
+        raise TrainingError(f"the job of {base} ended well, but the store at {store.object_store} lacks its answer; run it again")
     made = Artifact.model_validate_json(told)
     manifest = store.manifest(made)
     for name in manifest.files:
         shutil.copyfile(store.path(made, name), space.out / name)
-    store.depot.delete_all(list(store.depot.names(f"{folder_of(base)}/")))
-    return Made(manifest.counts, manifest.blobs, manifest.final)
+    store.object_store.delete_all(list(store.object_store.names(f"{folder_of(base)}/")))
+    return StepOutput(manifest.counts, manifest.blobs, manifest.final)
 
 
 @contextmanager

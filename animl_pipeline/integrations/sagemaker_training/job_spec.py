@@ -67,10 +67,10 @@ def check_ready(plan: Plan, settings: Settings) -> None:
         raise SettingsError("train.on is sagemaker: expected the pipeline's image in ECR in ANIML_TRAINING_IMAGE, found none (docs/training.md)")
     if not role_of(settings):
         raise SettingsError("train.on is sagemaker: expected a role in ANIML_TRAINING_ROLE_ARN (or ANIML_ROLE_ARN), found none (docs/training.md)")
-    places = {"weights": plan.train.weights}
+    locations = {"weights": plan.train.weights}
     if plan.train.weights == "released":
-        places["weights_else"] = plan.train.weights_else
-    for key, said in places.items():
+        locations["fallback_weights"] = plan.train.fallback_weights
+    for key, said in locations.items():
         if not any(said == name or (name == "://" and name in said) for name in NAMED_WEIGHTS):
             raise WeightsError(
                 f"train.{key} is {said}, a file of this machine, which a training job cannot see; put it to an s3:// or https:// address"
@@ -85,7 +85,7 @@ def role_of(settings: Settings) -> str:
 def request(name: str, base: str, plan: Plan, settings: Settings) -> CreateTrainingJobRequestTypeDef:
     """The request that starts a job."""
     spec = plan.train.sagemaker
-    place = f"{settings.store.rstrip('/')}/{folder_of(base)}"
+    location = f"{settings.store.rstrip('/')}/{folder_of(base)}"
     metrics: list[MetricDefinitionTypeDef] = [{"Name": n, "Regex": r} for n, r in METRICS.items()]
     seconds = max(1, round(spec.max_hours * 3600))
     asked: CreateTrainingJobRequestTypeDef = {
@@ -98,10 +98,10 @@ def request(name: str, base: str, plan: Plan, settings: Settings) -> CreateTrain
         },
         "HyperParameters": {"store": settings.store, "order": f"{folder_of(base)}/order.json"},
         "RoleArn": role_of(settings),
-        "OutputDataConfig": {"S3OutputPath": f"{place}/output"},
+        "OutputDataConfig": {"S3OutputPath": f"{location}/output"},
         "ResourceConfig": {"InstanceType": spec.instance, "InstanceCount": 1, "VolumeSizeInGB": spec.disk_gb},  # type: ignore[misc,typeddict-item]  # the service says which there are
         "StoppingCondition": {"MaxRuntimeInSeconds": seconds},
-        "CheckpointConfig": {"S3Uri": f"{place}/checkpoints", "LocalPath": LOCAL},
+        "CheckpointConfig": {"S3Uri": f"{location}/checkpoints", "LocalPath": LOCAL},
         "EnableManagedSpotTraining": spec.spot,
         "Tags": [{"Key": "animl:model", "Value": plan.model}, {"Key": "animl:key", "Value": base.rpartition("-")[2]}],
     }

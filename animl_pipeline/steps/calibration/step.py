@@ -12,19 +12,25 @@ import pandas as pd
 
 from animl_pipeline.core.errors import EvaluationError
 from animl_pipeline.core.records import Artifact, Counts, ModelCard, Threshold
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.table_schemas import CROPS, SPLITS, VAL_PREDICTIONS
+from animl_pipeline.core.tables import write_table
 from animl_pipeline.inference.scoring import calibration_error, probabilities_of, probability_column, retempered, score_crops
 from animl_pipeline.steps.calibration.temperature import fitted_temperature
 from animl_pipeline.steps.calibration.thresholds import chosen_thresholds
-from animl_pipeline.storage.step_cache import Made, Store, Workspace, write_table
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
 if TYPE_CHECKING:
     from animl_pipeline.config import Plan
 
 log = logging.getLogger(__name__)
 
+STEP = Step("calibration", version=1, sections=("thresholds",), reads=(CROPS, SPLITS), writes=(VAL_PREDICTIONS,), libraries=("onnxruntime",))
+
+
 THRESHOLDS_FILE = "thresholds.json"
 CATEGORY_CONFIG_FILE = "category_config.json"
-VAL_COLUMNS = ["crop_id", "source", "image_id", "place", "label", "predicted", "probability"]
+VAL_COLUMNS = ["crop_id", "source", "image_id", "location", "class_id", "predicted", "probability"]
 
 
 def calibrate_classifier(model: Artifact, crops: Artifact, splits: Artifact, plan: Plan, store: Store) -> Artifact:
@@ -45,22 +51,22 @@ def calibrate_classifier(model: Artifact, crops: Artifact, splits: Artifact, pla
         EvaluationError: there is no val crop, or one of a class that the model does not know; an answer is no number.
     """
 
-    def build(space: Workspace) -> Made:
+    def build(space: Workspace) -> StepOutput:
         from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, Classifier
 
         store.path(model, CARD_FILE)
         network = store.path(model, MODEL_FILE)
         classifier = Classifier.load(network.parent)
         val = _val_crops(store.table(crops, "crops.parquet"), store.table(splits, "splits.parquet"), classifier.card.class_ids())
-        scored = score_crops(val, classifier, store, plan.view, "val crops")
+        scored = score_crops(val, classifier, store, plan.model_input, "val crops")
         shutil.copyfile(network, space.out / MODEL_FILE)
         card, thresholds = _calibrated(classifier.card, scored, plan)
         (space.out / CARD_FILE).write_text(card.model_dump_json(indent=1), encoding="utf-8")
         return _written(space, card, thresholds, scored)
 
-    config = {"thresholds": plan.thresholds.model_dump(mode="json"), "view": plan.view.model_dump(mode="json")}
+    config = {"thresholds": plan.thresholds.model_dump(mode="json"), "model_input": plan.model_input.model_dump(mode="json")}
     inputs = {"model": model, "crops": crops, "splits": splits}
-    return store.make("calibration", room="calibration", inputs=inputs, config=config, build=build)
+    return store.make(STEP, inputs=inputs, config=config, build=build)
 
 
 def _val_crops(crops: pd.DataFrame, splits: pd.DataFrame, ids: tuple[str, ...]) -> pd.DataFrame:
@@ -69,9 +75,11 @@ def _val_crops(crops: pd.DataFrame, splits: pd.DataFrame, ids: tuple[str, ...]) 
         raise EvaluationError(
             "expected crops in the val split to calibrate on, found none; raise splits.val in the plan or add labels of more places"
         )
-    strange = sorted(set(val["label"]) - set(ids))
+    strange = sorted(set(val["class_id"]) - set(ids))
     if strange:
-        raise EvaluationError(f"expected val crops of the model's classes, found the class {strange[0]!r}; run the steps 'labels' to 'model' again")
+        raise EvaluationError(
+            f"expected val crops of the model's classes, found the class {strange[0]!r}; run the steps 'labels' to 'training' again"
+        )
     return val
 
 
@@ -79,13 +87,13 @@ def _calibrated(card: ModelCard, scored: pd.DataFrame, plan: Plan) -> tuple[Mode
     """The card with temperature and thresholds; ``scored`` has the calibrated probabilities then."""
     ids = card.class_ids()
     plain = probabilities_of(scored, ids)
-    targets = np.asarray(scored["label"].map({c: i for i, c in enumerate(ids)}), np.int64)
+    targets = np.asarray(scored["class_id"].map({c: i for i, c in enumerate(ids)}), np.int64)
     by = fitted_temperature(plain, targets)
     sure = retempered(plain, by)
     scored[[probability_column(c) for c in ids]] = sure
     scored["probability"] = sure.max(axis=1)
     thresholds = chosen_thresholds(scored, ids, plan.thresholds)
-    right = (scored["label"] == scored["predicted"]).to_numpy()
+    right = (scored["class_id"] == scored["predicted"]).to_numpy()
     errors = [calibration_error(p.max(axis=1), right) for p in (plain, sure)]
     log.info("calibration on %d val crops: temperature %.3f, calibration error %.3f before, %.3f after", len(scored), by, *errors)
     chosen = {"temperature": card.temperature * by, "thresholds": {t.id: t.value for t in thresholds}}
@@ -93,13 +101,13 @@ def _calibrated(card: ModelCard, scored: pd.DataFrame, plan: Plan) -> tuple[Mode
     return card.model_copy(update=chosen | {"plan": recorded}), thresholds
 
 
-def _written(space: Workspace, card: ModelCard, thresholds: tuple[Threshold, ...], scored: pd.DataFrame) -> Made:
+def _written(space: Workspace, card: ModelCard, thresholds: tuple[Threshold, ...], scored: pd.DataFrame) -> StepOutput:
     names = {c.id: c.name for c in card.classes}
     config = {names[t.id]: {"confThreshold": t.value, "disabled": False} for t in thresholds}
     (space.out / CATEGORY_CONFIG_FILE).write_text(json.dumps(config, indent=1), encoding="utf-8")
     (space.out / THRESHOLDS_FILE).write_text(json.dumps([t.model_dump(mode="json") for t in thresholds], indent=1), encoding="utf-8")
-    write_table(space.out / "val.parquet", scored[[*VAL_COLUMNS, *(probability_column(c) for c in card.class_ids())]])
+    write_table(space.out, VAL_PREDICTIONS, scored[[*VAL_COLUMNS, *(probability_column(c) for c in card.class_ids())]])
     for t in thresholds:
         log.info("%s from %.3f on (%s): %s", t.id, t.value, t.aim, "reached on val" if t.met else "NOT reached on val")
     missed = sum(not t.met for t in thresholds)
-    return Made(Counts(kept=len(scored), noted={"aims_not_reached_on_val": missed} if missed else {}, unit="val crops"))
+    return StepOutput(Counts(kept=len(scored), noted={"aims_not_reached_on_val": missed} if missed else {}, unit="val crops"))

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from animl_pipeline.config import AimPlan, ThresholdsPlan, UnknownPlan
-from animl_pipeline.core.records import Operating, Threshold
+from animl_pipeline.config import AimConfig, ThresholdsConfig, UnknownConfig
+from animl_pipeline.core.records import OperatingPoint, Threshold
 from animl_pipeline.inference.scoring import at_threshold, probabilities_of, probability_column
 
 WITHOUT_EXAMPLES = 0.5
@@ -32,7 +32,7 @@ class _Ladder(NamedTuple):
     alarms: NDArray[np.float64]
 
 
-def chosen_thresholds(val: pd.DataFrame, ids: tuple[str, ...], spec: ThresholdsPlan) -> tuple[Threshold, ...]:
+def chosen_thresholds(val: pd.DataFrame, ids: tuple[str, ...], spec: ThresholdsConfig) -> tuple[Threshold, ...]:
     """A threshold a class, with what it gives on val; the floor for unknown animals raises those of native classes.
 
     Args:
@@ -51,7 +51,7 @@ def chosen_thresholds(val: pd.DataFrame, ids: tuple[str, ...], spec: ThresholdsP
     return tuple(found)
 
 
-def meets(reached: Operating, aim: AimPlan) -> bool:
+def meets(reached: OperatingPoint, aim: AimConfig) -> bool:
     """Whether all that is aimed at is reached; never without an example."""
     few_alarms = aim.max_false_alarms_per_1000 is None or reached.false_alarms_per_1000 <= aim.max_false_alarms_per_1000
     found = aim.recall is None or (reached.recall or 0.0) >= aim.recall
@@ -59,7 +59,7 @@ def meets(reached: Operating, aim: AimPlan) -> bool:
     return reached.examples > 0 and few_alarms and found and rightly
 
 
-def unknown_floor(val: pd.DataFrame, ids: tuple[str, ...], spec: UnknownPlan) -> float:
+def unknown_floor(val: pd.DataFrame, ids: tuple[str, ...], spec: UnknownConfig) -> float:
     """The probability below which a leading native class is no name: as many rightly named val crops as ``spec.keep`` stay above.
 
     With stand-ins for strangers (``spec.left_out``) the floor, at or below that, which parts them best from the rightly named
@@ -67,11 +67,11 @@ def unknown_floor(val: pd.DataFrame, ids: tuple[str, ...], spec: UnknownPlan) ->
     from the class, a true stranger may look surer.
     """
     probabilities = probabilities_of(val, ids)
-    known = np.sort(val.loc[val["label"] == val["predicted"], "probability"].to_numpy(np.float64))
+    known = np.sort(val.loc[val["class_id"] == val["predicted"], "probability"].to_numpy(np.float64))
     if not len(known):
         return 0.0
     most = float(known[int(np.floor((1 - spec.keep) * (len(known) - 1)))])
-    strangers = np.concatenate([np.empty(0), *(_without(probabilities[(val["label"] == c).to_numpy()], ids.index(c)) for c in spec.left_out)])
+    strangers = np.concatenate([np.empty(0), *(_without(probabilities[(val["class_id"] == c).to_numpy()], ids.index(c)) for c in spec.left_out)])
     if not len(strangers):
         return _rounded_down(most)
     floors = np.unique(np.append(known[known <= most], most))
@@ -86,9 +86,9 @@ def _without(probabilities: NDArray[np.float64], struck: int) -> NDArray[np.floa
     return np.asarray((others / np.maximum(others.sum(axis=1, keepdims=True), 1e-37)).max(axis=1))
 
 
-def _chosen(val: pd.DataFrame, class_id: str, aim: AimPlan) -> float:
+def _chosen(val: pd.DataFrame, class_id: str, aim: AimConfig) -> float:
     """The threshold for an aim; where several measures cannot be had at once, recall goes before the others."""
-    if not (val["label"] == class_id).any():
+    if not (val["class_id"] == class_id).any():
         return WITHOUT_EXAMPLES
     ladder = _ladder(val, class_id)
     met = np.ones(len(ladder.values), bool)
@@ -112,7 +112,7 @@ def _ladder(val: pd.DataFrame, class_id: str) -> _Ladder:
     """A step for each different probability; its value lies halfway to the next lower one, so that a last bit decides nothing."""
     p = val[probability_column(class_id)].to_numpy(np.float64)
     order = np.argsort(-p, kind="stable")
-    p, hit = p[order], (val["label"] == class_id).to_numpy()[order]
+    p, hit = p[order], (val["class_id"] == class_id).to_numpy()[order]
     ends = np.append(np.flatnonzero(np.diff(p)), len(p) - 1)
     hits, named = np.cumsum(hit)[ends], ends + 1.0
     values = (p[ends] + np.append(p[ends[1:]], 0.0)) / 2

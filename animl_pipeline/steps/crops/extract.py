@@ -14,14 +14,16 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.decode_budget import PictureMemory, bytes_of
-from animl_pipeline.core.errors import PictureError
-from animl_pipeline.core.imaging import Header, cut, open_picture, read_header, square_around
+from animl_pipeline.core import imaging
+from animl_pipeline.core.decode_budget import DecodeBudget, bytes_of
+from animl_pipeline.core.errors import ImageError
+from animl_pipeline.core.imaging import Header, cut, open_image, read_header, square_around
 from animl_pipeline.core.progress import track
-from animl_pipeline.core.records import Box, View
+from animl_pipeline.core.records import Box, ModelInput
+from animl_pipeline.core.step import installed_version
+from animl_pipeline.steps.crops import perceptual_hash
 from animl_pipeline.steps.crops.match_labels import Chosen, Corners
 from animl_pipeline.steps.crops.perceptual_hash import likeness
-from animl_pipeline.storage.code_digest import code_digest
 from animl_pipeline.storage.step_cache import Store, batches, digest_of
 
 log = logging.getLogger(__name__)
@@ -48,15 +50,15 @@ class Cut(NamedTuple):
     look: str
 
 
-def cut_boxes(chosen: Iterable[Chosen], view: View, store: Store, settings: Settings) -> dict[str, Crop]:
+def cut_boxes(chosen: Iterable[Chosen], model_input: ModelInput, store: Store, settings: Settings) -> dict[str, Crop]:
     """The crop of every box that can be cut out, by ``box_key``; a picture that does not decode has none.
 
     Raises:
         DamagedError: the store lacks a picture.
     """
-    name = f"crops/{digest_of([view.size, view.margin, code_digest('pixels'), LOSSLESS])[:32]}"
+    name = f"crops/{digest_of([model_input.size, model_input.margin, imaging.VERSION, installed_version('pillow'), LOSSLESS])[:32]}"
     known = store.recall(name)
-    looks_name = f"likeness/{code_digest('crops.likeness')[:32]}"
+    looks_name = f"likeness/{perceptual_hash.VERSION}"
     looks = store.recall(looks_name)
     boxes: dict[str, set[Corners]] = defaultdict(set)
     for c in chosen:
@@ -65,7 +67,7 @@ def cut_boxes(chosen: Iterable[Chosen], view: View, store: Store, settings: Sett
     todo = _not_whole(boxes, known, looks, store)
     log.info("crops: %d pictures, %d of them cut before", len(boxes), len(boxes) - len(todo))
     cutters = min(settings.workers, os.cpu_count() or 1)
-    cut_picture = partial(_cut_picture, view=view, memory=PictureMemory())
+    cut_image = partial(_cut_image, model_input=model_input, memory=DecodeBudget())
     with (
         ThreadPoolExecutor(settings.workers) as travels,
         ThreadPoolExecutor(cutters) as pool,
@@ -73,8 +75,8 @@ def cut_boxes(chosen: Iterable[Chosen], view: View, store: Store, settings: Sett
     ):
         try:
             for batch in batches(todo, max(BATCH, BATCH_A_CUTTER * cutters)):
-                new, new_looks = _cut_batch(batch, boxes, cut_picture, store, travels, pool, step)
-                store.depot.settle()  # one flush for the crops of a batch, before it is noted that they are there
+                new, new_looks = _cut_batch(batch, boxes, cut_image, store, travels, pool, step)
+                store.object_store.settle()  # one flush for the crops of a batch, before it is noted that they are there
                 store.remember(name, new)
                 store.remember(looks_name, new_looks)
                 known |= new
@@ -88,7 +90,7 @@ def cut_boxes(chosen: Iterable[Chosen], view: View, store: Store, settings: Sett
 def _cut_batch(
     batch: list[str],
     boxes: Mapping[str, set[Corners]],
-    cut_picture: Callable[[Future[bytes], list[Corners]], Cut],
+    cut_image: Callable[[Future[bytes], list[Corners]], Cut],
     store: Store,
     travels: ThreadPoolExecutor,
     pool: ThreadPoolExecutor,
@@ -98,7 +100,7 @@ def _cut_batch(
     new: dict[str, dict[str, Any]] = {}
     looks: dict[str, dict[str, Any]] = {}
     reads = [travels.submit(store.blob, blob) for blob in batch]
-    cuts = [pool.submit(cut_picture, read, sorted(boxes[blob])) for blob, read in zip(batch, reads, strict=True)]
+    cuts = [pool.submit(cut_image, read, sorted(boxes[blob])) for blob, read in zip(batch, reads, strict=True)]
     keeps = [travels.submit(_kept, blob, sorted(boxes[blob]), done, store) for blob, done in zip(batch, cuts, strict=True)]
     for blob, done, keep in zip(batch, cuts, keeps, strict=True):
         new |= keep.result()
@@ -121,26 +123,26 @@ def _not_whole(boxes: Mapping[str, set[Corners]], known: Mapping[str, Any], look
     return [blob for blob, some in keys.items() if blob not in looks or any(key not in known or key in lost for key in some)]
 
 
-def _cut_picture(read: Future[bytes], boxes: list[Corners], view: View, memory: PictureMemory) -> Cut:
+def _cut_image(read: Future[bytes], boxes: list[Corners], model_input: ModelInput, memory: DecodeBudget) -> Cut:
     """The views of the boxes, encoded without loss."""
     data = read.result()
     try:
-        with memory.holding(_bytes_of(read_header(data), boxes, view)):
-            picture = open_picture(data)
-            return Cut([_encoded(cut(picture, Box.of(corners), view)) for corners in boxes], likeness(picture))
-    except PictureError as e:
+        with memory.holding(_bytes_of(read_header(data), boxes, model_input)):
+            image = open_image(data)
+            return Cut([_encoded(cut(image, Box.of(corners), model_input)) for corners in boxes], likeness(image))
+    except ImageError as e:
         log.warning("crops: a picture is left out: %s", e)
         return Cut(None, "")
 
 
-def _bytes_of(header: Header, boxes: list[Corners], view: View) -> int:
+def _bytes_of(header: Header, boxes: list[Corners], model_input: ModelInput) -> int:
     """Memory that cutting the boxes out takes; one after the other is a square beside the picture."""
-    return bytes_of(header, max(square_around(Box.of(b), header.width, header.height, view.margin).side for b in boxes))
+    return bytes_of(header, max(square_around(Box.of(b), header.width, header.height, model_input.margin).side for b in boxes))
 
 
-def _encoded(view: Image.Image) -> bytes:
+def _encoded(model_input: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    view.save(buffer, **LOSSLESS)
+    model_input.save(buffer, **LOSSLESS)
     return buffer.getvalue()
 
 
@@ -148,5 +150,5 @@ def _kept(blob: str, boxes: list[Corners], done: Future[Cut], store: Store) -> d
     """Box → where its crop is, or why it is not."""
     views = done.result().views
     if views is None:
-        return {box_key(blob, corners): {"failure": "picture_broken"} for corners in boxes}
-    return {box_key(blob, corners): {"blob": store.put_blob(v, lasting=False), "bytes": len(v)} for corners, v in zip(boxes, views, strict=True)}
+        return {box_key(blob, corners): {"failure": "image_broken"} for corners in boxes}
+    return {box_key(blob, corners): {"blob": store.put_blob(v, durable=False), "bytes": len(v)} for corners, v in zip(boxes, views, strict=True)}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from animl_pipeline.config import CropsPlan
+from animl_pipeline.config import CropsConfig
 from animl_pipeline.config.detection import PEOPLE, VEHICLES, folded
 from animl_pipeline.core.records import Artifact
 from animl_pipeline.storage.step_cache import Store
@@ -15,7 +15,7 @@ from animl_pipeline.storage.step_cache import Store
 ANIMAL = "1"
 Corners = tuple[float, float, float, float]
 Image = tuple[str, str]
-LABEL_COLUMNS = ["source", "image_id", "object_id", "label", "place", "taken", "sequence", "blob", "bytes", "width", "height"]
+LABEL_COLUMNS = ["source", "image_id", "annotation_id", "class_id", "location", "taken", "sequence", "blob", "bytes", "width", "height"]
 CORNERS = ["ymin", "xmin", "ymax", "xmax"]
 
 
@@ -24,9 +24,9 @@ class Labelled(NamedTuple):
 
     source: str
     image_id: str
-    object_id: str
-    label: str
-    place: str
+    annotation_id: str
+    class_id: str
+    location: str
     taken: str
     sequence: str
     blob: str
@@ -37,13 +37,13 @@ class Labelled(NamedTuple):
 
     def dropped(self, reason: str) -> Dropped:
         """The record of its not being cut out."""
-        return Dropped(self.source, self.image_id, self.object_id, reason)
+        return Dropped(self.source, self.image_id, self.annotation_id, reason)
 
 
 class Animal(NamedTuple):
     """One animal's box in an image: a row of detections.parquet."""
 
-    object_id: str
+    annotation_id: str
     origin: str
     confidence: float
     box: Corners
@@ -61,14 +61,14 @@ class Dropped(NamedTuple):
 
     source: str
     image_id: str
-    object_id: str
+    annotation_id: str
     reason: str
 
 
 Choice = tuple[list[Chosen], list[Dropped]]
 
 
-def choose_boxes(labels: pd.DataFrame, detections: pd.DataFrame, failures: pd.DataFrame, spec: CropsPlan) -> Choice:
+def choose_boxes(labels: pd.DataFrame, detections: pd.DataFrame, failures: pd.DataFrame, spec: CropsConfig) -> Choice:
     """What is to be cut out, each box of each picture once, and what is not.
 
     Persons and vehicles are never cut out, whatever class the plan gives them (person_or_vehicle).
@@ -81,7 +81,7 @@ def choose_boxes(labels: pd.DataFrame, detections: pd.DataFrame, failures: pd.Da
     failed = dict(zip(zip(failures["source"], failures["image_id"], strict=True), failures["reason"], strict=True))
     chosen: list[Chosen] = []
     people = labels["name"].map(folded).isin(PEOPLE | VEHICLES)
-    columns = labels.loc[people, ["source", "image_id", "object_id"]]
+    columns = labels.loc[people, ["source", "image_id", "annotation_id"]]
     dropped = [Dropped(source, image, of, "person_or_vehicle") for source, image, of in columns.itertuples(index=False, name=None)]
     for image, objects in sorted(_objects_by_image(labels[~people]).items()):
         reason = failed.get(image, "no_box")
@@ -104,44 +104,44 @@ def _animals_by_image(detections: pd.DataFrame) -> dict[Image, list[Animal]]:
     """Animals only, persons and vehicles never; most certain first."""
     rows = detections[detections["category"] == ANIMAL]
     found: dict[Image, list[Animal]] = defaultdict(list)
-    columns = rows[["source", "image_id", "object_id", "origin", "confidence", *CORNERS]]
-    for source, image_id, object_id, origin, confidence, *corners in columns.itertuples(index=False, name=None):
+    columns = rows[["source", "image_id", "annotation_id", "origin", "confidence", *CORNERS]]
+    for source, image_id, annotation_id, origin, confidence, *corners in columns.itertuples(index=False, name=None):
         ymin, xmin, ymax, xmax = corners
-        found[source, image_id].append(Animal(object_id, origin, confidence, (ymin, xmin, ymax, xmax)))
+        found[source, image_id].append(Animal(annotation_id, origin, confidence, (ymin, xmin, ymax, xmax)))
     return {image: sorted(animals, key=lambda a: (-a.confidence, a.box)) for image, animals in found.items()}
 
 
-def _in_image(objects: list[Labelled], animals: list[Animal], nothing: str, spec: CropsPlan) -> Choice:
+def _in_image(objects: list[Labelled], animals: list[Animal], nothing: str, spec: CropsConfig) -> Choice:
     """One image's choice; ``nothing`` is the reason to give where an object has no box."""
-    own = {a.object_id: a for a in animals if a.object_id}
+    own = {a.annotation_id: a for a in animals if a.annotation_id}
     chosen: list[Chosen] = []
     dropped: list[Dropped] = []
     for item in (o for o in objects if o.boxed):
-        if item.object_id not in own:
+        if item.annotation_id not in own:
             dropped.append(item.dropped(nothing))
-        elif _too_small(item, own[item.object_id], spec.min_pixels):
+        elif _too_small(item, own[item.annotation_id], spec.min_pixels):
             dropped.append(item.dropped("too_small"))
         else:
-            chosen.append(Chosen(item, own[item.object_id]))
-    some, others = _image_level(objects, [a for a in animals if not a.object_id], nothing, spec)
+            chosen.append(Chosen(item, own[item.annotation_id]))
+    some, others = _image_level(objects, [a for a in animals if not a.annotation_id], nothing, spec)
     return chosen + some, dropped + others
 
 
-def _image_level(objects: list[Labelled], free: list[Animal], nothing: str, spec: CropsPlan) -> Choice:
+def _image_level(objects: list[Labelled], free: list[Animal], nothing: str, spec: CropsConfig) -> Choice:
     """The choice for an image's labels without a box: all animals that are nobody else's, if the image has one class only."""
     level = [o for o in objects if not o.boxed]
     if not level:
         return [], []
-    if len({o.label for o in objects}) > 1:
+    if len({o.class_id for o in objects}) > 1:
         return [], [o.dropped("ambiguous_label") for o in level]
     item, *others = level
     dropped = [o.dropped("duplicate_label") for o in others]
     if not free:
         return [], [item.dropped(nothing), *dropped]
-    if spec.image_label == "leave_out" and len(free) > 1:
+    if spec.image_level_label == "leave_out" and len(free) > 1:
         return [], [item.dropped("several_boxes"), *dropped]
     large = [a for a in free if not _too_small(item, a, spec.min_pixels)]
-    cap = 1 if spec.image_label == "most_certain" else spec.max_per_image_label
+    cap = 1 if spec.image_level_label == "most_certain" else spec.max_per_image_level_label
     dropped += [item.dropped("too_small")] * (len(free) - len(large)) + [item.dropped("beyond_cap")] * len(large[cap:])
     return [Chosen(item, a) for a in large[:cap]], dropped
 
@@ -160,7 +160,7 @@ def _each_box_once(chosen: list[Chosen]) -> Choice:
     once: list[Chosen] = []
     dropped: list[Dropped] = []
     for first, *others in groups.values():
-        if any(c.what.label != first.what.label for c in others):
+        if any(c.what.class_id != first.what.class_id for c in others):
             dropped += [c.what.dropped("contradictory_label") for c in (first, *others)]
             continue
         once.append(first)
@@ -169,10 +169,10 @@ def _each_box_once(chosen: list[Chosen]) -> Choice:
 
 
 def _same_as(first: Chosen, other: Chosen) -> str:
-    return "duplicate_box" if first.what[:2] == other.what[:2] else "duplicate_picture"
+    return "duplicate_box" if first.what[:2] == other.what[:2] else "duplicate_image"
 
 
-def pictures_with_people(labels: Artifact, detections: Artifact, store: Store) -> set[Image]:
+def images_with_people(labels: Artifact, detections: Artifact, store: Store) -> set[Image]:
     """Images with a person or a vehicle, as far as people have labelled one or the detector has found one."""
     boxes = store.table(detections, "detections.parquet")
     tables = [boxes[boxes["category"] != ANIMAL]]

@@ -11,18 +11,20 @@ import numpy as np
 from PIL import Image
 
 CELLS = 9
+VERSION = 1
+"""Raised when an image gives another hash."""
 GRID = (768, 384)
 """Pixels across and down that are looked at: so many say what a cell's mean is, and looking at all takes three times as long."""
 FLAT = 2.0
 """Grey levels (standard deviation over the cells) below which a picture shows nothing to know it by, such as a black one."""
 
 
-def likeness(picture: Image.Image) -> str:
+def likeness(image: Image.Image) -> str:
     """The 128 bits as 32 hexadecimal digits; empty text where the picture is too flat to be known by them."""
-    width, height = picture.size
+    width, height = image.size
     middle = (0, round(0.1 * height), width, max(round(0.9 * height), round(0.1 * height) + 1))
     grid = (min(width, GRID[0]), min(middle[3] - middle[1], GRID[1]))
-    small = picture.resize(grid, Image.Resampling.NEAREST, box=middle).resize((CELLS, CELLS), Image.Resampling.BOX).convert("L")
+    small = image.resize(grid, Image.Resampling.NEAREST, box=middle).resize((CELLS, CELLS), Image.Resampling.BOX).convert("L")
     grey = np.asarray(small, np.int16)
     if grey.std() < FLAT:
         return ""

@@ -81,7 +81,7 @@ def tidy(found: Iterable[Found]) -> list[Found]:
     return sorted(whole, key=lambda f: (-f.confidence, f.category, f[2:]))
 
 
-def in_picture(corners: Sequence[float], prepared: Prepared) -> tuple[float, float, float, float]:
+def in_image(corners: Sequence[float], prepared: Prepared) -> tuple[float, float, float, float]:
     """A box [left, top, right, bottom] in the network's pixels as [ymin, xmin, ymax, xmax] relative to the picture."""
     left, top, right, bottom = corners
     x, y, width, height = prepared.left, prepared.top, prepared.width, prepared.height
@@ -91,12 +91,12 @@ def in_picture(corners: Sequence[float], prepared: Prepared) -> tuple[float, flo
 GREY = 114
 
 
-def letterboxed(picture: Image.Image, side: int) -> Prepared:
+def letterboxed(image: Image.Image, side: int) -> Prepared:
     """The picture on the smallest rectangle of whole strides: its longer side is ``side``, bilinear without smoothing, as theirs is."""
     import cv2
 
-    width, height = scaled_size(picture.width, picture.height, side)
-    scaled = cv2.resize(_pixels(picture), (width, height), interpolation=cv2.INTER_LINEAR)
+    width, height = scaled_size(image.width, image.height, side)
+    scaled = cv2.resize(_pixels(image), (width, height), interpolation=cv2.INTER_LINEAR)
     more_x, more_y = -width % STRIDE, -height % STRIDE
     left, top = round(more_x / 2 - 0.1), round(more_y / 2 - 0.1)
     pixels = cv2.cvtColor(scaled, cv2.COLOR_RGBA2RGB) if scaled.shape[2] == 4 else scaled
@@ -105,12 +105,12 @@ def letterboxed(picture: Image.Image, side: int) -> Prepared:
     return Prepared(np.asarray(pixels, np.uint8), left, top, width, height)
 
 
-def _pixels(picture: Image.Image) -> NDArray[np.uint8]:
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     """The pixels of an RGB picture, uint8 [height, width, 3 or 4], where it can be without a copy of them, which takes longer than decoding."""
     import pyarrow as pa
 
     try:
-        flat = pa.array(picture).flatten().to_numpy(zero_copy_only=True)
+        flat = pa.array(image).flatten().to_numpy(zero_copy_only=True)
     except (ValueError, AttributeError, TypeError, pa.ArrowException):  # pillow keeps large pictures in several blocks
-        return np.asarray(picture)
-    return np.asarray(flat.reshape(picture.height, picture.width, -1), np.uint8)
+        return np.asarray(image)
+    return np.asarray(flat.reshape(image.height, image.width, -1), np.uint8)

@@ -16,7 +16,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError
-from animl_pipeline.core.imaging import open_picture
+from animl_pipeline.core.imaging import open_image
 from animl_pipeline.steps.detections.detector import ANIMAL, CATEGORIES, PERSON, VEHICLE, Found, tidy
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class AskedEndpoint:
         self._client = _client(settings)
 
     def preprocess(self, data: bytes) -> bytes:
-        picture = open_picture(data)  # what does not decode is not sent
-        return data if len(data) <= MOST_BYTES else _smaller(picture)
+        image = open_image(data)  # what does not decode is not sent
+        return data if len(data) <= MOST_BYTES else _smaller(image)
 
     def predict(self, prepared: Sequence[bytes]) -> list[list[Found]]:
         return [tidy(f for f in self._found(self._ask(body)) if f.confidence >= self._confidence) for body in prepared]
@@ -103,13 +103,13 @@ def _heals(error: BaseException) -> bool:
     return isinstance(error, HTTPClientError)
 
 
-def _smaller(picture: Image.Image) -> bytes:
+def _smaller(image: Image.Image) -> bytes:
     """The picture as a JPEG that an endpoint takes: as wide as animl-api makes it, or narrower where that does not suffice."""
-    width = max(1, min(WIDTH, picture.width, picture.width * TALLEST // picture.height))
+    width = max(1, min(WIDTH, image.width, image.width * TALLEST // image.height))
     while True:
         buffer = io.BytesIO()
-        height = min(TALLEST, max(1, round(picture.height * width / picture.width)))
-        picture.resize((width, height)).save(buffer, "JPEG", quality=90)
+        height = min(TALLEST, max(1, round(image.height * width / image.width)))
+        image.resize((width, height)).save(buffer, "JPEG", quality=90)
         if buffer.tell() <= MOST_BYTES or width == 1:
             return buffer.getvalue()
         width = max(1, int(width * 0.9 * (MOST_BYTES / buffer.tell()) ** 0.5))

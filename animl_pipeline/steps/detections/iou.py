@@ -15,15 +15,15 @@ Corners = tuple[float, float, float, float]
 def same_objects(reviewed: Mapping[str, Corners], found: Sequence[Found], category: str) -> dict[int, str]:
     """Index of a found box → id of the reviewed one; each at most once, the best overlaps first. Boxes are [ymin, xmin, ymax, xmax]."""
     pairs = sorted(
-        (-overlap(corners, f[2:]), object_id, index)
-        for object_id, corners in reviewed.items()
+        (-overlap(corners, f[2:]), annotation_id, index)
+        for annotation_id, corners in reviewed.items()
         for index, f in enumerate(found)
         if f.category == category
     )
     matched: dict[int, str] = {}
-    for negative, object_id, index in pairs:
-        if -negative >= SAME and index not in matched and object_id not in matched.values():
-            matched[index] = object_id
+    for negative, annotation_id, index in pairs:
+        if -negative >= SAME and index not in matched and annotation_id not in matched.values():
+            matched[index] = annotation_id
     return matched
 
 

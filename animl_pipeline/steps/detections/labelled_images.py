@@ -27,7 +27,7 @@ class LabelledImage(NamedTuple):
 
     blob: str
     file_name: str
-    place: str
+    location: str
     occasion: str
     reviewed: dict[str, Corners]
 
@@ -36,10 +36,10 @@ def images_of(labels: pd.DataFrame) -> dict[Image, LabelledImage]:
     """The images of labels.parquet, by source and id."""
     rows = labels.drop_duplicates(["source", "image_id"]).sort_values(["source", "image_id"])
     reviewed = _reviewed_boxes(labels)
-    columns = rows[["source", "image_id", "blob", "file_name", "place", "sequence", "taken"]]
+    columns = rows[["source", "image_id", "blob", "file_name", "location", "sequence", "taken"]]
     return {
-        (source, image_id): LabelledImage(blob, file, place, sequence or taken[:HOUR] or image_id, reviewed.get((source, image_id), {}))
-        for source, image_id, blob, file, place, sequence, taken in columns.itertuples(index=False, name=None)
+        (source, image_id): LabelledImage(blob, file, location, sequence or taken[:HOUR] or image_id, reviewed.get((source, image_id), {}))
+        for source, image_id, blob, file, location, sequence, taken in columns.itertuples(index=False, name=None)
     }
 
 
@@ -56,16 +56,16 @@ def shown_people(labels: Artifact, store: Store) -> set[Image]:
 def _reviewed_boxes(labels: pd.DataFrame) -> dict[Image, dict[str, Corners]]:
     """Image → object id → box, of all images with at least one; persons and vehicles are no animals, whatever class a plan gives them."""
     boxes: dict[Image, dict[str, Corners]] = {}
-    rows = labels[labels["ymin"].notna() & ~labels["name"].map(folded).isin(PEOPLE | VEHICLES)].sort_values(["source", "image_id", "object_id"])
-    columns = rows[["source", "image_id", "object_id", "ymin", "xmin", "ymax", "xmax"]]
-    for source, image_id, object_id, ymin, xmin, ymax, xmax in columns.itertuples(index=False, name=None):
-        boxes.setdefault((source, image_id), {})[object_id] = (ymin, xmin, ymax, xmax)
+    rows = labels[labels["ymin"].notna() & ~labels["name"].map(folded).isin(PEOPLE | VEHICLES)].sort_values(["source", "image_id", "annotation_id"])
+    columns = rows[["source", "image_id", "annotation_id", "ymin", "xmin", "ymax", "xmax"]]
+    for source, image_id, annotation_id, ymin, xmin, ymax, xmax in columns.itertuples(index=False, name=None):
+        boxes.setdefault((source, image_id), {})[annotation_id] = (ymin, xmin, ymax, xmax)
     return boxes
 
 
 NAN = float("nan")
 COLUMNS = {
-    "source": "str", "image_id": "str", "object_id": "str", "kind": "str", "overlap": "float64", "confidence": "float64",
+    "source": "str", "image_id": "str", "annotation_id": "str", "kind": "str", "overlap": "float64", "confidence": "float64",
     "ymin": "float64", "xmin": "float64", "ymax": "float64", "xmax": "float64",
 }  # fmt: skip
 
@@ -75,7 +75,7 @@ class Disagreement(NamedTuple):
     less than half), or an animal of the detector's where nobody reviewed one (``not_reviewed``). ``overlap`` is the best one there is.
     """
 
-    object_id: str
+    annotation_id: str
     kind: str
     overlap: float
     confidence: float
@@ -87,13 +87,13 @@ def disagreements(reviewed: Mapping[str, Corners], found: Sequence[Found]) -> li
     animals = [f for f in found if f.category == ANIMAL]
     matched = same_objects(reviewed, animals, ANIMAL)
     differ = []
-    for object_id, box in reviewed.items():
-        if object_id in matched.values():
+    for annotation_id, box in reviewed.items():
+        if annotation_id in matched.values():
             continue
         nearest = max(animals, key=lambda f: overlap(box, f[2:]), default=None)
         shared = overlap(box, nearest[2:]) if nearest else 0.0
         kind = "drawn_otherwise" if 0 < shared < SAME else "not_found"
-        differ.append(Disagreement(object_id, kind, shared, nearest.confidence if nearest and shared else NAN, box))
+        differ.append(Disagreement(annotation_id, kind, shared, nearest.confidence if nearest and shared else NAN, box))
     for index, animal in enumerate(animals):
         if index not in matched and all(overlap(box, animal[2:]) == 0 for box in reviewed.values()):
             differ.append(Disagreement("", "not_reviewed", 0.0, animal.confidence, animal[2:]))

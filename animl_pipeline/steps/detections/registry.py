@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from animl_pipeline.config import DetectionsPlan
+from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.integrations.weights import KnownWeights, check_weights, fetch_weights, known_weights, registry
@@ -40,7 +40,7 @@ LOOKING = frozenset({"detector", "auto"})
 """Sources of boxes for which a detector looks at pictures."""
 
 
-def check_ready(spec: DetectionsPlan, settings: Settings) -> None:
+def check_ready(spec: DetectionsConfig, settings: Settings) -> None:
     """See that the plan names a detector that can be asked for, or a results file. Nothing is fetched, and nothing is loaded.
 
     Raises:
@@ -69,7 +69,7 @@ def check_finds_people(categories: Collection[str], name: str) -> None:
         raise DetectionsError(f"detections.people: drop needs a detector that finds persons, {name} finds {found} only; set detections.detector")
 
 
-def choose_detector(spec: DetectionsPlan, settings: Settings) -> Choice:
+def choose_detector(spec: DetectionsConfig, settings: Settings) -> Choice:
     """The detector that the plan names.
 
     Raises:
@@ -93,7 +93,7 @@ def choose_detector(spec: DetectionsPlan, settings: Settings) -> Choice:
     return Choice(name, sha256, RECIPES[family], size, confidence, partial(_load, family, spec, sha256, size, confidence, settings))
 
 
-def _numbers(spec: DetectionsPlan, known: KnownWeights | None) -> tuple[int, float]:
+def _numbers(spec: DetectionsConfig, known: KnownWeights | None) -> tuple[int, float]:
     """Image size and confidence: the plan's, else those that the detector was made for."""
     size = spec.image_size or (known and known.image_size) or IMAGE_SIZE
     if size % STRIDE:
@@ -101,7 +101,7 @@ def _numbers(spec: DetectionsPlan, known: KnownWeights | None) -> tuple[int, flo
     return size, spec.confidence or (known and known.confidence) or CONFIDENCE
 
 
-def _load(family: str, spec: DetectionsPlan, sha256: str, size: int, confidence: float, settings: Settings) -> Detector:
+def _load(family: str, spec: DetectionsConfig, sha256: str, size: int, confidence: float, settings: Settings) -> Detector:
     path = fetch_weights(spec.detector, settings, spec.sha256, key=KEY)
     if family == "yolox-lite":
         return yolox_lite.YoloxLite.load(path, sha256, size, confidence, settings)
@@ -111,7 +111,7 @@ def _load(family: str, spec: DetectionsPlan, sha256: str, size: int, confidence:
     return ultralytics_detector.load_ultralytics(path, sha256, size, confidence, verified=verified, settings=settings)
 
 
-def _endpoint(spec: DetectionsPlan, settings: Settings) -> Choice:
+def _endpoint(spec: DetectionsConfig, settings: Settings) -> Choice:
     name = spec.detector.removeprefix(ENDPOINT)
     if not re.fullmatch(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}", name):
         raise DetectionsError(f"{KEY}: expected an endpoint's name, such as sagemaker:megadetector-realtime, found {spec.detector!r}")

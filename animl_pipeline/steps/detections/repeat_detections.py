@@ -22,24 +22,24 @@ class Spotted(NamedTuple):
     """A detector's box at a place, on an occasion (a burst, or an hour); ``key`` is the caller's."""
 
     key: int
-    place: str
+    location: str
     occasion: str
     box: Corners
 
 
 def repeated(spotted: Iterable[Spotted], occasions: int, overlap: float) -> set[int]:
     """The keys of boxes that overlap boxes of at least ``occasions`` occasions (their own among them) at their place."""
-    places: dict[str, list[Spotted]] = {}
+    locations: dict[str, list[Spotted]] = {}
     for s in spotted:
-        if s.place:
-            places.setdefault(s.place, []).append(s)
+        if s.location:
+            locations.setdefault(s.location, []).append(s)
     again: set[int] = set()
-    for at_place in places.values():
-        again |= _at_place(at_place, occasions, overlap)
+    for at_location in locations.values():
+        again |= _at_location(at_location, occasions, overlap)
     return again
 
 
-def _at_place(spotted: list[Spotted], occasions: int, overlap: float) -> set[int]:
+def _at_location(spotted: list[Spotted], occasions: int, overlap: float) -> set[int]:
     names = {name: i for i, name in enumerate(sorted({s.occasion for s in spotted}))}
     if len(names) < occasions:
         return set()

@@ -38,30 +38,30 @@ class Results(NamedTuple):
     unusable: int
 
 
-def check_results(place: str, settings: Settings) -> None:
+def check_results(location: str, settings: Settings) -> None:
     """See that a results file is there; one at an address is not asked for.
 
     Raises:
         DetectionsError: there is no such file.
     """
-    path = settings.data_path(place)
-    if "://" not in place and not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
+    path = settings.data_path(location)
+    if "://" not in location and not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
         raise DetectionsError(f"{KEY}: expected a MegaDetector results file at {path}, found no such file; mend it in the plan or set ANIML_DATA")
 
 
-def read_results(place: str, settings: Settings) -> bytes:
+def read_results(location: str, settings: Settings) -> bytes:
     """The file's bytes.
 
     Raises:
         DetectionsError: it cannot be had.
     """
     try:
-        return read_address(place, settings)
+        return read_address(location, settings)
     except RemoteError as e:
         raise DetectionsError(f"{KEY}: expected a MegaDetector results file, {e}; mend it in the plan or set ANIML_DATA") from e
 
 
-def results_by_file(data: bytes, place: str, confidence: float | None) -> Results:
+def results_by_file(data: bytes, location: str, confidence: float | None) -> Results:
     """What a results file says, of boxes of at least this confidence; None: the one that the file itself names as its detector's.
 
     Raises:
@@ -82,9 +82,9 @@ def results_by_file(data: bytes, place: str, confidence: float | None) -> Result
             unusable += without_area
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         reason = f"no {e}" if isinstance(e, KeyError) else str(e)
-        raise DetectionsError(f"{KEY}: {bare_address(place)} is no MegaDetector results file ({reason}); mend {KEY} in the plan") from e
+        raise DetectionsError(f"{KEY}: {bare_address(location)} is no MegaDetector results file ({reason}); mend {KEY} in the plan") from e
     if unusable:
-        log.warning("detections: %d boxes of %s have no area in their picture, or no numbers, and are left out", unusable, bare_address(place))
+        log.warning("detections: %d boxes of %s have no area in their picture, or no numbers, and are left out", unusable, bare_address(location))
     return Results(by_file, unusable)
 
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from animl_pipeline.config import DetectionsPlan
+from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.decode_budget import PictureMemory
-from animl_pipeline.core.errors import PictureError
-from animl_pipeline.core.imaging import open_picture
+from animl_pipeline.core.decode_budget import DecodeBudget
+from animl_pipeline.core.errors import ImageError
+from animl_pipeline.core.imaging import open_image
 from animl_pipeline.core.progress import track
 from animl_pipeline.core.records import Box
 from animl_pipeline.steps.detections.detector import ANIMAL, Detector, Found
@@ -21,14 +21,14 @@ from animl_pipeline.storage.step_cache import Store, batches, digest_of
 
 log = logging.getLogger(__name__)
 
-BROKEN = "picture_broken"
+BROKEN = "image_broken"
 LOOKING_AT_ONCE = 2
 """Batches that a GPU is given at a time: it looks at one while the processor sorts out what it saw in the other."""
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def look_at(blobs: list[str], choice: Choice, spec: DetectionsPlan, store: Store, settings: Settings) -> dict[str, list[Found] | str]:
+def look_at(blobs: list[str], choice: Choice, spec: DetectionsConfig, store: Store, settings: Settings) -> dict[str, list[Found] | str]:
     """What the detector finds in each picture, or the reason why it was not looked at.
 
     Args:
@@ -56,14 +56,14 @@ def look_at(blobs: list[str], choice: Choice, spec: DetectionsPlan, store: Store
     return {blob: _from_record(seen[blob]) for blob in blobs}
 
 
-def find_animals(data: bytes, spec: DetectionsPlan, settings: Settings) -> list[Box]:
+def find_animals(data: bytes, spec: DetectionsConfig, settings: Settings) -> list[Box]:
     """The boxes of the animals in one picture, most certain first; nothing is remembered.
 
     Raises:
         PictureError: the picture does not decode.
         DetectionsError, WeightsError: the detector cannot be loaded.
     """
-    open_picture(data)  # what is no picture is said before anything is loaded
+    open_image(data)  # what is no picture is said before anything is loaded
     detector = choose_detector(spec, settings).load()
     (found,) = detector.predict([detector.preprocess(data)])
     return [Box.of([f.ymin, f.xmin, f.ymax, f.xmax]) for f in found if f.category == ANIMAL]
@@ -74,12 +74,12 @@ def memory_name(choice: Choice) -> str:
     return f"detections/{digest_of([choice.sha256, choice.recipe, choice.image_size, choice.confidence])[:32]}"
 
 
-def _answers(todo: list[str], choice: Choice, spec: DetectionsPlan, store: Store, settings: Settings) -> Iterator[dict[str, dict[str, Any]]]:
+def _answers(todo: list[str], choice: Choice, spec: DetectionsConfig, store: Store, settings: Settings) -> Iterator[dict[str, dict[str, Any]]]:
     """Batches of picture → record, in order; the next batch is prepared while this one is looked at."""
     detector = choice.load()
     threads = min(settings.workers, os.cpu_count() or 1) if detector.alone else settings.workers
 
-    memory = PictureMemory()
+    memory = DecodeBudget()
 
     def prepare(blob: str) -> Any:
         return _prepared(store.blob(blob), detector, memory)
@@ -101,12 +101,12 @@ def _answers(todo: list[str], choice: Choice, spec: DetectionsPlan, store: Store
             some.shutdown(cancel_futures=True)  # what stopped one picture would stop each that still waits, after all its tries
 
 
-def _prepared(data: bytes, detector: Detector, memory: PictureMemory) -> Any:
+def _prepared(data: bytes, detector: Detector, memory: DecodeBudget) -> Any:
     """What the detector makes of a picture, None where it is no picture."""
     try:
         with memory.decoding(data):
             return detector.preprocess(data)
-    except PictureError as e:
+    except ImageError as e:
         log.warning("detections: a picture is left out: %s", e)
         return None
 

@@ -9,9 +9,20 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from animl_pipeline.config import DetectionsPlan
+from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.records import Artifact, Counts
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.table_schemas import (
+    DETECTION_FAILURES,
+    DETECTIONS,
+    DISAGREEMENTS,
+    DROPPED_ANNOTATIONS,
+    IMAGES_WITH_PEOPLE,
+    LABELS,
+    REPEAT_DETECTIONS,
+)
+from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.detections import labelled_images as differences
 from animl_pipeline.steps.detections.detector import ANIMAL, PERSON, Found
 from animl_pipeline.steps.detections.iou import same_objects
@@ -22,16 +33,18 @@ from animl_pipeline.steps.detections.repeat_detections import Spotted, repeated
 from animl_pipeline.steps.detections.results_file import Results, check_some, match_files, read_results, results_by_file
 from animl_pipeline.steps.detections.run_detector import look_at
 from animl_pipeline.storage.image_index import in_share
-from animl_pipeline.storage.step_cache import Made, Store, Workspace, write_table
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
 NO_BOX = "no_box"
-PERSON_SHOWN = "person_in_picture"
-COLUMNS = {
-    "source": "str", "image_id": "str", "blob": "str", "object_id": "str", "origin": "str", "category": "str",
-    "confidence": "float64", "ymin": "float64", "xmin": "float64", "ymax": "float64", "xmax": "float64",
-}  # fmt: skip
-FAILURE_COLUMNS = {"source": "str", "image_id": "str", "reason": "str"}
-IMAGE_COLUMNS = {"source": "str", "image_id": "str"}
+PERSON_SHOWN = "person_in_image"
+STEP = Step(
+    "detections",
+    version=1,
+    sections=("detections",),
+    reads=(LABELS, DROPPED_ANNOTATIONS),
+    writes=(DETECTIONS, REPEAT_DETECTIONS, DETECTION_FAILURES, DISAGREEMENTS, IMAGES_WITH_PEOPLE),
+    libraries=("pillow", "onnxruntime", "torch", "ultralytics"),
+)
 
 Looked = dict[Image, list[Found] | str]
 """What the detector, or another tool, says of images."""
@@ -45,7 +58,7 @@ class Seen(NamedTuple):
     object_ids: list[str]
 
 
-def detect_animals(labels: Artifact, spec: DetectionsPlan, store: Store, settings: Settings) -> Artifact:
+def detect_animals(labels: Artifact, spec: DetectionsConfig, store: Store, settings: Settings) -> Artifact:
     """The animals' boxes in the labels' images: detections.parquet, failures.parquet and megadetector.json.
 
     repeated.parquet has the detector's boxes that were set aside as stones, disagreements.parquet where people and the
@@ -63,7 +76,7 @@ def detect_animals(labels: Artifact, spec: DetectionsPlan, store: Store, setting
     """
     choice = choose_detector(spec, settings) if spec.source in LOOKING else None
     results = read_results(spec.results, settings) if spec.results else None
-    config: dict[str, Any] = spec.model_dump(include={"source", "people", "repeat_occasions", "repeat_overlap"})
+    config: dict[str, Any] = spec.model_dump(include={"source", "people", "repeat_min_occasions", "repeat_iou"})
     digests = {}
     if choice is not None:
         config |= {"recipe": choice.recipe, "image_size": choice.image_size, "confidence": choice.confidence}
@@ -72,7 +85,7 @@ def detect_animals(labels: Artifact, spec: DetectionsPlan, store: Store, setting
         config["confidence"] = spec.confidence
         digests["results"] = hashlib.sha256(results).hexdigest()
 
-    def build(space: Workspace) -> Made:
+    def build(space: Workspace) -> StepOutput:
         images = images_of(store.table(labels, "labels.parquet"))
         looked: Looked = {}
         noted: dict[str, int] = {}
@@ -83,10 +96,10 @@ def detect_animals(labels: Artifact, spec: DetectionsPlan, store: Store, setting
             looked = _by_detector(images, choice, spec, store, settings)
         return _write(space, images, looked, shown_people(labels, store), choice, spec, noted)
 
-    return store.make("detections", room="detections", inputs={"labels": labels}, digests=digests, config=config, build=build)
+    return store.make(STEP, inputs={"labels": labels}, digests=digests, config=config, build=build)
 
 
-def look_at_share(labels: Artifact, spec: DetectionsPlan, share: int, of: int, store: Store, settings: Settings) -> int:
+def look_at_share(labels: Artifact, spec: DetectionsConfig, share: int, of: int, store: Store, settings: Settings) -> int:
     """Let the detector look at one share of the pictures ahead of the step, which then remembers; how many there are comes back.
 
     Shares are by the pictures' content, so that several workers with the same store, on one machine or many, do the work
@@ -103,13 +116,13 @@ def look_at_share(labels: Artifact, spec: DetectionsPlan, share: int, of: int, s
     return len(mine)
 
 
-def _asked(images: Mapping[Image, LabelledImage], spec: DetectionsPlan) -> dict[Image, str]:
+def _asked(images: Mapping[Image, LabelledImage], spec: DetectionsConfig) -> dict[Image, str]:
     """The images that the detector must see, and their pictures: people's boxes suffice, unless persons are to be found, too."""
     every = spec.source == "detector" or spec.people == "drop"
     return {key: image.blob for key, image in images.items() if every or not image.reviewed}
 
 
-def _by_detector(images: Mapping[Image, LabelledImage], choice: Choice, spec: DetectionsPlan, store: Store, settings: Settings) -> Looked:
+def _by_detector(images: Mapping[Image, LabelledImage], choice: Choice, spec: DetectionsConfig, store: Store, settings: Settings) -> Looked:
     asked = _asked(images, spec)
     answers = look_at(sorted(set(asked.values())), choice, spec, store, settings)
     return {key: answers[blob] for key, blob in asked.items()}
@@ -128,9 +141,9 @@ def _write(
     looked: Looked,
     people: set[Image],
     choice: Choice | None,
-    spec: DetectionsPlan,
+    spec: DetectionsConfig,
     noted: Mapping[str, int],
-) -> Made:
+) -> StepOutput:
     people = {key for key in people if key in images} | {key for key, found in looked.items() if _has(found, PERSON)}
     seen = {key: _seen(image, looked.get(key), spec) for key, image in images.items()}
     stones = _stones(images, seen, spec)
@@ -139,32 +152,32 @@ def _write(
     if spec.people == "drop":
         seen |= {key: Seen("", PERSON_SHOWN, []) for key in people}
     differ = [
-        (*key, d.object_id, d.kind, d.overlap, d.confidence, *d.box)
+        (*key, d.annotation_id, d.kind, d.overlap, d.confidence, *d.box)
         for key, found in looked.items()
         if images[key].reviewed and isinstance(found, list)
         for d in differences.disagreements(images[key].reviewed, found)
     ]
-    tables: dict[str, tuple[list[Any], Mapping[str, str]]] = {
-        "detections": (_rows(seen, images), COLUMNS),
-        "failures": ([(*key, s.found) for key, s in seen.items() if isinstance(s.found, str)], FAILURE_COLUMNS),
-        "repeated": ([(*key, images[key].blob, "", "detector", *f) for key, found in stones.items() for f in found], COLUMNS),
-        "disagreements": (differ, differences.COLUMNS),
-        "people": (sorted(people), IMAGE_COLUMNS),
+    tables = {
+        DETECTIONS: _rows(seen, images),
+        DETECTION_FAILURES: [(*key, s.found) for key, s in seen.items() if isinstance(s.found, str)],
+        REPEAT_DETECTIONS: [(*key, images[key].blob, "", "detector", *f) for key, found in stones.items() for f in found],
+        DISAGREEMENTS: differ,
+        IMAGES_WITH_PEOPLE: sorted(people),
     }
-    for name, (rows, columns) in tables.items():
-        write_table(space.out / f"{name}.parquet", pd.DataFrame(rows, columns=list(columns)).astype(dict(columns)))
+    for table, rows in tables.items():
+        write_table(space.out, table, pd.DataFrame(rows, columns=table.names()))
     told = choice.name if choice else spec.source
     text = batch_file(told, ((f"{key[0]}/{images[key].file_name}", s.found) for key, s in seen.items()), choice.confidence if choice else None)
     (space.out / "megadetector.json").write_text(text, encoding="utf-8")
     kinds = Counter(row[3] for row in differ)
-    return Made(_counts(seen, {"repeated_boxes": sum(map(len, stones.values())), "images_with_people": len(people), **kinds, **noted}))
+    return StepOutput(_counts(seen, {"repeated_boxes": sum(map(len, stones.values())), "images_with_people": len(people), **kinds, **noted}))
 
 
 def _has(found: list[Found] | str | None, category: str) -> bool:
     return isinstance(found, list) and any(f.category == category for f in found)
 
 
-def _seen(image: LabelledImage, looked: list[Found] | str | None, spec: DetectionsPlan) -> Seen:
+def _seen(image: LabelledImage, looked: list[Found] | str | None, spec: DetectionsConfig) -> Seen:
     """One image's boxes: the reviewed ones where the plan wants them and there are any, else the detector's."""
     if spec.source != "detector" and image.reviewed:
         return Seen("annotation", [Found(ANIMAL, 1.0, *corners) for corners in image.reviewed.values()], list(image.reviewed))
@@ -176,20 +189,20 @@ def _seen(image: LabelledImage, looked: list[Found] | str | None, spec: Detectio
     return Seen("detector", looked, [matched.get(i, "") for i in range(len(looked))])
 
 
-def _stones(images: Mapping[Image, LabelledImage], seen: Mapping[Image, Seen], spec: DetectionsPlan) -> dict[Image, list[Found]]:
+def _stones(images: Mapping[Image, LabelledImage], seen: Mapping[Image, Seen], spec: DetectionsConfig) -> dict[Image, list[Found]]:
     """The detector's animals that nobody reviewed and that come again and again at one spot, by image."""
-    if spec.repeat_occasions is None:
+    if spec.repeat_min_occasions is None:
         return {}
     boxes = [
         (key, found)
         for key, s in seen.items()
         if s.origin == "detector" and not isinstance(s.found, str)
-        for object_id, found in zip(s.object_ids, s.found, strict=True)
-        if found.category == ANIMAL and not object_id
+        for annotation_id, found in zip(s.object_ids, s.found, strict=True)
+        if found.category == ANIMAL and not annotation_id
     ]
-    spotted = [Spotted(i, images[key].place, images[key].occasion, found[2:]) for i, (key, found) in enumerate(boxes)]
+    spotted = [Spotted(i, images[key].location, images[key].occasion, found[2:]) for i, (key, found) in enumerate(boxes)]
     stones: dict[Image, list[Found]] = {}
-    for i in sorted(repeated(spotted, spec.repeat_occasions, spec.repeat_overlap)):
+    for i in sorted(repeated(spotted, spec.repeat_min_occasions, spec.repeat_iou)):
         key, found = boxes[i]
         stones.setdefault(key, []).append(found)
     return stones
@@ -198,16 +211,16 @@ def _stones(images: Mapping[Image, LabelledImage], seen: Mapping[Image, Seen], s
 def _without(seen: Seen, stones: list[Found]) -> Seen:
     if isinstance(seen.found, str):
         return seen
-    kept = [(object_id, f) for object_id, f in zip(seen.object_ids, seen.found, strict=True) if f not in stones]
-    return Seen(seen.origin, [f for _, f in kept], [object_id for object_id, _ in kept])
+    kept = [(annotation_id, f) for annotation_id, f in zip(seen.object_ids, seen.found, strict=True) if f not in stones]
+    return Seen(seen.origin, [f for _, f in kept], [annotation_id for annotation_id, _ in kept])
 
 
 def _rows(seen: Mapping[Image, Seen], images: Mapping[Image, LabelledImage]) -> list[tuple[Any, ...]]:
     return [
-        (*key, images[key].blob, object_id, s.origin, *found)
+        (*key, images[key].blob, annotation_id, s.origin, *found)
         for key, s in seen.items()
         if not isinstance(s.found, str)
-        for object_id, found in zip(s.object_ids, s.found, strict=True)
+        for annotation_id, found in zip(s.object_ids, s.found, strict=True)
     ]
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError
-from animl_pipeline.core.imaging import open_picture
-from animl_pipeline.steps.detections.detector import Detector, Found, Prepared, in_picture, letterboxed, scaled_size, tidy
+from animl_pipeline.core.imaging import open_image
+from animl_pipeline.steps.detections.detector import Detector, Found, Prepared, in_image, letterboxed, scaled_size, tidy
 from animl_pipeline.steps.detections.inference_backend import Arrays, Loaded, Network, device_here, faults_of, load_network, no_room
 from animl_pipeline.steps.detections.nms import suppress
 from animl_pipeline.steps.detections.ultralytics_checkpoint import categories_of, open_checkpoint
@@ -84,7 +84,7 @@ class Ultralytics:
         self._size, self._confidence = image_size, confidence
 
     def preprocess(self, data: bytes) -> Prepared:
-        return letterboxed(open_picture(data), self._size)
+        return letterboxed(open_image(data), self._size)
 
     def predict(self, prepared: Sequence[Prepared]) -> list[list[Found]]:
         answers: dict[int, list[Found]] = {}
@@ -101,7 +101,7 @@ class Ultralytics:
         boxes = _boxes(sides[:, anchors], anchors, height, width, self._facts["strides"])
         kept = suppress(boxes, scores, classes, MAX_OVERLAP, MOST) if self._facts["suppress"] else np.argsort(-scores)[:MOST]
         return tidy(
-            Found(self._known[int(classes[i])], float(scores[i]), *in_picture(boxes[i].tolist(), prepared))
+            Found(self._known[int(classes[i])], float(scores[i]), *in_image(boxes[i].tolist(), prepared))
             for i in kept
             if int(classes[i]) in self._known
         )
@@ -209,9 +209,9 @@ class AskedUltralytics:
         import cv2
 
         # ultralytics would scale with the same call, but then whole pictures wait in memory; it takes BGR
-        picture = open_picture(data)
-        width, height = scaled_size(picture.width, picture.height, self._size)
-        pixels = cv2.resize(np.asarray(picture)[..., ::-1], (width, height), interpolation=cv2.INTER_LINEAR)
+        image = open_image(data)
+        width, height = scaled_size(image.width, image.height, self._size)
+        pixels = cv2.resize(np.asarray(image)[..., ::-1], (width, height), interpolation=cv2.INTER_LINEAR)
         return Prepared(np.ascontiguousarray(pixels, np.uint8), 0, 0, width, height)
 
     def predict(self, prepared: Sequence[Prepared]) -> list[list[Found]]:

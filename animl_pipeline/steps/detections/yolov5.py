@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from animl_pipeline.core.errors import DetectionsError
-from animl_pipeline.core.imaging import open_picture
+from animl_pipeline.core.imaging import open_image
 from animl_pipeline.steps.detections.detector import ANIMAL, PERSON, VEHICLE, Found, tidy
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class YoloV5:
         return cls(detector, image_size, confidence)
 
     def preprocess(self, data: bytes) -> dict[str, Any]:
-        ready = dict(self._detector.preprocess_image(open_picture(data), "", self._size))
+        ready = dict(self._detector.preprocess_image(open_image(data), "", self._size))
         shape = ready["img_original"].shape  # all that is asked of whole pictures later; a batch of them would fill the memory
         return ready | {"img_original": np.broadcast_to(np.uint8(0), shape), "img_original_pil": None}
 

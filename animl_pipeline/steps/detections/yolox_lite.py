@@ -18,8 +18,8 @@ from PIL import Image
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError
-from animl_pipeline.core.imaging import open_picture
-from animl_pipeline.steps.detections.detector import ANIMAL, Found, Prepared, in_picture, scaled_size, tidy
+from animl_pipeline.core.imaging import open_image
+from animl_pipeline.steps.detections.detector import ANIMAL, Found, Prepared, in_image, scaled_size, tidy
 from animl_pipeline.steps.detections.inference_backend import Loaded, Network, load_network
 from animl_pipeline.steps.detections.nms import suppress
 
@@ -50,10 +50,10 @@ class YoloxLite:
         return cls(load_network([sha256, RECIPE, image_size], lambda: build_network(path, image_size), settings), image_size, confidence)
 
     def preprocess(self, data: bytes) -> Prepared:
-        picture = open_picture(data)
-        width, height = scaled_size(picture.width, picture.height, self._size)
+        image = open_image(data)
+        width, height = scaled_size(image.width, image.height, self._size)
         pixels = np.zeros((self._size, self._size, 3), np.uint8)
-        pixels[:height, :width] = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+        pixels[:height, :width] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
         return Prepared(pixels, 0, 0, width, height)
 
     def predict(self, prepared: Sequence[Prepared]) -> list[list[Found]]:
@@ -67,7 +67,7 @@ class YoloxLite:
         centres, sizes, scores = rows[certain, :2], rows[certain, 2:4], scores[certain]
         boxes = np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1)
         kept = suppress(boxes, scores, np.zeros(len(boxes), np.intp), MAX_OVERLAP)
-        return tidy(Found(ANIMAL, float(scores[i]), *in_picture(boxes[i].tolist(), prepared)) for i in kept)
+        return tidy(Found(ANIMAL, float(scores[i]), *in_image(boxes[i].tolist(), prepared)) for i in kept)
 
 
 def build_network(path: Path, image_size: int) -> Network:
@@ -81,21 +81,21 @@ def build_network(path: Path, image_size: int) -> Network:
     from yolox.models import YoloPafpn, YoloxHead, YoloxModule
 
     class FromPixels(nn.Module):
-        places: torch.Tensor
+        locations: torch.Tensor
         steps: torch.Tensor
 
         def __init__(self, network: Any) -> None:
             super().__init__()
             self.network = network
             network.head.decode_in_inference = False
-            places, steps = zip(*(_grid(image_size // stride, stride) for stride in network.head.strides), strict=True)
-            self.register_buffer("places", torch.from_numpy(np.concatenate(places)))
+            locations, steps = zip(*(_grid(image_size // stride, stride) for stride in network.head.strides), strict=True)
+            self.register_buffer("locations", torch.from_numpy(np.concatenate(locations)))
             self.register_buffer("steps", torch.from_numpy(np.concatenate(steps)))
 
         def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor]:
             # half precision has steps of half a pixel at a picture's far end: a GPU's answers are placed in single precision
             raw = self.network(pixels.permute(0, 3, 1, 2).float()).float()
-            centres, sizes = (raw[..., :2] + self.places) * self.steps, torch.exp(raw[..., 2:4]) * self.steps
+            centres, sizes = (raw[..., :2] + self.locations) * self.steps, torch.exp(raw[..., 2:4]) * self.steps
             return (torch.cat([centres, sizes, raw[..., 4:]], dim=-1),)
 
     network = YoloxModule(YoloPafpn(DEPTH, WIDTH), YoloxHead(CLASSES, WIDTH))

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 import pandas as pd
 
 from animl_pipeline.core.records import Artifact, Counts
-from animl_pipeline.storage.step_cache import Made, Store, Workspace, write_table
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.table_schemas import CROPS, SPLITS
+from animl_pipeline.core.tables import write_table
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
+
+FOLD_STEP = Step("fold", version=1, sections=("audit",), reads=(CROPS, SPLITS), writes=(SPLITS,))
+
 
 HELD = "held"
 """The side of crops that a fold's model does not see, instead of train."""
@@ -27,31 +33,31 @@ def fold_splits(crops: Artifact, splits: Artifact, folds: int, fold: int, store:
         store: where the steps are.
     """
 
-    def build(space: Workspace) -> Made:
+    def build(space: Workspace) -> StepOutput:
         table = store.table(splits, "splits.parquet")
-        train = table[table["split"] == "train"].merge(store.table(crops, "crops.parquet")[["crop_id", "place", "label"]], on="crop_id")
-        of_place = folds_of(train, folds)
-        held = set(train.loc[train["place"].map(of_place) == fold, "crop_id"])
-        never = int(train["place"].map(of_place).isna().sum())
+        train = table[table["split"] == "train"].merge(store.table(crops, "crops.parquet")[["crop_id", "location", "class_id"]], on="crop_id")
+        of_location = folds_of(train, folds)
+        held = set(train.loc[train["location"].map(of_location) == fold, "crop_id"])
+        never = int(train["location"].map(of_location).isna().sum())
         table["split"] = table["split"].where(~table["crop_id"].isin(list(held)), HELD)
-        write_table(space.out / "splits.parquet", table)
-        return Made(Counts(kept=len(held), noted={"train_crops_in_no_fold": never} if never else {}, unit="held crops"))
+        write_table(space.out, SPLITS, table)
+        return StepOutput(Counts(kept=len(held), noted={"train_crops_in_no_fold": never} if never else {}, unit="held crops"))
 
     config = {"folds": folds, "fold": fold}
-    return store.make("fold", room="evaluation", inputs={"crops": crops, "splits": splits}, config=config, build=build)
+    return store.make(FOLD_STEP, inputs={"crops": crops, "splits": splits}, config=config, build=build)
 
 
 def folds_of(train: pd.DataFrame, folds: int) -> Mapping[str, int]:
     """Place → fold, for the places that are in one."""
-    known = train[train["place"] != ""]
-    sizes = known.groupby("place").size().sort_index().sort_values(ascending=False, kind="stable")
+    known = train[train["location"] != ""]
+    sizes = known.groupby("location").size().sort_index().sort_values(ascending=False, kind="stable")
     filled = [0] * folds
     found: dict[str, int] = {}
-    for place, size in sizes.items():
-        found[str(place)] = filled.index(min(filled))
-        filled[found[str(place)]] += int(size)
-    for _, part in train.groupby("label"):
-        places = part.groupby("place").size().sort_index().sort_values(ascending=False, kind="stable")
-        if "" not in places.index and len({found.get(str(p), -1) for p in places.index}) == 1 and str(places.index[0]) in found:
-            del found[str(places.index[0])]  # the fold would have nothing to learn this class from
+    for location, size in sizes.items():
+        found[str(location)] = filled.index(min(filled))
+        filled[found[str(location)]] += int(size)
+    for _, part in train.groupby("class_id"):
+        locations = part.groupby("location").size().sort_index().sort_values(ascending=False, kind="stable")
+        if "" not in locations.index and len({found.get(str(p), -1) for p in locations.index}) == 1 and str(locations.index[0]) in found:
+            del found[str(locations.index[0])]  # the fold would have nothing to learn this class from
     return found

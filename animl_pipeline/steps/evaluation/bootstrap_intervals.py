@@ -30,41 +30,41 @@ class Draws:
 
     def __init__(self, rows: pd.DataFrame) -> None:
         """Number the places of ``rows`` (``place``, and ``source`` and ``image_id`` where it is unknown) and draw them."""
-        self.place = _numbered(rows)
-        self.places = int(self.place.max()) + 1 if len(rows) else 0
-        draws = np.random.default_rng(SEED).multinomial(max(self.places, 1), [1 / max(self.places, 1)] * max(self.places, 1), RESAMPLES)
+        self.location = _numbered(rows)
+        self.locations = int(self.location.max()) + 1 if len(rows) else 0
+        draws = np.random.default_rng(SEED).multinomial(max(self.locations, 1), [1 / max(self.locations, 1)] * max(self.locations, 1), RESAMPLES)
         self.times: Floats = draws.astype(np.float64)
 
     def sums(self, values: Floats) -> Floats:
         """Values [rows, …] summed over the rows of each draw: [draws, …]."""
         flat = values.reshape(len(values), -1)
-        of_places = np.stack([np.bincount(self.place, column, self.places) for column in flat.T], axis=1)
-        return np.asarray((self.times @ of_places).reshape(-1, *values.shape[1:]))
+        of_locations = np.stack([np.bincount(self.location, column, self.locations) for column in flat.T], axis=1)
+        return np.asarray((self.times @ of_locations).reshape(-1, *values.shape[1:]))
 
     def confusions(self, truth: Ints, named: Ints, classes: int) -> Floats:
         """A confusion matrix for each draw: [draws, classes, classes]."""
-        cell = (self.place * classes + truth) * classes + named
-        of_places = np.bincount(cell, minlength=self.places * classes * classes).astype(np.float64)
-        return np.asarray((self.times @ of_places.reshape(self.places, -1)).reshape(-1, classes, classes))
+        cell = (self.location * classes + truth) * classes + named
+        of_locations = np.bincount(cell, minlength=self.locations * classes * classes).astype(np.float64)
+        return np.asarray((self.times @ of_locations.reshape(self.locations, -1)).reshape(-1, classes, classes))
 
     def average_precisions(self, probability: Floats, is_one: NDArray[np.bool_]) -> Floats:
         """The average precision of one class in each draw, NaN in draws without an example."""
         order = np.argsort(-probability, kind="stable")
         ends = np.append(np.flatnonzero(np.diff(probability[order])), len(order) - 1)
-        place, hit = self.place[order], is_one[order].astype(np.float64)
+        location, hit = self.location[order], is_one[order].astype(np.float64)
         found = np.empty(len(self.times))
         step = max(1, CELLS // max(1, len(order)))
         for start in range(0, len(found), step):
-            times = self.times[start : start + step][:, place]
+            times = self.times[start : start + step][:, location]
             named, hits = np.cumsum(times, axis=1)[:, ends], np.cumsum(times * hit, axis=1)[:, ends]
             gained = np.diff(hits, axis=1, prepend=0.0)
             with np.errstate(invalid="ignore", divide="ignore"):
                 found[start : start + step] = np.where(gained > 0, gained * hits / named, 0).sum(axis=1) / hits[:, -1]
         return found
 
-    def places_of(self, mask: NDArray[np.bool_]) -> int:
+    def locations_of(self, mask: NDArray[np.bool_]) -> int:
         """How many places hold a row of these."""
-        return len(np.unique(self.place[mask]))
+        return len(np.unique(self.location[mask]))
 
 
 def rates(confusions: Floats) -> tuple[Floats, Floats, Floats]:
@@ -89,10 +89,10 @@ def mean_of_held(values: Floats) -> Floats:
         return np.asarray(np.nanmean(values, axis=1))
 
 
-def interval(values: Floats, places: int) -> Interval | None:
+def interval(values: Floats, locations: int) -> Interval | None:
     """The middle 95 % of values over the draws, None with fewer than two places."""
     held = values[np.isfinite(values)]
-    if places < 2 or not len(held):
+    if locations < 2 or not len(held):
         return None
     low, high = np.percentile(held, [2.5, 97.5])
     return float(low), float(high)
@@ -100,7 +100,7 @@ def interval(values: Floats, places: int) -> Interval | None:
 
 def _numbered(rows: pd.DataFrame) -> Ints:
     """A number for each row's place; a picture without a place has one of its own."""
-    known = rows["place"].astype(str)
+    known = rows["location"].astype(str)
     if (known == "").any() and "image_id" in rows:
         known = known.where(known != "", "\x00" + rows["source"].astype(str) + "\x00" + rows["image_id"].astype(str))
     return np.asarray(pd.factorize(known, sort=True)[0], np.int64)

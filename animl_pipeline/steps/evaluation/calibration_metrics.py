@@ -72,7 +72,7 @@ def _sides(scored: pd.DataFrame, card: ModelCard) -> tuple[NDArray[np.float64], 
     """Confidence before and after the temperature, and whether the name is right."""
     after = probabilities_of(scored, card.class_ids())
     before = retempered(after, 1 / card.temperature)
-    return before.max(axis=1), after.max(axis=1), (scored["label"] == scored["predicted"]).to_numpy()
+    return before.max(axis=1), after.max(axis=1), (scored["class_id"] == scored["predicted"]).to_numpy()
 
 
 def _by_chance(confidence: NDArray[np.float64]) -> float:
@@ -90,16 +90,16 @@ def _reaches(scored: pd.DataFrame, card: ModelCard) -> NDArray[np.bool_]:
 
 
 def _tested(threshold: Threshold, scored: pd.DataFrame, draws: Draws) -> Threshold:
-    is_one = (scored["label"] == threshold.id).to_numpy()
+    is_one = (scored["class_id"] == threshold.id).to_numpy()
     named = scored[probability_column(threshold.id)].to_numpy(np.float64) >= threshold.value
     ones, hits, names = (draws.sums(v.astype(np.float64)) for v in (is_one, is_one & named, named))
     with np.errstate(invalid="ignore", divide="ignore"):
         recall, precision = hits / ones, np.where(ones > 0, hits / names, np.nan)
-    places = draws.places_of(is_one) if is_one.any() else 0
+    locations = draws.locations_of(is_one) if is_one.any() else 0
     return threshold.model_copy(
         update={
             "test": at_threshold(scored, threshold.id, threshold.value),
-            "recall_interval": interval(recall, places),
-            "precision_interval": interval(precision, places),
+            "recall_interval": interval(recall, locations),
+            "precision_interval": interval(precision, locations),
         }
     )

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from animl_pipeline.core.records import Artifact, Comparison, Difference, ModelCard, View
+from animl_pipeline.core.records import Artifact, ClassComparison, Comparison, ModelCard, ModelInput
 from animl_pipeline.inference.scoring import probability_column, score_crops
 from animl_pipeline.steps.evaluation.bootstrap_intervals import Draws, interval, mean_of_held, rates
 from animl_pipeline.steps.evaluation.metrics import numbers
@@ -36,7 +36,7 @@ class _Side(NamedTuple):
 
 
 def compare(
-    scored: pd.DataFrame, ids: tuple[str, ...], thresholds: Mapping[str, float], champion: Artifact, stored: View, store: Store
+    scored: pd.DataFrame, ids: tuple[str, ...], thresholds: Mapping[str, float], champion: Artifact, stored: ModelInput, store: Store
 ) -> tuple[Comparison, pd.DataFrame]:
     """The comparison on test crops whose class both models know, and the champion's scored crops.
 
@@ -62,7 +62,7 @@ def compare(
         classifier = Classifier.load(Path(folder))
     own = classifier.card.class_ids()
     common = tuple(c for c in ids if c in own)
-    rows = scored[scored["label"].isin(common)].reset_index(drop=True)
+    rows = scored[scored["class_id"].isin(common)].reset_index(drop=True)
     plain = rows.drop(columns=[*ANSWERS, *(probability_column(c) for c in ids)])
     answers = score_crops(plain, classifier, store, stored, "test crops, champion")
     log.info("compared with the released model %s on %d test crops", classifier.card.version, len(rows))
@@ -74,7 +74,7 @@ def compare(
             "new": tuple(c for c in ids if c not in own),
             "gone": tuple(c for c in own if c not in ids),
             "gone_invasive": tuple(c for c in _invasive(classifier.card) if c not in ids),
-            "own_view": (classifier.card.view.size, classifier.card.view.margin) != (stored.size, stored.margin),
+            "own_view": (classifier.card.model_input.size, classifier.card.model_input.margin) != (stored.size, stored.margin),
         }
     )
     return comparison, answers
@@ -92,14 +92,14 @@ def _compared(challenger: pd.DataFrame, champion: pd.DataFrame, common: tuple[st
         return _NOTHING_IN_COMMON
     draws = Draws(challenger)
     whole, drawn = ([_side(table, common, d) for table in (champion, challenger)] for d in (None, draws))
-    held = [i for i, c in enumerate(common) if (challenger["label"] == c).any()]
+    held = [i for i, c in enumerate(common) if (challenger["class_id"] == c).any()]
     macros = {name: [float(getattr(side, name)[0, held].mean()) if held else 0.0 for side in whole] for name in ("f1", "precision_average")}
     macro_draws = {name: mean_of_held(getattr(drawn[1], name)[:, held]) - mean_of_held(getattr(drawn[0], name)[:, held]) for name in macros}
-    changes = {name: interval(values, draws.places) for name, values in macro_draws.items()} if held else dict.fromkeys(macros)
+    changes = {name: interval(values, draws.locations) for name, values in macro_draws.items()} if held else dict.fromkeys(macros)
     return Comparison(
         champion="", package="0" * 64, left_out=0, new=(), gone=(), own_view=False,
         examples=len(challenger),
-        places=len(set(challenger["place"]) - {""}),
+        locations=len(set(challenger["location"]) - {""}),
         macro_f1=(macros["f1"][0], macros["f1"][1]),
         macro_f1_change=macros["f1"][1] - macros["f1"][0],
         macro_f1_interval=changes["f1"],
@@ -116,7 +116,7 @@ def _compared(challenger: pd.DataFrame, champion: pd.DataFrame, common: tuple[st
 
 
 _NOTHING_IN_COMMON = Comparison(
-    champion="", package="0" * 64, examples=0, places=0, left_out=0, new=(), gone=(), own_view=False, macro_f1=(0, 0), macro_f1_change=0,
+    champion="", package="0" * 64, examples=0, locations=0, left_out=0, new=(), gone=(), own_view=False, macro_f1=(0, 0), macro_f1_change=0,
     macro_f1_interval=None, macro_average_precision=(0, 0), macro_average_precision_change=0, macro_average_precision_interval=None, classes=(),
 )  # fmt: skip
 
@@ -125,7 +125,7 @@ def _named(class_id: str, tables: tuple[pd.DataFrame, ...], thresholds: tuple[Ma
     """The recall of a class at each model's own threshold, which is what Animl's users see."""
     if any(class_id not in known for known in thresholds):
         return {}
-    is_one = (tables[0]["label"] == class_id).to_numpy()
+    is_one = (tables[0]["class_id"] == class_id).to_numpy()
     hits = [
         is_one & (table[probability_column(class_id)].to_numpy(np.float64) >= known[class_id])
         for table, known in zip(tables, thresholds, strict=True)
@@ -134,18 +134,18 @@ def _named(class_id: str, tables: tuple[pd.DataFrame, ...], thresholds: tuple[Ma
     with np.errstate(invalid="ignore", divide="ignore"):
         change = (sums[1] - sums[0]) / ones
     named = tuple(float(h.sum() / is_one.sum()) for h in hits)
-    return {"named": named, "named_interval": interval(change, draws.places_of(is_one))}
+    return {"named": named, "named_interval": interval(change, draws.locations_of(is_one))}
 
 
-def _difference(i: int, class_id: str, rows: pd.DataFrame, whole: list[_Side], drawn: list[_Side], draws: Draws) -> Difference:
-    is_one = (rows["label"] == class_id).to_numpy()
-    places = draws.places_of(is_one)
+def _difference(i: int, class_id: str, rows: pd.DataFrame, whole: list[_Side], drawn: list[_Side], draws: Draws) -> ClassComparison:
+    is_one = (rows["class_id"] == class_id).to_numpy()
+    locations = draws.locations_of(is_one)
     recall, f1, ap = ([float(values[0, i]) for values in pair] for pair in zip(*whole, strict=True))
-    ends = [interval(pair[1][:, i] - pair[0][:, i], places) for pair in zip(*drawn, strict=True)]
-    return Difference(
+    ends = [interval(pair[1][:, i] - pair[0][:, i], locations) for pair in zip(*drawn, strict=True)]
+    return ClassComparison(
         id=class_id,
         examples=int(is_one.sum()),
-        places=len(set(rows.loc[is_one, "place"]) - {""}),
+        locations=len(set(rows.loc[is_one, "location"]) - {""}),
         recall=(recall[0], recall[1]),
         f1=(f1[0], f1[1]),
         recall_change=recall[1] - recall[0],
@@ -159,7 +159,7 @@ def _difference(i: int, class_id: str, rows: pd.DataFrame, whole: list[_Side], d
 
 def _side(table: pd.DataFrame, common: tuple[str, ...], draws: Draws | None) -> _Side:
     """Recall, F1 and average precision [draws, classes]; without draws those of the table itself, as a single draw."""
-    truth = numbers(table["label"], common)
+    truth = numbers(table["class_id"], common)
     named = numbers(table["predicted"].where(table["predicted"].isin(common), OTHER), (*common, OTHER))
     drawn = draws or _Once(table)
     _, recall, f1 = rates(drawn.confusions(truth, named, len(common) + 1))
@@ -172,4 +172,4 @@ class _Once(Draws):
 
     def __init__(self, rows: pd.DataFrame) -> None:
         super().__init__(rows)
-        self.times = np.ones((1, self.places))
+        self.times = np.ones((1, self.locations))

@@ -10,7 +10,7 @@ import pandas as pd
 from animl_pipeline.core.records import Threshold
 from animl_pipeline.inference.scoring import probability_column
 
-WHERE = ["place", "source", "image_id", "crop_id"]
+WHERE = ["location", "source", "image_id", "crop_id"]
 
 
 def false_alarms(scored: pd.DataFrame, thresholds: Sequence[Threshold]) -> pd.DataFrame:
@@ -19,7 +19,7 @@ def false_alarms(scored: pd.DataFrame, thresholds: Sequence[Threshold]) -> pd.Da
     Columns: class, group, label, probability, place, source, image_id, crop_id.
     """
     parts = [_alarms(scored, t) for t in sorted(thresholds, key=lambda t: t.group)]
-    columns = ["class", "group", "label", "probability", *WHERE]
+    columns = ["class", "group", "class_id", "probability", *WHERE]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
@@ -32,10 +32,10 @@ def missed_invaders(scored: pd.DataFrame, thresholds: Sequence[Threshold]) -> pd
     parts = []
     for t in (t for t in thresholds if t.group == "invasive"):
         own = scored[probability_column(t.id)].astype("float64")
-        missed = (scored["label"] == t.id) & ((own < t.value) | (scored["predicted"] != t.id))
+        missed = (scored["class_id"] == t.id) & ((own < t.value) | (scored["predicted"] != t.id))
         below = np.where(own[missed] < t.value, "missed", "named")
         parts.append(scored[missed].assign(own=own[missed], threshold=t.value, at_threshold=below).sort_values(["own", "crop_id"]))
-    columns = ["label", "own", "threshold", "at_threshold", "predicted", "probability", *WHERE]
+    columns = ["class_id", "own", "threshold", "at_threshold", "predicted", "probability", *WHERE]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
@@ -46,11 +46,11 @@ def animl_table(scored: pd.DataFrame, named: pd.Series[str], ids: tuple[str, ...
     ``named`` is what each crop was called, the plan's equivalents counted as right, as Animl scores its own models.
     """
     rows = []
-    for place, part in [*scored.groupby("place", sort=True), ("ALL", scored)]:
-        camera, deployment = _camera(str(place))
+    for loc, part in [*scored.groupby("location", sort=True), ("ALL", scored)]:
+        camera, deployment = _camera(str(loc))
         called = named.loc[part.index]
         for c in ids:
-            is_one, says = part["label"] == c, called == c
+            is_one, says = part["class_id"] == c, called == c
             tp, fp, fn = int((is_one & says).sum()), int((~is_one & says).sum()), int((is_one & ~says).sum())
             if tp + fp + fn:
                 rows.append((camera, deployment, c, tp, fp, fn, _ratio(tp, tp + fp), _ratio(tp, tp + fn), _ratio(2 * tp, 2 * tp + fp + fn)))
@@ -60,15 +60,15 @@ def animl_table(scored: pd.DataFrame, named: pd.Series[str], ids: tuple[str, ...
 
 def _alarms(scored: pd.DataFrame, t: Threshold) -> pd.DataFrame:
     own = scored[probability_column(t.id)].astype("float64")
-    false = (scored["label"] != t.id) & (own >= t.value)
+    false = (scored["class_id"] != t.id) & (own >= t.value)
     rows = scored[false].assign(group=t.group, probability=own[false])
     rows["class"] = t.id
     return rows.sort_values(["probability", "crop_id"], ascending=[False, True])
 
 
-def _camera(place: str) -> tuple[str, str]:
+def _camera(loc: str) -> tuple[str, str]:
     """Camera and deployment of a place, ``<source>/<location>``."""
-    location = place.split("/", 1)[-1]
+    location = loc.split("/", 1)[-1]
     return (location.removesuffix("-default"), "default") if location.endswith("-default") else ("", location)
 
 

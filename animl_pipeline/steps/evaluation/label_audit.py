@@ -22,7 +22,21 @@ from animl_pipeline.inference.scoring import probabilities_of
 FIRM = 0.9
 """Firm whatever is usual: where a class is told with ease its usual probability is so near 1 that half of what is certain stays below it."""
 
-COLUMNS = ["rank", "label", "model_says", "of_label", "of_model", "gap", "split", "place", "source", "image_id", "object_id", "crop_id", "link"]
+COLUMNS = [
+    "rank",
+    "class_id",
+    "model_says",
+    "of_label",
+    "of_model",
+    "gap",
+    "split",
+    "location",
+    "source",
+    "image_id",
+    "annotation_id",
+    "crop_id",
+    "link",
+]
 
 
 def suspects(scored: pd.DataFrame, ids: tuple[str, ...], link: str = "") -> pd.DataFrame:
@@ -34,7 +48,7 @@ def suspects(scored: pd.DataFrame, ids: tuple[str, ...], link: str = "") -> pd.D
         link: an address with {project} and {image}, under which a person finds an image; "" for none.
     """
     p = probabilities_of(scored, ids)
-    given = scored["label"].map({c: i for i, c in enumerate(ids)}).to_numpy(np.int64)
+    given = scored["class_id"].map({c: i for i, c in enumerate(ids)}).to_numpy(np.int64)
     usual = np.array([p[given == i, i].mean() if (given == i).any() else 1.0 for i in range(len(ids))])
     likeliest = p.argmax(axis=1)
     rows = np.arange(len(p))
@@ -44,12 +58,12 @@ def suspects(scored: pd.DataFrame, ids: tuple[str, ...], link: str = "") -> pd.D
         model_says=np.asarray(ids, dtype=object)[likeliest[suspect]], of_label=own[suspect], of_model=other[suspect], gap=(other - own)[suspect]
     )
     found = found.sort_values(["gap", "crop_id"], ascending=[False, True], ignore_index=True)
-    links = [picture_link(link, image) for image in found["image_id"]]
+    links = [image_link(link, image) for image in found["image_id"]]
     table: pd.DataFrame = found.assign(rank=np.arange(1, len(found) + 1), link=links)[[*COLUMNS, "blob"]]
     return table
 
 
-def picture_link(pattern: str, image_id: str) -> str:
+def image_link(pattern: str, image_id: str) -> str:
     """Where a person finds an image of Animl's, whose id is ``<project>:<md5>``; "" for images of elsewhere or without a pattern."""
     if not pattern or not re.fullmatch(r"[A-Za-z0-9_-]+:[0-9a-f]{32}", image_id):
         return ""

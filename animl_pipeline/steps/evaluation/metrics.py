@@ -15,7 +15,7 @@ from animl_pipeline.steps.evaluation.bootstrap_intervals import Draws, interval,
 FEW_EXAMPLES = 30
 """Below, one example more or less moves recall by over three points."""
 
-FEW_PLACES = 3
+FEW_LOCATIONS = 3
 """Below, one odd background decides the class's figures."""
 
 
@@ -27,7 +27,7 @@ def metrics_of(scored: pd.DataFrame, ids: tuple[str, ...]) -> Metrics:
     """
     from sklearn.metrics import accuracy_score, confusion_matrix
 
-    truth, predicted = scored["label"], scored["predicted"]
+    truth, predicted = scored["class_id"], scored["predicted"]
     draws = Draws(scored)
     confusions = draws.confusions(numbers(truth, ids), numbers(predicted, ids), len(ids))
     f1 = rates(confusions)[2]
@@ -37,7 +37,7 @@ def metrics_of(scored: pd.DataFrame, ids: tuple[str, ...]) -> Metrics:
     hits = np.trace(confusions, axis1=1, axis2=2) / np.maximum(confusions.sum(axis=(1, 2)), 1)
     return Metrics(
         examples=len(scored),
-        places=_places(scored),
+        locations=_locations(scored),
         accuracy=float(accuracy_score(truth, predicted)),
         macro_precision=_mean([c.precision for c in present]),
         macro_recall=_mean([c.recall for c in present]),
@@ -45,9 +45,9 @@ def metrics_of(scored: pd.DataFrame, ids: tuple[str, ...]) -> Metrics:
         macro_average_precision=_mean([c.average_precision for c in present if c.average_precision is not None]),
         classes=classes,
         confusion=tuple(tuple(int(n) for n in row) for row in confusion_matrix(truth, predicted, labels=list(ids))),
-        accuracy_interval=interval(hits, draws.places),
-        macro_f1_interval=interval(mean_of_held(f1), draws.places),
-        macro_average_precision_interval=interval(mean_of_held(aps), draws.places),
+        accuracy_interval=interval(hits, draws.locations),
+        macro_f1_interval=interval(mean_of_held(f1), draws.locations),
+        macro_average_precision_interval=interval(mean_of_held(aps), draws.locations),
     )
 
 
@@ -58,7 +58,7 @@ def numbers(names: pd.Series[str], ids: tuple[str, ...]) -> NDArray[np.int64]:
 
 def thin_classes(metrics: Metrics) -> tuple[ClassScores, ...]:
     """Classes of the test set with too few examples or places for their figures to be firm, fewest examples first."""
-    thin = [c for c in metrics.classes if c.examples and (c.examples < FEW_EXAMPLES or c.places < FEW_PLACES)]
+    thin = [c for c in metrics.classes if c.examples and (c.examples < FEW_EXAMPLES or c.locations < FEW_LOCATIONS)]
     return tuple(sorted(thin, key=lambda c: (c.examples, c.id)))
 
 
@@ -117,17 +117,17 @@ def _class_scores(
 ) -> tuple[ClassScores, ...]:
     from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
-    truth = scored["label"]
+    truth = scored["class_id"]
     precision, recall, f1, support = precision_recall_fscore_support(truth, scored["predicted"], labels=list(ids), zero_division=0.0)
     drawn = rates(confusions)
     known = []
     for i, c in enumerate(ids):
-        ends = [interval(values[:, i], draws.places_of((truth == c).to_numpy())) for values in (*drawn, aps)]
+        ends = [interval(values[:, i], draws.locations_of((truth == c).to_numpy())) for values in (*drawn, aps)]
         known.append(
             ClassScores(
                 id=c,
                 examples=int(support[i]),
-                places=_places(scored[truth == c]),
+                locations=_locations(scored[truth == c]),
                 precision=float(precision[i]),
                 recall=float(recall[i]),
                 f1=float(f1[i]),
@@ -141,9 +141,9 @@ def _class_scores(
     return tuple(known)
 
 
-def _places(rows: pd.DataFrame) -> int:
+def _locations(rows: pd.DataFrame) -> int:
     """How many places are known among the rows; an unknown one ("") is none."""
-    return len(set(rows["place"]) - {""})
+    return len(set(rows["location"]) - {""})
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -152,7 +152,11 @@ def _mean(values: Sequence[float]) -> float:
 
 def _how_good(metrics: Metrics) -> str:
     right = sum(metrics.confusion[i][i] for i in range(len(metrics.classes)))
-    where = f"At {count(metrics.places, 'camera place')} that it never saw in training" if metrics.places else "On test pictures of unknown places"
+    where = (
+        f"At {count(metrics.locations, 'camera location')} that it never saw in training"
+        if metrics.locations
+        else "On test pictures of unknown places"
+    )
     return (
         f"{where}, the model names {right:,} of {count(metrics.examples, 'example')} correctly "
         f"({percent(metrics.accuracy)}); with every class counting alike, its mean F1 is {metrics.macro_f1:.2f}."
@@ -188,13 +192,13 @@ def _mostly(verb: str, counts: dict[str, int]) -> str:
 
 
 def _how_firm(metrics: Metrics) -> str:
-    base = f"This rests on {count(metrics.examples, 'test example')} from {count(metrics.places, 'camera place')}"
+    base = f"This rests on {count(metrics.examples, 'test example')} from {count(metrics.locations, 'camera location')}"
     thin, absent = thin_classes(metrics), absent_classes(metrics)
     if not thin and not absent:
-        return f"{base}, with at least {FEW_EXAMPLES} examples and {FEW_PLACES} places of every class."
+        return f"{base}, with at least {FEW_EXAMPLES} examples and {FEW_LOCATIONS} places of every class."
     parts = [base]
     if thin:
-        named = some([f"{c.id} ({count(c.examples, 'example')} from {count(c.places, 'place')})" for c in thin])
+        named = some([f"{c.id} ({count(c.examples, 'example')} from {count(c.locations, 'place')})" for c in thin])
         parts.append(f", which is few for {named}: take {'its' if len(thin) == 1 else 'their'} figures as hints")
     if absent:
         has, them = ("has", "it") if len(absent) == 1 else ("have", "them")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from animl_pipeline.core.errors import EvaluationError
-from animl_pipeline.core.records import View
+from animl_pipeline.core.records import ModelInput
 from animl_pipeline.inference.scoring import probability_column, score_crops
 from animl_pipeline.storage.step_cache import Store
 
@@ -28,7 +28,7 @@ def join_splits(crops: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
             f"expected every crop that the splits name among the crops, {lost} of {len(joined)} are not; run the step 'splits' again"
         )
     test = joined["split"] == "test"
-    shared = sorted((set(joined.loc[test, "place"]) & set(joined.loc[~test, "place"])) - {""})
+    shared = sorted((set(joined.loc[test, "location"]) & set(joined.loc[~test, "location"])) - {""})
     if shared:
         raise EvaluationError(
             f"expected test places that the model never saw, found {len(shared)} also in train or val, such as {shared[0]!r}; "
@@ -37,7 +37,7 @@ def join_splits(crops: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     return joined.drop(columns="_merge").sort_values("crop_id", ignore_index=True)
 
 
-def score_test_crops(split: pd.DataFrame, classifier: Classifier, store: Store, stored: View) -> pd.DataFrame:
+def score_test_crops(split: pd.DataFrame, classifier: Classifier, store: Store, stored: ModelInput) -> pd.DataFrame:
     """The test crops, scored; see :func:`animl_pipeline.inference.scoring.score_crops`.
 
     Raises:
@@ -51,13 +51,15 @@ def score_test_crops(split: pd.DataFrame, classifier: Classifier, store: Store, 
 
 def public_columns(scored: pd.DataFrame, ids: tuple[str, ...]) -> pd.DataFrame:
     """The columns of predictions.parquet."""
-    names = ["crop_id", "source", "image_id", "place", "label", "predicted", "probability", "infrared", *map(probability_column, ids)]
+    names = ["crop_id", "source", "image_id", "location", "class_id", "predicted", "probability", "infrared", *map(probability_column, ids)]
     return scored[names]
 
 
 def _check_labels(test: pd.DataFrame, ids: tuple[str, ...]) -> None:
     if test.empty:
         raise EvaluationError("expected crops in the test split, found none; raise splits.test in the plan or add sources with more places")
-    strange = sorted(set(test["label"]) - set(ids))
+    strange = sorted(set(test["class_id"]) - set(ids))
     if strange:
-        raise EvaluationError(f"expected test crops of the model's classes, found the class {strange[0]!r}; run the steps 'labels' to 'model' again")
+        raise EvaluationError(
+            f"expected test crops of the model's classes, found the class {strange[0]!r}; run the steps 'labels' to 'training' again"
+        )

@@ -78,10 +78,10 @@ def _figures(done: Scored) -> dict[str, Any]:
         "thin": scores.thin_classes(metrics),
         "absent": scores.absent_classes(metrics),
         "few_examples": scores.FEW_EXAMPLES,
-        "few_places": scores.FEW_PLACES,
+        "few_locations": scores.FEW_LOCATIONS,
         "few_for_f1": FEW_FOR_F1,
-        "unknown_places": int((test["place"] == "").sum()),
-        "pictures": len(test[["source", "image_id"]].drop_duplicates()),
+        "unknown_locations": int((test["location"] == "").sum()),
+        "images": len(test[["source", "image_id"]].drop_duplicates()),
         "curves": plots.precision_recall_curves(test, metrics),
         "reliability": {name: points.tolist() for name, points in calibration_metrics.reliability_of(test, card)._asdict().items()},
         "calibrated": calibration_metrics.said_of_calibration(metrics.calibration) if metrics.calibration else "",
@@ -91,7 +91,7 @@ def _figures(done: Scored) -> dict[str, Any]:
         "missed_below": int((missed["at_threshold"] == "missed").sum()),
         "parts": {LEVELS[by]: [p for p in metrics.parts if p.by == by] for by in LEVELS if any(p.by == by for p in metrics.parts)},
         "mixed": _left_out(metrics.parts),
-        "places": place_rows(test),
+        "locations": location_rows(test),
         "splits": split_rows(done.split, card.class_ids()),
         "audited": done.audited,
         "suspects": done.suspects.head(MOST_ROWS).to_dict("records"),
@@ -113,18 +113,18 @@ def _crops(done: Scored, plan: Plan, store: Store) -> dict[str, Any]:
     }
 
 
-def place_rows(scored: pd.DataFrame) -> list[dict[str, Any]]:
+def location_rows(scored: pd.DataFrame) -> list[dict[str, Any]]:
     """One row a test place, most test crops first: place, crops, classes, accuracy, and F1 (None where there is too little of it)."""
     rows = []
-    for place, part in scored.groupby("place"):
-        accuracy = float((part["label"] == part["predicted"]).mean())
-        rows.append({"place": place, "crops": len(part), "classes": part["label"].nunique(), "accuracy": accuracy, "f1": _place_f1(part)})
-    return sorted(rows, key=lambda row: (-row["crops"], row["place"]))
+    for location, part in scored.groupby("location"):
+        accuracy = float((part["class_id"] == part["predicted"]).mean())
+        rows.append({"location": location, "crops": len(part), "classes": part["class_id"].nunique(), "accuracy": accuracy, "f1": _location_f1(part)})
+    return sorted(rows, key=lambda row: (-row["crops"], row["location"]))
 
 
 def split_rows(split: pd.DataFrame, ids: Sequence[str]) -> list[dict[str, Any]]:
     """One row a class and one for all: crops and places in train, val and test."""
-    groups = [(c, split[split["label"] == c]) for c in ids] + [("all", split)]
+    groups = [(c, split[split["class_id"] == c]) for c in ids] + [("all", split)]
     return [{"name": name} | {s: _extent(rows[rows["split"] == s]) for s in SPLITS} for name, rows in groups]
 
 
@@ -132,11 +132,11 @@ def _alarm_rows(false: pd.DataFrame, crops: int) -> list[dict[str, Any]]:
     """One row a class with false alarms: how many, of 1000 crops, of which animals, and at which places most."""
     rows = []
     for (group, name), part in false.groupby(["group", "class"], sort=True):
-        of, at = (part[column].value_counts().sort_index().sort_values(ascending=False, kind="stable") for column in ("label", "place"))
+        of, at = (part[column].value_counts().sort_index().sort_values(ascending=False, kind="stable") for column in ("class_id", "location"))
         rows.append({
             "name": name, "group": group, "count": len(part), "per_1000": 1000 * len(part) / max(1, crops),
-            "of": ", ".join(f"{label} ({n:,})" for label, n in of.head(3).items()),
-            "at": ", ".join(f"{place or '(unknown)'} ({n:,})" for place, n in at.head(3).items()),
+            "of": ", ".join(f"{class_id} ({n:,})" for class_id, n in of.head(3).items()),
+            "at": ", ".join(f"{location or '(unknown)'} ({n:,})" for location, n in at.head(3).items()),
         })  # fmt: skip
     return rows
 
@@ -146,17 +146,17 @@ def _left_out(parts: Sequence[Part]) -> list[Part]:
 
 
 def _extent(rows: pd.DataFrame) -> dict[str, int]:
-    return {"crops": len(rows), "places": len(set(rows["place"]) - {""})}
+    return {"crops": len(rows), "locations": len(set(rows["location"]) - {""})}
 
 
-def _place_f1(part: pd.DataFrame) -> float | None:
+def _location_f1(part: pd.DataFrame) -> float | None:
     """Macro F1 over the classes that a place holds."""
     from sklearn.metrics import f1_score
 
-    present = sorted(set(part["label"]))
+    present = sorted(set(part["class_id"]))
     if len(part) < FEW_FOR_F1 or len(present) < 2:
         return None
-    return float(f1_score(part["label"], part["predicted"], labels=present, average="macro", zero_division=0.0))
+    return float(f1_score(part["class_id"], part["predicted"], labels=present, average="macro", zero_division=0.0))
 
 
 def _ends(interval: tuple[float, float] | None, sign: bool = False) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from animl_pipeline.core.records import Credited, Part
+from animl_pipeline.core.records import EquivalentScores, Part
 from animl_pipeline.steps.evaluation.bootstrap_intervals import Draws, interval, mean_of_held, rates
 from animl_pipeline.steps.evaluation.metrics import numbers
 
@@ -28,7 +28,7 @@ def parts_of(scored: pd.DataFrame, ids: tuple[str, ...]) -> tuple[Part, ...]:
     for limit, name in SIZES:
         parts.append(_part("box", name, scored[(longer >= below) & (longer < limit)], ids))
         below = limit
-    for by, name, key in (("level", "pictures", _pictures(scored)), ("level", "bursts", bursts(scored))):
+    for by, name, key in (("level", "images", _images(scored)), ("level", "bursts", bursts(scored))):
         voted, mixed = by_majority(scored, key)
         parts.append(_part(by, name, voted, ids).model_copy(update={"left_out": mixed}))
     return tuple(part for part in parts if part.examples)
@@ -43,7 +43,11 @@ def by_majority(scored: pd.DataFrame, key: pd.Series[str]) -> tuple[pd.DataFrame
     votes = rows.groupby(["group", "predicted"], as_index=False).agg(votes=("probability", "size"), weight=("probability", "sum"))
     votes = votes.sort_values(["group", "votes", "weight", "predicted"], ascending=[True, False, False, True]).drop_duplicates("group")
     labels = rows.groupby("group").agg(
-        label=("label", "first"), kinds=("label", "nunique"), place=("place", "first"), source=("source", "first"), image_id=("image_id", "first")
+        class_id=("class_id", "first"),
+        kinds=("class_id", "nunique"),
+        location=("location", "first"),
+        source=("source", "first"),
+        image_id=("image_id", "first"),
     )
     joined = labels.join(votes.set_index("group")["predicted"]).reset_index()
     return joined[joined["kinds"] == 1].reset_index(drop=True), int((joined["kinds"] > 1).sum())
@@ -52,25 +56,25 @@ def by_majority(scored: pd.DataFrame, key: pd.Series[str]) -> tuple[pd.DataFrame
 def bursts(scored: pd.DataFrame) -> pd.Series[str]:
     """A name for each crop's burst: the export's sequence; else pictures of one place within ``BURST_S`` of the one before; else the picture."""
     taken = pd.to_datetime(scored["taken"].where(scored["taken"] != ""), errors="coerce", utc=True, format="ISO8601")
-    order = pd.DataFrame({"place": scored["place"], "taken": taken}).sort_values(["place", "taken"], kind="stable")
+    order = pd.DataFrame({"location": scored["location"], "taken": taken}).sort_values(["location", "taken"], kind="stable")
     gap = order["taken"].diff().dt.total_seconds()
-    new = (order["place"] != order["place"].shift()) | ~(gap <= BURST_S)
+    new = (order["location"] != order["location"].shift()) | ~(gap <= BURST_S)
     chain = ("chain " + new.cumsum().astype(str)).reindex(scored.index)
-    chained = taken.notna() & (scored["place"] != "")
-    alone = chain.where(chained, "picture " + _pictures(scored))
+    chained = taken.notna() & (scored["location"] != "")
+    alone = chain.where(chained, "picture " + _images(scored))
     named: pd.Series[str] = alone.where(scored["sequence"] == "", "sequence " + scored["sequence"].astype(str))
     return named
 
 
-def credited(scored: pd.DataFrame, ids: tuple[str, ...], equivalents: Mapping[str, Sequence[str]]) -> Credited:
+def credited(scored: pd.DataFrame, ids: tuple[str, ...], equivalents: Mapping[str, Sequence[str]]) -> EquivalentScores:
     """The scores where what the plan calls equivalent counts as right: ``{rat: [rodent]}``, a rat that is called rodent."""
     from sklearn.metrics import precision_recall_fscore_support
 
     named = credited_names(scored, equivalents)
-    precision, recall, f1, support = precision_recall_fscore_support(scored["label"], named, labels=list(ids), zero_division=0.0)
+    precision, recall, f1, support = precision_recall_fscore_support(scored["class_id"], named, labels=list(ids), zero_division=0.0)
     held = [i for i in range(len(ids)) if support[i]]
-    return Credited(
-        accuracy=float((named == scored["label"]).mean()),
+    return EquivalentScores(
+        accuracy=float((named == scored["class_id"]).mean()),
         macro_f1=float(np.mean(f1[held])),
         classes={ids[i]: (float(precision[i]), float(recall[i]), float(f1[i])) for i in held},
     )
@@ -78,15 +82,15 @@ def credited(scored: pd.DataFrame, ids: tuple[str, ...], equivalents: Mapping[st
 
 def credited_names(scored: pd.DataFrame, equivalents: Mapping[str, Sequence[str]]) -> pd.Series[str]:
     """What each crop was called, with an equivalent of its label counted as its label."""
-    pairs = {(label, name) for label, names in equivalents.items() for name in names}
-    right = [(label, name) in pairs for label, name in zip(scored["label"], scored["predicted"], strict=True)]
-    return scored["predicted"].where(~np.asarray(right, bool), scored["label"])
+    pairs = {(class_id, name) for class_id, names in equivalents.items() for name in names}
+    right = [(class_id, name) in pairs for class_id, name in zip(scored["class_id"], scored["predicted"], strict=True)]
+    return scored["predicted"].where(~np.asarray(right, bool), scored["class_id"])
 
 
 def _part(by: str, name: str, rows: pd.DataFrame, ids: tuple[str, ...]) -> Part:
     if rows.empty:
-        return Part(by=by, name=name, examples=0, places=0, accuracy=0.0, macro_f1=None)
-    truth, named = (numbers(rows[column], ids) for column in ("label", "predicted"))
+        return Part(by=by, name=name, examples=0, locations=0, accuracy=0.0, macro_f1=None)
+    truth, named = (numbers(rows[column], ids) for column in ("class_id", "predicted"))
     draws = Draws(rows)
     drawn = draws.confusions(truth, named, len(ids))
     whole = np.zeros((1, len(ids), len(ids)))
@@ -96,13 +100,13 @@ def _part(by: str, name: str, rows: pd.DataFrame, ids: tuple[str, ...]) -> Part:
         by=by,
         name=name,
         examples=len(rows),
-        places=len(set(rows["place"]) - {""}),
+        locations=len(set(rows["location"]) - {""}),
         accuracy=float((truth == named).mean()),
         macro_f1=float(mean_of_held(rates(whole)[2])[0]) if several else None,
-        accuracy_interval=interval(np.trace(drawn, axis1=1, axis2=2) / np.maximum(drawn.sum(axis=(1, 2)), 1), draws.places),
-        macro_f1_interval=interval(mean_of_held(rates(drawn)[2]), draws.places) if several else None,
+        accuracy_interval=interval(np.trace(drawn, axis1=1, axis2=2) / np.maximum(drawn.sum(axis=(1, 2)), 1), draws.locations),
+        macro_f1_interval=interval(mean_of_held(rates(drawn)[2]), draws.locations) if several else None,
     )
 
 
-def _pictures(scored: pd.DataFrame) -> pd.Series[str]:
+def _images(scored: pd.DataFrame) -> pd.Series[str]:
     return scored["source"].astype(str) + " " + scored["image_id"].astype(str)

@@ -12,6 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from animl_pipeline.core.errors import DamagedError, EvaluationError, PipelineError
 from animl_pipeline.core.records import Artifact, Comparison, Counts, Metrics, Threshold
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.table_schemas import CROPS, SPLITS, TEST_PREDICTIONS, VAL_PREDICTIONS
+from animl_pipeline.core.tables import write_table
 from animl_pipeline.inference.scoring import score_crops
 from animl_pipeline.steps.evaluation import (
     audit_folds,
@@ -27,13 +30,23 @@ from animl_pipeline.steps.evaluation import (
     slices,
 )
 from animl_pipeline.steps.evaluation import metrics as scores
-from animl_pipeline.storage.step_cache import Made, Store, Workspace, write_table
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
 if TYPE_CHECKING:
     from animl_pipeline.config import Plan
     from animl_pipeline.inference.classifier import Classifier
 
 log = logging.getLogger(__name__)
+
+STEP = Step(
+    "evaluation",
+    version=1,
+    sections=("gate", "thresholds", "audit", "labels"),
+    reads=(CROPS, SPLITS, VAL_PREDICTIONS),
+    writes=(TEST_PREDICTIONS,),
+    libraries=("onnxruntime", "matplotlib"),
+)
+
 
 METRICS_FILE = "metrics.json"
 THRESHOLDS_FILE = "thresholds.json"
@@ -57,7 +70,7 @@ class _Case(NamedTuple):
     champion: Artifact | None
     folds: tuple[Fold, ...]
     story: tuple[tuple[str, Counts], ...]
-    picture_url: str
+    image_url: str
 
     def inputs(self) -> dict[str, Artifact]:
         """Every artifact that is read."""
@@ -71,13 +84,13 @@ class _Case(NamedTuple):
         return {
             "classes": {c: list(spec.names()) for c, spec in plan.labels.classes.items()},
             "equivalents": equivalents_of(plan),
-            "view": plan.view.model_dump(mode="json"),
-            "golden": plan.package.golden,
+            "model_input": plan.model_input.model_dump(mode="json"),
+            "reference": plan.package.reference_predictions,
             "invasive": list(plan.thresholds.invasive),
             "gate": plan.gate.model_dump(mode="json"),
             "audit": plan.audit.model_dump(mode="json"),
             "story": [[name, counts.model_dump(mode="json")] for name, counts in self.story],
-            "picture_url": self.picture_url,
+            "image_url": self.image_url,
         }
 
 
@@ -91,7 +104,7 @@ def evaluate_classifier(
     champion: Artifact | None = None,
     folds: Sequence[Fold] = (),
     story: Sequence[tuple[str, Counts]] = (),
-    picture_url: str = "",
+    image_url: str = "",
 ) -> Artifact:
     """The packaged model's judgement on the test split and on nothing else, and the gate's verdict.
 
@@ -108,15 +121,15 @@ def evaluate_classifier(
         champion: the package that was released last; None: there is none.
         folds: models for the label audit of train crops.
         story: name and counts of each earlier step, shown in the report as what was kept and dropped.
-        picture_url: an address with {project} and {image}, under which a person finds an image of Animl's.
+        image_url: an address with {project} and {image}, under which a person finds an image of Animl's.
 
     Raises:
         EvaluationError: nothing to score; crops, splits, plan and model do not fit together; a place is in the test split
             and in another; the model's answers are no probabilities, or differ between stored crop and whole picture.
     """
-    case = _Case(model, crops, splits, plan, store, champion, tuple(folds), tuple(story), picture_url)
+    case = _Case(model, crops, splits, plan, store, champion, tuple(folds), tuple(story), image_url)
     return store.make(
-        "evaluation", room="evaluation", inputs=case.inputs(), config=case.config(),
+        STEP, inputs=case.inputs(), config=case.config(),
         build=lambda space: _judge(space, case, _load_classifier(model, plan, store)),
     )  # fmt: skip
 
@@ -135,27 +148,27 @@ def read_metrics(evaluation: Artifact, store: Store) -> Metrics:
 
 def equivalents_of(plan: Plan) -> dict[str, list[str]]:
     """Class → the classes whose name for it counts as right, by the plan."""
-    return {label: list(names) for label, names in plan.labels.equivalents.items()}
+    return {class_id: list(names) for class_id, names in plan.labels.equivalents.items()}
 
 
-def _judge(space: Workspace, case: _Case, classifier: Classifier) -> Made:
+def _judge(space: Workspace, case: _Case, classifier: Classifier) -> StepOutput:
     store, ids = case.store, classifier.card.class_ids()
     split = predictions.join_splits(store.table(case.crops, "crops.parquet"), store.table(case.splits, "splits.parquet"))
-    test = predictions.score_test_crops(split, classifier, store, case.plan.view)
+    test = predictions.score_test_crops(split, classifier, store, case.plan.model_input)
     metrics, whole = _judged(test, classifier, case)
     log.info("evaluation: %s", scores.headline(metrics))
 
-    write_table(space.out / "predictions.parquet", predictions.public_columns(test, ids))
+    write_table(space.out, TEST_PREDICTIONS, predictions.public_columns(test, ids))
     (space.out / METRICS_FILE).write_text(metrics.model_dump_json(indent=1), encoding="utf-8")
-    answers = reference_predictions.golden_answers(test, classifier, store, case.plan.package.golden)
-    (space.out / "golden.json").write_text(json.dumps(answers, indent=1), encoding="utf-8")
+    answers = reference_predictions.reference_answers(test, classifier, store, case.plan.package.reference_predictions)
+    (space.out / "reference.json").write_text(json.dumps(answers, indent=1), encoding="utf-8")
     (space.out / "confusion.png").write_bytes(plots.confusion_png(metrics))
     suspects, audited = _audited(test, split, classifier, case)
     _write_tables(space, test, metrics, suspects, ids, case.plan)
     done = report.Scored(classifier.card, metrics, test, split, suspects, audited)
     digests = {name: artifact.digest for name, artifact in case.inputs().items()}
     (space.out / "report.html").write_text(report.render(done, digests, case.plan, store, case.story), encoding="utf-8")
-    return Made(_counts(metrics, len(suspects)), final=whole)
+    return StepOutput(_counts(metrics, len(suspects)), final=whole)
 
 
 def _judged(test: pd.DataFrame, classifier: Classifier, case: _Case) -> tuple[Metrics, bool]:
@@ -182,7 +195,7 @@ def _compared(test: pd.DataFrame, classifier: Classifier, case: _Case) -> tuple[
         return None, ""
     try:
         card = classifier.card
-        return compare_champion.compare(test, card.class_ids(), card.thresholds, case.champion, case.plan.view, case.store)[0], ""
+        return compare_champion.compare(test, card.class_ids(), card.thresholds, case.champion, case.plan.model_input, case.store)[0], ""
     except PipelineError as e:
         log.warning("the released model cannot be asked: %s", e)
         return None, str(e)
@@ -198,12 +211,12 @@ def _thresholds(case: _Case) -> list[Threshold]:
 def _audited(test: pd.DataFrame, split: pd.DataFrame, classifier: Classifier, case: _Case) -> tuple[pd.DataFrame, str]:
     """The suspect labels with the answers that make them so, and which crops were looked at."""
     ids = classifier.card.class_ids()
-    val = score_crops(split[split["split"] == "val"], classifier, case.store, case.plan.view, "val crops")
+    val = score_crops(split[split["split"] == "val"], classifier, case.store, case.plan.model_input, "val crops")
     held = [_held(split, fold, case) for fold in case.folds]
     looked = pd.concat([test, val, *held], ignore_index=True)
-    found = label_audit.suspects(looked, ids, case.picture_url)
+    found = label_audit.suspects(looked, ids, case.image_url)
     answers = looked.drop(columns=[c for c in found.columns if c in looked and c != "crop_id"])
-    words = f"{scores.count(len(looked), 'crop')} of {len(split):,}: val and test{' and the train places of each fold' if held else ''}"
+    words = f"{scores.count(len(looked), 'crop')} of {len(split):,}: val and test{' and the train locations of each fold' if held else ''}"
     return found.merge(answers, on="crop_id", how="left", validate="one_to_one"), words
 
 
@@ -211,7 +224,7 @@ def _held(split: pd.DataFrame, fold: Fold, case: _Case) -> pd.DataFrame:
     """The crops that a fold's model did not see, with its answers."""
     sides = case.store.table(fold.splits, "splits.parquet").set_index("crop_id")["split"]
     rows = split[split["crop_id"].map(sides) == audit_folds.HELD]
-    return score_crops(rows, _load_classifier(fold.model, case.plan, case.store), case.store, case.plan.view, "held crops")
+    return score_crops(rows, _load_classifier(fold.model, case.plan, case.store), case.store, case.plan.model_input, "held crops")
 
 
 def _write_tables(space: Workspace, test: pd.DataFrame, metrics: Metrics, suspects: pd.DataFrame, ids: tuple[str, ...], plan: Plan) -> None:
@@ -231,7 +244,7 @@ def _counts(metrics: Metrics, suspects: int) -> Counts:
     noted = {
         "named_wrongly": metrics.examples - right,
         "classes_without_test_crops": sum(c.examples == 0 for c in metrics.classes),
-        "classes_with_few_test_crops_or_places": len(scores.thin_classes(metrics)),
+        "classes_with_few_test_crops_or_locations": len(scores.thin_classes(metrics)),
         "labels_to_look_at_again": suspects,
     }
     return Counts(kept=metrics.examples, noted={k: n for k, n in noted.items() if n}, unit="test crops")
@@ -246,9 +259,9 @@ def _load_classifier(model: Artifact, plan: Plan, store: Store) -> Classifier:
     card = classifier.card
     if card.class_ids() != tuple(plan.labels.classes):
         wanted, found = ", ".join(plan.labels.classes), ", ".join(card.class_ids())
-        raise EvaluationError(f"expected a model of the plan's classes {wanted}, found one of {found}; run the step 'model' again")
-    if card.view != plan.view:
+        raise EvaluationError(f"expected a model of the plan's classes {wanted}, found one of {found}; run the step 'training' again")
+    if card.model_input != plan.model_input:
         raise EvaluationError(
-            f"expected a model that sees what the plan's view says ({plan.view}), found one that sees {card.view}; run the step 'model' again"
+            f"expected a model that sees what the plan's view says ({plan.model_input}), found one that sees {card.model_input}; run the step 'training' again"
         )
     return classifier

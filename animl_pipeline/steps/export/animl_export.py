@@ -18,20 +18,24 @@ from typing import Any
 
 from filelock import FileLock
 
-from animl_pipeline.config import AnimlPlan, SourcePlan
+from animl_pipeline.config import AnimlExportConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import AwayError, ExportError
 from animl_pipeline.core.records import Artifact
+from animl_pipeline.core.table_schemas import EXPORT_LOCATIONS
+from animl_pipeline.core.tables import write_table
 from animl_pipeline.integrations.animl import Animl, Filters
 from animl_pipeline.steps.export.animl_merge import Merge
+from animl_pipeline.steps.export.animl_requests import Desk, ask_windows, counted
 from animl_pipeline.steps.export.animl_state import Answer, Attempt, Exported, Hole, Memory
-from animl_pipeline.steps.export.animl_windows import Desk, Window, ask_windows, counted, planned_windows
-from animl_pipeline.steps.export.locations import Location, merged_places, places_table
+from animl_pipeline.steps.export.animl_windows import Window, planned_windows
+from animl_pipeline.steps.export.declaration import STEP
+from animl_pipeline.steps.export.locations import Location, locations_table, merge_deployments
 from animl_pipeline.steps.export.problems import Problem
 from animl_pipeline.steps.export.read_export import Batch, batches, parsed
 from animl_pipeline.steps.export.write_tables import write_batches
 from animl_pipeline.storage.remote import RemoteError
-from animl_pipeline.storage.step_cache import Made, Store, Workspace, digest_of, write_table
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, digest_of
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +44,7 @@ OVERLAP = timedelta(days=1)
 """An incremental export asks for this much more, since clocks differ and validations arrive while an export runs."""
 
 
-def export_project(project: str, source: SourcePlan, store: Store, settings: Settings) -> Artifact:
+def export_project(project: str, source: SourceConfig, store: Store, settings: Settings) -> Artifact:
     """The export of an Animl project; see :func:`animl_pipeline.steps.export.export_annotations`.
 
     Raises:
@@ -48,21 +52,21 @@ def export_project(project: str, source: SourcePlan, store: Store, settings: Set
         ExportError: Animl cannot be asked, or not one window could be exported, or the project holds nothing that fits.
         SettingsError: where Animl is, or as whom to ask, is not said or not right.
     """
-    spec = source.animl or AnimlPlan()
+    spec = source.animl or AnimlExportConfig()
     filters = filters_of(spec)
     name = digest_of([settings.api_url, project, filters.model_dump(mode="json")])[:16]
     with Animl(project, settings) as animl, _alone(store, name) as scratch:
         try:
-            within = source.merge_places_within_m
-            places = merged_places(animl.deployments(), within) if within else []
+            within = source.merge_locations_within_m
+            locs = merge_deployments(animl.deployments(), within) if within else []
             exported = _exported(animl, filters, spec, Memory(store, name), store, scratch)
         except RemoteError as e:
-            kind = AwayError if e.heals else ExportError
+            kind = AwayError if e.retryable else ExportError
             raise kind(f"source {source.name!r}: Animl cannot be asked for {source.export}: {e}; what has arrived is kept, run again") from e
-        return make_step(source, exported, places, store)
+        return make_step(source, exported, locs, store)
 
 
-def filters_of(spec: AnimlPlan) -> Filters:
+def filters_of(spec: AnimlExportConfig) -> Filters:
     """The plan's choice of images in Animl's words."""
     return Filters(
         created_from=_in_utc(spec.created_from),
@@ -93,7 +97,7 @@ def _alone(store: Store, name: str) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _exported(animl: Animl, filters: Filters, spec: AnimlPlan, memory: Memory, store: Store, scratch: Path) -> Exported:
+def _exported(animl: Animl, filters: Filters, spec: AnimlExportConfig, memory: Memory, store: Store, scratch: Path) -> Exported:
     """What the project's exports amount to, after asking for what is lacking."""
     last = memory.exported()
     attempt = memory.attempt(datetime.now(UTC))
@@ -115,7 +119,7 @@ def _exported(animl: Animl, filters: Filters, spec: AnimlPlan, memory: Memory, s
     return exported
 
 
-def _attempt(animl: Animl, filters: Filters, spec: AnimlPlan, last: Exported | None) -> Attempt:
+def _attempt(animl: Animl, filters: Filters, spec: AnimlExportConfig, last: Exported | None) -> Attempt:
     """A new export: of all, or of what was validated since the last one and of the holes that it left."""
     now = datetime.now(UTC)
     count = counted(animl, filters)
@@ -168,29 +172,29 @@ def _within_holes(answers: Iterable[Answer], holes: list[Hole]) -> list[Answer]:
     return limited
 
 
-def make_step(source: SourcePlan, exported: Exported, places: list[Location], store: Store) -> Artifact:
+def make_step(source: SourceConfig, exported: Exported, locs: list[Location], store: Store) -> Artifact:
     """The artifact of what the exports amount to; the same answers, holes and places are the same artifact."""
     answers = [a.model_dump(mode="json") for a in exported.answers]
     holes = [h.model_dump(mode="json") for h in exported.holes]
-    config = {"export": source.export, "key": source.key, "place_field": source.place_field, "outside": exported.outside}
-    digests = {"answers": digest_of(answers), "holes": digest_of(holes), "places": digest_of(places)}
+    config = {"export": source.export, "key": source.key, "location_field": source.location_field, "outside": exported.outside}
+    digests = {"answers": digest_of(answers), "holes": digest_of(holes), "locations": digest_of(locs)}
 
-    def build(space: Workspace) -> Made:
-        return _build(space, source, exported, places, store)
+    def build(space: Workspace) -> StepOutput:
+        return _build(space, source, exported, locs, store)
 
-    return store.make("export", room="export", digests=digests, config=config, build=build)
+    return store.make(STEP, digests=digests, config=config, build=build)
 
 
-def _build(space: Workspace, source: SourcePlan, exported: Exported, places: list[Location], store: Store) -> Made:
+def _build(space: Workspace, source: SourceConfig, exported: Exported, locs: list[Location], store: Store) -> StepOutput:
     _keep_untouched(space, exported.answers, store)
     with Merge(space.scratch / "merge.sqlite") as merge:
         lay(merge, exported.answers, store)
         merge.write(space.out / "export.json")
     named: set[str] = set()
     records = _noting_locations(batches(space.out / "export.json", source.export), named)
-    place_of = {p.location: p.place for p in places} if source.place_field == "location" else {}
-    made = write_batches(space, records, source, known=_problems(exported), places=place_of)
-    write_table(space.out / "places.parquet", places_table(_all_locations(places, named)))
+    location_of = {p.deployment: p.location for p in locs} if source.location_field == "location" else {}
+    made = write_batches(space, records, source, known=_problems(exported), locations=location_of)
+    write_table(space.out, EXPORT_LOCATIONS, locations_table(_all_locations(locs, named)))
     return made
 
 
@@ -236,7 +240,7 @@ def _noting_locations(records: Iterable[Batch], named: set[str]) -> Iterator[Bat
         yield part, rows
 
 
-def _all_locations(places: list[Location], named: set[str]) -> list[Location]:
+def _all_locations(locs: list[Location], named: set[str]) -> list[Location]:
     """The places, with those locations that stand nowhere, as places of their own."""
-    known = {p.location for p in places}
-    return sorted([*places, *(Location(name, name, float("nan"), float("nan")) for name in named - known)])
+    known = {p.deployment for p in locs}
+    return sorted([*locs, *(Location(name, name, float("nan"), float("nan")) for name in named - known)])

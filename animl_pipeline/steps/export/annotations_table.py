@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from animl_pipeline.steps.export.columns import BAD_BOX, BOX, Bools, box_text, boxes, column, first_fit, numbers, text, texts
 from animl_pipeline.steps.export.problems import Problems
 
-COLUMNS = ("object_id", "image_id", "name", "x", "y", "w", "h", "confidence", "reviewed")
+COLUMNS = ("annotation_id", "image_id", "name", "x", "y", "w", "h", "confidence", "reviewed")
 FAULTS = ("malformed_object", "duplicate_object", "unknown_image", "unknown_category", "malformed_object", "box_empty", "box_outside")
 """In the order in which they are looked for; of several the first counts."""
 SLACK = 1
@@ -42,7 +42,7 @@ class ObjectRows:
         self._malformed |= {self.seen + int(i): text(found[i])[:80] for i in np.flatnonzero(unusable)}
         self._bad_boxes |= {self.seen + int(i): f"bbox {raw_boxes[i]!r}"[:160] for i in np.flatnonzero(kinds == BAD_BOX)}
         columns = {
-            "object_id": ids,
+            "annotation_id": ids,
             "image_id": texts(column(rows, "image_id")),
             "category": pa.array([-1 if isinstance(c, (bool, list, dict)) else self._code(c) for c in categories], pa.int32()),
             "confidence": pa.array(numbers(column(rows, "confidence"))),
@@ -69,13 +69,13 @@ class ObjectRows:
         name = pa.array([name_of(c) for c in self._categories] + [""], pa.string())  # the last: of no category
         category = t["category"].to_numpy()
         frame = _frames(t["image_id"], images)
-        ids = t["object_id"].combine_chunks()
+        ids = t["annotation_id"].combine_chunks()
         faults = self._faults(xywh, kinds, frame, np.asarray(pc.equal(name, "").to_numpy(zero_copy_only=False), bool)[category])
         kept, later = first_fit(ids, ~np.any(list(faults.values()), axis=0))
         self._list_faults(problems, faults, later, t, xywh, frame)
         _list_oddities(problems, kept, t, xywh, frame, name, category)
         rows = {
-            "object_id": ids,
+            "annotation_id": ids,
             "image_id": t["image_id"],
             "name": name.take(pa.array(np.where(category < 0, len(name) - 1, category))),
             **{c: pa.array(xywh[:, i]) for i, c in enumerate("xywh")},
@@ -119,13 +119,13 @@ class ObjectRows:
             here = (later if fault == "duplicate_object" else faults[fault]) & ~told
             told |= here
             rows = [int(i) for i in np.flatnonzero(here)]
-            subjects = [""] * len(rows) if fault == "malformed" else t["object_id"].take(pa.array(rows, pa.int64())).to_pylist()
+            subjects = [""] * len(rows) if fault == "malformed" else t["annotation_id"].take(pa.array(rows, pa.int64())).to_pylist()
             problem = "malformed_object" if fault in {"malformed", "bad_box"} else fault
             problems.add(problem, subjects, [detail(i) for i in rows])
 
 
 SCHEMA = pa.schema(
-    [("object_id", pa.string()), ("image_id", pa.string()), ("category", pa.int32()), ("confidence", pa.float64()), ("reviewed", pa.bool_())]
+    [("annotation_id", pa.string()), ("image_id", pa.string()), ("category", pa.int32()), ("confidence", pa.float64()), ("reviewed", pa.bool_())]
 )
 
 
@@ -142,8 +142,8 @@ def _list_oddities(problems: Problems, kept: Bools, t: pa.Table, xywh: Any, fram
     x, y, w, h = xywh.T
     unreviewed = kept & ~t["reviewed"].to_numpy()
     labels = np.array([f"label {n!r}" for n in name.to_pylist()], object)
-    problems.add("unreviewed", t["object_id"].filter(unreviewed).to_pylist(), labels[category[unreviewed]].tolist())
+    problems.add("unreviewed", t["annotation_id"].filter(unreviewed).to_pylist(), labels[category[unreviewed]].tolist())
     within = (x >= -SLACK) & (y >= -SLACK) & (x + w <= frame[:, 0] + SLACK) & (y + h <= frame[:, 1] + SLACK)
     partly = kept & (frame[:, 0] > 0) & ~np.isnan(x) & ~within
     details = [f"bbox {box_text(xywh[i])} in {frame[i, 0]} x {frame[i, 1]}; it will be cut at the frame" for i in np.flatnonzero(partly)]
-    problems.add("box_partly_outside", t["object_id"].filter(partly).to_pylist(), details)
+    problems.add("box_partly_outside", t["annotation_id"].filter(partly).to_pylist(), details)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from animl_pipeline.config import SourcePlan
+from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.core.records import Artifact
@@ -40,7 +40,7 @@ MISSING = ["", "NA", "NaN", "nan"]
 Getter = Callable[[str], bytes]
 
 
-def export_camtrap(source: SourcePlan, store: Store, settings: Settings, archive: bytes | None = None) -> Artifact:
+def export_camtrap(source: SourceConfig, store: Store, settings: Settings, archive: bytes | None = None) -> Artifact:
     """The export step of a Camtrap DP; see :func:`animl_pipeline.steps.export.export_annotations`.
 
     Args:
@@ -63,15 +63,15 @@ def export_camtrap(source: SourcePlan, store: Store, settings: Settings, archive
         digests={f"file {name}": hashlib.sha256(data).hexdigest() for name, data in originals.items()},
         config={
             "kind": "camtrap-dp",
-            "place_field": source.place_field,
+            "location_field": source.location_field,
             "images": bare(source.images) if "://" in source.images else "",  # what is cut off from a picture's address
-            "merge_places_within_m": source.merge_places_within_m,
+            "merge_locations_within_m": source.merge_locations_within_m,
         },
         convert=lambda: converted(tables, source, where),
     )
 
 
-def _from_folder(source: SourcePlan, settings: Settings) -> Getter:
+def _from_folder(source: SourceConfig, settings: Settings) -> Getter:
     base = source.export.removesuffix(f"/{PACKAGE}") if source.export != PACKAGE else "."
     remote = remote_at(base, settings)
 

@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from animl_pipeline.config import SourcePlan
+from animl_pipeline.config import SourceConfig
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.integrations.animl import CameraDeployment
 from animl_pipeline.steps.export.problems import Problem
-from animl_pipeline.steps.export.to_coco import REVIEWED, UNIT, UNREVIEWED, Converted, Row, is_picture
+from animl_pipeline.steps.export.to_coco import REVIEWED, UNIT, UNREVIEWED, Converted, Row, is_image
 from animl_pipeline.storage.remote import bare_address
 
 TYPES = {"blank": "empty", "human": "human", "vehicle": "vehicle", "unknown": "unknown"}
@@ -67,36 +67,36 @@ class Seen(NamedTuple):
         return self.taxon or TYPES.get(self.kind, "animal")
 
 
-def converted(tables: dict[str, pd.DataFrame], source: SourcePlan, where: str) -> Converted:
+def converted(tables: dict[str, pd.DataFrame], source: SourceConfig, where: str) -> Converted:
     """The package's pictures and labels as rows.
 
     Raises:
         ElsewhereError: all its pictures lie elsewhere.
-        ExportError: ``place_field`` is no column of its deployments.
+        ExportError: ``location_field`` is no column of its deployments.
     """
     problems: list[Problem] = []
-    place_of = _places(tables["deployments"], source, where, problems)
-    media = _pictures(tables["media"], source, problems)
+    location_of = _locations(tables["deployments"], source, where, problems)
+    media = _image_list(tables["media"], source, problems)
     labels = list(_labels(_observations(tables["observations"], problems), media, tables["media"]["mediaID"], problems))
     events = {image: event for image, event, _ in reversed(labels) if event}
-    sites = _sites(tables["deployments"], place_of) if source.merge_places_within_m else []
-    return Converted(_images(media, place_of, events, problems), (row for _, _, row in labels), problems, sites)
+    sites = _sites(tables["deployments"], location_of) if source.merge_locations_within_m else []
+    return Converted(_images(media, location_of, events, problems), (row for _, _, row in labels), problems, sites)
 
 
-def _places(deployments: pd.DataFrame, source: SourcePlan, where: str, problems: list[Problem]) -> dict[str, str]:
+def _locations(deployments: pd.DataFrame, source: SourceConfig, where: str, problems: list[Problem]) -> dict[str, str]:
     """Deployment → its location: locationID, else the deployment itself; or the column that the plan names."""
-    column = source.place_field if source.place_field != "location" else "locationID"
-    if source.place_field != "location" and column not in deployments:
-        raise ExportError(f"{where}: place_field: expected a column of its deployments ({', '.join(deployments.columns[:8])} …), found {column!r}")
+    column = source.location_field if source.location_field != "location" else "locationID"
+    if source.location_field != "location" and column not in deployments:
+        raise ExportError(f"{where}: location_field: expected a column of its deployments ({', '.join(deployments.columns[:8])} …), found {column!r}")
     said = deployments[column] if column in deployments else deployments["deploymentID"]
     found: dict[str, str] = {}
-    for deployment, place in zip(deployments["deploymentID"], said, strict=True):
-        if found.setdefault(deployment, place or deployment) != (place or deployment):
+    for deployment, loc in zip(deployments["deploymentID"], said, strict=True):
+        if found.setdefault(deployment, loc or deployment) != (loc or deployment):
             problems.append(("duplicate_deployment", deployment[:160], f"the first one counts, at {found[deployment]!r}"[:160]))
     return found
 
 
-def _sites(deployments: pd.DataFrame, place_of: dict[str, str]) -> list[CameraDeployment]:
+def _sites(deployments: pd.DataFrame, location_of: dict[str, str]) -> list[CameraDeployment]:
     """Where deployments with coordinates stood."""
     if not {"latitude", "longitude"} <= set(deployments.columns):
         return []
@@ -104,28 +104,30 @@ def _sites(deployments: pd.DataFrame, place_of: dict[str, str]) -> list[CameraDe
     known = lat.between(-90, 90) & lon.between(-180, 180) & ((lat != 0) | (lon != 0))
     began = _instants(deployments["deploymentStart"]) if "deploymentStart" in deployments else pd.Series(pd.NaT, index=deployments.index)
     return [
-        CameraDeployment(location=place_of[d], camera=d, started=t.to_pydatetime() if 1 <= t.year <= MAXYEAR else None, lat=float(y), lon=float(x))
+        CameraDeployment(
+            deployment=location_of[d], camera=d, started=t.to_pydatetime() if 1 <= t.year <= MAXYEAR else None, lat=float(y), lon=float(x)
+        )
         for d, t, y, x in zip(deployments["deploymentID"][known], began[known], lat[known], lon[known], strict=True)
     ]
 
 
-def _pictures(media: pd.DataFrame, source: SourcePlan, problems: list[Problem]) -> pd.DataFrame:
+def _image_list(media: pd.DataFrame, source: SourceConfig, problems: list[Problem]) -> pd.DataFrame:
     """The media that are pictures below the source's place of pictures, with their ``path``."""
     media = media.assign(timestamp=media.get("timestamp", ""))
     kind = media["fileMediatype"].str.lower() if "fileMediatype" in media else pd.Series("", index=media.index)
     name = media["fileName"].where(media["fileName"] != "", media["filePath"]) if "fileName" in media else media["filePath"]
-    picture = kind.str.startswith("image/")
-    picture[kind == ""] = name[kind == ""].map(is_picture)
+    img = kind.str.startswith("image/")
+    img[kind == ""] = name[kind == ""].map(is_image)
     base = f"{bare_address(source.images).rstrip('/')}/"
     inside = ~media["filePath"].str.contains("://", regex=False) | media["filePath"].str.startswith(base)
-    for mask, problem in ((~picture, "not_a_picture"), (picture & ~inside, "picture_elsewhere")):
+    for mask, problem in ((~img, "not_an_image"), (img & ~inside, "image_elsewhere")):
         problems += [(problem, m, p[:LONGEST]) for m, p in zip(media["mediaID"][mask], media["filePath"][mask], strict=True)]
-    kept = media[picture & inside]
-    if not len(kept) and (picture & ~inside).any():
-        base = common_base(media["filePath"][picture & ~inside])
+    kept = media[img & inside]
+    if not len(kept) and (img & ~inside).any():
+        base = common_base(media["filePath"][img & ~inside])
         raise ElsewhereError(
             f"source {source.name!r}: expected pictures below sources.images ({bare_address(source.images)}), "
-            f"found all {int(picture.sum()):,} of the package below {base}; set sources.images to that",
+            f"found all {int(img.sum()):,} of the package below {base}; set sources.images to that",
             base,
         )
     return kept.assign(path=kept["filePath"].str.removeprefix(base))
@@ -174,7 +176,7 @@ def _labels(observations: list[Seen], media: pd.DataFrame, everything: Iterable[
         again = (seen.media, seen.name, seen.box)
         if seen.media not in known:
             left_out = seen.media in there
-            problem, said_of = ("of_a_picture_left_out", "was left out") if left_out else ("unknown_image", "is not in the package")
+            problem, said_of = ("of_a_image_left_out", "was left out") if left_out else ("unknown_image", "is not in the package")
             problems.append((problem, seen.id, f"mediaID {seen.media!r} {said_of}"[:160]))
         elif seen.method == "machine" and seen.media in by_people:
             problems.append(("superseded_by_people", seen.id, "people have named what is in this picture"))
@@ -195,14 +197,14 @@ def _event_labels(events: list[Seen], media: pd.DataFrame, covered: set[str], pr
     starts, ends = (_microseconds(_instants(pd.Series([key[i] for key in groups], dtype=str))) for i in (1, 2))
     said: set[tuple[str, str]] = set()
     for (key, group), start, end in zip(groups.items(), starts, ends, strict=True):
-        pictures = _between(taken_in.get(key[0]), int(start), int(end))
-        fault = _event_fault(group, pictures, covered)
+        images = _between(taken_in.get(key[0]), int(start), int(end))
+        fault = _event_fault(group, images, covered)
         if fault is not None:
             problems += [(fault, seen.id, f"event {seen.event or key[1]} of {seen.deployment}"[:160]) for seen in group]
             continue
         best, *others = sorted(group, key=lambda s: s.method == "machine")
         problems += [("same_label_again", seen.id, f"{seen.name!r} was said of this event already"[:160]) for seen in others]
-        for image in (p for p in pictures if p not in covered):
+        for image in (p for p in images if p not in covered):
             if (image, best.name) in said:  # events may overlap
                 continue
             said.add((image, best.name))
@@ -211,17 +213,17 @@ def _event_labels(events: list[Seen], media: pd.DataFrame, covered: set[str], pr
                 yield image, _event(best), row | {"sequence_level_annotation": True}
 
 
-def _event_fault(group: list[Seen], pictures: list[str], covered: set[str]) -> str | None:
+def _event_fault(group: list[Seen], images: list[str], covered: set[str]) -> str | None:
     """Why an event labels no picture, if it does not."""
-    if not pictures:
-        return "event_without_pictures"
-    if all(p in covered for p in pictures):
-        return "event_told_by_its_pictures"
+    if not images:
+        return "event_without_images"
+    if all(p in covered for p in images):
+        return "event_told_by_its_images"
     by_people = [s for s in group if s.method != "machine"] or group
     return "event_with_several_kinds" if len({s.name for s in by_people}) > 1 else None
 
 
-def _row(seen: Seen, object_id: str, image: str, problems: list[Problem]) -> Row | None:
+def _row(seen: Seen, annotation_id: str, image: str, problems: list[Problem]) -> Row | None:
     box = None
     if any(seen.box):
         box = _box(seen.box)
@@ -229,7 +231,7 @@ def _row(seen: Seen, object_id: str, image: str, problems: list[Problem]) -> Row
             problems.append(("malformed_object", seen.id, f"box {', '.join(seen.box)}: expected relative x, y, width, height"[:160]))
             return None
     machine = seen.method == "machine"
-    row = {"id": object_id, "image_id": image, "name": seen.name, **(UNREVIEWED if machine else REVIEWED)}
+    row = {"id": annotation_id, "image_id": image, "name": seen.name, **(UNREVIEWED if machine else REVIEWED)}
     confidence = _number(seen.probability) if machine else None
     return row | ({"bbox": box} if box else {}) | ({"confidence": confidence} if confidence is not None else {})
 
@@ -253,14 +255,14 @@ def _event(seen: Seen) -> str:
     return f"{seen.deployment}/{seen.event}" if seen.event else ""
 
 
-def _images(media: pd.DataFrame, place_of: dict[str, str], events: dict[str, str], problems: list[Problem]) -> Iterator[Row]:
+def _images(media: pd.DataFrame, location_of: dict[str, str], events: dict[str, str], problems: list[Problem]) -> Iterator[Row]:
     for image, deployment, taken, path in zip(media["mediaID"], media["deploymentID"], media["timestamp"], media["path"], strict=True):
-        if deployment not in place_of:
+        if deployment not in location_of:
             problems.append(("unknown_deployment", image, f"deploymentID {deployment!r} is not in its deployments; the place is unknown"[:160]))
         yield {
             "id": image,
             "file_name": path,
-            "location": place_of.get(deployment, ""),
+            "location": location_of.get(deployment, ""),
             "datetime": taken,
             "seq_id": events.get(image, ""),
             **UNIT,
@@ -283,10 +285,10 @@ def _by_time(media: pd.DataFrame) -> tuple[NDArray[np.int64], list[str]]:
     return known["moment"].to_numpy(np.int64), list(known["mediaID"])
 
 
-def _between(pictures: tuple[NDArray[np.int64], list[str]] | None, start: int, end: int) -> list[str]:
-    if pictures is None or NAT in {start, end}:
+def _between(images: tuple[NDArray[np.int64], list[str]] | None, start: int, end: int) -> list[str]:
+    if images is None or NAT in {start, end}:
         return []
-    moments, ids = pictures
+    moments, ids = images
     return ids[np.searchsorted(moments, start, "left") : np.searchsorted(moments, end, "right")]
 
 

@@ -19,14 +19,14 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from animl_pipeline.config import SourcePlan
+from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.core.progress import track
 from animl_pipeline.core.records import Artifact
 from animl_pipeline.steps.export.columns import text
 from animl_pipeline.steps.export.problems import Problem
-from animl_pipeline.steps.export.to_coco import REVIEWED, Converted, Row, is_picture, make_converted
+from animl_pipeline.steps.export.to_coco import REVIEWED, Converted, Row, is_image, make_converted
 from animl_pipeline.storage.step_cache import Store, batches, digest_of
 
 log = logging.getLogger(__name__)
@@ -51,17 +51,17 @@ class Meaning(NamedTuple):
     """What the folders of a path mean; empty text where they do not say."""
 
     label: str
-    place: str
+    location: str
 
 
-def export_folders(source: SourcePlan, store: Store, settings: Settings) -> Artifact:
+def export_folders(source: SourceConfig, store: Store, settings: Settings) -> Artifact:
     """The export step of pictures in folders; see :func:`animl_pipeline.steps.export.export_annotations`.
 
     Raises:
         ExportError: there is no such folder, or no picture in it.
     """
     files = _in_bucket(source) if source.export.startswith("s3://") else _on_disk(source, store, settings)
-    if not any(is_picture(f.path) for f in files):
+    if not any(is_image(f.path) for f in files):
         raise ExportError(
             f"source {source.name!r}: expected pictures in folders below {source.export}, found none among {len(files)} files; mend sources.export"
         )
@@ -86,15 +86,15 @@ def _converted(files: list[Listed], layout: str) -> Converted:
             problems.append(("name_not_utf8", text(file.path)[:160], "no table can hold such a name; rename the file"))
         elif file.path.endswith("/"):
             problems.append(("link_to_a_folder", file.path[:160], "such links are not followed; move the folder here, or name it as a source"))
-        elif not is_picture(file.path):
-            problems.append(("not_a_picture", file.path[:160], "only pictures are used; videos are not"))
+        elif not is_image(file.path):
+            problems.append(("not_an_image", file.path[:160], "only pictures are used; videos are not"))
         elif meaning is None:
             problems.append(("not_in_a_class_folder", file.path[:160], f"its path does not reach as deep as {layout}"))
         else:
             kept.append((file, meaning))
             if not file.taken:
                 problems.append(("no_capture_time", file.path[:160], "EXIF holds no DateTimeOriginal"))
-    images = ({"id": f.path, "file_name": f.path, "location": m.place, "datetime": f.taken, "width": 1, "height": 1} for f, m in kept)
+    images = ({"id": f.path, "file_name": f.path, "location": m.location, "datetime": f.taken, "width": 1, "height": 1} for f, m in kept)
     return Converted(images, _labels(kept), problems, [])
 
 
@@ -106,17 +106,17 @@ def _labels(kept: list[tuple[Listed, Meaning]]) -> Iterator[Row]:
 def read_layout(layout: str, path: str) -> Meaning | None:
     """What a path's folders mean, from the top, or None where it is not deep enough. Deeper folders mean nothing.
 
-    >>> read_layout("{place}/{label}", "north gate/fox/2020/a.jpg")
+    >>> read_layout("{location}/{label}", "north gate/fox/2020/a.jpg")
     Meaning(label='fox', place='north gate')
     """
     parts, folders = layout.split("/"), PurePosixPath(path).parts[:-1]
     if len(folders) < len(parts):
         return None
     found = dict(zip(parts, folders, strict=False))
-    return Meaning(found.get("{label}", "").strip(), found.get("{place}", "").strip())
+    return Meaning(found.get("{label}", "").strip(), found.get("{location}", "").strip())
 
 
-def _in_bucket(source: SourcePlan) -> list[Listed]:
+def _in_bucket(source: SourceConfig) -> list[Listed]:
     """What lies below s3://bucket/prefix, by name."""
     import boto3
     from botocore import UNSIGNED
@@ -135,7 +135,7 @@ def _in_bucket(source: SourcePlan) -> list[Listed]:
     return sorted(f for f in found if not f.path.endswith("/"))
 
 
-def _on_disk(source: SourcePlan, store: Store, settings: Settings) -> list[Listed]:
+def _on_disk(source: SourceConfig, store: Store, settings: Settings) -> list[Listed]:
     """What lies below a folder, with what EXIF says; a picture that is unchanged is not opened again."""
     if "://" in source.export:
         raise ExportError(
@@ -152,7 +152,7 @@ def _on_disk(source: SourcePlan, store: Store, settings: Settings) -> list[Liste
     memory = f"taken/{digest_of([str(base), READ_AS])[:16]}"
     known = store.recall(memory)
     taken = {path: str(known[path]["taken"]) for path, stamp, _ in found if known.get(path, {}).get("stamp") == stamp}
-    todo = [(path, stamp) for path, stamp, _ in found if path not in taken and is_picture(path)]
+    todo = [(path, stamp) for path, stamp, _ in found if path not in taken and is_image(path)]
     with track(f"dates of {source.name}", len(found), len(found) - len(todo)) as step:
         for batch in batches(todo, BATCH):
             new = {path: {"stamp": stamp, "taken": exif_taken(base / path)} for path, stamp in batch}
@@ -190,8 +190,8 @@ def exif_taken(path: Path) -> str:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            exif: dict[int, Any] = dict(picture.getexif().get_ifd(EXIF_IFD))
+        with Image.open(path) as image:
+            exif: dict[int, Any] = dict(image.getexif().get_ifd(EXIF_IFD))
     except (OSError, ValueError, SyntaxError, KeyError, TypeError, EOFError, struct.error, Image.DecompressionBombError):
         return ""  # a picture that does not open is counted where pictures are fetched
     for tag in (ORIGINAL, DIGITIZED):

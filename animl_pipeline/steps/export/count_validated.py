@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from animl_pipeline.config import AnimlPlan, SourcePlan
+from animl_pipeline.config import AnimlExportConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import AwayError, ExportError
 from animl_pipeline.integrations.animl import Animl
@@ -12,7 +12,7 @@ from animl_pipeline.steps.export.animl_export import filters_of
 from animl_pipeline.storage.remote import RemoteError
 
 
-def count_validated(source: SourcePlan, since: datetime | None, settings: Settings) -> int:
+def count_validated(source: SourceConfig, since: datetime | None, settings: Settings) -> int:
     """How many images of a source's Animl project fit the plan and hold a label that was validated since then (None: ever).
 
     Raises:
@@ -23,10 +23,10 @@ def count_validated(source: SourcePlan, since: datetime | None, settings: Settin
     project = source.project()
     if project is None:
         raise ExportError(f"source {source.name!r}: expected animl://<project id> to watch, found {source.export}; a file does not tell what is new")
-    filters = filters_of(source.animl or AnimlPlan()).model_copy(update={"validated_since": since})
+    filters = filters_of(source.animl or AnimlExportConfig()).model_copy(update={"validated_since": since})
     try:
         with Animl(project, settings) as animl:
             return animl.count(filters)
     except RemoteError as e:
-        kind = AwayError if e.heals else ExportError
+        kind = AwayError if e.retryable else ExportError
         raise kind(f"source {source.name!r}: Animl cannot be asked for {source.export}: {e}") from e

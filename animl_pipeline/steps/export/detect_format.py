@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
-from animl_pipeline.config import SourcePlan
+from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.config.sources import is_file
 from animl_pipeline.steps.export.archives import faults_named, own_names
@@ -19,7 +19,7 @@ Shape = Literal["folders", "package", "file"]
 """Pictures in folders, a Camtrap DP that is not packed, or one file (which may be a packed Camtrap DP)."""
 
 
-def shape_of(source: SourcePlan, settings: Settings) -> Shape:
+def shape_of(source: SourceConfig, settings: Settings) -> Shape:
     """What a source's export is, before any of it is read."""
     export, bucket = source.export, source.export.startswith("s3://")
     one_file = is_file(export)
@@ -34,7 +34,7 @@ def shape_of(source: SourcePlan, settings: Settings) -> Shape:
     return "folders" if bucket and not one_file else "file"
 
 
-def is_packed_package(source: SourcePlan, path: Path) -> bool:
+def is_packed_package(source: SourceConfig, path: Path) -> bool:
     """Whether a file is a Camtrap DP in a zip.
 
     Raises:
@@ -46,7 +46,7 @@ def is_packed_package(source: SourcePlan, path: Path) -> bool:
         return any(n.rpartition("/")[2] == PACKAGE for n in own_names(archive))
 
 
-def is_megadetector(source: SourcePlan, path: Path) -> bool:
+def is_megadetector(source: SourceConfig, path: Path) -> bool:
     """Whether a JSON file is MegaDetector's: it names detection categories, and has no annotations."""
     if source.kind != "auto" or not path.stat().st_size:
         return source.kind == "megadetector"

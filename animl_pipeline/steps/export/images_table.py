@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from animl_pipeline.config import SourcePlan
+from animl_pipeline.config import SourceConfig
 from animl_pipeline.steps.export.columns import Bools, column, first_fit, sizes, text, texts
 from animl_pipeline.steps.export.problems import Problems
 from animl_pipeline.storage.remote import RemoteError, safe_name
 
-COLUMNS = ("image_id", "file_name", "path", "place", "taken", "sequence", "width", "height")
+COLUMNS = ("image_id", "file_name", "path", "location", "taken", "sequence", "width", "height")
 PLAIN_PATH = r"^\w\w[\w /.:'()+,&@=-]*$"
 """Paths that, without two dots in a row, are safe at a glance; others are looked at one by one."""
 
@@ -22,7 +22,7 @@ PLAIN_PATH = r"^\w\w[\w /.:'()+,&@=-]*$"
 class ImageRows:
     """The images seen so far."""
 
-    def __init__(self, source: SourcePlan) -> None:
+    def __init__(self, source: SourceConfig) -> None:
         self._source = source
         self._batches: list[pa.RecordBatch] = []
         self._nameless: list[str] = []
@@ -42,7 +42,7 @@ class ImageRows:
             "image_id": ids,
             "file_name": pc.if_else(pc.equal(names, ""), paths, names),
             "path": paths,
-            "place": texts(column(rows, self._source.place_field)),
+            "location": texts(column(rows, self._source.location_field)),
             "taken": texts(column(rows, "datetime")),
             "sequence": texts(column(rows, "seq_id")),
             "width": pa.array(width),
@@ -56,7 +56,7 @@ class ImageRows:
         self._batches.append(pa.RecordBatch.from_pydict(columns))
         self._seen += len(rows)
 
-    def table(self, problems: Problems, places: Mapping[str, str]) -> pa.Table:
+    def table(self, problems: Problems, locations: Mapping[str, str]) -> pa.Table:
         """The images that count, their columns as ``COLUMNS``; ``places`` says which place a location is part of."""
         t = pa.Table.from_batches(self._batches, SCHEMA)
         ids = t["image_id"].combine_chunks()
@@ -71,7 +71,7 @@ class ImageRows:
         _note(problems, "missing_size", ids, self._sizeless, kept)
         if not kept.all():
             t = t.filter(kept)
-        return t.set_column(t.schema.get_field_index("place"), "place", _renamed(t["place"], places)) if places else t
+        return t.set_column(t.schema.get_field_index("location"), "location", _renamed(t["location"], locations)) if locations else t
 
 
 SCHEMA = pa.schema([(c, pa.int64() if c in {"width", "height"} else pa.string()) for c in COLUMNS])
@@ -108,7 +108,7 @@ def _is_safe(name: str) -> bool:
     return True
 
 
-def _renamed(column: pa.ChunkedArray, places: Mapping[str, str]) -> pa.Array:
+def _renamed(column: pa.ChunkedArray, locations: Mapping[str, str]) -> pa.Array:
     coded = column.combine_chunks().dictionary_encode()
-    names = pa.array([places.get(name, name) for name in coded.dictionary.to_pylist()], pa.string())
+    names = pa.array([locations.get(name, name) for name in coded.dictionary.to_pylist()], pa.string())
     return names.take(coded.indices)

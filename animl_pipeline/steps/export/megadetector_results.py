@@ -10,25 +10,25 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from animl_pipeline.config import MegadetectorPlan, SourcePlan
+from animl_pipeline.config import MegadetectorConfig, SourceConfig
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.core.records import Artifact
 from animl_pipeline.steps.export.class_folders import Meaning, read_layout
 from animl_pipeline.steps.export.columns import is_number, text
 from animl_pipeline.steps.export.problems import Problem
-from animl_pipeline.steps.export.to_coco import UNIT, UNREVIEWED, Converted, Row, is_picture, is_safe, make_converted
+from animl_pipeline.steps.export.to_coco import UNIT, UNREVIEWED, Converted, Row, is_image, is_safe, make_converted
 from animl_pipeline.storage.remote import bare_address as bare
 from animl_pipeline.storage.step_cache import Store
 
 
-def export_megadetector(source: SourcePlan, data: bytes, store: Store) -> Artifact:
+def export_megadetector(source: SourceConfig, data: bytes, store: Store) -> Artifact:
     """The export step of MegaDetector's JSON; see :func:`animl_pipeline.steps.export.export_annotations`.
 
     Raises:
         ExportError: it is not that format, or nothing of it is left.
     """
     found = _parsed(data, bare(source.export))
-    spec = source.megadetector or MegadetectorPlan()
+    spec = source.megadetector or MegadetectorConfig()
     return make_converted(
         source,
         store,
@@ -53,7 +53,7 @@ def _parsed(data: bytes, where: str) -> dict[str, Any]:
     return found
 
 
-def _converted(found: dict[str, Any], spec: MegadetectorPlan, layout: str | None) -> Converted:
+def _converted(found: dict[str, Any], spec: MegadetectorConfig, layout: str | None) -> Converted:
     problems: list[Problem] = []
     rows = [row | {"file": _path(row)} for row in found["images"] if _usable(row, problems)]
     return Converted(_images(rows, layout, problems), _labels(rows, found, spec, problems), problems, [])
@@ -70,10 +70,10 @@ def _usable(row: Any, problems: list[Problem]) -> bool:
     file = _path(row)
     if file is None:
         problems.append(("image_without_id", "", str(row)[:80]))
-    elif not is_picture(file):
-        problems.append(("not_a_picture", file[:160], "only pictures are used; videos are not"))
+    elif not is_image(file):
+        problems.append(("not_an_image", file[:160], "only pictures are used; videos are not"))
     elif row.get("failure") or not isinstance(row.get("detections"), list):
-        problems.append(("failed_picture", file[:160], str(row.get("failure") or "no detections")[:160]))
+        problems.append(("failed_image", file[:160], str(row.get("failure") or "no detections")[:160]))
     elif not is_safe(file):
         problems.append(("unsafe_path", file[:160], "expected a path below the pictures' place"))
     else:
@@ -85,18 +85,18 @@ def _images(rows: list[Row], layout: str | None, problems: list[Problem]) -> Ite
     for row in rows:
         meaning = read_layout(layout, row["file"]) if layout else Meaning("", "")
         if meaning is None:
-            problems.append(("no_place_folder", row["file"][:160], f"its path does not reach as deep as {layout}"))
-        place = meaning.place if meaning else ""
-        yield {"id": row["file"], "file_name": row["file"], "location": place, "datetime": str(row.get("datetime") or ""), **UNIT}
+            problems.append(("no_location_folder", row["file"][:160], f"its path does not reach as deep as {layout}"))
+        location = meaning.location if meaning else ""
+        yield {"id": row["file"], "file_name": row["file"], "location": location, "datetime": str(row.get("datetime") or ""), **UNIT}
 
 
-def _labels(rows: list[Row], found: dict[str, Any], spec: MegadetectorPlan, problems: list[Problem]) -> Iterator[Row]:
+def _labels(rows: list[Row], found: dict[str, Any], spec: MegadetectorConfig, problems: list[Problem]) -> Iterator[Row]:
     kinds, names = found["detection_categories"], found.get("classification_categories") or {}
     for row in rows:
         sound = [d for d in row["detections"] if _is_sound(d, row["file"], problems)]
         sure = [d for d in sound if d["conf"] >= spec.confidence]
         if len(sure) < len(sound):
-            problems.append(("picture_with_boxes_below_confidence", row["file"][:160], f"{len(sound) - len(sure)} boxes below {spec.confidence}"))
+            problems.append(("image_with_boxes_below_confidence", row["file"][:160], f"{len(sound) - len(sure)} boxes below {spec.confidence}"))
         for i, detection in enumerate(sure):
             name = _best_class(detection, row["file"], names, spec.classification, problems) or text(kinds.get(str(detection.get("category"))))
             if not name:

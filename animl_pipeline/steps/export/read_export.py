@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from animl_pipeline.config import SourcePlan
+from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.steps.export import json_stream
@@ -29,7 +29,7 @@ _CHUNK = 1 << 20
 
 
 @contextmanager
-def fetched(source: SourcePlan, settings: Settings, work: Path) -> Iterator[Path]:
+def fetched(source: SourceConfig, settings: Settings, work: Path) -> Iterator[Path]:
     """What a source names, as it is, as a local file: the plan's own, or a copy that lasts as long as the block."""
     path = _local(source, settings)
     if path is not None:
@@ -52,7 +52,7 @@ def scratch(work: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _local(source: SourcePlan, settings: Settings) -> Path | None:
+def _local(source: SourceConfig, settings: Settings) -> Path | None:
     """The file itself, where the source is one on this machine that can be read."""
     if "://" in source.export:
         return None
@@ -60,7 +60,7 @@ def _local(source: SourcePlan, settings: Settings) -> Path | None:
     return path if os.path.isfile(path) and os.access(path, os.R_OK) else None  # noqa: PTH113 - Path.is_file raises where a name is too long
 
 
-def _bytes(source: SourcePlan, settings: Settings) -> bytes:
+def _bytes(source: SourceConfig, settings: Settings) -> bytes:
     try:
         return read_address(source.export, settings)
     except RemoteError as e:

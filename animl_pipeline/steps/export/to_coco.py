@@ -11,22 +11,25 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from animl_pipeline.config import SourcePlan
+from animl_pipeline.config import SourceConfig
 from animl_pipeline.core.records import Artifact
+from animl_pipeline.core.table_schemas import EXPORT_LOCATIONS
+from animl_pipeline.core.tables import write_table
 from animl_pipeline.integrations.animl import CameraDeployment
-from animl_pipeline.steps.export.locations import Location, merged_places, places_table
+from animl_pipeline.steps.export.declaration import STEP
+from animl_pipeline.steps.export.locations import Location, locations_table, merge_deployments
 from animl_pipeline.steps.export.problems import Problem
 from animl_pipeline.steps.export.read_export import batches
 from animl_pipeline.steps.export.write_tables import write_batches
 from animl_pipeline.storage.remote import RemoteError, safe_name
-from animl_pipeline.storage.step_cache import Made, Store, Workspace, write_table
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
 Row = dict[str, Any]
 UNIT = {"width": 1, "height": 1}
 """The size of a picture whose boxes are relative."""
 REVIEWED = {"validated": True, "validated_by": "a person"}
 UNREVIEWED = {"validated": False, "validated_by": "Not Reviewed"}
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
 """How files end that are pictures; videos are among the others."""
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))  # ASCII: half a surrogate pair in a name is nothing that UTF-8 can hold
@@ -45,7 +48,7 @@ class Converted(NamedTuple):
 
 
 def make_converted(
-    source: SourcePlan,
+    source: SourceConfig,
     store: Store,
     *,
     originals: Mapping[str, bytes],
@@ -69,25 +72,25 @@ def make_converted(
         ExportError: no object is left.
     """
 
-    def build(space: Workspace) -> Made:
+    def build(space: Workspace) -> StepOutput:
         for name, data in originals.items():
             path = space.out / "original" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         converted = convert()
         write_cct(space.out / "export.json", converted)
-        places = merged_places(converted.sites, source.merge_places_within_m) if converted.sites else []
-        if places:
-            write_table(space.out / "places.parquet", places_table(places))
-        return _tables(space, source, converted.problems, places)
+        locs = merge_deployments(converted.sites, source.merge_locations_within_m) if converted.sites else []
+        if locs:
+            write_table(space.out, EXPORT_LOCATIONS, locations_table(locs))
+        return _tables(space, source, converted.problems, locs)
 
-    return store.make("export", room="export", digests=digests, config=dict(config), build=build)
+    return store.make(STEP, digests=digests, config=dict(config), build=build)
 
 
-def _tables(space: Workspace, source: SourcePlan, problems: list[Problem], places: list[Location]) -> Made:
-    plain = source.model_copy(update={"key": "file_name", "place_field": "location"})  # our own fields, whatever the source's are
+def _tables(space: Workspace, source: SourceConfig, problems: list[Problem], locs: list[Location]) -> StepOutput:
+    plain = source.model_copy(update={"key": "file_name", "location_field": "location"})  # our own fields, whatever the source's are
     rows = batches(space.out / "export.json", source.export)
-    return write_batches(space, rows, plain, known=problems, places={p.location: p.place for p in places})
+    return write_batches(space, rows, plain, known=problems, locations={p.deployment: p.location for p in locs})
 
 
 def write_cct(path: Path, converted: Converted) -> None:
@@ -112,9 +115,9 @@ def _write_joined(write: Callable[[str], Any], rows: Iterable[str]) -> None:
         write(row if i == 0 else f",\n{row}")
 
 
-def is_picture(name: str) -> bool:
+def is_image(name: str) -> bool:
     """Whether a file's name is a picture's."""
-    return Path(name).suffix.lower() in PICTURES
+    return Path(name).suffix.lower() in IMAGES
 
 
 def is_safe(name: str) -> bool:

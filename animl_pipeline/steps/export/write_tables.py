@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
-from animl_pipeline.config import SourcePlan
+from animl_pipeline.config import SourceConfig
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.core.records import Counts
+from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES, EXPORT_PROBLEMS
+from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.export.annotations_table import COLUMNS as OBJECT_COLUMNS
 from animl_pipeline.steps.export.annotations_table import ObjectRows
 from animl_pipeline.steps.export.images_table import COLUMNS as IMAGE_COLUMNS
@@ -19,7 +21,7 @@ from animl_pipeline.steps.export.images_table import ImageRows
 from animl_pipeline.steps.export.problems import LOSES, Categories, Problem, Problems
 from animl_pipeline.steps.export.read_export import PARTS, Batch
 from animl_pipeline.storage.remote import bare_address as bare
-from animl_pipeline.storage.step_cache import Made, Workspace, write_table
+from animl_pipeline.storage.step_cache import StepOutput, Workspace
 
 __all__ = ["IMAGE_COLUMNS", "LOSES", "OBJECT_COLUMNS", "Problem", "write_batches", "write_tables"]
 
@@ -30,12 +32,12 @@ ROWS = 10_000
 def write_tables(
     space: Workspace,
     cct: Mapping[str, Any],
-    source: SourcePlan,
+    source: SourceConfig,
     *,
     known: Iterable[Problem] | None = None,
-    places: Mapping[str, str] | None = None,
-) -> Made:
-    """Write images.parquet, objects.parquet and problems.parquet from a COCO for Camera Traps document.
+    locations: Mapping[str, str] | None = None,
+) -> StepOutput:
+    """Write images.parquet, annotations.parquet and problems.parquet from a COCO for Camera Traps document.
 
     Args:
         space: where to.
@@ -47,17 +49,17 @@ def write_tables(
     Raises:
         ExportError: no object is left.
     """
-    return write_batches(space, _in_batches(cct), source, known=known, places=places)
+    return write_batches(space, _in_batches(cct), source, known=known, locations=locations)
 
 
 def write_batches(
     space: Workspace,
     batches: Iterable[Batch],
-    source: SourcePlan,
+    source: SourceConfig,
     *,
     known: Iterable[Problem] | None = None,
-    places: Mapping[str, str] | None = None,
-) -> Made:
+    locations: Mapping[str, str] | None = None,
+) -> StepOutput:
     """As :func:`write_tables`, from a document's records as :func:`animl_pipeline.steps.export.read_export.batches` gives them, in any order."""
     images, objects = ImageRows(source), ObjectRows()
     categories = Categories()
@@ -69,15 +71,15 @@ def write_batches(
         elif part == "categories":
             categories.add(rows)
     problems = Problems(known or ())
-    image_table = images.table(problems, places or {})
+    image_table = images.table(problems, locations or {})
     object_table = objects.table(image_table, categories.names(problems), problems)
     if not len(object_table):
         found = ", ".join(f"{n} {p.replace('_', ' ')}" for p, n in problems.most()) or "no annotations at all"
         raise ExportError(f"{bare(source.export)}: nothing is left of {objects.seen} annotations: {found}; mend the export or choose another")
-    write_table(space.out / "images.parquet", image_table)
-    write_table(space.out / "objects.parquet", object_table)
-    write_table(space.out / "problems.parquet", problems.table())
-    return Made(Counts(kept=len(object_table), dropped=problems.dropped(), noted=problems.noted()))
+    write_table(space.out, EXPORT_IMAGES, image_table)
+    write_table(space.out, EXPORT_ANNOTATIONS, object_table)
+    write_table(space.out, EXPORT_PROBLEMS, problems.table())
+    return StepOutput(Counts(kept=len(object_table), dropped=problems.dropped(), noted=problems.noted()))
 
 
 def _in_batches(cct: Mapping[str, Any]) -> Iterable[Batch]:

@@ -5,6 +5,6 @@ picture's fault never ends the others.
 """
 
 from animl_pipeline.steps.images.estimate import Outlook, foresee_images
-from animl_pipeline.steps.images.step import IMAGE_COLUMNS, MISSING_COLUMNS, fetch_images, place_of
+from animl_pipeline.steps.images.step import IMAGE_COLUMNS, MISSING_COLUMNS, fetch_images, location_of
 
-__all__ = ["IMAGE_COLUMNS", "MISSING_COLUMNS", "Outlook", "fetch_images", "foresee_images", "place_of"]
+__all__ = ["IMAGE_COLUMNS", "MISSING_COLUMNS", "Outlook", "fetch_images", "foresee_images", "location_of"]

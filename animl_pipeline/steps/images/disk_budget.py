@@ -35,11 +35,11 @@ def budget_of(store: Store, most: int | None) -> Iterator[Budget | None]:
     if most is None:
         yield None
         return
-    place = f"{store.depot}|{most}"
+    location = f"{store.object_store}|{most}"
     with _lock:
-        budget = _open.get(place)
+        budget = _open.get(location)
         if budget is None:
-            budget = _open[place] = Budget(most, store.depot.total())
+            budget = _open[location] = Budget(most, store.object_store.total())
         budget.users += 1
     try:
         yield budget
@@ -47,4 +47,4 @@ def budget_of(store: Store, most: int | None) -> Iterator[Budget | None]:
         with _lock:
             budget.users -= 1
             if not budget.users:
-                _open.pop(place, None)
+                _open.pop(location, None)

@@ -13,10 +13,10 @@ import time
 from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
-from animl_pipeline.core.errors import PictureError
+from animl_pipeline.core.errors import ImageError
 from animl_pipeline.steps.images.concurrency import Pace
 from animl_pipeline.steps.images.disk_budget import Budget
-from animl_pipeline.steps.images.verify_jpeg import picture_size
+from animl_pipeline.steps.images.verify_jpeg import image_size
 from animl_pipeline.storage.remote import ATTEMPTS, Fetched, Remote, RemoteError, pause_s
 from animl_pipeline.storage.step_cache import Store
 
@@ -47,14 +47,14 @@ class Lost(NamedTuple):
 
     reason: str
     detail: str
-    heals: bool = False
+    retryable: bool = False
     offline: bool = False
 
 
 Answers = queue.SimpleQueue[tuple[Wanted, Arrived | Lost] | BaseException | None]
 """Answers, a fault that ends everything, and None from each worker that ends."""
 
-OVER_BUDGET = Lost("over_budget", "left out: the store would grow beyond images.max_disk", heals=True)
+OVER_BUDGET = Lost("over_budget", "left out: the store would grow beyond images.max_disk", retryable=True)
 
 
 class Fetching(NamedTuple):
@@ -145,17 +145,17 @@ def fetch_one(wanted: Wanted, shared: Fetching) -> Arrived | Lost:
         try:
             fetched = shared.remote.once(wanted.path, MOST_BYTES)
         except RemoteError as e:
-            shared.pace.told(time.monotonic() - begun, trouble=e.heals, contact=not e.offline)
-            if not e.heals or not _patient(attempt, e, shared) or not shared.pace.pause(pause_s(attempt, e)):
-                return Lost(e.reason, str(e), e.heals, e.offline)
+            shared.pace.told(time.monotonic() - begun, trouble=e.retryable, contact=not e.offline)
+            if not e.retryable or not _patient(attempt, e, shared) or not shared.pace.pause(pause_s(attempt, e)):
+                return Lost(e.reason, str(e), e.retryable, e.offline)
             continue
         shared.pace.told(time.monotonic() - begun, trouble=False)
         md5 = hashlib.md5(fetched.data, usedforsecurity=False).hexdigest()
         answer = _judged(wanted, fetched, md5)
         if isinstance(answer, Arrived):
             return _kept(answer, fetched.data, shared)
-        if not answer.heals or md5 == before or attempt >= ATTEMPTS:
-            return answer._replace(heals=answer.heals and md5 != before)
+        if not answer.retryable or md5 == before or attempt >= ATTEMPTS:
+            return answer._replace(retryable=answer.retryable and md5 != before)
         before = md5
     raise AssertionError
 
@@ -177,13 +177,13 @@ def _judged(wanted: Wanted, fetched: Fetched, md5: str) -> Arrived | Lost:
     """
     data = fetched.data
     if wanted.md5 and md5 != wanted.md5:
-        return Lost("wrong_md5", f"{wanted.path}: expected md5 {wanted.md5}, found {md5} in {len(data):,} bytes", heals=True)
+        return Lost("wrong_md5", f"{wanted.path}: expected md5 {wanted.md5}, found {md5} in {len(data):,} bytes", retryable=True)
     if not wanted.md5 and fetched.md5 not in {None, md5}:
-        return Lost("wrong_md5", f"{wanted.path}: the server says md5 {fetched.md5}, found {md5} in {len(data):,} bytes", heals=True)
+        return Lost("wrong_md5", f"{wanted.path}: the server says md5 {fetched.md5}, found {md5} in {len(data):,} bytes", retryable=True)
     try:
-        width, height = picture_size(data)
-    except PictureError as e:
-        return Lost("broken_picture", f"{wanted.path}: {e}", heals=md5 not in {wanted.md5, fetched.md5})
+        width, height = image_size(data)
+    except ImageError as e:
+        return Lost("broken_image", f"{wanted.path}: {e}", retryable=md5 not in {wanted.md5, fetched.md5})
     return Arrived("", len(data), width, height, md5)
 
 
@@ -192,4 +192,4 @@ def _kept(answer: Arrived, data: bytes, shared: Fetching) -> Arrived | Lost:
     sha256 = hashlib.sha256(data).hexdigest()
     if shared.budget is not None and not shared.store.has_blob(sha256, len(data)) and not shared.budget.take(len(data)):
         return OVER_BUDGET
-    return answer._replace(blob=shared.store.put_blob(data, lasting=False, sha256=sha256))
+    return answer._replace(blob=shared.store.put_blob(data, durable=False, sha256=sha256))

@@ -47,7 +47,7 @@ class Known:
         codes, paths = pd.factorize(pd.Series(self.paths), use_na_sentinel=False)
         row_of = {path: i for i, path in enumerate(paths)}
         known, columns = np.zeros(len(paths), bool), _empty(len(paths))
-        for path, record in each(store.depot, memory):
+        for path, record in each(store.object_store, memory):
             i = row_of.get(path)
             if i is not None and record.keys() >= FIELDS.keys():
                 known[i] = True

@@ -11,20 +11,33 @@ from contextlib import closing
 
 import pandas as pd
 
-from animl_pipeline.config import ImagesPlan, SourcePlan
+from animl_pipeline.config import ImagesConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ImagesError
 from animl_pipeline.core.progress import track
 from animl_pipeline.core.records import Artifact, Counts
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.table_schemas import DOWNLOADED_IMAGES, EXPORT_ANNOTATIONS, EXPORT_IMAGES, MISSING_IMAGES
+from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.images.concurrency import Pace
 from animl_pipeline.steps.images.disk_budget import budget_of
 from animl_pipeline.steps.images.download import OVER_BUDGET, Arrived, Fetching, Lost, Wanted, fetch
-from animl_pipeline.steps.images.estimate import OVER_LIMIT, limits_of, over_limits
 from animl_pipeline.steps.images.fetch_index import Known
+from animl_pipeline.steps.images.max_images import OVER_LIMIT, limits_of, over_limits
 from animl_pipeline.storage.remote import Folder, Remote, bare_address, remote_at
-from animl_pipeline.storage.step_cache import BlobColumn, Made, Store, Workspace, digest_of, write_table
+from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace, digest_of
 
 log = logging.getLogger(__name__)
+
+STEP = Step(
+    "images",
+    version=1,
+    sections=("sources", "images"),
+    reads=(EXPORT_IMAGES, EXPORT_ANNOTATIONS),
+    writes=(DOWNLOADED_IMAGES, MISSING_IMAGES),
+    libraries=("pillow",),
+)
+
 
 IMAGE_COLUMNS = ("image_id", "path", "blob", "bytes", "width", "height")
 MISSING_COLUMNS = ("image_id", "path", "reason", "detail")
@@ -38,7 +51,7 @@ SAID_EVERY_S = 60.0
 
 
 def fetch_images(
-    source: SourcePlan, export: Artifact, wanted: Collection[str], store: Store, settings: Settings, spec: ImagesPlan | None = None
+    source: SourceConfig, export: Artifact, wanted: Collection[str], store: Store, settings: Settings, spec: ImagesConfig | None = None
 ) -> Artifact:
     """The pictures of ``source`` that carry a wanted label.
 
@@ -58,20 +71,20 @@ def fetch_images(
     Raises:
         ImagesError: the place of the pictures is not there, or pictures are wanted and not one of them arrived; says why, with counts.
     """
-    remote = place_of(source, settings)
+    remote = location_of(source, settings)
     config = {"images": _base_of(source), "key": source.key, "wanted": sorted(wanted), "unreviewed": source.unreviewed, **limits_of(source)}
 
-    def build(space: Workspace) -> Made:
+    def build(space: Workspace) -> StepOutput:
         images, not_wanted = wanted_images(source, store, export, wanted)
         over = over_limits(images, source)
         images, left_out = images.loc[~over, ["image_id", "path"]], images.loc[over, ["image_id", "path"]]
-        known = _fetch_all(source, images, remote, store, settings, spec or ImagesPlan())
+        known = _fetch_all(source, images, remote, store, settings, spec or ImagesConfig())
         return _write_tables(space, source, known, left_out, not_wanted)
 
-    return store.make("images", room="images", inputs={"export": export}, config=config, build=build)
+    return store.make(STEP, inputs={"export": export}, config=config, build=build)
 
 
-def place_of(source: SourcePlan, settings: Settings) -> Remote:
+def location_of(source: SourceConfig, settings: Settings) -> Remote:
     """Where a source's pictures lie. Nothing is asked of it.
 
     Raises:
@@ -85,28 +98,28 @@ def place_of(source: SourcePlan, settings: Settings) -> Remote:
     return remote
 
 
-def wanted_images(source: SourcePlan, store: Store, export: Artifact, wanted: Collection[str]) -> tuple[pd.DataFrame, dict[str, int]]:
+def wanted_images(source: SourceConfig, store: Store, export: Artifact, wanted: Collection[str]) -> tuple[pd.DataFrame, dict[str, int]]:
     """The images with a wanted label that counts, and how many are left out by reason."""
-    images, objects = store.table(export, "images.parquet"), store.table(export, "objects.parquet")
+    images, objects = store.table(export, "images.parquet"), store.table(export, "annotations.parquet")
     named = objects["name"].str.casefold().isin(list(wanted))
     only_reviewed = source.unreviewed == "drop" and "reviewed" in objects  # a table that does not say is taken at its word
     counts = named & objects["reviewed"] if only_reviewed else named
     carries, mask = (images["image_id"].isin(objects.loc[some, "image_id"]) for some in (named, counts))
     left_out = {"without_a_wanted_label": int((~carries).sum()), "with_unreviewed_labels_only": int((carries & ~mask).sum())}
-    return images.loc[mask, ["image_id", "path", "place"]], {reason: n for reason, n in left_out.items() if n}
+    return images.loc[mask, ["image_id", "path", "location"]], {reason: n for reason, n in left_out.items() if n}
 
 
-def memory_of(source: SourcePlan) -> str:
+def memory_of(source: SourceConfig) -> str:
     """Under which name it is remembered what arrived from where a source's pictures lie."""
     return f"images/{digest_of([_base_of(source), source.key])[:16]}"
 
 
-def _base_of(source: SourcePlan) -> str:
+def _base_of(source: SourceConfig) -> str:
     """Where the pictures lie, by which they are known again: a new signature is no other place, and no secret lies in the store."""
     return bare_address(source.images) if source.images.startswith("http") else source.images
 
 
-def _fetch_all(source: SourcePlan, images: pd.DataFrame, remote: Remote, store: Store, settings: Settings, spec: ImagesPlan) -> Known:
+def _fetch_all(source: SourceConfig, images: pd.DataFrame, remote: Remote, store: Store, settings: Settings, spec: ImagesConfig) -> Known:
     """What became of each picture; what arrives is remembered a batch at a time, also when the fetching ends before its time."""
     known = Known(images)
     memory = memory_of(source)
@@ -134,7 +147,7 @@ def _fetch_all(source: SourcePlan, images: pd.DataFrame, remote: Remote, store: 
 class _LogBook:
     """What is done with answers besides keeping them: remembered in batches, told to people, judged for a host that is gone."""
 
-    def __init__(self, source: SourcePlan, memory: str, store: Store, step: Callable[[int], None], total: int) -> None:
+    def __init__(self, source: SourceConfig, memory: str, store: Store, step: Callable[[int], None], total: int) -> None:
         self._source, self._memory, self._store, self._step, self._total = source, memory, store, step, total
         self._batch: dict[str, dict[str, object]] = {}
         self._begun = self._remembered = self._said = time.monotonic()
@@ -167,7 +180,7 @@ class _LogBook:
         """Keep what arrived since the last time: first the pictures themselves, then what is known of them."""
         if not self._batch:
             return
-        self._store.depot.settle()
+        self._store.object_store.settle()
         self._store.remember(self._memory, self._batch)
         self._batch = {}
         self._remembered = time.monotonic()
@@ -197,7 +210,7 @@ def _why_none(not_wanted: dict[str, int]) -> str:
     return "none carries a label of the plan"
 
 
-def _write_tables(space: Workspace, source: SourcePlan, known: Known, left_out: pd.DataFrame, not_wanted: dict[str, int]) -> Made:
+def _write_tables(space: Workspace, source: SourceConfig, known: Known, left_out: pd.DataFrame, not_wanted: dict[str, int]) -> StepOutput:
     reasons = Counter(lost.reason for lost in known.lost.values())
     here = known.arrived()
     if not len(known):  # another source may have what the plan asks for; a class that has nothing is the next step's word
@@ -209,10 +222,10 @@ def _write_tables(space: Workspace, source: SourcePlan, known: Known, left_out: 
         raise ImagesError(
             f"source {source.name!r}: not one of {len(known)} pictures arrived from {bare_address(source.images)}: {found}{first}; {mend} in the plan"
         )
-    write_table(space.out / "images.parquet", here)
+    write_table(space.out, DOWNLOADED_IMAGES, here)
     limits = ", ".join(f"{k} {v:,}" for k, v in limits_of(source).items())
     beyond = left_out.assign(reason=OVER_LIMIT, detail=f"the source's limits: {limits}")
-    write_table(space.out / "missing.parquet", pd.concat([known.missing(), beyond]) if len(beyond) else known.missing())
+    write_table(space.out, MISSING_IMAGES, pd.concat([known.missing(), beyond]) if len(beyond) else known.missing())
     if reasons["over_budget"]:
         log.warning(
             "pictures of %s: %d left out, since the store would grow beyond images.max_disk; raise it in the plan, then run again",
@@ -222,5 +235,5 @@ def _write_tables(space: Workspace, source: SourcePlan, known: Known, left_out: 
     dropped |= not_wanted
     twice = len(here) - here["blob"].nunique()
     noted = {"same_bytes_as_another": twice} if twice else {}
-    final = not any(lost.heals for lost in known.lost.values())
-    return Made(Counts(kept=len(here), dropped=dropped, noted=noted, unit="pictures"), blobs=(BlobColumn(file="images.parquet"),), final=final)
+    final = not any(lost.retryable for lost in known.lost.values())
+    return StepOutput(Counts(kept=len(here), dropped=dropped, noted=noted, unit="images"), blobs=(BlobColumn(file="images.parquet"),), final=final)

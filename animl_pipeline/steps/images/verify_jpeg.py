@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from animl_pipeline.core.decode_budget import PictureMemory
-from animl_pipeline.core.imaging import open_picture
+from animl_pipeline.core.decode_budget import DecodeBudget
+from animl_pipeline.core.imaging import open_image
 
 SOI, EOI, SOS, DHT, DQT, DRI = 0xD8, 0xD9, 0xDA, 0xC4, 0xDB, 0xDD
 FRAMES = frozenset({0xC0, 0xC1, 0xC2})
@@ -27,7 +27,7 @@ ODD = frozenset({0x01, *range(0xC3, 0xD9)}) - {DHT, 0xCC}
 MOST_PIXELS = 80_000_000
 """Larger pictures are looked at wholly, against the limit that holds for all."""
 
-_memory = PictureMemory()
+_memory = DecodeBudget()
 """Many pictures may travel at a time, few are decoded at a time."""
 
 
@@ -39,7 +39,7 @@ class _Frame(NamedTuple):
     tables: bytes
 
 
-def picture_size(data: bytes) -> tuple[int, int]:
+def image_size(data: bytes) -> tuple[int, int]:
     """Width and height of a picture that decodes, as stored.
 
     Raises:
@@ -49,7 +49,7 @@ def picture_size(data: bytes) -> tuple[int, int]:
     if frame is not None and frame.width * frame.height <= MOST_PIXELS and _tables_decode(frame.tables) and _opens(data, frame):
         return frame.width, frame.height
     with _memory.decoding(data):
-        return open_picture(data).size
+        return open_image(data).size
 
 
 def _walk(data: bytes) -> _Frame | None:

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from animl_pipeline.config import SourcePlan
+from animl_pipeline.config import SourceConfig
 from animl_pipeline.core.records import Artifact
-from animl_pipeline.steps.labels.shared_locations import shared_places
+from animl_pipeline.steps.labels.shared_locations import shared_locations
 from animl_pipeline.storage.step_cache import Store
 
 WHOLE_FRAME = 0.95
@@ -36,7 +36,7 @@ class Objects(NamedTuple):
     sources: tuple[str, ...]
     images: pa.Table
     image: Ints
-    object_id: pa.ChunkedArray
+    annotation_id: pa.ChunkedArray
     name: Ints
     names: tuple[str, ...]
     confidence: Floats
@@ -46,9 +46,9 @@ class Objects(NamedTuple):
     unreviewed: Bools
     source: Ints
 
-    def place(self) -> tuple[Ints, int]:
+    def location(self) -> tuple[Ints, int]:
         """The place of each object as a code, -1 where unknown, and how many codes there are."""
-        coded = self.images["place"].combine_chunks().dictionary_encode()
+        coded = self.images["location"].combine_chunks().dictionary_encode()
         codes = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         unknown = pc.index(coded.dictionary, "").as_py()
         codes[codes == unknown] = -1
@@ -58,7 +58,7 @@ class Objects(NamedTuple):
 class SourceTables(NamedTuple):
     """One source with its export, and with its pictures where those were fetched."""
 
-    plan: SourcePlan
+    plan: SourceConfig
     export: Artifact
     images: Artifact | None = None
 
@@ -66,8 +66,8 @@ class SourceTables(NamedTuple):
 def read_objects(sources: Iterable[SourceTables], store: Store) -> Objects:
     """The objects of all sources; sources are in the order of their names."""
     ordered = sorted(sources, key=lambda s: s.plan.name)
-    places = shared_places(ordered, store)
-    parts = [_of_source(i, s, store, places.get(s.plan.name, {})) for i, s in enumerate(ordered)]
+    locations = shared_locations(ordered, store)
+    parts = [_of_source(i, s, store, locations.get(s.plan.name, {})) for i, s in enumerate(ordered)]
     names = list(dict.fromkeys(name for part in parts for name in part.names))
     code = {name: i for i, name in enumerate(names)}
     starts = np.cumsum([0, *(len(part.images) for part in parts)])
@@ -75,21 +75,21 @@ def read_objects(sources: Iterable[SourceTables], store: Store) -> Objects:
         sources=tuple(s.plan.name for s in ordered),
         images=pa.concat_tables([part.images for part in parts]),
         image=np.concatenate([part.image + start for part, start in zip(parts, starts, strict=False)]),
-        object_id=pa.chunked_array([chunk for part in parts for chunk in part.object_id.chunks], pa.string()),
+        annotation_id=pa.chunked_array([chunk for part in parts for chunk in part.annotation_id.chunks], pa.string()),
         name=np.concatenate([np.array([code[n] for n in part.names], np.int64)[part.name] for part in parts]),
         names=tuple(names),
         **{f: np.concatenate([getattr(part, f) for part in parts]) for f in ("confidence", "boxes", "boxed", "whole_frame", "unreviewed", "source")},
     )
 
 
-def _of_source(number: int, source: SourceTables, store: Store, places: Mapping[str, str]) -> Objects:
-    objects = pq.read_table(store.path(source.export, "objects.parquet"), read_dictionary=["name"])
+def _of_source(number: int, source: SourceTables, store: Store, locations: Mapping[str, str]) -> Objects:
+    objects = pq.read_table(store.path(source.export, "annotations.parquet"), read_dictionary=["name"])
     said = pq.read_table(
-        store.path(source.export, "images.parquet"), columns=["image_id", "file_name", "place", "taken", "sequence", "width", "height"]
+        store.path(source.export, "images.parquet"), columns=["image_id", "file_name", "location", "taken", "sequence", "width", "height"]
     )
     ids = said["image_id"].combine_chunks()
     image = pc.index_in(objects["image_id"], value_set=ids).to_numpy().astype(np.int64)
-    images, sides = _with_pictures(said, ids, source, store, places)
+    images, sides = _with_images(said, ids, source, store, locations)
     coded = objects["name"].unify_dictionaries().combine_chunks()
     x, y, w, h = (objects[c].to_numpy() for c in "xywh")
     boxes, whole = _relative_boxes(np.stack([x, y, w, h]), sides[image].T)
@@ -97,7 +97,7 @@ def _of_source(number: int, source: SourceTables, store: Store, places: Mapping[
         sources=(source.plan.name,),
         images=images,
         image=image,
-        object_id=objects["object_id"],
+        annotation_id=objects["annotation_id"],
         name=coded.indices.to_numpy(zero_copy_only=False).astype(np.int64),
         names=tuple(coded.dictionary.to_pylist()),
         confidence=objects["confidence"].to_numpy(),
@@ -109,21 +109,21 @@ def _of_source(number: int, source: SourceTables, store: Store, places: Mapping[
     )
 
 
-def _with_pictures(said: pa.Table, ids: pa.Array, source: SourceTables, store: Store, places: Mapping[str, str]) -> tuple[pa.Table, Floats]:
+def _with_images(said: pa.Table, ids: pa.Array, source: SourceTables, store: Store, locations: Mapping[str, str]) -> tuple[pa.Table, Floats]:
     """The images of an export beside their pictures; and [n, 2] the width and height in which their boxes are meant.
 
     Boxes are in the pixels of the export's own width and height; the picture may be a smaller copy. Without them the
     picture's own size counts; NaN where neither is known.
     """
-    pictures, missing, beyond = _pictures(source, store)
-    at = pc.index_in(ids, value_set=pictures["image_id"].combine_chunks())
-    found = pictures.take(at)
+    imgs, missing, beyond = _images(source, store)
+    at = pc.index_in(ids, value_set=imgs["image_id"].combine_chunks())
+    found = imgs.take(at)
     sides = [np.where((own := said[c].to_numpy()) > 0, own, found[c].to_numpy().astype(float)) for c in ("width", "height")]
     images = pa.table(
         {
             "image_id": ids,
             "file_name": said["file_name"],
-            "place": _prefixed(said["place"], source.plan.place_space(), places),
+            "location": _prefixed(said["location"], source.plan.namespace(), locations),
             "taken": said["taken"],
             "sequence": _prefixed(said["sequence"], source.plan.name, {}),
             **{c: found[c] for c in ("blob", "bytes", "width", "height")},
@@ -134,17 +134,17 @@ def _with_pictures(said: pa.Table, ids: pa.Array, source: SourceTables, store: S
     return images, np.stack(sides, axis=1)
 
 
-def _pictures(source: SourceTables, store: Store) -> tuple[pa.Table, pa.Array, pa.Array]:
+def _images(source: SourceTables, store: Store) -> tuple[pa.Table, pa.Array, pa.Array]:
     """The pictures that were fetched, the ids of those that were not, and of those among them that were not meant to be."""
     if source.images is None:
-        return PICTURES.empty_table(), pa.array([], pa.string()), pa.array([], pa.string())
-    pictures = pq.read_table(store.path(source.images, "images.parquet"), columns=PICTURES.names).cast(PICTURES)
+        return IMAGES.empty_table(), pa.array([], pa.string()), pa.array([], pa.string())
+    imgs = pq.read_table(store.path(source.images, "images.parquet"), columns=IMAGES.names).cast(IMAGES)
     missing = pq.read_table(store.path(source.images, "missing.parquet"), columns=["image_id", "reason"])
     ids = missing["image_id"].cast(pa.string()).combine_chunks()
-    return pictures, ids, ids.filter(pc.equal(missing["reason"].cast(pa.string()), "over_limit").combine_chunks())
+    return imgs, ids, ids.filter(pc.equal(missing["reason"].cast(pa.string()), "over_limit").combine_chunks())
 
 
-PICTURES = pa.schema(
+IMAGES = pa.schema(
     [("image_id", pa.string()), ("blob", pa.string()), ("bytes", pa.int64()), ("width", pa.int64()), ("height", pa.int64())],
 )
 

@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 
-from animl_pipeline.config import LabelsPlan
+from animl_pipeline.config import LabelsConfig
 from animl_pipeline.core.errors import LabelsError
 from animl_pipeline.core.records import Record
 from animl_pipeline.steps.labels.annotations import Ints, Objects
@@ -24,7 +24,7 @@ class ClassRow(Record):
     id: str
     objects: int
     images: int
-    places: int
+    locations: int
     dropped: dict[str, int]
     names: dict[str, int]
 
@@ -34,20 +34,20 @@ class ClassRow(Record):
         return self.dropped.get(REASONS[OVER_CAP], 0)
 
 
-def class_rows(objects: Objects, choice: Choice, spec: LabelsPlan) -> list[ClassRow]:
+def class_rows(objects: Objects, choice: Choice, spec: LabelsConfig) -> list[ClassRow]:
     """Each class of the plan, in its order; its names with the most frequent first."""
-    place, _ = objects.place()
+    location, _ = objects.location()
     rows = []
     for number, class_id in enumerate(spec.classes):
-        meant = choice.label == number
+        meant = choice.class_id == number
         kept = meant & choice.kept()
-        here = place[kept]
+        here = location[kept]
         rows.append(
             ClassRow(
                 id=class_id,
                 objects=int(kept.sum()),
                 images=len(np.unique(objects.image[kept])),
-                places=len(np.unique(here[here >= 0])),
+                locations=len(np.unique(here[here >= 0])),
                 dropped=counted(choice.reason[meant & ~choice.kept()], REASONS),
                 names=counted(objects.name[meant], objects.names),
             )
@@ -61,28 +61,28 @@ def counted(codes: Ints, words: tuple[str, ...]) -> dict[str, int]:
     return {words[i]: int(numbers[i]) for i in np.argsort(-numbers, kind="stable") if numbers[i]}
 
 
-def too_few(rows: list[ClassRow], names: dict[str, int], spec: LabelsPlan) -> list[str]:
+def on_too_few(rows: list[ClassRow], names: dict[str, int], spec: LabelsConfig) -> list[str]:
     """A line for each class that has fewer objects or places than the plan expects; ``names`` are all that the exports hold."""
     lines = []
     for row in rows:
-        objects, places = spec.least(row.id)
+        objects, locations = spec.least(row.id)
         if row.objects < objects:
             lines.append(_too_few_objects(row, objects, names))
-        elif row.places < places:
+        elif row.locations < locations:
             lines.append(
-                f"the class {row.id!r} lives at {row.places} places, expected at least {places} (min_places); "
+                f"the class {row.id!r} lives at {row.locations} places, expected at least {locations} (min_locations); "
                 "add sources where it lives, expect less, or leave the class out"
             )
     return lines
 
 
-def check(lines: list[str], spec: LabelsPlan) -> None:
+def check(lines: list[str], spec: LabelsConfig) -> None:
     """End at the first of some lines, or only say them, by the plan's word.
 
     Raises:
         LabelsError: a class has too little, and the plan's word is that this is an error.
     """
-    if lines and spec.too_few == "error":
+    if lines and spec.on_too_few == "error":
         raise LabelsError(lines[0])
     for line in lines:
         log.warning("%s", line)

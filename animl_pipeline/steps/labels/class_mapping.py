@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from animl_pipeline.config import LabelsPlan, TaxonPlan
+from animl_pipeline.config import LabelsConfig, TaxonConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import LabelsError
 from animl_pipeline.steps.labels.taxonomy import LEVELS, Lineage, Taxonomy, read_taxonomy
@@ -25,7 +25,7 @@ class Meaning(NamedTuple):
     conflicts: tuple[str, ...]
 
 
-def meaning_of(spec: LabelsPlan, source: str, taxonomy: Taxonomy) -> Meaning:
+def meaning_of(spec: LabelsConfig, source: str, taxonomy: Taxonomy) -> Meaning:
     """What the names of a source mean by a specification.
 
     Raises:
@@ -54,7 +54,7 @@ def meaning_of(spec: LabelsPlan, source: str, taxonomy: Taxonomy) -> Meaning:
     )
 
 
-def wanted_names(spec: LabelsPlan, source: str, settings: Settings) -> tuple[str, ...]:
+def wanted_names(spec: LabelsConfig, source: str, settings: Settings) -> tuple[str, ...]:
     """The category names of a source whose pictures are needed, case-folded and sorted.
 
     Raises:
@@ -63,7 +63,7 @@ def wanted_names(spec: LabelsPlan, source: str, settings: Settings) -> tuple[str
     return tuple(sorted(meaning_of(spec, source, read_taxonomy(spec, settings)).classes))
 
 
-def _by_taxa(name: str, lineages: Iterable[Lineage], spec: LabelsPlan) -> tuple[tuple[bool, str] | None, str]:
+def _by_taxa(name: str, lineages: Iterable[Lineage], spec: LabelsConfig) -> tuple[tuple[bool, str] | None, str]:
     """What a name means by its taxa, if anything; and what is contradictory about that, in words."""
     found: list[tuple[bool, str] | None] = []
     for lineage in lineages:
@@ -83,13 +83,13 @@ def _by_taxa(name: str, lineages: Iterable[Lineage], spec: LabelsPlan) -> tuple[
     return found[0], ""
 
 
-def _claim(lineage: Lineage, class_id: str, spec: LabelsPlan) -> int:
+def _claim(lineage: Lineage, class_id: str, spec: LabelsConfig) -> int:
     rule = spec.classes[class_id]
     depth = _depth(lineage, rule.taxa)
     return depth if depth > _depth(lineage, rule.exclude_taxa) else 0
 
 
-def _depth(lineage: Lineage, taxa: Iterable[TaxonPlan]) -> int:
+def _depth(lineage: Lineage, taxa: Iterable[TaxonConfig]) -> int:
     """How narrow the narrowest of some taxa is that a lineage belongs to; 0 where it belongs to none."""
     return max((LEVELS.index(t.level) + 1 for t in taxa if lineage.get(t.level) == t.name.casefold()), default=0)
 

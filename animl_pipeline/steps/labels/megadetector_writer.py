@@ -59,7 +59,7 @@ def _detections(labels: pa.Table, confidence: Any, classes: list[str], rows: Any
     box = [pa.array(np.round(v, 6)).cast(pa.string()) for v in (xmin, ymin, xmax - xmin, ymax - ymin)]
     certainty = pa.array(np.round(np.nan_to_num(confidence[rows], nan=1.0).clip(0, 1), 4)).cast(pa.string())
     certainty = pc.replace_substring_regex(certainty, r"^([01])$", r"\1.0")  # readers ask for a number with a point
-    number = pc.index_in(labels["label"].take(rows), value_set=pa.array(classes)).cast(pa.string())
+    number = pc.index_in(labels["class_id"].take(rows), value_set=pa.array(classes)).cast(pa.string())
     if isinstance(number, pa.ChunkedArray):
         number = number.combine_chunks()
     parts = ['{"category":"1","conf":', certainty, ',"bbox":[', box[0], ",", box[1], ",", box[2], ",", box[3]]

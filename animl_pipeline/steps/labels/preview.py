@@ -12,7 +12,7 @@ from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.records import Artifact, Record
 from animl_pipeline.steps.labels.annotations import Bools, Objects, SourceTables, read_objects
-from animl_pipeline.steps.labels.class_counts import ClassRow, class_rows, counted, too_few
+from animl_pipeline.steps.labels.class_counts import ClassRow, class_rows, counted, on_too_few
 from animl_pipeline.steps.labels.class_mapping import meaning_of
 from animl_pipeline.steps.labels.exclusions import REASONS, chosen
 from animl_pipeline.steps.labels.taxonomy import read_taxonomy
@@ -25,17 +25,17 @@ class Preview(Record):
     """The classes as they would be.
 
     ``dropped`` counts objects by reason, ``unlisted`` those whose name stands nowhere in the plan, by name, the most
-    frequent first. ``conflicts`` and ``too_few`` are lines for a person.
+    frequent first. ``conflicts`` and ``on_too_few`` are lines for a person.
     """
 
     classes: tuple[ClassRow, ...]
     objects: int
     images: int
-    places: int
+    locations: int
     dropped: dict[str, int]
     unlisted: dict[str, int]
     conflicts: tuple[str, ...]
-    too_few: tuple[str, ...]
+    on_too_few: tuple[str, ...]
 
 
 def previewed(plan: Plan, exports: Mapping[str, Artifact], left_out: Mapping[str, Collection[str]], store: Store, settings: Settings) -> Preview:
@@ -56,16 +56,16 @@ def previewed(plan: Plan, exports: Mapping[str, Artifact], left_out: Mapping[str
     objects = read_objects([SourceTables(s, exports[s.name]) for s in plan.sources], store)
     choice = chosen(objects, spec, meanings, _unusable(objects, left_out))
     rows, kept = class_rows(objects, choice, spec), choice.kept()
-    place, _ = objects.place()
+    location, _ = objects.location()
     return Preview(
         classes=tuple(rows),
         objects=int(kept.sum()),
         images=len(np.unique(objects.image[kept])),
-        places=len(np.unique(place[kept & (place >= 0)])),
+        locations=len(np.unique(location[kept & (location >= 0)])),
         dropped=counted(choice.reason[~kept], REASONS),
         unlisted=counted(objects.name[choice.reason == UNLISTED], objects.names),
         conflicts=tuple(dict.fromkeys(c for m in meanings.values() for c in m.conflicts)),
-        too_few=tuple(too_few(rows, counted(objects.name, objects.names), spec)),
+        on_too_few=tuple(on_too_few(rows, counted(objects.name, objects.names), spec)),
     )
 
 

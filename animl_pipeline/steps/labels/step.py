@@ -10,19 +10,40 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from animl_pipeline.config import LabelsPlan, SourcePlan
+from animl_pipeline.config import LabelsConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import LabelsError
 from animl_pipeline.core.records import Artifact, Counts
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.table_schemas import (
+    DOWNLOADED_IMAGES,
+    DROPPED_ANNOTATIONS,
+    EXPORT_ANNOTATIONS,
+    EXPORT_IMAGES,
+    EXPORT_LOCATIONS,
+    LABELS,
+    MISSING_IMAGES,
+)
+from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.labels.annotations import Ints, Objects, SourceTables, read_objects
-from animl_pipeline.steps.labels.class_counts import check, class_rows, counted, too_few
+from animl_pipeline.steps.labels.class_counts import check, class_rows, counted, on_too_few
 from animl_pipeline.steps.labels.class_mapping import meaning_of
-from animl_pipeline.steps.labels.exclusions import REASONS, Choice, chosen, without_picture
+from animl_pipeline.steps.labels.exclusions import REASONS, Choice, chosen, without_image
 from animl_pipeline.steps.labels.megadetector_writer import write_batch_file
 from animl_pipeline.steps.labels.taxonomy import read_taxonomy
-from animl_pipeline.storage.step_cache import Made, Store, Workspace, write_table
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
 log = logging.getLogger(__name__)
+
+STEP = Step(
+    "labels",
+    version=1,
+    sections=("labels", "sources"),
+    reads=(EXPORT_IMAGES, EXPORT_ANNOTATIONS, EXPORT_LOCATIONS, DOWNLOADED_IMAGES, MISSING_IMAGES),
+    writes=(LABELS, DROPPED_ANNOTATIONS),
+    libraries=(),
+)
+
 
 LABEL_COLUMNS = (
     "source image_id object_id label name ymin xmin ymax xmax place taken sequence blob bytes width height file_name".split()
@@ -33,12 +54,12 @@ BOX = ("ymin", "xmin", "ymax", "xmax")
 class SourceSteps(NamedTuple):
     """One source and the two steps that read it."""
 
-    plan: SourcePlan
+    plan: SourceConfig
     export: Artifact
     images: Artifact
 
 
-def resolve_labels(sources: Sequence[SourceSteps], spec: LabelsPlan, store: Store, settings: Settings) -> Artifact:
+def resolve_labels(sources: Sequence[SourceSteps], spec: LabelsConfig, store: Store, settings: Settings) -> Artifact:
     """One class for each object that the plan wants, over all sources.
 
     labels.parquet: an object a row, with ``label`` (class id), ``name`` (the export's own), the box as ``ymin, xmin, ymax,
@@ -54,18 +75,18 @@ def resolve_labels(sources: Sequence[SourceSteps], spec: LabelsPlan, store: Stor
     inputs = {f"{s.plan.name}.{part}": a for s in sources for part, a in (("export", s.export), ("images", s.images))}
     config = spec.model_dump(mode="json", by_alias=True, exclude={"equivalents"}) | {
         "unreviewed": {s.plan.name: s.plan.unreviewed for s in sources},
-        "places": {s.plan.name: [s.plan.place_space(), s.plan.merge_places_within_m] for s in sources},
+        "locations": {s.plan.name: [s.plan.namespace(), s.plan.merge_locations_within_m] for s in sources},
     }
 
-    def build(space: Workspace) -> Made:
+    def build(space: Workspace) -> StepOutput:
         meanings = {s.plan.name: meaning_of(spec, s.plan.name, taxonomy) for s in sources}
         for conflict in dict.fromkeys(c for m in meanings.values() for c in m.conflicts):
             log.warning("%s; the first counts", conflict)
         objects = read_objects([SourceTables(s.plan, s.export, s.images) for s in sources], store)
-        choice = chosen(objects, spec, meanings, without_picture(objects))
+        choice = chosen(objects, spec, meanings, without_image(objects))
         rows = class_rows(objects, choice, spec)
         names = counted(objects.name, objects.names)
-        check(too_few(rows, names, spec), spec)
+        check(on_too_few(rows, names, spec), spec)
         if not choice.kept().any():
             why = ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in counted(choice.reason, REASONS).items())
             raise LabelsError(
@@ -74,10 +95,10 @@ def resolve_labels(sources: Sequence[SourceSteps], spec: LabelsPlan, store: Stor
         return _write(space, objects, choice, spec)
 
     digests = {"taxonomy": taxonomy.digest} if spec.taxonomy else None
-    return store.make("labels", room="labels", inputs=inputs, digests=digests, config=config, build=build)
+    return store.make(STEP, inputs=inputs, digests=digests, config=config, build=build)
 
 
-def _write(space: Workspace, objects: Objects, choice: Choice, spec: LabelsPlan) -> Made:
+def _write(space: Workspace, objects: Objects, choice: Choice, spec: LabelsConfig) -> StepOutput:
     order = _order(objects)
     kept, dropped = (order[choice.kept()[order] == stays] for stays in (True, False))
     images = objects.images.take(pa.array(objects.image[kept]))
@@ -86,18 +107,18 @@ def _write(space: Workspace, objects: Objects, choice: Choice, spec: LabelsPlan)
     columns |= {c: pa.array(objects.boxes[kept, i]) for i, c in enumerate(BOX)}
     columns |= {
         "source": _words(objects.source[kept], objects.sources),
-        "object_id": objects.object_id.take(pa.array(kept)),
-        "label": _words(choice.label[kept], classes),
+        "annotation_id": objects.annotation_id.take(pa.array(kept)),
+        "class_id": _words(choice.class_id[kept], classes),
         "name": _words(objects.name[kept], objects.names),
     }
     labels = pa.table({c: columns[c] for c in LABEL_COLUMNS})
-    write_table(space.out / "labels.parquet", labels)
-    write_table(space.out / "dropped.parquet", _dropped(objects, choice, dropped))
+    write_table(space.out, LABELS, labels)
+    write_table(space.out, DROPPED_ANNOTATIONS, _dropped(objects, choice, dropped))
     write_batch_file(space.out / "megadetector.json", labels, objects.confidence[kept], classes)
-    noted = counted(choice.label[kept], tuple(classes))
+    noted = counted(choice.class_id[kept], tuple(classes))
     if whole := int(objects.whole_frame[kept].sum()):
         noted["whole_frame_box_taken_as_none"] = whole
-    return Made(Counts(kept=len(kept), dropped=counted(choice.reason[dropped], REASONS), noted=noted))
+    return StepOutput(Counts(kept=len(kept), dropped=counted(choice.reason[dropped], REASONS), noted=noted))
 
 
 def _dropped(objects: Objects, choice: Choice, rows: Ints) -> pa.Table:
@@ -105,7 +126,7 @@ def _dropped(objects: Objects, choice: Choice, rows: Ints) -> pa.Table:
         {
             "source": _words(objects.source[rows], objects.sources),
             "image_id": objects.images["image_id"].take(pa.array(objects.image[rows])),
-            "object_id": objects.object_id.take(pa.array(rows)),
+            "annotation_id": objects.annotation_id.take(pa.array(rows)),
             "name": _words(objects.name[rows], objects.names),
             "reason": _words(choice.reason[rows], REASONS),
         }
@@ -120,7 +141,7 @@ def _order(objects: Objects) -> Ints:
     by_image = pc.sort_indices(keys, [("source", "ascending"), ("id", "ascending")]).to_numpy()
     rank = np.empty(len(by_image), np.int64)
     rank[by_image] = np.arange(len(by_image))
-    table = pa.table({"image": rank[objects.image], "id": objects.object_id})
+    table = pa.table({"image": rank[objects.image], "id": objects.annotation_id})
     return np.asarray(pc.sort_indices(table, [("image", "ascending"), ("id", "ascending")]).to_numpy(), np.int64)
 
 

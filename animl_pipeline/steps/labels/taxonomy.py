@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, get_args
 from unicodedata import normalize
 
-from animl_pipeline.config import LabelsPlan, TaxonomyPlan
+from animl_pipeline.config import LabelsConfig, TaxonomyConfig
 from animl_pipeline.config.labels import Level
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import LabelsError
@@ -47,7 +47,7 @@ class Taxonomy(NamedTuple):
 NOTHING = Taxonomy({}, "", {})
 
 
-def read_taxonomy(spec: LabelsPlan, settings: Settings) -> Taxonomy:
+def read_taxonomy(spec: LabelsConfig, settings: Settings) -> Taxonomy:
     """The taxonomy that a plan names; an empty one where it names none.
 
     Raises:
@@ -74,7 +74,7 @@ def read_taxonomy(spec: LabelsPlan, settings: Settings) -> Taxonomy:
     return Taxonomy(lineages, hashlib.sha256(data).hexdigest(), plan.datasets)
 
 
-def _check_datasets(plan: TaxonomyPlan, lineages: dict[str, Any], where: str) -> None:
+def _check_datasets(plan: TaxonomyConfig, lineages: dict[str, Any], where: str) -> None:
     for source, dataset in plan.datasets.items():
         if dataset.casefold() not in lineages:
             known = ", ".join(sorted(lineages)[:12]) or "none"

@@ -9,7 +9,7 @@ from animl_pipeline.config import Plan
 from animl_pipeline.core.records import Metrics, ModelCard
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
-SURE_EXAMPLES, SURE_PLACES = 30, 3
+SURE_EXAMPLES, SURE_LOCATIONS = 30, 3
 
 
 def model_card(card: ModelCard, metrics: Metrics, plan: Plan) -> str:
@@ -18,7 +18,7 @@ def model_card(card: ModelCard, metrics: Metrics, plan: Plan) -> str:
 
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)  # noqa: S701 - Markdown
     environment.filters.update(share="{:.2f}".format, ends=_ends, cell=_cell)
-    thin = [c for c in metrics.classes if c.examples < SURE_EXAMPLES or c.places < SURE_PLACES]
+    thin = [c for c in metrics.classes if c.examples < SURE_EXAMPLES or c.locations < SURE_LOCATIONS]
     values: dict[str, Any] = {"card": card, "metrics": metrics, "plan": plan, "thin": thin, "sources": card.plan.get("sources", [])}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(values)
 

@@ -19,18 +19,22 @@ from pydantic import Field, ValidationError
 
 from animl_pipeline.config import Plan
 from animl_pipeline.core.errors import PackageError
-from animl_pipeline.core.imaging import open_picture
+from animl_pipeline.core.imaging import open_image
 from animl_pipeline.core.records import Answer, Artifact, Box, Counts, Digest, Metrics, ModelCard, Record
+from animl_pipeline.core.step import Step
 from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, Classifier, read_card
 from animl_pipeline.steps.package.model_card import model_card
-from animl_pipeline.storage.step_cache import Made, Store, Workspace, sha256_of
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, sha256_of
 
 log = logging.getLogger(__name__)
 
+STEP = Step("package", version=1, sections=("package",), reads=(), writes=(), libraries=("onnxruntime",))
+
+
 PACKAGE_FILE = "model.tar.gz"
-GOLDEN_FILE = "golden.json"
+REFERENCE_FILE = "reference.json"
 MODEL_CARD_FILE = "MODEL_CARD.md"
-MAX_PICTURE = 2_800_000
+MAX_IMAGE = 2_800_000
 """Larger pictures do not fit into a serverless request (4 MB) as base64."""
 OFFLINE_TOLERANCE = 1e-5
 """The same onnxruntime on the same machine: only the order of sums may differ."""
@@ -39,7 +43,7 @@ OFFLINE_TOLERANCE = 1e-5
 class _Scored(Record):
     """One golden answer as the evaluation hands it on: the picture is a blob."""
 
-    picture: Digest
+    image: Digest
     box: tuple[float, float, float, float] = Field(description="[ymin, xmin, ymax, xmax]")
     probabilities: dict[str, float]
 
@@ -52,19 +56,19 @@ def package_model(model: Artifact, evaluation: Artifact, plan: Plan, store: Stor
             other classes, or the unpacked package does not give its golden answers again.
     """
 
-    def build(space: Workspace) -> Made:
+    def build(space: Workspace) -> StepOutput:
         card, metrics = _fit_card(model, evaluation, plan, store)
         _write_archive(space.out / PACKAGE_FILE, {MODEL_FILE: store.path(model, MODEL_FILE).read_bytes(), CARD_FILE: _card_bytes(card)})
         (space.out / CARD_FILE).write_bytes(_card_bytes(card))
         (space.out / MODEL_CARD_FILE).write_text(model_card(card, metrics, plan), encoding="utf-8")
-        answers, too_large = _copy_golden(space.out, _read_scored(evaluation, store)[: plan.package.golden], store)
+        answers, too_large = _copy_reference(space.out, _read_scored(evaluation, store)[: plan.package.reference_predictions], store)
         _prove(space.out, answers)
-        dropped = {"picture_too_large_for_a_request": too_large} if too_large else {}
-        return Made(Counts(kept=len(answers), dropped=dropped, unit="golden answers"))
+        dropped = {"image_too_large_for_a_request": too_large} if too_large else {}
+        return StepOutput(Counts(kept=len(answers), dropped=dropped, unit="golden answers"))
 
     inputs = {"model": model, "evaluation": evaluation}
     config = plan.package.model_dump() | {"classes": [c.id for c in plan.classes()], "description": plan.description}
-    return store.make("package", room="package", inputs=inputs, config=config, build=build)
+    return store.make(STEP, inputs=inputs, config=config, build=build)
 
 
 def _fit_card(model: Artifact, evaluation: Artifact, plan: Plan, store: Store) -> tuple[ModelCard, Metrics]:
@@ -74,7 +78,7 @@ def _fit_card(model: Artifact, evaluation: Artifact, plan: Plan, store: Store) -
     if found != card.onnx_sha256:
         raise PackageError(f"expected {MODEL_FILE} with sha256 {card.onnx_sha256[:12]}… as its card says, found {found[:12]}…; train again")
     if card.agreement.crops == 0:
-        raise PackageError("the card says that torch and ONNX were compared on 0 crops; expected at least one, so run the step 'model' again")
+        raise PackageError("the card says that torch and ONNX were compared on 0 crops; expected at least one, so run the step 'training' again")
     if card.agreement.max_abs > plan.package.torch_onnx_tolerance:
         raise PackageError(
             f"torch and ONNX differ by {card.agreement.max_abs:.2g} in a probability, at most {plan.package.torch_onnx_tolerance:.2g} is allowed "
@@ -97,38 +101,38 @@ def _read_metrics(evaluation: Artifact, store: Store) -> Metrics:
 
 def _read_scored(evaluation: Artifact, store: Store) -> list[_Scored]:
     try:
-        rows: list[Any] = json.loads(store.path(evaluation, GOLDEN_FILE).read_bytes())
+        rows: list[Any] = json.loads(store.path(evaluation, REFERENCE_FILE).read_bytes())
         return [_Scored.model_validate(row) for row in rows]
     except (ValueError, TypeError) as e:
-        raise PackageError(f"{GOLDEN_FILE} is not a list of picture, box and probabilities; run the step 'evaluation' again") from e
+        raise PackageError(f"{REFERENCE_FILE} is not a list of picture, box and probabilities; run the step 'evaluation' again") from e
 
 
-def _copy_golden(out: Path, scored: list[_Scored], store: Store) -> tuple[list[Answer], int]:
-    """Golden pictures as golden/NN.<ext> and their answers; how many were too large for a request comes back as well."""
-    (out / "golden").mkdir()
+def _copy_reference(out: Path, scored: list[_Scored], store: Store) -> tuple[list[Answer], int]:
+    """Golden pictures as reference/NN.<ext> and their answers; how many were too large for a request comes back as well."""
+    (out / "reference").mkdir()
     answers: list[Answer] = []
     too_large = 0
     for one in scored:
-        data = store.blob(one.picture)
-        if len(data) > MAX_PICTURE:
+        data = store.blob(one.image)
+        if len(data) > MAX_IMAGE:
             too_large += 1
             continue
         name = f"{len(answers):02d}.{_extension(data)}"
-        (out / "golden" / name).write_bytes(data)
-        answers.append(Answer(picture=name, box=Box.of(one.box), probabilities=one.probabilities))
+        (out / "reference" / name).write_bytes(data)
+        answers.append(Answer(image=name, box=Box.of(one.box), probabilities=one.probabilities))
     if not answers:
         raise PackageError(
-            f"expected golden crops of pictures of at most {MAX_PICTURE:,} bytes, found 0 of {len(scored)}; a release could not be checked"
+            f"expected golden crops of pictures of at most {MAX_IMAGE:,} bytes, found 0 of {len(scored)}; a release could not be checked"
         )
-    (out / GOLDEN_FILE).write_text(json.dumps([a.model_dump(mode="json") for a in answers], indent=1), encoding="utf-8")
+    (out / REFERENCE_FILE).write_text(json.dumps([a.model_dump(mode="json") for a in answers], indent=1), encoding="utf-8")
     return answers, too_large
 
 
-def _extension(picture: bytes) -> str:
+def _extension(image: bytes) -> str:
     """By content: what cameras write is JPEG, what people add may be PNG."""
-    if picture.startswith(b"\x89PNG"):
+    if image.startswith(b"\x89PNG"):
         return "png"
-    return "jpg" if picture.startswith(b"\xff\xd8") else "img"
+    return "jpg" if image.startswith(b"\xff\xd8") else "img"
 
 
 def _write_archive(path: Path, files: dict[str, bytes]) -> None:
@@ -155,7 +159,7 @@ def _prove(out: Path, answers: list[Answer]) -> None:
             archive.extractall(folder, filter="data")
         classifier = Classifier.load(Path(folder))
         for expected in answers:
-            said = classifier.answer(open_picture((out / "golden" / expected.picture).read_bytes()), expected.box)
+            said = classifier.answer(open_image((out / "reference" / expected.image).read_bytes()), expected.box)
             if said.keys() != expected.probabilities.keys():
                 raise PackageError(
                     f"the package answers the classes {sorted(said)}, the evaluation saw {sorted(expected.probabilities)}; evaluate again"
@@ -163,7 +167,7 @@ def _prove(out: Path, answers: list[Answer]) -> None:
             worst = max(abs(said[c] - p) for c, p in expected.probabilities.items())
             if worst > OFFLINE_TOLERANCE:
                 raise PackageError(
-                    f"the unpacked package differs by {worst:.2g} from the golden answer for {expected.picture}, at most {OFFLINE_TOLERANCE:.0e} is "
+                    f"the unpacked package differs by {worst:.2g} from the golden answer for {expected.image}, at most {OFFLINE_TOLERANCE:.0e} is "
                     "allowed; run the step 'evaluation' again"
                 )
     log.info("the unpacked package gave %d golden answers again", len(answers))

@@ -33,13 +33,13 @@ def components(n: int, one: Codes, other: Codes) -> Codes:
     return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
-def groups_of(place: Codes, ties: Sequence[Codes]) -> Codes:
+def groups_of(location: Codes, ties: Sequence[Codes]) -> Codes:
     """A number for each crop: the same for crops of one place, and of places that share a tie."""
-    if not len(place):
-        return place
-    edges = [_neighbours(tie, place) for tie in ties]
+    if not len(location):
+        return location
+    edges = [_neighbours(tie, location) for tie in ties]
     one, other = (np.concatenate([e[i] for e in edges]) for i in (0, 1))
-    return components(int(place.max()) + 1, one, other)[place]
+    return components(int(location.max()) + 1, one, other)[location]
 
 
 def on_two(tie: Codes, what: Codes) -> NDArray[np.bool_]:
@@ -52,13 +52,13 @@ def on_two(tie: Codes, what: Codes) -> NDArray[np.bool_]:
     return found
 
 
-def _neighbours(tie: Codes, place: Codes) -> tuple[Codes, Codes]:
+def _neighbours(tie: Codes, location: Codes) -> tuple[Codes, Codes]:
     """Pairs of places that share a value of ``tie``."""
     tied = tie >= 0
-    tie, place = tie[tied], place[tied]
-    other = _one_of(tie, place, int(tie.max(initial=0)) + 1)
-    apart = place != other
-    return place[apart], other[apart]
+    tie, location = tie[tied], location[tied]
+    other = _one_of(tie, location, int(tie.max(initial=0)) + 1)
+    apart = location != other
+    return location[apart], other[apart]
 
 
 def _one_of(tie: Codes, what: Codes, n: int) -> Codes:

@@ -19,33 +19,33 @@ def leaks(table: Table, side: Codes, past: Past) -> dict[str, int]:
     """
     was = _was(table, past)
     return {
-        "places": int(on_two(table.place, side).sum()),
+        "locations": int(on_two(table.location, side).sum()),
         "bursts": int(on_two(table.burst, side).sum()),
-        "pictures": int(on_two(table.picture, side).sum()),
+        "images": int(on_two(table.image, side).sum()),
         "near_duplicates": int(on_two(table.copy, side).sum()) + _apart(table, side, table.likely),
         "once_tested": int(((side >= 0) & (side != TEST) & (was == WAS_TESTED)).sum()),
         "once_learnt_from": int(((side == TEST) & (was == WAS_LEARNT)).sum()),
     }
 
 
-def side_of_pictures(table: Table, side: Codes) -> Codes:
+def side_of_images(table: Table, side: Codes) -> Codes:
     """The side of each picture; -1 where none of its crops is on any."""
-    found = np.full(len(table.pictures), -1, np.int64)
-    np.maximum.at(found, table.picture, side)
+    found = np.full(len(table.images), -1, np.int64)
+    np.maximum.at(found, table.image, side)
     return found
 
 
 def _apart(table: Table, side: Codes, pairs: Pairs) -> int:
-    sides = side_of_pictures(table, side)
+    sides = side_of_images(table, side)
     one, other = sides[pairs.one], sides[pairs.other]
     return int(((one >= 0) & (other >= 0) & (one != other)).sum())
 
 
 def _was(table: Table, past: Past) -> Codes:
     """What the register says of each crop, by its picture or else by the name of its place."""
-    place = np.array([USES.get(past.places.get(name, ""), 0) for name in (*table.places, "")], np.int64)[table.place]
-    if not past.pictures:
-        return place
-    done = past.done().map({n: USES[use.how] for n, use in enumerate(sorted(past.pictures))})
-    picture = pd.Series(table.pictures, dtype=str).str.slice(0, MARK).map(done).to_numpy(float)[table.picture]
-    return np.where(np.isnan(picture), place, picture).astype(np.int64)
+    location = np.array([USES.get(past.locations.get(name, ""), 0) for name in (*table.locations, "")], np.int64)[table.location]
+    if not past.images:
+        return location
+    done = past.done().map({n: USES[use.how] for n, use in enumerate(sorted(past.images))})
+    image = pd.Series(table.images, dtype=str).str.slice(0, MARK).map(done).to_numpy(float)[table.image]
+    return np.where(np.isnan(image), location, image).astype(np.int64)

@@ -37,24 +37,24 @@ class Pairs(NamedTuple):
     other: Indices
 
 
-def near_duplicates(pictures: pd.DataFrame, bits: int) -> tuple[Pairs, Pairs]:
+def near_duplicates(images: pd.DataFrame, bits: int) -> tuple[Pairs, Pairs]:
     """Certain and likely copies of one another among pictures of different places.
 
     Args:
         pictures: ``place, phash, moment`` a row; moment is seconds since 1970 (NaN: unknown).
         bits: in how many of 128 bits certain copies may differ.
     """
-    rows = np.flatnonzero(pictures["phash"].str.len().to_numpy() == 32)
-    known = pictures.iloc[rows]
+    rows = np.flatnonzero(images["phash"].str.len().to_numpy() == 32)
+    known = images.iloc[rows]
     words = np.frombuffer(bytes.fromhex("".join(texts(known["phash"]))), ">u8").astype(np.uint64).reshape(-1, 2)
-    place = pd.factorize(known["place"])[0]
+    location = pd.factorize(known["location"])[0]
     moment = known["moment"].to_numpy(float)
-    certain = _certain(words, place, moment, bits)
-    likely = _likely(words, place, moment, min(bits, LIKELY_BITS))
+    certain = _certain(words, location, moment, bits)
+    likely = _likely(words, location, moment, min(bits, LIKELY_BITS))
     return Pairs(*(rows[i] for i in certain)), Pairs(*(rows[i] for i in likely))
 
 
-def _certain(words: NDArray[np.uint64], place: Indices, moment: NDArray[np.float64], bits: int) -> Pairs:
+def _certain(words: NDArray[np.uint64], location: Indices, moment: NDArray[np.float64], bits: int) -> Pairs:
     timed = np.flatnonzero(~np.isnan(moment))
     second = np.floor(moment[timed]).astype(np.int64)
     order = np.lexsort((second, second % QUARTER_HOUR))
@@ -63,10 +63,10 @@ def _certain(words: NDArray[np.uint64], place: Indices, moment: NDArray[np.float
     def together(near: Indices, far: Indices) -> NDArray[np.bool_]:
         return np.asarray((second[near] % QUARTER_HOUR == second[far] % QUARTER_HOUR) & (second[far] - second[near] <= DAY))
 
-    return _compared(timed, together, words, place, bits)
+    return _compared(timed, together, words, location, bits)
 
 
-def _likely(words: NDArray[np.uint64], place: Indices, moment: NDArray[np.float64], bits: int) -> Pairs:
+def _likely(words: NDArray[np.uint64], location: Indices, moment: NDArray[np.float64], bits: int) -> Pairs:
     untimed = np.isnan(moment)
     if not untimed.any():
         return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -79,12 +79,12 @@ def _likely(words: NDArray[np.uint64], place: Indices, moment: NDArray[np.float6
         def together(near: Indices, far: Indices, key: NDArray[np.uint64] = key, order: Indices = order) -> NDArray[np.bool_]:
             return np.asarray((key[near] == key[far]) & (untimed[order[near]] | untimed[order[far]]))
 
-        found.append(_compared(order, together, words, place, bits))
+        found.append(_compared(order, together, words, location, bits))
     return Pairs(*(np.concatenate([f[i] for f in found]) for i in (0, 1)))
 
 
 def _compared(
-    order: Indices, together: Callable[[Indices, Indices], NDArray[np.bool_]], words: NDArray[np.uint64], place: Indices, bits: int
+    order: Indices, together: Callable[[Indices, Indices], NDArray[np.bool_]], words: NDArray[np.uint64], location: Indices, bits: int
 ) -> Pairs:
     """Pairs of different places and nearly the same words among each row and those that come next to it in ``order``."""
     one, other = [], []
@@ -93,7 +93,7 @@ def _compared(
         near = near[together(near, near + step)]
         a, b = order[near], order[near + step]
         alike = np.bitwise_count(words[a] ^ words[b]).sum(1) <= bits
-        some = alike & (place[a] != place[b])
+        some = alike & (location[a] != location[b])
         one.append(a[some])
         other.append(b[some])
     return Pairs(np.concatenate(one), np.concatenate(other))

@@ -43,21 +43,21 @@ class Wanted:
     """What a search works on."""
 
     counts: Counted  # [3, groups, classes] examples that a group brings to train, val, test
-    places: Counted  # [3, groups, classes] places with the class that it brings
+    locations: Counted  # [3, groups, classes] places with the class that it brings
     shares: Counted  # [3] wanted shares of train, val, test
     least: Counted  # [3, classes] examples wanted at least; 0 where the class cannot be had
-    least_places: Counted  # [3, classes]
+    least_locations: Counted  # [3, classes]
     allowed: NDArray[np.bool_]  # [groups, 3] the sides on which a group may be
 
     @cached_property
     def brings(self) -> Counted:
         """[3, groups, 2 classes] examples, then places."""
-        return np.concatenate([self.counts, self.places], axis=2)
+        return np.concatenate([self.counts, self.locations], axis=2)
 
     @cached_property
     def floors(self) -> Counted:
         """[3, 2 classes] examples and places wanted at least."""
-        return np.concatenate([self.least, self.least_places], axis=1)
+        return np.concatenate([self.least, self.least_locations], axis=1)
 
     @cached_property
     def aims(self) -> Counted:

@@ -10,12 +10,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from animl_pipeline.config import SplitsPlan
+from animl_pipeline.config import SplitsConfig
 from animl_pipeline.steps.splits.grouping import Codes, codes_of, components
 from animl_pipeline.steps.splits.near_duplicates import Pairs, near_duplicates
 from animl_pipeline.steps.splits.timestamps import days_of, moments_of
 
-NEEDED = ("crop_id", "place", "label", "sequence", "picture")
+NEEDED = ("crop_id", "location", "class_id", "sequence", "image")
 OPTIONAL = ("source", "taken", "phash")
 """Empty text where a table does not have them."""
 
@@ -24,10 +24,10 @@ class Table(NamedTuple):
     """Crops in the order of their ids; numbers are -1 where there is nothing."""
 
     rows: pd.DataFrame
-    place: Codes
-    places: tuple[str, ...]  # sorted names
-    picture: Codes
-    pictures: NDArray[np.object_]  # names
+    location: Codes
+    locations: tuple[str, ...]  # sorted names
+    image: Codes
+    images: NDArray[np.object_]  # names
     burst: Codes
     copy: Codes  # pictures that are certain copies of one another
     likely: Pairs  # pictures that are likely copies of one another
@@ -36,7 +36,7 @@ class Table(NamedTuple):
 
     def ties(self) -> tuple[Codes, ...]:
         """What ties places together."""
-        return self.burst, self.picture, self.copy
+        return self.burst, self.image, self.copy
 
 
 def read_crops(path: Path) -> pd.DataFrame:
@@ -48,33 +48,33 @@ def read_crops(path: Path) -> pd.DataFrame:
     return rows
 
 
-def numbered(crops: pd.DataFrame, spec: SplitsPlan) -> Table:
+def numbered(crops: pd.DataFrame, spec: SplitsConfig) -> Table:
     """The crops in numbers; near duplicates are looked for where the plan and the table allow it."""
     rows = crops.assign(**{c: "" for c in OPTIONAL if c not in crops})
-    place = pd.Categorical(rows["place"])
-    names = tuple(place.categories)
+    location = pd.Categorical(rows["location"])
+    names = tuple(location.categories)
     nowhere = names.index("") if "" in names else None
-    codes = np.asarray(place.codes, np.int64)
+    codes = np.asarray(location.codes, np.int64)
     if nowhere is not None:  # empty text comes first
         codes, names = codes - 1, names[1:]
-    picture, pictures = pd.factorize(rows["picture"])
-    first = ~pd.Series(picture).duplicated().to_numpy()
+    image, images = pd.factorize(rows["image"])
+    first = ~pd.Series(image).duplicated().to_numpy()
     taken = rows.loc[first, "taken"]
-    timed, dated = "phash" in crops or spec.unknown_place == "train", bool(spec.train_only_before or spec.test_only_after)
-    moment = (moments_of(taken) if timed else np.full(len(taken), np.nan))[picture]
-    day = (days_of(taken) if dated else np.full(len(taken), "NaT", "datetime64[D]"))[picture]
+    timed, dated = "phash" in crops or spec.unknown_location == "train", bool(spec.train_only_before or spec.test_only_after)
+    moment = (moments_of(taken) if timed else np.full(len(taken), np.nan))[image]
+    day = (days_of(taken) if dated else np.full(len(taken), "NaT", "datetime64[D]"))[image]
     certain, likely = _copies(rows[first], codes[first], moment[first], spec.near_duplicate_bits)
     return Table(
-        rows, codes, names, picture.astype(np.int64), np.asarray(pictures, object), codes_of(rows["sequence"]),
-        _clusters(len(pictures), certain)[picture], likely, moment, day,
+        rows, codes, names, image.astype(np.int64), np.asarray(images, object), codes_of(rows["sequence"]),
+        _clusters(len(images), certain)[image], likely, moment, day,
     )  # fmt: skip
 
 
-def _copies(pictures: pd.DataFrame, place: Codes, moment: NDArray[np.float64], bits: int | None) -> tuple[Pairs, Pairs]:
+def _copies(images: pd.DataFrame, location: Codes, moment: NDArray[np.float64], bits: int | None) -> tuple[Pairs, Pairs]:
     if bits is None:
         none = np.zeros(0, np.int64)
         return Pairs(none, none), Pairs(none, none)
-    return near_duplicates(pd.DataFrame({"place": place, "phash": pictures["phash"].to_numpy(), "moment": moment}), bits)
+    return near_duplicates(pd.DataFrame({"location": location, "phash": images["phash"].to_numpy(), "moment": moment}), bits)
 
 
 def _clusters(n: int, pairs: Pairs) -> Codes:

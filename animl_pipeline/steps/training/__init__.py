@@ -28,20 +28,32 @@ from typing import Any
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.records import Artifact
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.table_schemas import CROPS, SPLITS, TRAINING_HISTORY
 from animl_pipeline.steps.training.initial_weights import starting_point
 from animl_pipeline.steps.training.plots import CURVES_FILE
 from animl_pipeline.steps.training.preflight import check_ready
 from animl_pipeline.storage.remote import bare_address
-from animl_pipeline.storage.step_cache import Made, Store, Workspace
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
+
+STEP = Step(
+    "training",
+    version=1,
+    sections=("train", "model_input", "labels"),
+    reads=(CROPS, SPLITS),
+    writes=(TRAINING_HISTORY,),
+    libraries=("pillow", "torch", "timm", "lightning", "onnx"),
+)
+
 
 __all__ = ["CURVES_FILE", "check_ready", "train_classifier"]
 
-Build = Callable[[Workspace], Made]
+Build = Callable[[Workspace], StepOutput]
 """Makes the step's files in a workspace."""
 
 
 def train_classifier(
-    crops: Artifact, splits: Artifact, plan: Plan, store: Store, settings: Settings, *, by: Callable[[Workspace, Build], Made] | None = None
+    crops: Artifact, splits: Artifact, plan: Plan, store: Store, settings: Settings, *, by: Callable[[Workspace, Build], StepOutput] | None = None
 ) -> Artifact:
     """A classifier trained on the train split, chosen on val: model.onnx, card.json, weights.safetensors, history.parquet and
     its curves.png.
@@ -67,13 +79,13 @@ def train_classifier(
     inputs = {"crops": crops, "splits": splits}
     start = starting_point(plan, inputs, config, store, settings)
 
-    def build(space: Workspace) -> Made:
+    def build(space: Workspace) -> StepOutput:
         from animl_pipeline.steps.training.step import build_model
 
         return build_model(space, crops, splits, start, store, settings, recorded_plan(plan))
 
     made_by = build if by is None else lambda space: by(space, build)
-    return store.make("model", room="model", inputs=inputs, digests=start.digests, config=config, build=made_by)
+    return store.make(STEP, inputs=inputs, digests=start.digests, config=config, build=made_by)
 
 
 def recorded_plan(plan: Plan) -> dict[str, Any]:
@@ -83,9 +95,9 @@ def recorded_plan(plan: Plan) -> dict[str, Any]:
     machine it is trained is no part of it.
     """
     parts: dict[str, Any] = plan.model_dump(mode="json", by_alias=True)
-    kept = {name: parts[name] for name in ("labels", "view", "detections", "crops", "splits", "train")}
+    kept = {name: parts[name] for name in ("labels", "model_input", "detections", "crops", "splits", "train")}
     kept["train"]["weights"] = bare_address(plan.train.weights)
-    kept["train"]["weights_else"] = bare_address(plan.train.weights_else)
+    kept["train"]["fallback_weights"] = bare_address(plan.train.fallback_weights)
     for elsewhere in ("on", "sagemaker"):
         del kept["train"][elsewhere]
     kept["detections"]["detector"] = bare_address(plan.detections.detector)

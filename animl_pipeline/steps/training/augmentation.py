@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 from torchvision.transforms import v2
 
-from animl_pipeline.config import TrainPlan
+from animl_pipeline.config import TrainingConfig
 
 
-def altered(spec: TrainPlan, size: int) -> v2.Transform | None:
+def altered(spec: TrainingConfig, size: int) -> v2.Transform | None:
     """What the plan does to a crop, as a transform of uint8 [3, size, size]; None where it leaves crops as they are."""
     known = _ways(size, spec.augment_strength)
     ways = [known[name] for name in spec.alterations()]
@@ -54,7 +54,7 @@ def _ways(size: int, strength: float) -> dict[str, v2.Transform]:
     }
 
 
-def mixed(spec: TrainPlan, classes: int) -> v2.Transform | None:
+def mixed(spec: TrainingConfig, classes: int) -> v2.Transform | None:
     """Mixup (Zhang et al. 2018), cutmix (Yun et al. 2019) or one of both by chance for a batch; None where the plan wants neither.
 
     Called with inputs [n, 3, size, size] and int64 [n], it returns inputs and the classes' shares float32 [n, classes].

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from animl_pipeline.core.errors import TrainingError
-from animl_pipeline.core.imaging import normalise_array, open_picture
+from animl_pipeline.core.imaging import normalise_array, open_image
 from animl_pipeline.core.progress import track
-from animl_pipeline.core.records import View
+from animl_pipeline.core.records import ModelInput
 from animl_pipeline.storage.object_store import disk
 from animl_pipeline.storage.step_cache import Store, batches
 
@@ -61,11 +61,11 @@ class Crops(Dataset[tuple[NDArray[np.uint8], int]]):
             return [(self._view(draw), int(self.targets[draw.crop])) for draw in draws]
 
     def _view(self, draw: Draw) -> NDArray[np.uint8]:
-        view: NDArray[np.uint8] = self.views[draw.crop]
+        model_input: NDArray[np.uint8] = self.views[draw.crop]
         if self.augment is None or draw.seed is None:
-            return view
+            return model_input
         torch.default_generator.manual_seed(draw.seed)
-        pixels: Tensor = self.augment(torch.from_numpy(view.copy()).permute(2, 0, 1))
+        pixels: Tensor = self.augment(torch.from_numpy(model_input.copy()).permute(2, 0, 1))
         return np.asarray(pixels.permute(1, 2, 0), np.uint8)
 
 
@@ -128,35 +128,40 @@ class PlainBatches(Sampler[list[Draw]]):
         return iter(self.batches)
 
 
-def collate(view: View) -> Callable[[list[tuple[NDArray[np.uint8], int]]], tuple[Tensor, Tensor]]:
+def collate(model_input: ModelInput) -> Callable[[list[tuple[NDArray[np.uint8], int]]], tuple[Tensor, Tensor]]:
     """A function that makes a batch: float32 [n, 3, size, size] in channels_last, normalised by ``pixels``, and int64 [n]."""
-    return _Collate(view)
+    return _Collate(model_input)
 
 
 class _Collate:
     """A class, since worker processes cannot be sent a closure."""
 
-    def __init__(self, view: View) -> None:
-        self.view = view
+    def __init__(self, model_input: ModelInput) -> None:
+        self.model_input = model_input
 
     def __call__(self, samples: list[tuple[NDArray[np.uint8], int]]) -> tuple[Tensor, Tensor]:
-        pixels = np.stack([view for view, _ in samples])
-        inputs = torch.from_numpy(normalise_array(pixels, self.view)).to(memory_format=torch.channels_last)
+        pixels = np.stack([model_input for model_input, _ in samples])
+        inputs = torch.from_numpy(normalise_array(pixels, self.model_input)).to(memory_format=torch.channels_last)
         return inputs, torch.tensor([target for _, target in samples])
 
 
-def loader(crops: Crops, batches_of: Sampler[list[Draw]], view: View, workers: int) -> DataLoader[Any]:
+def loader(crops: Crops, batches_of: Sampler[list[Draw]], model_input: ModelInput, workers: int) -> DataLoader[Any]:
     """Batches of crops, made by ``workers`` processes (0: by this one).
 
     The processes are forked from a server that has no threads: one forked from here, where torch, a web server and S3
     clients have theirs, may die or hang as it ends.
     """
     if not workers:
-        return DataLoader(crops, batch_sampler=batches_of, collate_fn=collate(view))
+        return DataLoader(crops, batch_sampler=batches_of, collate_fn=collate(model_input))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return DataLoader(
-        crops, batch_sampler=batches_of, collate_fn=collate(view), num_workers=workers, multiprocessing_context=context, persistent_workers=True
+        crops,
+        batch_sampler=batches_of,
+        collate_fn=collate(model_input),
+        num_workers=workers,
+        multiprocessing_context=context,
+        persistent_workers=True,
     )
 
 
@@ -172,8 +177,8 @@ def decode_crops(crops: pd.DataFrame, store: Store, size: int, path: Path, worke
         part = path.with_name(f".part-{path.name}")
         with disk(path), part.open("wb") as f, track("crops decoded", len(crops)) as step, ThreadPoolExecutor(workers) as pool:
             for batch in batches(list(zip(crops["crop_id"], crops["blob"], strict=True)), 256):
-                for view in pool.map(lambda crop: _decode(crop[0], crop[1], store, size), batch):
-                    f.write(view.tobytes())
+                for model_input in pool.map(lambda crop: _decode(crop[0], crop[1], store, size), batch):
+                    f.write(model_input.tobytes())
                 step(len(batch))
         part.replace(path)
     return np.memmap(path, dtype=np.uint8, mode="r", shape=(len(crops), size, size, 3))
@@ -196,10 +201,10 @@ def _one_thread() -> Iterator[None]:
 
 
 def _decode(crop_id: str, blob: str, store: Store, size: int) -> NDArray[np.uint8]:
-    picture = open_picture(store.blob(blob))
-    if picture.size != (size, size):
-        found = f"{picture.width} x {picture.height}"
+    image = open_image(store.blob(blob))
+    if image.size != (size, size):
+        found = f"{image.width} x {image.height}"
         raise TrainingError(
             f"crop {crop_id[:12]}: expected {size} x {size} pixels (view.size), found {found}; run the step 'crops' of this plan again"
         )
-    return np.asarray(picture, np.uint8)
+    return np.asarray(image, np.uint8)

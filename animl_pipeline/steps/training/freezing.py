@@ -9,7 +9,7 @@ from timm.models import group_parameters
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from animl_pipeline.config import TrainPlan
+from animl_pipeline.config import TrainingConfig
 from animl_pipeline.core.errors import TrainingError
 
 LAST_LR = 0.01
@@ -21,7 +21,7 @@ WARM_UP = 0.1
 class Phases:
     """A network's two phases: ``heads`` name the modules that classify, ``steps`` is how long they learn alone."""
 
-    def __init__(self, network: nn.Module, heads: tuple[str, ...], spec: TrainPlan, steps_per_epoch: int) -> None:
+    def __init__(self, network: nn.Module, heads: tuple[str, ...], spec: TrainingConfig, steps_per_epoch: int) -> None:
         self.network = network
         self.spec = spec
         # Without pretrained weights there is nothing worth freezing.
@@ -51,7 +51,7 @@ class Phases:
                 module.eval()
 
 
-def frozen_names(network: nn.Module, heads: tuple[str, ...], spec: TrainPlan) -> frozenset[str]:
+def frozen_names(network: nn.Module, heads: tuple[str, ...], spec: TrainingConfig) -> frozenset[str]:
     """The parameters of the first ``frozen_layers`` of the backbone, as timm counts its layers.
 
     Raises:
@@ -67,7 +67,7 @@ def frozen_names(network: nn.Module, heads: tuple[str, ...], spec: TrainPlan) ->
     return frozenset(name for names in body[: round(spec.frozen_layers * len(body))] for name in names)
 
 
-def groups(network: nn.Module, heads: tuple[str, ...], spec: TrainPlan) -> list[dict[str, Any]]:
+def groups(network: nn.Module, heads: tuple[str, ...], spec: TrainingConfig) -> list[dict[str, Any]]:
     """The parameters for an optimiser: head and backbone each with their rate; norms and biases do not decay."""
     prefixes = tuple(f"{head}." for head in heads)
     parts: dict[tuple[bool, bool], list[nn.Parameter]] = {}

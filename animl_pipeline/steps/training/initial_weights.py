@@ -35,7 +35,7 @@ class Start(NamedTuple):
 
 
 def starting_point(plan: Plan, inputs: Mapping[str, Artifact], config: Mapping[str, Any], store: Store, settings: Settings) -> Start:
-    """The plan's start; where it is the released model and there is none that fits, ``train.weights_else``, said aloud.
+    """The plan's start; where it is the released model and there is none that fits, ``train.fallback_weights``, said aloud.
 
     A model that was itself trained on these inputs by this configuration does not go on from itself: it starts where it did, so
     that a retraining with nothing new after a release is known already.
@@ -62,7 +62,7 @@ def starting_point(plan: Plan, inputs: Mapping[str, Artifact], config: Mapping[s
 def _otherwise(plan: Plan, reason: str, settings: Settings) -> Start:
     other = plan.model_copy(update={"train": plan.train.fresh()})
     told = bare_address(other.train.weights)
-    log.warning("train.weights is released, but training starts from %s (train.weights_else): %s", told, reason)
+    log.warning("train.weights is released, but training starts from %s (train.fallback_weights): %s", told, reason)
     return Start(other, None, _digest(other, settings), told)
 
 

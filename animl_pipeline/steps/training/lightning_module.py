@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_average_precision, multiclass_f1_score
 
-from animl_pipeline.config import TrainPlan
+from animl_pipeline.config import TrainingConfig
 from animl_pipeline.core.errors import TrainingError
 from animl_pipeline.steps.training.augmentation import mix, mixed
 from animl_pipeline.steps.training.dataloaders import mixed_seed
@@ -58,7 +58,7 @@ class Learner(pl.LightningModule):
         counts: crops to train on of each class.
     """
 
-    def __init__(self, network: nn.Module, heads: tuple[str, ...], spec: TrainPlan, steps_per_epoch: int, counts: NDArray[np.int64]) -> None:
+    def __init__(self, network: nn.Module, heads: tuple[str, ...], spec: TrainingConfig, steps_per_epoch: int, counts: NDArray[np.int64]) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.network = network
@@ -196,7 +196,7 @@ class Learner(pl.LightningModule):
         old, self.part_size = min(self.part_size, crops), min(self.part_size, crops) // 2
         log.warning(
             "out of memory with %d crops at a time (%s): from here on %d at a time, their gradients added up, so a step stays %d crops;"
-            " set train.batch_size and train.accumulate so to begin with",
+            " set train.batch_size and train.accumulate_batches so to begin with",
             old, said, self.part_size, crops,
         )  # fmt: skip
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from animl_pipeline.config import TrainPlan
+from animl_pipeline.config import TrainingConfig
 
 
 class Loss(torch.nn.Module):
@@ -25,7 +25,7 @@ class Loss(torch.nn.Module):
 
     weights: Tensor | None
 
-    def __init__(self, spec: TrainPlan, counts: NDArray[np.int64]) -> None:
+    def __init__(self, spec: TrainingConfig, counts: NDArray[np.int64]) -> None:
         super().__init__()
         self.smoothing = spec.label_smoothing
         self.focus = spec.focus if spec.loss == "focal" else 0.0

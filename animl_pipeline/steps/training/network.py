@@ -56,7 +56,7 @@ def head_of(network: nn.Module) -> tuple[str, ...]:
 def _create(plan: Plan, classes: int, *, pretrained: bool = False) -> nn.Module:
     """The bare network; architectures of one input size are told the view's."""
     config = timm.get_pretrained_cfg(plan.train.backbone)
-    extra: dict[str, Any] = {"img_size": plan.view.size} if config is not None and config.fixed_input_size else {}
+    extra: dict[str, Any] = {"img_size": plan.model_input.size} if config is not None and config.fixed_input_size else {}
     extra |= {name: rate for name, rate in (("drop_rate", plan.train.dropout), ("drop_path_rate", plan.train.drop_path)) if rate}
     try:
         network: nn.Module = timm.create_model(plan.train.backbone, pretrained=pretrained, num_classes=classes, **extra)
@@ -151,10 +151,10 @@ def _compare_normalisation(network: nn.Module, plan: Plan) -> None:
     """Say it when the view normalises otherwise than the weights are used to: it costs accuracy and is easily mended."""
     config: Any = network.pretrained_cfg
     trained = tuple(config["mean"]), tuple(config["std"])
-    if trained != (plan.view.mean, plan.view.std):
+    if trained != (plan.model_input.mean, plan.model_input.std):
         log.warning(
             "view: the weights were trained with mean %s and std %s, the plan has %s and %s; set view.mean and view.std to theirs",
-            *map(list, (*trained, plan.view.mean, plan.view.std)),
+            *map(list, (*trained, plan.model_input.mean, plan.model_input.std)),
         )
 
 

@@ -53,7 +53,7 @@ def agreement(network: nn.Module, classifier: Classifier, views: NDArray[np.uint
     network = network.eval().cpu().float()
     largest = 0.0
     for start in range(0, len(views), BATCH):
-        inputs = normalise_array(views[start : start + BATCH], classifier.card.view)
+        inputs = normalise_array(views[start : start + BATCH], classifier.card.model_input)
         with torch.no_grad():
             logits = network(torch.from_numpy(inputs)).numpy()
         largest = max(largest, float(np.abs(softmax(logits) - classifier.probabilities(inputs)).max()))

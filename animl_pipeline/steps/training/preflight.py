@@ -29,7 +29,7 @@ def check_ready(plan: Plan, settings: Settings) -> None:
     check_fitting(train.weights, train.backbone)
     key, weights = "train.weights", train.weights
     if weights == RELEASED:  # what stands in need not fit the backbone while there is a released model
-        key, weights = "train.weights_else", train.weights_else
+        key, weights = "train.fallback_weights", train.fallback_weights
         check_form(weights, key=key)
     if weights not in PINNED_WEIGHTS:
         check_weights(weights, settings, train.weights_sha256, key=key)

@@ -18,6 +18,8 @@ from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import TrainingError
 from animl_pipeline.core.records import Agreement, Artifact, Counts, Digest, ModelCard
+from animl_pipeline.core.table_schemas import TRAINING_HISTORY
+from animl_pipeline.core.tables import write_table
 from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, Classifier
 from animl_pipeline.steps.training.augmentation import altered
 from animl_pipeline.steps.training.dataloaders import Crops, PlainBatches, TrainBatches, decode_crops, loader
@@ -27,7 +29,7 @@ from animl_pipeline.steps.training.network import build_network, continued, head
 from animl_pipeline.steps.training.onnx_export import agreement, export_onnx
 from animl_pipeline.steps.training.plots import CURVES_FILE, curves_png
 from animl_pipeline.steps.training.trainer import fit, lightning_precision
-from animl_pipeline.storage.step_cache import Made, Store, Workspace, digest_of, write_table
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, digest_of
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class Side(NamedTuple):
 
 def build_model(
     space: Workspace, crops: Artifact, splits: Artifact, start: Start, store: Store, settings: Settings, recorded: dict[str, Any]
-) -> Made:
+) -> StepOutput:
     """Write the step's files and count what it learnt from; see :func:`animl_pipeline.steps.training.train_classifier`."""
     plan = start.plan
     table = store.table(crops, "crops.parquet").merge(store.table(splits, "splits.parquet"), on="crop_id", validate="one_to_one")
@@ -54,12 +56,12 @@ def build_model(
     network = build_network(plan, settings) if start.model is None else continued(plan, start.model, store)
     history = _learn(network, train, val, plan, space.scratch, store.local / "tensorboard" / plan.model / space.scratch.parent.name)
     _write_model(network, start, digest_of([crops.digest, splits.digest]), recorded, space.out, _compared(train, val))
-    write_table(space.out / "history.parquet", history)
+    write_table(space.out, TRAINING_HISTORY, history)
     (space.out / CURVES_FILE).write_bytes(curves_png(history))
     noted = {"val_crops": len(val.targets), "epochs": len(history)}
     if (least := int(history["part_size"].min())) < plan.train.batch_size:
         noted["crops_at_once_for_want_of_memory"] = least
-    return Made(Counts(kept=len(train.targets), unit="crops", noted=noted))
+    return StepOutput(Counts(kept=len(train.targets), unit="crops", noted=noted))
 
 
 def check_trainable(tables: dict[str, pd.DataFrame], plan: Plan) -> None:
@@ -69,12 +71,12 @@ def check_trainable(tables: dict[str, pd.DataFrame], plan: Plan) -> None:
         TrainingError: else; the message names the classes.
     """
     classes = tuple(plan.labels.classes)
-    strange = sorted(set(pd.concat(tables.values())["label"]) - set(classes))
+    strange = sorted(set(pd.concat(tables.values())["class_id"]) - set(classes))
     if strange:
         raise TrainingError(
             f"expected crops of {', '.join(classes)}, found {', '.join(strange)} among them; run the steps 'labels' to 'splits' of this plan"
         )
-    lacking = [c for c in classes if not (tables["train"]["label"] == c).any()]
+    lacking = [c for c in classes if not (tables["train"]["class_id"] == c).any()]
     if lacking:
         raise TrainingError(f"no crop to train on for {', '.join(lacking)}; label more of it at more places, or take it out of labels.classes")
     if tables["val"].empty:
@@ -82,9 +84,9 @@ def check_trainable(tables: dict[str, pd.DataFrame], plan: Plan) -> None:
 
 
 def _decoded(table: pd.DataFrame, name: str, plan: Plan, store: Store, settings: Settings, scratch: Path) -> Side:
-    views = decode_crops(table, store, plan.view.size, scratch / f"{name}.views", settings.workers)
+    views = decode_crops(table, store, plan.model_input.size, scratch / f"{name}.views", settings.workers)
     number = {c: i for i, c in enumerate(plan.labels.classes)}
-    return Side(views, np.array([number[label] for label in table["label"]], np.int64))
+    return Side(views, np.array([number[class_id] for class_id in table["class_id"]], np.int64))
 
 
 def _learn(network: nn.Module, train: Side, val: Side, plan: Plan, scratch: Path, curves: Path) -> pd.DataFrame:
@@ -92,15 +94,15 @@ def _learn(network: nn.Module, train: Side, val: Side, plan: Plan, scratch: Path
     spec = plan.train
     weighted = spec.sampling == "label_weighted"
     classes = len(plan.labels.classes)
-    drawn = TrainBatches(train.targets, classes, spec.batch_size * spec.accumulate, weighted=weighted, seed=spec.seed)
+    drawn = TrainBatches(train.targets, classes, spec.batch_size * spec.accumulate_batches, weighted=weighted, seed=spec.seed)
     counts = np.bincount(train.targets, minlength=classes)
     learner = Learner(network.to(memory_format=torch.channels_last), head_of(network), spec, len(drawn), counts)
     drawn.steps_done = partial(getattr, learner, "global_step")  # a process of another device cannot be sent a lambda
     loaders = (
-        loader(Crops(*train, altered(spec, plan.view.size)), drawn, plan.view, spec.loader_workers),
-        loader(Crops(*val, None), PlainBatches(len(val.targets), 2 * spec.batch_size), plan.view, 0),
+        loader(Crops(*train, altered(spec, plan.model_input.size)), drawn, plan.model_input, spec.loader_workers),
+        loader(Crops(*val, None), PlainBatches(len(val.targets), 2 * spec.batch_size), plan.model_input, 0),
     )
-    precision = lightning_precision(spec, plan.view.size)
+    precision = lightning_precision(spec, plan.model_input.size)
     log.info(
         "training %s on %d crops, %d to validate, %s, %d threads",
         spec.backbone,
@@ -130,9 +132,9 @@ def _write_model(network: nn.Module, start: Start, data: Digest, recorded: dict[
     plan = start.plan
     weights = {name: t.contiguous() for name, t in network.state_dict().items()}
     (out / WEIGHTS_FILE).write_bytes(save(weights, metadata={"format": "pt"}))  # its own file errors say nothing of a full disk
-    sha256 = export_onnx(network, plan.view.size, out / MODEL_FILE)
+    sha256 = export_onnx(network, plan.model_input.size, out / MODEL_FILE)
     card = ModelCard(
-        model=plan.model, version=sha256[:12], architecture=plan.train.backbone, classes=plan.classes(), view=plan.view, onnx_sha256=sha256,
+        model=plan.model, version=sha256[:12], architecture=plan.train.backbone, classes=plan.classes(), model_input=plan.model_input, onnx_sha256=sha256,
         agreement=Agreement(max_abs=0, crops=0), data_digest=data, weights=start.told, plan=recorded,
     )  # fmt: skip
     _write_card(card, out)

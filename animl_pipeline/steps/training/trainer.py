@@ -19,7 +19,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from animl_pipeline.config import TrainPlan
+from animl_pipeline.config import TrainingConfig
 from animl_pipeline.core.errors import TrainingError
 from animl_pipeline.core.progress import track
 from animl_pipeline.steps.training.gpu_memory import kept_memory, out_of_memory
@@ -85,7 +85,7 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
     return checkpoint
 
 
-def lightning_precision(spec: TrainPlan, size: int) -> Precision:
+def lightning_precision(spec: TrainingConfig, size: int) -> Precision:
     """Lightning's name of the arithmetic: the plan's, or what suits this machine and a view of ``size`` pixels."""
     if spec.precision == "16" and not torch.cuda.is_available():
         raise TrainingError("train.precision: 16 is for GPUs, and torch finds none here; set it to auto, bf16 or 32")
@@ -156,7 +156,7 @@ def _trainer(learner: Learner, precision: Precision, folder: Path, checkpoints: 
 
 
 @contextmanager
-def _clear_ends(spec: TrainPlan) -> Iterator[None]:
+def _clear_ends(spec: TrainingConfig) -> Iterator[None]:
     """Lightning's and torch's ways to end a run, as ours."""
     try:
         yield
@@ -170,10 +170,10 @@ def _clear_ends(spec: TrainPlan) -> Iterator[None]:
         raise
 
 
-def _out_of_memory(spec: TrainPlan) -> TrainingError:
+def _out_of_memory(spec: TrainingConfig) -> TrainingError:
     half = max(1, spec.batch_size // 2)
     return TrainingError(
-        f"memory did not suffice for batches of {spec.batch_size}; set train.batch_size to {half} and train.accumulate to {2 * spec.accumulate}"
+        f"memory did not suffice for batches of {spec.batch_size}; set train.batch_size to {half} and train.accumulate_batches to {2 * spec.accumulate_batches}"
         " (a step stays as large), or lower view.size"
     )
 

@@ -18,11 +18,11 @@ from animl_pipeline.core.progress import track
 from animl_pipeline.core.records import Record
 from animl_pipeline.storage import image_index
 from animl_pipeline.storage.gc import local_files
-from animl_pipeline.storage.gc.inventory import Standing, Step, standing
-from animl_pipeline.storage.gc.references import CROPS, PICTURES, WINDOWS, memories, named_by, needed, remembered
+from animl_pipeline.storage.gc.references import CROPS, IMAGES, WINDOWS, memories, named_by, needed, remembered
 from animl_pipeline.storage.gc.roots import Root, roots
+from animl_pipeline.storage.gc.stored_steps import Standing, Step, standing
 from animl_pipeline.storage.locks import clearing
-from animl_pipeline.storage.object_store import Lying
+from animl_pipeline.storage.object_store import StoredObject
 from animl_pipeline.storage.step_cache import Store
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Rules(Record):
 
     older_than: float = Field(default=30, ge=1, le=36_500, description="days without use; what is younger stays, whoever needs it")
     keep: int = Field(default=3, ge=1, le=100, description="released versions of each endpoint that can be gone back to")
-    pictures: bool = Field(default=False, description="whether fetched pictures that no step names may go: they can be fetched again")
+    images: bool = Field(default=False, description="whether fetched pictures that no step names may go: they can be fetched again")
 
 
 class Pile(NamedTuple):
@@ -66,10 +66,10 @@ class _Going(NamedTuple):
     """What goes."""
 
     steps: list[Step]
-    strays: list[Lying]
-    windows: list[Lying]
-    blobs: dict[str, Lying]  # by sha256
-    local_files: list[Lying]  # on this machine
+    strays: list[StoredObject]
+    windows: list[StoredObject]
+    blobs: dict[str, StoredObject]  # by sha256
+    local_files: list[StoredObject]  # on this machine
 
 
 def clear_store(store: Store, rules: Rules, *, look_only: bool = True, now: float | None = None) -> Cleared:
@@ -90,14 +90,14 @@ def clear_store(store: Store, rules: Rules, *, look_only: bool = True, now: floa
     """
     limit = (now or time.time()) - rules.older_than * DAY
     if look_only:
-        return _sorted_out(store, standing(store.depot), rules, limit)[1]
+        return _sorted_out(store, standing(store.object_store), rules, limit)[1]
     with clearing(store.local / "work"):
-        before = standing(store.depot)
+        before = standing(store.object_store)
         going, said = _sorted_out(store, before, rules, limit)
-        if _used_meanwhile(before, standing(store.depot)):
-            raise StoreError(f"a run made or used a step in {store.depot} meanwhile; nothing was cleared, do it when no run is under way")
+        if _used_meanwhile(before, standing(store.object_store)):
+            raise StoreError(f"a run made or used a step in {store.object_store} meanwhile; nothing was cleared, do it when no run is under way")
         _delete(store, going)
-    log.info("cleared %s: %.1f MB freed", store.depot, said.bytes / 1e6)
+    log.info("cleared %s: %.1f MB freed", store.object_store, said.bytes / 1e6)
     return said
 
 
@@ -106,22 +106,22 @@ def _used_meanwhile(before: Standing, after: Standing) -> bool:
 
 
 def _sorted_out(store: Store, there: Standing, rules: Rules, limit: float) -> tuple[_Going, Cleared]:
-    named = roots(store.depot, rules.keep)
+    named = roots(store.object_store, rules.keep)
     young = [Root(s.id, f"used within {rules.older_than:g} days") for s in there.steps.values() if s.used >= limit]
     stay = needed(there.steps, [*named, *young])
-    blobs = {b.name.rpartition("/")[2]: b for b in store.depot.lying("blobs/")}
+    blobs = {b.name.rpartition("/")[2]: b for b in store.object_store.lying("blobs/")}
     why = _kept_blobs(store, [(there.steps[i], stay[i]) for i in stay], blobs, rules, limit)
     going = _Going(
         steps=[s for i, s in there.steps.items() if i not in stay],
         strays=[f for f in there.strays if f.at < limit],
-        windows=[s for s in store.depot.lying(f"memory/{WINDOWS}/") if s.at < limit],
+        windows=[s for s in store.object_store.lying(f"memory/{WINDOWS}/") if s.at < limit],
         blobs={name: b for name, b in blobs.items() if name not in why},
         local_files=[*local_files.left_over(store, limit), *local_files.copies(store, stay), *local_files.curves(store, stay, limit)],
     )
     stays = _filled(
         *_piles("steps", stay.values(), [there.steps[i].bytes for i in stay]),
         *_piles(BLOBS, why.values(), [blobs[name].bytes for name in why]),
-        _pile("register", "what was once tested on or learnt from", store.depot.lying("memory/splits/")),
+        _pile("register", "what was once tested on or learnt from", store.object_store.lying("memory/splits/")),
     )
     return going, Cleared(_piled(going), stays, tuple(dict.fromkeys(r for r in named if r.id not in there.steps)))
 
@@ -136,7 +136,7 @@ def _piled(going: _Going) -> tuple[Pile, ...]:
     )
 
 
-def _kept_blobs(store: Store, stay: Sequence[tuple[Step, str]], blobs: Mapping[str, Lying], rules: Rules, limit: float) -> dict[str, str]:
+def _kept_blobs(store: Store, stay: Sequence[tuple[Step, str]], blobs: Mapping[str, StoredObject], rules: Rules, limit: float) -> dict[str, str]:
     """Each blob that stays, and why: by the first reason found."""
     why: dict[str, str] = {}
 
@@ -150,7 +150,7 @@ def _kept_blobs(store: Store, stay: Sequence[tuple[Step, str]], blobs: Mapping[s
             for names in named_by(one, store):
                 _note(names, reason)
             step(1)
-    spared = {CROPS, WINDOWS} | ({PICTURES} if rules.pictures else set())
+    spared = {CROPS, WINDOWS} | ({IMAGES} if rules.images else set())
     for names in remembered(store, frozenset(spared)):
         _note(names, "remembered")
     _note((name for name, blob in blobs.items() if blob.at >= limit), f"younger than {rules.older_than:g} days")
@@ -158,16 +158,16 @@ def _kept_blobs(store: Store, stay: Sequence[tuple[Step, str]], blobs: Mapping[s
 
 
 def _delete(store: Store, going: _Going) -> None:
-    depot = store.depot
-    _away("manifests", [s.manifest for s in going.steps], depot.delete_all)
+    object_store = store.object_store
+    _away("manifests", [s.manifest for s in going.steps], object_store.delete_all)
     files = [name for s in going.steps for name in s.files if name != s.manifest]
-    _away("files", [*files, *(f.name for f in going.strays)], depot.delete_all)
-    _away("memory", [s.name for s in going.windows], depot.delete_all)
+    _away("files", [*files, *(f.name for f in going.strays)], object_store.delete_all)
+    _away("memory", [s.name for s in going.windows], object_store.delete_all)
     if going.blobs:
         for name in memories(store):
-            if name.partition("/")[0] in {CROPS, PICTURES}:
-                image_index.forget(depot, name, lambda record: record.get("blob") in going.blobs)
-    _away("blobs", [b.name for b in going.blobs.values()], depot.delete_all)
+            if name.partition("/")[0] in {CROPS, IMAGES}:
+                image_index.forget(object_store, name, lambda record: record.get("blob") in going.blobs)
+    _away("blobs", [b.name for b in going.blobs.values()], object_store.delete_all)
     for lying in going.local_files:
         local_files.remove(lying)
 
@@ -179,7 +179,7 @@ def _away(what: str, names: Sequence[str], delete: Callable[[Sequence[str]], Non
             step(len(names[start : start + BATCH]))
 
 
-def _pile(what: str, why: str, things: Iterable[Lying]) -> Pile:
+def _pile(what: str, why: str, things: Iterable[StoredObject]) -> Pile:
     sizes = [t.bytes for t in things]
     return Pile(what, why, len(sizes), sum(sizes))
 

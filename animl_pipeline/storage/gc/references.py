@@ -14,13 +14,13 @@ from typing import Any
 
 from animl_pipeline.core.errors import StoreError
 from animl_pipeline.storage import image_index
-from animl_pipeline.storage.gc.inventory import Id, Step
 from animl_pipeline.storage.gc.roots import Root
+from animl_pipeline.storage.gc.stored_steps import Id, Step
 from animl_pipeline.storage.step_cache import Store
 
 NAME = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 CHUNK = 1 << 22
-CROPS, PICTURES, WINDOWS = "crops", "images", "animl-windows"
+CROPS, IMAGES, WINDOWS = "crops", "images", "animl-windows"
 """Memories that name blobs and need not keep them: crops are cut anew, pictures fetched again, exports under way are young."""
 SILENT = frozenset({"detections", "likeness", "taken", "splits"})
 """Memories whose records name no blob."""
@@ -36,12 +36,12 @@ def named_by(step: Step, store: Store) -> Iterator[set[str]]:
         if name.endswith((".parquet", ".json")) and name != step.manifest:
             path = store.local / name
             if not path.exists() or path.stat().st_size != size:
-                store.depot.fetch(name, path)
+                store.object_store.fetch(name, path)
             try:
                 yield from _in_table(path) if path.suffix == ".parquet" else _in_text(path)
             except (OSError, ValueError) as e:  # pyarrow's own errors are such
                 raise StoreError(
-                    f"{name} in the store at {store.depot} cannot be read ({e}); which pictures it needs is unknown, so nothing is cleared: "
+                    f"{name} in the store at {store.object_store} cannot be read ({e}); which pictures it needs is unknown, so nothing is cleared: "
                     f"run the plan again that made it, or delete {step.manifest}"
                 ) from e
 
@@ -55,13 +55,13 @@ def remembered(store: Store, but: frozenset[str]) -> Iterator[set[str]]:
     """
     for name in memories(store):
         if name.partition("/")[0] not in but | SILENT:
-            for _, records in image_index.shards(store.depot, name):
+            for _, records in image_index.shards(store.object_store, name):
                 yield set(_texts(list((records or {}).values())))
 
 
 def memories(store: Store) -> list[str]:
     """Under which names something is remembered."""
-    return sorted({lying.name.removeprefix("memory/").rpartition("/")[0] for lying in store.depot.lying("memory/")})
+    return sorted({lying.name.removeprefix("memory/").rpartition("/")[0] for lying in store.object_store.lying("memory/")})
 
 
 def _in_table(path: Path) -> Iterator[set[str]]:
@@ -103,7 +103,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 CHAMPION = ("evaluation", "champion")
 """An evaluation's input that is another model's package: read as it is, so what it was made from is not needed for that."""
-RELEASED = ("model", "released")
+RELEASED = ("training", "released")
 """A training's input that is another model's weights, by the content of their file: read as they are, too."""
 BESIDE = "compared with, or trained on from, by a model that stays"
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from animl_pipeline.core.errors import StoreError
 from animl_pipeline.core.records import Digest
-from animl_pipeline.storage.gc.inventory import Id
-from animl_pipeline.storage.object_store import Depot
+from animl_pipeline.storage.gc.stored_steps import Id
+from animl_pipeline.storage.object_store import ObjectStore
 
 M = TypeVar("M", bound="_Told")
 
@@ -56,7 +56,7 @@ class _Change(_Told):
     package: _Artifact | None
 
 
-def roots(depot: Depot, keep: int) -> list[Root]:
+def roots(object_store: ObjectStore, keep: int) -> list[Root]:
     """The steps that reports and releases need.
 
     Args:
@@ -66,22 +66,22 @@ def roots(depot: Depot, keep: int) -> list[Root]:
     Raises:
         StoreError: a report or a release record cannot be read: nobody knows what it needs.
     """
-    return [*_of_reports(depot), *_of_releases(depot, keep)]
+    return [*_of_reports(object_store), *_of_releases(object_store, keep)]
 
 
-def _of_reports(depot: Depot) -> Iterator[Root]:
-    for lying in depot.lying("reports/"):
+def _of_reports(object_store: ObjectStore) -> Iterator[Root]:
+    for lying in object_store.lying("reports/"):
         model, name = lying.name.removeprefix("reports/").rpartition("/")[::2]
         if name == "newest.json":
-            report = _read(depot, lying.name, _Report)
+            report = _read(object_store, lying.name, _Report)
             for artifact in (report.package, report.evaluation, report.model_artifact):
                 yield Root(artifact.id(), f"newest report of {model}")
 
 
-def _of_releases(depot: Depot, keep: int) -> Iterator[Root]:
+def _of_releases(object_store: ObjectStore, keep: int) -> Iterator[Root]:
     lines: dict[str, list[_Change]] = {}
-    for name in sorted(lying.name for lying in depot.lying("releases/")):
-        lines.setdefault(name.removeprefix("releases/").rpartition("/")[0], []).append(_read(depot, name, _Change))
+    for name in sorted(lying.name for lying in object_store.lying("releases/")):
+        lines.setdefault(name.removeprefix("releases/").rpartition("/")[0], []).append(_read(object_store, name, _Change))
     for line, changes in lines.items():
         for change in _needed(changes, keep):
             if change.package is not None:
@@ -110,11 +110,11 @@ def _before(now: _Change, done: Sequence[_Change]) -> Iterator[_Change]:
         yield from [c for c in done if c.endpoint_config == config][-1:]
 
 
-def _read(depot: Depot, name: str, kind: type[M]) -> M:
+def _read(object_store: ObjectStore, name: str, kind: type[M]) -> M:
     try:
-        return kind.model_validate_json(depot.read(name) or b"")
+        return kind.model_validate_json(object_store.read(name) or b"")
     except ValidationError as e:
         raise StoreError(
-            f"{depot}/{name} cannot be read as a {'report' if kind is _Report else 'release record'}; which steps it needs is unknown, so nothing is "
+            f"{object_store}/{name} cannot be read as a {'report' if kind is _Report else 'release record'}; which steps it needs is unknown, so nothing is "
             "cleared: restore it from a copy of the store, or delete it if nobody needs it"
         ) from e

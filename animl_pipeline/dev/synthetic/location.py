@@ -22,7 +22,7 @@ GROUNDS: dict[str, tuple[Colour, Colour, Colour, Colour]] = {
 }
 
 
-class Place(NamedTuple):
+class PathOrUrl(NamedTuple):
     """A camera place. ``horizon`` is a share of the height (below 0: the camera looks down and sees no sky).
 
     ``grass`` is the height of its blades in pixels at the near edge, ``sun`` where the light comes from (-1 left, 1 right).

@@ -14,7 +14,22 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PASSIVE = frozenset(
-    {"animl", "corner", "decoding", "depot", "errors", "memory", "plan", "progress", "records", "remote", "settings", "sources", "store", "weights"}
+    {
+        "animl",
+        "corner",
+        "decoding",
+        "object_store",
+        "errors",
+        "memory",
+        "plan",
+        "progress",
+        "records",
+        "remote",
+        "settings",
+        "sources",
+        "store",
+        "weights",
+    }
 )
 
 
