@@ -9,20 +9,6 @@ from pydantic import Field, model_validator
 from animl_pipeline.config.fields import Count, PathOrUrl
 from animl_pipeline.core.records import Record
 
-PEOPLE = frozenset(
-    "person persons people human humans homo_sapiens man men woman women child children hiker hikers hunter cyclist visitor ranger staff".split()
-)
-"""Category names, as :func:`folded` gives them, of objects that are persons."""
-VEHICLES = frozenset(
-    "vehicle vehicles car cars truck trucks boat boats motorcycle motorbike bicycle bike bus van atv quad tractor snowmobile".split()
-)
-"""Category names, as :func:`folded` gives them, of objects that are vehicles."""
-
-
-def folded(name: object) -> str:
-    """A category's name in small letters, its words joined by an underscore."""
-    return "_".join(str(name).casefold().replace("_", " ").split())
-
 
 class DetectionsConfig(Record):
     """Where boxes come from, and which MegaDetector draws the missing ones."""

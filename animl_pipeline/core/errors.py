@@ -1,95 +1,146 @@
-"""Everything that can go wrong and is the user's to mend, as one tree.
+"""Everything that can go wrong and that a user can fix, as one tree.
 
 ::
 
     PipelineError
-    ├── PlanError           the plan (YAML) does not say what it must
-    ├── SettingsError       the environment does not say where we are, or may not say it
-    ├── ExportError         an export cannot be read, or nothing of it is left
-    │   └── AwayError           who is asked does not answer now
-    ├── ImagesError         no picture arrived
-    ├── LabelsError         no object has a class, or a class has none
-    ├── WeightsError        pretrained weights are missing, wrong or unverified
-    ├── DetectionsError     the detector cannot run
-    ├── PictureError        a picture does not decode, or a box lies outside of it
-    ├── CropsError          nothing was left to cut out
-    ├── SplitsError         the places do not suffice for train, val and test
-    ├── TrainingError       training cannot start or did not end
-    ├── EvaluationError     there is nothing to score, or no model to score
-    ├── PackageError        the package is not fit to ship
-    ├── ReleaseError        the endpoint was not updated, or was rolled back
-    └── StoreError          the store cannot be read or written
-        ├── StoreUnreachableError   the store does not answer now
+    ├── PlanError                   the plan (YAML) has a key or value that does not fit
+    ├── SettingsError               an environment variable is missing or does not fit
+    ├── ExportError                 an export cannot be read, or no record of it can be used
+    │   └── ExportUnreachableError  * Animl, or the host of the export, does not answer now
+    ├── ImagesError                 no image could be downloaded
+    │   └── ImagesUnreachableError  * the host of the images does not answer now
+    ├── LabelsError                 no annotation has a class, or a class has no annotation
+    ├── WeightsError                pretrained weights are missing, wrong or not verified
+    │   └── WeightsUnreachableError * the host of the weights does not answer now
+    ├── DetectionsError             the detector cannot run
+    │   └── DetectorUnreachableError * the endpoint of the detector does not answer now
+    ├── ImageError                  an image does not decode, or a box lies outside of it
+    ├── CropsError                  no crop could be made
+    ├── SplitsError                 the locations do not suffice for train, val and test
+    ├── TrainingError               training cannot start or did not end
+    │   └── TrainingInterruptedError * the machine that trained was taken away
+    ├── EvaluationError             there is nothing to score, or no model to score
+    ├── PackageError                the package must not ship
+    ├── ReleaseError                the endpoint was not updated, or was rolled back
+    │   └── AwsUnreachableError     * AWS does not answer now, or throttles
+    └── StoreError                  the store cannot be read or written
+        ├── StoreUnreachableError   * the store does not answer now
         ├── TableError              a table does not have the columns that its step declares
-        └── DamagedError            what the store holds is not what its manifest says
+        └── DamagedError            * a stored file differs from its manifest; it is removed, and the next try makes it again
 
-A message says what was expected, what was found, and what to do: which step makes the missing thing or which setting
-to turn. The command line prints it as one line and exits with ``exit_code``.
+The classes with a star are retryable: the same call may succeed later without anybody doing anything. All others are not, and
+neither is any exception outside of this tree.
+
+A message says what was expected, what was found, and what to do. The command line prints it as one line and exits with
+``exit_code``.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class PipelineError(Exception):
-    """The root: a fault that one clear line explains."""
+    """The root of the tree.
+
+    Attributes:
+        code: a short name of the fault for programs and tests, such as ``too_few_locations``; "" where the class says enough.
+        details: values that the message holds, by name.
+    """
 
     exit_code = 1
     retryable = False
-    """Whether the same may succeed later without anybody's doing."""
+
+    def __init__(self, message: str, code: str = "", **details: Any) -> None:
+        super().__init__(message)
+        self.code = code
+        self.details = details
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), str(self), self.code, self.details)
+
+
+def _rebuild(kind: type[PipelineError], message: str, code: str, details: dict[str, Any]) -> PipelineError:
+    """An error that came from another process."""
+    return kind(message, code, **details)
 
 
 class PlanError(PipelineError):
-    """The plan does not say what it must."""
+    """The plan has a key or value that does not fit."""
 
     exit_code = 2
 
 
 class SettingsError(PipelineError):
-    """The environment does not say where we are."""
+    """An environment variable is missing or does not fit."""
 
     exit_code = 2
 
 
 class ExportError(PipelineError):
-    """An export cannot be read, or nothing of it is left."""
+    """An export cannot be read, or no record of it can be used."""
 
 
-class AwayError(ExportError):
-    """Who is asked does not answer now."""
+class ExportUnreachableError(ExportError):
+    """Animl, or the host of the export, does not answer now."""
 
     retryable = True
 
 
 class ImagesError(PipelineError):
-    """No picture arrived."""
+    """No image could be downloaded."""
+
+
+class ImagesUnreachableError(ImagesError):
+    """The host of the images does not answer now."""
+
+    retryable = True
 
 
 class LabelsError(PipelineError):
-    """No object has a class, or a class has no object."""
+    """No annotation has a class, or a class has no annotation."""
 
 
 class WeightsError(PipelineError):
-    """Pretrained weights are missing, wrong or unverified."""
+    """Pretrained weights are missing, wrong or not verified."""
+
+
+class WeightsUnreachableError(WeightsError):
+    """The host of the weights does not answer now."""
+
+    retryable = True
 
 
 class DetectionsError(PipelineError):
     """The detector cannot run."""
 
 
+class DetectorUnreachableError(DetectionsError):
+    """The endpoint of the detector does not answer now."""
+
+    retryable = True
+
+
 class ImageError(PipelineError):
-    """A picture does not decode, or a box lies outside of it."""
+    """An image does not decode, or a box lies outside of it."""
 
 
 class CropsError(PipelineError):
-    """Nothing was left to cut out."""
+    """No crop could be made."""
 
 
 class SplitsError(PipelineError):
-    """The places do not suffice for train, val and test."""
+    """The locations do not suffice for train, val and test."""
 
 
 class TrainingError(PipelineError):
     """Training cannot start or did not end."""
+
+
+class TrainingInterruptedError(TrainingError):
+    """The machine that trained was taken away."""
+
+    retryable = True
 
 
 class EvaluationError(PipelineError):
@@ -97,21 +148,21 @@ class EvaluationError(PipelineError):
 
 
 class PackageError(PipelineError):
-    """The package is not fit to ship."""
+    """The package must not ship."""
 
 
 class ReleaseError(PipelineError):
     """The endpoint was not updated, or was rolled back."""
 
 
-class StoreError(PipelineError):
-    """The store cannot be read or written."""
-
-
-class DamagedError(StoreError):
-    """What the store holds is not what its manifest says; it is removed, and made anew by the next try."""
+class AwsUnreachableError(ReleaseError):
+    """AWS does not answer now, or throttles."""
 
     retryable = True
+
+
+class StoreError(PipelineError):
+    """The store cannot be read or written."""
 
 
 class StoreUnreachableError(StoreError):
@@ -122,3 +173,9 @@ class StoreUnreachableError(StoreError):
 
 class TableError(StoreError):
     """A table does not have the columns that its step declares."""
+
+
+class DamagedError(StoreError):
+    """A stored file differs from its manifest. It is removed, and the next try makes it again."""
+
+    retryable = True

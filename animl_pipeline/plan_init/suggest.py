@@ -8,8 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from animl_pipeline.core.category_names import plain as key
+from animl_pipeline.core.category_names import role
 from animl_pipeline.core.errors import ExportError
-from animl_pipeline.plan_init.category_names import is_slip, key, role, spellings
+from animl_pipeline.plan_init.category_names import is_slip, spellings
 from animl_pipeline.plan_init.survey import Category, Survey
 
 MOST_CLASSES = 40

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from animl_pipeline.cli.main import main
 from animl_pipeline.cli.plan_init import init
 from animl_pipeline.config import Plan, SourceConfig, check_plan, load_plan
+from animl_pipeline.core.category_names import plain as key
+from animl_pipeline.core.category_names import role
 from animl_pipeline.core.errors import ExportError, PlanError
 from animl_pipeline.plan_init import Category, Survey, drafted, plan_text
-from animl_pipeline.plan_init.category_names import is_slip, key, role, spellings
+from animl_pipeline.plan_init.category_names import is_slip, spellings
 from animl_pipeline.plan_init.render_yaml import scalar
 from tests.conftest import jpeg
 from tests.support.camtrap_dp import Package

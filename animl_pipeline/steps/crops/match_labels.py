@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from animl_pipeline.config import CropsConfig
-from animl_pipeline.config.detection import PEOPLE, VEHICLES, folded
+from animl_pipeline.core.category_names import is_person, is_vehicle
 from animl_pipeline.core.records import Artifact
 from animl_pipeline.storage.step_cache import Store
 
@@ -80,7 +80,7 @@ def choose_boxes(labels: pd.DataFrame, detections: pd.DataFrame, failures: pd.Da
     animals = _animals_by_image(detections)
     failed = dict(zip(zip(failures["source"], failures["image_id"], strict=True), failures["reason"], strict=True))
     chosen: list[Chosen] = []
-    people = labels["name"].map(folded).isin(PEOPLE | VEHICLES)
+    people = labels["name"].map(lambda name: is_person(name) or is_vehicle(name)).astype(bool)
     columns = labels.loc[people, ["source", "image_id", "annotation_id"]]
     dropped = [Dropped(source, image, of, "person_or_vehicle") for source, image, of in columns.itertuples(index=False, name=None)]
     for image, objects in sorted(_objects_by_image(labels[~people]).items()):
@@ -180,5 +180,5 @@ def images_with_people(labels: Artifact, detections: Artifact, store: Store) -> 
         tables.append(store.table(detections, "people.parquet"))
     for name in {"labels.parquet", "dropped.parquet"} & set(store.files(labels)):
         named = store.table(labels, name)
-        tables.append(named[named["name"].map(folded).isin(VEHICLES)])
+        tables.append(named[named["name"].map(is_vehicle).astype(bool)])
     return {image for table in tables for image in zip(table["source"], table["image_id"], strict=True)}

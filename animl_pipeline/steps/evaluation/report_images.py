@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from animl_pipeline.config import Plan
+from animl_pipeline.core.category_names import is_person
 from animl_pipeline.core.imaging import open_image
 from animl_pipeline.inference.scoring import probability_column
 from animl_pipeline.storage.step_cache import Store
@@ -26,14 +27,11 @@ MOST_RIGHT = 2
 THUMBNAIL = 192
 """Longest side of a shown crop, in pixels; smaller crops are shown as they are."""
 
-PEOPLE = frozenset({"person", "people", "persons", "human", "humans", "homo sapiens", "man", "woman", "child", "hiker", "visitor", "staff"})
-"""Names of classes whose crops are never shown, whether people or the model gave the name."""
-
 
 def classes_of_people(plan: Plan) -> frozenset[str]:
     """The plan's classes that mean people."""
     named = {c: {c.casefold(), *(n.casefold() for n in spec.names())} for c, spec in plan.labels.classes.items()}
-    return frozenset(c for c, names in named.items() if names & PEOPLE)
+    return frozenset(c for c, names in named.items() if any(map(is_person, names)))
 
 
 def mistakes(scored: pd.DataFrame, ids: Sequence[str], hidden: Collection[str], store: Store) -> list[dict[str, Any]]:

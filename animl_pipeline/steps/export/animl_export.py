@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from animl_pipeline.config import AnimlExportConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import AwayError, ExportError
+from animl_pipeline.core.errors import ExportError, ExportUnreachableError
 from animl_pipeline.core.records import Artifact
 from animl_pipeline.core.table_schemas import EXPORT_LOCATIONS
 from animl_pipeline.core.tables import write_table
@@ -48,7 +48,7 @@ def export_project(project: str, source: SourceConfig, store: Store, settings: S
     """The export of an Animl project; see :func:`animl_pipeline.steps.export.export_annotations`.
 
     Raises:
-        AwayError: Animl does not answer now.
+        ExportUnreachableError: Animl does not answer now.
         ExportError: Animl cannot be asked, or not one window could be exported, or the project holds nothing that fits.
         SettingsError: where Animl is, or as whom to ask, is not said or not right.
     """
@@ -61,7 +61,7 @@ def export_project(project: str, source: SourceConfig, store: Store, settings: S
             locs = merge_deployments(animl.deployments(), within) if within else []
             exported = _exported(animl, filters, spec, Memory(store, name), store, scratch)
         except RemoteError as e:
-            kind = AwayError if e.retryable else ExportError
+            kind = ExportUnreachableError if e.retryable else ExportError
             raise kind(f"source {source.name!r}: Animl cannot be asked for {source.export}: {e}; what has arrived is kept, run again") from e
         return make_step(source, exported, locs, store)
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from animl_pipeline.config import AnimlExportConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import AwayError, ExportError
+from animl_pipeline.core.errors import ExportError, ExportUnreachableError
 from animl_pipeline.integrations.animl import Animl
 from animl_pipeline.steps.export.animl_export import filters_of
 from animl_pipeline.storage.remote import RemoteError
@@ -16,7 +16,7 @@ def count_validated(source: SourceConfig, since: datetime | None, settings: Sett
     """How many images of a source's Animl project fit the plan and hold a label that was validated since then (None: ever).
 
     Raises:
-        AwayError: Animl does not answer now.
+        ExportUnreachableError: Animl does not answer now.
         ExportError: the source is no Animl project, or the question was refused.
         SettingsError: where Animl is, or as whom to ask, is not said or not right.
     """
@@ -28,5 +28,5 @@ def count_validated(source: SourceConfig, since: datetime | None, settings: Sett
         with Animl(project, settings) as animl:
             return animl.count(filters)
     except RemoteError as e:
-        kind = AwayError if e.retryable else ExportError
+        kind = ExportUnreachableError if e.retryable else ExportError
         raise kind(f"source {source.name!r}: Animl cannot be asked for {source.export}: {e}") from e
