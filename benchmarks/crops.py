@@ -148,13 +148,13 @@ def parts(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds a picture that the parts of cutting take, ours and the script's."""
     from PIL import Image
 
-    from animl_pipeline.core.imaging import cut, open_image, square_around
+    from animl_pipeline.core.imaging import extract_crop, open_image, square_around
     from animl_pipeline.core.records import Box, ModelInput
     from animl_pipeline.steps.crops.extract import LOSSLESS
-    from animl_pipeline.steps.crops.perceptual_hash import likeness
+    from animl_pipeline.steps.crops.perceptual_hash import compute_phash
 
     data = {name: (folder / name).read_bytes() for name in boxes}
-    views = {name: [cut(open_image(d), Box.of(b), ModelInput(size=VIEW)) for b in boxes[name]] for name, d in data.items()}
+    views = {name: [extract_crop(open_image(d), Box.of(b), ModelInput(size=VIEW)) for b in boxes[name]] for name, d in data.items()}
     image = {"": open_image(next(iter(data.values())))}
 
     def entropy(name: str) -> None:
@@ -164,7 +164,7 @@ def parts(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
 
     def views_of(name: str) -> None:
         for box in boxes[name]:
-            cut(image[""], Box.of(box), ModelInput(size=VIEW))
+            extract_crop(image[""], Box.of(box), ModelInput(size=VIEW))
 
     def encode(name: str) -> None:
         for model_input in views[name]:
@@ -180,7 +180,7 @@ def parts(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
         "  of that, entropy": entropy,
         "ours: squares to 224 px": views_of,
         "ours: without loss": encode,
-        "ours: likeness": lambda _: likeness(image[""]),
+        "ours: likeness": lambda _: compute_phash(image[""]),
         "script: squares as JPEG": save,
     }
     return {"cpu": 0.0, "ms": {what: 1e3 * _cpu_of(do, list(boxes)) / len(boxes) for what, do in work.items()}}
@@ -275,7 +275,7 @@ class Steps:
             blob, size = self.blobs[name]
             for i, box in enumerate(corners if all_reviewed or n % 5 else [[nan] * 4]):
                 rows.append(
-                    {"source": "s", "image_id": name, "annotation_id": f"{name}{i}", "class_id": "a", "name": "a", "ymin": box[0], "xmin": box[1],
+                    {"source": "s", "image_id": name, "annotation_id": f"{name}{i}", "class_id": "a", "label": "a", "ymin": box[0], "xmin": box[1],
                      "ymax": box[2], "xmax": box[3], "location": f"s/{n % 20}", "taken": "", "sequence": "", "blob": blob, "bytes": size,
                      "width": SIZE[0], "height": SIZE[1], "file_name": name}
                 )  # fmt: skip
@@ -289,13 +289,13 @@ class Steps:
         spec = DetectionsConfig(source="annotations" if all_reviewed else "auto")
         return labels, detect_animals(labels, spec, self.store, self.settings)
 
-    def cut(self, labels: Any, detections: Any) -> Any:
+    def extract_crop(self, labels: Any, detections: Any) -> Any:
         """The step crops."""
         from animl_pipeline.config import CropsConfig
         from animl_pipeline.core.records import ModelInput
-        from animl_pipeline.steps.crops import cut_crops
+        from animl_pipeline.steps.crops import extract_crops
 
-        return cut_crops(labels, detections, CropsConfig(), ModelInput(size=VIEW), self.store, self.settings)
+        return extract_crops(labels, detections, CropsConfig(), ModelInput(size=VIEW), self.store, self.settings)
 
 
 SIDES = {"decoding alone": decoding, "parts": parts, "script": script, "ours": ours, "ours, 64 threads": ours, "rerun": rerun}

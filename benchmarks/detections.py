@@ -125,7 +125,7 @@ def ours(images: list[Path], detector: str) -> dict[str, Any]:
         store = open_store(settings)
         rows = [
             {
-                "source": "s", "image_id": p.name, "annotation_id": p.name, "class_id": "a", "name": "a", "ymin": float("nan"), "xmin": float("nan"),
+                "source": "s", "image_id": p.name, "annotation_id": p.name, "class_id": "a", "label": "a", "ymin": float("nan"), "xmin": float("nan"),
                 "ymax": float("nan"), "xmax": float("nan"), "location": "", "taken": "", "sequence": "", "blob": store.put_blob(p.read_bytes()),
                 "bytes": p.stat().st_size, "width": 1, "height": 1, "file_name": p.name,
             }
@@ -234,9 +234,9 @@ def drawn(folder: Path, count: int = IMAGES) -> list[Path]:
     import numpy as np
     from PIL import Image
 
-    from animl_pipeline.dev.synthetic import draw_sample
+    from animl_pipeline.dev.synthetic_dataset import write_synthetic_dataset
 
-    draw_sample(folder / "sample")
+    write_synthetic_dataset(folder / "sample")
     chance = np.random.default_rng(0)
     paths = []
     for path in gather(folder / "sample" / "images"):

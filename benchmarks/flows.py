@@ -24,7 +24,7 @@ from typing import Any
 import requests
 from measure import conclude, measured, show
 
-from animl_pipeline.dev.synthetic import draw_sample
+from animl_pipeline.dev.synthetic_dataset import write_synthetic_dataset
 
 ROOT = Path(__file__).parents[1]
 PLAN = ROOT / "deployments" / "plans" / "sample.yaml"
@@ -59,7 +59,7 @@ def rooms(plan_file: str) -> None:
     fetched = images.fetch_images(source, exported, labels.wanted_names(plan.labels, source.name, settings), store, settings, plan.images)
     labelled = labels.resolve_labels([labels.SourceSteps(source, exported, fetched)], plan.labels, store, settings)
     detected = detections.detect_animals(labelled, plan.detections, store, settings)
-    cut = crops.cut_crops(labelled, detected, plan.crops, plan.model_input, store, settings)
+    cut = crops.extract_crops(labelled, detected, plan.crops, plan.model_input, store, settings)
     split = splits.split_by_location(cut, plan.splits, tuple(plan.labels.classes), store, plan.model)
     trained = training.train_classifier(cut, split, plan, store, settings)
     calibrated = calibration.calibrate_classifier(trained, cut, split, plan, store)
@@ -152,7 +152,7 @@ def compare(turns: int) -> None:
     plain, told = [], []
     with TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        draw_sample(folder / "sample")
+        write_synthetic_dataset(folder / "sample")
         with server(folder) as (address, session):
             start = cpu_of(session)
             side("flow", folder, "first", PREFECT_API_URL=address)  # compiles all modules, and the server's first run costs more, too

@@ -27,7 +27,7 @@ import pandas as pd  # noqa: E402
 from measure import conclude, show  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
-from animl_pipeline.inference.scoring import calibration_error, probabilities_of, probability_column, retempered, score_crops  # noqa: E402
+from animl_pipeline.inference.scoring import expected_calibration_error, probability_column, probability_matrix, rescale_temperature, score_crops  # noqa: E402
 from animl_pipeline.steps.evaluation.bootstrap_intervals import Draws, interval, mean_of_held, rates  # noqa: E402
 from animl_pipeline.steps.evaluation.metrics import numbers  # noqa: E402
 
@@ -68,7 +68,7 @@ class Seed(NamedTuple):
 
 def cut(plan: Plan, store: Store, settings: Settings) -> Artifact:
     """The plan's crops, made once."""
-    from animl_pipeline.steps.crops import cut_crops
+    from animl_pipeline.steps.crops import extract_crops
     from animl_pipeline.steps.detections import detect_animals
     from animl_pipeline.steps.export import export_annotations
     from animl_pipeline.steps.images import fetch_images
@@ -80,7 +80,7 @@ def cut(plan: Plan, store: Store, settings: Settings) -> Artifact:
         imgs = fetch_images(source, export, wanted_names(plan.labels, source.name, settings), store, settings)
         sources.append(SourceSteps(source, export, imgs))
     labels = resolve_labels(sources, plan.labels, store, settings)
-    return cut_crops(labels, detect_animals(labels, plan.detections, store, settings), plan.crops, plan.model_input, store, settings)
+    return extract_crops(labels, detect_animals(labels, plan.detections, store, settings), plan.crops, plan.model_input, store, settings)
 
 
 def of_seed(plan: Plan, seed: int) -> Plan:
@@ -187,9 +187,9 @@ def compared(plan: Plan, crops: Artifact, seed: int, store: Store, settings: Set
     splits = split_by_location(crops, plan.splits, ids, store, plan.model)
     scored, temperature = ours(plan, crops, splits, store, settings)
     right = (scored["class_id"] == scored["predicted"]).to_numpy()
-    sure = probabilities_of(scored, ids)
-    plain = retempered(sure, 1 / temperature)
-    errors = [calibration_error(p.max(axis=1), right) for p in (plain, sure, *(retempered(plain, t) for t in TEMPERATURES))]
+    sure = probability_matrix(scored, ids)
+    plain = rescale_temperature(sure, 1 / temperature)
+    errors = [expected_calibration_error(p.max(axis=1), right) for p in (plain, sure, *(rescale_temperature(plain, t) for t in TEMPERATURES))]
     return Seed({RECIPE: recipe(plan, crops, splits, store, settings), OURS: scored}, errors[0], errors[1], min(errors))
 
 

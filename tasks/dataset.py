@@ -51,21 +51,21 @@ def detect_animals(labels: Artifact, spec: DetectionsConfig) -> Any:
 def look_at_share(labels: Artifact, spec: DetectionsConfig, share: int, of: int) -> int:
     """Look for animals in one share of the pictures: a worker's part of the step detections."""
     settings = load_settings()
-    return detections_room.look_at_share(labels, spec, share, of, open_store(settings), settings)
+    return detections_room.run_detector_share(labels, spec, share, of, open_store(settings), settings)
 
 
 @task(name="cut", task_run_name="cut {share} of {of}", **PATIENT)
 def cut_share(labels: Artifact, detections: Artifact, spec: CropsConfig, model_input: ModelInput, share: int, of: int) -> int:
     """Cut one share of the pictures: a worker's part of the step crops."""
     settings = load_settings()
-    return crops_room.cut_share(labels, detections, spec, model_input, share, of, open_store(settings), settings)
+    return crops_room.extract_crops_share(labels, detections, spec, model_input, share, of, open_store(settings), settings)
 
 
 @task(name="crops", task_run_name="crops", **PATIENT)
 def cut_crops(labels: Artifact, detections: Artifact, spec: CropsConfig, model_input: ModelInput) -> Any:
     """Cut labelled animals out of their pictures."""
     settings = load_settings()
-    return shown(crops_room.cut_crops(labels, detections, spec, model_input, open_store(settings), settings))
+    return shown(crops_room.extract_crops(labels, detections, spec, model_input, open_store(settings), settings))
 
 
 @task(name="splits", task_run_name="splits", **ONCE)

@@ -52,7 +52,7 @@ def named_animals(image: Path, plan: Plan, box: Box | None) -> list[tuple[Box, d
         raise ImageError(f"{image}: {e}") from e
     classifier = _newest_classifier(plan)
     boxes = [box] if box is not None else _animals(image, plan)
-    return [(b, classifier.answer(img, b)) for b in boxes]
+    return [(b, classifier.classify(img, b)) for b in boxes]
 
 
 def _newest_classifier(plan: Plan) -> Classifier:

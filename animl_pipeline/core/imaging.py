@@ -8,6 +8,7 @@ boxes nor its detectors know of any. pillow and numpy only, since this also runs
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ RARE_FORMATS = ("TIFF", "WEBP")
 another program; a picture from anywhere does not get to choose among these."""
 
 
-class Header(NamedTuple):
+class ImageHeader(NamedTuple):
     """A picture's size in pixels, and how many bytes a pixel ``open_picture`` takes at most (measured, format by format).
 
     Pillow keeps RGB in 4 bytes; another mode is held beside its RGB for a moment, a progressive JPEG has coefficients as well.
@@ -38,7 +39,7 @@ class Header(NamedTuple):
 
     width: int
     height: int
-    bytes_a_pixel: int
+    bytes_per_pixel: int
 
 
 class Square(NamedTuple):
@@ -62,7 +63,7 @@ def open_image(data: bytes) -> Image.Image:
     return _as_rgb(image)
 
 
-def read_header(data: bytes) -> Header:
+def read_header(data: bytes) -> ImageHeader:
     """What a picture's header says; nothing is decoded.
 
     Raises:
@@ -71,8 +72,8 @@ def read_header(data: bytes) -> Header:
     with _faults_of_images():
         image = _begin(data)
     plain = image.mode == "RGB" and image.format in {"JPEG", "MPO", "PNG"}
-    bytes_a_pixel = 4 if plain else 16 if image.format == "WEBP" else 12
-    return Header(*image.size, bytes_a_pixel + (8 if image.info.get("progressive") else 0))
+    bytes_per_pixel = 4 if plain else 16 if image.format == "WEBP" else 12
+    return ImageHeader(*image.size, bytes_per_pixel + (8 if image.info.get("progressive") else 0))
 
 
 @contextmanager
@@ -118,7 +119,7 @@ def square_around(box: Box, width: int, height: int, margin: float = 0.0) -> Squ
     return Square(_shift(left + right, side, width), _shift(top + bottom, side, height), side)
 
 
-def cut(image: Image.Image, box: Box, model_input: ModelInput) -> Image.Image:
+def extract_crop(image: Image.Image, box: Box, model_input: ModelInput) -> Image.Image:
     """The view of ``box`` as an RGB picture of ``view.size`` x ``view.size`` pixels, black outside of the picture.
 
     Raises:
@@ -165,3 +166,47 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "no known picture format"
     return str(error).split("<")[0].strip() or type(error).__name__
+
+
+STEP_BYTES = 128_000_000
+"""Bytes for the pictures that a step decodes: ten of three megapixels side by side; one of a hundred megapixels has them alone."""
+
+
+class DecodeBudget:
+    """Bytes for decoded pictures: ordinary ones pass side by side, large ones wait for each other, in turn."""
+
+    def __init__(self, size: int = STEP_BYTES) -> None:
+        self.size = size
+        self._free = size
+        self._turn = threading.Lock()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reserve(self, size: int) -> Iterator[None]:
+        """Hold ``size`` bytes, once they are free; all of them where that is more than there are."""
+        size = min(size, self.size)
+        with self._turn, self._changed:
+            self._changed.wait_for(lambda: self._free >= size)
+            self._free -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += size
+                self._changed.notify_all()
+
+    @contextmanager
+    def reserve_for(self, data: bytes) -> Iterator[None]:
+        """Hold what decoding these bytes takes.
+
+        Raises:
+            PictureError: no picture, or one of more than ``MAX_PIXELS``.
+        """
+        with self.reserve(decoded_bytes(read_header(data))):
+            yield
+
+
+def decoded_bytes(header: ImageHeader, square: int = 0) -> int:
+    """Memory that a picture takes while it is decoded, or with a square of that side cut out of it, whichever is more."""
+    pixels = header.width * header.height
+    return max(pixels * header.bytes_per_pixel, 4 * (pixels + min(square * square, MAX_PIXELS)))

@@ -48,7 +48,7 @@ EXPORT_ANNOTATIONS = Table(
     (
         ANNOTATION_ID,
         IMAGE_ID,
-        Column("name", "string", "the label that a person gave"),
+        Column("label", "string", "the label that a person gave"),
         Column("x", "double", "left edge of the box; NaN without a box", "pixels"),
         Column("y", "double", "upper edge of the box; NaN without a box", "pixels"),
         Column("w", "double", "width of the box; NaN without a box", "pixels"),
@@ -99,7 +99,7 @@ LABELS = Table(
         IMAGE_ID,
         ANNOTATION_ID,
         CLASS_ID,
-        Column("name", "string", "the label that a person gave"),
+        Column("label", "string", "the label that a person gave"),
         *BOX,
         LOCATION,
         TAKEN,
@@ -114,7 +114,7 @@ LABELS = Table(
 DROPPED_ANNOTATIONS = Table(
     "dropped.parquet",
     "one annotation without a class",
-    (SOURCE, IMAGE_ID, ANNOTATION_ID, Column("name", "string", "the label that a person gave"), REASON),
+    (SOURCE, IMAGE_ID, ANNOTATION_ID, Column("label", "string", "the label that a person gave"), REASON),
 )
 _DETECTION = (
     SOURCE,
@@ -126,9 +126,9 @@ _DETECTION = (
     Column("confidence", "double", "the detector's confidence; 1 for a reviewed box"),
     *BOX,
 )
-DETECTIONS = Table("detections.parquet", "one animal's box in an image", _DETECTION)
+DETECTIONS = Table("detections.parquet", "one box in an image", _DETECTION)
 REPEAT_DETECTIONS = Table("repeat_detections.parquet", "one detector box that was set aside as a repeat detection", _DETECTION)
-DETECTION_FAILURES = Table("failures.parquet", "one image that the detector could not read", (SOURCE, IMAGE_ID, REASON))
+DETECTION_FAILURES = Table("detector_failures.parquet", "one image without boxes, and why", (SOURCE, IMAGE_ID, REASON))
 DISAGREEMENTS = Table(
     "disagreements.parquet",
     "one box on which people and the detector disagree",
@@ -142,7 +142,7 @@ DISAGREEMENTS = Table(
         *BOX,
     ),
 )
-IMAGES_WITH_PEOPLE = Table("people.parquet", "one image that shows a person", (SOURCE, IMAGE_ID))
+IMAGES_WITH_PEOPLE = Table("images_with_people.parquet", "one image that shows a person", (SOURCE, IMAGE_ID))
 CROPS = Table(
     "crops.parquet",
     "one crop of a labelled animal",

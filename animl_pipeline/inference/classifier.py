@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from animl_pipeline.core.errors import PackageError
-from animl_pipeline.core.imaging import cut, normalise
+from animl_pipeline.core.imaging import extract_crop, normalise
 from animl_pipeline.core.records import Box, ModelCard
 
 if TYPE_CHECKING:
@@ -63,12 +63,12 @@ class Classifier:
         (logits,) = self._session.run(["logits"], {"input": inputs})
         return softmax(np.asarray(logits, np.float32) / np.float32(self.card.temperature))
 
-    def answer(self, image: Image.Image, box: Box) -> dict[str, float]:
+    def classify(self, image: Image.Image, box: Box) -> dict[str, float]:
         """Each class id's probability for one box of one picture.
 
         Boxes of one picture are asked about one by one: in a batch the last bits of an answer depend on its neighbours.
         """
-        model_input = cut(image, box, self.card.model_input)
+        model_input = extract_crop(image, box, self.card.model_input)
         row = self.probabilities(normalise([model_input], self.card.model_input))[0]
         return {c: float(p) for c, p in zip(self.card.class_ids(), row, strict=True)}
 

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.core.errors import EvaluationError
-from animl_pipeline.core.imaging import cut, normalise_array, open_image
+from animl_pipeline.core.imaging import extract_crop, normalise_array, open_image
 from animl_pipeline.core.progress import track
 from animl_pipeline.core.records import Box, ModelInput, OperatingPoint
 from animl_pipeline.storage.step_cache import Store, batches
@@ -89,19 +89,19 @@ def score_crops(crops: pd.DataFrame, classifier: Classifier, store: Store, store
     return pd.concat([crops, columns], axis=1)
 
 
-def probabilities_of(scored: pd.DataFrame, ids: tuple[str, ...]) -> NDArray[np.float64]:
+def probability_matrix(scored: pd.DataFrame, ids: tuple[str, ...]) -> NDArray[np.float64]:
     """The probabilities [n, classes] of scored crops, float64."""
     return scored[[probability_column(c) for c in ids]].to_numpy(np.float64)
 
 
-def retempered(probabilities: NDArray[np.float64], by: float) -> NDArray[np.float64]:
+def rescale_temperature(probabilities: NDArray[np.float64], by: float) -> NDArray[np.float64]:
     """Probabilities as they would be at ``by`` times the temperature: softmax(log p / by), since log p is the logits but for a constant."""
     logs = np.log(np.maximum(probabilities, 1e-37)) / by
     raised = np.exp(logs - logs.max(axis=1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
-def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> NDArray[np.float64]:
+def reliability_bins(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Per bin of confidence with anything in it: [bins, 3] of mean confidence, share that is right, and number of crops."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     number = np.bincount(bins, minlength=BINS).astype(float)
@@ -110,13 +110,13 @@ def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> ND
     return np.stack([*means, number[held]], axis=1)
 
 
-def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
     """The expected calibration error: the mean, over crops, of their bin's |confidence - share right|."""
-    table = reliability(confidence, right)
+    table = reliability_bins(confidence, right)
     return float((np.abs(table[:, 0] - table[:, 1]) * table[:, 2]).sum() / max(1, len(confidence)))
 
 
-def at_threshold(scored: pd.DataFrame, class_id: str, threshold: float) -> OperatingPoint:
+def operating_point(scored: pd.DataFrame, class_id: str, threshold: float) -> OperatingPoint:
     """What naming a class from a probability on would give and cost on these crops."""
     named = scored[probability_column(class_id)].to_numpy(np.float64) >= threshold
     is_one = (scored["class_id"] == class_id).to_numpy()
@@ -140,7 +140,7 @@ def _as_stored(row: _Row, size: int, store: Store) -> NDArray[np.uint8]:
 
 
 def _cut_anew(row: _Row, model_input: ModelInput, store: Store) -> NDArray[np.uint8]:
-    return np.asarray(cut(open_image(store.blob(row.image)), Box.of(row.corners), model_input), dtype=np.uint8)
+    return np.asarray(extract_crop(open_image(store.blob(row.image)), Box.of(row.corners), model_input), dtype=np.uint8)
 
 
 def _spread(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -11,9 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from animl_pipeline.core.decode_budget import DecodeBudget, bytes_of
 from animl_pipeline.core.errors import ImageError, PipelineError
-from animl_pipeline.core.imaging import Header, open_image, read_header, square_around
+from animl_pipeline.core.imaging import DecodeBudget, ImageHeader, decoded_bytes, open_image, read_header, square_around
 from animl_pipeline.serve.container_resources import give_memory_back, usable_cores, usable_memory
 from animl_pipeline.serve.errors import Refusal
 from animl_pipeline.serve.json_logging import milliseconds_since, note
@@ -112,20 +111,20 @@ class Program:
     def _ask(self, question: Question) -> list[dict[str, float]]:
         classifier = self.ready()
         header = _decoded(read_header, question.image)
-        with self._images.holding(self._room_for(header, question, classifier.card.model_input.margin)):
+        with self._images.reserve(self._room_for(header, question, classifier.card.model_input.margin)):
             image = _decoded(open_image, question.image)
             try:
-                return [classifier.answer(image, box) for box in question.boxes]
+                return [classifier.classify(image, box) for box in question.boxes]
             except ImageError as e:
                 raise Refusal(400, f"bbox: {e}") from e
 
-    def _room_for(self, header: Header, question: Question, margin: float) -> int:
+    def _room_for(self, header: ImageHeader, question: Question, margin: float) -> int:
         """Memory that the picture and its largest square take.
 
         Raises:
             Refusal: 400, that is more than all there is.
         """
-        size = bytes_of(header, max(square_around(box, header.width, header.height, margin).side for box in question.boxes))
+        size = decoded_bytes(header, max(square_around(box, header.width, header.height, margin).side for box in question.boxes))
         if size > self._images.size:
             raise Refusal(
                 400,

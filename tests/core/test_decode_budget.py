@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from animl_pipeline.core.decode_budget import DecodeBudget, bytes_of
 from animl_pipeline.core.errors import ImageError
-from animl_pipeline.core.imaging import MAX_PIXELS, read_header
+from animl_pipeline.core.imaging import MAX_PIXELS, DecodeBudget, decoded_bytes, read_header
 
 ALL = 1000
 
@@ -26,7 +25,7 @@ def test_never_more_is_held_than_there_is_and_everybody_gets_through(sizes: list
     seen: list[list[int]] = []
 
     def hold(size: int) -> None:
-        with memory.holding(size):
+        with memory.reserve(size):
             with lock:
                 held.append(size)
                 seen.append(list(held))
@@ -43,7 +42,7 @@ def test_images_that_fit_side_by_side_are_held_side_by_side() -> None:
     memory, together = DecodeBudget(ALL), threading.Barrier(4)
 
     def hold(_: int) -> None:
-        with memory.holding(ALL // 4):
+        with memory.reserve(ALL // 4):
             together.wait(60)
 
     with ThreadPoolExecutor(4) as pool:
@@ -52,11 +51,11 @@ def test_images_that_fit_side_by_side_are_held_side_by_side() -> None:
 
 def test_what_was_held_is_free_again_after_a_fault() -> None:
     memory = DecodeBudget(ALL)
-    with pytest.raises(ImageError), memory.decoding(b"no picture"):
+    with pytest.raises(ImageError), memory.reserve_for(b"no picture"):
         raise AssertionError
-    with pytest.raises(KeyError), memory.holding(ALL):
+    with pytest.raises(KeyError), memory.reserve(ALL):
         raise KeyError
-    with memory.holding(ALL):
+    with memory.reserve(ALL):
         pass
 
 
@@ -64,6 +63,6 @@ def test_a_image_counts_with_its_largest_square_and_a_strip_without_a_square_tha
     buffer = io.BytesIO()
     Image.new("RGB", (300, 200)).save(buffer, "JPEG")
     header = read_header(buffer.getvalue())
-    assert bytes_of(header) == 4 * 300 * 200
-    assert bytes_of(header, 150) == 4 * (300 * 200 + 150 * 150)
-    assert bytes_of(header, 10**6) == 4 * (300 * 200 + MAX_PIXELS)
+    assert decoded_bytes(header) == 4 * 300 * 200
+    assert decoded_bytes(header, 150) == 4 * (300 * 200 + 150 * 150)
+    assert decoded_bytes(header, 10**6) == 4 * (300 * 200 + MAX_PIXELS)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from animl_pipeline.core.errors import ImageError
-from animl_pipeline.core.imaging import cut, normalise, open_image, read_header, square_around
+from animl_pipeline.core.imaging import extract_crop, normalise, open_image, read_header, square_around
 from animl_pipeline.core.records import WHOLE_IMAGE, Box, ModelInput
 from tests.conftest import jpeg
 
@@ -39,12 +39,12 @@ def test_the_square_holds_the_box_and_stays_inside_where_it_fits(box: Box, width
 def test_a_view_is_always_of_the_views_size(box: Box, width: int, height: int) -> None:
     model_input = ModelInput(size=32)
     image = Image.new("RGB", (width, height), (200, 10, 10))
-    assert cut(image, box, model_input).size == (32, 32)
-    assert normalise([cut(image, box, model_input)], model_input).shape == (1, 3, 32, 32)
+    assert extract_crop(image, box, model_input).size == (32, 32)
+    assert normalise([extract_crop(image, box, model_input)], model_input).shape == (1, 3, 32, 32)
 
 
 def test_a_square_past_a_narrow_image_is_black_there() -> None:
-    pixels = np.asarray(cut(Image.new("RGB", (100, 40), (255, 255, 255)), WHOLE_IMAGE, ModelInput(size=100)))
+    pixels = np.asarray(extract_crop(Image.new("RGB", (100, 40), (255, 255, 255)), WHOLE_IMAGE, ModelInput(size=100)))
     assert pixels[:25].max() == 0
     assert pixels[40:60].min() == 255
     assert pixels[75:].max() == 0
@@ -143,10 +143,10 @@ def test_other_formats_are_none_of_ours_even_where_another_package_has_loaded_th
 
 
 def test_a_header_says_how_much_memory_decoding_takes() -> None:
-    assert read_header(saved("JPEG")).bytes_a_pixel == 4
-    assert read_header(saved("JPEG", progressive=True)).bytes_a_pixel == 12
-    assert read_header(saved("PNG", "RGBA")).bytes_a_pixel == 12
-    assert read_header(saved("WEBP")).bytes_a_pixel == 16
+    assert read_header(saved("JPEG")).bytes_per_pixel == 4
+    assert read_header(saved("JPEG", progressive=True)).bytes_per_pixel == 12
+    assert read_header(saved("PNG", "RGBA")).bytes_per_pixel == 12
+    assert read_header(saved("WEBP")).bytes_per_pixel == 16
     with pytest.raises(ImageError):
         read_header(b"no picture")
 

@@ -30,7 +30,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.core.imaging import open_image
 from animl_pipeline.core.records import WHOLE_IMAGE, Artifact
-from animl_pipeline.deploy import deploy_endpoint, endpoint_status, release_history
+from animl_pipeline.deploy import deploy_endpoint, realtime_status, release_records
 from animl_pipeline.deploy.latest_report import keep_report
 from animl_pipeline.deploy.live_check import check_endpoint
 from animl_pipeline.deploy.sagemaker_api import Aws
@@ -77,7 +77,7 @@ def version_of(world: World, n: int) -> tuple[Artifact, float]:
     package = package_of(world.store, world.folder, f"v{n}", temperature=temperature)
     with tempfile.TemporaryDirectory() as folder, tarfile.open(world.store.path(package, "model.tar.gz")) as archive:
         archive.extractall(folder, filter="data")
-        answer = Classifier.load(Path(folder)).answer(open_image(IMAGE_FILE), WHOLE_IMAGE)
+        answer = Classifier.load(Path(folder)).classify(open_image(IMAGE_FILE), WHOLE_IMAGE)
     return package, round(answer["red"], 4)
 
 
@@ -138,7 +138,7 @@ def storm(world: World, releases: int, rollbacks: int, clients: int, seed: int) 
 def stormed(world: World, releases: int, rollbacks: int, clients: int) -> None:
     seen = storm(world, releases, rollbacks, clients, seed=7)
     answers: Counter[float] = seen["answers"]
-    done = Counter((r.kind, r.state) for r in release_history(world.plan, world.store))
+    done = Counter((r.kind, r.state) for r in release_records(world.plan, world.store))
     print(  # noqa: T201 - the figures, shown with -s
         f"storm: {answers.total()} answers of {len(answers)} versions, {world.throttled} throttled, {len(world.faults)} failed; "
         f"{done[('release', 'done')]} releases, {done[('release', 'rolled_back')]} rolled back"
@@ -216,7 +216,7 @@ def kill_again_and_again(world: World, kills: int, seed: int, *, commands: int =
                 keep_report(report_of(package, world.store), world.store)
             if killed(world, order if order == "rollback" else "release", plan, chance.uniform(0, 1.3 * usual_s), command=n <= commands):
                 hit[order] += 1
-            half_done += any(r.state == "begun" for r in release_history(world.plan, world.store))
+            half_done += any(r.state == "begun" for r in release_records(world.plan, world.store))
             true_history(world)
         package, answer = version_of(world, kills + 1)
         last = deploy_endpoint(package, world.plan, world.store, world.settings)
@@ -227,8 +227,8 @@ def kill_again_and_again(world: World, kills: int, seed: int, *, commands: int =
         f"kills: {kills} orders, killed {dict(hit)}, {half_done} of them with a change half done; "
         f"{asker.answers.total()} answers, {world.throttled} throttled, {len(world.faults)} failed"
     )
-    history = release_history(world.plan, world.store)
-    now = endpoint_status(world.plan, world.store, world.settings)
+    history = release_records(world.plan, world.store)
+    now = realtime_status(world.plan, world.store, world.settings)
     assert world.faults == []
     assert set(asker.answers) <= shown | {answer}
     assert (now.endpoint_config, now.status, now.unfinished) == (last.endpoint_config, "InService", False)
@@ -241,8 +241,8 @@ def kill_again_and_again(world: World, kills: int, seed: int, *, commands: int =
 
 def true_history(world: World) -> None:
     """What answers now is what the history says: its last change that held, or one that is under way."""
-    history = release_history(world.plan, world.store)
-    now = endpoint_status(world.plan, world.store, world.settings)
+    history = release_records(world.plan, world.store)
+    now = realtime_status(world.plan, world.store, world.settings)
     held = [r.endpoint_config for r in history if r.state == "done"][-1]
     under_way = {r.endpoint_config for r in history if r.state == "begun"}
     assert now.endpoint_config in {held} | under_way

@@ -19,10 +19,10 @@ import pytest
 from animl_pipeline.config import Plan, load_plan
 from animl_pipeline.config.settings import Settings, load_settings, use_local_aws
 from animl_pipeline.core.records import Artifact, Box
-from animl_pipeline.deploy import ask_endpoint
+from animl_pipeline.deploy import invoke_endpoint
 from animl_pipeline.deploy.latest_report import newest_report
 from animl_pipeline.dev.sagemaker_local import local_sagemaker
-from animl_pipeline.steps.crops import cut_crops
+from animl_pipeline.steps.crops import extract_crops
 from animl_pipeline.steps.detections import detect_animals
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import fetch_images
@@ -65,7 +65,7 @@ def steps(home: Path, real_store: Store, plan: Plan) -> dict[str, Artifact]:
         sources.append(SourceSteps(source, export, fetch_images(source, export, wanted, real_store, settings)))
     labels = resolve_labels(sources, plan.labels, real_store, settings)
     detections = detect_animals(labels, plan.detections, real_store, settings)
-    crops = cut_crops(labels, detections, plan.crops, plan.model_input, real_store, settings)
+    crops = extract_crops(labels, detections, plan.crops, plan.model_input, real_store, settings)
     splits = split_by_location(crops, plan.splits, tuple(plan.labels.classes), real_store, plan.model)
     return {"labels": labels, "detections": detections, "crops": crops, "splits": splits}
 
@@ -150,7 +150,7 @@ def test_the_whole_street_is_held_by_the_gate_and_released_by_force_every_test_c
 def _difference(row: Mapping[Hashable, object], plan: Plan, store: Store) -> float:
     """The largest |probability live - offline| of one test crop."""
     box = Box.of([float(str(row[c])) for c in ("ymin", "xmin", "ymax", "xmax")])
-    live = ask_endpoint(plan.endpoint_name(), store.blob(str(row["image"])), box)
+    live = invoke_endpoint(plan.endpoint_name(), store.blob(str(row["image"])), box)
     assert set(live) == set(plan.labels.classes)
     return max(abs(p - float(str(row[f"p_{c}"]))) for c, p in live.items())
 

@@ -15,7 +15,7 @@ from tests.conftest import colour_model
 
 
 def test_it_answers_with_every_class_and_probabilities_that_add_up(tmp_path: Path) -> None:
-    answer = Classifier.load(colour_model(tmp_path)).answer(Image.new("RGB", (60, 40), (20, 200, 20)), Box.of([0.4, 0.4, 0.6, 0.6]))
+    answer = Classifier.load(colour_model(tmp_path)).classify(Image.new("RGB", (60, 40), (20, 200, 20)), Box.of([0.4, 0.4, 0.6, 0.6]))
     assert set(answer) == {"red", "green", "blue"}
     assert sum(answer.values()) == pytest.approx(1, abs=1e-6)
     assert max(answer, key=lambda c: answer[c]) == "green"
@@ -26,7 +26,7 @@ def test_the_temperature_of_the_card_softens_the_answer(tmp_path: Path) -> None:
     sharp = Classifier.load(folder)
     soft = Classifier(sharp.card.model_copy(update={"temperature": 4.0}), sharp._session)
     image = Image.new("RGB", (40, 40), (250, 10, 10))
-    assert soft.answer(image, WHOLE_IMAGE)["red"] < sharp.answer(image, WHOLE_IMAGE)["red"]
+    assert soft.classify(image, WHOLE_IMAGE)["red"] < sharp.classify(image, WHOLE_IMAGE)["red"]
 
 
 def test_softmax_survives_large_logits() -> None:

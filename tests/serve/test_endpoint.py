@@ -84,7 +84,7 @@ WAYS: dict[str, tuple[str | None, bytes, list[float] | None]] = {
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_asking_gives_every_class_as_offline(live: Live, way: str) -> None:
     content_type, body, box = WAYS[way]
-    expected = Classifier.load(live.model).answer(open_image(half_and_half()), Box.of(box) if box else WHOLE_IMAGE)
+    expected = Classifier.load(live.model).classify(open_image(half_and_half()), Box.of(box) if box else WHOLE_IMAGE)
     answer = post(live.address, content_type, body)
     assert answer.status_code == 200
     assert answer.json() == pytest.approx(expected, abs=1e-6)
@@ -289,7 +289,7 @@ from pathlib import Path
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.core.imaging import open_picture
 from animl_pipeline.core.records import WHOLE_PICTURE
-print(len(Classifier.load(Path({str(model)!r})).answer(open_picture(Path("picture").read_bytes()), WHOLE_PICTURE)))
+print(len(Classifier.load(Path({str(model)!r})).classify(open_picture(Path("picture").read_bytes()), WHOLE_PICTURE)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (done.stdout, done.stderr) == ("3\n", "")

@@ -56,7 +56,7 @@ def test_a_hundred_real_crops_are_answered_alike_offline_by_the_program_and_by_s
     model, crops = animal_model(tmp_path / "model"), real_crops(100)
     assert (len(crops), sum(c.image != c.sent for c in crops)) == (100, LARGE)
     classifier = Classifier.load(model)
-    offline = [classifier.answer(open_image(c.sent), c.box) for c in crops]
+    offline = [classifier.classify(open_image(c.sent), c.box) for c in crops]
     assert len({top(a) for a in offline}) > 5  # the network tells them apart
     live = {"program": by_program(model, crops, tmp_path / "log"), "local SageMaker": by_sagemaker(model, crops, tmp_path / "sagemaker")}
     for who, answers in live.items():
@@ -64,7 +64,7 @@ def test_a_hundred_real_crops_are_answered_alike_offline_by_the_program_and_by_s
         print(f"{who}: {len(answers)} crops, top class equal in {sum(map(same_top, offline, answers))}, largest difference {worst:.2g}")  # noqa: T201
         assert all(map(same_top, offline, answers))
         assert worst <= MAX_DIFFERENCE
-    shrunk = [(classifier.answer(open_image(c.image), c.box), a) for c, a in zip(crops, offline, strict=True) if c.image != c.sent]
+    shrunk = [(classifier.classify(open_image(c.image), c.box), a) for c, a in zip(crops, offline, strict=True) if c.image != c.sent]
     costs, kept = sorted(difference(*pair) for pair in shrunk), sum(same_top(*pair) for pair in shrunk)
     print(f"Animl's shrinking changes {LARGE} answers by {costs[LARGE // 2]:.2g} (median) to {costs[-1]:.2g}; top class kept in {kept}")  # noqa: T201
     assert costs[LARGE // 2] <= MAX_DIFFERENCE

@@ -14,13 +14,13 @@ from animl_pipeline.config import AimConfig, ThresholdsConfig, UnknownConfig
 from animl_pipeline.core.errors import EvaluationError, PlanError
 from animl_pipeline.core.records import Threshold
 from animl_pipeline.inference.classifier import Classifier, read_card
-from animl_pipeline.inference.scoring import at_threshold, calibration_error, retempered
+from animl_pipeline.inference.scoring import expected_calibration_error, operating_point, rescale_temperature
 from animl_pipeline.steps.calibration import calibrate_classifier
 from animl_pipeline.steps.calibration.temperature import fitted_temperature
 from animl_pipeline.steps.calibration.thresholds import chosen_thresholds, meets, unknown_floor
 from animl_pipeline.steps.evaluation import read_metrics
 from animl_pipeline.storage.step_cache import Store
-from tests.support.coloured_squares import ISLAND, Page, island, island_plan, judged, learnt, linear_step, report, street
+from tests.support.colour_models import ISLAND, Page, island, island_plan, judged, learnt, linear_step, report, street
 
 IDS = ("rat", "fox")
 
@@ -46,12 +46,12 @@ def threshold_of(val: pd.DataFrame, class_id: str, aim: AimConfig) -> Threshold:
 def test_the_temperature_undoes_what_made_the_model_too_sure() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, (4000, 3))
-    honest = retempered(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), 1.0)
+    honest = rescale_temperature(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), 1.0)
     targets = np.array([rng.choice(3, p=row) for row in honest])
-    sure = retempered(honest, 1 / 3)  # logits three times as large
+    sure = rescale_temperature(honest, 1 / 3)  # logits three times as large
     assert fitted_temperature(sure, targets) == pytest.approx(3.0, rel=0.08)
     right = sure.argmax(1) == targets
-    assert calibration_error(retempered(sure, 3.0).max(1), right) < calibration_error(sure.max(1), right) / 4
+    assert expected_calibration_error(rescale_temperature(sure, 3.0).max(1), right) < expected_calibration_error(sure.max(1), right) / 4
 
 
 @pytest.mark.parametrize("n", [1, 5, 40])
@@ -61,7 +61,7 @@ def test_a_val_side_without_a_mistake_does_not_make_the_model_infinitely_sure(n:
 
 def test_the_calibration_error_is_that_computed_by_hand() -> None:
     confidence, right = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55]), np.array([True, True, True, False, True, False])
-    assert calibration_error(confidence, right) == pytest.approx((4 * abs(0.95 - 0.75) + 2 * abs(0.55 - 0.5)) / 6)
+    assert expected_calibration_error(confidence, right) == pytest.approx((4 * abs(0.95 - 0.75) + 2 * abs(0.55 - 0.5)) / 6)
 
 
 def test_an_overconfident_model_ships_with_half_the_calibration_error_and_says_so(store: Store) -> None:
@@ -129,8 +129,8 @@ def test_whatever_val_holds_a_recall_is_always_reached_and_what_is_met_is_met(
     if (val["class_id"] == "rat").any():
         assert (found.val.recall or 0) >= recall
     other = threshold_of(val, "fox", AimConfig(precision=precision))
-    assert other.met == meets(at_threshold(val, "fox", other.value), AimConfig(precision=precision))
-    possible = [at_threshold(val, "fox", float(p)) for p in val["p_fox"] if p >= 0.5]
+    assert other.met == meets(operating_point(val, "fox", other.value), AimConfig(precision=precision))
+    possible = [operating_point(val, "fox", float(p)) for p in val["p_fox"] if p >= 0.5]
     assert other.met == any(meets(reached, AimConfig(precision=precision)) for reached in possible)
     assert other.value >= 0.5
 

@@ -20,13 +20,13 @@ from animl_pipeline.config import CropsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core import progress
 from animl_pipeline.core.errors import CropsError, ImageError
-from animl_pipeline.core.imaging import cut, open_image
+from animl_pipeline.core.imaging import extract_crop, open_image
 from animl_pipeline.core.records import Artifact, Box, Counts, ModelInput
 from animl_pipeline.core.step import Step
 from animl_pipeline.core.tables import write_parquet
-from animl_pipeline.steps.crops import cut_crops
+from animl_pipeline.steps.crops import extract_crops
 from animl_pipeline.steps.crops.match_labels import choose_boxes
-from animl_pipeline.steps.crops.perceptual_hash import likeness
+from animl_pipeline.steps.crops.perceptual_hash import compute_phash
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, open_store
 from tests.conftest import jpeg
 
@@ -42,7 +42,7 @@ def class_id(
 ) -> dict[str, Any]:
     """A row of labels.parquet."""
     row = {
-        "source": "island", "image_id": image_id, "annotation_id": annotation_id, "class_id": name, "name": name,
+        "source": "island", "image_id": image_id, "annotation_id": annotation_id, "class_id": name, "label": name,
         "ymin": box[0], "xmin": box[1], "ymax": box[2], "xmax": box[3], "location": "island/P1", "taken": "2024-01-02T03:04:05", "sequence": "island/s",
         "blob": blob, "bytes": 100, "width": 64, "height": 48, "file_name": f"{image_id}.jpg",
     }  # fmt: skip
@@ -127,7 +127,7 @@ def test_an_image_level_label_goes_to_the_most_certain_animals_and_to_no_person_
 
 
 @pytest.mark.parametrize(
-    ("rule", "kept", "reasons"), [("all", 3, {}), ("most_certain", 1, {"beyond_cap": 2}), ("leave_out", 0, {"several_boxes": 1})]
+    ("rule", "kept", "reasons"), [("all", 3, {}), ("highest_confidence", 1, {"beyond_cap": 2}), ("drop_image", 0, {"several_boxes": 1})]
 )
 def test_an_image_with_several_boxes_and_one_label_goes_by_the_plans_rule(rule: Any, kept: int, reasons: dict[str, int]) -> None:
     detections = [found("a", (0.1 * i, 0.0, 0.1 * i + 0.3, 0.5), confidence=0.3 + 0.1 * i) for i in range(3)] + [found("b")]
@@ -209,11 +209,11 @@ def test_a_crop_is_the_very_view_of_its_box_without_loss(store: Store, settings:
     data = jpeg(120, 90)
     labels, detections = artifacts(store, [class_id("a", "o", BOX, **img(store, data))], [found("a", BOX, "o")])
     model_input = ModelInput(size=48, margin=0.2)
-    made = cut_crops(labels, detections, CropsConfig(), model_input, store, settings)
+    made = extract_crops(labels, detections, CropsConfig(), model_input, store, settings)
     (row,) = crops_of(store, made).to_dict("records")
     crop = Image.open(io.BytesIO(store.blob(row["blob"])))
     assert (crop.format, crop.mode, crop.size) == ("WEBP", "RGB", (48, 48))
-    assert np.array_equal(np.asarray(crop), np.asarray(cut(open_image(data), Box.of(list(BOX)), model_input)))
+    assert np.array_equal(np.asarray(crop), np.asarray(extract_crop(open_image(data), Box.of(list(BOX)), model_input)))
     assert (row["class_id"], row["location"], row["taken"], row["sequence"]) == ("fox", "island/P1", "2024-01-02T03:04:05", "island/s")
     assert (row["origin"], row["confidence"], row["image_bytes"]) == ("annotation", 0.9, len(data))
     assert [row[c] for c in ("ymin", "xmin", "ymax", "xmax")] == list(BOX)
@@ -237,10 +237,10 @@ def test_crops_of_images_that_show_a_person_or_a_vehicle_say_so_whoever_saw_it(s
 
         return store.make(Step(step, version=1), inputs={"before": before}, build=build)
 
-    dropped = [{"source": "island", "image_id": image, "name": name} for image, name in (("labelled car", "Car"), ("plain", "rock"))]
+    dropped = [{"source": "island", "image_id": image, "label": name} for image, name in (("labelled car", "Car"), ("plain", "rock"))]
     labels = more("labels", labels, "dropped.parquet", dropped)
     detections = more("detections", detections, "people.parquet", [{"source": "island", "image_id": "labelled person"}])
-    made = cut_crops(labels, detections, CropsConfig(), VIEW, store, settings)
+    made = extract_crops(labels, detections, CropsConfig(), VIEW, store, settings)
     said = crops_of(store, made).set_index("image_id")["with_people"]
     assert said.to_dict() == {name: name != "plain" for name in images}
     assert made.counts.noted == {"with_people_never_shown": 4}
@@ -262,7 +262,7 @@ def test_cmyk_grey_and_16_bit_images_are_cut_and_broken_ones_are_counted(store: 
         "letter": b"dear reader",
     }
     labels = [class_id(name, "o", BOX, **img(store, data)) for name, data in imgs.items()]
-    made = cut_crops(*artifacts(store, labels, [found(name, BOX, "o") for name in imgs]), CropsConfig(), VIEW, store, settings)
+    made = extract_crops(*artifacts(store, labels, [found(name, BOX, "o") for name in imgs]), CropsConfig(), VIEW, store, settings)
     assert made.counts == Counts(kept=3, dropped={"image_broken": 2}, unit="crops")
     assert set(store.table(made, "dropped.parquet")["image_id"]) == {"cut-off", "letter"}
     centre = {r.image_id: open_image(store.blob(r.blob)).getpixel((16, 16)) for r in crops_of(store, made).itertuples()}
@@ -278,7 +278,7 @@ def test_the_table_is_the_same_whatever_the_order_and_the_number_of_threads(tmp_
         labels = [class_id(f"i{i:02}", "o", BOX, **img(store, jpeg(seed=i))) for i in range(12)]
         rows = labels[::-1] if turned else labels
         inputs = artifacts(store, rows, [found(r["image_id"], BOX, "o") for r in rows])
-        return cut_crops(*inputs, CropsConfig(), VIEW, store, settings.model_copy(update={"workers": workers}))
+        return extract_crops(*inputs, CropsConfig(), VIEW, store, settings.model_copy(update={"workers": workers}))
 
     one, other = made_in(store, 1, False), made_in(open_store(Settings(store=str(tmp_path / "other"))), 8, True)
     assert one.digest == other.digest
@@ -287,12 +287,12 @@ def test_the_table_is_the_same_whatever_the_order_and_the_number_of_threads(tmp_
 def test_only_new_boxes_are_cut_and_old_crops_keep_their_names(store: Store, settings: Settings) -> None:
     old = [class_id(f"i{i}", "o", BOX, **img(store, jpeg(seed=i))) for i in range(10)]
     new = class_id("new", "o", BOX, **img(store, jpeg(seed=99)))
-    first = cut_crops(*artifacts(store, old, [found(r["image_id"], BOX, "o") for r in old]), CropsConfig(), VIEW, store, settings)
+    first = extract_crops(*artifacts(store, old, [found(r["image_id"], BOX, "o") for r in old]), CropsConfig(), VIEW, store, settings)
     told: list[tuple[str, int, int]] = []
-    progress.listen(lambda *step: told.append(step))
+    progress.set_listener(lambda *step: told.append(step))
     both = artifacts(store, [*old, new], [found(r["image_id"], BOX, "o") for r in [*old, new]])
-    second = cut_crops(*both, CropsConfig(), VIEW, store, settings)
-    progress.listen(None)
+    second = extract_crops(*both, CropsConfig(), VIEW, store, settings)
+    progress.set_listener(None)
     assert told == [("crops", 10, 11), ("crops", 11, 11)]
     assert set(crops_of(store, first)["crop_id"]) < set(crops_of(store, second)["crop_id"])
 
@@ -300,10 +300,10 @@ def test_only_new_boxes_are_cut_and_old_crops_keep_their_names(store: Store, set
 def test_a_crop_that_vanished_from_the_store_is_cut_again(store: Store, settings: Settings) -> None:
     rows = [class_id(f"i{i}", "o", BOX, **img(store, jpeg(seed=i))) for i in range(3)]
     inputs = artifacts(store, rows, [found(r["image_id"], BOX, "o") for r in rows])
-    first = cut_crops(*inputs, CropsConfig(), VIEW, store, settings)
+    first = extract_crops(*inputs, CropsConfig(), VIEW, store, settings)
     blob = crops_of(store, first)["blob"].iloc[0]
     (Path(settings.store) / "blobs" / blob[:2] / blob).unlink()
-    again = cut_crops(*inputs, CropsConfig(), VIEW, store, settings)
+    again = extract_crops(*inputs, CropsConfig(), VIEW, store, settings)
     assert (again.cached, again.digest) == (False, first.digest)
     assert open_image(store.blob(blob)).size == (32, 32)
 
@@ -311,7 +311,7 @@ def test_a_crop_that_vanished_from_the_store_is_cut_again(store: Store, settings
 def test_mean_and_std_of_the_view_do_not_matter_and_its_size_does(store: Store, settings: Settings) -> None:
     inputs = artifacts(store, [class_id("a", "o", BOX, **img(store, jpeg()))], [found("a", BOX, "o")])
     keys = [
-        cut_crops(*inputs, CropsConfig(), model_input, store, settings).key
+        extract_crops(*inputs, CropsConfig(), model_input, store, settings).key
         for model_input in (ModelInput(size=32), ModelInput(size=32, mean=(0.5, 0.5, 0.5)), ModelInput(size=40), ModelInput(size=32, margin=0.5))
     ]
     assert keys[0] == keys[1]
@@ -327,7 +327,7 @@ def test_a_large_image_is_known_again_when_it_is_resized_and_encoded_anew_and_is
         return Image.fromarray(grained.clip(0, 255).astype(np.uint8))
 
     def looks(image: Image.Image) -> int:
-        return int(likeness(image), 16)
+        return int(compute_phash(image), 16)
 
     one, other = scene(), scene()
     again = [open_image(encoded(one.resize(size, Image.Resampling.LANCZOS), "JPEG")) for size in ((2048, 1536), (1600, 1200), (640, 480))]
@@ -338,12 +338,12 @@ def test_a_large_image_is_known_again_when_it_is_resized_and_encoded_anew_and_is
 def test_nothing_left_to_cut_is_one_line_with_the_reasons_and_what_to_turn(store: Store, settings: Settings) -> None:
     inputs = artifacts(store, [class_id("a"), class_id("b", "o", BOX)], [])
     with pytest.raises(CropsError, match=r"found none: 2 no animal found; .*detections\.confidence or crops\.min_pixels") as refused:
-        cut_crops(*inputs, CropsConfig(), VIEW, store, settings)
+        extract_crops(*inputs, CropsConfig(), VIEW, store, settings)
     assert "\n" not in str(refused.value)
 
 
 def test_crops_lie_in_s3_as_well(bucket: str, tmp_path: Path, settings: Settings) -> None:
     store = open_store(Settings(store=f"s3://{bucket}/store", cache=tmp_path / "cache"))
     rows = [class_id(f"i{i}", "o", BOX, **img(store, jpeg(seed=i))) for i in range(4)]
-    made = cut_crops(*artifacts(store, rows, [found(r["image_id"], BOX, "o") for r in rows]), CropsConfig(), VIEW, store, settings)
+    made = extract_crops(*artifacts(store, rows, [found(r["image_id"], BOX, "o") for r in rows]), CropsConfig(), VIEW, store, settings)
     assert [open_image(store.blob(b)).size for b in crops_of(store, made)["blob"]] == [(32, 32)] * 4

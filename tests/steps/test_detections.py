@@ -31,11 +31,11 @@ from animl_pipeline.core.step import Step
 from animl_pipeline.core.tables import write_parquet
 from animl_pipeline.integrations.weights import fetch_weights
 from animl_pipeline.steps.detections import detect_animals
-from animl_pipeline.steps.detections.detector import ANIMAL, Found, tidy
+from animl_pipeline.steps.detections.detector import ANIMAL, Detection, tidy
 from animl_pipeline.steps.detections.iou import overlap, same_objects
 from animl_pipeline.steps.detections.megadetector_writer import batch_file
+from animl_pipeline.steps.detections.read_results_file import match_files, results_by_file
 from animl_pipeline.steps.detections.repeat_detections import Spotted, repeated
-from animl_pipeline.steps.detections.results_file import match_files, results_by_file
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, open_store, sha256_of
 from tests.conftest import jpeg
 from tests.support.paths import DATA
@@ -62,7 +62,7 @@ def class_id(
     except ImageError:
         size = (64, 48)
     row = {
-        "source": "island", "image_id": image_id, "annotation_id": annotation_id, "class_id": "fox", "name": "fox",
+        "source": "island", "image_id": image_id, "annotation_id": annotation_id, "class_id": "fox", "label": "fox",
         "ymin": box[0], "xmin": box[1], "ymax": box[2], "xmax": box[3], "location": "island/P1", "taken": "", "sequence": "",
         "blob": store.put_blob(data), "bytes": len(data), "width": size[0], "height": size[1], "file_name": f"{image_id}.jpg",
     }  # fmt: skip
@@ -136,9 +136,9 @@ def untrained(checkpoint: Path) -> DetectionsConfig:
 def steps() -> Iterator[list[tuple[str, int, int]]]:
     """What the progress listener was told."""
     told: list[tuple[str, int, int]] = []
-    progress.listen(lambda what, done, total: told.append((what, done, total)))
+    progress.set_listener(lambda what, done, total: told.append((what, done, total)))
     yield told
-    progress.listen(None)
+    progress.set_listener(None)
 
 
 def test_reviewed_boxes_are_the_detections_and_no_weights_are_touched(store: Store, settings: Settings) -> None:
@@ -211,7 +211,7 @@ def test_a_run_killed_in_the_middle_goes_on_and_ends_with_the_same_digest(
     labels = labels_of(store, [class_id(store, p, f"i{i:02}") for i, p in enumerate(imgs)])
     child = subprocess.Popen([sys.executable, "-c", CHILD, settings.model_dump_json(), labels.model_dump_json(), untrained.model_dump_json()])
     try:
-        shards = _wait_for_shards(Path(settings.store) / "memory", 3, child)
+        shards = _wait_for_shards(Path(settings.store) / "index", 3, child)
     finally:
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
@@ -245,7 +245,7 @@ def test_two_workers_share_the_images_and_one_that_is_killed_loses_its_batch_onl
     arguments = [settings.model_dump_json(), labels.model_dump_json(), untrained.model_dump_json()]
     doomed = subprocess.Popen([sys.executable, "-c", SHARE, *arguments, "0"])
     try:
-        shards = _wait_for_shards(Path(settings.store) / "memory", 3, doomed)
+        shards = _wait_for_shards(Path(settings.store) / "index", 3, doomed)
     finally:
         os.kill(doomed.pid, signal.SIGKILL)
         doomed.wait()
@@ -342,7 +342,7 @@ def test_the_batch_file_passes_the_fields_own_validator(store: Store, settings: 
 
 
 def test_the_batch_file_turns_boxes_and_says_failures_in_the_formats_words() -> None:
-    content = json.loads(batch_file("md", [("b.jpg", "image_broken"), ("a.jpg", [Found(ANIMAL, 1.0, 0.1, 0.2, 0.5, 0.9)])]))
+    content = json.loads(batch_file("md", [("b.jpg", "image_broken"), ("a.jpg", [Detection(ANIMAL, 1.0, 0.1, 0.2, 0.5, 0.9)])]))
     assert content["info"] == {"format_version": "1.6", "detector": "md"}
     assert content["images"] == [
         {"file": "a.jpg", "detections": [{"category": "1", "conf": 1.0, "bbox": [0.2, 0.1, 0.7, 0.4]}]},
@@ -405,7 +405,7 @@ def test_images_with_persons_are_left_out_where_the_plan_says_so(store: Store, s
     person = {"category": "1", "conf": 0.9, "bbox": [0, 0, 0.1, 0.1]}
     images = [{"file": f"{name}.jpg", "detections": [person] * (name == "a")} for name in "abc"]
     rows = [class_id(store, jpeg(seed=i), name, f"o{i}", (0.1, 0.2, 0.5, 0.6)) for i, name in enumerate("abc")]
-    said = {"source": "island", "image_id": "b", "annotation_id": "p", "name": "Person", "reason": "excluded"}
+    said = {"source": "island", "image_id": "b", "annotation_id": "p", "label": "Person", "reason": "excluded"}
 
     def build(space: Workspace) -> StepOutput:
         write_parquet(space.out / "labels.parquet", pd.DataFrame(rows))
@@ -416,14 +416,14 @@ def test_images_with_persons_are_left_out_where_the_plan_says_so(store: Store, s
     spec = DetectionsConfig(source="results", results=results_file(tmp_path / "r.json", images))
     kept = detect_animals(labels, spec, store, settings)
     assert kept.counts == Counts(kept=3, noted={"annotation_boxes": 3, "images_with_people": 2, "not_found": 3}, unit="images")
-    dropped = detect_animals(labels, spec.model_copy(update={"people": "drop"}), store, settings)
+    dropped = detect_animals(labels, spec.model_copy(update={"images_with_people": "drop"}), store, settings)
     assert dropped.counts.dropped == {"person_in_image": 2}
     assert list(boxes_of(store, dropped)["image_id"]) == ["c"]
     assert list(store.table(dropped, "people.parquet")["image_id"]) == ["a", "b"]
 
 
 def test_leaving_people_out_needs_a_detector_that_finds_them(store: Store, lite_settings: Settings) -> None:
-    spec = DetectionsConfig(source="detector", people="drop")
+    spec = DetectionsConfig(source="detector", images_with_people="drop")
     with pytest.raises(DetectionsError, match=r"people: drop needs a detector that finds persons, megadetector-lite finds animal only"):
         detect_animals(labels_of(store, [class_id(store, jpeg())]), spec, store, lite_settings)
 
@@ -509,7 +509,7 @@ numbers = st.floats(-2, 2)
 
 @given(st.lists(st.tuples(st.floats(0, 1), numbers, numbers, numbers, numbers), max_size=8))
 def test_tidy_boxes_are_never_empty_never_outside_and_stay_as_they_are(raw: list[tuple[float, ...]]) -> None:
-    boxes = tidy(Found(ANIMAL, *numbers) for numbers in raw)
+    boxes = tidy(Detection(ANIMAL, *numbers) for numbers in raw)
     assert all(0 <= b.ymin < b.ymax <= 1 and 0 <= b.xmin < b.xmax <= 1 for b in boxes)
     assert tidy(boxes) == boxes
 
@@ -521,7 +521,7 @@ corners = sides.map(lambda s: (s[0], s[1], s[0] + s[2], s[1] + s[3]))
 @given(st.lists(corners, max_size=5), st.lists(corners, max_size=5))
 def test_every_reviewed_object_gets_at_most_one_box_and_only_one_that_is_much_the_same(reviewed: list[Any], found: list[Any]) -> None:
     named = {str(i): box for i, box in enumerate(reviewed)}
-    matched = same_objects(named, [Found(ANIMAL, 0.5, *box) for box in found], ANIMAL)
+    matched = same_objects(named, [Detection(ANIMAL, 0.5, *box) for box in found], ANIMAL)
     assert len(set(matched.values())) == len(matched)
     assert all(overlap(named[o], found[i]) >= 0.5 for i, o in matched.items())
 

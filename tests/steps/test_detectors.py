@@ -24,10 +24,10 @@ from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError, WeightsError
 from animl_pipeline.steps.detections import check_ready, detect_animals, find_animals
-from animl_pipeline.steps.detections.detector import ANIMAL, Found, letterboxed
+from animl_pipeline.steps.detections.choose_detector import Choice, choose_detector
+from animl_pipeline.steps.detections.detector import ANIMAL, Detection, letterboxed
 from animl_pipeline.steps.detections.iou import overlap
 from animl_pipeline.steps.detections.nms import suppress
-from animl_pipeline.steps.detections.registry import Choice, choose_detector
 from animl_pipeline.storage.step_cache import Store
 from tests.conftest import jpeg
 from tests.steps.test_detections import boxes_of, class_id, labels_of
@@ -96,12 +96,12 @@ def chosen(path: Path | str, settings: Settings, **more: Any) -> Choice:
     return choose_detector(DetectionsConfig(source="detector", detector=str(path), **({"image_size": 320} | more)), settings)
 
 
-def look(choice: Choice, *images: bytes) -> list[list[Found]]:
+def look(choice: Choice, *images: bytes) -> list[list[Detection]]:
     detector = choice.load()
     return detector.predict([detector.preprocess(p) for p in images])
 
 
-def assert_same_boxes(ours: list[Found], theirs: list[Found]) -> None:
+def assert_same_boxes(ours: list[Detection], theirs: list[Detection]) -> None:
     assert len(ours) == len(theirs)
     left = list(ours)
     for box in theirs:
@@ -135,7 +135,7 @@ def test_boxes_are_those_of_ultralytics_own_predict_in_images_of_any_shape(confi
         (answer,) = model.predict(Image.open(io.BytesIO(img)), imgsz=320, conf=0.25, iou=0.45, device="cpu", verbose=False)
         rows = zip(answer.boxes.cls.tolist(), answer.boxes.conf.tolist(), answer.boxes.xyxyn.tolist(), strict=True)
         named = [(answer.names[int(name)], conf, box) for name, conf, box in rows]
-        theirs = [Found(NAMES[name], conf, box[1], box[0], box[3], box[2]) for name, conf, box in named if name in NAMES]
+        theirs = [Detection(NAMES[name], conf, box[1], box[0], box[3], box[2]) for name, conf, box in named if name in NAMES]
         assert_same_boxes(ours, theirs)
 
 
@@ -283,7 +283,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 FOX = {"x1": 0.2, "y1": 0.1, "x2": 0.7, "y2": 0.5, "confidence": 0.8, "class": 1}
 
 
-def asked_endpoint(settings: Settings, img: bytes) -> list[Found]:
+def asked_endpoint(settings: Settings, img: bytes) -> list[Detection]:
     (found,) = look(choose_detector(DetectionsConfig(source="detector", detector="sagemaker:md-realtime"), settings), img)
     return found
 
@@ -292,7 +292,7 @@ def test_an_endpoint_gets_the_images_bytes_and_its_boxes_are_turned(endpoint: En
     asked, answers = endpoint
     answers.append((200, [FOX, FOX | {"confidence": 0.1, "x1": 0.3}, FOX | {"class": 2, "confidence": 0.9}]))
     img = jpeg()
-    assert asked_endpoint(settings, img) == [Found("2", 0.9, 0.1, 0.2, 0.5, 0.7), Found("1", 0.8, 0.1, 0.2, 0.5, 0.7)]
+    assert asked_endpoint(settings, img) == [Detection("2", 0.9, 0.1, 0.2, 0.5, 0.7), Detection("1", 0.8, 0.1, 0.2, 0.5, 0.7)]
     assert asked == [("/endpoints/md-realtime/invocations", "application/octet-stream", img)]
 
 
@@ -367,7 +367,7 @@ def test_an_endpoint_that_refuses_one_image_is_not_asked_about_all_the_others(en
     [
         ({"detector": "sagemaker:"}, r"expected an endpoint's name, such as sagemaker:megadetector-realtime, found 'sagemaker:'"),
         ({"detector": "sagemaker:md realtime"}, "expected an endpoint's name"),
-        ({"people": "drop"}, "people: drop needs a detector that finds persons, megadetector-lite finds animal only"),
+        ({"images_with_people": "drop"}, "people: drop needs a detector that finds persons, megadetector-lite finds animal only"),
         ({"source": "results", "results": "none.json"}, r"expected a MegaDetector results file at .*none\.json, found no such file"),
     ],
 )

@@ -20,10 +20,10 @@ from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.core.imaging import open_image
-from animl_pipeline.steps.detections.detector import ANIMAL, Found
+from animl_pipeline.steps.detections.choose_detector import Choice
+from animl_pipeline.steps.detections.detector import ANIMAL, Detection
 from animl_pipeline.steps.detections.inference_backend import Loaded, Network, by_torch, load_network
-from animl_pipeline.steps.detections.registry import Choice
-from animl_pipeline.steps.detections.run_detector import look_at
+from animl_pipeline.steps.detections.run_detector import run_detector
 from animl_pipeline.steps.detections.yolox_lite import DEPTH, WIDTH, build_network
 from animl_pipeline.storage.step_cache import Store
 
@@ -129,12 +129,12 @@ class Paired:
     def preprocess(self, data: bytes) -> float:
         return round(float(np.asarray(open_image(data))[..., 0].mean())) / 1000
 
-    def predict(self, prepared: Sequence[float]) -> list[list[Found]]:
+    def predict(self, prepared: Sequence[float]) -> list[list[Detection]]:
         with contextlib.suppress(threading.BrokenBarrierError):  # open from the first pair on
             self.two.wait(60)
             self.met = True
             self.two.abort()
-        return [[Found(ANIMAL, red, 0.1, 0.1, 0.2, 0.2)] for red in prepared]
+        return [[Detection(ANIMAL, red, 0.1, 0.1, 0.2, 0.2)] for red in prepared]
 
 
 def test_a_gpu_is_given_a_batch_while_what_it_saw_in_the_last_one_is_sorted_out(store: Store, settings: Settings) -> None:
@@ -144,12 +144,12 @@ def test_a_gpu_is_given_a_batch_while_what_it_saw_in_the_last_one_is_sorted_out(
     paired = Paired()
     choice = Choice("paired", "0" * 64, "", 64, 0.1, lambda: paired)
     spec = DetectionsConfig(batch_size=2)
-    seen = look_at([*blobs[:3], broken, *blobs[3:]], choice, spec, store, settings)
+    seen = run_detector([*blobs[:3], broken, *blobs[3:]], choice, spec, store, settings)
     assert paired.met, "two batches were in its hands at a time"
     assert [[found.confidence for found in seen[blob]] for blob in blobs] == [[red / 1000] for red in reds]  # type: ignore[union-attr]
     assert seen[broken] == "image_broken"
     again = Choice("paired", "0" * 64, "", 64, 0.1, lambda: pytest.fail("all was remembered"))
-    assert look_at(blobs, again, spec, store, settings) == {blob: seen[blob] for blob in blobs}
+    assert run_detector(blobs, again, spec, store, settings) == {blob: seen[blob] for blob in blobs}
 
 
 def _png(red: int) -> bytes:

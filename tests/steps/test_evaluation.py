@@ -30,7 +30,7 @@ from animl_pipeline.steps.evaluation.metrics import how_good, metrics_of, percen
 from animl_pipeline.steps.evaluation.report_images import thumbnail
 from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace, open_store
 from tests.conftest import colour_model
-from tests.support.coloured_squares import BOX, CLASSES, GREEN, NINE, RED, REDDISH_BLUE, Drawn, Page, evaluate, plan_of, report, street
+from tests.support.colour_models import BOX, CLASSES, GREEN, NINE, RED, REDDISH_BLUE, Drawn, Page, evaluate, plan_of, report, street
 
 # -- figures -----------------------------------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ def test_predictions_are_those_of_the_packaged_model(store: Store) -> None:
     classifier = Classifier.load(store.path(steps.model, "model.onnx").parent)
     crops = store.table(steps.crops, "crops.parquet").set_index("crop_id")
     for _, row in predictions.iterrows():
-        answer = classifier.answer(open_image(store.blob(crops.loc[row["crop_id"], "image"])), BOX)
+        answer = classifier.classify(open_image(store.blob(crops.loc[row["crop_id"], "image"])), BOX)
         assert [row[f"p_{c}"] for c in CLASSES] == pytest.approx([answer[c] for c in CLASSES], abs=1e-6)
         assert row["predicted"] == max(answer, key=lambda c: answer[c])
         assert row["probability"] == pytest.approx(max(answer.values()), abs=1e-6)
@@ -254,7 +254,7 @@ def test_reference_answers_are_the_offline_ones_and_take_turns_by_class(store: S
     assert sorted(crops.loc[g["image"], "class_id"] for g in reference) == ["blue", "green", "red", "red"]
     classifier = Classifier.load(store.path(steps.model, "model.onnx").parent)
     for g in reference:
-        assert g["probabilities"] == classifier.answer(open_image(store.blob(g["image"])), Box.of(g["box"]))
+        assert g["probabilities"] == classifier.classify(open_image(store.blob(g["image"])), Box.of(g["box"]))
         assert g["box"] == BOX.as_list()
 
 

@@ -32,7 +32,7 @@ def test_the_package_holds_a_classifier_that_answers_and_a_card_with_metrics(sto
     assert [a.image for a in answers] == ["00.jpg", "01.jpg", "02.jpg"]
     for expected in answers:
         image = open_image(store.path(package, f"reference/{expected.image}").read_bytes())
-        assert classifier.answer(image, expected.box) == pytest.approx(expected.probabilities, abs=1e-5)
+        assert classifier.classify(image, expected.box) == pytest.approx(expected.probabilities, abs=1e-5)
 
 
 def test_the_same_model_gives_the_same_bytes_in_another_store(tmp_path: Path) -> None:

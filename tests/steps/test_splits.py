@@ -26,7 +26,7 @@ from animl_pipeline.core.imaging import open_image
 from animl_pipeline.core.records import Artifact, Counts
 from animl_pipeline.core.step import Step
 from animl_pipeline.core.tables import write_parquet
-from animl_pipeline.steps.crops.perceptual_hash import likeness
+from animl_pipeline.steps.crops.perceptual_hash import compute_phash
 from animl_pipeline.steps.splits import split_by_location
 from animl_pipeline.steps.splits.grouping import codes_of, groups_of, on_two
 from animl_pipeline.steps.splits.near_duplicates import near_duplicates
@@ -238,8 +238,8 @@ def test_copies_are_just_those_that_comparing_all_with_all_finds(rows: list[tupl
 
 
 def test_a_black_image_has_no_look() -> None:
-    assert likeness(Image.new("RGB", (640, 480))) == ""
-    assert len(likeness(Image.radial_gradient("L").convert("RGB"))) == 32
+    assert compute_phash(Image.new("RGB", (640, 480))) == ""
+    assert len(compute_phash(Image.radial_gradient("L").convert("RGB"))) == 32
 
 
 def real_images(every: int) -> list[tuple[str, Image.Image]]:
@@ -265,7 +265,7 @@ def encoded_again(img: Image.Image, scale: float, quality: int) -> Image.Image:
 @pytest.mark.parametrize(("scale", "quality"), [(1, 90), (1, 50), (0.5, 75), (1.5, 80)])
 def test_real_images_are_known_again_when_resized_and_encoded_and_not_taken_for_others(scale: float, quality: int) -> None:
     images = real_images(every=29)
-    bits = [(location, int(likeness(p) or "0", 16), int(likeness(encoded_again(p, scale, quality)) or "0", 16)) for location, p in images]
+    bits = [(location, int(compute_phash(p) or "0", 16), int(compute_phash(encoded_again(p, scale, quality)) or "0", 16)) for location, p in images]
     assert len(bits) > 60
     assert np.mean([(one ^ again).bit_count() <= 12 for _, one, again in bits]) >= 0.97
     assert min((a ^ b).bit_count() for (p, a, _), (q, b, _) in itertools.combinations(bits, 2) if p != q) > 12
@@ -454,15 +454,15 @@ def test_raising_the_test_sets_number_thaws_it_and_lowering_it_brings_the_old_on
 @pytest.mark.parametrize("shard", [b'["isle/p1",{"side":"test"}]\n', b"torn ["], ids=["another shape", "torn"])
 def test_a_register_that_cannot_be_read_ends_the_run_instead_of_thawing_the_test_set(store: Store, shard: bytes) -> None:
     crops = crops_step(store, island(12))
-    store.object_store.put("memory/splits/m/1.jsonl", shard)
+    store.object_store.put("index/splits/m/1.jsonl", shard)
     with pytest.raises(StoreError, match="restore "):
         split_by_location(crops, SplitsConfig(), CLASSES, store, "m")
-    assert store.object_store.read("memory/splits/m/1.jsonl") == shard
+    assert store.object_store.read("index/splits/m/1.jsonl") == shard
 
 
 def test_a_register_of_the_first_version_still_freezes(store: Store) -> None:
     names = {"isle/p1": "tested", "isle/gone": "tested", "isle/p2": "learnt"} | {f"1-{i}": "tested" for i in range(12)} | {"9-0": "tested"}
-    store.remember("splits/m", {name: {"as": use, "run": "earlier"} for name, use in names.items()})
+    store.add_to_index("splits/m", {name: {"as": use, "run": "earlier"} for name, use in names.items()})
     side = side_of(split(store, island(12))[0])
     assert (side["isle/p1"], side["isle/p9"], side["isle/p2"] != "test") == ("test", "test", True)
 

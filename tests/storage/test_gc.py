@@ -30,29 +30,29 @@ from animl_pipeline.core.errors import DamagedError, PipelineError, StoreError
 from animl_pipeline.core.records import Artifact, Counts, Metrics, ModelInput, Report
 from animl_pipeline.core.step import Step
 from animl_pipeline.core.tables import write_parquet
-from animl_pipeline.deploy.history import begin, close, new_record
 from animl_pipeline.deploy.latest_report import keep_report
-from animl_pipeline.deploy.released_model import champion_of
+from animl_pipeline.deploy.release_records import begin, close, new_record
+from animl_pipeline.deploy.released_model import find_champion
 from animl_pipeline.inference.classifier import read_card
-from animl_pipeline.steps.crops import cut_crops
+from animl_pipeline.steps.crops import extract_crops
 from animl_pipeline.steps.detections import detect_animals
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import fetch_images
 from animl_pipeline.steps.labels import SourceSteps, resolve_labels, wanted_names
 from animl_pipeline.steps.splits import split_by_location
 from animl_pipeline.storage import image_index
-from animl_pipeline.storage.gc import Cleared, Rules, clear_store, take_inventory
+from animl_pipeline.storage.gc import GcReport, GcRules, collect_garbage, read_inventory
 from animl_pipeline.storage.gc.references import needed
 from animl_pipeline.storage.gc.roots import Root
-from animl_pipeline.storage.gc.stored_steps import Id
-from animl_pipeline.storage.locks import clearing
+from animl_pipeline.storage.gc.stored_steps import StepId
+from animl_pipeline.storage.locks import gc_lock
 from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace, open_store
 from tests.steps.test_splits import island, side_of, split
 from tests.support.packaged_model import package_of
 from tests.support.tiny_project import write_island
 
 DAY = 86_400
-RULES = Rules()
+RULES = GcRules()
 LATER = time.time() + 100 * DAY
 """A day on which all that a test makes is old."""
 
@@ -91,8 +91,8 @@ def release(store: Store, package: Artifact | None, version: str, state: str = "
         close(record, state, store)  # type: ignore[arg-type]  # one of the two
 
 
-def clear(store: Store, rules: Rules = RULES, now: float = LATER) -> Cleared:
-    return clear_store(store, rules, look_only=False, now=now)
+def clear(store: Store, rules: GcRules = RULES, now: float = LATER) -> GcReport:
+    return collect_garbage(store, rules, look_only=False, now=now)
 
 
 def is_there(store: Store, artifact: Artifact) -> bool:
@@ -145,7 +145,7 @@ drawn = st.builds(
 )
 def test_all_that_is_reachable_from_a_root_is_needed_and_nothing_else(graph: list[tuple[frozenset[int], int]], named: frozenset[int]) -> None:
     """Steps by number, each with those that it reads and its digest, which several may share."""
-    ids = [Id("labels", f"{i:064d}") for i in range(len(graph))]
+    ids = [StepId("labels", f"{i:064d}") for i in range(len(graph))]
     steps = {
         ids[i]: Step(ids[i], f"{digest:064d}", {str(j): f"{graph[j][1]:064d}" for j in inputs if j < i} | {"file": "0" * 64}, {}, frozenset(), 0)
         for i, (inputs, digest) in enumerate(graph)
@@ -154,7 +154,7 @@ def test_all_that_is_reachable_from_a_root_is_needed_and_nothing_else(graph: lis
     for _ in graph:
         digests = {graph[j][1] for i in reached for j in graph[i][0] if j < i} | ({0} if reached else set())
         reached |= {j for j, (_, digest) in enumerate(graph) if digest in digests}
-    assert {ids.index(i) for i in needed(steps, [Root(Id("labels", f"{i:064d}"), "") for i in sorted(named)])} == reached
+    assert {ids.index(i) for i in needed(steps, [Root(StepId("labels", f"{i:064d}"), "") for i in sorted(named)])} == reached
 
 
 @given(st.lists(drawn, min_size=1, max_size=7), st.frozensets(st.integers(0, 5)), st.frozensets(st.integers(0, 5)))
@@ -186,7 +186,7 @@ def test_nothing_that_is_needed_ever_goes_and_all_that_is_old_and_not_needed_doe
         for _ in steps:
             digests = {artifacts[k].digest for i in stays for k in steps[i].inputs if k < i}
             stays |= {j for j, a in enumerate(artifacts) if a.digest in digests}
-        clear(store, Rules(keep=100), now=time.time())
+        clear(store, GcRules(keep=100), now=time.time())
         assert [i for i, a in enumerate(artifacts) if is_there(store, a)] == sorted(stays)
         assert {p for p in range(6) if has(store, b"%d" % p)} == new.union(*(steps[i].images for i in stays))
 
@@ -224,7 +224,7 @@ def test_of_releases_the_last_ones_stay_and_the_one_under_way(store: Store) -> N
     for i, package in enumerate(packages[:5]):
         release(store, package, f"v{i}", previous=f"v{i - 1}" if i else None)
     release(store, packages[5], "v5", "begun")
-    clear(store, Rules(keep=2))
+    clear(store, GcRules(keep=2))
     assert [is_there(store, p) for p in packages] == [False, False, False, True, True, True]
 
 
@@ -233,7 +233,7 @@ def test_after_a_rollback_what_was_served_before_the_present_version_stays(store
     for i, package in enumerate(packages):
         release(store, package, f"v{i}", previous=f"v{i - 1}" if i else None)
     release(store, packages[1], "v1", previous="v3")  # back again
-    clear(store, Rules(keep=1))
+    clear(store, GcRules(keep=1))
     assert [is_there(store, p) for p in packages] == [True, True, False, True]
 
 
@@ -243,9 +243,9 @@ def test_the_champion_of_the_model_that_is_served_stays_though_it_was_packaged_t
     for version, package in (("other", other), ("same", first), ("same", second)):
         release(store, package, version)
     card = read_card(store.path(second, "card.json"))
-    assert champion_of("isle", card, store) == other
-    clear(store, Rules(keep=1))
-    assert champion_of("isle", card, store) == other
+    assert find_champion("isle", card, store) == other
+    clear(store, GcRules(keep=1))
+    assert find_champion("isle", card, store) == other
     assert is_there(store, other)
 
 
@@ -262,11 +262,11 @@ def test_a_use_is_noted_in_s3_too(bucket: str, tmp_path: Path) -> None:
     store = open_store(Settings(store=f"s3://{bucket}/store", cache=tmp_path / "cache"))
     artifact = made(store, "labels", {}, n=0)
     name = f"steps/labels/{artifact.key}/manifest.json"
-    before, data = next(x.at for x in store.object_store.lying("steps/") if x.name == name), store.object_store.read(name)
+    before, data = next(x.at for x in store.object_store.objects("steps/") if x.name == name), store.object_store.read(name)
     deadline = time.monotonic() + 30
-    while next(x.at for x in store.object_store.lying("steps/") if x.name == name) == before and time.monotonic() < deadline:
+    while next(x.at for x in store.object_store.objects("steps/") if x.name == name) == before and time.monotonic() < deadline:
         assert made(store, "labels", {}, n=0).cached  # S3 tells whole seconds
-    assert next(x.at for x in store.object_store.lying("steps/") if x.name == name) > before
+    assert next(x.at for x in store.object_store.objects("steps/") if x.name == name) > before
     assert store.object_store.read(name) == data
 
 
@@ -302,7 +302,7 @@ def walk(plan: Plan, model_input: ModelInput, store: Store, settings: Settings) 
     images = fetch_images(source, export, wanted_names(plan.labels, source.name, settings), store, settings, plan.images)
     labels = resolve_labels([SourceSteps(source, export, images)], plan.labels, store, settings)
     detections = detect_animals(labels, plan.detections, store, settings)
-    crops = cut_crops(labels, detections, plan.crops, model_input, store, settings)
+    crops = extract_crops(labels, detections, plan.crops, model_input, store, settings)
     return Street(export, images, labels, detections, crops, split_by_location(crops, plan.splits, classes, store, plan.model))
 
 
@@ -310,9 +310,9 @@ def test_a_needed_run_is_cached_throughout_and_another_is_made_anew_with_the_sam
     store, plan = open_store(settings), load_plan(write_island(tmp_path / "isle", locations=6, each=1))
     kept, other = (walk(plan, ModelInput(size=size), store, settings) for size in (32, 48))
     report(store, plan.model, kept.splits)
-    said = clear(store, Rules(images=True))
+    said = clear(store, GcRules(images=True))
     assert [(p.why, p.things) for p in said.goes if p.what == "steps"] == [("crops", 1), ("splits", 1)]
-    names = {r["blob"] for n in ("crops", "images") for d in _memories(store, n) for r in store.recall(d).values()}
+    names = {r["blob"] for n in ("crops", "images") for d in _memories(store, n) for r in store.read_index(d).values()}
     assert all(store.object_store.size(f"blobs/{name[:2]}/{name}") for name in names)
     assert all(a.cached for a in walk(plan, ModelInput(size=32), store, settings))
     again = walk(plan, ModelInput(size=48), store, settings)
@@ -321,7 +321,7 @@ def test_a_needed_run_is_cached_throughout_and_another_is_made_anew_with_the_sam
 
 
 def _memories(store: Store, kind: str) -> set[str]:
-    return {n.removeprefix("memory/").rpartition("/")[0] for n in store.object_store.names(f"memory/{kind}/")}
+    return {n.removeprefix("index/").rpartition("/")[0] for n in store.object_store.names(f"index/{kind}/")}
 
 
 def test_fetched_images_stay_unless_they_may_go_and_are_then_fetched_again(settings: Settings, tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_fetched_images_stay_unless_they_may_go_and_are_then_fetched_again(setti
     imgs = store.table(first.images, "images.parquet")
     clear(store)
     assert all(store.has_blobs(imgs["blob"].tolist(), imgs["bytes"].tolist()))
-    clear(store, Rules(images=True))
+    clear(store, GcRules(images=True))
     assert list(store.object_store.names("blobs/")) == []
     assert not _memories(store, "images") | _memories(store, "crops")
     again = walk(plan, ModelInput(size=32), store, settings)
@@ -339,10 +339,10 @@ def test_fetched_images_stay_unless_they_may_go_and_are_then_fetched_again(setti
 
 def test_what_an_export_answered_stays_while_it_is_remembered(store: Store) -> None:
     store.put_blob(b"answer")
-    store.remember("animl/isle", {"exported": {"answers": [{"blob": name_of(b"answer"), "bytes": 6}]}})
+    store.add_to_index("animl/isle", {"exported": {"answers": [{"blob": name_of(b"answer"), "bytes": 6}]}})
     store.put_blob(b"of an attempt")
-    store.remember("animl-windows/isle-1", {"w": {"answer": {"blob": name_of(b"of an attempt"), "bytes": 13}}})
-    clear(store, Rules(images=True))
+    store.add_to_index("animl-windows/isle-1", {"w": {"answer": {"blob": name_of(b"of an attempt"), "bytes": 13}}})
+    clear(store, GcRules(images=True))
     assert (has(store, b"answer"), has(store, b"of an attempt")) == (True, False)
     assert _memories(store, "animl") == {"animl/isle"}
     assert _memories(store, "animl-windows") == set()
@@ -363,12 +363,12 @@ def test_a_image_that_only_json_or_another_column_names_stays(store: Store) -> N
 
 
 def test_of_a_key_that_is_forgotten_no_earlier_record_counts_again(any_store: Store) -> None:
-    any_store.remember("seen", {"a": {"blob": "1"}, "b": {"blob": "2"}, "c": {"blob": "2"}})
-    any_store.remember("seen", {"a": {"blob": "2"}, "c": {"blob": "1"}})
-    assert image_index.forget(any_store.object_store, "seen", lambda record: record["blob"] == "2") == 2
-    assert any_store.recall("seen") == {"c": {"blob": "1"}}
-    any_store.remember("seen", {"a": {"blob": "3"}})
-    assert any_store.recall("seen") == {"a": {"blob": "3"}, "c": {"blob": "1"}}
+    any_store.add_to_index("seen", {"a": {"blob": "1"}, "b": {"blob": "2"}, "c": {"blob": "2"}})
+    any_store.add_to_index("seen", {"a": {"blob": "2"}, "c": {"blob": "1"}})
+    assert image_index.remove_from_index(any_store.object_store, "seen", lambda record: record["blob"] == "2") == 2
+    assert any_store.read_index("seen") == {"c": {"blob": "1"}}
+    any_store.add_to_index("seen", {"a": {"blob": "3"}})
+    assert any_store.read_index("seen") == {"a": {"blob": "3"}, "c": {"blob": "1"}}
 
 
 # -- what must not be disturbed
@@ -389,7 +389,7 @@ def test_nothing_goes_while_a_step_is_made_and_no_step_is_made_while_things_go(s
             clear(store)
         go_on.set()
         building.result()
-        with clearing(store.local / "work"):
+        with gc_lock(store.local / "work"):
             waiting = pool.submit(made, store, "labels", {}, n=0)
             deadline = time.monotonic() + 30
             while "is being cleared" not in caplog.text and time.monotonic() < deadline:
@@ -402,10 +402,10 @@ def test_nothing_goes_while_a_step_is_made_and_no_step_is_made_while_things_go(s
 def test_where_it_cannot_be_told_what_is_needed_nothing_goes(store: Store, name: str) -> None:
     artifact = made(store, "labels", {}, (b"image",), n=0)
     store.object_store.put(name.format(key=artifact.key), b'{"step": "labels"}')
-    before = {x.name: x.bytes for x in store.object_store.lying("")}
+    before = {x.name: x.bytes for x in store.object_store.objects("")}
     with pytest.raises(StoreError, match="nothing is cleared"):
         clear(store)
-    assert {x.name: x.bytes for x in store.object_store.lying("")} == before
+    assert {x.name: x.bytes for x in store.object_store.objects("")} == before
 
 
 def test_a_damaged_table_of_a_needed_step_stops_it(store: Store) -> None:
@@ -483,7 +483,7 @@ def test_a_kill_amid_leaves_a_store_that_works_and_the_next_clearing_ends_it(set
     report(store, "isle", kept)
     many = tuple(b"%d" % i for i in range(300))
     gone = [made(store, "crops", {}, (*many[i::2], b"shared"), n=i + 1) for i in range(2)]
-    store.remember("crops/v", {f"{i}|box": {"blob": name_of(p), "bytes": len(p)} for i, p in enumerate((*many, b"crop"))})
+    store.add_to_index("crops/v", {f"{i}|box": {"blob": name_of(p), "bytes": len(p)} for i, p in enumerate((*many, b"crop"))})
     line = [sys.executable, "-c", KILLED, settings.store, f"clearing {what}", str(done), str(LATER)]
     assert subprocess.run(line, check=False, timeout=120).returncode == -signal.SIGKILL
     assert is_there(store, kept)
@@ -494,7 +494,7 @@ def test_a_kill_amid_leaves_a_store_that_works_and_the_next_clearing_ends_it(set
     clear(store)
     assert (is_there(store, kept), [is_there(store, g) for g in gone]) == (True, [False, False])
     assert len(list(store.object_store.names("blobs/"))) == 2
-    assert list(store.recall("crops/v")) == ["300|box"]
+    assert list(store.read_index("crops/v")) == ["300|box"]
 
 
 # -- the command
@@ -523,6 +523,6 @@ def test_the_command_deletes_only_when_told_to_and_says_what_and_why(store: Stor
 def test_an_inventory_counts_all_that_lies_there(any_store: Store) -> None:
     artifact = made(any_store, "crops", {}, (b"crop",), n=0)
     report(any_store, "isle", artifact)
-    found = take_inventory(any_store, keep=3)
+    found = read_inventory(any_store, keep=3)
     assert [(h.kind, h.things, h.needed) for h in found.steps] == [("crops", 1, 1)]
-    assert found.bytes == any_store.object_store.total()
+    assert found.bytes == any_store.object_store.total_bytes()

@@ -74,7 +74,7 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @dataclass
-class Thing:
+class AnimlObject:
     """An object with its representative label."""
 
     id: str
@@ -87,7 +87,7 @@ class Thing:
 
 
 @dataclass
-class Picture:
+class AnimlImage:
     """An image as Animl's database has it."""
 
     id: str
@@ -95,20 +95,20 @@ class Picture:
     camera: str = "cam1"
     deployment: str = "Cove"
     taken: datetime | None = DAY
-    things: list[Thing] = field(default_factory=list)
+    objects: list[AnimlObject] = field(default_factory=list)
     width: int = 64
     height: int = 48
 
     @property
     def reviewed(self) -> bool:
-        return bool(self.things) and all(t.validated and t.by != "Not Reviewed" for t in self.things)
+        return bool(self.objects) and all(t.validated and t.by != "Not Reviewed" for t in self.objects)
 
 
 @dataclass
 class Task:
     project: str
     input: dict[str, Any]
-    looks: int = 0
+    polls: int = 0
     output: dict[str, Any] | None = None
     failed: bool = False
     body: bytes = b""
@@ -116,40 +116,40 @@ class Task:
     fetched: int = 0
 
 
-class AnimlSite:
+class AnimlServer:
     """What the server holds and how it misbehaves."""
 
-    def __init__(self, imgs: list[Picture]) -> None:
+    def __init__(self, imgs: list[AnimlImage]) -> None:
         self.images = imgs
         self.labels = ["fox", "Rat", "person"]
         self.cameras: list[dict[str, Any]] = []
         self.rules: list[dict[str, Any]] = []
         self.models: list[dict[str, Any]] = []
-        self.managers = True  # whether users may change automation rules
-        self.meddle: dict[str, Any] | None = None  # a rule that somebody adds while ours are written
+        self.user_is_manager = True  # whether users may change automation rules
+        self.concurrent_rule: dict[str, Any] | None = None  # a rule that somebody adds while ours are written
         self.tokens: dict[str, set[str]] = {"token-of-a-service-user": {"isle"}}
         self.api_key = "an-api-key"
-        self.looks_until_done = 2
-        self.limit_s = 30.0
-        self.seconds_per_image = 0.0  # what counting one image costs, in seconds that nobody waits for
+        self.polls_until_done = 2
+        self.api_timeout_s = 30.0
+        self.count_seconds_per_image = 0.0  # what counting one image costs, in seconds that nobody waits for
         self.stream_above = 18_000
-        self.vanish = 0  # exports during which the newest image vanishes between the counting and the writing
-        self.miscounts = 0  # every export says so many images more than it holds
-        self.poisoned: set[str] = set()  # images whose deployment is gone: an export with one of them fails
-        self.fail_all = False
-        self.stuck = False  # exports that never end
-        self.stuck_after: int | None = None  # only so many exports end
-        self.dead_addresses = 0  # so many addresses are dead when they are first asked for
-        self.new_address_on_look = False  # whether a later look at the task gives a new address
-        self.cut_bodies = 0  # so many downloads end early
-        self.hiccups = 0  # so many requests are answered 503
-        self.revoke_after: int | None = None  # all tokens of now are refused after so many requests
-        self.odd_answers: list[Any] = []  # what is answered next, whatever was asked
+        self.vanishing_images = 0  # exports during which the newest image vanishes between the counting and the writing
+        self.count_error = 0  # every export says so many images more than it holds
+        self.failing_images: set[str] = set()  # images whose deployment is gone: an export with one of them fails
+        self.fail_all_exports = False
+        self.never_finish = False  # exports that never end
+        self.never_finish_after: int | None = None  # only so many exports end
+        self.expired_urls = 0  # so many addresses are dead when they are first asked for
+        self.new_url_on_poll = False  # whether a later look at the task gives a new address
+        self.truncated_downloads = 0  # so many downloads end early
+        self.errors_503 = 0  # so many requests are answered 503
+        self.revoke_tokens_after: int | None = None  # all tokens of now are refused after so many requests
+        self.next_answers: list[Any] = []  # what is answered next, whatever was asked
         self.echo_secrets = False  # the server tells in an error what it was sent
-        self.gone_after: int | None = None  # after so many exports every request is answered 503
+        self.unavailable_after: int | None = None  # after so many exports every request is answered 503
         self.tasks: dict[str, Task] = {}
-        self.asked: Counter[str] = Counter()
-        self.exports: list[dict[str, Any]] = []
+        self.request_counts: Counter[str] = Counter()
+        self.export_filters: list[dict[str, Any]] = []
         self.signatures: list[str] = []
         self.lock = threading.RLock()
         self.address = ""
@@ -161,54 +161,54 @@ class AnimlSite:
     # -- GraphQL's root: called by graphql-core, as context comes who asks --------------------------------------------
 
     def imagesCount(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: N802 - Animl's own names
-        self.asked["imagesCount"] += 1
+        self.request_counts["imagesCount"] += 1
         filters = input["filters"]
         in_time = self.fitting({k: v for k, v in filters.items() if k.startswith("created")}, info.context["project"])
-        if len(in_time) * self.seconds_per_image > self.limit_s:
+        if len(in_time) * self.count_seconds_per_image > self.api_timeout_s:
             raise _SlowError
         return {"count": len(self.fitting(filters, info.context["project"]))}
 
     def exportAnnotations(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         project = _of_current(info)
-        self.asked["exportAnnotations"] += 1
-        self.exports.append(input["filters"])
+        self.request_counts["exportAnnotations"] += 1
+        self.export_filters.append(input["filters"])
         task_id = f"{len(self.tasks):024x}"
         self.tasks[task_id] = Task(project=project, input=input)
         return self._shown(task_id)
 
     def task(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:
-        self.asked["task"] += 1
+        self.request_counts["task"] += 1
         task = self.tasks.get(input["taskId"])
         if task is None or task.project != _of_current(info):
             raise GraphQLError("this task belongs to another project", extensions={"code": "FORBIDDEN"})
-        task.looks += 1
-        stuck = self.stuck or (self.stuck_after is not None and int(input["taskId"], 16) >= self.stuck_after)
-        if not stuck and task.looks > self.looks_until_done and (task.output is None or self.new_address_on_look):
+        task.polls += 1
+        stuck = self.never_finish or (self.never_finish_after is not None and int(input["taskId"], 16) >= self.never_finish_after)
+        if not stuck and task.polls > self.polls_until_done and (task.output is None or self.new_url_on_poll):
             self._finish(input["taskId"], task)
         return self._shown(input["taskId"])
 
     def projects(self, info: Any, input: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        self.asked["projects"] += 1
+        self.request_counts["projects"] += 1
         mine = {info.context["project"]} if info.context["project"] else {p.project for p in self.images}
         wanted = set(input["_ids"]) if input and input.get("_ids") else mine
         return [{"_id": p, "name": p, "cameraConfigs": self.cameras, "automationRules": self.rules} for p in sorted(mine & wanted)]
 
     def mlModels(self, info: Any, input: dict[str, Any] | None = None) -> list[dict[str, Any]]:  # noqa: N802
-        self.asked["mlModels"] += 1
+        self.request_counts["mlModels"] += 1
         return [m for m in self.models if not input or input.get("_ids") is None or m["_id"] in input["_ids"]]
 
     def updateAutomationRules(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         """All rules are replaced, as in Animl."""
         _of_current(info)
-        self.asked["updateAutomationRules"] += 1
-        if not self.managers:
+        self.request_counts["updateAutomationRules"] += 1
+        if not self.user_is_manager:
             raise GraphQLError("Forbidden", extensions={"code": "FORBIDDEN"})
-        self.rules = [*input["automationRules"], *([self.meddle] if self.meddle else [])]
+        self.rules = [*input["automationRules"], *([self.concurrent_rule] if self.concurrent_rule else [])]
         return {"automationRules": self.rules}
 
     # -- exports -----------------------------------------------------------------------------------------------------
 
-    def fitting(self, filters: dict[str, Any], project: str | None) -> list[Picture]:
+    def fitting(self, filters: dict[str, Any], project: str | None) -> list[AnimlImage]:
         """The pictures that fit, in order of time."""
         start, end = (_moment(filters.get(k)) for k in ("createdStart", "createdEnd"))
         since = None
@@ -218,23 +218,23 @@ class AnimlSite:
                 raise GraphQLError(f"not a filter: {filters['custom']}")
             since = _moment(match[1])
 
-        def fits(p: Picture) -> bool:
+        def fits(p: AnimlImage) -> bool:
             return (
                 (project is None or p.project == project)
                 and (start is None or (p.taken is not None and p.taken >= start))
                 and (end is None or (p.taken is not None and p.taken < end))
                 and ("cameras" not in filters or p.camera in filters["cameras"])
                 and ("deployments" not in filters or p.deployment in filters["deployments"])
-                and ("labels" not in filters or any(t.name in filters["labels"] for t in p.things))
+                and ("labels" not in filters or any(t.name in filters["labels"] for t in p.objects))
                 and ("reviewed" not in filters or p.reviewed == filters["reviewed"])
-                and (since is None or any(t.date is not None and t.date >= since for t in p.things))
+                and (since is None or any(t.date is not None and t.date >= since for t in p.objects))
             )
 
         return sorted((p for p in self.images if fits(p)), key=lambda p: (p.taken or DAY, p.id))
 
     def _shown(self, task_id: str) -> dict[str, Any]:
         task = self.tasks[task_id]
-        status = "SUBMITTED" if task.looks < 2 else "RUNNING"
+        status = "SUBMITTED" if task.polls < 2 else "RUNNING"
         if task.output is not None:
             status = "FAIL" if task.failed else "COMPLETE"
         now = datetime.now(UTC).isoformat()
@@ -245,19 +245,19 @@ class AnimlSite:
         filters = dict(task.input["filters"]) | ({"reviewed": True} if task.input["onlyIncludeReviewed"] else {})
         imgs = self.fitting(filters, task.project)
         count = len(imgs)
-        if self.fail_all or any(p.id in self.poisoned for p in imgs):
+        if self.fail_all_exports or any(p.id in self.failing_images for p in imgs):
             task.failed, task.output = True, {"error": "Error exporting to COCO: could not find deployment"}
             return
-        if self.vanish and imgs:
-            self.vanish -= 1
+        if self.vanishing_images and imgs:
+            self.vanishing_images -= 1
             self.images.remove(imgs.pop())
         task.body = self._coco(task_id, imgs, count)
         task.signature = secrets.token_hex(16)
         self.signatures.append(task.signature)
         url = f"{self.address}/files/{task_id}_coco.json?X-Amz-Expires=3600&X-Amz-Signature={task.signature}"
-        task.output = {"url": url, "count": count + self.miscounts, "meta": {"reviewedCount": {"reviewed": count, "notReviewed": 0}}}
+        task.output = {"url": url, "count": count + self.count_error, "meta": {"reviewedCount": {"reviewed": count, "notReviewed": 0}}}
 
-    def _coco(self, task_id: str, imgs: list[Picture], count: int) -> bytes:
+    def _coco(self, task_id: str, imgs: list[AnimlImage], count: int) -> bytes:
         """The file, in one piece or streamed: streamed, its end is written with the last object of the image number ``count``."""
         labels = self.labels[len(self.tasks) % len(self.labels) :] + self.labels[: len(self.tasks) % len(self.labels)]
         categories = [{"id": i, "name": n} for i, n in enumerate(["empty", *labels])]
@@ -265,7 +265,7 @@ class AnimlSite:
         description = f"Image data exported from Animl project 'isle'. Export ID: {task_id}"
         info = {"version": "1.0", "description": description, "date_created": datetime.now(UTC).isoformat()}
         images = [_image(p) for p in imgs]
-        objects = [[_annotation(t, p, number) for t in p.things] for p in imgs]
+        objects = [[_annotation(t, p, number) for t in p.objects] for p in imgs]
         if count <= self.stream_above:
             whole = {"images": images, "annotations": [o for part in objects for o in part], "categories": categories, "info": info}
             return json.dumps(whole, indent=4).encode()
@@ -292,49 +292,49 @@ def _moment(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
-def _image(p: Picture) -> dict[str, Any]:
+def _image(p: AnimlImage) -> dict[str, Any]:
     name = f"{p.camera}-default" if p.deployment == "default" else p.deployment
     file_name = f"{p.project}/{p.camera}/{p.deployment.lower()}/{p.id.replace(':', '-')}.jpg"
     row = {"id": p.id, "file_name": file_name, "serving_bucket_key": f"original/{p.id}-original.jpg", "location": name}
     return row | {"datetime": p.taken.isoformat() if p.taken else None, "width": p.width, "height": p.height}
 
 
-def _annotation(t: Thing, p: Picture, number: dict[str, int]) -> dict[str, Any]:
+def _annotation(t: AnimlObject, p: AnimlImage, number: dict[str, int]) -> dict[str, Any]:
     row = {"id": t.id, "image_id": p.id, "category_id": number[t.name], "sequence_level_annotation": False, "bbox": list(t.bbox)}
     return row | {"confidence": t.confidence, "validated": t.validated, "validated_by": t.by}
 
 
-def island(n: int, names: tuple[str, ...] = ("fox", "Rat"), start: datetime = DAY, step: timedelta = timedelta(hours=1)) -> list[Picture]:
+def make_images(n: int, names: tuple[str, ...] = ("fox", "Rat"), start: datetime = DAY, step: timedelta = timedelta(hours=1)) -> list[AnimlImage]:
     """``n`` reviewed pictures, one an hour, of two kinds of animals at three cameras."""
     return [
-        Picture(
+        AnimlImage(
             id=f"isle:{i:032x}",
             camera=f"cam{i % 3}",
             deployment=("Cove", "Ridge", "Dune")[i % 3],
             taken=start + i * step,
-            things=[Thing(id=f"{i:024x}", name=names[i % len(names)])],
+            objects=[AnimlObject(id=f"{i:024x}", name=names[i % len(names)])],
         )
         for i in range(n)
     ]
 
 
-def from_cct(cct: dict[str, Any], project: str = "isle") -> list[Picture]:
+def images_from_coco(cct: dict[str, Any], project: str = "isle") -> list[AnimlImage]:
     """Pictures as an export in COCO for Camera Traps has them."""
     names = {c["id"]: c["name"] for c in cct["categories"]}
-    things: dict[str, list[Thing]] = {}
+    things: dict[str, list[AnimlObject]] = {}
     for a in cct["annotations"]:
-        thing = Thing(a["id"], names[a["category_id"]], tuple(a["bbox"]), a["confidence"], a["validated"], a["validated_by"])
+        thing = AnimlObject(a["id"], names[a["category_id"]], tuple(a["bbox"]), a["confidence"], a["validated"], a["validated_by"])
         things.setdefault(a["image_id"], []).append(thing)
     imgs = []
     for row in cct["images"]:
         camera = row["file_name"].split("/")[1]
         name = "default" if row["location"].endswith("-default") else row["location"]
-        p = Picture(row["id"], project, camera, name, datetime.fromisoformat(row["datetime"]), things.get(row["id"], []))
+        p = AnimlImage(row["id"], project, camera, name, datetime.fromisoformat(row["datetime"]), things.get(row["id"], []))
         imgs.append(replace(p, width=row["width"], height=row["height"]))
     return imgs
 
 
-def camera(name: str, *deployments: tuple[str, str | None, float | None, float | None]) -> dict[str, Any]:
+def camera_config(name: str, *deployments: tuple[str, str | None, float | None, float | None]) -> dict[str, Any]:
     """A camera config; a deployment is (name, start date, latitude, longitude)."""
     found = []
     for i, (label, start, lat, lon) in enumerate(deployments):
@@ -344,9 +344,9 @@ def camera(name: str, *deployments: tuple[str, str | None, float | None, float |
 
 
 @contextmanager
-def animl(imgs: list[Picture]) -> Iterator[AnimlSite]:
+def serve_animl(imgs: list[AnimlImage]) -> Iterator[AnimlServer]:
     """Animl, answering at ``site.url`` until the end of the block."""
-    site = AnimlSite(imgs)
+    site = AnimlServer(imgs)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(site))
     server.daemon_threads = True
     site.address = f"http://127.0.0.1:{server.server_address[1]}"
@@ -360,7 +360,7 @@ def animl(imgs: list[Picture]) -> Iterator[AnimlSite]:
         thread.join()
 
 
-def _handler(site: AnimlSite) -> type[BaseHTTPRequestHandler]:
+def _handler(site: AnimlServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
@@ -373,16 +373,16 @@ def _handler(site: AnimlSite) -> type[BaseHTTPRequestHandler]:
             self._send(status, json.dumps(answer).encode())
 
         def _answered(self, body: bytes) -> tuple[int, Any]:
-            site.asked["POST"] += 1
-            if site.revoke_after is not None and site.asked["POST"] > site.revoke_after:
-                site.tokens, site.revoke_after = {}, None
-            if site.gone_after is not None and len(site.exports) >= site.gone_after:
+            site.request_counts["POST"] += 1
+            if site.revoke_tokens_after is not None and site.request_counts["POST"] > site.revoke_tokens_after:
+                site.tokens, site.revoke_tokens_after = {}, None
+            if site.unavailable_after is not None and len(site.export_filters) >= site.unavailable_after:
                 return 503, {"message": "Service Unavailable"}
-            if site.hiccups:
-                site.hiccups -= 1
+            if site.errors_503:
+                site.errors_503 -= 1
                 return 503, {"message": "Service Unavailable"}
-            if site.odd_answers:
-                return 200, site.odd_answers.pop(0)
+            if site.next_answers:
+                return 200, site.next_answers.pop(0)
             if site.echo_secrets:
                 return 200, {"errors": [{"message": f"boom: {self.headers['Authorization']}"}]}
             return self._through_a_door(json.loads(body))
@@ -413,16 +413,16 @@ def _handler(site: AnimlSite) -> type[BaseHTTPRequestHandler]:
             parts = urlsplit(self.path)
             task = site.tasks.get(parts.path.removeprefix("/files/").removesuffix("_coco.json"))
             signature = parse_qs(parts.query).get("X-Amz-Signature", [""])[0]
-            site.asked["GET"] += 1
+            site.request_counts["GET"] += 1
             if self.headers.get("Authorization"):
                 self._send(400, b"<Code>InvalidArgument</Code>Only one auth mechanism allowed")
             elif task is None or signature != task.signature:
                 self._send(403, b"<Code>SignatureDoesNotMatch</Code>")
-            elif site.dead_addresses:
-                site.dead_addresses -= 1
+            elif site.expired_urls:
+                site.expired_urls -= 1
                 self._send(403, b"<Code>AccessDenied</Code><Message>Request has expired</Message>")
-            elif site.cut_bodies:
-                site.cut_bodies -= 1
+            elif site.truncated_downloads:
+                site.truncated_downloads -= 1
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(task.body)))
                 self.end_headers()

@@ -22,7 +22,7 @@ FIELDS = {
 }
 
 
-class Package:
+class CamtrapPackage:
     """A package under construction, and the pictures that it holds."""
 
     def __init__(self) -> None:

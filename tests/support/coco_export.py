@@ -13,17 +13,17 @@ CATEGORIES = [{"id": 0, "name": "empty"}, {"id": 1, "name": "fox"}, {"id": 2, "n
 
 
 class Export:
-    """An export under construction, and the pictures it names."""
+    """An export under construction, and the image files that it names."""
 
     def __init__(self, project: str = "isle") -> None:
         self.project = project
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
-        self.images: dict[str, bytes] = {}
+        self.files: dict[str, bytes] = {}
         self.categories = CATEGORIES
 
     def image(self, location: str = "cove", seed: int | None = None, data: bytes | None = None, **fields: Any) -> str:
-        """Add a picture; its id comes back."""
+        """Add an image and return its id."""
         data = jpeg(seed=len(self.images) if seed is None else seed) if data is None else data
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         image_id = f"{self.project}:{md5}"
@@ -37,11 +37,11 @@ class Export:
             "height": 48,
         } | fields
         self.images.append(row)
-        self.images[row["file_name"]] = data
+        self.files[row["file_name"]] = data
         return image_id
 
-    def object(self, image_id: str, category: int = 1, bbox: list[float] | None = None, **fields: Any) -> str:
-        """Add an object; its id comes back."""
+    def annotation(self, image_id: str, category: int = 1, bbox: list[float] | None = None, **fields: Any) -> str:
+        """Add an annotation and return its id."""
         annotation_id = f"o{len(self.annotations):04d}"
         row: dict[str, Any] = {
             "id": annotation_id,
@@ -62,10 +62,10 @@ class Export:
         ).encode()
 
     def write(self, folder: Path) -> None:
-        """Write export.json and the pictures below images/."""
+        """Write export.json, and the image files below images/."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "export.json").write_bytes(self.json())
-        for name, data in self.images.items():
+        for name, data in self.files.items():
             path = folder / "images" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)

@@ -42,7 +42,7 @@ def hashed(*parts: bytes) -> int:
     return int.from_bytes(hashlib.sha256(b"".join(parts)).digest(), "big")
 
 
-class Cognito:
+class CognitoPool:
     """One pool with one client and one user."""
 
     def __init__(self, pool: str, client: str, user: str, password: str, issue: Callable[[], str]) -> None:
@@ -92,7 +92,7 @@ def refused(code: str) -> tuple[int, dict[str, Any]]:
 
 
 @contextmanager
-def served_cognito(cognito: Cognito) -> Iterator[Cognito]:
+def serve_cognito(cognito: CognitoPool) -> Iterator[CognitoPool]:
     """Cognito's API for one pool, until the end of the block."""
 
     class Handler(BaseHTTPRequestHandler):

@@ -27,7 +27,7 @@ def aws_here(folder: Path, bucket: str = "") -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def at_a_desk(cloud: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def release_environment(cloud: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A store and a bucket of its own in this process's environment, and a wide terminal; no endpoint outlives it."""
     bucket = folder.name.replace("_", "-").lower()[-40:].strip("-")
     for name, value in (cloud | {"ANIML_STORE": str(folder / "store"), "ANIML_MODELS_BUCKET": bucket}).items():

@@ -57,7 +57,7 @@ def evaluation_step(
     reference = []
     for i, data in enumerate(images):
         box = boxes[i % 3]
-        answer = classifier.answer(open_image(data), Box.of(box))
+        answer = classifier.classify(open_image(data), Box.of(box))
         reference.append({"image": store.put_blob(data), "box": box, "probabilities": {c: p + shift for c, p in answer.items()}})
     scores = tuple(ClassScores(id=c, examples=1, locations=1, precision=1, recall=1, f1=1, average_precision=1) for c in classes)
     one = dict.fromkeys(("accuracy", "macro_precision", "macro_recall", "macro_f1", "macro_average_precision"), 1.0)

@@ -27,7 +27,7 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 
 from tests.support.endpoint_process import until
 
-QUICK = {
+FAST_SERVER = {
     "PREFECT_SERVER_UI_ENABLED": "false",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -45,7 +45,7 @@ def prefect_server(folder: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | QUICK | {"PREFECT_HOME": str(folder / "prefect")}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | FAST_SERVER | {"PREFECT_HOME": str(folder / "prefect")}
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
@@ -62,13 +62,13 @@ def prefect_server(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def told_to(address: str) -> Iterator[None]:
+def use_server(address: str) -> Iterator[None]:
     """This process's flows and clients speak to the server; without heartbeats, whose threads take a second to end."""
     with temporary_settings({PREFECT_API_URL: address, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield
 
 
-def say_the_rest() -> None:
+def send_remaining_events() -> None:
     """Send what this process's threads still have to tell a server, before it ends."""
 
     async def drained() -> None:
@@ -92,7 +92,7 @@ def _answers(address: str) -> bool:
         return False
 
 
-def begun(flow: Flow[..., Any], deployment: str, parameters: dict[str, Any]) -> FlowRun:
+def start_run(flow: Flow[..., Any], deployment: str, parameters: dict[str, Any]) -> FlowRun:
     """A run of a deployment, carried out here as a worker's process does, up to where it ends or waits for a person."""
     made = flow.to_deployment(name=deployment).apply()
     with get_client(sync_client=True) as client:

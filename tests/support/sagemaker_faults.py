@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from animl_pipeline.config import Plan
 from animl_pipeline.core.records import Answer, Artifact, Counts
 from animl_pipeline.core.step import Step
-from animl_pipeline.deploy import release_history
+from animl_pipeline.deploy import release_records
 from animl_pipeline.dev.sagemaker_local import Addresses, Faults
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
@@ -48,7 +48,7 @@ def read_reference(store: Store, package: Artifact) -> list[Answer]:
 
 
 def states(plan: Plan, store: Store) -> list[tuple[str, str]]:
-    return [(r.kind, r.state) for r in release_history(plan, store)]
+    return [(r.kind, r.state) for r in release_records(plan, store)]
 
 
 def broken(store: Store, package: Artifact) -> Artifact:

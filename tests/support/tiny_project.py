@@ -30,7 +30,7 @@ def write_island(folder: Path, locations: int = 8, each: int = 3) -> Path:
     e = Export()
     for seed, (location, name, _) in enumerate((p, c, i) for p in range(locations) for c in COLOURS for i in range(each)):
         data, bbox = image(COLOURS[name], seed)
-        e.object(e.image(f"p{location}", data=data, width=96, height=72), list(COLOURS).index(name) + 1, bbox)
+        e.annotation(e.image(f"p{location}", data=data, width=96, height=72), list(COLOURS).index(name) + 1, bbox)
     e.categories = [{"id": 0, "name": "empty"}, *({"id": i + 1, "name": n} for i, n in enumerate(COLOURS))]
     e.write(folder)
     return write_plan(folder)

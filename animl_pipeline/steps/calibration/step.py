@@ -15,7 +15,7 @@ from animl_pipeline.core.records import Artifact, Counts, ModelCard, Threshold
 from animl_pipeline.core.step import Step
 from animl_pipeline.core.table_schemas import CROPS, SPLITS, VAL_PREDICTIONS
 from animl_pipeline.core.tables import write_table
-from animl_pipeline.inference.scoring import calibration_error, probabilities_of, probability_column, retempered, score_crops
+from animl_pipeline.inference.scoring import expected_calibration_error, probability_column, probability_matrix, rescale_temperature, score_crops
 from animl_pipeline.steps.calibration.temperature import fitted_temperature
 from animl_pipeline.steps.calibration.thresholds import chosen_thresholds
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
@@ -86,15 +86,15 @@ def _val_crops(crops: pd.DataFrame, splits: pd.DataFrame, ids: tuple[str, ...]) 
 def _calibrated(card: ModelCard, scored: pd.DataFrame, plan: Plan) -> tuple[ModelCard, tuple[Threshold, ...]]:
     """The card with temperature and thresholds; ``scored`` has the calibrated probabilities then."""
     ids = card.class_ids()
-    plain = probabilities_of(scored, ids)
+    plain = probability_matrix(scored, ids)
     targets = np.asarray(scored["class_id"].map({c: i for i, c in enumerate(ids)}), np.int64)
     by = fitted_temperature(plain, targets)
-    sure = retempered(plain, by)
+    sure = rescale_temperature(plain, by)
     scored[[probability_column(c) for c in ids]] = sure
     scored["probability"] = sure.max(axis=1)
     thresholds = chosen_thresholds(scored, ids, plan.thresholds)
     right = (scored["class_id"] == scored["predicted"]).to_numpy()
-    errors = [calibration_error(p.max(axis=1), right) for p in (plain, sure)]
+    errors = [expected_calibration_error(p.max(axis=1), right) for p in (plain, sure)]
     log.info("calibration on %d val crops: temperature %.3f, calibration error %.3f before, %.3f after", len(scored), by, *errors)
     chosen = {"temperature": card.temperature * by, "thresholds": {t.id: t.value for t in thresholds}}
     recorded = card.plan | {"thresholds": plan.thresholds.model_dump(mode="json")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from animl_pipeline.inference.scoring import retempered
+from animl_pipeline.inference.scoring import rescale_temperature
 
 COOLEST, HOTTEST = 0.1, 20.0
 """Beyond, a model is broken rather than badly calibrated."""
@@ -26,7 +26,7 @@ def fitted_temperature(probabilities: NDArray[np.float64], targets: NDArray[np.i
     rows = np.arange(len(targets))
 
     def loss(log_temperature: float) -> float:
-        answers = retempered(probabilities, float(np.exp(log_temperature)))
+        answers = rescale_temperature(probabilities, float(np.exp(log_temperature)))
         return float(-np.log(np.maximum(answers[rows, targets], 1e-300)).sum() + log_temperature**2 / 2)
 
     found = minimize_scalar(loss, bounds=(np.log(COOLEST), np.log(HOTTEST)), method="bounded", options={"xatol": 1e-5})

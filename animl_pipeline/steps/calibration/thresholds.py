@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.config import AimConfig, ThresholdsConfig, UnknownConfig
 from animl_pipeline.core.records import OperatingPoint, Threshold
-from animl_pipeline.inference.scoring import at_threshold, probabilities_of, probability_column
+from animl_pipeline.inference.scoring import operating_point, probability_column, probability_matrix
 
 WITHOUT_EXAMPLES = 0.5
 """For a class that val holds no example of."""
@@ -46,7 +46,7 @@ def chosen_thresholds(val: pd.DataFrame, ids: tuple[str, ...], spec: ThresholdsC
         group, aim = spec.group_of(c), spec.aim_of(c)
         value = _rounded_down(_chosen(val, c, aim))
         value = max(value, floor) if group == "native" else value
-        reached = at_threshold(val, c, value)
+        reached = operating_point(val, c, value)
         found.append(Threshold(id=c, group=group, aim=str(aim), value=value, met=meets(reached, aim), val=reached))
     return tuple(found)
 
@@ -66,7 +66,7 @@ def unknown_floor(val: pd.DataFrame, ids: tuple[str, ...], spec: UnknownConfig) 
     (Youden's J). A stand-in is a val crop of that class whose own answer is struck out. This flatters: the network has learnt
     from the class, a true stranger may look surer.
     """
-    probabilities = probabilities_of(val, ids)
+    probabilities = probability_matrix(val, ids)
     known = np.sort(val.loc[val["class_id"] == val["predicted"], "probability"].to_numpy(np.float64))
     if not len(known):
         return 0.0

@@ -15,15 +15,14 @@ from PIL import Image
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core import imaging
-from animl_pipeline.core.decode_budget import DecodeBudget, bytes_of
 from animl_pipeline.core.errors import ImageError
-from animl_pipeline.core.imaging import Header, cut, open_image, read_header, square_around
+from animl_pipeline.core.imaging import DecodeBudget, ImageHeader, decoded_bytes, extract_crop, open_image, read_header, square_around
 from animl_pipeline.core.progress import track
 from animl_pipeline.core.records import Box, ModelInput
 from animl_pipeline.core.step import installed_version
 from animl_pipeline.steps.crops import perceptual_hash
 from animl_pipeline.steps.crops.match_labels import Chosen, Corners
-from animl_pipeline.steps.crops.perceptual_hash import likeness
+from animl_pipeline.steps.crops.perceptual_hash import compute_phash
 from animl_pipeline.storage.step_cache import Store, batches, digest_of
 
 log = logging.getLogger(__name__)
@@ -57,9 +56,9 @@ def cut_boxes(chosen: Iterable[Chosen], model_input: ModelInput, store: Store, s
         DamagedError: the store lacks a picture.
     """
     name = f"crops/{digest_of([model_input.size, model_input.margin, imaging.VERSION, installed_version('pillow'), LOSSLESS])[:32]}"
-    known = store.recall(name)
+    known = store.read_index(name)
     looks_name = f"likeness/{perceptual_hash.VERSION}"
-    looks = store.recall(looks_name)
+    looks = store.read_index(looks_name)
     boxes: dict[str, set[Corners]] = defaultdict(set)
     for c in chosen:
         boxes[c.what.blob].add(c.where.box)
@@ -76,9 +75,9 @@ def cut_boxes(chosen: Iterable[Chosen], model_input: ModelInput, store: Store, s
         try:
             for batch in batches(todo, max(BATCH, BATCH_A_CUTTER * cutters)):
                 new, new_looks = _cut_batch(batch, boxes, cut_image, store, travels, pool, step)
-                store.object_store.settle()  # one flush for the crops of a batch, before it is noted that they are there
-                store.remember(name, new)
-                store.remember(looks_name, new_looks)
+                store.object_store.flush()  # one flush for the crops of a batch, before it is noted that they are there
+                store.add_to_index(name, new)
+                store.add_to_index(looks_name, new_looks)
                 known |= new
                 looks |= new_looks
         finally:
@@ -127,17 +126,17 @@ def _cut_image(read: Future[bytes], boxes: list[Corners], model_input: ModelInpu
     """The views of the boxes, encoded without loss."""
     data = read.result()
     try:
-        with memory.holding(_bytes_of(read_header(data), boxes, model_input)):
+        with memory.reserve(_bytes_of(read_header(data), boxes, model_input)):
             image = open_image(data)
-            return Cut([_encoded(cut(image, Box.of(corners), model_input)) for corners in boxes], likeness(image))
+            return Cut([_encoded(extract_crop(image, Box.of(corners), model_input)) for corners in boxes], compute_phash(image))
     except ImageError as e:
         log.warning("crops: a picture is left out: %s", e)
         return Cut(None, "")
 
 
-def _bytes_of(header: Header, boxes: list[Corners], model_input: ModelInput) -> int:
+def _bytes_of(header: ImageHeader, boxes: list[Corners], model_input: ModelInput) -> int:
     """Memory that cutting the boxes out takes; one after the other is a square beside the picture."""
-    return bytes_of(header, max(square_around(Box.of(b), header.width, header.height, model_input.margin).side for b in boxes))
+    return decoded_bytes(header, max(square_around(Box.of(b), header.width, header.height, model_input.margin).side for b in boxes))
 
 
 def _encoded(model_input: Image.Image) -> bytes:

@@ -80,7 +80,7 @@ def choose_boxes(labels: pd.DataFrame, detections: pd.DataFrame, failures: pd.Da
     animals = _animals_by_image(detections)
     failed = dict(zip(zip(failures["source"], failures["image_id"], strict=True), failures["reason"], strict=True))
     chosen: list[Chosen] = []
-    people = labels["name"].map(lambda name: is_person(name) or is_vehicle(name)).astype(bool)
+    people = labels["label"].map(lambda name: is_person(name) or is_vehicle(name)).astype(bool)
     columns = labels.loc[people, ["source", "image_id", "annotation_id"]]
     dropped = [Dropped(source, image, of, "person_or_vehicle") for source, image, of in columns.itertuples(index=False, name=None)]
     for image, objects in sorted(_objects_by_image(labels[~people]).items()):
@@ -138,10 +138,10 @@ def _image_level(objects: list[Labelled], free: list[Animal], nothing: str, spec
     dropped = [o.dropped("duplicate_label") for o in others]
     if not free:
         return [], [item.dropped(nothing), *dropped]
-    if spec.image_level_label == "leave_out" and len(free) > 1:
+    if spec.image_level_label == "drop_image" and len(free) > 1:
         return [], [item.dropped("several_boxes"), *dropped]
     large = [a for a in free if not _too_small(item, a, spec.min_pixels)]
-    cap = 1 if spec.image_level_label == "most_certain" else spec.max_per_image_level_label
+    cap = 1 if spec.image_level_label == "highest_confidence" else spec.max_per_image_level_label
     dropped += [item.dropped("too_small")] * (len(free) - len(large)) + [item.dropped("beyond_cap")] * len(large[cap:])
     return [Chosen(item, a) for a in large[:cap]], dropped
 
@@ -180,5 +180,5 @@ def images_with_people(labels: Artifact, detections: Artifact, store: Store) -> 
         tables.append(store.table(detections, "people.parquet"))
     for name in {"labels.parquet", "dropped.parquet"} & set(store.files(labels)):
         named = store.table(labels, name)
-        tables.append(named[named["name"].map(is_vehicle).astype(bool)])
+        tables.append(named[named["label"].map(is_vehicle).astype(bool)])
     return {image for table in tables for image in zip(table["source"], table["image_id"], strict=True)}

@@ -19,7 +19,7 @@ FLAT = 2.0
 """Grey levels (standard deviation over the cells) below which a picture shows nothing to know it by, such as a black one."""
 
 
-def likeness(image: Image.Image) -> str:
+def compute_phash(image: Image.Image) -> str:
     """The 128 bits as 32 hexadecimal digits; empty text where the picture is too flat to be known by them."""
     width, height = image.size
     middle = (0, round(0.1 * height), width, max(round(0.9 * height), round(0.1 * height) + 1))

@@ -16,7 +16,7 @@ from animl_pipeline.core.table_schemas import CROPS, DETECTION_FAILURES, DETECTI
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.crops.extract import Crop, box_key, cut_boxes
 from animl_pipeline.steps.crops.match_labels import CORNERS, Chosen, Dropped, Image, choose_boxes, images_with_people
-from animl_pipeline.storage.image_index import in_share
+from animl_pipeline.storage.image_index import in_batch
 from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace
 
 STEP = Step(
@@ -35,7 +35,7 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def cut_crops(labels: Artifact, detections: Artifact, spec: CropsConfig, model_input: ModelInput, store: Store, settings: Settings) -> Artifact:
+def extract_crops(labels: Artifact, detections: Artifact, spec: CropsConfig, model_input: ModelInput, store: Store, settings: Settings) -> Artifact:
     """One crop a labelled animal: crops.parquet, whose blobs are lossless WebP pictures of ``view.size`` squared, and dropped.parquet.
 
     ``phash`` is what the whole picture looks like, by which copies of it are found; ``with_people`` says that the picture
@@ -69,7 +69,7 @@ def cut_crops(labels: Artifact, detections: Artifact, spec: CropsConfig, model_i
     )
 
 
-def cut_share(
+def extract_crops_share(
     labels: Artifact, detections: Artifact, spec: CropsConfig, model_input: ModelInput, share: int, of: int, store: Store, settings: Settings
 ) -> int:
     """Cut the boxes of one share of the pictures ahead of the step, which then remembers; how many boxes there are comes back.
@@ -77,7 +77,7 @@ def cut_share(
     Shares are by the pictures' content, so that several workers with the same store do the work once between them.
     """
     chosen, _ = choose_boxes(*_tables(labels, detections, store), spec)
-    mine = [c for c in chosen if in_share(c.what.blob, share, of)]
+    mine = [c for c in chosen if in_batch(c.what.blob, share, of)]
     cut_boxes(mine, model_input, store, settings)
     return len(mine)
 

@@ -29,7 +29,7 @@ class Prepared(NamedTuple):
     height: int
 
 
-class Found(NamedTuple):
+class Detection(NamedTuple):
     """One object: MegaDetector category, confidence, and a box relative to the picture."""
 
     category: str
@@ -57,7 +57,7 @@ class Detector(Protocol):
             PictureError: they do not decode.
         """
 
-    def predict(self, prepared: Sequence[Any]) -> list[list[Found]]:
+    def predict(self, prepared: Sequence[Any]) -> list[list[Detection]]:
         """What is found in each picture, above the floor of confidence. An answer depends on its own picture only."""
 
 
@@ -67,14 +67,14 @@ def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
     return max(1, round(width * ratio)), max(1, round(height * ratio))
 
 
-def tidy(found: Iterable[Found]) -> list[Found]:
+def tidy(found: Iterable[Detection]) -> list[Detection]:
     """Boxes inside the picture, most certain first; empty ones are gone.
 
     Boxes are rounded to 1e-5 and confidences to 1e-4, finer than any use of them, which keeps last-bit differences between
     processors out of the stored answers.
     """
     rounded = [
-        Found(f.category, round(float(f.confidence), 4), *(round(min(max(float(v), 0.0), 1.0), 5) for v in (f.ymin, f.xmin, f.ymax, f.xmax)))
+        Detection(f.category, round(float(f.confidence), 4), *(round(min(max(float(v), 0.0), 1.0), 5) for v in (f.ymin, f.xmin, f.ymax, f.xmax)))
         for f in found
     ]
     whole = {f for f in rounded if f.ymin < f.ymax and f.xmin < f.xmax}

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError
-from animl_pipeline.storage.object_store import disk, write_whole
+from animl_pipeline.storage.object_store import disk_errors, write_atomic
 from animl_pipeline.storage.step_cache import digest_of, sha256_of
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def load_network(names: list[Any], make: Callable[[], Network], settings: Settin
         network = make()
         return Loaded(by_torch(network.module, device), network.facts, alone=False)
     folder = settings.cache.expanduser() / "detectors" / digest_of([names, version("torch")])[:32]
-    with disk(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             facts = _facts(folder)
@@ -118,7 +118,7 @@ def _export(network: Network, folder: Path) -> bool:
         fresh.unlink()
         return False
     fresh.replace(path)
-    write_whole(folder / "network.json", json.dumps({"sha256": sha256_of(path), "facts": network.facts, "difference": apart}).encode())
+    write_atomic(folder / "network.json", json.dumps({"sha256": sha256_of(path), "facts": network.facts, "difference": apart}).encode())
     log.info("detections: the network is kept as ONNX in %s; it differs from torch by %.1e", folder, apart)
     return True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from animl_pipeline.steps.detections.detector import Found
+from animl_pipeline.steps.detections.detector import Detection
 
 SAME = 0.5
 """Intersection over union from which a found and a reviewed box are of the same animal (as in PASCAL VOC)."""
@@ -12,7 +12,7 @@ SAME = 0.5
 Corners = tuple[float, float, float, float]
 
 
-def same_objects(reviewed: Mapping[str, Corners], found: Sequence[Found], category: str) -> dict[int, str]:
+def same_objects(reviewed: Mapping[str, Corners], found: Sequence[Detection], category: str) -> dict[int, str]:
     """Index of a found box → id of the reviewed one; each at most once, the best overlaps first. Boxes are [ymin, xmin, ymax, xmax]."""
     pairs = sorted(
         (-overlap(corners, f[2:]), annotation_id, index)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from animl_pipeline.core.category_names import is_person, is_vehicle
 from animl_pipeline.core.records import Artifact
-from animl_pipeline.steps.detections.detector import ANIMAL, Found
+from animl_pipeline.steps.detections.detector import ANIMAL, Detection
 from animl_pipeline.steps.detections.iou import SAME, Corners, overlap, same_objects
 from animl_pipeline.storage.step_cache import Store
 
@@ -48,7 +48,7 @@ def shown_people(labels: Artifact, store: Store) -> set[Image]:
     names = [n for n in ("labels.parquet", "dropped.parquet") if n in store.files(labels)]
     shown: set[Image] = set()
     for table in (store.table(labels, name) for name in names):
-        rows = table[table["name"].map(is_person).astype(bool)]
+        rows = table[table["label"].map(is_person).astype(bool)]
         shown |= set(zip(rows["source"], rows["image_id"], strict=True))
     return shown
 
@@ -56,7 +56,7 @@ def shown_people(labels: Artifact, store: Store) -> set[Image]:
 def _reviewed_boxes(labels: pd.DataFrame) -> dict[Image, dict[str, Corners]]:
     """Image → object id → box, of all images with at least one; persons and vehicles are no animals, whatever class a plan gives them."""
     boxes: dict[Image, dict[str, Corners]] = {}
-    rows = labels[labels["ymin"].notna() & ~labels["name"].map(lambda name: is_person(name) or is_vehicle(name)).astype(bool)].sort_values(
+    rows = labels[labels["ymin"].notna() & ~labels["label"].map(lambda name: is_person(name) or is_vehicle(name)).astype(bool)].sort_values(
         ["source", "image_id", "annotation_id"]
     )
     columns = rows[["source", "image_id", "annotation_id", "ymin", "xmin", "ymax", "xmax"]]
@@ -84,7 +84,7 @@ class Disagreement(NamedTuple):
     box: Corners
 
 
-def disagreements(reviewed: Mapping[str, Corners], found: Sequence[Found]) -> list[Disagreement]:
+def disagreements(reviewed: Mapping[str, Corners], found: Sequence[Detection]) -> list[Disagreement]:
     """What differs between one picture's reviewed boxes and the detector's animals."""
     animals = [f for f in found if f.category == ANIMAL]
     matched = same_objects(reviewed, animals, ANIMAL)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from animl_pipeline.steps.detections.detector import CATEGORIES, Found
+from animl_pipeline.steps.detections.detector import CATEGORIES, Detection
 from animl_pipeline.steps.detections.run_detector import BROKEN
 
 FORMAT_VERSION = "1.6"
@@ -14,7 +14,7 @@ FAILURES = {BROKEN: "image access failure"}
 """Our reasons in the format's own words, where it has any."""
 
 
-def batch_file(detector: str, images: Iterable[tuple[str, list[Found] | str]], confidence: float | None = None) -> str:
+def batch_file(detector: str, images: Iterable[tuple[str, list[Detection] | str]], confidence: float | None = None) -> str:
     """The file's text: per image its detections, boxes as [x_min, y_min, width, height], or its failure.
 
     There is no time in it, so that the same detections give the same file.
@@ -32,12 +32,12 @@ def batch_file(detector: str, images: Iterable[tuple[str, list[Found] | str]], c
     return f'{head},\n "images": [\n  {lines}\n ]\n}}\n'
 
 
-def _image(file: str, found: list[Found] | str) -> dict[str, Any]:
+def _image(file: str, found: list[Detection] | str) -> dict[str, Any]:
     if isinstance(found, str):
         return {"file": file, "failure": FAILURES.get(found, found.replace("_", " ")), "detections": None}
     return {"file": file, "detections": [_detection(f) for f in found]}
 
 
-def _detection(found: Found) -> dict[str, Any]:
+def _detection(found: Detection) -> dict[str, Any]:
     box = [found.xmin, found.ymin, found.xmax - found.xmin, found.ymax - found.ymin]
     return {"category": found.category, "conf": float(found.confidence), "bbox": [round(v, 5) for v in box]}

@@ -10,13 +10,12 @@ from typing import Any, TypeVar
 
 from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.decode_budget import DecodeBudget
 from animl_pipeline.core.errors import ImageError
-from animl_pipeline.core.imaging import open_image
+from animl_pipeline.core.imaging import DecodeBudget, open_image
 from animl_pipeline.core.progress import track
 from animl_pipeline.core.records import Box
-from animl_pipeline.steps.detections.detector import ANIMAL, Detector, Found
-from animl_pipeline.steps.detections.registry import Choice, check_finds_people, choose_detector
+from animl_pipeline.steps.detections.choose_detector import Choice, check_finds_people, choose_detector
+from animl_pipeline.steps.detections.detector import ANIMAL, Detection, Detector
 from animl_pipeline.storage.step_cache import Store, batches, digest_of
 
 log = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def look_at(blobs: list[str], choice: Choice, spec: DetectionsConfig, store: Store, settings: Settings) -> dict[str, list[Found] | str]:
+def run_detector(blobs: list[str], choice: Choice, spec: DetectionsConfig, store: Store, settings: Settings) -> dict[str, list[Detection] | str]:
     """What the detector finds in each picture, or the reason why it was not looked at.
 
     Args:
@@ -43,14 +42,14 @@ def look_at(blobs: list[str], choice: Choice, spec: DetectionsConfig, store: Sto
         DamagedError: the store lacks a picture.
     """
     name = memory_name(choice)
-    seen = store.recall(name)
+    seen = store.read_index(name)
     todo = [blob for blob in blobs if blob not in seen]
-    if spec.people == "drop":
+    if spec.images_with_people == "drop":
         check_finds_people(choice.load().categories, choice.name)
     log.info("detections: %d pictures for %s, %d of them seen before", len(blobs), choice.name, len(blobs) - len(todo))
     with track("detections", len(blobs), len(blobs) - len(todo)) as step:
         for batch in _answers(todo, choice, spec, store, settings) if todo else ():
-            store.remember(name, batch)
+            store.add_to_index(name, batch)
             seen |= batch
             step(len(batch))
     return {blob: _from_record(seen[blob]) for blob in blobs}
@@ -104,7 +103,7 @@ def _answers(todo: list[str], choice: Choice, spec: DetectionsConfig, store: Sto
 def _prepared(data: bytes, detector: Detector, memory: DecodeBudget) -> Any:
     """What the detector makes of a picture, None where it is no picture."""
     try:
-        with memory.decoding(data):
+        with memory.reserve_for(data):
             return detector.preprocess(data)
     except ImageError as e:
         log.warning("detections: a picture is left out: %s", e)
@@ -118,8 +117,8 @@ def _records(prepared: list[Any], detector: Detector) -> list[dict[str, Any]]:
     return [{"failure": BROKEN} if p is None else {"boxes": [list(found) for found in next(answers)]} for p in prepared]
 
 
-def _from_record(record: dict[str, Any]) -> list[Found] | str:
-    return str(record["failure"]) if "failure" in record else [Found(*box) for box in record["boxes"]]
+def _from_record(record: dict[str, Any]) -> list[Detection] | str:
+    return str(record["failure"]) if "failure" in record else [Detection(*box) for box in record["boxes"]]
 
 
 def _ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], groups: Iterable[list[T]]) -> Iterator[list[R]]:

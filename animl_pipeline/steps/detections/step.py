@@ -24,15 +24,15 @@ from animl_pipeline.core.table_schemas import (
 )
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.detections import labelled_images as differences
-from animl_pipeline.steps.detections.detector import ANIMAL, PERSON, Found
+from animl_pipeline.steps.detections.choose_detector import LOOKING, Choice, choose_detector
+from animl_pipeline.steps.detections.detector import ANIMAL, PERSON, Detection
 from animl_pipeline.steps.detections.iou import same_objects
 from animl_pipeline.steps.detections.labelled_images import Image, LabelledImage, images_of, shown_people
 from animl_pipeline.steps.detections.megadetector_writer import batch_file
-from animl_pipeline.steps.detections.registry import LOOKING, Choice, choose_detector
+from animl_pipeline.steps.detections.read_results_file import Results, check_some, match_files, read_results, results_by_file
 from animl_pipeline.steps.detections.repeat_detections import Spotted, repeated
-from animl_pipeline.steps.detections.results_file import Results, check_some, match_files, read_results, results_by_file
-from animl_pipeline.steps.detections.run_detector import look_at
-from animl_pipeline.storage.image_index import in_share
+from animl_pipeline.steps.detections.run_detector import run_detector
+from animl_pipeline.storage.image_index import in_batch
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
 NO_BOX = "no_box"
@@ -46,7 +46,7 @@ STEP = Step(
     libraries=("pillow", "onnxruntime", "torch", "ultralytics"),
 )
 
-Looked = dict[Image, list[Found] | str]
+Looked = dict[Image, list[Detection] | str]
 """What the detector, or another tool, says of images."""
 
 
@@ -54,7 +54,7 @@ class Seen(NamedTuple):
     """An image's boxes with the reviewed object that each one is ("" for none), or the reason for having none."""
 
     origin: str
-    found: list[Found] | str
+    found: list[Detection] | str
     object_ids: list[str]
 
 
@@ -76,7 +76,7 @@ def detect_animals(labels: Artifact, spec: DetectionsConfig, store: Store, setti
     """
     choice = choose_detector(spec, settings) if spec.source in LOOKING else None
     results = read_results(spec.results, settings) if spec.results else None
-    config: dict[str, Any] = spec.model_dump(include={"source", "people", "repeat_min_occasions", "repeat_iou"})
+    config: dict[str, Any] = spec.model_dump(include={"source", "images_with_people", "repeat_min_occasions", "repeat_iou"})
     digests = {}
     if choice is not None:
         config |= {"recipe": choice.recipe, "image_size": choice.image_size, "confidence": choice.confidence}
@@ -99,7 +99,7 @@ def detect_animals(labels: Artifact, spec: DetectionsConfig, store: Store, setti
     return store.make(STEP, inputs={"labels": labels}, digests=digests, config=config, build=build)
 
 
-def look_at_share(labels: Artifact, spec: DetectionsConfig, share: int, of: int, store: Store, settings: Settings) -> int:
+def run_detector_share(labels: Artifact, spec: DetectionsConfig, share: int, of: int, store: Store, settings: Settings) -> int:
     """Let the detector look at one share of the pictures ahead of the step, which then remembers; how many there are comes back.
 
     Shares are by the pictures' content, so that several workers with the same store, on one machine or many, do the work
@@ -111,20 +111,20 @@ def look_at_share(labels: Artifact, spec: DetectionsConfig, share: int, of: int,
     if spec.source not in LOOKING:
         return 0
     asked = _asked(images_of(store.table(labels, "labels.parquet")), spec)
-    mine = [blob for blob in sorted(set(asked.values())) if in_share(blob, share, of)]
-    look_at(mine, choose_detector(spec, settings), spec, store, settings)
+    mine = [blob for blob in sorted(set(asked.values())) if in_batch(blob, share, of)]
+    run_detector(mine, choose_detector(spec, settings), spec, store, settings)
     return len(mine)
 
 
 def _asked(images: Mapping[Image, LabelledImage], spec: DetectionsConfig) -> dict[Image, str]:
     """The images that the detector must see, and their pictures: people's boxes suffice, unless persons are to be found, too."""
-    every = spec.source == "detector" or spec.people == "drop"
+    every = spec.source == "detector" or spec.images_with_people == "drop"
     return {key: image.blob for key, image in images.items() if every or not image.reviewed}
 
 
 def _by_detector(images: Mapping[Image, LabelledImage], choice: Choice, spec: DetectionsConfig, store: Store, settings: Settings) -> Looked:
     asked = _asked(images, spec)
-    answers = look_at(sorted(set(asked.values())), choice, spec, store, settings)
+    answers = run_detector(sorted(set(asked.values())), choice, spec, store, settings)
     return {key: answers[blob] for key, blob in asked.items()}
 
 
@@ -149,7 +149,7 @@ def _write(
     stones = _stones(images, seen, spec)
     for key, found in stones.items():
         seen[key] = _without(seen[key], found)
-    if spec.people == "drop":
+    if spec.images_with_people == "drop":
         seen |= {key: Seen("", PERSON_SHOWN, []) for key in people}
     differ = [
         (*key, d.annotation_id, d.kind, d.overlap, d.confidence, *d.box)
@@ -173,14 +173,14 @@ def _write(
     return StepOutput(_counts(seen, {"repeated_boxes": sum(map(len, stones.values())), "images_with_people": len(people), **kinds, **noted}))
 
 
-def _has(found: list[Found] | str | None, category: str) -> bool:
+def _has(found: list[Detection] | str | None, category: str) -> bool:
     return isinstance(found, list) and any(f.category == category for f in found)
 
 
-def _seen(image: LabelledImage, looked: list[Found] | str | None, spec: DetectionsConfig) -> Seen:
+def _seen(image: LabelledImage, looked: list[Detection] | str | None, spec: DetectionsConfig) -> Seen:
     """One image's boxes: the reviewed ones where the plan wants them and there are any, else the detector's."""
     if spec.source != "detector" and image.reviewed:
-        return Seen("annotation", [Found(ANIMAL, 1.0, *corners) for corners in image.reviewed.values()], list(image.reviewed))
+        return Seen("annotation", [Detection(ANIMAL, 1.0, *corners) for corners in image.reviewed.values()], list(image.reviewed))
     if looked is None:
         return Seen("annotation", NO_BOX, [])
     if isinstance(looked, str):
@@ -189,7 +189,7 @@ def _seen(image: LabelledImage, looked: list[Found] | str | None, spec: Detectio
     return Seen("detector", looked, [matched.get(i, "") for i in range(len(looked))])
 
 
-def _stones(images: Mapping[Image, LabelledImage], seen: Mapping[Image, Seen], spec: DetectionsConfig) -> dict[Image, list[Found]]:
+def _stones(images: Mapping[Image, LabelledImage], seen: Mapping[Image, Seen], spec: DetectionsConfig) -> dict[Image, list[Detection]]:
     """The detector's animals that nobody reviewed and that come again and again at one spot, by image."""
     if spec.repeat_min_occasions is None:
         return {}
@@ -201,14 +201,14 @@ def _stones(images: Mapping[Image, LabelledImage], seen: Mapping[Image, Seen], s
         if found.category == ANIMAL and not annotation_id
     ]
     spotted = [Spotted(i, images[key].location, images[key].occasion, found[2:]) for i, (key, found) in enumerate(boxes)]
-    stones: dict[Image, list[Found]] = {}
+    stones: dict[Image, list[Detection]] = {}
     for i in sorted(repeated(spotted, spec.repeat_min_occasions, spec.repeat_iou)):
         key, found = boxes[i]
         stones.setdefault(key, []).append(found)
     return stones
 
 
-def _without(seen: Seen, stones: list[Found]) -> Seen:
+def _without(seen: Seen, stones: list[Detection]) -> Seen:
     if isinstance(seen.found, str):
         return seen
     kept = [(annotation_id, f) for annotation_id, f in zip(seen.object_ids, seen.found, strict=True) if f not in stones]

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from animl_pipeline.config.settings import Settings, tell_libraries
+from animl_pipeline.config.settings import Settings, set_library_defaults
 from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.steps.detections.detector import ANIMAL, PERSON, VEHICLE
 
@@ -82,7 +82,7 @@ def import_ultralytics(settings: Settings) -> tuple[Any, Any]:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise DetectionsError(f"{home} cannot be made ({e.strerror}); make room there or set ANIML_CACHE to another folder") from e
-    tell_libraries(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false", YOLO_CONFIG_DIR=str(home))
+    set_library_defaults(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false", YOLO_CONFIG_DIR=str(home))
     opened = Image.open
     from ultralytics.models.yolo.model import YOLO
     from ultralytics.nn import tasks

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.core.imaging import open_image
-from animl_pipeline.steps.detections.detector import Detector, Found, Prepared, in_image, letterboxed, scaled_size, tidy
+from animl_pipeline.steps.detections.detector import Detection, Detector, Prepared, in_image, letterboxed, scaled_size, tidy
 from animl_pipeline.steps.detections.inference_backend import Arrays, Loaded, Network, device_here, faults_of, load_network, no_room
 from animl_pipeline.steps.detections.nms import suppress
 from animl_pipeline.steps.detections.ultralytics_checkpoint import categories_of, open_checkpoint
@@ -86,22 +86,22 @@ class Ultralytics:
     def preprocess(self, data: bytes) -> Prepared:
         return letterboxed(open_image(data), self._size)
 
-    def predict(self, prepared: Sequence[Prepared]) -> list[list[Found]]:
-        answers: dict[int, list[Found]] = {}
+    def predict(self, prepared: Sequence[Prepared]) -> list[list[Detection]]:
+        answers: dict[int, list[Detection]] = {}
         for shape in {p.pixels.shape for p in prepared}:
             alike = [i for i, p in enumerate(prepared) if p.pixels.shape == shape]
             outputs = self._forward(np.stack([prepared[i].pixels for i in alike]))
             answers |= {i: self._found([o[n] for o in outputs], prepared[i]) for n, i in enumerate(alike)}
         return [answers[i] for i in range(len(prepared))]
 
-    def _found(self, outputs: Arrays, prepared: Prepared) -> list[Found]:
+    def _found(self, outputs: Arrays, prepared: Prepared) -> list[Detection]:
         sides, logits = outputs
         height, width = prepared.pixels.shape[:2]
         anchors, classes, scores = _certain(logits, self._confidence, best_only=self._facts["suppress"])
         boxes = _boxes(sides[:, anchors], anchors, height, width, self._facts["strides"])
         kept = suppress(boxes, scores, classes, MAX_OVERLAP, MOST) if self._facts["suppress"] else np.argsort(-scores)[:MOST]
         return tidy(
-            Found(self._known[int(classes[i])], float(scores[i]), *in_image(boxes[i].tolist(), prepared))
+            Detection(self._known[int(classes[i])], float(scores[i]), *in_image(boxes[i].tolist(), prepared))
             for i in kept
             if int(classes[i]) in self._known
         )
@@ -214,10 +214,10 @@ class AskedUltralytics:
         pixels = cv2.resize(np.asarray(image)[..., ::-1], (width, height), interpolation=cv2.INTER_LINEAR)
         return Prepared(np.ascontiguousarray(pixels, np.uint8), 0, 0, width, height)
 
-    def predict(self, prepared: Sequence[Prepared]) -> list[list[Found]]:
+    def predict(self, prepared: Sequence[Prepared]) -> list[list[Detection]]:
         return [self._found(p) for p in prepared]
 
-    def _found(self, prepared: Prepared) -> list[Found]:
+    def _found(self, prepared: Prepared) -> list[Detection]:
         import torch
 
         device = "cuda:0" if torch.cuda.is_available() else "cpu"
@@ -230,7 +230,7 @@ class AskedUltralytics:
             raise no_room(device, prepared.pixels, e) from e
         rows = zip(answer.boxes.cls.tolist(), answer.boxes.conf.tolist(), answer.boxes.xyxyn.tolist(), strict=True)
         return tidy(
-            Found(self._known[int(name)], confidence, top, left, bottom, right)
+            Detection(self._known[int(name)], confidence, top, left, bottom, right)
             for name, confidence, (left, top, right, bottom) in rows
             if int(name) in self._known
         )

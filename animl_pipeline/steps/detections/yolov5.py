@@ -18,7 +18,7 @@ import numpy as np
 
 from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.core.imaging import open_image
-from animl_pipeline.steps.detections.detector import ANIMAL, PERSON, VEHICLE, Found, tidy
+from animl_pipeline.steps.detections.detector import ANIMAL, PERSON, VEHICLE, Detection, tidy
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +64,14 @@ class YoloV5:
         shape = ready["img_original"].shape  # all that is asked of whole pictures later; a batch of them would fill the memory
         return ready | {"img_original": np.broadcast_to(np.uint8(0), shape), "img_original_pil": None}
 
-    def predict(self, prepared: Sequence[dict[str, Any]]) -> list[list[Found]]:
-        answers: list[list[Found]] = []
+    def predict(self, prepared: Sequence[dict[str, Any]]) -> list[list[Detection]]:
+        answers: list[list[Detection]] = []
         while len(answers) < len(prepared):
             part = list(prepared[len(answers) :][: self._most])
             answers += self._asked(part)
         return answers
 
-    def _asked(self, part: list[dict[str, Any]]) -> list[list[Found]]:
+    def _asked(self, part: list[dict[str, Any]]) -> list[list[Detection]]:
         """What is found in each; none at all where they were too many at a time, which shows as any other failure does."""
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
@@ -87,6 +87,6 @@ class YoloV5:
         return []
 
 
-def _found(detection: dict[str, Any]) -> Found:
+def _found(detection: dict[str, Any]) -> Detection:
     left, top, width, height = detection["bbox"]
-    return Found(detection["category"], detection["conf"], top, left, top + height, left + width)
+    return Detection(detection["category"], detection["conf"], top, left, top + height, left + width)

@@ -19,7 +19,7 @@ from PIL import Image
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.core.imaging import open_image
-from animl_pipeline.steps.detections.detector import ANIMAL, Found, Prepared, in_image, scaled_size, tidy
+from animl_pipeline.steps.detections.detector import ANIMAL, Detection, Prepared, in_image, scaled_size, tidy
 from animl_pipeline.steps.detections.inference_backend import Loaded, Network, load_network
 from animl_pipeline.steps.detections.nms import suppress
 
@@ -56,18 +56,18 @@ class YoloxLite:
         pixels[:height, :width] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
         return Prepared(pixels, 0, 0, width, height)
 
-    def predict(self, prepared: Sequence[Prepared]) -> list[list[Found]]:
+    def predict(self, prepared: Sequence[Prepared]) -> list[list[Detection]]:
         (rows,) = self._forward(np.stack([p.pixels for p in prepared]))
         return [self._found(r, p) for r, p in zip(rows, prepared, strict=True)]
 
-    def _found(self, rows: Any, prepared: Prepared) -> list[Found]:
+    def _found(self, rows: Any, prepared: Prepared) -> list[Detection]:
         """Objects from rows of centre x, centre y, width, height, objectness, certainty."""
         scores = rows[:, 4] * rows[:, 5]
         certain = scores >= self._confidence
         centres, sizes, scores = rows[certain, :2], rows[certain, 2:4], scores[certain]
         boxes = np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1)
         kept = suppress(boxes, scores, np.zeros(len(boxes), np.intp), MAX_OVERLAP)
-        return tidy(Found(ANIMAL, float(scores[i]), *in_image(boxes[i].tolist(), prepared)) for i in kept)
+        return tidy(Detection(ANIMAL, float(scores[i]), *in_image(boxes[i].tolist(), prepared)) for i in kept)
 
 
 def build_network(path: Path, image_size: int) -> Network:

@@ -10,7 +10,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.core.records import Calibration, ModelCard, Threshold
-from animl_pipeline.inference.scoring import at_threshold, calibration_error, probabilities_of, probability_column, reliability, retempered
+from animl_pipeline.inference.scoring import (
+    expected_calibration_error,
+    operating_point,
+    probability_column,
+    probability_matrix,
+    reliability_bins,
+    rescale_temperature,
+)
 from animl_pipeline.steps.evaluation.bootstrap_intervals import Draws, interval
 
 PERFECT_DRAWS = 200
@@ -30,8 +37,8 @@ def calibration_of(scored: pd.DataFrame, card: ModelCard) -> Calibration:
     named = _reaches(scored, card)
     return Calibration(
         temperature=card.temperature,
-        before=calibration_error(before, right),
-        after=calibration_error(after, right),
+        before=expected_calibration_error(before, right),
+        after=expected_calibration_error(after, right),
         by_chance=_by_chance(after),
         unknown=float((~named).mean()),
         right_if_named=float(right[named].mean()) if named.any() else None,
@@ -41,7 +48,7 @@ def calibration_of(scored: pd.DataFrame, card: ModelCard) -> Calibration:
 def reliability_of(scored: pd.DataFrame, card: ModelCard) -> Reliability:
     """The points of the reliability diagram."""
     before, after, right = _sides(scored, card)
-    return Reliability(reliability(before, right), reliability(after, right))
+    return Reliability(reliability_bins(before, right), reliability_bins(after, right))
 
 
 def tested_thresholds(thresholds: Sequence[Threshold], scored: pd.DataFrame) -> tuple[Threshold, ...]:
@@ -70,15 +77,15 @@ def said_of_calibration(c: Calibration) -> str:
 
 def _sides(scored: pd.DataFrame, card: ModelCard) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Confidence before and after the temperature, and whether the name is right."""
-    after = probabilities_of(scored, card.class_ids())
-    before = retempered(after, 1 / card.temperature)
+    after = probability_matrix(scored, card.class_ids())
+    before = rescale_temperature(after, 1 / card.temperature)
     return before.max(axis=1), after.max(axis=1), (scored["class_id"] == scored["predicted"]).to_numpy()
 
 
 def _by_chance(confidence: NDArray[np.float64]) -> float:
     """Below what the error stays, 95 times of 100, of answers that are right exactly as often as they say; drawn with a fixed seed."""
     rng = np.random.default_rng(SEED)
-    return float(np.percentile([calibration_error(confidence, rng.random(len(confidence)) < confidence) for _ in range(PERFECT_DRAWS)], 95))
+    return float(np.percentile([expected_calibration_error(confidence, rng.random(len(confidence)) < confidence) for _ in range(PERFECT_DRAWS)], 95))
 
 
 def _reaches(scored: pd.DataFrame, card: ModelCard) -> NDArray[np.bool_]:
@@ -86,7 +93,7 @@ def _reaches(scored: pd.DataFrame, card: ModelCard) -> NDArray[np.bool_]:
     if not card.thresholds:
         return np.ones(len(scored), bool)
     floors = np.array([card.thresholds.get(c, 0.0) for c in card.class_ids()])
-    return np.asarray((probabilities_of(scored, card.class_ids()) >= floors).any(axis=1))
+    return np.asarray((probability_matrix(scored, card.class_ids()) >= floors).any(axis=1))
 
 
 def _tested(threshold: Threshold, scored: pd.DataFrame, draws: Draws) -> Threshold:
@@ -98,7 +105,7 @@ def _tested(threshold: Threshold, scored: pd.DataFrame, draws: Draws) -> Thresho
     locations = draws.locations_of(is_one) if is_one.any() else 0
     return threshold.model_copy(
         update={
-            "test": at_threshold(scored, threshold.id, threshold.value),
+            "test": operating_point(scored, threshold.id, threshold.value),
             "recall_interval": interval(recall, locations),
             "precision_interval": interval(precision, locations),
         }

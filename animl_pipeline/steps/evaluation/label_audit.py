@@ -17,7 +17,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from animl_pipeline.inference.scoring import probabilities_of
+from animl_pipeline.inference.scoring import probability_matrix
 
 FIRM = 0.9
 """Firm whatever is usual: where a class is told with ease its usual probability is so near 1 that half of what is certain stays below it."""
@@ -47,7 +47,7 @@ def suspects(scored: pd.DataFrame, ids: tuple[str, ...], link: str = "") -> pd.D
         ids: the classes.
         link: an address with {project} and {image}, under which a person finds an image; "" for none.
     """
-    p = probabilities_of(scored, ids)
+    p = probability_matrix(scored, ids)
     given = scored["class_id"].map({c: i for i, c in enumerate(ids)}).to_numpy(np.int64)
     usual = np.array([p[given == i, i].mean() if (given == i).any() else 1.0 for i in range(len(ids))])
     likeliest = p.argmax(axis=1)

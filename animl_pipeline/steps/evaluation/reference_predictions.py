@@ -47,7 +47,7 @@ def _by_turns(scored: pd.DataFrame, ids: tuple[str, ...], wanted: int) -> Iterat
 
 def _answer(row: pd.Series[Any], classifier: Classifier, store: Store) -> dict[str, Any]:
     box = Box.of([float(row[side]) for side in ("ymin", "xmin", "ymax", "xmax")])
-    probabilities = classifier.answer(open_image(store.blob(row["image"])), box)
+    probabilities = classifier.classify(open_image(store.blob(row["image"])), box)
     apart = max(abs(p - float(row[probability_column(c)])) for c, p in probabilities.items())
     if apart > TOLERANCE:
         raise EvaluationError(

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from animl_pipeline.core.decode_budget import DecodeBudget
-from animl_pipeline.core.imaging import open_image
+from animl_pipeline.core.imaging import DecodeBudget, open_image
 
 SOI, EOI, SOS, DHT, DQT, DRI = 0xD8, 0xD9, 0xDA, 0xC4, 0xDB, 0xDD
 FRAMES = frozenset({0xC0, 0xC1, 0xC2})
@@ -48,7 +47,7 @@ def image_size(data: bytes) -> tuple[int, int]:
     frame = _walk(data) if data[:2] == bytes((0xFF, SOI)) else None
     if frame is not None and frame.width * frame.height <= MOST_PIXELS and _tables_decode(frame.tables) and _opens(data, frame):
         return frame.width, frame.height
-    with _memory.decoding(data):
+    with _memory.reserve_for(data):
         return open_image(data).size
 
 

@@ -159,7 +159,7 @@ def _prove(out: Path, answers: list[Answer]) -> None:
             archive.extractall(folder, filter="data")
         classifier = Classifier.load(Path(folder))
         for expected in answers:
-            said = classifier.answer(open_image((out / "reference" / expected.image).read_bytes()), expected.box)
+            said = classifier.classify(open_image((out / "reference" / expected.image).read_bytes()), expected.box)
             if said.keys() != expected.probabilities.keys():
                 raise PackageError(
                     f"the package answers the classes {sorted(said)}, the evaluation saw {sorted(expected.probabilities)}; evaluate again"

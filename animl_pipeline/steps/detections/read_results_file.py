@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import DetectionsError
-from animl_pipeline.steps.detections.detector import ANIMAL, PERSON, VEHICLE, Found, tidy
-from animl_pipeline.storage.remote import RemoteError, bare_address, read_address
+from animl_pipeline.core.errors import DetectionsError, redact_url
+from animl_pipeline.steps.detections.detector import ANIMAL, PERSON, VEHICLE, Detection, tidy
+from animl_pipeline.storage.remote_files import RemoteError, read_path_or_url
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ CONFIDENCE = 0.25
 FAR = 2.0
 """A box that reaches so far is in pixels: relative ones end at 1, but for what rounding and clipping leave."""
 
-Seen = list[Found] | str
+Seen = list[Detection] | str
 
 
 class Results(NamedTuple):
@@ -56,7 +56,7 @@ def read_results(location: str, settings: Settings) -> bytes:
         DetectionsError: it cannot be had.
     """
     try:
-        return read_address(location, settings)
+        return read_path_or_url(location, settings)
     except RemoteError as e:
         raise DetectionsError(f"{KEY}: expected a MegaDetector results file, {e}; mend it in the plan or set ANIML_DATA") from e
 
@@ -82,9 +82,9 @@ def results_by_file(data: bytes, location: str, confidence: float | None) -> Res
             unusable += without_area
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         reason = f"no {e}" if isinstance(e, KeyError) else str(e)
-        raise DetectionsError(f"{KEY}: {bare_address(location)} is no MegaDetector results file ({reason}); mend {KEY} in the plan") from e
+        raise DetectionsError(f"{KEY}: {redact_url(location)} is no MegaDetector results file ({reason}); mend {KEY} in the plan") from e
     if unusable:
-        log.warning("detections: %d boxes of %s have no area in their picture, or no numbers, and are left out", unusable, bare_address(location))
+        log.warning("detections: %d boxes of %s have no area in their picture, or no numbers, and are left out", unusable, redact_url(location))
     return Results(by_file, unusable)
 
 
@@ -154,7 +154,7 @@ def _seen(image: Mapping[str, Any], categories: Mapping[str, str], floor: float)
         if abs(confidence - 0.5) > 0.51:
             raise ValueError(f"{image['file']}: expected confidences from 0 to 1, found {confidence:g}")
         left, top, width, height = box
-        found.append(Found(categories[str(detection["category"])], confidence, top, left, top + height, left + width))
+        found.append(Detection(categories[str(detection["category"])], confidence, top, left, top + height, left + width))
     with_area = [f for f in found if not math.isnan(f.confidence) and tidy([f])]
     return tidy(f for f in with_area if f.category and f.confidence >= floor), len(found) - len(with_area)
 

@@ -17,7 +17,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.core.imaging import open_image
-from animl_pipeline.steps.detections.detector import ANIMAL, CATEGORIES, PERSON, VEHICLE, Found, tidy
+from animl_pipeline.steps.detections.detector import ANIMAL, CATEGORIES, PERSON, VEHICLE, Detection, tidy
 
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker_runtime import SageMakerRuntimeClient
@@ -49,7 +49,7 @@ class AskedEndpoint:
         image = open_image(data)  # what does not decode is not sent
         return data if len(data) <= MOST_BYTES else _smaller(image)
 
-    def predict(self, prepared: Sequence[bytes]) -> list[list[Found]]:
+    def predict(self, prepared: Sequence[bytes]) -> list[list[Detection]]:
         return [tidy(f for f in self._found(self._ask(body)) if f.confidence >= self._confidence) for body in prepared]
 
     def _ask(self, body: bytes) -> bytes:
@@ -72,7 +72,7 @@ class AskedEndpoint:
     def _ask_once(self, body: bytes) -> bytes:
         return self._client.invoke_endpoint(EndpointName=self._endpoint, Body=body, ContentType="application/octet-stream")["Body"].read()
 
-    def _found(self, answer: bytes) -> list[Found]:
+    def _found(self, answer: bytes) -> list[Detection]:
         try:
             return [_object(item) for item in json.loads(answer)]
         except (ValueError, KeyError, TypeError, RecursionError) as e:
@@ -83,11 +83,11 @@ class AskedEndpoint:
             ) from e
 
 
-def _object(item: dict[str, Any]) -> Found:
+def _object(item: dict[str, Any]) -> Detection:
     category = str(int(item["class"]))
     if category not in CATEGORIES:
         raise ValueError(category)
-    found = Found(category, float(item["confidence"]), *(float(item[k]) for k in ("y1", "x1", "y2", "x2")))
+    found = Detection(category, float(item["confidence"]), *(float(item[k]) for k in ("y1", "x1", "y2", "x2")))
     if not all(abs(v) <= FAR for v in found[1:]):  # pixels, per cent, or no numbers
         raise ValueError(found)
     return found

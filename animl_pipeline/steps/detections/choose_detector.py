@@ -12,9 +12,9 @@ from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.integrations.weights import KnownWeights, check_weights, fetch_weights, known_weights, registry
-from animl_pipeline.steps.detections import endpoint_detector, ultralytics_detector, yolov5, yolox_lite
+from animl_pipeline.steps.detections import sagemaker_detector, ultralytics_detector, yolov5, yolox_lite
 from animl_pipeline.steps.detections.detector import CATEGORIES, PERSON, STRIDE, Detector
-from animl_pipeline.steps.detections.results_file import check_results
+from animl_pipeline.steps.detections.read_results_file import check_results
 from animl_pipeline.storage.step_cache import digest_of, sha256_of
 
 KEY = "detections.detector"
@@ -54,7 +54,7 @@ def check_ready(spec: DetectionsConfig, settings: Settings) -> None:
     if not spec.detector.startswith(ENDPOINT):
         check_weights(spec.detector, settings, spec.sha256, key=KEY)
     choice = choose_detector(spec, settings)  # by now what has no sha256 is a file that is here
-    if spec.people == "drop" and choice.recipe == yolox_lite.RECIPE:
+    if spec.images_with_people == "drop" and choice.recipe == yolox_lite.RECIPE:
         check_finds_people(yolox_lite.YoloxLite.categories, choice.name)
 
 
@@ -116,5 +116,5 @@ def _endpoint(spec: DetectionsConfig, settings: Settings) -> Choice:
     if not re.fullmatch(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}", name):
         raise DetectionsError(f"{KEY}: expected an endpoint's name, such as sagemaker:megadetector-realtime, found {spec.detector!r}")
     confidence = spec.confidence or CONFIDENCE
-    load = partial(endpoint_detector.AskedEndpoint, name, confidence, settings)
-    return Choice(name, digest_of(name), endpoint_detector.RECIPE, 0, confidence, load)
+    load = partial(sagemaker_detector.AskedEndpoint, name, confidence, settings)
+    return Choice(name, digest_of(name), sagemaker_detector.RECIPE, 0, confidence, load)
