@@ -220,7 +220,7 @@ def ours(names: str, location: str) -> None:
         write_parquet(
             space.out / "images.parquet", pd.DataFrame({"image_id": ids, "path": [f"original/{i}-original.jpg" for i in ids], "location": "cove"})
         )
-        write_parquet(space.out / "annotations.parquet", pd.DataFrame({"image_id": ids, "name": "fox"}))
+        write_parquet(space.out / "annotations.parquet", pd.DataFrame({"image_id": ids, "label": "fox"}))
         return StepOutput(Counts(kept=len(ids)))
 
     export = store.make(Step("export", version=1), digests={"names": hashlib.sha256(json.dumps(ids).encode()).hexdigest()}, build=tables)
@@ -364,7 +364,7 @@ def _blobs(location: Path) -> int:
 
 
 def _remembered(location: Path) -> int:
-    return sum(len(p.read_text().splitlines()) for p in (location / "memory").rglob("*.jsonl")) if location.exists() else 0
+    return sum(len(p.read_text().splitlines()) for p in (location / "index").rglob("*.jsonl")) if location.exists() else 0
 
 
 def _md5_of(location: Path, blob: str) -> str:

@@ -60,7 +60,7 @@ def surveyed(source: SourceConfig, export: Artifact, store: Store, today: str) -
     day = _days(images["taken"])
     odd = (day != "") & ((day < "2000") | (day > today))
     images = images.assign(day=day.mask(odd, ""), location=np.where(images["location"] == "", "", f"{source.namespace()}/" + images["location"]))
-    both = objects.astype({"name": str, "image_id": str}).merge(images, on="image_id", how="left")
+    both = objects.astype({"label": str, "image_id": str}).merge(images, on="image_id", how="left")
     known = sorted(d for d in images["day"].unique() if d)
     counts = export.counts
     return Survey(
@@ -75,7 +75,7 @@ def surveyed(source: SourceConfig, export: Artifact, store: Store, today: str) -
         boxes=int(objects["x"].notna().sum()),
         first=known[0] if known else "",
         last=known[-1] if known else "",
-        categories=tuple(_category(str(name), rows) for name, rows in both.groupby("name", sort=False, observed=True)),
+        categories=tuple(_category(str(name), rows) for name, rows in both.groupby("label", sort=False, observed=True)),
         problems={**counts.dropped, **{k: n for k, n in counts.noted.items() if k not in TOLD}},
     )
 

@@ -43,7 +43,7 @@ def island(tmp_path: Path) -> Path:
     e = Export()
     for i in range(1200):
         e.image(f"p{i % 4}", data=b"%d" % i)
-        e.object(e.images[-1]["id"], 1 + i % 3, [4, 4, 20, 20])
+        e.annotation(e.images[-1]["id"], 1 + i % 3, [4, 4, 20, 20])
     (tmp_path / "export.json").write_bytes(e.json())
     (tmp_path / "images").mkdir()
     return tmp_path
@@ -73,7 +73,7 @@ def test_what_retrain_would_refuse_is_said_and_is_the_exit_status(island: Path) 
 def test_too_few_locations_for_three_sides_are_refused_as_retrain_would(tmp_path: Path) -> None:
     e = Export()
     for i in range(12):
-        e.object(e.image(f"p{i % 2}"), 1 + i % 2, [4, 4, 20, 20])
+        e.annotation(e.image(f"p{i % 2}"), 1 + i % 2, [4, 4, 20, 20])
     e.write(tmp_path)
     done = preview(tmp_path, {"classes": {"fox": ["fox"], "rat": ["rat"]}}, images="images")
     assert done.returncode == 1
@@ -92,11 +92,11 @@ def test_a_folder_of_images_that_is_not_there_is_refused_as_retrain_would_with_t
 def test_images_that_are_here_would_not_travel_again(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
     for i in range(4):
-        e.object(e.image(f"p{i}"), 1)
+        e.annotation(e.image(f"p{i}"), 1)
     lost = e.images[0]["file_name"]
-    bytes_here = sum(len(data) for name, data in e.images.items() if name != lost)
-    del e.images[lost]
-    e.object(e.image(), 3)
+    bytes_here = sum(len(data) for name, data in e.files.items() if name != lost)
+    del e.files[lost]
+    e.annotation(e.image(), 3)
     e.write(tmp_path)
     source = SourceConfig.model_validate({"name": "isle", "export": str(tmp_path / "export.json"), "images": str(tmp_path / "images")})
     export = export_annotations(source, store, settings)

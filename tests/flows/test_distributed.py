@@ -24,7 +24,7 @@ from tests.steps.test_detections import build_checkpoint
 from tests.support.coco_export import Export
 from tests.support.endpoint_process import until
 from tests.support.team_server import ROOT, end, free_port, kill
-from tests.support.tiny_project import COLOURS, img, write_plan
+from tests.support.tiny_project import COLOURS, draw_image, write_plan
 
 LOCATIONS, EACH, LARGER, SHARES = 8, 10, 16, 6
 IMAGES = LOCATIONS * EACH * len(COLOURS)
@@ -60,9 +60,9 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("isle")
     e = Export()
     for seed, (location, name) in enumerate((p, c) for p in range(LOCATIONS) for c in COLOURS for _ in range(EACH)):
-        data, bbox = img(COLOURS[name], seed)
+        data, bbox = draw_image(COLOURS[name], seed)
         image = e.image(f"p{location}", data=enlarged(data), width=96 * LARGER, height=72 * LARGER)
-        e.object(image, list(COLOURS).index(name) + 1, None if seed % 2 else [v * LARGER for v in bbox])
+        e.annotation(image, list(COLOURS).index(name) + 1, None if seed % 2 else [v * LARGER for v in bbox])
     e.categories = [{"id": 0, "name": "empty"}, *({"id": i + 1, "name": n} for i, n in enumerate(COLOURS))]
     e.write(folder)
     detector = build_checkpoint(folder / "untrained.pt", {0: "animal"})
@@ -161,7 +161,7 @@ def test_workers_killed_with_work_in_hand_change_nothing_of_what_comes_out(
         )
         try:
             for dead, (worker, _, remembered) in enumerate(KILLED, start=1):
-                memory = store / "memory" / remembered
+                memory = store / "index" / remembered
                 until(lambda m=memory: run.poll() is not None or list(m.rglob("*.jsonl")), f"first {remembered} are remembered", seconds=180)
                 kill(dask.workers[worker])
                 until(lambda n=dead: len(dask.missed()) == n, f"the scheduler misses the {worker}")

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from animl_pipeline.cli.main import main
 from animl_pipeline.cli.plan_init import init
 from animl_pipeline.config import Plan, SourceConfig, check_plan, load_plan
-from animl_pipeline.core.category_names import plain as key
+from animl_pipeline.core.category_names import normalise_name as key
 from animl_pipeline.core.category_names import role
 from animl_pipeline.core.errors import ExportError, PlanError
 from animl_pipeline.plan_init import Category, Survey, drafted, plan_text
 from animl_pipeline.plan_init.category_names import is_slip, spellings
 from animl_pipeline.plan_init.render_yaml import scalar
 from tests.conftest import jpeg
-from tests.support.camtrap_dp import Package
+from tests.support.camtrap_dp import CamtrapPackage
 from tests.support.coco_export import Export
 from tests.support.paths import DATA
 
@@ -42,13 +42,13 @@ def messy() -> Export:
     e.categories = [{"id": i, "name": n} for i, n in enumerate(names)]
     for i in range(40):
         image = e.image(f"cam{i % 4}", datetime="1999-01-01T00:00:00" if i == 0 else f"2026-03-{1 + i % 28:02d}T10:00:00")
-        e.object(image, 2 if i % 4 == 0 else 1, [4, 4, 20, 20])
-        e.object(image, 4 if i % 4 == 1 else 3, [30, 4, 20, 20], validated=i % 8 != 0)
+        e.annotation(image, 2 if i % 4 == 0 else 1, [4, 4, 20, 20])
+        e.annotation(image, 4 if i % 4 == 1 else 3, [30, 4, 20, 20], validated=i % 8 != 0)
     for i in range(12):
-        e.object(e.image("cliff"), 5, [4, 4, 20, 20])
-        e.object(e.image("", location=None), 6 + i % 2)
-    e.object(e.image("cam1"), 8, [4, 4, 20, 20])
-    e.object(e.image("cam1"), 1, [400, 4, 20, 20])
+        e.annotation(e.image("cliff"), 5, [4, 4, 20, 20])
+        e.annotation(e.image("", location=None), 6 + i % 2)
+    e.annotation(e.image("cam1"), 8, [4, 4, 20, 20])
+    e.annotation(e.image("cam1"), 1, [400, 4, 20, 20])
     e.annotations.append(dict(e.annotations[0]))
     e.image("cam1", width=None)
     return e
@@ -95,7 +95,7 @@ def test_a_plan_that_is_there_is_not_written_over(here: Path) -> None:
 
 def test_several_exports_of_several_kinds_become_one_plan(here: Path) -> None:
     messy().write(here / "isle")
-    package = Package()
+    package = CamtrapPackage()
     for i in range(4):
         package.deployment(f"cam{i}")
         package.seen(f"cam{i}", "Corvus corax", package.image(f"cam{i}", filePath=f"https://media.host/assets/{i}/file"))
@@ -129,7 +129,7 @@ def test_locations_that_differ_by_case_alone_and_days_as_exif_writes_them_are_sa
     e = Export()
     for i in range(12):
         loc, taken = ("Cove", "cove ", "bay", "Bay West")[i % 4], ("2026:03:01 10:00:00", "2026-13-45T10:00:00")[i // 6]
-        e.object(e.image(loc, datetime=taken), 1 + i % 2)
+        e.annotation(e.image(loc, datetime=taken), 1 + i % 2)
     e.write(here / "isle")
     init(["isle/export.json"], output=here / "plan.yaml", min_objects=1, min_locations=1)
     shown = " ".join(capsys.readouterr().out.split())

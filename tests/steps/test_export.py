@@ -34,7 +34,7 @@ def source(export: str = "export.json", **fields: str) -> SourceConfig:
 
 def good() -> Export:
     e = Export()
-    e.object(e.image(), bbox=[4, 4, 20, 20])
+    e.annotation(e.image(), bbox=[4, 4, 20, 20])
     return e
 
 
@@ -84,14 +84,14 @@ def test_every_problem_is_counted_and_listed_and_none_stops_the_run(store: Store
     e.images.append({"file_name": "x.jpg"})
     e.image(file_name="../../etc/passwd")
     sizeless = e.image(width=None, height=0)
-    e.object(sizeless, bbox=[1, 1, 5, 5])
-    e.object("isle:nowhere", bbox=[1, 1, 5, 5])
-    e.object(a, category=99, bbox=[1, 1, 5, 5])
-    e.object(a, bbox=[1, 1, 0, 5])
-    e.object(a, bbox=[200, 1, 5, 5])
-    e.object(a, bbox=[60, 40, 20, 20])
-    e.object(a, bbox=["a", 1, 5, 5])
-    e.object(a, bbox=[1, 1, 5, 5], validated=False, validated_by="Not Reviewed")
+    e.annotation(sizeless, bbox=[1, 1, 5, 5])
+    e.annotation("isle:nowhere", bbox=[1, 1, 5, 5])
+    e.annotation(a, category=99, bbox=[1, 1, 5, 5])
+    e.annotation(a, bbox=[1, 1, 0, 5])
+    e.annotation(a, bbox=[200, 1, 5, 5])
+    e.annotation(a, bbox=[60, 40, 20, 20])
+    e.annotation(a, bbox=["a", 1, 5, 5])
+    e.annotation(a, bbox=[1, 1, 5, 5], validated=False, validated_by="Not Reviewed")
     e.annotations.append(dict(e.annotations[0]))
     e.annotations.append("no object")  # type: ignore[arg-type] - as a broken export has it
     e.write(tmp_path)
@@ -110,10 +110,10 @@ def test_numbers_and_texts_that_no_table_can_hold_are_faults_of_their_record_onl
     e = good()
     kept = len(e.annotations)
     for width in (10**400, 10**30, 1e300):
-        e.object(e.image(width=width), bbox=[1, 1, 5, 5])
-    e.object(e.image(location="cove \ud800"), bbox=[1, 1, 5, 5], confidence=10**400)
-    e.object(e.image(file_name="."))
-    e.object(e.image(), bbox=[10**400, 1, 5, 5])
+        e.annotation(e.image(width=width), bbox=[1, 1, 5, 5])
+    e.annotation(e.image(location="cove \ud800"), bbox=[1, 1, 5, 5], confidence=10**400)
+    e.annotation(e.image(file_name="."))
+    e.annotation(e.image(), bbox=[10**400, 1, 5, 5])
     e.annotations.append("\ud800")  # type: ignore[arg-type] - as a broken export has it
     (tmp_path / "export.json").write_bytes(e.json())
     artifact = export_annotations(source(), store, settings)
@@ -133,8 +133,8 @@ def test_when_nothing_is_left_the_line_says_what_was_wrong_with_how_many(store: 
     e = Export()
     a = e.image()
     for _ in range(3):
-        e.object(a, category=99)
-    e.object("isle:gone")
+        e.annotation(a, category=99)
+    e.annotation("isle:gone")
     e.write(tmp_path)
     with pytest.raises(ExportError, match="nothing is left of 4 annotations: 3 unknown category, 1 unknown image"):
         export_annotations(source(), store, settings)
@@ -167,7 +167,7 @@ def test_an_export_that_is_not_there_names_the_key_of_the_plan(store: Store, set
 
 def test_any_field_can_be_the_location(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    e.object(e.image(location_group="bay"))
+    e.annotation(e.image(location_group="bay"))
     e.write(tmp_path)
     artifact = export_annotations(source(location_field="location_group"), store, settings)
     assert list(store.table(artifact, "images.parquet")["location"]) == ["bay"]
@@ -232,8 +232,8 @@ def test_an_export_in_another_encoding_is_read(encoding: str) -> None:
 
 def test_both_layouts_of_animl_give_the_same_tables(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = good()
-    e.object(e.image(location="bay"), bbox=[1.5, 1, 5, 5], confidence=float("nan"))
-    e.object(e.image(), bbox=[float("nan"), 1, 5, 5])
+    e.annotation(e.image(location="bay"), bbox=[1.5, 1, 5, 5], confidence=float("nan"))
+    e.annotation(e.image(), bbox=[float("nan"), 1, 5, 5])
     document = json.loads(e.json())
     (tmp_path / "indented.json").write_text(json.dumps(document, indent=4))
     lists = [f'"{part}": [{", ".join(json.dumps(row, indent=4) for row in document[part])}]' for part in ("images", "annotations")]
@@ -252,7 +252,7 @@ def test_tables_do_not_depend_on_how_the_records_arrive(tmp_path_factory: pytest
     e.images += [dict(e.images[0]), {"file_name": "x.jpg"}, dict(e.images[0], id="isle:x", file_name="../x")]
     a = e.image(width=None)
     for fields in ({"bbox": [1, 1, 5, 5]}, {"category": 99}, {"bbox": "no"}, {"validated": False}, {"bbox": [-9, 0, 20, 20]}):
-        e.object(a, **fields)  # type: ignore[arg-type] - as a broken export has them
+        e.annotation(a, **fields)  # type: ignore[arg-type] - as a broken export has them
     e.annotations.append(dict(e.annotations[0]))
     document = json.loads(e.json())
     parts = [(p, document[p][i : i + size]) for size in sizes for p in reversed(document) if p != "info" for i in range(0, len(document[p]), size)]

@@ -26,7 +26,7 @@ from animl_pipeline.steps.images import fetch_images
 from animl_pipeline.steps.labels import SourceSteps, resolve_labels
 from animl_pipeline.storage.step_cache import Store
 from tests.conftest import jpeg
-from tests.support.camtrap_dp import Package
+from tests.support.camtrap_dp import CamtrapPackage
 from tests.support.coco_export import Export
 from tests.support.web_server import served
 
@@ -41,7 +41,7 @@ def source(export: str, **fields: Any) -> SourceConfig:
 def names(store: Store, artifact: Artifact) -> dict[str, str]:
     """Image id → the name of its object."""
     table = store.table(artifact, "annotations.parquet")
-    return dict(zip(table["image_id"], table["name"], strict=True))
+    return dict(zip(table["image_id"], table["label"], strict=True))
 
 
 def locations(store: Store, artifact: Artifact) -> dict[str, str]:
@@ -75,11 +75,11 @@ def dated(taken: str, zone: str = "") -> bytes:
 def test_the_same_labels_are_read_alike_however_they_are_written(store: Store, settings: Settings, tmp_path: Path) -> None:
     """A fox and a rat at two places: as COCO for Camera Traps, as folders, as a Camtrap DP and as MegaDetector's JSON."""
     cct = Export()
-    cct.object(cct.image("cove", file_name="cove/fox/a.jpg"), 1, [16, 24, 16, 12])
-    cct.object(cct.image("bay", file_name="bay/rat/b.jpg"), 2, [16, 24, 16, 12])
+    cct.annotation(cct.image("cove", file_name="cove/fox/a.jpg"), 1, [16, 24, 16, 12])
+    cct.annotation(cct.image("bay", file_name="bay/rat/b.jpg"), 2, [16, 24, 16, 12])
     (tmp_path / "cct.json").write_bytes(cct.json())
     write_images(tmp_path / "images", "cove/fox/a.jpg", "bay/rat/b.jpg")
-    package = Package()
+    package = CamtrapPackage()
     for loc, taxon, path in (("cove", "fox", "cove/fox/a.jpg"), ("bay", "Rat", "bay/rat/b.jpg")):
         package.deployment(loc)
         package.seen(loc, taxon, package.image(loc, filePath=path), BOX)
@@ -158,14 +158,14 @@ def test_a_lila_set_comes_by_its_name_with_metadata_in_a_zip_and_images_below_it
     e = Export()
     e.image("loc-1", file_name="loc-1/a.jpg", id="a", seq_id="s1", seq_num_frames=1, frame_num=0, rights_holder="x")
     e.image("loc-2", file_name="loc-2/b.jpg", id="b", location=None)
-    e.object("a", 1, [4, 4, 20, 20])
-    e.object("b", 2)
+    e.annotation("a", 1, [4, 4, 20, 20])
+    e.annotation("b", 2)
     for row in e.annotations:  # LILA's files do not say who reviewed what
         del row["validated"], row["validated_by"], row["confidence"]
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("channel-islands-camera-traps.json", e.json())
-    files = {known.metadata: packed.getvalue()} | {f"{known.images}/{name}": data for name, data in e.images.items()}
+    files = {known.metadata: packed.getvalue()} | {f"{known.images}/{name}": data for name, data in e.files.items()}
     with served(files) as site:
         here = settings.model_copy(update={"lila": site.address})
         plan = source("lila://channel-islands-camera-traps")
@@ -250,9 +250,9 @@ def test_folders_that_cannot_be_read_are_one_line(store: Store, settings: Settin
 # -- Camtrap DP --------------------------------------------------------------------------------------------------------
 
 
-def island() -> Package:
+def island() -> CamtrapPackage:
     """Two deployments within metres of each other, and one far away."""
-    package = Package()
+    package = CamtrapPackage()
     package.deployment("d1", 34.0, -119.7, "2026-01-01T00:00:00Z", locationID="gate")
     package.deployment("d2", 34.00002, -119.7, "2026-02-01T00:00:00Z", locationID="new gate")
     package.deployment("d3", 34.1, -119.7)
@@ -319,7 +319,7 @@ def test_what_a_machine_said_is_unreviewed_and_gives_way_to_people(store: Store,
     package.write(tmp_path / "dp")
     artifact = export_annotations(source("dp"), store, settings)
     objects = store.table(artifact, "annotations.parquet").set_index("image_id")
-    assert objects["name"].to_dict() == {both: "Urocyon littoralis", alone: "Rattus"}
+    assert objects["label"].to_dict() == {both: "Urocyon littoralis", alone: "Rattus"}
     assert objects["reviewed"].to_dict() == {both: True, alone: False}
     assert objects["confidence"][alone] == pytest.approx(0.7)
     assert math.isnan(objects["confidence"][both])
@@ -418,7 +418,7 @@ def test_a_machines_best_class_is_a_label_that_nobody_has_reviewed(store: Store,
     (tmp_path / "md.json").write_bytes(data)
     artifact = export_annotations(source("md.json", images="images", layout="{location}"), store, settings)
     objects = store.table(artifact, "annotations.parquet")
-    found = sorted(zip(objects["image_id"], objects["name"], strict=True))
+    found = sorted(zip(objects["image_id"], objects["label"], strict=True))
     assert found == [
         ("cove/a.jpg", "fox"),
         ("cove/b.jpg", "animal"),
@@ -491,7 +491,7 @@ def test_sources_keep_their_locations_apart_unless_they_share_them(store: Store,
     package.write(tmp_path / "dp")
     e = Export()
     for loc in ("new gate", "d3", "cove"):
-        e.object(e.image(loc), 2, [4, 4, 20, 20])
+        e.annotation(e.image(loc), 2, [4, 4, 20, 20])
     e.write(tmp_path / "cct")
     one = {"name": "one", "export": "dp"}
     two = {"name": "two", "export": "cct/export.json", "images": "cct/images"}
@@ -510,8 +510,8 @@ def test_a_sources_limits_choose_before_anything_travels_and_the_choice_stays_as
     imgs = {}
     for i in range(40):
         e.image(("den", "den", "den", f"p{i}")[i % 4], seed=i, id=f"i{i}", file_name=f"{i}.jpg")
-        e.object(f"i{i}", 1 + i % 2, [4, 4, 20, 20])
-        imgs[f"{i}.jpg"] = e.images[f"{i}.jpg"]
+        e.annotation(f"i{i}", 1 + i % 2, [4, 4, 20, 20])
+        imgs[f"{i}.jpg"] = e.files[f"{i}.jpg"]
     (tmp_path / "e.json").write_bytes(e.json())
 
     def fetched(asked: dict[str, int], **limits: int) -> tuple[Artifact, set[str]]:
@@ -537,7 +537,7 @@ def test_a_sources_limits_choose_before_anything_travels_and_the_choice_stays_as
 def test_labels_say_which_objects_a_sources_limit_left_out(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
     for i in range(6):
-        e.object(e.image(f"p{i}"), 1 + i % 2, [4, 4, 20, 20])
+        e.annotation(e.image(f"p{i}"), 1 + i % 2, [4, 4, 20, 20])
     e.write(tmp_path)
     plan = source("export.json", images="images", max_images=5)
     made = labelled(store, settings, plan)

@@ -20,7 +20,7 @@ from animl_pipeline.core.records import Artifact
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.storage.step_cache import Store
 from tests.conftest import jpeg
-from tests.support.camtrap_dp import Package
+from tests.support.camtrap_dp import CamtrapPackage
 from tests.support.coco_export import Export
 
 BOX = (0.25, 0.5, 0.25, 0.25)
@@ -32,7 +32,7 @@ def source(export: str, **fields: Any) -> SourceConfig:
 
 def names(store: Store, artifact: Artifact) -> dict[str, str]:
     table = store.table(artifact, "annotations.parquet")
-    return dict(zip(table["image_id"], table["name"], strict=True))
+    return dict(zip(table["image_id"], table["label"], strict=True))
 
 
 def column(store: Store, artifact: Artifact, name: str) -> dict[str, str]:
@@ -58,7 +58,7 @@ def zipped(files: dict[str, bytes]) -> bytes:
 
 def fox() -> Export:
     e = Export()
-    e.object(e.image("cove"), 1, [4, 4, 20, 20])
+    e.annotation(e.image("cove"), 1, [4, 4, 20, 20])
     return e
 
 
@@ -68,7 +68,7 @@ def fox() -> Export:
 def test_what_macos_packs_beside_a_file_is_not_taken_for_one(store: Store, settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "cct.zip").write_bytes(zipped({"a.json": fox().json(), "__MACOSX/._a.json": b"\x00\x05"}))
     assert export_annotations(source("cct.zip"), store, settings).counts.kept == 1
-    package = Package()
+    package = CamtrapPackage()
     package.seen(package.deployment("d"), "Vulpes", package.image("d"), BOX)
     (tmp_path / "dp.zip").write_bytes(zipped({f"dp/{k}": v for k, v in package.files().items()} | {"__MACOSX/dp/datapackage.json": b"\x00"}))
     assert export_annotations(source("dp.zip"), store, settings).counts.kept == 1
@@ -107,8 +107,8 @@ def test_an_id_is_the_same_as_text_and_as_a_number(store: Store, settings: Setti
 
 def test_a_category_of_two_names_makes_no_labels(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = fox()
-    e.object(e.image("bay"), 2)
-    e.object(e.image("bay"), True)  # as no export should have it
+    e.annotation(e.image("bay"), 2)
+    e.annotation(e.image("bay"), True)  # as no export should have it
     e.categories = [{"id": 1, "name": "fox"}, {"id": 2, "name": "rat"}, {"id": 2, "name": "owl"}, {"name": "elk"}, {"id": 3}]
     (tmp_path / "a.json").write_bytes(e.json())
     artifact = export_annotations(source("a.json"), store, settings)
@@ -120,7 +120,7 @@ def test_a_category_of_two_names_makes_no_labels(store: Store, settings: Setting
 def test_what_is_not_a_number_is_no_location_no_time_and_no_sequence(store: Store, settings: Settings, tmp_path: Path) -> None:
     """As pandas writes cells that are empty: all these pictures would be of one place, named nan."""
     e = fox()
-    e.object(e.image(location=float("nan"), datetime=float("nan"), seq_id=float("nan")), 1)
+    e.annotation(e.image(location=float("nan"), datetime=float("nan"), seq_id=float("nan")), 1)
     (tmp_path / "a.json").write_bytes(e.json())
     artifact = export_annotations(source("a.json"), store, settings)
     said = {c: list(column(store, artifact, c).values())[1] for c in ("location", "taken", "sequence")}
@@ -130,7 +130,7 @@ def test_what_is_not_a_number_is_no_location_no_time_and_no_sequence(store: Stor
 def test_a_path_that_windows_wrote_is_one_below_the_images(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
     for name in (r"cove\a.jpg", r"..\b.jpg", r"C:\c.jpg"):
-        e.object(e.image(file_name=name), 1)
+        e.annotation(e.image(file_name=name), 1)
     (tmp_path / "a.json").write_bytes(e.json())
     artifact = export_annotations(source("a.json"), store, settings)
     assert list(column(store, artifact, "path").values()) == ["cove/a.jpg"]
@@ -187,13 +187,13 @@ def test_results_that_say_nothing_are_one_line(store: Store, settings: Settings,
 # -- Camtrap DP ----------------------------------------------------------------------------------------------------------
 
 
-def package() -> Package:
-    p = Package()
+def package() -> CamtrapPackage:
+    p = CamtrapPackage()
     p.seen(p.deployment("d"), "Vulpes", p.image("d"), BOX)
     return p
 
 
-def media(p: Package, **fields: Any) -> None:
+def media(p: CamtrapPackage, **fields: Any) -> None:
     p.description["resources"][1].update(fields)
 
 
@@ -212,7 +212,7 @@ def media(p: Package, **fields: Any) -> None:
     ],
 )
 def test_a_package_that_says_nothing_is_one_line(
-    store: Store, settings: Settings, tmp_path: Path, change: Callable[[Package], Any], line: str
+    store: Store, settings: Settings, tmp_path: Path, change: Callable[[CamtrapPackage], Any], line: str
 ) -> None:
     p = package()
     change(p)
@@ -238,7 +238,7 @@ def test_a_table_is_read_in_the_encoding_that_the_package_names(store: Store, se
 
 
 def test_dates_of_any_century_and_deployments_named_twice_lose_nothing(store: Store, settings: Settings, tmp_path: Path) -> None:
-    p = Package()
+    p = CamtrapPackage()
     for name, lat, started, taken in (
         ("old", 10, "0001-01-01T00:00:00+14:00", "1500-06-01T12:00:00Z"),
         ("new", 11, "9999-12-31T23:59:59Z", "9999-12-31T23:59:59Z"),

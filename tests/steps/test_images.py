@@ -22,7 +22,7 @@ from animl_pipeline.core.records import Artifact
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import fetch_images
 from animl_pipeline.steps.images.step import BATCH, IN_VAIN
-from animl_pipeline.storage.remote import Folder, RemoteError, Web
+from animl_pipeline.storage.remote_files import HttpFolder, LocalFolder, RemoteError
 from animl_pipeline.storage.step_cache import Store, open_store
 from tests.conftest import jpeg
 from tests.support.coco_export import Export
@@ -35,7 +35,7 @@ WANTED = ("fox", "rat")
 def island(n: int = 6) -> Export:
     e = Export()
     for i in range(n):
-        e.object(e.image(f"p{i % 3}"), bbox=[4, 4, 20, 20])
+        e.annotation(e.image(f"p{i % 3}"), bbox=[4, 4, 20, 20])
     return e
 
 
@@ -56,8 +56,8 @@ def test_folder_https_and_s3_bring_the_same_images(store: Store, settings: Setti
     e = island()
     e.write(tmp_path)
     for image in e.images:
-        boto3.client("s3").put_object(Bucket=bucket, Key=image["serving_bucket_key"], Body=e.images[image["file_name"]])
-    with served({f"pics/{k}": v for k, v in e.images.items()}) as site:
+        boto3.client("s3").put_object(Bucket=bucket, Key=image["serving_bucket_key"], Body=e.files[image["file_name"]])
+    with served({f"pics/{k}": v for k, v in e.files.items()}) as site:
         steps = [
             fetched(e, str(tmp_path / "images"), store, settings, tmp_path),
             fetched(e, f"{site.address}/pics", store, settings, tmp_path),
@@ -65,7 +65,7 @@ def test_folder_https_and_s3_bring_the_same_images(store: Store, settings: Setti
         ]
     blobs = [set(store.table(s, "images.parquet")["blob"]) for s in steps]
     assert blobs[0] == blobs[1] == blobs[2]
-    assert all(store.blob(b) in e.images.values() for b in blobs[0])
+    assert all(store.blob(b) in e.files.values() for b in blobs[0])
     assert [s.counts.kept for s in steps] == [6, 6, 6]
 
 
@@ -73,12 +73,12 @@ def test_each_fault_is_a_counted_reason_and_the_others_arrive(store: Store, sett
     e = island(4)
     gone, forbidden, wrong, cut, broken = (e.image() for _ in range(5))
     for image_id in (gone, forbidden, wrong, cut, broken):
-        e.object(image_id)
+        e.annotation(image_id)
     whole = jpeg(seed=99)
     torn = e.image(data=whole[: len(whole) // 2])  # the md5 of a torn picture: right bytes, no picture
-    e.object(torn)
+    e.annotation(torn)
     name = {i["id"]: i["file_name"] for i in e.images}
-    with served(dict(e.images)) as site:
+    with served(dict(e.files)) as site:
         del site.files[name[gone]]
         site.status[name[forbidden]] = 403
         site.files[name[wrong]] = jpeg(seed=1234)
@@ -95,17 +95,17 @@ def test_each_fault_is_a_counted_reason_and_the_others_arrive(store: Store, sett
 
 def test_a_passing_fault_heals(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(3)
-    with served(dict(e.images)) as site:
-        site.fail_first = dict.fromkeys(e.images, 2)
+    with served(dict(e.files)) as site:
+        site.fail_first = dict.fromkeys(e.files, 2)
         assert fetched(e, site.address, store, settings, tmp_path).counts.kept == 3
 
 
 def test_a_second_run_fetches_only_what_is_new(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(5)
-    with served(dict(e.images)) as site:
+    with served(dict(e.files)) as site:
         fetched(e, site.address, store, settings, tmp_path)
-        e.object(e.image("p9"))
-        site.files |= e.images
+        e.annotation(e.image("p9"))
+        site.files |= e.files
         site.asked.clear()
         assert fetched(e, site.address, store, settings, tmp_path).counts.kept == 6
         assert site.asked.total() == 1
@@ -113,7 +113,7 @@ def test_a_second_run_fetches_only_what_is_new(store: Store, settings: Settings,
 
 def test_a_run_with_an_unreachable_image_is_not_taken_for_the_last_word(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(3)
-    with served(dict(e.images)) as site:
+    with served(dict(e.files)) as site:
         path = e.images[0]["file_name"]
         site.status[path] = 500
         assert fetched(e, site.address, store, settings, tmp_path).counts.dropped == {"unreachable": 1}
@@ -124,8 +124,8 @@ def test_a_run_with_an_unreachable_image_is_not_taken_for_the_last_word(store: S
 
 def test_images_without_a_wanted_label_do_not_travel(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(2)
-    e.object(e.image(), category=0)
-    with served(dict(e.images)) as site:
+    e.annotation(e.image(), category=0)
+    with served(dict(e.files)) as site:
         artifact = fetched(e, site.address, store, settings, tmp_path)
         assert site.asked.total() == 2
     assert artifact.counts.dropped == {"without_a_wanted_label": 1}
@@ -136,9 +136,9 @@ def test_images_of_which_no_person_saw_a_wanted_label_do_not_travel_and_take_no_
 ) -> None:
     e = island(2)
     for i in range(20):
-        e.object(e.image(f"p{i % 3}"), validated=False)
+        e.annotation(e.image(f"p{i % 3}"), validated=False)
     (tmp_path / "export.json").write_bytes(e.json())
-    with served(dict(e.images)) as site:
+    with served(dict(e.files)) as site:
         asked = {}
         for unreviewed in ("drop", "keep"):
             plan = {"name": "isle", "export": str(tmp_path / "export.json"), "images": site.address, "unreviewed": unreviewed, "max_images": 3}
@@ -153,7 +153,7 @@ def test_a_source_of_which_nothing_is_wanted_does_not_stop_the_others(
     store: Store, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture, category: int, why: str
 ) -> None:
     e = Export()
-    e.object(e.image(), category, validated=False)
+    e.annotation(e.image(), category, validated=False)
     e.write(tmp_path)
     assert fetched(e, str(tmp_path / "images"), store, settings, tmp_path).counts.kept == 0
     assert f"pictures of isle: none is wanted: {why}" in caplog.text
@@ -164,8 +164,8 @@ def test_an_address_with_a_signature_brings_images_and_the_signature_stays_out_o
 ) -> None:
     e, strangers = island(2), Export()
     for i in range(3):
-        strangers.object(strangers.image(seed=90 + i))
-    with served({f"pics/{k}?sig=do-not-tell": v for k, v in e.images.items()}) as site:
+        strangers.annotation(strangers.image(seed=90 + i))
+    with served({f"pics/{k}?sig=do-not-tell": v for k, v in e.files.items()}) as site:
         base = f"{site.address}/pics?sig=do-not-tell".replace("://", "://ranger:nor-this@")
         assert fetched(e, base, store, settings, tmp_path).counts.kept == 2
         assert fetched(e, base.replace("do-not", "did"), store, settings, tmp_path).cached  # another signature for the same place
@@ -181,7 +181,7 @@ def test_an_address_with_a_signature_brings_images_and_the_signature_stays_out_o
 def test_a_link_out_of_the_folder_is_not_followed(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(2)
     e.write(tmp_path)
-    (tmp_path / "secret.jpg").write_bytes(e.images[e.images[0]["file_name"]])
+    (tmp_path / "secret.jpg").write_bytes(e.files[e.images[0]["file_name"]])
     inside = tmp_path / "images" / e.images[0]["file_name"]
     inside.unlink()
     inside.symlink_to(tmp_path / "secret.jpg")
@@ -202,9 +202,9 @@ def test_what_another_version_remembered_is_fetched_anew(store: Store, settings:
     e = island(2)
     e.write(tmp_path)
     first = fetched(e, str(tmp_path / "images"), store, settings, tmp_path)
-    for name in [*store.object_store.names("memory/"), *store.object_store.names("steps/images/")]:
-        if name.startswith("memory/"):
-            store.object_store.put(name, "".join(f'["{path}", {{"blob": "x"}}]\n' for path in e.images).encode())
+    for name in [*store.object_store.names("index/"), *store.object_store.names("steps/images/")]:
+        if name.startswith("index/"):
+            store.object_store.put(name, "".join(f'["{path}", {{"blob": "x"}}]\n' for path in e.files).encode())
         else:
             store.object_store.delete(name)
     again = fetched(e, str(tmp_path / "images"), store, settings, tmp_path)
@@ -217,7 +217,7 @@ def test_names_under_which_there_cannot_be_a_file_are_missing_for_good(store: St
     (tmp_path / "images" / "circle.jpg").symlink_to("circle.jpg")
     os.mkfifo(tmp_path / "images" / "pipe.jpg")
     for name in ("circle.jpg", "pipe.jpg", "x" * 5000, "isle"):
-        e.object(e.image(file_name=name))
+        e.annotation(e.image(file_name=name))
     artifact = fetched(e, str(tmp_path / "images"), store, settings, tmp_path)
     assert artifact.counts.dropped == {"missing": 4}
     assert fetched(e, str(tmp_path / "images"), store, settings, tmp_path).cached
@@ -237,15 +237,15 @@ def test_a_folder_that_cannot_be_is_one_clear_line(store: Store, settings: Setti
 
 def test_a_network_that_is_gone_ends_the_step_after_one_batch_and_what_arrived_is_kept(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(4)
-    with served(dict(e.images)) as site:
+    with served(dict(e.files)) as site:
         address = site.address
         assert fetched(e, address, store, settings, tmp_path).counts.kept == 4
     for _ in range(IN_VAIN + 10):
-        e.object(e.image())
+        e.annotation(e.image())
     fast = settings.model_copy(update={"connections": 64})
     with pytest.raises(ImagesError, match=rf"reached none of {IN_VAIN} in a row \(.*no connection\); .*credentials"):
         fetched(e, address, store, fast, tmp_path)
-    assert len(store.recall(next(store.object_store.names("memory/images/")).removeprefix("memory/").rpartition("/")[0])) == 4
+    assert len(store.read_index(next(store.object_store.names("index/images/")).removeprefix("index/").rpartition("/")[0])) == 4
 
 
 CHILD = """
@@ -276,11 +276,11 @@ def test_kill_9_in_the_middle_loses_at_most_the_batch_in_hand_and_leaves_nothing
             env=environment | {"ANIML_STORE": str(tmp_path / store)},
         )
 
-    with served(dict(e.images)) as site:
+    with served(dict(e.files)) as site:
         plan = {"name": "isle", "export": str(tmp_path / "export.json"), "images": site.address}
         site.gate_after = BATCH + 60
         first = child("store")
-        until(lambda: any((tmp_path / "store").glob("memory/images/*/*.jsonl")), "a batch is remembered")
+        until(lambda: any((tmp_path / "store").glob("index/images/*/*.jsonl")), "a batch is remembered")
         first.send_signal(signal.SIGKILL)
         assert first.wait(30) == -signal.SIGKILL
         if first.stdout:
@@ -313,22 +313,22 @@ def test_a_server_that_says_an_md5_is_believed_and_what_changed_on_the_way_is_as
         for i, (header, value) in enumerate(said.items()):
             data = jpeg(seed=i)
             name = f"p{i}.jpg"
-            e.object(e.image(data=data, id=f"no-md5-{i}", file_name=name))
+            e.annotation(e.image(data=data, id=f"no-md5-{i}", file_name=name))
             site.headers[name] = {header: value(hashlib.md5(data, usedforsecurity=False).digest()), "x-amz-request-id": "1"}
             site.wrong_first[name] = 1
         for annotation, image in zip(e.annotations, e.images, strict=True):
             annotation["image_id"] = image["id"]
-        site.files = dict(e.images)
+        site.files = dict(e.files)
         artifact = fetched(e, site.address, store, settings, tmp_path)
         assert set(site.asked.values()) == {2}
     blobs = store.table(artifact, "images.parquet")["blob"]
-    assert {store.blob(b) for b in blobs} == set(e.images.values())
+    assert {store.blob(b) for b in blobs} == set(e.files.values())
 
 
 def test_wrong_bytes_cut_bodies_and_hangs_heal(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(4)
     names = [i["file_name"] for i in e.images]
-    with served(dict(e.images)) as site:
+    with served(dict(e.files)) as site:
         site.wrong_first[names[0]] = 2
         site.cut_first[names[1]] = 2
         site.hang_first[names[2]] = 1
@@ -340,8 +340,8 @@ def test_wrong_bytes_cut_bodies_and_hangs_heal(store: Store, settings: Settings,
 
 def test_a_redirect_is_followed(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = island(1)
-    (name,) = e.images
-    with served({"moved.jpg": e.images[name]}) as site:
+    (name,) = e.files
+    with served({"moved.jpg": e.files[name]}) as site:
         site.elsewhere[name] = "moved.jpg"
         assert fetched(e, site.address, store, settings, tmp_path).counts.kept == 1
 
@@ -350,11 +350,11 @@ def test_the_same_bytes_under_two_names_are_kept_once_and_noted(store: Store, se
     e = island(2)
     for name in ("again.jpg", "once-more.jpg"):
         e.image(data=jpeg(seed=0), file_name=name, id=f"copy:{name}")
-        e.object(f"copy:{name}")
+        e.annotation(f"copy:{name}")
     e.write(tmp_path)
     artifact = fetched(e, str(tmp_path / "images"), store, settings, tmp_path)
     assert artifact.counts.noted == {"same_bytes_as_another": 2}
-    assert sum(1 for name in store.object_store.names("blobs/")) == len(set(e.images.values())) == 2
+    assert sum(1 for name in store.object_store.names("blobs/")) == len(set(e.files.values())) == 2
 
 
 def test_a_budget_keeps_what_fits_and_a_larger_one_brings_the_rest(store: Store, settings: Settings, tmp_path: Path) -> None:
@@ -362,8 +362,8 @@ def test_a_budget_keeps_what_fits_and_a_larger_one_brings_the_rest(store: Store,
     e.write(tmp_path)
     with pytest.raises(ImagesError, match=r"12 over budget .* raise images\.max_disk"):
         fetched(e, str(tmp_path / "images"), store, settings, tmp_path, spec=ImagesConfig.model_validate({"max_disk": 1}))
-    half = sum(len(p) for p in e.images.values()) // 2
-    small = ImagesConfig.model_validate({"max_disk": f"{(store.object_store.total() + half) / 1000} KB"})
+    half = sum(len(p) for p in e.files.values()) // 2
+    small = ImagesConfig.model_validate({"max_disk": f"{(store.object_store.total_bytes() + half) / 1000} KB"})
     cut_off = fetched(e, str(tmp_path / "images"), store, settings, tmp_path, spec=small)
     assert 0 < cut_off.counts.kept < 12
     assert cut_off.counts.dropped == {"over_budget": 12 - cut_off.counts.kept}
@@ -382,7 +382,7 @@ def test_credentials_that_s3_does_not_take_end_the_step_and_are_named(
             "AWS_ENDPOINT_URL_S3": site.address, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-west-2",
         }.items():  # fmt: skip
             monkeypatch.setenv(name, value)
-        for name in e.images:
+        for name in e.files:
             site.status[f"isle/{name}"] = 403
             site.bodies[f"isle/{name}"] = b"<Error><Code>ExpiredToken</Code></Error>"
         with pytest.raises(ImagesError, match=r"ExpiredToken\): S3 does not take our credentials .*check .*credentials"):
@@ -398,7 +398,7 @@ def test_public_data_is_fetched_unsigned_where_there_are_no_credentials(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     e = island(2)
-    with served({f"lila/set/{name}": data for name, data in e.images.items()}) as site:
+    with served({f"lila/set/{name}": data for name, data in e.files.items()}) as site:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", site.address)
         assert fetched(e, "s3://lila/set", store, settings, tmp_path).counts.kept == 2
         assert site.said["Authorization"] == {None}
@@ -407,8 +407,8 @@ def test_public_data_is_fetched_unsigned_where_there_are_no_credentials(
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(bytes(1000))
     with served({"a.jpg": bytes(1000)}) as site:
-        for remote in (Folder(tmp_path), Web(site.address, 5)):
-            assert len(remote.once("a.jpg", 1000).data) == 1000
+        for remote in (LocalFolder(tmp_path), HttpFolder(site.address, 5)):
+            assert len(remote.read_once("a.jpg", 1000).data) == 1000
             with pytest.raises(RemoteError, match="1,000 bytes; at most 999") as caught:
-                remote.once("a.jpg", 999)
+                remote.read_once("a.jpg", 999)
             assert (caught.value.reason, caught.value.retryable) == ("too_large", False)

@@ -38,14 +38,14 @@ def resolved(e: Export, store: Store, settings: Settings, folder: Path, spec: di
 
 def test_each_object_has_a_class_by_name_or_a_reason(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    fox = e.object(e.image("cove"), 1, [16, 12, 32, 24])
-    rat = e.object(e.image("bay", seq_id="s1"), 2)
-    e.object(e.image(), 0, [0, 0, 64, 48])
-    e.object(e.image(), 3, [1, 1, 9, 9])
-    e.object(e.image(), 1, [1, 1, 9, 9], validated=False)
+    fox = e.annotation(e.image("cove"), 1, [16, 12, 32, 24])
+    rat = e.annotation(e.image("bay", seq_id="s1"), 2)
+    e.annotation(e.image(), 0, [0, 0, 64, 48])
+    e.annotation(e.image(), 3, [1, 1, 9, 9])
+    e.annotation(e.image(), 1, [1, 1, 9, 9], validated=False)
     lost = e.image()
-    e.object(lost, 1)
-    del e.images[e.images[-1]["file_name"]]
+    e.annotation(lost, 1)
+    del e.files[e.images[-1]["file_name"]]
     artifact = resolved(e, store, settings, tmp_path)
     t = store.table(artifact, "labels.parquet").set_index("annotation_id")
     assert dict(t["class_id"]) == {fox: "fox", rat: "rat"}
@@ -58,17 +58,17 @@ def test_each_object_has_a_class_by_name_or_a_reason(store: Store, settings: Set
 
 def test_a_name_that_no_class_lists_is_counted(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    e.object(e.image(), 1)
-    e.object(e.image(), 2)
+    e.annotation(e.image(), 1)
+    e.annotation(e.image(), 2)
     spec = {"classes": {"fox": ["fox"], "rat": ["rat"]}}
-    e.object(e.image(), 3)
+    e.annotation(e.image(), 3)
     assert resolved(e, store, settings, tmp_path, spec).counts.dropped == {"unlisted_name": 1}
 
 
 def test_boxes_are_cut_at_the_frame_and_whole_frames_are_taken_as_none(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    over = e.object(e.image(), 1, [48, 36, 30, 30])
-    full = e.object(e.image(), 2, [0, 0, 64, 47])
+    over = e.annotation(e.image(), 1, [48, 36, 30, 30])
+    full = e.annotation(e.image(), 2, [0, 0, 64, 47])
     artifact = resolved(e, store, settings, tmp_path)
     t = store.table(artifact, "labels.parquet").set_index("annotation_id")
     assert list(t.loc[over, ["ymin", "xmin", "ymax", "xmax"]]) == [0.75, 0.75, 1.0, 1.0]
@@ -78,8 +78,8 @@ def test_boxes_are_cut_at_the_frame_and_whole_frames_are_taken_as_none(store: St
 
 def test_a_box_is_relative_to_the_exports_size_and_to_the_images_own_where_that_is_missing(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    scaled = e.object(e.image(width=128, height=96), 1, [64, 48, 32, 24])
-    sizeless = e.object(e.image(width=None, height=None), 2, [32, 24, 16, 12])
+    scaled = e.annotation(e.image(width=128, height=96), 1, [64, 48, 32, 24])
+    sizeless = e.annotation(e.image(width=None, height=None), 2, [32, 24, 16, 12])
     t = store.table(resolved(e, store, settings, tmp_path), "labels.parquet").set_index("annotation_id")
     for annotation_id in (scaled, sizeless):
         assert list(t.loc[annotation_id, ["ymin", "xmin", "ymax", "xmax"]]) == [0.5, 0.5, 0.75, 0.75]
@@ -88,22 +88,22 @@ def test_a_box_is_relative_to_the_exports_size_and_to_the_images_own_where_that_
 def test_caps_hold_and_keep_the_same_objects_when_the_data_grow(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
     for i in range(30):
-        e.object(e.image(f"p{i % 2}"), 1, [4, 4, 20, 20])
-    e.object(e.image("p0"), 2)
+        e.annotation(e.image(f"p{i % 2}"), 1, [4, 4, 20, 20])
+    e.annotation(e.image("p0"), 2)
     spec = {"classes": {"fox": {"from": ["fox"], "max_per_location": 5}, "rat": ["rat"]}}
     first = resolved(e, store, settings, tmp_path / "a", spec)
     kept = set(store.table(first, "labels.parquet").query("label == 'fox'")["annotation_id"])
     assert len(kept) == 10
     assert first.counts.dropped == {"over_cap": 20}
     for _ in range(4):
-        e.object(e.image("p7"), 1, [4, 4, 20, 20])
+        e.annotation(e.image("p7"), 1, [4, 4, 20, 20])
     grown = resolved(e, store, settings, tmp_path / "b", spec)
     assert kept < set(store.table(grown, "labels.parquet").query("label == 'fox'")["annotation_id"])
 
 
 def test_a_class_without_an_example_says_what_the_exports_hold(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    e.object(e.image(), 1)
+    e.annotation(e.image(), 1)
     with pytest.raises(
         LabelsError, match=r"class 'rat' has no example \(no category of that name\); the exports hold: fox 1; mend labels\.classes\.rat\.from"
     ):
@@ -112,8 +112,8 @@ def test_a_class_without_an_example_says_what_the_exports_hold(store: Store, set
 
 def test_unreviewed_objects_stay_by_the_plans_word(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    e.object(e.image(), 1, validated=False)
-    e.object(e.image(), 2)
+    e.annotation(e.image(), 1, validated=False)
+    e.annotation(e.image(), 2)
     assert resolved(e, store, settings, tmp_path, unreviewed="keep").counts.kept == 2
 
 
@@ -122,7 +122,7 @@ def test_two_sources_keep_their_locations_apart(store: Store, settings: Settings
     both = []
     for project, category in (("isle", 1), ("cape", 2)):
         e = Export(project)
-        e.object(e.image("cove"), category)
+        e.annotation(e.image("cove"), category)
         both.append(steps(e, store, settings, tmp_path / project, plan))
     t = store.table(resolve_labels(both, plan, store, settings), "labels.parquet")
     assert set(t["location"]) == {"isle/cove", "cape/cove"}
@@ -132,11 +132,11 @@ def test_the_megadetector_file_passes_the_fields_own_validator(store: Store, set
     from megadetector.postprocessing.validate_batch_results import validate_batch_results
 
     e = Export()
-    e.object(e.image(), 1, [16, 12, 32, 24], confidence=0.9)
+    e.annotation(e.image(), 1, [16, 12, 32, 24], confidence=0.9)
     two = e.image()
-    e.object(two, 2, [1, 2, 8, 9])
-    e.object(two, 1, [30, 20, 30, 20])
-    e.object(e.image(), 2)
+    e.annotation(two, 2, [1, 2, 8, 9])
+    e.annotation(two, 1, [30, 20, 30, 20])
+    e.annotation(e.image(), 2)
     path = store.path(resolved(e, store, settings, tmp_path), "megadetector.json")
     checked = validate_batch_results(str(path))
     assert checked["validation_results"]["errors"] == []
@@ -161,8 +161,8 @@ def test_a_name_means_the_same_in_any_case(meaning: dict[str, str]) -> None:
 def test_an_accent_is_the_same_however_it_is_written(store: Store, settings: Settings, tmp_path: Path, said: str, meant: str) -> None:
     e = Export()
     e.categories = [{"id": 1, "name": said}, {"id": 2, "name": "rat"}]
-    e.object(e.image(), 1)
-    e.object(e.image(), 2)
+    e.annotation(e.image(), 1)
+    e.annotation(e.image(), 2)
     spec = {"classes": {"hedgehog": [meant], "rat": ["rat"]}}
     assert resolved(e, store, settings, tmp_path, spec).counts.noted == {"hedgehog": 1, "rat": 1}
 
@@ -189,7 +189,7 @@ MLMODEL = {
 def named(e: Export, *names: str) -> list[str]:
     """An object in a picture of its own for each category name; their ids come back."""
     e.categories = [*CATEGORIES, *({"id": 100 + i, "name": name} for i, name in enumerate(names))]
-    return [e.object(e.image(f"p{i}"), 100 + i, [4, 4, 20, 20]) for i in range(len(names))]
+    return [e.annotation(e.image(f"p{i}"), 100 + i, [4, 4, 20, 20]) for i in range(len(names))]
 
 
 def classes_of(artifact: Artifact, store: Store) -> dict[str, str]:
@@ -333,14 +333,14 @@ def test_a_limit_keeps_first_what_the_plan_prioritizes(store: Store, settings: S
     for project in ("cape", "isle"):
         e = Export(project)
         for i in range(5):
-            e.object(e.image(f"p{i}"), 1)
+            e.annotation(e.image(f"p{i}"), 1)
         for i in range(2):
-            e.object(e.image(f"q{i}"), 2)
-        e.object(e.image(), 3)
+            e.annotation(e.image(f"q{i}"), 2)
+        e.annotation(e.image(), 3)
         both.append(steps(e, store, settings, tmp_path / project, plan))
     artifact = resolve_labels(both, plan, store, settings)
     t = store.table(artifact, "labels.parquet").query("label == 'animal'")
-    assert t.groupby(["source", "name"]).size().to_dict() == {("cape", "Rat"): 2, ("isle", "Rat"): 2, ("cape", "fox"): 2}
+    assert t.groupby(["source", "label"]).size().to_dict() == {("cape", "Rat"): 2, ("isle", "Rat"): 2, ("cape", "fox"): 2}
     assert artifact.counts.dropped == {"over_cap": 8}
 
 
@@ -356,9 +356,9 @@ def test_a_class_with_too_little_is_refused_or_only_noted_by_the_plans_word(
 ) -> None:
     e = Export()
     for i in range(3):
-        e.object(e.image(f"p{i}"), 1)
+        e.annotation(e.image(f"p{i}"), 1)
     for _ in range(2):
-        e.object(e.image("cove"), 2)
+        e.annotation(e.image("cove"), 2)
     spec = SPEC | asked
     with pytest.raises(LabelsError, match=line):
         resolved(e, store, settings, tmp_path, spec)
@@ -370,7 +370,7 @@ def test_a_class_with_too_little_is_refused_or_only_noted_by_the_plans_word(
 
 def test_exports_without_any_object_of_a_class_end_in_one_line_whatever_the_plans_word(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    e.object(e.image(), 1, validated=False)
+    e.annotation(e.image(), 1, validated=False)
     with pytest.raises(LabelsError, match="no object of the exports has a class: 1 unreviewed"):
         resolved(e, store, settings, tmp_path, SPEC | {"on_too_few": "warn"})
 
@@ -378,9 +378,9 @@ def test_exports_without_any_object_of_a_class_end_in_one_line_whatever_the_plan
 def test_a_preview_counts_what_the_step_then_keeps(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
     for i in range(12):
-        e.object(e.image(f"p{i % 2}"), 1 + i % 3, [4, 4, 20, 20], validated=i != 5)
-    e.object(e.images[0]["id"], 1)
-    e.object(e.image(), 0)
+        e.annotation(e.image(f"p{i % 2}"), 1 + i % 3, [4, 4, 20, 20], validated=i != 5)
+    e.annotation(e.images[0]["id"], 1)
+    e.annotation(e.image(), 0)
     spec = {"classes": {"fox": {"from": ["fox"], "max_per_location": 2}, "rat": ["rat"]}}
     artifact = resolved(e, store, settings, tmp_path, spec)
     source = {"name": "isle", "export": str(tmp_path / "export.json"), "images": str(tmp_path / "nowhere")}
@@ -394,7 +394,7 @@ def test_a_preview_counts_what_the_step_then_keeps(store: Store, settings: Setti
 
 def test_a_preview_says_what_is_wrong_instead_of_ending(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    e.object(e.image(), 1)
+    e.annotation(e.image(), 1)
     e.write(tmp_path)
     labels = {"classes": {"fox": ["fox", "rat"], "rat": ["rat"]}, "conflicts": "warn"}
     source = {"name": "isle", "export": str(tmp_path / "export.json"), "images": "nowhere"}
@@ -407,8 +407,8 @@ def test_a_preview_says_what_is_wrong_instead_of_ending(store: Store, settings: 
 
 def test_equivalents_say_which_predictions_are_right_and_make_nothing_anew(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
-    e.object(e.image(), 1)
-    e.object(e.image(), 2)
+    e.annotation(e.image(), 1)
+    e.annotation(e.image(), 2)
     spec = SPEC | {"equivalents": {"rat": ["fox"]}}
     assert LabelsConfig.model_validate(spec).right_for() == {"fox": {"fox"}, "rat": {"rat", "fox"}}
     assert not resolved(e, store, settings, tmp_path).cached

@@ -14,7 +14,7 @@ from tests.support.coco_export import Export
 COLOURS = {"fox": (210, 120, 40), "rat": (90, 80, 160), "bird": (40, 160, 90)}
 
 
-def image(colour: tuple[int, int, int], seed: int) -> tuple[bytes, list[float]]:
+def draw_image(colour: tuple[int, int, int], seed: int) -> tuple[bytes, list[float]]:
     """A grainy 96 x 72 JPEG with one coloured square, and the square's [x, y, w, h]."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(60, 120, (72, 96, 3)).astype(np.uint8)
@@ -29,7 +29,7 @@ def write_island(folder: Path, locations: int = 8, each: int = 3) -> Path:
     """Write export.json, images/ and plan.yaml; the plan's path comes back."""
     e = Export()
     for seed, (location, name, _) in enumerate((p, c, i) for p in range(locations) for c in COLOURS for i in range(each)):
-        data, bbox = image(COLOURS[name], seed)
+        data, bbox = draw_image(COLOURS[name], seed)
         e.annotation(e.image(f"p{location}", data=data, width=96, height=72), list(COLOURS).index(name) + 1, bbox)
     e.categories = [{"id": 0, "name": "empty"}, *({"id": i + 1, "name": n} for i, n in enumerate(COLOURS))]
     e.write(folder)

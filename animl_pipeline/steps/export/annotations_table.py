@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from animl_pipeline.steps.export.columns import BAD_BOX, BOX, Bools, box_text, boxes, column, first_fit, numbers, text, texts
 from animl_pipeline.steps.export.problems import Problems
 
-COLUMNS = ("annotation_id", "image_id", "name", "x", "y", "w", "h", "confidence", "reviewed")
+COLUMNS = ("annotation_id", "image_id", "label", "x", "y", "w", "h", "confidence", "reviewed")
 FAULTS = ("malformed_object", "duplicate_object", "unknown_image", "unknown_category", "malformed_object", "box_empty", "box_outside")
 """In the order in which they are looked for; of several the first counts."""
 SLACK = 1
@@ -77,7 +77,7 @@ class ObjectRows:
         rows = {
             "annotation_id": ids,
             "image_id": t["image_id"],
-            "name": name.take(pa.array(np.where(category < 0, len(name) - 1, category))),
+            "label": name.take(pa.array(np.where(category < 0, len(name) - 1, category))),
             **{c: pa.array(xywh[:, i]) for i, c in enumerate("xywh")},
             "confidence": t["confidence"],
             "reviewed": t["reviewed"],

@@ -13,7 +13,7 @@ import pandas as pd
 
 from animl_pipeline.config import ImagesConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import ImagesError
+from animl_pipeline.core.errors import ImagesError, redact_url
 from animl_pipeline.core.progress import track
 from animl_pipeline.core.records import Artifact, Counts
 from animl_pipeline.core.step import Step
@@ -24,7 +24,7 @@ from animl_pipeline.steps.images.disk_budget import budget_of
 from animl_pipeline.steps.images.download import OVER_BUDGET, Arrived, Fetching, Lost, Wanted, fetch
 from animl_pipeline.steps.images.fetch_index import Known
 from animl_pipeline.steps.images.max_images import OVER_LIMIT, limits_of, over_limits
-from animl_pipeline.storage.remote import Folder, Remote, bare_address, remote_at
+from animl_pipeline.storage.remote_files import LocalFolder, Remote, open_remote
 from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace, digest_of
 
 log = logging.getLogger(__name__)
@@ -90,8 +90,8 @@ def location_of(source: SourceConfig, settings: Settings) -> Remote:
     Raises:
         ImagesError: in a folder that is not there.
     """
-    remote = remote_at(source.images, settings)
-    if isinstance(remote, Folder) and not os.path.isdir(remote.folder):  # noqa: PTH112 - Path.is_dir raises where a name is too long
+    remote = open_remote(source.images, settings)
+    if isinstance(remote, LocalFolder) and not os.path.isdir(remote.folder):  # noqa: PTH112 - Path.is_dir raises where a name is too long
         raise ImagesError(
             f"source {source.name!r}: expected a folder of pictures at {remote.folder}, found none; mend sources.images in the plan or set ANIML_DATA"
         )
@@ -101,7 +101,7 @@ def location_of(source: SourceConfig, settings: Settings) -> Remote:
 def wanted_images(source: SourceConfig, store: Store, export: Artifact, wanted: Collection[str]) -> tuple[pd.DataFrame, dict[str, int]]:
     """The images with a wanted label that counts, and how many are left out by reason."""
     images, objects = store.table(export, "images.parquet"), store.table(export, "annotations.parquet")
-    named = objects["name"].str.casefold().isin(list(wanted))
+    named = objects["label"].str.casefold().isin(list(wanted))
     only_reviewed = source.unreviewed == "drop" and "reviewed" in objects  # a table that does not say is taken at its word
     counts = named & objects["reviewed"] if only_reviewed else named
     carries, mask = (images["image_id"].isin(objects.loc[some, "image_id"]) for some in (named, counts))
@@ -116,7 +116,7 @@ def memory_of(source: SourceConfig) -> str:
 
 def _base_of(source: SourceConfig) -> str:
     """Where the pictures lie, by which they are known again: a new signature is no other place, and no secret lies in the store."""
-    return bare_address(source.images) if source.images.startswith("http") else source.images
+    return redact_url(source.images) if source.images.startswith("http") else source.images
 
 
 def _fetch_all(source: SourceConfig, images: pd.DataFrame, remote: Remote, store: Store, settings: Settings, spec: ImagesConfig) -> Known:
@@ -180,8 +180,8 @@ class _LogBook:
         """Keep what arrived since the last time: first the pictures themselves, then what is known of them."""
         if not self._batch:
             return
-        self._store.object_store.settle()
-        self._store.remember(self._memory, self._batch)
+        self._store.object_store.flush()
+        self._store.add_to_index(self._memory, self._batch)
         self._batch = {}
         self._remembered = time.monotonic()
 
@@ -197,7 +197,7 @@ class _LogBook:
 
     def _give_up(self, answer: Lost) -> None:
         raise ImagesError(
-            f"source {self._source.name!r}: expected pictures from {bare_address(self._source.images)}, reached none of {self._in_vain} in a row "
+            f"source {self._source.name!r}: expected pictures from {redact_url(self._source.images)}, reached none of {self._in_vain} in a row "
             f"({answer.detail}); check the network, sources.images and the credentials, then run again; "
             f"what arrived before ({self._arrived:,} in this run) is kept"
         )
@@ -220,7 +220,7 @@ def _write_tables(space: Workspace, source: SourceConfig, known: Known, left_out
         first = f" (the first: {known.lost[min(known.lost)].detail})" if known.lost else ""
         mend = "raise images.max_disk" if set(reasons) == {OVER_BUDGET.reason} else "check sources.images and sources.key"
         raise ImagesError(
-            f"source {source.name!r}: not one of {len(known)} pictures arrived from {bare_address(source.images)}: {found}{first}; {mend} in the plan"
+            f"source {source.name!r}: not one of {len(known)} pictures arrived from {redact_url(source.images)}: {found}{first}; {mend} in the plan"
         )
     write_table(space.out, DOWNLOADED_IMAGES, here)
     limits = ", ".join(f"{k} {v:,}" for k, v in limits_of(source).items())

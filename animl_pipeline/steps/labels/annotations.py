@@ -83,14 +83,14 @@ def read_objects(sources: Iterable[SourceTables], store: Store) -> Objects:
 
 
 def _of_source(number: int, source: SourceTables, store: Store, locations: Mapping[str, str]) -> Objects:
-    objects = pq.read_table(store.path(source.export, "annotations.parquet"), read_dictionary=["name"])
+    objects = pq.read_table(store.path(source.export, "annotations.parquet"), read_dictionary=["label"])
     said = pq.read_table(
         store.path(source.export, "images.parquet"), columns=["image_id", "file_name", "location", "taken", "sequence", "width", "height"]
     )
     ids = said["image_id"].combine_chunks()
     image = pc.index_in(objects["image_id"], value_set=ids).to_numpy().astype(np.int64)
     images, sides = _with_images(said, ids, source, store, locations)
-    coded = objects["name"].unify_dictionaries().combine_chunks()
+    coded = objects["label"].unify_dictionaries().combine_chunks()
     x, y, w, h = (objects[c].to_numpy() for c in "xywh")
     boxes, whole = _relative_boxes(np.stack([x, y, w, h]), sides[image].T)
     return Objects(

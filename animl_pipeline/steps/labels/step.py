@@ -45,9 +45,6 @@ STEP = Step(
 )
 
 
-LABEL_COLUMNS = (
-    "source image_id object_id label name ymin xmin ymax xmax place taken sequence blob bytes width height file_name".split()
-)  # fmt: skip
 BOX = ("ymin", "xmin", "ymax", "xmax")
 
 
@@ -103,15 +100,15 @@ def _write(space: Workspace, objects: Objects, choice: Choice, spec: LabelsConfi
     kept, dropped = (order[choice.kept()[order] == stays] for stays in (True, False))
     images = objects.images.take(pa.array(objects.image[kept]))
     classes = list(spec.classes)
-    columns: dict[str, Any] = {c: images[c] for c in images.column_names if c in LABEL_COLUMNS}
+    columns: dict[str, Any] = {c: images[c] for c in images.column_names if c in LABELS.names()}
     columns |= {c: pa.array(objects.boxes[kept, i]) for i, c in enumerate(BOX)}
     columns |= {
         "source": _words(objects.source[kept], objects.sources),
         "annotation_id": objects.annotation_id.take(pa.array(kept)),
         "class_id": _words(choice.class_id[kept], classes),
-        "name": _words(objects.name[kept], objects.names),
+        "label": _words(objects.name[kept], objects.names),
     }
-    labels = pa.table({c: columns[c] for c in LABEL_COLUMNS})
+    labels = pa.table({c: columns[c] for c in LABELS.names()})
     write_table(space.out, LABELS, labels)
     write_table(space.out, DROPPED_ANNOTATIONS, _dropped(objects, choice, dropped))
     write_batch_file(space.out / "megadetector.json", labels, objects.confidence[kept], classes)
@@ -127,7 +124,7 @@ def _dropped(objects: Objects, choice: Choice, rows: Ints) -> pa.Table:
             "source": _words(objects.source[rows], objects.sources),
             "image_id": objects.images["image_id"].take(pa.array(objects.image[rows])),
             "annotation_id": objects.annotation_id.take(pa.array(rows)),
-            "name": _words(objects.name[rows], objects.names),
+            "label": _words(objects.name[rows], objects.names),
             "reason": _words(choice.reason[rows], REASONS),
         }
     )

@@ -13,8 +13,8 @@ from unicodedata import normalize
 from animl_pipeline.config import LabelsConfig, TaxonomyConfig
 from animl_pipeline.config.labels import Level
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import LabelsError
-from animl_pipeline.storage.remote import RemoteError, bare_address, read_address
+from animl_pipeline.core.errors import LabelsError, redact_url
+from animl_pipeline.storage.remote_files import RemoteError, read_path_or_url
 
 LEVELS: tuple[str, ...] = get_args(Level)
 """From the widest to the narrowest."""
@@ -56,9 +56,9 @@ def read_taxonomy(spec: LabelsConfig, settings: Settings) -> Taxonomy:
     plan = spec.taxonomy
     if plan is None:
         return NOTHING
-    where = f"labels.taxonomy.table {bare_address(plan.table)}"
+    where = f"labels.taxonomy.table {redact_url(plan.table)}"
     try:
-        data = read_address(plan.table, settings)
+        data = read_path_or_url(plan.table, settings)
         text = data.decode("utf-8-sig")
     except RemoteError as e:
         raise LabelsError(f"{where}: expected a taxonomy, found none: {e}; mend labels.taxonomy.table in the plan") from e
