@@ -3,7 +3,7 @@
 Public doors: :class:`Animl`, :class:`Filters`, :class:`CameraDeployment`, :class:`Outcome`.
 """
 
-from animl_pipeline.integrations.animl.client import Animl, CameraDeployment, Outcome
-from animl_pipeline.integrations.animl.queries import Filters
+from animl_pipeline.integrations.animl.client import AnimlClient, CameraDeployment, ExportTask
+from animl_pipeline.integrations.animl.queries import ImageFilters
 
-__all__ = ["Animl", "CameraDeployment", "Filters", "Outcome"]
+__all__ = ["AnimlClient", "CameraDeployment", "ImageFilters", "ExportTask"]

@@ -24,10 +24,10 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import SettingsError
 from animl_pipeline.core.records import Record
 from animl_pipeline.integrations.animl import queries
-from animl_pipeline.integrations.animl.queries import Filters
+from animl_pipeline.integrations.animl.queries import ImageFilters
 from animl_pipeline.integrations.animl.redact_urls import hide_signatures
 from animl_pipeline.integrations.animl.sign_in import Access
-from animl_pipeline.storage.remote import RemoteError
+from animl_pipeline.storage.remote_files import RemoteError
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ LONGEST_PAUSE_S = 30.0
 UNKNOWN_USER = {"UNAUTHENTICATED", "UNAUTHORIZED"}
 
 
-class Outcome(Record):
+class ExportTask(Record):
     """How an export ended: COMPLETE with an address that dies after an hour and a number of images, or FAIL with a reason."""
 
     status: str
@@ -66,7 +66,7 @@ class _Bearer(AuthBase):
         return request
 
 
-class Animl:
+class AnimlClient:
     """A project, asked as the user that the settings name.
 
     Raises:
@@ -89,7 +89,7 @@ class Animl:
         self._api.close()
         self._files.close()
 
-    def count(self, filters: Filters) -> int:
+    def count(self, filters: ImageFilters) -> int:
         """How many images fit, now.
 
         Raises:
@@ -101,7 +101,7 @@ class Animl:
                 raise ValueError(count)
             return count
 
-    def begin_export(self, filters: Filters) -> str:
+    def begin_export(self, filters: ImageFilters) -> str:
         """Ask for an export of annotations in COCO for Camera Traps; its task's id comes back."""
         wanted = {
             "format": "coco",
@@ -113,7 +113,7 @@ class Animl:
         with self._in_form():
             return str(self._ask(queries.EXPORT, {"input": wanted})["exportAnnotations"]["_id"])
 
-    def outcome(self, task: str, within_s: float) -> Outcome:
+    def outcome(self, task: str, within_s: float) -> ExportTask:
         """What became of an export, looked at with growing pauses.
 
         Raises:
@@ -122,17 +122,19 @@ class Animl:
         pauses = wait_exponential(multiplier=self._settings.poll_s, exp_base=1.5, max=max(LONGEST_PAUSE_S, self._settings.poll_s))
         unfinished = retry_if_result(lambda found: found.status not in {"COMPLETE", "FAIL"})
         look = Retrying(retry=unfinished, wait=pauses, stop=stop_after_delay(within_s), retry_error_callback=lambda state: state.outcome.result())  # type: ignore[union-attr] # it has an outcome: that is why it stops
-        found: Outcome = look(self._look, task)
+        found: ExportTask = look(self._look, task)
         if found.status not in {"COMPLETE", "FAIL"}:
             raise RemoteError("timed_out", f"the export {task} was still {found.status} after {within_s:.0f} s", retryable=True)
         return found
 
-    def _look(self, task: str) -> Outcome:
+    def _look(self, task: str) -> ExportTask:
         with self._in_form():
             found = self._ask(queries.TASK, {"input": {"taskId": task}})["task"]
             output = found.get("output") or {}
             error = self._access.scrubbed(str(output.get("error") or ""))
-            return Outcome(status=str(found["status"]), url=SecretStr(str(output.get("url") or "")), count=int(output.get("count") or 0), error=error)
+            return ExportTask(
+                status=str(found["status"]), url=SecretStr(str(output.get("url") or "")), count=int(output.get("count") or 0), error=error
+            )
 
     def download(self, url: SecretStr, path: Path) -> None:
         """Write what lies at an export's address to ``path``, whole.

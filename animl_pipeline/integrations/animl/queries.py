@@ -8,7 +8,7 @@ from typing import Any
 from animl_pipeline.core.records import Record
 
 
-class Filters(Record):
+class ImageFilters(Record):
     """Images by capture time (from inclusive, to exclusive), camera, label, and what people did with them."""
 
     created_from: datetime | None = None

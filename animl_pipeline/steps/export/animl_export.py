@@ -24,7 +24,7 @@ from animl_pipeline.core.errors import ExportError, ExportUnreachableError
 from animl_pipeline.core.records import Artifact
 from animl_pipeline.core.table_schemas import EXPORT_LOCATIONS
 from animl_pipeline.core.tables import write_table
-from animl_pipeline.integrations.animl import Animl, Filters
+from animl_pipeline.integrations.animl import AnimlClient, ImageFilters
 from animl_pipeline.steps.export.animl_merge import Merge
 from animl_pipeline.steps.export.animl_requests import Desk, ask_windows, counted
 from animl_pipeline.steps.export.animl_state import Answer, Attempt, Exported, Hole, Memory
@@ -34,7 +34,7 @@ from animl_pipeline.steps.export.locations import Location, locations_table, mer
 from animl_pipeline.steps.export.problems import Problem
 from animl_pipeline.steps.export.read_export import Batch, batches, parsed
 from animl_pipeline.steps.export.write_tables import write_batches
-from animl_pipeline.storage.remote import RemoteError
+from animl_pipeline.storage.remote_files import RemoteError
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, digest_of
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def export_project(project: str, source: SourceConfig, store: Store, settings: S
     spec = source.animl or AnimlExportConfig()
     filters = filters_of(spec)
     name = digest_of([settings.api_url, project, filters.model_dump(mode="json")])[:16]
-    with Animl(project, settings) as animl, _alone(store, name) as scratch:
+    with AnimlClient(project, settings) as animl, _alone(store, name) as scratch:
         try:
             within = source.merge_locations_within_m
             locs = merge_deployments(animl.deployments(), within) if within else []
@@ -66,9 +66,9 @@ def export_project(project: str, source: SourceConfig, store: Store, settings: S
         return make_step(source, exported, locs, store)
 
 
-def filters_of(spec: AnimlExportConfig) -> Filters:
+def filters_of(spec: AnimlExportConfig) -> ImageFilters:
     """The plan's choice of images in Animl's words."""
-    return Filters(
+    return ImageFilters(
         created_from=_in_utc(spec.created_from),
         created_to=_in_utc(spec.created_to),
         cameras=spec.cameras,
@@ -97,7 +97,7 @@ def _alone(store: Store, name: str) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _exported(animl: Animl, filters: Filters, spec: AnimlExportConfig, memory: Memory, store: Store, scratch: Path) -> Exported:
+def _exported(animl: AnimlClient, filters: ImageFilters, spec: AnimlExportConfig, memory: Memory, store: Store, scratch: Path) -> Exported:
     """What the project's exports amount to, after asking for what is lacking."""
     last = memory.exported()
     attempt = memory.attempt(datetime.now(UTC))
@@ -119,7 +119,7 @@ def _exported(animl: Animl, filters: Filters, spec: AnimlExportConfig, memory: M
     return exported
 
 
-def _attempt(animl: Animl, filters: Filters, spec: AnimlExportConfig, last: Exported | None) -> Attempt:
+def _attempt(animl: AnimlClient, filters: ImageFilters, spec: AnimlExportConfig, last: Exported | None) -> Attempt:
     """A new export: of all, or of what was validated since the last one and of the holes that it left."""
     now = datetime.now(UTC)
     count = counted(animl, filters)

@@ -15,11 +15,11 @@ from pydantic import SecretStr
 from animl_pipeline.config import AnimlExportConfig
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.core.progress import track
-from animl_pipeline.integrations.animl import Animl, Filters, Outcome
+from animl_pipeline.integrations.animl import AnimlClient, ExportTask, ImageFilters
 from animl_pipeline.steps.export.animl_state import Answer, Attempt, Hole, Memory, Progress
 from animl_pipeline.steps.export.animl_windows import Window
 from animl_pipeline.steps.export.read_export import parsed
-from animl_pipeline.storage.remote import RemoteError
+from animl_pipeline.storage.remote_files import RemoteError
 from animl_pipeline.storage.step_cache import Store
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ SPLITS = CUT_OFF | {"failed", "timed_out"}
 class Desk(NamedTuple):
     """What asking needs."""
 
-    animl: Animl
-    filters: Filters
+    animl: AnimlClient
+    filters: ImageFilters
     spec: AnimlExportConfig
     memory: Memory
     attempt: Attempt
@@ -86,12 +86,12 @@ def ask_windows(desk: Desk, what: str) -> tuple[list[Answer], list[Hole]]:
     return answers, holes
 
 
-def counted(animl: Animl, filters: Filters) -> Callable[[Window], int]:
+def counted(animl: AnimlClient, filters: ImageFilters) -> Callable[[Window], int]:
     """Counts a window's images."""
     return lambda window: animl.count(_within(filters, window))
 
 
-def _within(filters: Filters, window: Window) -> Filters:
+def _within(filters: ImageFilters, window: Window) -> ImageFilters:
     return filters.model_copy(update={"created_from": window.start, "created_to": window.end, "validated_since": window.since})
 
 
@@ -131,7 +131,7 @@ def _answer(desk: Desk, window: Window, task: str) -> Answer:
     return answer
 
 
-def _arrived(desk: Desk, window: Window, task: str, target: Path) -> Outcome:
+def _arrived(desk: Desk, window: Window, task: str, target: Path) -> ExportTask:
     """What Animl says of the export that lies at ``target`` now.
 
     An address dies after an hour: then the same task is asked for another, and a new export is made when it has none.
@@ -161,7 +161,7 @@ def _begun(desk: Desk, window: Window) -> str:
     return task
 
 
-def _ended(desk: Desk, window: Window, task: str) -> Outcome:
+def _ended(desk: Desk, window: Window, task: str) -> ExportTask:
     outcome = desk.animl.outcome(task, desk.spec.timeout_s)
     if outcome.status == "COMPLETE":
         return outcome
@@ -170,7 +170,7 @@ def _ended(desk: Desk, window: Window, task: str) -> Outcome:
     raise RemoteError("failed", f"Animl could not make the export: {outcome.error or 'no reason given'}")
 
 
-def _check(data: bytes, outcome: Outcome, where: str) -> None:
+def _check(data: bytes, outcome: ExportTask, where: str) -> None:
     """Whether the answer is whole: strict JSON, with as many images as Animl says."""
     try:
         images = len(parsed(data, where)["images"])

@@ -87,26 +87,26 @@ class Memory:
 
     def begin(self, attempt: Attempt) -> None:
         """Remember an attempt with its windows."""
-        self._store.remember(f"animl/{self._name}", {"attempt": attempt.model_dump(mode="json")})
+        self._store.add_to_index(f"animl/{self._name}", {"attempt": attempt.model_dump(mode="json")})
 
     def end(self, exported: Exported) -> None:
         """Remember what the exports amount to now; no attempt is under way any more."""
-        self._store.remember(f"animl/{self._name}", {"exported": exported.model_dump(mode="json"), "attempt": {}})
+        self._store.add_to_index(f"animl/{self._name}", {"exported": exported.model_dump(mode="json"), "attempt": {}})
 
     def progress(self, attempt: Attempt) -> dict[str, Progress]:
         """How far each window of an attempt has come, by the window's key."""
-        found = {key: Progress.model_validate(record) for key, record in self._store.recall(self._windows(attempt)).items()}
+        found = {key: Progress.model_validate(record) for key, record in self._store.read_index(self._windows(attempt)).items()}
         return {k: p for k, p in found.items() if p.answer is None or self._store.has_blob(p.answer.blob, p.answer.bytes)}
 
     def note(self, attempt: Attempt, window: Window, progress: Progress) -> None:
         """Remember how far a window has come."""
-        self._store.remember(self._windows(attempt), {window.key: progress.model_dump(mode="json")})
+        self._store.add_to_index(self._windows(attempt), {window.key: progress.model_dump(mode="json")})
 
     def _windows(self, attempt: Attempt) -> str:
         return f"animl-windows/{self._name}-{attempt.begun:%Y%m%dT%H%M%S%f}"
 
     def _recall(self, key: str, kind: type[R]) -> R | None:
-        record = self._store.recall(f"animl/{self._name}").get(key)
+        record = self._store.read_index(f"animl/{self._name}").get(key)
         try:
             return kind.model_validate(record) if record else None
         except ValidationError:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from animl_pipeline.core.records import Record
 from animl_pipeline.integrations.animl.queries import iso
-from animl_pipeline.storage.remote import RemoteError
+from animl_pipeline.storage.remote_files import RemoteError
 
 log = logging.getLogger(__name__)
 

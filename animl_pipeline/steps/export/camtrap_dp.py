@@ -17,13 +17,12 @@ import pandas as pd
 
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import ExportError
+from animl_pipeline.core.errors import ExportError, redact_url
 from animl_pipeline.core.records import Artifact
 from animl_pipeline.steps.export.archives import faults_named, gunzipped, member, own_names
 from animl_pipeline.steps.export.camtrap_dp_observations import converted
 from animl_pipeline.steps.export.to_coco import is_safe, make_converted
-from animl_pipeline.storage.remote import RemoteError, remote_at
-from animl_pipeline.storage.remote import bare_address as bare
+from animl_pipeline.storage.remote_files import RemoteError, open_remote
 from animl_pipeline.storage.step_cache import Store
 
 PACKAGE = "datapackage.json"
@@ -52,7 +51,7 @@ def export_camtrap(source: SourceConfig, store: Store, settings: Settings, archi
     Raises:
         ExportError: it is no package of version 1.0 or later, a table is not there, or nothing of it is left.
     """
-    where = bare(source.export)
+    where = redact_url(source.export)
     get = _from_zip(archive, where) if archive is not None else _from_folder(source, settings)
     originals = _files(get, where)
     tables = {name: _table(name, originals, where) for name in TABLES}
@@ -64,7 +63,7 @@ def export_camtrap(source: SourceConfig, store: Store, settings: Settings, archi
         config={
             "kind": "camtrap-dp",
             "location_field": source.location_field,
-            "images": bare(source.images) if "://" in source.images else "",  # what is cut off from a picture's address
+            "images": redact_url(source.images) if "://" in source.images else "",  # what is cut off from a picture's address
             "merge_locations_within_m": source.merge_locations_within_m,
         },
         convert=lambda: converted(tables, source, where),
@@ -73,13 +72,13 @@ def export_camtrap(source: SourceConfig, store: Store, settings: Settings, archi
 
 def _from_folder(source: SourceConfig, settings: Settings) -> Getter:
     base = source.export.removesuffix(f"/{PACKAGE}") if source.export != PACKAGE else "."
-    remote = remote_at(base, settings)
+    remote = open_remote(base, settings)
 
     def get(name: str) -> bytes:
         try:
-            return remote.get(name)
+            return remote.read(name)
         except RemoteError as e:
-            raise ExportError(f"source {source.name!r}: expected a Camtrap DP with {name} at {bare(base)}: {e}; mend sources.export") from e
+            raise ExportError(f"source {source.name!r}: expected a Camtrap DP with {name} at {redact_url(base)}: {e}; mend sources.export") from e
 
     return get
 

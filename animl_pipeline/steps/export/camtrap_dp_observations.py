@@ -19,11 +19,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.config import SourceConfig
-from animl_pipeline.core.errors import ExportError
+from animl_pipeline.core.errors import ExportError, redact_url
 from animl_pipeline.integrations.animl import CameraDeployment
 from animl_pipeline.steps.export.problems import Problem
 from animl_pipeline.steps.export.to_coco import REVIEWED, UNIT, UNREVIEWED, Converted, Row, is_image
-from animl_pipeline.storage.remote import bare_address
 
 TYPES = {"blank": "empty", "human": "human", "vehicle": "vehicle", "unknown": "unknown"}
 """What an observation that names no taxon is called."""
@@ -118,7 +117,7 @@ def _image_list(media: pd.DataFrame, source: SourceConfig, problems: list[Proble
     name = media["fileName"].where(media["fileName"] != "", media["filePath"]) if "fileName" in media else media["filePath"]
     img = kind.str.startswith("image/")
     img[kind == ""] = name[kind == ""].map(is_image)
-    base = f"{bare_address(source.images).rstrip('/')}/"
+    base = f"{redact_url(source.images).rstrip('/')}/"
     inside = ~media["filePath"].str.contains("://", regex=False) | media["filePath"].str.startswith(base)
     for mask, problem in ((~img, "not_an_image"), (img & ~inside, "image_elsewhere")):
         problems += [(problem, m, p[:LONGEST]) for m, p in zip(media["mediaID"][mask], media["filePath"][mask], strict=True)]
@@ -126,7 +125,7 @@ def _image_list(media: pd.DataFrame, source: SourceConfig, problems: list[Proble
     if not len(kept) and (img & ~inside).any():
         base = common_base(media["filePath"][img & ~inside])
         raise ElsewhereError(
-            f"source {source.name!r}: expected pictures below sources.images ({bare_address(source.images)}), "
+            f"source {source.name!r}: expected pictures below sources.images ({redact_url(source.images)}), "
             f"found all {int(img.sum()):,} of the package below {base}; set sources.images to that",
             base,
         )

@@ -150,13 +150,13 @@ def _on_disk(source: SourceConfig, store: Store, settings: Settings) -> list[Lis
     found = sorted(_walked(base))
     warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # EXIF that is damaged: the picture has no date, which is counted
     memory = f"taken/{digest_of([str(base), READ_AS])[:16]}"
-    known = store.recall(memory)
+    known = store.read_index(memory)
     taken = {path: str(known[path]["taken"]) for path, stamp, _ in found if known.get(path, {}).get("stamp") == stamp}
     todo = [(path, stamp) for path, stamp, _ in found if path not in taken and is_image(path)]
     with track(f"dates of {source.name}", len(found), len(found) - len(todo)) as step:
         for batch in batches(todo, BATCH):
             new = {path: {"stamp": stamp, "taken": exif_taken(base / path)} for path, stamp in batch}
-            store.remember(memory, new)
+            store.add_to_index(memory, new)
             taken |= {path: str(record["taken"]) for path, record in new.items()}
             step(len(batch))
     return [Listed(path, size, taken.get(path, "")) for path, _, size in found]

@@ -7,9 +7,9 @@ from datetime import datetime
 from animl_pipeline.config import AnimlExportConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError, ExportUnreachableError
-from animl_pipeline.integrations.animl import Animl
+from animl_pipeline.integrations.animl import AnimlClient
 from animl_pipeline.steps.export.animl_export import filters_of
-from animl_pipeline.storage.remote import RemoteError
+from animl_pipeline.storage.remote_files import RemoteError
 
 
 def count_validated(source: SourceConfig, since: datetime | None, settings: Settings) -> int:
@@ -25,7 +25,7 @@ def count_validated(source: SourceConfig, since: datetime | None, settings: Sett
         raise ExportError(f"source {source.name!r}: expected animl://<project id> to watch, found {source.export}; a file does not tell what is new")
     filters = filters_of(source.animl or AnimlExportConfig()).model_copy(update={"validated_since": since})
     try:
-        with Animl(project, settings) as animl:
+        with AnimlClient(project, settings) as animl:
             return animl.count(filters)
     except RemoteError as e:
         kind = ExportUnreachableError if e.retryable else ExportError

@@ -11,9 +11,9 @@ from typing import Literal
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.config.sources import is_file
+from animl_pipeline.core.errors import redact_url
 from animl_pipeline.steps.export.archives import faults_named, own_names
 from animl_pipeline.steps.export.camtrap_dp import PACKAGE
-from animl_pipeline.storage.remote import bare_address
 
 Shape = Literal["folders", "package", "file"]
 """Pictures in folders, a Camtrap DP that is not packed, or one file (which may be a packed Camtrap DP)."""
@@ -42,7 +42,7 @@ def is_packed_package(source: SourceConfig, path: Path) -> bool:
     """
     if source.kind != "auto" or not zipfile.is_zipfile(path):
         return source.kind == "camtrap-dp"
-    with faults_named(bare_address(source.export)), zipfile.ZipFile(path) as archive:
+    with faults_named(redact_url(source.export)), zipfile.ZipFile(path) as archive:
         return any(n.rpartition("/")[2] == PACKAGE for n in own_names(archive))
 
 

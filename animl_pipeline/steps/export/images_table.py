@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.steps.export.columns import Bools, column, first_fit, sizes, text, texts
 from animl_pipeline.steps.export.problems import Problems
-from animl_pipeline.storage.remote import RemoteError, safe_name
+from animl_pipeline.storage.remote_files import RemoteError, check_relative_path
 
 COLUMNS = ("image_id", "file_name", "path", "location", "taken", "sequence", "width", "height")
 PLAIN_PATH = r"^\w\w[\w /.:'()+,&@=-]*$"
@@ -102,7 +102,7 @@ def _unsafe(paths: pa.StringArray) -> list[int]:
 
 def _is_safe(name: str) -> bool:
     try:
-        safe_name(name)
+        check_relative_path(name)
     except RemoteError:
         return False
     return True

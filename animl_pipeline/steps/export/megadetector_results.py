@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from animl_pipeline.config import MegadetectorConfig, SourceConfig
-from animl_pipeline.core.errors import ExportError
+from animl_pipeline.core.errors import ExportError, redact_url
 from animl_pipeline.core.records import Artifact
 from animl_pipeline.steps.export.class_folders import Meaning, read_layout
 from animl_pipeline.steps.export.columns import is_number, text
 from animl_pipeline.steps.export.problems import Problem
 from animl_pipeline.steps.export.to_coco import UNIT, UNREVIEWED, Converted, Row, is_image, is_safe, make_converted
-from animl_pipeline.storage.remote import bare_address as bare
 from animl_pipeline.storage.step_cache import Store
 
 
@@ -27,7 +26,7 @@ def export_megadetector(source: SourceConfig, data: bytes, store: Store) -> Arti
     Raises:
         ExportError: it is not that format, or nothing of it is left.
     """
-    found = _parsed(data, bare(source.export))
+    found = _parsed(data, redact_url(source.export))
     spec = source.megadetector or MegadetectorConfig()
     return make_converted(
         source,

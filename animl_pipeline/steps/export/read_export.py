@@ -15,12 +15,11 @@ from typing import IO, Any
 
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import ExportError
+from animl_pipeline.core.errors import ExportError, redact_url
 from animl_pipeline.steps.export import json_stream
 from animl_pipeline.steps.export.archives import own_names
-from animl_pipeline.storage.object_store import disk, disk_space
-from animl_pipeline.storage.remote import RemoteError, read_address
-from animl_pipeline.storage.remote import bare_address as bare
+from animl_pipeline.storage.object_store import disk_errors, full_disk_errors
+from animl_pipeline.storage.remote_files import RemoteError, read_path_or_url
 
 PARTS = ("images", "annotations", "categories")
 LARGEST = 16 << 30
@@ -37,7 +36,7 @@ def fetched(source: SourceConfig, settings: Settings, work: Path) -> Iterator[Pa
         return
     with scratch(work) as folder:
         path = folder / "fetched"
-        with disk(work):
+        with disk_errors(work):
             path.write_bytes(_bytes(source, settings))
         yield path
 
@@ -45,7 +44,7 @@ def fetched(source: SourceConfig, settings: Settings, work: Path) -> Iterator[Pa
 @contextmanager
 def scratch(work: Path) -> Iterator[Path]:
     """A folder of its own below ``work``, for as long as the block."""
-    with disk(work):
+    with disk_errors(work):
         work.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=work, prefix="export-", ignore_cleanup_errors=True)
     with folder as name:
@@ -62,11 +61,11 @@ def _local(source: SourceConfig, settings: Settings) -> Path | None:
 
 def _bytes(source: SourceConfig, settings: Settings) -> bytes:
     try:
-        return read_address(source.export, settings)
+        return read_path_or_url(source.export, settings)
     except RemoteError as e:
         hint = "" if "://" in source.export else " (relative paths start at ANIML_DATA)"
         raise ExportError(
-            f"source {source.name!r}: expected an export at {bare(source.export)}, found none: {e}; mend sources.export in the plan{hint}"
+            f"source {source.name!r}: expected an export at {redact_url(source.export)}, found none: {e}; mend sources.export in the plan{hint}"
         ) from e
 
 
@@ -99,7 +98,7 @@ def unpacked(path: Path, target: Path, where: str, largest: int) -> Path:
 def _copied(packed: IO[bytes] | gzip.GzipFile, target: Path, where: str, largest: int) -> Path:
     """``packed`` written to ``target``, as long as it is no bomb."""
     size = 0
-    with disk_space(target), target.open("wb") as f:
+    with full_disk_errors(target), target.open("wb") as f:
         while chunk := packed.read(_CHUNK):
             size += len(chunk)
             if size > largest:

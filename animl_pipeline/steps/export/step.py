@@ -8,7 +8,7 @@ from pathlib import Path
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.lila_datasets import LILA, lila_metadata
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import ExportError
+from animl_pipeline.core.errors import ExportError, redact_url
 from animl_pipeline.core.records import Artifact
 from animl_pipeline.steps.export.animl_export import export_project
 from animl_pipeline.steps.export.camtrap_dp import export_camtrap
@@ -18,7 +18,6 @@ from animl_pipeline.steps.export.detect_format import is_megadetector, is_packed
 from animl_pipeline.steps.export.megadetector_results import export_megadetector
 from animl_pipeline.steps.export.read_export import LARGEST, batches, fetched, scratch, unpacked
 from animl_pipeline.steps.export.write_tables import write_batches
-from animl_pipeline.storage.remote import bare_address as bare
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, sha256_of
 
 
@@ -58,7 +57,7 @@ def _from_file(source: SourceConfig, store: Store, settings: Settings) -> Artifa
     with fetched(source, settings, work) as packed, scratch(work) as folder:
         if is_packed_package(source, packed):
             return export_camtrap(source, store, settings, packed.read_bytes())
-        path = unpacked(packed, folder / "export.json", bare(source.export), LARGEST)
+        path = unpacked(packed, folder / "export.json", redact_url(source.export), LARGEST)
         return export_megadetector(source, path.read_bytes(), store) if is_megadetector(source, path) else _from_cct(source, path, store)
 
 
@@ -70,7 +69,7 @@ def _from_cct(source: SourceConfig, path: Path, store: Store) -> Artifact:
         kept = space.out / "export.json"
         shutil.copyfile(path, kept)
         if sha256_of(kept) != digest:
-            raise ExportError(f"{bare(source.export)} changed while it was read; run again when it is whole")
-        return write_batches(space, batches(kept, bare(source.export)), source)
+            raise ExportError(f"{redact_url(source.export)} changed while it was read; run again when it is whole")
+        return write_batches(space, batches(kept, redact_url(source.export)), source)
 
     return store.make(STEP, digests={"file": digest}, config=config, build=build)

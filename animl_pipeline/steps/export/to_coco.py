@@ -21,7 +21,7 @@ from animl_pipeline.steps.export.locations import Location, locations_table, mer
 from animl_pipeline.steps.export.problems import Problem
 from animl_pipeline.steps.export.read_export import batches
 from animl_pipeline.steps.export.write_tables import write_batches
-from animl_pipeline.storage.remote import RemoteError, safe_name
+from animl_pipeline.storage.remote_files import RemoteError, check_relative_path
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
 Row = dict[str, Any]
@@ -123,7 +123,7 @@ def is_image(name: str) -> bool:
 def is_safe(name: str) -> bool:
     """Whether a path stays below the pictures' place."""
     try:
-        safe_name(name)
+        check_relative_path(name)
     except RemoteError:
         return False
     return "://" not in name

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from animl_pipeline.config import SourceConfig
-from animl_pipeline.core.errors import ExportError
+from animl_pipeline.core.errors import ExportError, redact_url
 from animl_pipeline.core.records import Counts
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES, EXPORT_PROBLEMS
 from animl_pipeline.core.tables import write_table
@@ -20,7 +20,6 @@ from animl_pipeline.steps.export.images_table import COLUMNS as IMAGE_COLUMNS
 from animl_pipeline.steps.export.images_table import ImageRows
 from animl_pipeline.steps.export.problems import LOSES, Categories, Problem, Problems
 from animl_pipeline.steps.export.read_export import PARTS, Batch
-from animl_pipeline.storage.remote import bare_address as bare
 from animl_pipeline.storage.step_cache import StepOutput, Workspace
 
 __all__ = ["IMAGE_COLUMNS", "LOSES", "OBJECT_COLUMNS", "Problem", "write_batches", "write_tables"]
@@ -75,7 +74,7 @@ def write_batches(
     object_table = objects.table(image_table, categories.names(problems), problems)
     if not len(object_table):
         found = ", ".join(f"{n} {p.replace('_', ' ')}" for p, n in problems.most()) or "no annotations at all"
-        raise ExportError(f"{bare(source.export)}: nothing is left of {objects.seen} annotations: {found}; mend the export or choose another")
+        raise ExportError(f"{redact_url(source.export)}: nothing is left of {objects.seen} annotations: {found}; mend the export or choose another")
     write_table(space.out, EXPORT_IMAGES, image_table)
     write_table(space.out, EXPORT_ANNOTATIONS, object_table)
     write_table(space.out, EXPORT_PROBLEMS, problems.table())
