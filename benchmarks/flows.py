@@ -56,7 +56,7 @@ def rooms(plan_file: str) -> None:
     store = open_store(settings)
     (source,) = plan.sources
     exported = export.export_annotations(source, store, settings)
-    fetched = images.fetch_images(source, exported, labels.wanted_names(plan.labels, source.name, settings), store, settings, plan.images)
+    fetched = images.download_images(source, exported, labels.wanted_names(plan.labels, source.name, settings), store, settings, plan.images)
     labelled = labels.resolve_labels([labels.SourceSteps(source, exported, fetched)], plan.labels, store, settings)
     detected = detections.detect_animals(labelled, plan.detections, store, settings)
     cut = crops.extract_crops(labelled, detected, plan.crops, plan.model_input, store, settings)

@@ -1,4 +1,4 @@
-"""The drawn island: what the demo and its checks rely on."""
+"""The synthetic data set: what the demo and the tests rely on."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from PIL import Image
 from animl_pipeline.config import load_plan
 from animl_pipeline.core.errors import ImageError, StoreError
 from animl_pipeline.core.imaging import open_image
-from animl_pipeline.dev.synthetic import MARKER, draw_sample
+from animl_pipeline.dev.synthetic_dataset import MARKER, write_synthetic_dataset
+from animl_pipeline.dev.synthetic_images import SCENE_HEIGHT, SPECIES, WIDTH, Animal, draw_animal
 from tests.support.paths import ROOT
 
 PLAN = ROOT / "deployments" / "plans" / "sample.yaml"
 
 
 @pytest.fixture(scope="session")
-def island(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the drawn island."""
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the synthetic data set."""
     folder = tmp_path_factory.mktemp("data") / "sample"
-    assert draw_sample(folder)
+    assert write_synthetic_dataset(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def export(island: Path) -> dict[str, Any]:
+def export(dataset: Path) -> dict[str, Any]:
     """Its export, parsed."""
-    return dict(json.loads((island / "export.json").read_bytes()))
+    return dict(json.loads((dataset / "export.json").read_bytes()))
 
 
 def inside(box: list[float], image: dict[str, Any]) -> bool:
@@ -41,7 +42,7 @@ def inside(box: list[float], image: dict[str, Any]) -> bool:
     return x >= 0 and y >= 0 and w > 0 and h > 0 and x + w <= image.get("width", 640) and y + h <= image.get("height", 480)
 
 
-def drawn(export: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+def wanted(export: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Class, annotation and image of every object that the sample's plan wants and that is sound."""
     images = {i["id"]: i for i in export["images"]}
     names = {c["id"]: c["name"] for c in export["categories"]}
@@ -50,15 +51,15 @@ def drawn(export: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, A
     return [(c, a, i) for c, a, i in known if c and i and a["validated"] and (a.get("bbox") is None or inside(a["bbox"], i))]
 
 
-def test_it_says_that_it_is_drawn(island: Path, export: dict[str, Any]) -> None:
+def test_it_says_that_it_is_synthetic(dataset: Path, export: dict[str, Any]) -> None:
     assert "SYNTHETIC" in export["info"]["description"]
-    assert "SYNTHETIC" in (island / "README.txt").read_text()
+    assert "SYNTHETIC" in (dataset / "README.txt").read_text()
 
 
-def test_every_image_id_is_the_md5_of_its_file(island: Path, export: dict[str, Any]) -> None:
+def test_every_image_id_is_the_md5_of_its_file(dataset: Path, export: dict[str, Any]) -> None:
     absent = []
     for image in export["images"]:
-        path = island / "images" / image["file_name"]
+        path = dataset / "images" / image["file_name"]
         project, md5 = image["id"].split(":")
         assert image["file_name"] == f"{project}/{image['file_name'].split('/')[1]}/{image['location']}/{project}-{md5}.jpg"
         assert image["serving_bucket_key"] == f"original/{image['id']}-original.jpg"
@@ -70,10 +71,10 @@ def test_every_image_id_is_the_md5_of_its_file(island: Path, export: dict[str, A
     assert len({i["id"] for i in export["images"]}) == len(export["images"])
 
 
-def test_all_images_but_one_decode_and_have_the_size_that_the_export_says(island: Path, export: dict[str, Any]) -> None:
+def test_all_images_but_one_decode_and_have_the_size_that_the_export_says(dataset: Path, export: dict[str, Any]) -> None:
     broken = 0
     for image in export["images"]:
-        path = island / "images" / image["file_name"]
+        path = dataset / "images" / image["file_name"]
         try:
             img = open_image(path.read_bytes()) if path.exists() else None
         except ImageError:
@@ -85,7 +86,7 @@ def test_all_images_but_one_decode_and_have_the_size_that_the_export_says(island
 
 def test_every_class_occurs_at_six_locations_or_more_by_day_and_at_night(export: dict[str, Any]) -> None:
     locations, hours = defaultdict(set), defaultdict(set)
-    for class_id, _, image in drawn(export):
+    for class_id, _, image in wanted(export):
         locations[class_id].add(image["location"])
         hours[class_id].add(7 <= int(image["datetime"][11:13]) < 18)
     assert set(locations) == {"fox", "bird", "skunk", "rodent", "lizard"}
@@ -93,30 +94,30 @@ def test_every_class_occurs_at_six_locations_or_more_by_day_and_at_night(export:
     assert all(h == {True, False} for h in hours.values())
 
 
-def test_there_is_enough_to_learn_from_and_it_stays_small(island: Path, export: dict[str, Any]) -> None:
-    counts = Counter(class_id for class_id, _, _ in drawn(export))
+def test_there_is_enough_to_learn_from_and_it_stays_small(dataset: Path, export: dict[str, Any]) -> None:
+    counts = Counter(class_id for class_id, _, _ in wanted(export))
     assert 350 <= counts.total() <= 480
     assert min(counts.values()) >= 40
-    assert sum(p.stat().st_size for p in island.rglob("*") if p.is_file()) < 30e6
+    assert sum(p.stat().st_size for p in dataset.rglob("*") if p.is_file()) < 30e6
     empty = sum(a["category_id"] == 0 for a in export["annotations"])
     assert 0.10 <= empty / len(export["images"]) <= 0.20
 
 
-def test_between_two_frames_of_a_burst_only_what_is_in_the_boxes_changes(island: Path, export: dict[str, Any]) -> None:
+def test_between_two_images_of_a_sequence_only_what_is_in_the_boxes_changes(dataset: Path, export: dict[str, Any]) -> None:
     boxes = defaultdict(list)
     for annotation in export["annotations"]:
         boxes[annotation["image_id"]].append(annotation.get("bbox"))
-    bursts = defaultdict(list)
+    sequences = defaultdict(list)
     for image in export["images"]:
-        pixels = grey(island, image)
+        pixels = grey(dataset, image)
         if pixels is not None and all(boxes[image["id"]]):
-            bursts[image["location"], image["datetime"][:15]].append((pixels, boxes[image["id"]]))
+            sequences[image["location"], image["datetime"][:15]].append((pixels, boxes[image["id"]]))
     inside_change, outside_change = [], []
-    for (a, first), (b, second) in (burst[:2] for burst in bursts.values() if len(burst) > 1):
+    for (a, first), (b, second) in (sequence[:2] for sequence in sequences.values() if len(sequence) > 1):
         mask = np.zeros(a.shape, bool)
         for x, y, w, h in first + second:
             mask[y : y + h, x : x + w] = True
-        if not mask.all():  # not an empty burst
+        if not mask.all():  # not an empty sequence
             inside_change.append(np.abs(a - b)[mask].mean())
             outside_change.append(np.abs(a - b)[~mask].mean())
     assert len(inside_change) > 60
@@ -124,18 +125,18 @@ def test_between_two_frames_of_a_burst_only_what_is_in_the_boxes_changes(island:
     assert np.max(outside_change) < 12, "outside of the boxes only the sensor's noise changes"
 
 
-def grey(island: Path, image: dict[str, Any]) -> np.ndarray[Any, Any] | None:
+def grey(dataset: Path, image: dict[str, Any]) -> np.ndarray[Any, Any] | None:
     """A picture without its footer; None when it is missing or broken."""
     try:
-        return np.asarray(open_image((island / "images" / image["file_name"]).read_bytes()).convert("L"), float)[:456]
+        return np.asarray(open_image((dataset / "images" / image["file_name"]).read_bytes()).convert("L"), float)[:456]
     except (OSError, ImageError):
         return None
 
 
-def test_the_night_has_no_colour(island: Path, export: dict[str, Any]) -> None:
+def test_the_night_has_no_colour(dataset: Path, export: dict[str, Any]) -> None:
     seen = 0
     for image in export["images"][::7]:
-        path = island / "images" / image["file_name"]
+        path = dataset / "images" / image["file_name"]
         if not path.exists() or 5 <= int(image["datetime"][11:13]) < 20:
             continue
         rgb = np.asarray(open_image(path.read_bytes()), int)[:450]
@@ -160,61 +161,50 @@ def test_the_planted_faults_are_there(export: dict[str, Any]) -> None:
     assert sum(b == [0, 0, 640, 480] and a["category_id"] != 0 for a in annotations for b in [a.get("bbox")]) == 1, "a whole frame, not empty"
 
 
-def test_a_second_call_draws_nothing_and_a_changed_folder_is_mended(island: Path) -> None:
-    before = {p: p.stat().st_mtime_ns for p in island.rglob("*")}
-    assert not draw_sample(island)
-    assert {p: p.stat().st_mtime_ns for p in island.rglob("*")} == before
+def test_a_second_call_writes_nothing_and_leaves_the_files_as_they_are(dataset: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in dataset.rglob("*")}
+    assert not write_synthetic_dataset(dataset)
+    assert {p: p.stat().st_mtime_ns for p in dataset.rglob("*")} == before
 
 
-def test_the_same_seed_gives_the_same_bytes_and_a_killed_try_is_drawn_again(island: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_a_killed_run_is_done_again(dataset: Path, tmp_path: Path) -> None:
     folder = tmp_path / "again"
-    half = next(p for p in (island / "images").rglob("*.jpg")).relative_to(island)
+    half = next(p for p in (dataset / "images").rglob("*.jpg")).relative_to(dataset)
     (folder / half).parent.mkdir(parents=True)
     (folder / half).write_bytes(b"half a picture")  # as an older or a killed version left it, without a marker
-    assert draw_sample(folder)
-    files = sorted(p.relative_to(island) for p in island.rglob("*") if p.is_file())
+    assert write_synthetic_dataset(folder)
+    files = sorted(p.relative_to(dataset) for p in dataset.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    assert all((island / f).read_bytes() == (folder / f).read_bytes() for f in files)
+    assert all((dataset / f).read_bytes() == (folder / f).read_bytes() for f in files)
     (folder / half).unlink()
     marker = json.loads((folder / MARKER).read_bytes())
-    assert marker["files"][half.as_posix()] == (island / half).stat().st_size
+    assert marker["files"][half.as_posix()] == (dataset / half).stat().st_size
 
 
-def test_another_seed_plans_other_visits_and_draws_other_animals() -> None:
-    from animl_pipeline.dev.synthetic.animals import KINDS, draw_pose
-    from animl_pipeline.dev.synthetic.island import plan_visits
-
-    assert plan_visits(np.random.default_rng(0)) != plan_visits(np.random.default_rng(1))
-    assert plan_visits(np.random.default_rng(0)) == plan_visits(np.random.default_rng(0))
-    poses = {draw_pose(kind, np.random.default_rng(seed)) for kind in KINDS for seed in range(5)}
-    assert len(poses) == 5 * len(KINDS)
+def test_another_seed_gives_other_images(dataset: Path, tmp_path: Path) -> None:
+    assert write_synthetic_dataset(tmp_path / "other", seed=1)
+    assert (tmp_path / "other" / "export.json").read_bytes() != (dataset / "export.json").read_bytes()
 
 
 def test_a_folder_that_cannot_be_written_gives_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match="cannot be written"):
-        draw_sample(tmp_path / "file" / "sample")
+    with pytest.raises(StoreError):
+        write_synthetic_dataset(tmp_path / "file" / "sample")
 
 
-def test_a_box_of_an_animal_follows_its_outline() -> None:
-    from animl_pipeline.dev.synthetic.animals import KINDS, draw_pose, strokes_of
-    from animl_pipeline.dev.synthetic.bodies import Light, draw_body
-
-    light, flat = Light(0.3, -0.7, 0.6, 0.5), np.zeros((64, 64), np.float32)
-    for kind in KINDS:
-        pose = draw_pose(kind, np.random.default_rng(3))
-        strokes = strokes_of(pose)
-        sprite = draw_body(strokes, 100.0, light, flat)
-        rows, columns = np.nonzero(sprite.cover > 0.5)
-        right = max(max(s.ax + s.ra, s.bx + s.rb) for s in strokes if not s.mark) * 100
-        low = min(min(s.ay - s.ra, s.by - s.rb) for s in strokes if not s.mark) * 100
-        assert abs(sprite.left + columns.max() - right) < 6
-        assert abs(-(sprite.top + rows.max()) - low) < 6
-        assert 0 <= sprite.cover.min() <= sprite.cover.max() <= 1
-        assert np.isfinite(sprite.rgb).all()
+@pytest.mark.parametrize("species", sorted(SPECIES))
+def test_the_box_of_an_animal_follows_its_outline(species: str) -> None:
+    empty = np.full((SCENE_HEIGHT, WIDTH, 3), 128, np.float32)
+    canvas = empty.copy()
+    box = draw_animal(canvas, Animal(species, WIDTH / 2, SCENE_HEIGHT - 20, 150, 1, 0.4), night=False)
+    assert box is not None
+    rows, columns = np.nonzero(np.abs(canvas - empty).max(axis=-1) > 1)
+    x, y, width, height = box
+    assert abs(x - columns.min()) <= 2 >= abs(y - rows.min())
+    assert abs(x + width - columns.max() - 1) <= 2 >= abs(y + height - rows.max() - 1)
 
 
-def test_images_are_jpegs_of_their_own(island: Path) -> None:
-    paths = list((island / "images").rglob("*.jpg"))
+def test_images_are_jpegs_of_their_own(dataset: Path) -> None:
+    paths = list((dataset / "images").rglob("*.jpg"))
     assert len({hashlib.sha256(p.read_bytes()).digest() for p in paths}) == len(paths)
     assert Image.open(io.BytesIO(paths[0].read_bytes())).format == "JPEG"

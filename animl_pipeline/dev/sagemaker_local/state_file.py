@@ -10,7 +10,7 @@ from typing import Any
 
 from animl_pipeline.core.errors import StoreError
 from animl_pipeline.dev.sagemaker_local.api_validation import arn, invalid
-from animl_pipeline.storage.object_store import write_whole
+from animl_pipeline.storage.object_store import write_atomic
 
 KINDS = {"model": "Model", "endpoint-config": "EndpointConfig", "endpoint": "Endpoint", "training-job": "TrainingJob"}
 """The kind as an ARN writes it → as an operation's name writes it."""
@@ -105,4 +105,4 @@ class Ledger:
             raise StoreError(f"{self._path} is not the state of a local SageMaker; move it away or give another folder with --state") from e
 
     def _write(self) -> None:
-        write_whole(self._path, json.dumps({"entries": self._all, "tags": self._tags}, indent=1).encode())
+        write_atomic(self._path, json.dumps({"entries": self._all, "tags": self._tags}, indent=1).encode())
