@@ -17,7 +17,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
  && cd /opt/endpoint/lib/python3*/site-packages \
  && find . -type d -name tests -prune -exec rm -rf {} + \
  && rm -rf onnxruntime/tools onnxruntime/transformers onnxruntime/quantization numpy/_core/include numpy/f2py numpy/_core/lib
-COPY animl_pipeline/__init__.py animl_pipeline/core/errors.py animl_pipeline/core/records.py animl_pipeline/core/imaging.py animl_pipeline/inference/classifier.py /opt/program/animl_pipeline/
+COPY animl_pipeline/__init__.py animl_pipeline/core/errors.py animl_pipeline/core/artifacts.py animl_pipeline/core/boxes.py animl_pipeline/core/model_card.py animl_pipeline/core/imaging.py animl_pipeline/inference/classifier.py /opt/program/animl_pipeline/
 COPY animl_pipeline/serve/ /opt/program/animl_pipeline/serve/
 RUN /opt/endpoint/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/endpoint/lib /opt/program
 

@@ -1,0 +1,173 @@
+"""What an evaluation found: scores on the test set, the comparison with the champion, the verdict.
+
+An interval is a 95 % interval from a bootstrap over locations. It is None if fewer than two locations have examples.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from animl_pipeline.core.artifacts import Artifact, Counts, Digest, Record, Share
+
+Interval = tuple[float, float]
+"""Lower and upper end of a 95 % interval."""
+Verdict = Literal["promote", "hold", "need_more_data"]
+
+
+class ClassScores(Record):
+    """One class on the test set. ``average_precision`` is None if the test set has no example of the class."""
+
+    id: str
+    examples: int
+    locations: int
+    precision: float
+    recall: float
+    f1: float
+    average_precision: float | None
+    precision_interval: Interval | None = None
+    recall_interval: Interval | None = None
+    f1_interval: Interval | None = None
+    average_precision_interval: Interval | None = None
+
+
+class OperatingPoint(Record):
+    """Recall and precision of one class at its threshold."""
+
+    examples: int
+    locations: int
+    recall: float | None = Field(description="None if there is no example of the class")
+    precision: float | None = Field(description="None if no crop is predicted to be this class")
+    false_alarms_per_1000: float = Field(description="crops of other classes predicted to be this class, of 1000 crops")
+
+
+class Threshold(Record):
+    """The threshold of one class, the aim it was chosen for, and its recall and precision on val and test."""
+
+    id: str
+    group: Literal["invasive", "native"]
+    aim: str
+    value: Share
+    aim_met: bool = Field(description="whether the threshold reaches the aim on val")
+    val: OperatingPoint
+    test: OperatingPoint | None = None
+    recall_interval: Interval | None = Field(default=None, description="of the recall on test")
+    precision_interval: Interval | None = Field(default=None, description="of the precision on test")
+
+
+class Calibration(Record):
+    """The expected calibration error on the test set, in 15 equal bins: how far probabilities are from the share of right answers.
+
+    ``ece_limit_by_chance``: a perfectly calibrated model stays below it on 95 of 100 test sets of this size.
+    """
+
+    temperature: float
+    ece_before: float = Field(description="before temperature scaling")
+    ece_after: float = Field(description="after temperature scaling")
+    ece_limit_by_chance: float
+    unknown_share: float = Field(description="share of test crops that reach no class's threshold")
+    accuracy_of_known: float | None = Field(description="of the other crops, the share whose likeliest class is right")
+
+
+class SliceScores(Record):
+    """The scores on one slice of the test set. ``by`` is the property that slices are made by, such as the location."""
+
+    by: str
+    name: str
+    examples: int
+    locations: int
+    accuracy: float
+    macro_f1: float | None = Field(description="None with fewer than two classes")
+    accuracy_interval: Interval | None = None
+    macro_f1_interval: Interval | None = None
+    left_out: int = 0
+
+
+class EquivalentScores(Record):
+    """The scores if the plan's equivalent classes count as right: class id → (precision, recall, f1)."""
+
+    accuracy: float
+    macro_f1: float
+    classes: dict[str, tuple[float, float, float]]
+
+
+class ClassComparison(Record):
+    """One class: challenger minus champion, on the same crops. Pairs are (champion, challenger)."""
+
+    id: str
+    examples: int
+    locations: int
+    recall: tuple[float, float]
+    f1: tuple[float, float]
+    recall_change: float
+    recall_interval: Interval | None
+    f1_change: float
+    f1_interval: Interval | None
+    average_precision_change: float
+    average_precision_interval: Interval | None
+    recall_at_threshold: tuple[float, float] | None = Field(default=None, description="each at its model's own threshold, if both have one")
+    recall_at_threshold_interval: Interval | None = Field(default=None, description="of the change")
+
+
+class Comparison(Record):
+    """Champion (the released model) and challenger (the new one) on the test crops whose class both know."""
+
+    champion: str = Field(description="the champion's version")
+    package: Digest
+    examples: int
+    locations: int
+    left_out: int = Field(description="test crops of classes that the champion does not know")
+    added_classes: tuple[str, ...] = Field(description="classes that only the challenger knows")
+    removed_classes: tuple[str, ...] = Field(description="classes that only the champion knows")
+    removed_invasive: tuple[str, ...] = Field(default=(), description="those that the champion's plan calls invasive")
+    own_model_input: bool = Field(description="whether the champion's model input differs, so that its crops were made again")
+    macro_f1: tuple[float, float]
+    macro_f1_change: float
+    macro_f1_interval: Interval | None
+    macro_average_precision: tuple[float, float]
+    macro_average_precision_change: float
+    macro_average_precision_interval: Interval | None
+    classes: tuple[ClassComparison, ...]
+
+
+class Metrics(Record):
+    """All results of an evaluation. Macro means are over the classes that the test set has.
+
+    ``confusion[i][j]`` counts examples of class i that were predicted as class j, in the order of ``classes``.
+    """
+
+    examples: int
+    locations: int
+    accuracy: float
+    macro_precision: float
+    macro_recall: float
+    macro_f1: float
+    macro_average_precision: float
+    classes: tuple[ClassScores, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    accuracy_interval: Interval | None = None
+    macro_f1_interval: Interval | None = None
+    macro_average_precision_interval: Interval | None = None
+    calibration: Calibration | None = None
+    thresholds: tuple[Threshold, ...] = ()
+    slices: tuple[SliceScores, ...] = ()
+    with_equivalents: EquivalentScores | None = None
+    comparison: Comparison | None = None
+    verdict: Verdict | None = None
+    reasons: tuple[str, ...] = Field(default=(), description="of the verdict, in words, the most important first")
+
+
+class Report(Record):
+    """The result of a training run: scores, the artifacts that hold model, report and package, and the counts of each step."""
+
+    model: str
+    version: str
+    headline: str
+    metrics: Metrics
+    model_artifact: Artifact
+    evaluation: Artifact
+    package: Artifact
+    step_counts: tuple[tuple[str, Counts], ...] = ()
+    verdict: Verdict | None = Field(default=None, description="None if there is no verdict")
+    reasons: tuple[str, ...] = Field(default=(), description="of the verdict, in words")

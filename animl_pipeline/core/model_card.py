@@ -1,0 +1,72 @@
+"""The description of a packaged model: its input, its classes, and where it comes from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from animl_pipeline.core.artifacts import Digest, Record, Share
+
+_StandardDeviation = Annotated[float, Field(gt=0, le=1)]
+
+
+class ModelInput(Record):
+    """How a box becomes the model's input: squared, resized and normalised (``core.imaging`` does it).
+
+    ``margin`` widens the square by this share of its side on every side. ``mean`` and ``std`` are of RGB values in 0-1.
+    """
+
+    size: int = Field(default=224, ge=32, le=1024, description="side of the model's square input, in pixels")
+    margin: float = Field(default=0.0, ge=0, le=1, description="share of the square's side added on every side")
+    mean: tuple[Share, Share, Share] = (0.485, 0.456, 0.406)
+    std: tuple[_StandardDeviation, _StandardDeviation, _StandardDeviation] = (0.229, 0.224, 0.225)
+
+
+class ClassInfo(Record):
+    """One class. ``id`` is its key in the endpoint's answers and in Animl's MLModel categories; ``name`` is for people."""
+
+    id: str
+    name: str
+
+    @model_validator(mode="after")
+    def _valid_mongodb_key(self) -> Self:
+        # Class ids become map keys in MongoDB (no '.', no leading '$').
+        if not self.id or "." in self.id or self.id.startswith("$"):
+            raise ValueError(f"a class id must not be empty, contain '.' or begin with '$': {self.id!r}")
+        return self
+
+
+class Agreement(Record):
+    """How much torch and ONNX differ on the same crops: the largest absolute difference of a probability."""
+
+    max_abs: float = Field(ge=0)
+    crops: int = Field(ge=0)
+
+
+class ModelCard(Record):
+    """What a packaged model is and how it was made. It is card.json inside model.tar.gz.
+
+    It holds no times and no machine names, so the same training gives the same package, byte for byte.
+    Until the calibration step, the temperature is 1 and ``thresholds`` is empty. ``metrics`` is empty until the model was scored
+    on the test set. A class is predicted if its probability reaches its threshold; if no class's does, the animal is unknown.
+    """
+
+    format: int = 1
+    model: str
+    version: str
+    architecture: str
+    classes: tuple[ClassInfo, ...] = Field(min_length=2)
+    model_input: ModelInput
+    temperature: float = Field(default=1.0, gt=0)
+    thresholds: dict[str, Share] = Field(default={}, description="class id → lowest probability at which the class is predicted")
+    onnx_sha256: Digest
+    agreement: Agreement
+    data_digest: Digest
+    weights: str
+    plan: dict[str, Any]
+    metrics: dict[str, Any] = {}
+
+    def class_ids(self) -> tuple[str, ...]:
+        """The class ids in the order of the model's outputs."""
+        return tuple(c.id for c in self.classes)
