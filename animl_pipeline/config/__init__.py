@@ -7,16 +7,40 @@ at the settings' data folder, so that a plan holds on another machine.
 from animl_pipeline.config.detection import CropsConfig, DetectionsConfig
 from animl_pipeline.config.evaluation import AimConfig, AuditConfig, GateConfig, ThresholdsConfig, UnknownConfig
 from animl_pipeline.config.labels import ClassConfig, LabelsConfig, TaxonConfig, TaxonomyConfig
-from animl_pipeline.config.plan import Plan
+from animl_pipeline.config.plan import Plan, WatchConfig
 from animl_pipeline.config.plan_file import Overrides, check_plan, find_plan, load_plan
-from animl_pipeline.config.release import BatchEndpointConfig, EndpointConfig, PackageConfig, RegisterConfig, ReleaseConfig
+from animl_pipeline.config.release import BatchEndpointConfig, PackageConfig, PlannedEndpoint, RegisterConfig, ReleaseConfig
 from animl_pipeline.config.sources import AnimlExportConfig, ImagesConfig, MegadetectorConfig, SourceConfig
 from animl_pipeline.config.splits import SplitsConfig
 from animl_pipeline.config.training import TrainingConfig
-from animl_pipeline.config.triggers import WatchConfig
 
 __all__ = [
-    "AimConfig", "AnimlExportConfig", "AuditConfig", "BatchEndpointConfig", "ClassConfig", "CropsConfig", "DetectionsConfig", "EndpointConfig", "GateConfig", "ImagesConfig",
-    "LabelsConfig", "MegadetectorConfig", "Overrides", "PackageConfig", "Plan", "RegisterConfig", "ReleaseConfig", "SourceConfig", "SplitsConfig", "TaxonConfig",
-    "TaxonomyConfig", "ThresholdsConfig", "TrainingConfig", "UnknownConfig", "WatchConfig", "check_plan", "find_plan", "load_plan",
+    "AimConfig",
+    "AnimlExportConfig",
+    "AuditConfig",
+    "BatchEndpointConfig",
+    "ClassConfig",
+    "CropsConfig",
+    "DetectionsConfig",
+    "GateConfig",
+    "ImagesConfig",
+    "LabelsConfig",
+    "MegadetectorConfig",
+    "Overrides",
+    "PackageConfig",
+    "Plan",
+    "PlannedEndpoint",
+    "RegisterConfig",
+    "ReleaseConfig",
+    "SourceConfig",
+    "SplitsConfig",
+    "TaxonConfig",
+    "TaxonomyConfig",
+    "ThresholdsConfig",
+    "TrainingConfig",
+    "UnknownConfig",
+    "WatchConfig",
+    "check_plan",
+    "find_plan",
+    "load_plan",
 ]  # fmt: skip

@@ -6,8 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from animl_pipeline.config.fields import Count, PathOrUrl
-from animl_pipeline.core.records import Record
+from animl_pipeline.config.value_types import Count, PathOrUrl
+from animl_pipeline.core.artifacts import Record
 
 
 class DetectionsConfig(Record):

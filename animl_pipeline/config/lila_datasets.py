@@ -1,6 +1,6 @@
-"""Well-known camera-trap sets of LILA (lila.science) by name: where their metadata and pictures lie below any of LILA's mirrors.
+"""Camera-trap data sets of LILA (lila.science) by name: the paths of their metadata and images below any of LILA's mirrors.
 
-The paths stand in lila_datasets.csv, as LILA publishes them; they are the same in its buckets at Google, AWS and Azure.
+``lila_datasets.csv`` holds the paths as LILA publishes them; they are the same in its buckets at Google, AWS and Azure.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import NamedTuple
 LILA = "lila://"
 
 
-class LilaSet(NamedTuple):
-    """One set: what it is, and its paths below a mirror. Counts are LILA's, for a first idea of what comes."""
+class LilaDataset(NamedTuple):
+    """One data set. ``metadata`` and ``images`` are paths below a mirror; the counts are LILA's."""
 
     name: str
     title: str
@@ -26,36 +26,36 @@ class LilaSet(NamedTuple):
 
 
 @cache
-def lila_sets() -> dict[str, LilaSet]:
-    """The known sets by name."""
-    with (Path(__file__).parent / "lila_datasets.csv").open(encoding="utf-8", newline="") as f:
+def lila_datasets() -> dict[str, LilaDataset]:
+    """The known data sets by name."""
+    with Path(__file__).with_suffix(".csv").open(encoding="utf-8", newline="") as f:
         rows = [
-            LilaSet(r["name"], r["title"], r["metadata"], r["images"], int(r["image_count"]), int(r["boxes"]), int(r["locations"]))
+            LilaDataset(r["name"], r["title"], r["metadata"], r["images"], int(r["image_count"]), int(r["boxes"]), int(r["locations"]))
             for r in csv.DictReader(f)
         ]
     return {row.name: row for row in rows}
 
 
-def lila_set(address: str) -> LilaSet:
-    """The set that ``lila://<name>`` means.
+def lila_dataset(address: str) -> LilaDataset:
+    """The data set that ``lila://<name>`` names.
 
     Raises:
-        ValueError: it is not known; says which are.
+        ValueError: it is not known; the message lists the known ones.
     """
     name = address.removeprefix(LILA)
-    if name not in lila_sets():
+    if name not in lila_datasets():
         raise ValueError(
-            f"export: expected lila://<set>, a set being one of {', '.join(lila_sets())}; found {name!r} "
-            "(any other is read by the https:// address of its metadata)"
+            f"export: expected lila://<data set> with one of {', '.join(lila_datasets())}; found {name!r} "
+            "(for any other set, give the https:// address of its metadata)"
         )
-    return lila_sets()[name]
+    return lila_datasets()[name]
 
 
 def lila_metadata(address: str, mirror: str) -> str:
-    """Where the metadata of ``lila://<name>`` lie below a mirror."""
-    return f"{mirror.rstrip('/')}/{lila_set(address).metadata}"
+    """The address of the metadata of ``lila://<name>`` in a mirror."""
+    return f"{mirror.rstrip('/')}/{lila_dataset(address).metadata}"
 
 
 def lila_images(address: str, mirror: str) -> str:
-    """Where the pictures of ``lila://<name>`` lie below a mirror."""
-    return f"{mirror.rstrip('/')}/{lila_set(address).images}"
+    """The base address of the images of ``lila://<name>`` in a mirror."""
+    return f"{mirror.rstrip('/')}/{lila_dataset(address).images}"

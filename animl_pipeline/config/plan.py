@@ -1,4 +1,4 @@
-"""One project's plan, made of its parts."""
+"""The plan of one project: all sections of its YAML file."""
 
 from __future__ import annotations
 
@@ -9,20 +9,26 @@ from pydantic import Field, model_validator
 
 from animl_pipeline.config.detection import CropsConfig, DetectionsConfig
 from animl_pipeline.config.evaluation import AuditConfig, GateConfig, ThresholdsConfig
-from animl_pipeline.config.fields import Name, short
 from animl_pipeline.config.labels import LabelsConfig
 from animl_pipeline.config.release import PackageConfig, ReleaseConfig
 from animl_pipeline.config.sources import ImagesConfig, SourceConfig
 from animl_pipeline.config.splits import SplitsConfig
 from animl_pipeline.config.training import TrainingConfig
-from animl_pipeline.config.triggers import WatchConfig
-from animl_pipeline.core.records import ClassInfo, ModelInput, Record
+from animl_pipeline.config.value_types import Name, shorten
+from animl_pipeline.core.artifacts import Record
+from animl_pipeline.core.model_card import ClassInfo, ModelInput
+
+
+class WatchConfig(Record):
+    """When the flow `watch` starts a training."""
+
+    new_images: int = Field(default=500, ge=1, le=10**9, description="start when people have validated this many images since the last training")
 
 
 class Plan(Record):
     """One project's plan."""
 
-    model: Name = Field(description="names the model, its packages and its endpoint")
+    model: Name = Field(description="name of the model, its packages and its endpoint")
     description: str = ""
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     labels: LabelsConfig
@@ -40,35 +46,38 @@ class Plan(Record):
     watch: WatchConfig = WatchConfig()
 
     @model_validator(mode="after")
-    def _names_differ(self) -> Self:
+    def _sections_fit_together(self) -> Self:
         names = [s.name for s in self.sources]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
-            raise ValueError(f"sources: two have the name {twice[0]!r}; names keep places apart, so each needs its own")
+            raise ValueError(f"sources: two have the name {twice[0]!r}; every source needs its own, because it keeps locations apart")
         self.labels.check_sources(names)
         self.splits.check_locations({s.namespace() for s in self.sources})
         if self.splits.val + self.splits.test >= 0.9:
-            raise ValueError("splits: val and test leave less than a tenth to train")
+            raise ValueError("splits: val and test leave less than a tenth of the crops to train on")
         self.thresholds.check(tuple(self.labels.classes))
+        self._check_endpoint_names()
+        unknown = sorted((self.release.register_.named_classes() if self.release.register_ else set()) - set(self.labels.classes))
+        if unknown:
+            raise ValueError(f"release.register: {unknown[0]!r} is not a class of labels.classes ({', '.join(self.labels.classes)})")
+        return self
+
+    def _check_endpoint_names(self) -> None:
         endpoints = self.release.endpoints(self.model, "0" * 12)
         for name in (e.endpoint for e in endpoints):
             if not re.fullmatch(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", name):
                 raise ValueError(
-                    f"release.endpoint: {short(name)} is no name for SageMaker: at most 63 letters, digits and '-', no '-' at either end"
+                    f"release.endpoint: SageMaker takes at most 63 letters, digits and '-', with no '-' at either end; found {shorten(name)}"
                 )
         if len({e.endpoint for e in endpoints}) < len(endpoints):
             raise ValueError(
                 f"release: both endpoints would be called {endpoints[0].endpoint!r}; put {{purpose}} or {{concurrency}} into release.endpoint"
             )
-        strangers = sorted((self.release.register_.named_classes() if self.release.register_ else set()) - set(self.labels.classes))
-        if strangers:
-            raise ValueError(f"release.register: {strangers[0]!r} is no class of labels.classes ({', '.join(self.labels.classes)})")
-        return self
 
     def classes(self) -> tuple[ClassInfo, ...]:
         """The classes in the plan's order, which is the order of the model's outputs."""
         return tuple(ClassInfo(id=c, name=c) for c in self.labels.classes)
 
     def endpoint_name(self, version: str = "") -> str:
-        """The (first) endpoint's name: stable, or that of a version where the plan switches by SSM."""
+        """The name of the (first) endpoint; where the plan switches by SSM, of one version's endpoint."""
         return self.release.endpoints(self.model, version)[0].endpoint

@@ -1,4 +1,4 @@
-"""How places are shared out to train, val and test."""
+"""The plan's section `splits`: how locations are divided into train, val and test."""
 
 from __future__ import annotations
 
@@ -8,53 +8,55 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from animl_pipeline.config.fields import Seed
-from animl_pipeline.core.records import Record
+from animl_pipeline.config.value_types import Seed
+from animl_pipeline.core.artifacts import Record
 
 
 class SplitsConfig(Record):
-    """How places are shared out. A place is on one side only, always."""
+    """How locations are divided into train, val and test. A location is always in one split only."""
 
-    val: float = Field(default=0.15, gt=0, lt=0.5)
-    test: float = Field(default=0.2, gt=0, lt=0.5)
+    val: float = Field(default=0.15, gt=0, lt=0.5, description="share of the crops in val")
+    test: float = Field(default=0.2, gt=0, lt=0.5, description="share of the crops in test")
     seed: Seed = 0
-    tries: int = Field(default=20, ge=1, le=10**6, description="rounds of the search for balanced shares, at most")
-    min_per_class: int = Field(default=10, ge=1, description="examples of each class in val and in test, where they can be had")
-    min_locations_per_class: int = Field(default=1, ge=1, description="places with each class in val and in test, where they can be had")
-    train_only: tuple[str, ...] = Field(default=(), description="places that are never tested on, as <source>/<place>")
-    test_only: tuple[str, ...] = Field(default=(), description="places that are never trained on, as <source>/<place>")
-    train_only_before: datetime.date | None = Field(default=None, description="pictures taken before this day are only trained on")
-    test_only_after: datetime.date | None = Field(default=None, description="pictures taken on this day or later are only tested on")
+    max_rounds: int = Field(default=20, ge=1, le=10**6, description="at most this many rounds of the search for balanced splits")
+    min_per_class: int = Field(default=10, ge=1, description="crops of each class in val and in test, where there are enough")
+    min_locations_per_class: int = Field(default=1, ge=1, description="locations with each class in val and in test, where there are enough")
+    train_only: tuple[str, ...] = Field(default=(), description="locations that are never used for testing, as <source>/<location>")
+    test_only: tuple[str, ...] = Field(default=(), description="locations that are never used for training, as <source>/<location>")
+    train_only_before: datetime.date | None = Field(default=None, description="images taken before this day are only used for training")
+    test_only_after: datetime.date | None = Field(default=None, description="images taken on this day or later are only used for testing")
     unknown_location: Literal["drop", "train"] = Field(
-        default="drop", description="pictures that do not say where they were taken: a test place may be among them"
+        default="drop", description="images without a location; careful with train: they may show a location of the test set"
     )
     sequence_gap_seconds: float = Field(
-        default=5, ge=0, le=3600, description="pictures so close in time may be one burst, where there are no sequences"
+        default=5, ge=0, le=3600, description="where an export has no sequences, images this close in time count as one sequence"
     )
-    near_duplicate_bits: int | None = Field(default=12, ge=0, le=20, description="of 128 bits that copies may differ in; null: not looked for")
-    test_set: int = Field(default=1, ge=1, description="raised by one, the frozen test set is thawed and drawn anew")
+    near_duplicate_bits: int | None = Field(
+        default=12, ge=0, le=20, description="near-duplicates differ in at most this many of 128 bits; null: do not look for them"
+    )
+    test_set: int = Field(default=1, ge=1, description="number of the frozen test set; a higher number starts a new test set")
 
     @model_validator(mode="after")
-    def _one_side_each(self) -> Self:
+    def _check_exclusive(self) -> Self:
         both = sorted(set(self.train_only) & set(self.test_only))
         if both:
-            raise ValueError(f"the place {both[0]!r} is in train_only and in test_only; a place lies on one side")
+            raise ValueError(f"the location {both[0]!r} is in train_only and in test_only; a location is in one split only")
         if self.train_only_before and self.test_only_after and self.test_only_after < self.train_only_before:
             raise ValueError(
                 f"test_only_after ({self.test_only_after}) is before train_only_before ({self.train_only_before}): "
-                "pictures taken between them could be on no side"
+                "images taken between them could be in no split"
             )
         return self
 
-    def check_locations(self, spaces: Collection[str]) -> None:
-        """See that each place that is named could be one of the sources'.
+    def check_locations(self, namespaces: Collection[str]) -> None:
+        """Check that each named location can be one of the sources' locations.
 
         Raises:
-            ValueError: one has no source's name (or `places`) before it.
+            ValueError: a location does not start with a source's name (or `location_namespace`).
         """
         for key, names in (("train_only", self.train_only), ("test_only", self.test_only)):
             for name in names:
-                space, _, location = name.partition("/")
-                if space not in spaces or not location:
-                    known = ", ".join(f"{s}/<place>" for s in sorted(spaces))
+                namespace, _, location = name.partition("/")
+                if namespace not in namespaces or not location:
+                    known = ", ".join(f"{n}/<location>" for n in sorted(namespaces))
                     raise ValueError(f"splits.{key}: expected {known}, found {name!r}")

@@ -1,4 +1,4 @@
-"""The plan: what loads, and the one line that says what does not fit."""
+"""Plans: which ones load, and how an error is explained."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from animl_pipeline.config import LabelsConfig, Plan, check_plan, load_plan
+from animl_pipeline.config.renamed_keys import RENAMED
 from animl_pipeline.core.errors import PlanError
 from tests.support.paths import ROOT
 
@@ -27,14 +28,13 @@ def plan_data(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def fault(data: dict[str, Any]) -> str:
-    """The line that a faulty plan gives."""
+def fault(data: dict[str, Any]) -> PlanError:
+    """The error of a plan that does not fit: one line that begins with the plan's file."""
     with pytest.raises(PlanError) as caught:
         check_plan(data, "my.yaml")
-    line = str(caught.value)
-    assert line.startswith("my.yaml: ")
-    assert "\n" not in line
-    return line
+    assert str(caught.value).startswith("my.yaml: ")
+    assert "\n" not in str(caught.value)
+    return caught.value
 
 
 @pytest.mark.parametrize("path", sorted(PLANS.glob("*.yaml")), ids=lambda p: p.stem)
@@ -55,168 +55,191 @@ def test_santa_cruz_island_is_trained_as_its_people_do() -> None:
     assert (plan.train.backbone, plan.model_input.size, plan.train.epochs, plan.train.lr) == ("tf_efficientnet_b3", 300, 50, 3e-5)
     assert plan.train.sampling == "label_weighted"
     assert plan.model_input.mean == (0.485, 0.456, 0.406)
-    assert plan.sources[0].key == "serving_bucket_key"
+    assert plan.sources[0].path_field == "serving_bucket_key"
     assert (plan.release.memory_mb, plan.endpoint_name()) == (6144, "santa-cruz-island-concurrency-20")
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "key", "known"),
     [
-        ({"modle": "x"}, ["'modle' is not known", "sources"]),
-        ({"train": {"epoch": 3}}, ["'train.epoch' is not known", "epochs", "backbone"]),
-        ({"sources": [{"name": "a", "export": "a.json", "images": "i", "keys": "file_name"}]}, ["'sources.0.keys' is not known", "location_field"]),
-        ({"labels": {"classes": {"fox": {"form": ["fox"]}, "bird": ["bird"]}}}, ["labels.classes.fox"]),
-        ({"labels": {"classes": {"fox": {"from": ["fox"], "max": 3}, "bird": ["bird"]}}}, ["'labels.classes.fox.max' is not known", "max_count"]),
+        ({"modle": "x"}, "modle", "sources"),
+        ({"train": {"epoch": 3}}, "train.epoch", "epochs"),
+        ({"sources": [{"name": "a", "export": "a.json", "images": "i", "keys": "file_name"}]}, "sources.0.keys", "location_field"),
+        ({"labels": {"classes": {"fox": {"from": ["fox"], "max": 3}, "bird": ["bird"]}}}, "labels.classes.fox.max", "max_count"),
     ],
 )
-def test_a_wrong_key_is_named_with_the_keys_that_are_known_there(changes: dict[str, Any], words: list[str]) -> None:
-    line = fault(plan_data(**changes))
-    assert all(word in line for word in words), line
+def test_an_unknown_key_is_named_with_the_known_keys_of_its_section(changes: dict[str, Any], key: str, known: str) -> None:
+    error = fault(plan_data(**changes))
+    assert (error.code, error.details["keys"]) == ("extra_forbidden", [key])
+    assert known in str(error)
+
+
+@pytest.mark.parametrize("old", sorted(RENAMED))
+def test_an_old_key_is_refused_with_its_new_name(old: str) -> None:
+    section, _, key = old.rpartition(".")
+    value: Any = {key: 1}
+    source: dict[str, Any] = {"name": "a", "export": "animl://p" if "animl" in section else "a.json", "images": "images"}
+    if section == "labels.classes":
+        data = plan_data(labels={"classes": {"fox": {"from": ["fox"]} | value, "bird": ["bird"]}})
+    elif section == "labels":
+        data = plan_data(labels={"classes": {"fox": ["fox"], "bird": ["bird"]}} | value)
+    elif section.startswith("sources"):
+        data = plan_data(sources=[source | ({"animl": value} if section.endswith("animl") else value)])
+    else:
+        for part in reversed(section.split(".") if section else []):
+            value = {part: value}
+        data = plan_data(**value)
+    error = fault(data)
+    assert error.code == "extra_forbidden"
+    assert f"is now called {RENAMED[old]!r}" in str(error)
 
 
 @pytest.mark.parametrize("key", ["model", "sources", "labels"])
-def test_a_missing_key_is_named(key: str) -> None:
+def test_a_missing_section_is_named(key: str) -> None:
     data = plan_data()
     del data[key]
-    assert f"the key '{key}' is missing" in fault(data)
+    error = fault(data)
+    assert (error.code, error.details["keys"]) == ("missing", [key])
 
 
-def test_a_missing_key_inside_a_source_is_named_with_its_location() -> None:
-    assert "the key 'sources.0.export' is missing" in fault(plan_data(sources=[{"name": "a", "images": "i"}]))
+def test_a_missing_key_of_a_source_is_named_with_its_position() -> None:
+    assert fault(plan_data(sources=[{"name": "a", "images": "i"}])).details["keys"] == ["sources.0.export"]
+
+
+TWO_CLASSES = {"fox": ["fox"], "bird": ["bird"]}
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "key"),
     [
-        ({"labels": {"classes": {"fox": ["fox", "dog"], "wolf": ["Dog"]}}}, ["'dog'", "'classes.fox'", "'classes.wolf'", "one meaning"]),
-        ({"labels": {"classes": {"fox": ["fox"], "bird": ["empty"]}}}, ["'empty'", "'classes.bird'"]),
-        ({"labels": {"classes": {"fox": ["fox"], "bird": ["bird"]}, "exclude": ["FOX"]}}, ["'fox'", "'exclude'"]),
-        ({"labels": {"classes": {"fox": ["fox"]}}}, ["labels.classes"]),
-        ({"labels": {"classes": {"fox": [], "bird": ["bird"]}}}, ["labels.classes.fox.from"]),
-        ({"labels": {"classes": {"f.x": ["fox"], "bird": ["bird"]}}}, ["'f.x'", "'.'"]),
-        ({"labels": {"classes": ["fox", "bird"]}}, ["labels.classes"]),
-        ({"model_input": {"size": 9}}, ["view.size", "9"]),
-        ({"model_input": {"mean": [0.5, 0.5]}}, ["view.mean"]),
-        ({"train": {"lr": "fast"}}, ["train.lr", "'fast'"]),
-        ({"train": {"sampling": "weighted"}}, ["train.sampling", "label_weighted"]),
-        ({"splits": {"val": 0.49, "test": 0.49}}, ["splits", "val and test"]),
-        ({"release": {"memory_mb": 1500}}, ["release.memory_mb", "1500"]),
-        ({"release": {"max_concurrency": 0}}, ["release.max_concurrency"]),
-        ({"model": "My Model"}, ["model", "'My Model'"]),
-        ({"detections": {"sha256": "abc"}}, ["detections.sha256"]),
-        ({"labels": {"classes": {"fox": ["fox"], "empty": ["empty"]}}}, ["'classes.empty'", "'empty'"]),
-        ({"train": {"lr": float("inf")}}, ["train.lr"]),
-        ({"package": {"torch_onnx_tolerance": float("nan")}}, ["package.torch_onnx_tolerance"]),
-        ({"labels": list(range(1000))}, ["labels", "..."]),
-        ({"train": {"seed": -1}}, ["train.seed", "-1"]),
-        ({"splits": {"seed": 2**64}}, ["splits.seed"]),
-        ({"model_input": {"std": [0.5, 0, 0.5]}}, ["view.std.1", "greater than 0"]),
-        ({"model_input": {"mean": [float("nan"), 0.5, 0.5]}}, ["view.mean.0", "nan"]),
-        ({"detections": {"detector": "a\0b"}}, ["detections.detector"]),
-        ({"train": {"weights": ""}}, ["train.weights"]),
-        ({"release": {"endpoint": "_" * 1000}}, ["release.endpoint", "..."]),
-        ({"sources": []}, ["sources"]),
-        ({"sources": [{"name": "a", "export": "e", "images": "i"}] * 2}, ["sources", "'a'"]),
-        ({"splits": {"train_only": ["cove"]}}, ["splits.train_only", "expected a/<place>", "'cove'"]),
-        ({"splits": {"test_only": ["b/cove"]}}, ["splits.test_only", "expected a/<place>", "'b/cove'"]),
-        ({"labels": {"classes": {"f\nx": ["fox"], "bird": ["bird"]}}}, ["labels", "printable", "'f\\nx'"]),
-        ({"labels": {"classes": {"fox": [""], "bird": ["bird"]}}}, ["labels.classes.fox", "found an empty one"]),
+        ({"labels": {"classes": {"fox": ["fox", "dog"], "wolf": ["Dog"]}}}, "labels"),
+        ({"labels": {"classes": {"fox": ["fox"], "bird": ["empty"]}}}, "labels"),
+        ({"labels": {"classes": TWO_CLASSES, "exclude": ["FOX"]}}, "labels"),
+        ({"labels": {"classes": {"fox": ["fox"]}}}, "labels.classes"),
+        ({"labels": {"classes": {"fox": [], "bird": ["bird"]}}}, "labels.classes.fox.from"),
+        ({"labels": {"classes": {"f.x": ["fox"], "bird": ["bird"]}}}, "labels"),
+        ({"labels": {"classes": ["fox", "bird"]}}, "labels.classes"),
+        ({"model_input": {"size": 9}}, "model_input.size"),
+        ({"model_input": {"mean": [0.5, 0.5]}}, "model_input.mean.2"),
+        ({"train": {"lr": "fast"}}, "train.lr"),
+        ({"train": {"sampling": "weighted"}}, "train.sampling"),
+        ({"splits": {"val": 0.49, "test": 0.49}}, ""),
+        ({"release": {"memory_mb": 1500}}, "release.memory_mb"),
+        ({"release": {"max_concurrency": 0}}, "release.max_concurrency"),
+        ({"model": "My Model"}, "model"),
+        ({"detections": {"sha256": "abc"}}, "detections.sha256"),
+        ({"labels": {"classes": {"fox": ["fox"], "empty": ["empty"]}}}, "labels"),
+        ({"train": {"lr": float("inf")}}, "train.lr"),
+        ({"package": {"torch_onnx_tolerance": float("nan")}}, "package.torch_onnx_tolerance"),
+        ({"labels": list(range(1000))}, "labels"),
+        ({"train": {"seed": -1}}, "train.seed"),
+        ({"splits": {"seed": 2**64}}, "splits.seed"),
+        ({"model_input": {"std": [0.5, 0, 0.5]}}, "model_input.std.1"),
+        ({"model_input": {"mean": [float("nan"), 0.5, 0.5]}}, "model_input.mean.0"),
+        ({"detections": {"detector": "a\0b"}}, "detections.detector"),
+        ({"train": {"weights": ""}}, "train.weights"),
+        ({"release": {"endpoint": "_" * 1000}}, "release.endpoint"),
+        ({"sources": []}, "sources"),
+        ({"sources": [{"name": "a", "export": "e", "images": "i"}] * 2}, ""),
+        ({"splits": {"train_only": ["cove"]}}, ""),
+        ({"splits": {"test_only": ["b/cove"]}}, ""),
+        ({"labels": {"classes": {"f\nx": ["fox"], "bird": ["bird"]}}}, "labels"),
+        ({"labels": {"classes": {"fox": [""], "bird": ["bird"]}}}, "labels.classes.fox"),
         (
             {"sources": [{"name": "a", "export": "animl://p", "images": "i", "animl": {"created_from": "2025-01-01", "created_to": "2024-01-01"}}]},
-            ["sources.0.animl", "created_from", "is not before created_to"],
+            "sources.0.animl",
         ),
-        ({"sources": [{"name": "a", "export": "https://h/x.json?signature=1"}]}, ["'sources.0.images' is missing"]),
+        ({"sources": [{"name": "a", "export": "https://h/x.json?signature=1"}]}, "sources.0.images"),
     ],
 )
-def test_a_value_that_does_not_fit_is_named_in_one_line(changes: dict[str, Any], words: list[str]) -> None:
-    line = fault(plan_data(**changes))
-    assert all(word in line for word in words), line
-    assert len(line) < 400
+def test_a_value_that_does_not_fit_is_named_in_one_short_line(changes: dict[str, Any], key: str) -> None:
+    error = fault(plan_data(**changes))
+    assert error.details["keys"] == [key]
+    assert len(str(error)) < 400
 
 
-def test_of_several_faults_a_wrong_key_comes_first_since_a_missing_one_may_be_meant() -> None:
+def test_of_several_errors_an_unknown_key_comes_first_since_it_may_be_the_missing_one() -> None:
     data = plan_data(modle="x")
     del data["model"]
-    assert "'modle' is not known" in fault(data)
+    assert fault(data).details["keys"] == ["modle", "model"]
 
 
-def test_several_faults_are_counted() -> None:
-    assert "(2 more after this)" in fault(plan_data(train={"lr": 0, "epochs": 0, "batch_size": 0}))
-    assert "more after this" not in fault(plan_data(sources=[{"name": "A", "export": "e", "images": "i"}]))
+def test_all_errors_are_explained() -> None:
+    error = fault(plan_data(train={"lr": 0, "epochs": 0, "batch_size": 0}))
+    assert sorted(error.details["keys"]) == ["train.batch_size", "train.epochs", "train.lr"]
+    assert all(key in str(error) for key in error.details["keys"])
 
 
 @pytest.mark.parametrize("template", ["{", "{model}-{name}", "{0}", "{model.x}", "{}-x", "no}"])
 def test_an_endpoint_name_that_cannot_be_filled_in_is_a_fault_of_the_plan(template: str) -> None:
-    line = fault(plan_data(release={"endpoint": template}))
-    assert "release.endpoint" in line
-    assert "{model}" in line
+    assert fault(plan_data(release={"endpoint": template})).details["keys"] == ["release.endpoint"]
 
 
 @pytest.mark.parametrize(
-    ("release", "words"),
+    ("release", "key"),
     [
-        ({"switch": "ssm"}, "{version} in `endpoint`, and `register`"),
-        ({"endpoint": "{model}-{version}"}, "the name must stay the same"),
-        ({"endpoint": "{model}", "batch": {}}, "both endpoints would be called"),
-        ({"register": {"thresholds": {"unicorn": 0.5}}}, "'unicorn' is no class"),
-        ({"register": {"parameter": "/ml/{model}"}}, "{purpose}"),
+        ({"switch": "ssm"}, "release"),
+        ({"endpoint": "{model}-{version}"}, "release"),
+        ({"endpoint": "{model}", "batch_endpoint": {}}, ""),
+        ({"register": {"thresholds": {"unicorn": 0.5}}}, ""),
+        ({"register": {"parameter": "/ml/{model}"}}, "release.register.parameter"),
         ({"register": {"conf_threshold": 2}}, "release.register.conf_threshold"),
         ({"instance_type": "large"}, "release.instance_type"),
     ],
 )
-def test_a_release_that_cannot_be_meant_is_a_fault_of_the_plan(release: dict[str, object], words: str) -> None:
-    assert words in fault(plan_data(release=release))
+def test_a_release_section_that_contradicts_itself_is_refused(release: dict[str, object], key: str) -> None:
+    assert fault(plan_data(release=release)).details["keys"] == [key]
 
 
 def test_both_endpoints_have_names_for_good_and_names_for_a_version() -> None:
     register: dict[str, object] = {}
     whole = check_plan(
-        plan_data(model="isle", release={"endpoint": "{model}-{purpose}-{version}", "switch": "ssm", "batch": {}, "register": register})
+        plan_data(model="isle", release={"endpoint": "{model}-{purpose}-{version}", "switch": "ssm", "batch_endpoint": {}, "register": register})
     )
-    assert [(e.line, e.endpoint, e.max_concurrency) for e in whole.release.endpoints("isle", "7f")] == [
+    assert [(e.base_name, e.endpoint, e.max_concurrency) for e in whole.release.endpoints("isle", "7f")] == [
         ("isle-realtime", "isle-realtime-7f", 20),
         ("isle-batch", "isle-batch-7f", 80),
     ]
 
 
 def test_an_endpoint_name_that_is_too_long_for_sagemaker_is_a_fault_of_the_plan() -> None:
-    assert "63" in fault(plan_data(model="m" * 40, release={"endpoint": "{model}-and-a-very-long-tail-to-it-{concurrency}"}))
+    assert "63" in str(fault(plan_data(model="m" * 40, release={"endpoint": "{model}-and-a-very-long-tail-to-it-{concurrency}"})))
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "code"),
     [
-        (b"model: [unclosed", ["is not YAML in line"]),
-        (b"model: a\n\tsources: b", ["is not YAML in line 2"]),
-        (b"- a\n- b", ["found list"]),
-        (b"", ["found", "nothing"]),
-        (b"just text", ["found str"]),
-        (b"\xff\xfe\x00", ["is not a text file"]),
-        (b"a: \x00", ["is not YAML"]),
-        (b"model: a\nmodel: b", ["'model' twice", "line 2"]),
-        (b"? [a, b]\n: 1", ["is not YAML"]),
-        (b"1: x", ["1: keys should be strings"]),
-        (b"model: " + b"[" * 5000 + b"]" * 5000, ["is not YAML that a plan can be read from"]),
-        (b"model: 2020-99-99", ["is not YAML that a plan can be read from", "month"]),
-        (b"model: " + b"9" * 6000, ["is not YAML that a plan can be read from", "digits"]),
-        (b"model: !!python/object/apply:os.system [exit]", ["is not YAML", "tag"]),
+        (b"model: [unclosed", "not_yaml"),
+        (b"model: a\n\tsources: b", "not_yaml"),
+        (b"- a\n- b", "not_a_mapping"),
+        (b"", "not_a_mapping"),
+        (b"just text", "not_a_mapping"),
+        (b"\xff\xfe\x00", "not_text"),
+        (b"a: \x00", "not_yaml"),
+        (b"model: a\nmodel: b", "not_yaml"),
+        (b"? [a, b]\n: 1", "not_yaml"),
+        (b"1: x", "invalid_key"),
+        (b"model: " + b"[" * 5000 + b"]" * 5000, "not_yaml"),
+        (b"model: 2020-99-99", "not_yaml"),
+        (b"model: " + b"9" * 6000, "not_yaml"),
+        (b"model: !!python/object/apply:os.system [exit]", "not_yaml"),
     ],
 )
-def test_a_file_that_is_no_plan_gives_one_line_with_its_path(tmp_path: Path, content: bytes, words: list[str]) -> None:
+def test_a_file_that_is_not_a_plan_gives_one_line_with_its_path(tmp_path: Path, content: bytes, code: str) -> None:
     path = tmp_path / "plan.yaml"
     path.write_bytes(content)
     with pytest.raises(PlanError) as caught:
         load_plan(path)
-    line = str(caught.value)
-    assert str(path) in line
-    assert all(word in line for word in words), line
-    assert "\n" not in line
+    assert caught.value.code == code
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_a_folder_and_a_missing_file_say_what_to_give(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "none.yaml"):
-        with pytest.raises(PlanError, match="give the path of a YAML file"):
-            load_plan(path)
+@pytest.mark.parametrize("name", ["", "none.yaml"])
+def test_a_folder_or_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        load_plan(tmp_path / name)
+    assert caught.value.code == "no_plan_file"
 
 
 def test_a_plan_survives_its_own_writing(tmp_path: Path) -> None:
@@ -262,9 +285,9 @@ VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dic
 
 
 @given(VALUES, st.sampled_from([key for key in sorted(Plan.model_fields) if key not in {"model", "description"}]))
-def test_whatever_stands_under_a_key_is_a_plan_or_one_line(value: Any, key: str) -> None:
+def test_any_value_of_a_section_is_a_plan_or_one_line(value: Any, key: str) -> None:
     assume(value != {} or key in {"sources", "labels"})  # an empty part of a plan is its defaults
-    assert len(fault(plan_data(**{key: value}))) < 1000
+    assert len(str(fault(plan_data(**{key: value})))) < 2500
 
 
 def test_the_sample_plan_shows_every_key_that_a_plan_knows() -> None:

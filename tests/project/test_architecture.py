@@ -1,4 +1,4 @@
-"""The house's rules: arrows go down, heavy packages stay in their rooms, importing does nothing, the README's tree is true."""
+"""The architecture: every package has its layer, imports point downwards, importing is cheap, modules have a readable size."""
 
 from __future__ import annotations
 
@@ -8,85 +8,150 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests.support.paths import ROOT
 
-CELLAR = {
-    "animl", "champions", "classifier", "corner", "decoding", "object_store", "errors", "geography", "memory", "pixels", "plan",
-    "progress", "records", "remote", "reports", "scoring", "settings", "sources", "store", "turns", "weights",
-}  # fmt: skip
-STEPS = {"export", "images", "labels", "detections", "crops", "splits", "model", "calibration", "evaluation", "package", "endpoint"}
-AT_HOME = {
-    "prefect": {"flows", "tasks"},
-    "torch": {"model", "detections"},
-    "torchvision": {"model", "detections"},
-    "timm": {"model"},
-    "lightning": {"model"},
-    "ultralytics": {"detections"},
-    "yolox": {"detections"},
-    "onnxruntime": {"classifier", "detections"},
-    "megadetector": {"detections"},
-    "yolov5": {"detections"},
-    "boto3": {"detections", "object_store", "remote", "export", "images", "endpoint", "sagemaker_local", "weights", "flows", "animl", "training_job"},
-    "pycognito": {"animl"},
-    "moto": {"sagemaker_local"},
+LAYERS: dict[str, int] = {
+    "cli": 6,
+    "flows": 5,
+    "tasks": 4,
+    "steps": 3,
+    "deploy": 3,
+    "plan_init": 3,
+    "inference": 2,
+    "storage": 2,
+    "integrations": 2,
+    "dev": 2,
+    "serve": 2,
+    "core": 1,
+    "config": 1,
 }
+"""Package → its layer. A package imports packages of its own layer or of a lower one; an unlisted package fails the test."""
+
+ALLOWED_PACKAGES = {
+    "prefect": {"flows", "tasks", "cli"},
+    "prefect_dask": {"flows"},
+    "prefect_ray": {"flows"},
+    "torch": {"steps.training", "steps.detections"},
+    "torchvision": {"steps.training", "steps.detections"},
+    "timm": {"steps.training"},
+    "lightning": {"steps.training"},
+    "ultralytics": {"steps.detections"},
+    "yolox": {"steps.detections"},
+    "yolov5": {"steps.detections"},
+    "onnxruntime": {"inference", "steps.detections"},
+    "pycognito": {"integrations.animl"},
+    "moto": {"dev.sagemaker_local"},
+    "mlflow": {"integrations.mlflow"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+}
+"""Library → the packages that may import it."""
+
+ENVIRONMENT_READERS = {"animl_pipeline/config/settings.py", "animl_pipeline/cli/prefect_server.py"}
+"""Modules that may read or write the process environment, besides programs (__main__.py)."""
 
 
-def code() -> Iterator[tuple[str, Path, ast.Module]]:
-    """Every module of the product: its room (or flows, tasks), its path, its tree."""
+def modules() -> Iterator[tuple[str, Path, ast.Module]]:
+    """Every module of the product: dotted name without ``animl_pipeline.``, path, syntax tree."""
     for top in ("animl_pipeline", "tasks", "flows"):
         for path in sorted((ROOT / top).rglob("*.py")):
-            parts = path.relative_to(ROOT / top).with_suffix("").parts
-            yield (parts[0] if top == "animl_pipeline" else top), path, ast.parse(path.read_text(encoding="utf-8"))
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(parts[1:] if top == "animl_pipeline" else parts).removesuffix("__init__").removesuffix(".")
+            yield name, path, parsed(path)
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
+    """Dotted names that a module imports, at its top or inside its functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            yield node.module
-            if node.module == "animl_pipeline":
-                yield from (f"animl_pipeline.{a.name}" for a in node.names)
+            yield from (f"{node.module}.{a.name}" for a in node.names)
 
 
-def test_arrows_go_down_and_no_step_imports_a_step() -> None:
-    wrong = []
-    for room, path, tree in code():
-        for name in imported(tree):
-            top, _, rest = name.partition(".")
-            target = rest.split(".")[0]
-            up = (room in CELLAR | STEPS and top in {"flows", "tasks"}) or (room == "tasks" and top == "flows")
-            sideways = room in STEPS and top == "animl_pipeline" and target in STEPS - {room}
-            climbing = room in CELLAR and top == "animl_pipeline" and target not in CELLAR and target != ""
-            if up or sideways or climbing:
-                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
-    assert wrong == []
+def own(name: str) -> str | None:
+    """The product module that an import names, without ``animl_pipeline.``; None for a library."""
+    if name.startswith("animl_pipeline."):
+        return name.removeprefix("animl_pipeline.")
+    return name if name.split(".", maxsplit=1)[0] in {"flows", "tasks"} else None
 
 
-def test_heavy_packages_stay_in_their_rooms() -> None:
+def test_every_package_has_a_layer() -> None:
+    assert {name.split(".")[0] for name, _, _ in modules() if name} == set(LAYERS)
+
+
+def test_imports_point_downwards() -> None:
     wrong = [
-        f"{path.relative_to(ROOT)} imports {name}"
-        for room, path, tree in code()
-        for name in imported(tree)
-        if name.split(".")[0] in AT_HOME and room not in AT_HOME[name.split(".")[0]]
+        f"{name} imports {target}"
+        for name, _, tree in modules()
+        for target in map(own, imported(tree))
+        if name and target and LAYERS[target.split(".")[0]] > LAYERS[name.split(".")[0]]
     ]
     assert wrong == []
 
 
-def test_only_settings_and_the_endpoint_programs_read_the_environment() -> None:
+def test_no_step_imports_another_step() -> None:
+    steps = [(name.split(".")[1], name, tree) for name, _, tree in modules() if name.startswith("steps.")]
+    wrong = [
+        f"{name} imports {target}"
+        for step, name, tree in steps
+        for target in map(own, imported(tree))
+        if target and target.startswith("steps.") and target.split(".")[1] != step
+    ]
+    assert wrong == []
+
+
+def test_config_imports_core_and_nothing_else_of_the_product() -> None:
+    wrong = [
+        f"{name} imports {target}"
+        for name, _, tree in modules()
+        for target in map(own, imported(tree))
+        if name.startswith("config") and target and target.split(".")[0] not in {"config", "core"}
+    ]
+    assert wrong == []
+
+
+def test_flows_are_imported_by_the_command_line_only_and_lazily() -> None:
+    at_top = [
+        f"{name} imports {node.module}"
+        for name, _, tree in modules()
+        if not name.startswith("flows")
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "flows"
+    ]
+    assert at_top == []
+
+
+def test_libraries_are_imported_only_where_they_belong() -> None:
+    wrong = [
+        f"{name} imports {library}"
+        for name, _, tree in modules()
+        for library in imported(tree)
+        if library.split(".")[0] in ALLOWED_PACKAGES
+        and not any(f"{name}.".startswith(f"{package}.") for package in ALLOWED_PACKAGES[library.split(".")[0]])
+    ]
+    assert wrong == []
+
+
+def test_only_settings_and_programs_use_the_environment() -> None:
     wrong = []
-    for room, path, tree in code():
-        if room == "settings" or path.name == "__main__.py":
+    for name, path, tree in modules():
+        if str(path.relative_to(ROOT)) in ENVIRONMENT_READERS or path.name == "__main__.py":
             continue
-        reads = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr in {"environ", "getenv"} and ast.unparse(n.value) == "os"]
-        passes_on = [n for n in ast.walk(tree) if isinstance(n, ast.BinOp) and "os.environ" in ast.unparse(n)]  # a child's environment
-        if len(reads) > len(passes_on):
-            wrong.append(str(path.relative_to(ROOT)))
+        uses = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr in {"environ", "getenv"} and ast.unparse(n.value) == "os"]
+        for_children = [n for n in ast.walk(tree) if isinstance(n, ast.BinOp) and "os.environ" in ast.unparse(n)]
+        if len(uses) > len(for_children):
+            wrong.append(name)
     assert wrong == []
 
 
@@ -99,42 +164,47 @@ def loaded_after(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_importing_every_room_loads_no_heavy_package() -> None:
-    rooms = sorted({room for room, path, _ in code() if "animl_pipeline" in path.parts} - {"__init__"})
-    heavy = {"torch", "torchvision", "timm", "lightning", "ultralytics", "yolox", "prefect", "matplotlib", "moto"}
-    assert loaded_after("; ".join(f"import animl_pipeline.{r}" for r in rooms)) & heavy == set()
+def test_importing_any_package_loads_no_heavy_library() -> None:
+    packages = sorted({name for name, path, _ in modules() if path.name == "__init__.py" and name and name.split(".")[0] not in {"flows", "tasks"}})
+    heavy = {"torch", "torchvision", "timm", "lightning", "ultralytics", "yolox", "prefect", "matplotlib", "moto", "mlflow"}
+    assert loaded_after("; ".join(f"import animl_pipeline.{p}" for p in packages)) & heavy == set()
 
 
-def test_the_endpoint_program_is_small() -> None:
-    assert (
-        loaded_after("import animl_pipeline.serve.app")
-        & {"torch", "prefect", "boto3", "botocore", "pandas", "pyarrow", "requests", "moto", "sklearn"}
-        == set()
-    )
+def test_the_endpoint_program_imports_few_libraries() -> None:
+    heavy = {"torch", "prefect", "boto3", "botocore", "pandas", "pyarrow", "requests", "moto", "sklearn"}
+    assert loaded_after("import animl_pipeline.serve.app") & heavy == set()
 
 
 def test_a_release_never_loads_torch() -> None:
     assert loaded_after("import flows.release") & {"torch", "torchvision", "timm", "lightning", "ultralytics"} == set()
 
 
-def test_no_module_is_longer_than_a_room() -> None:
-    long = {str(p.relative_to(ROOT)): n for _, p, _ in code() if (n := len(p.read_text(encoding="utf-8").splitlines())) > 380}
+def test_no_module_is_longer_than_400_lines() -> None:
+    long = {str(p.relative_to(ROOT)): n for _, p, _ in modules() if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400}
     assert long == {}
 
 
-def test_the_readmes_tree_names_every_room_and_no_other() -> None:
+def test_no_two_modules_of_the_product_share_a_name() -> None:
+    """Except names that say the same of every package: a step's step.py, a program's __main__.py."""
+    by_name: dict[str, list[str]] = {}
+    for name, path, _ in modules():
+        by_name.setdefault(path.stem, []).append(name)
+    shared = {stem: names for stem, names in by_name.items() if len(names) > 1 and stem not in {"__init__", "__main__", "step"}}
+    assert shared == {}
+
+
+def test_the_readme_names_every_package_and_no_other() -> None:
     tree = (ROOT / "README.md").read_text(encoding="utf-8").split("```text\n", 1)[1].split("```", 1)[0]
-    named = set(re.findall(r"^\s+([a-z_]+)(?:\.py|/)", tree, flags=re.MULTILINE))
-    there = {room for room, path, _ in code() if "animl_pipeline" in path.parts} - {"__init__"}
-    there |= {p.stem for top in ("tasks", "flows") for p in (ROOT / top).iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
-    there -= {"__init__"}
-    assert there - named == set(), "rooms that the README's tree does not name"
-    assert named - there - {"plans"} == set(), "names in the README's tree that are not there"
+    named = set(re.findall(r"^\s*([a-z_/]+)/ ", tree, flags=re.MULTILINE))
+    folders = {str(p.parent.relative_to(ROOT)) for _, p, _ in modules() if p.name == "__init__.py"}
+    packages = {f.removeprefix("animl_pipeline/") for f in folders if f.count("/") <= 1}
+    assert packages - named == set(), "packages that the README does not name"
+    others = {"deployments", "docker", "docs", "tests", "benchmarks"}
+    assert named - packages - others == set(), "packages of the README that do not exist"
 
 
 @pytest.mark.parametrize("word", ["find" + "-links", "index" + "-url", "TODO", "FIXME"])
-def test_the_product_speaks_of_itself_alone(word: str) -> None:
-    """No registry's address, nothing left for later."""
+def test_the_product_holds_no_registry_address_and_no_unfinished_work(word: str) -> None:
     kinds = {".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".Dockerfile", ".j2"}
     files = [p for p in ROOT.rglob("*") if p.suffix in kinds and not set(p.parts) & {".venv", "runs", ".git", "site"} and p != Path(__file__)]
     assert [str(p.relative_to(ROOT)) for p in files if word in p.read_text(encoding="utf-8")] == []
