@@ -25,7 +25,7 @@ def draw_image(colour: tuple[int, int, int], seed: int) -> tuple[bytes, list[flo
     return buffer.getvalue(), [x, y, 24, 24]
 
 
-def write_island(folder: Path, locations: int = 8, each: int = 3) -> Path:
+def write_project(folder: Path, locations: int = 8, each: int = 3) -> Path:
     """Write export.json, images/ and plan.yaml; the plan's path comes back."""
     e = Export()
     for seed, (location, name, _) in enumerate((p, c, i) for p in range(locations) for c in COLOURS for i in range(each)):
@@ -44,7 +44,7 @@ def write_plan(folder: Path, **changes: object) -> Path:
         "labels": {"classes": {c: [c] for c in COLOURS}},
         "model_input": {"size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
         "detections": {"source": "annotations"},
-        "splits": {"val": 0.2, "test": 0.25, "tries": 5},
+        "splits": {"val": 0.2, "test": 0.25, "max_rounds": 5},
         "train": {"backbone": "tf_efficientnet_lite0", "weights": "none", "epochs": 1, "head_epochs": 0, "batch_size": 16},
         "gate": {"min_examples": 1, "min_locations": 1, "max_macro_f1_drop": 1.0},  # what is tried here is the street
         "package": {"reference": 4},

@@ -1,10 +1,10 @@
-"""The pictures that an export names, as local, verified copies. Only what is missing travels.
+"""The step `images`: verified copies of the images that an export names. Only images that the store lacks are downloaded.
 
-Each picture ends in one of two tables: images.parquet, with its content's sha256, or missing.parquet, with the reason. One
-picture's fault never ends the others.
+Each wanted image ends in one of two tables: images.parquet with the sha256 of its content, or missing.parquet with the reason. A
+failed image never stops the others.
 """
 
-from animl_pipeline.steps.images.estimate import Outlook, foresee_images
-from animl_pipeline.steps.images.step import IMAGE_COLUMNS, MISSING_COLUMNS, fetch_images, location_of
+from animl_pipeline.steps.images.step import download_images, open_image_host
+from animl_pipeline.steps.images.wanted_images import DownloadEstimate, estimate_download
 
-__all__ = ["IMAGE_COLUMNS", "MISSING_COLUMNS", "Outlook", "fetch_images", "foresee_images", "location_of"]
+__all__ = ["DownloadEstimate", "download_images", "estimate_download", "open_image_host"]

@@ -1,8 +1,8 @@
-"""How many pictures are asked for at a time: as many as a host answers well.
+"""How many images are downloaded at a time: as many as the host answers well.
 
-The width grows while answers come well: it doubles at first, later it grows by one for each round of answers. When many of a
-round fail (a host that says it is busy, resets or falls silent) it halves; when answers take much longer than they did
-at best, more askers would only wait in a queue, and it stays. A few faults among many answers are not a sign of load.
+The limit doubles at first, and later grows by one after each round of answers. When many answers of a round fail (the host is busy,
+resets connections or goes silent), it halves. When answers take much longer than the fastest round, the limit stays, because more
+requests would only wait in a queue. A few failures among many answers are not a sign of load.
 """
 
 from __future__ import annotations
@@ -10,78 +10,89 @@ from __future__ import annotations
 import threading
 import time
 
-FIRST = 8
-SHORTEST_ROUND = 8
-TROUBLED = 0.25
-"""A round with this share of faults halves the width."""
-QUEUED = 3.0
-"""Answers that take this many times as long as at best: the host, the line or this machine is full."""
+INITIAL_LIMIT = 8
+MIN_ROUND = 8
+"""A round has at least this many answers."""
+FAILED_SHARE = 0.25
+"""A round with this share of failures halves the limit."""
+SLOWDOWN = 3.0
+"""The limit stops growing when answers take this many times as long as in the fastest round."""
 
 
-class Pace:
-    """The width of one host's way; workers ask for leave before each picture and tell how it went."""
+class AdaptiveLimit:
+    """The limit of one host. Workers wait for their turn before each image, and record how the host answered.
 
-    def __init__(self, most: int) -> None:
-        self.width = min(FIRST, most)
-        self._most = most
+    Attributes:
+        value: how many workers may send requests now.
+        last_contact: when the host last answered anything, by ``time.monotonic``; None before the first answer.
+        host_gone: an image was given up because the host did not answer, and it has not answered since.
+    """
+
+    def __init__(self, maximum: int) -> None:
+        self.value = min(INITIAL_LIMIT, maximum)
+        self.last_contact: float | None = None
+        self.host_gone = False
+        self._maximum = maximum
         self._changed = threading.Condition()
         self._doubling = True
-        self._best_s = float("inf")
-        self._begin_round()
-        self.contact: float | None = None
-        """When the host last answered anything, by time.monotonic."""
-        self.gone = False
-        """A picture was given up because nobody was there, and nobody has answered since."""
+        self._fastest_s = float("inf")
         self._finished = False
         self._aborted = False
+        self._begin_round()
 
-    def may_ask(self, worker: int) -> bool:
-        """Wait until the worker of this number (0, 1, …) is among those who ask; False when there is nothing left to ask for."""
+    def wait_for_turn(self, worker: int) -> bool:
+        """Wait until the worker with this number (0, 1, …) may send a request. False: nothing is left to request."""
         with self._changed:
-            self._changed.wait_for(lambda: worker < self.width or self._finished)
+            self._changed.wait_for(lambda: worker < self.value or self._finished)
             return not self._finished
 
-    def told(self, seconds: float, *, trouble: bool, contact: bool = True) -> None:
-        """One answer: how long it took, whether the host had trouble. Without ``contact`` nobody was there, which says nothing of load."""
+    def record(self, seconds: float, *, failed: bool, connected: bool = True) -> None:
+        """Count one answer.
+
+        Args:
+            seconds: how long it took.
+            failed: the host had trouble.
+            connected: False: the host was not reached, which says nothing about its load.
+        """
         with self._changed:
-            if not contact:
+            if not connected:
                 return
-            self.contact, self.gone = time.monotonic(), False
+            self.last_contact, self.host_gone = time.monotonic(), False
             self._answers += 1
-            self._troubles += trouble
+            self._failures += failed
             self._seconds += seconds
-            if self._answers >= max(self.width, SHORTEST_ROUND):
+            if self._answers >= max(self.value, MIN_ROUND):
                 self._end_round()
 
-    def pause(self, seconds: float) -> bool:
-        """Wait before asking again; False when nobody wants the answer any more."""
+    def sleep(self, seconds: float) -> bool:
+        """Wait before another try. False: the download was aborted."""
         with self._changed:
             return not self._changed.wait_for(lambda: self._aborted, timeout=seconds)
 
     def finish(self) -> None:
-        """Nothing is left to ask for; who is asking goes on to the end."""
+        """Start no more requests. Workers finish the image that they are downloading."""
         with self._changed:
             self._finished = True
             self._changed.notify_all()
 
     def abort(self) -> None:
-        """Nobody wants answers any more."""
+        """Start no more requests and no more retries."""
         with self._changed:
             self._finished = self._aborted = True
             self._changed.notify_all()
 
     def _begin_round(self) -> None:
-        self._answers, self._troubles, self._seconds = 0, 0, 0.0
+        self._answers, self._failures, self._seconds = 0, 0, 0.0
 
     def _end_round(self) -> None:
-        mean = self._seconds / self._answers
-        if self._troubles >= TROUBLED * self._answers:
-            self.width, self._doubling = max(1, self.width // 2), False
-        elif mean > QUEUED * self._best_s:
+        mean_s = self._seconds / self._answers
+        if self._failures >= FAILED_SHARE * self._answers:
+            self.value, self._doubling = max(1, self.value // 2), False
+        elif mean_s > SLOWDOWN * self._fastest_s:
             self._doubling = False
         else:
-            self.width = min(self._most, self.width * 2 if self._doubling else self.width + 1)
+            self.value = min(self._maximum, self.value * 2 if self._doubling else self.value + 1)
             self._changed.notify_all()
-        if not self._troubles:
-            self._best_s = min(self._best_s, mean)
+        if not self._failures:
+            self._fastest_s = min(self._fastest_s, mean_s)
         self._begin_round()

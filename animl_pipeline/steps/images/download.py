@@ -1,6 +1,6 @@
-"""Pictures fetched by many workers, each picture ending in an answer: where it is, or why it is not.
+"""Download images with many threads. Each image ends as :class:`Downloaded` or as :class:`Failed` with a reason.
 
-Workers take one picture after the other from a shared row, so nothing grows with the number of pictures but the answers.
+Workers take one request after another from a shared iterator, so memory grows with the answers only.
 """
 
 from __future__ import annotations
@@ -11,29 +11,32 @@ import queue
 import threading
 import time
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from animl_pipeline.core.errors import ImageError
-from animl_pipeline.steps.images.concurrency import Pace
-from animl_pipeline.steps.images.disk_budget import Budget
-from animl_pipeline.steps.images.verify_jpeg import image_size
-from animl_pipeline.storage.remote import ATTEMPTS, Fetched, Remote, RemoteError, pause_s
+from animl_pipeline.core.imaging import DecodeBudget, decoded_bytes, open_image, read_header
+from animl_pipeline.steps.images.concurrency import AdaptiveLimit
+from animl_pipeline.storage.remote_files import ATTEMPTS, Fetched, RemoteError, RemoteFolder, retry_pause_s
 from animl_pipeline.storage.step_cache import Store
 
-MOST_BYTES = 256 * 2**20
-"""A larger file is no picture of a camera trap, and is not read."""
+MAX_BYTES = 256 * 2**20
+"""A larger file is not a camera-trap image, and is not read."""
+START_OF_JPEG, END_OF_JPEG = b"\xff\xd8", b"\xff\xd9"
+
+_decode_budget = DecodeBudget()  # many images are downloaded at a time, few are decoded at a time
 
 
-class Wanted(NamedTuple):
-    """One picture to fetch: its row, its path, and the md5 that its id names ("" where it names none)."""
+class Request(NamedTuple):
+    """One image to download: its row among the wanted images, its path, and the md5 in its id ("" for none)."""
 
     row: int
     path: str
     md5: str
 
 
-class Arrived(NamedTuple):
-    """A picture that is in the store."""
+class Downloaded(NamedTuple):
+    """An image that is in the store: sha256 and bytes of its file, size in pixels, md5."""
 
     blob: str
     bytes: int
@@ -42,8 +45,15 @@ class Arrived(NamedTuple):
     md5: str
 
 
-class Lost(NamedTuple):
-    """A picture that is not: the reason to count by, what was said, whether another run may get it, whether anybody was there."""
+class Failed(NamedTuple):
+    """An image that is not in the store.
+
+    Attributes:
+        reason: a word to count by.
+        detail: what the host answered.
+        retryable: whether another run may get it.
+        offline: the host was not reached, or refused our credentials.
+    """
 
     reason: str
     detail: str
@@ -51,62 +61,109 @@ class Lost(NamedTuple):
     offline: bool = False
 
 
-Answers = queue.SimpleQueue[tuple[Wanted, Arrived | Lost] | BaseException | None]
-"""Answers, a fault that ends everything, and None from each worker that ends."""
+Answer = tuple[Request, Downloaded | Failed]
+Answers = queue.SimpleQueue[Answer | BaseException | None]
+"""Answers, an exception that ends the download, and None from each worker that ends."""
 
-OVER_BUDGET = Lost("over_budget", "left out: the store would grow beyond images.max_disk", retryable=True)
+OVER_BUDGET = Failed("over_budget", "not downloaded: the store would grow beyond images.max_disk", retryable=True)
 
 
-class Fetching(NamedTuple):
-    """What workers share."""
+# -- the limit on disk space -------------------------------------------------------------------------------------------
 
-    remote: Remote
+_budgets_lock = threading.Lock()
+_budgets: dict[str, DiskBudget] = {}
+
+
+class DiskBudget:
+    """How many bytes the store holds, and how many it may hold. All downloads into it in this process share one budget."""
+
+    def __init__(self, maximum: int, used: int) -> None:
+        self.maximum = maximum
+        self.used = used
+        self.users = 0
+
+    def reserve(self, size: int) -> bool:
+        """Whether ``size`` more bytes fit. If they do, they are counted."""
+        with _budgets_lock:
+            if self.used + size > self.maximum:
+                return False
+            self.used += size
+            return True
+
+
+@contextmanager
+def disk_budget(store: Store, maximum: int | None) -> Iterator[DiskBudget | None]:
+    """The budget of a store, with the store's size as measured by the first download that is now running. None: no limit."""
+    if maximum is None:
+        yield None
+        return
+    key = f"{store.object_store}|{maximum}"
+    with _budgets_lock:
+        budget = _budgets.get(key)
+        if budget is None:
+            budget = _budgets[key] = DiskBudget(maximum, store.object_store.total_bytes())
+        budget.users += 1
+    try:
+        yield budget
+    finally:
+        with _budgets_lock:
+            budget.users -= 1
+            if not budget.users:
+                _budgets.pop(key, None)
+
+
+# -- many workers ------------------------------------------------------------------------------------------------------
+
+
+class Session(NamedTuple):
+    """What the workers of one download share. A host that answered within the last ``patience_s`` seconds gets more tries."""
+
+    host: RemoteFolder
     store: Store
-    budget: Budget | None
-    pace: Pace
+    budget: DiskBudget | None
+    limit: AdaptiveLimit
     patience_s: float
-    """How long a host that was there may be gone."""
 
 
-def fetch(todo: Iterator[Wanted], shared: Fetching, workers: int) -> Generator[list[tuple[Wanted, Arrived | Lost]]]:
-    """Answers as they come, a few at a time, in any order; an empty list where a second passed without any.
+def download(requests: Iterator[Request], session: Session, workers: int) -> Generator[list[Answer]]:
+    """Answers in any order, a few at a time; an empty list after each second without one.
 
-    What is over the budget ends the fetching: the pictures not asked for by then have no answer.
+    When the disk budget is used up, the download ends; images that were not requested by then have no answer.
 
     Raises:
-        Whatever is not one picture's fault, such as StoreError: after the answers that came before it.
+        Exception: whatever is not the fault of one image, such as StoreError, after the answers that came before it.
     """
     answers: Answers = queue.SimpleQueue()
-    row = _Row(todo)
+    shared = _SharedIterator(requests)
     for n in range(workers):
-        threading.Thread(target=_work, args=(n, row, shared, answers), name=f"fetch {n}", daemon=True).start()
+        threading.Thread(target=_work, args=(n, shared, session, answers), name=f"download {n}", daemon=True).start()
     try:
         working = workers
         while working:
-            items = _waiting(answers)
+            items = _collect(answers)
             working -= items.count(None)
             yield [item for item in items if isinstance(item, tuple)]
-            for fault in (item for item in items if isinstance(item, BaseException)):
-                raise fault
+            for error in (item for item in items if isinstance(item, BaseException)):
+                raise error
     finally:
-        shared.pace.abort()
+        session.limit.abort()
 
 
-class _Row:
-    """Pictures in a row, handed out to many."""
+class _SharedIterator:
+    """An iterator that many threads may use."""
 
-    def __init__(self, todo: Iterator[Wanted]) -> None:
-        self._todo = todo
+    def __init__(self, requests: Iterator[Request]) -> None:
+        self._requests = requests
         self._lock = threading.Lock()
 
-    def next(self) -> Wanted | None:
+    def next(self) -> Request | None:
         with self._lock:
-            return next(self._todo, None)
+            return next(self._requests, None)
 
 
-def _waiting(answers: Answers) -> list[tuple[Wanted, Arrived | Lost] | BaseException | None]:
-    """All that has been answered by now; waits up to a second for the first."""
-    items = []
+def _collect(answers: Answers) -> list[Answer | BaseException | None]:
+    """All answers so far. Waits up to a second for the first."""
+    items: list[Answer | BaseException | None] = []
     try:
         items.append(answers.get(timeout=1))
         while True:
@@ -115,81 +172,99 @@ def _waiting(answers: Answers) -> list[tuple[Wanted, Arrived | Lost] | BaseExcep
         return items
 
 
-def _work(number: int, row: _Row, shared: Fetching, answers: Answers) -> None:
-    """One worker: a picture after the other, while there are any and it may."""
+def _work(number: int, requests: _SharedIterator, session: Session, answers: Answers) -> None:
+    """One worker: download images until none is left."""
     try:
-        while shared.pace.may_ask(number):
-            wanted = row.next()
-            if wanted is None:
-                shared.pace.finish()
+        while session.limit.wait_for_turn(number):
+            request = requests.next()
+            if request is None:
+                session.limit.finish()
                 return
-            answer = fetch_one(wanted, shared)
-            answers.put((wanted, answer))
+            answer = _download_one(request, session)
+            answers.put((request, answer))
             if answer is OVER_BUDGET:
-                shared.pace.finish()
-    except BaseException as e:  # noqa: BLE001 - the thread that gathers raises it
+                session.limit.finish()
+    except BaseException as e:  # noqa: BLE001 - `download` raises it in the caller's thread
         answers.put(e)
     finally:
         answers.put(None)
 
 
-def fetch_one(wanted: Wanted, shared: Fetching) -> Arrived | Lost:
-    """What became of one picture.
+# -- one image ---------------------------------------------------------------------------------------------------------
 
-    What may heal is asked for again. Bytes that are not what they should be are asked for again, too, until the same bytes
-    came twice: they are what lies there.
+
+def _download_one(request: Request, session: Session) -> Downloaded | Failed:
+    """Download, verify and store one image. Temporary failures are tried again.
+
+    Wrong bytes are requested again, too, until the same bytes came twice: then the host's file is wrong.
     """
-    before = ""
+    previous_md5 = ""
     for attempt in itertools.count(1):
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
-            fetched = shared.remote.once(wanted.path, MOST_BYTES)
+            fetched = session.host.read_once(request.path, MAX_BYTES)
         except RemoteError as e:
-            shared.pace.told(time.monotonic() - begun, trouble=e.retryable, contact=not e.offline)
-            if not e.retryable or not _patient(attempt, e, shared) or not shared.pace.pause(pause_s(attempt, e)):
-                return Lost(e.reason, str(e), e.retryable, e.offline)
+            session.limit.record(time.monotonic() - started, failed=e.retryable, connected=not e.offline)
+            if not e.retryable or not _may_retry(attempt, e, session) or not session.limit.sleep(retry_pause_s(attempt, e)):
+                return Failed(e.reason, str(e), e.retryable, e.offline)
             continue
-        shared.pace.told(time.monotonic() - begun, trouble=False)
+        session.limit.record(time.monotonic() - started, failed=False)
         md5 = hashlib.md5(fetched.data, usedforsecurity=False).hexdigest()
-        answer = _judged(wanted, fetched, md5)
-        if isinstance(answer, Arrived):
-            return _kept(answer, fetched.data, shared)
-        if not answer.retryable or md5 == before or attempt >= ATTEMPTS:
-            return answer._replace(retryable=answer.retryable and md5 != before)
-        before = md5
+        answer = _verify(request, fetched, md5)
+        if isinstance(answer, Downloaded):
+            return _store(answer, fetched.data, session)
+        if not answer.retryable or md5 == previous_md5 or attempt >= ATTEMPTS:
+            return answer._replace(retryable=answer.retryable and md5 != previous_md5)
+        previous_md5 = md5
     raise AssertionError
 
 
-def _patient(attempt: int, error: RemoteError, shared: Fetching) -> bool:
-    """Whether to ask again: a few times; longer where somebody was there and is gone, since all pictures would be lost otherwise."""
+def _may_retry(attempt: int, error: RemoteError, session: Session) -> bool:
+    """Whether to try again: a few times, or longer if the host answered a short while ago (otherwise all images would fail)."""
     if not error.offline:
         return attempt < ATTEMPTS
-    contact = shared.pace.contact
-    left_lately = contact is not None and time.monotonic() - contact < shared.patience_s
-    shared.pace.gone = shared.pace.gone or not (left_lately or attempt < ATTEMPTS)
-    return not shared.pace.gone
+    last = session.limit.last_contact
+    recent = last is not None and time.monotonic() - last < session.patience_s
+    session.limit.host_gone = session.limit.host_gone or not (recent or attempt < ATTEMPTS)
+    return not session.limit.host_gone
 
 
-def _judged(wanted: Wanted, fetched: Fetched, md5: str) -> Arrived | Lost:
-    """What the bytes are. ``heals`` where they may have changed on their way.
+def _verify(request: Request, fetched: Fetched, md5: str) -> Downloaded | Failed:
+    """Check the bytes. The failure is retryable where the bytes may have changed on their way.
 
-    An md5 in the picture's id is the last word on its bytes; else what the server says of them counts.
+    The md5 in the image's id decides. Without one, the md5 that the server gave counts, if it gave one.
     """
-    data = fetched.data
-    if wanted.md5 and md5 != wanted.md5:
-        return Lost("wrong_md5", f"{wanted.path}: expected md5 {wanted.md5}, found {md5} in {len(data):,} bytes", retryable=True)
-    if not wanted.md5 and fetched.md5 not in {None, md5}:
-        return Lost("wrong_md5", f"{wanted.path}: the server says md5 {fetched.md5}, found {md5} in {len(data):,} bytes", retryable=True)
+    path, data = request.path, fetched.data
+    expected = request.md5 or fetched.md5
+    if expected and expected != md5:
+        origin = "" if request.md5 else " from the server"
+        return Failed("wrong_md5", f"{path}: expected md5 {expected}{origin}, found {md5} in {len(data):,} bytes", retryable=True)
     try:
         width, height = image_size(data)
     except ImageError as e:
-        return Lost("broken_image", f"{wanted.path}: {e}", retryable=md5 not in {wanted.md5, fetched.md5})
-    return Arrived("", len(data), width, height, md5)
+        return Failed("broken_image", f"{path}: {e}", retryable=md5 not in {request.md5, fetched.md5})
+    return Downloaded("", len(data), width, height, md5)
 
 
-def _kept(answer: Arrived, data: bytes, shared: Fetching) -> Arrived | Lost:
-    """The picture put into the store, if the budget has room."""
+def image_size(data: bytes) -> tuple[int, int]:
+    """Width and height in pixels, as stored, of an image that is complete.
+
+    A JPEG with a readable header and its end marker counts as complete: a file that was cut off anywhere has no end marker. Its
+    pixels are decoded later, by the detector and for the crop. Everything else is decoded here. No image that decodes is refused.
+
+    Raises:
+        ImageError: the bytes are not an image, or are damaged.
+    """
+    header = read_header(data)
+    if not (data.startswith(START_OF_JPEG) and data.endswith(END_OF_JPEG)):
+        with _decode_budget.reserve(decoded_bytes(header)):
+            open_image(data)
+    return header.width, header.height
+
+
+def _store(answer: Downloaded, data: bytes, session: Session) -> Downloaded | Failed:
+    """Put the image into the store, if the disk budget allows it."""
     sha256 = hashlib.sha256(data).hexdigest()
-    if shared.budget is not None and not shared.store.has_blob(sha256, len(data)) and not shared.budget.take(len(data)):
+    if session.budget is not None and not session.store.has_blob(sha256, len(data)) and not session.budget.reserve(len(data)):
         return OVER_BUDGET
-    return answer._replace(blob=shared.store.put_blob(data, durable=False, sha256=sha256))
+    return answer._replace(blob=session.store.put_blob(data, durable=False, sha256=sha256))

@@ -1,4 +1,4 @@
-"""The step: which pictures are wanted, which are there, what became of the others."""
+"""The step `images`: download and verify the images that carry a wanted label."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ import pandas as pd
 
 from animl_pipeline.config import ImagesConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import ImagesError, redact_url
+from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.core.errors import ImagesError, ImagesUnreachableError, redact_url
 from animl_pipeline.core.progress import track
-from animl_pipeline.core.records import Artifact, Counts
 from animl_pipeline.core.step import Step
 from animl_pipeline.core.table_schemas import DOWNLOADED_IMAGES, EXPORT_ANNOTATIONS, EXPORT_IMAGES, MISSING_IMAGES
 from animl_pipeline.core.tables import write_table
-from animl_pipeline.steps.images.concurrency import Pace
-from animl_pipeline.steps.images.disk_budget import budget_of
-from animl_pipeline.steps.images.download import OVER_BUDGET, Arrived, Fetching, Lost, Wanted, fetch
-from animl_pipeline.steps.images.fetch_index import Known
-from animl_pipeline.steps.images.max_images import OVER_LIMIT, limits_of, over_limits
-from animl_pipeline.storage.remote_files import LocalFolder, Remote, open_remote
-from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace, digest_of
+from animl_pipeline.steps.images.concurrency import AdaptiveLimit
+from animl_pipeline.steps.images.download import OVER_BUDGET, Answer, Downloaded, Failed, Session, disk_budget, download
+from animl_pipeline.steps.images.download_status import DownloadStatus
+from animl_pipeline.steps.images.wanted_images import UNREVIEWED_ONLY, WantedImages, host_address, index_name, select_images, source_limits
+from animl_pipeline.storage.remote_files import LocalFolder, RemoteFolder, open_remote
+from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -38,202 +37,187 @@ STEP = Step(
     libraries=("pillow",),
 )
 
-
-IMAGE_COLUMNS = ("image_id", "path", "blob", "bytes", "width", "height")
-MISSING_COLUMNS = ("image_id", "path", "reason", "detail")
 BATCH = 256
-"""Pictures after which what arrived is remembered: a kill loses at most these ..."""
+"""Images between two writes to the image index: a killed process loses at most these ..."""
 BATCH_S = 10.0
-"""... and at most what arrived in so many seconds."""
-IN_VAIN = 64
-"""Pictures in a row for which nobody was there: the place of the pictures is gone."""
-SAID_EVERY_S = 60.0
+"""... and at most the images of this many seconds."""
+MAX_OFFLINE = 64
+"""After this many images in a row without a connection, the step gives up."""
+OVER_LIMIT = "over_limit"
 
 
-def fetch_images(
-    source: SourceConfig, export: Artifact, wanted: Collection[str], store: Store, settings: Settings, spec: ImagesConfig | None = None
+def download_images(
+    source: SourceConfig, export: Artifact, wanted: Collection[str], store: Store, settings: Settings, config: ImagesConfig | None = None
 ) -> Artifact:
-    """The pictures of ``source`` that carry a wanted label.
+    """Download the images of ``source`` that have a wanted label, and put them into the store.
 
-    images.parquet: ``image_id, path, blob`` (sha256, in the store), ``bytes, width, height`` (as stored in the picture).
-    missing.parquet: ``image_id, path, reason, detail``; reasons are missing, forbidden, refused, unsafe_path, too_large,
-    wrong_md5, broken_picture and over_limit (of the source); and, worth another run, unreachable, timed_out, truncated and over_budget.
+    Writes the table DOWNLOADED_IMAGES, and MISSING_IMAGES with a reason for each image that failed: missing, forbidden, refused,
+    unsafe_path, too_large, wrong_md5, broken_image, over_limit (of the source); and those that another run may get: unreachable,
+    timed_out, truncated, over_budget.
 
     Args:
-        source: where the pictures lie, and which field names them.
-        export: its export step.
-        wanted: category names, case-folded; pictures without any of them do not travel, nor those of which only labels that
-            nobody reviewed are wanted, where such labels are left out.
-        store: keeps pictures by content and remembers what was fetched.
-        settings: how many at a time, how patiently.
-        spec: how far the store may grow.
+        source: where the images are, and which field names them.
+        export: the source's export step.
+        wanted: labels, case-folded. Images without any of them are not downloaded.
+        store: keeps the images, and an index of what was downloaded before.
+        settings: number of connections, timeout.
+        config: how large the store may grow.
 
     Raises:
-        ImagesError: the place of the pictures is not there, or pictures are wanted and not one of them arrived; says why, with counts.
+        ImagesUnreachableError: the host does not answer.
+        ImagesError: the folder of the images does not exist, the credentials are refused, or no image could be downloaded.
     """
-    remote = location_of(source, settings)
-    config = {"images": _base_of(source), "key": source.key, "wanted": sorted(wanted), "unreviewed": source.unreviewed, **limits_of(source)}
+    host = open_image_host(source, settings)
+    key = {"images": host_address(source), "path_field": source.path_field, "wanted": sorted(wanted), "unreviewed": source.unreviewed}
+    key |= source_limits(source)
+        "images": host_address(source),
+        "path_field": source.path_field,
+        "wanted": sorted(wanted),
+        "unreviewed": source.unreviewed,
+        **source_limits(source),
+    }
 
     def build(space: Workspace) -> StepOutput:
-        images, not_wanted = wanted_images(source, store, export, wanted)
-        over = over_limits(images, source)
-        images, left_out = images.loc[~over, ["image_id", "path"]], images.loc[over, ["image_id", "path"]]
-        known = _fetch_all(source, images, remote, store, settings, spec or ImagesConfig())
-        return _write_tables(space, source, known, left_out, not_wanted)
+        selected = select_images(source, export, wanted, store)
+        status = _download_all(source, selected.images, host, store, settings, config or ImagesConfig())
+        _check_any_downloaded(source, status, selected)
+        return _write_tables(space, source, status, selected)
 
-    return store.make(STEP, inputs={"export": export}, config=config, build=build)
+    return store.make(STEP, inputs={"export": export}, config=key, build=build)
 
 
-def location_of(source: SourceConfig, settings: Settings) -> Remote:
-    """Where a source's pictures lie. Nothing is asked of it.
+def open_image_host(source: SourceConfig, settings: Settings) -> RemoteFolder:
+    """The folder or host of a source's images. Sends no request.
 
     Raises:
-        ImagesError: in a folder that is not there.
+        ImagesError: it is a folder that does not exist.
     """
-    remote = open_remote(source.images, settings)
-    if isinstance(remote, LocalFolder) and not os.path.isdir(remote.folder):  # noqa: PTH112 - Path.is_dir raises where a name is too long
+    host = open_remote(source.images, settings)
+    if isinstance(host, LocalFolder) and not os.path.isdir(host.folder):  # noqa: PTH112 - Path.is_dir raises where a name is too long
         raise ImagesError(
-            f"source {source.name!r}: expected a folder of pictures at {remote.folder}, found none; mend sources.images in the plan or set ANIML_DATA"
+            f"source {source.name!r}: expected a folder of images at {host.folder}, found none; correct sources.images in the plan or set ANIML_DATA",
+            code="no_folder",
         )
-    return remote
+    return host
 
 
-def wanted_images(source: SourceConfig, store: Store, export: Artifact, wanted: Collection[str]) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The images with a wanted label that counts, and how many are left out by reason."""
-    images, objects = store.table(export, "images.parquet"), store.table(export, "annotations.parquet")
-    named = objects["label"].str.casefold().isin(list(wanted))
-    only_reviewed = source.unreviewed == "drop" and "reviewed" in objects  # a table that does not say is taken at its word
-    counts = named & objects["reviewed"] if only_reviewed else named
-    carries, mask = (images["image_id"].isin(objects.loc[some, "image_id"]) for some in (named, counts))
-    left_out = {"without_a_wanted_label": int((~carries).sum()), "with_unreviewed_labels_only": int((carries & ~mask).sum())}
-    return images.loc[mask, ["image_id", "path", "location"]], {reason: n for reason, n in left_out.items() if n}
-
-
-def memory_of(source: SourceConfig) -> str:
-    """Under which name it is remembered what arrived from where a source's pictures lie."""
-    return f"images/{digest_of([_base_of(source), source.key])[:16]}"
-
-
-def _base_of(source: SourceConfig) -> str:
-    """Where the pictures lie, by which they are known again: a new signature is no other place, and no secret lies in the store."""
-    return redact_url(source.images) if source.images.startswith("http") else source.images
-
-
-def _fetch_all(source: SourceConfig, images: pd.DataFrame, remote: Remote, store: Store, settings: Settings, spec: ImagesConfig) -> Known:
-    """What became of each picture; what arrives is remembered a batch at a time, also when the fetching ends before its time."""
-    known = Known(images)
-    memory = memory_of(source)
-    known.recall(memory, store)
-    there = int(known.here.sum())
-    if there == len(known):
-        return known
-    log.info("pictures of %s: %d wanted, %d of them here", source.name, len(known), there)
-    with track(f"pictures of {source.name}", len(known), there) as step, budget_of(store, spec.max_disk) as budget:
-        shared = Fetching(remote, store, budget, Pace(settings.connections), settings.timeout_s)
-        log_book = _LogBook(source, memory, store, step, len(known) - there)
+def _download_all(
+    source: SourceConfig, images: pd.DataFrame, host: RemoteFolder, store: Store, settings: Settings, config: ImagesConfig
+) -> DownloadStatus:
+    """Download the images that the store does not hold. What arrives is indexed in batches, also when the download ends early."""
+    status = DownloadStatus(images)
+    index = index_name(source)
+    status.load(index, store)
+    in_store = int(status.in_store.sum())
+    if in_store == len(status):
+        return status
+    log.info("images of %s: %d wanted, %d of them in the store", source.name, len(status), in_store)
+    with track(f"images of {source.name}", len(status), in_store) as advance, disk_budget(store, config.max_disk) as budget:
+        session = Session(host, store, budget, AdaptiveLimit(settings.max_connections), settings.timeout_s)
+        recorder = _AnswerRecorder(source, index, store, advance)
         try:
-            with closing(fetch(known.todo(), shared, settings.connections)) as fetched:
-                for answers in fetched:
-                    for wanted, answer in answers:
-                        known.add(wanted.row, answer)
-                    log_book.add(answers)
+            with closing(download(status.requests(), session, settings.max_connections)) as batches:
+                for answers in batches:
+                    for request, answer in answers:
+                        status.add(request.row, answer)
+                    recorder.add(answers)
         finally:
-            log_book.remember()
-    for row in known.unanswered().tolist():
-        known.add(row, OVER_BUDGET)
-    return known
+            recorder.write_index()
+    status.fail_rest(OVER_BUDGET)
+    return status
 
 
-class _LogBook:
-    """What is done with answers besides keeping them: remembered in batches, told to people, judged for a host that is gone."""
+class _AnswerRecorder:
+    """Writes downloads to the image index in batches, reports progress, and stops when the host does not answer."""
 
-    def __init__(self, source: SourceConfig, memory: str, store: Store, step: Callable[[int], None], total: int) -> None:
-        self._source, self._memory, self._store, self._step, self._total = source, memory, store, step, total
+    def __init__(self, source: SourceConfig, index: str, store: Store, advance: Callable[[int], None]) -> None:
+        self._source, self._index, self._store, self._advance = source, index, store, advance
         self._batch: dict[str, dict[str, object]] = {}
-        self._begun = self._remembered = self._said = time.monotonic()
-        self._answered = self._arrived = self._bytes = self._in_vain = 0
+        self._written = time.monotonic()
+        self._downloaded = self._offline = 0
 
-    def add(self, answers: list[tuple[Wanted, Arrived | Lost]]) -> None:
-        """Some more answers.
+    def add(self, answers: list[Answer]) -> None:
+        """Record some answers.
 
         Raises:
-            ImagesError: nobody was there for many pictures in a row.
+            ImagesError: many images in a row failed without a connection, or with refused credentials.
         """
-        now = time.monotonic()
-        for wanted, answer in answers:
-            if isinstance(answer, Arrived):
-                self._batch[wanted.path] = answer._asdict()
-                self._arrived += 1
-                self._bytes += answer.bytes
-            self._in_vain = self._in_vain + 1 if isinstance(answer, Lost) and answer.offline else 0
-            if self._in_vain >= IN_VAIN and isinstance(answer, Lost):
+        for request, answer in answers:
+            if isinstance(answer, Downloaded):
+                self._batch[request.path] = answer._asdict()
+                self._downloaded += 1
+            self._offline = self._offline + 1 if isinstance(answer, Failed) and answer.offline else 0
+            if self._offline >= MAX_OFFLINE and isinstance(answer, Failed):
                 self._give_up(answer)
-        self._answered += len(answers)
         if answers:
-            self._step(len(answers))
-        if len(self._batch) >= BATCH or (self._batch and now - self._remembered > BATCH_S):
-            self.remember()
-        if now - self._said > SAID_EVERY_S:
-            self._say(now)
+            self._advance(len(answers))
+        if len(self._batch) >= BATCH or (self._batch and time.monotonic() - self._written > BATCH_S):
+            self.write_index()
 
-    def remember(self) -> None:
-        """Keep what arrived since the last time: first the pictures themselves, then what is known of them."""
+    def write_index(self) -> None:
+        """Write the downloads since the last call to the index, after making sure that the images themselves are on disk."""
         if not self._batch:
             return
         self._store.object_store.flush()
-        self._store.add_to_index(self._memory, self._batch)
+        self._store.add_to_index(self._index, self._batch)
         self._batch = {}
-        self._remembered = time.monotonic()
+        self._written = time.monotonic()
 
-    def _say(self, now: float) -> None:
-        self._said = now
-        seconds = now - self._begun
-        rate = self._answered / seconds
-        left = (self._total - self._answered) / rate / 60 if rate else float("inf")
-        log.info(
-            "pictures of %s: %d of %d, %.0f a second, %.1f MB a second, about %.0f minutes left",
-            self._source.name, self._answered, self._total, rate, self._bytes / seconds / 1e6, left,
-        )  # fmt: skip
-
-    def _give_up(self, answer: Lost) -> None:
-        raise ImagesError(
-            f"source {self._source.name!r}: expected pictures from {redact_url(self._source.images)}, reached none of {self._in_vain} in a row "
-            f"({answer.detail}); check the network, sources.images and the credentials, then run again; "
-            f"what arrived before ({self._arrived:,} in this run) is kept"
+    def _give_up(self, answer: Failed) -> None:
+        refused = answer.reason == "forbidden"
+        advice = "check your credentials" if refused else "check the network and sources.images"
+        raise (ImagesError if refused else ImagesUnreachableError)(
+            f"source {self._source.name!r}: {self._offline} images in a row failed at {redact_url(self._source.images)} ({answer.detail}); "
+            f"{advice}, then run again; the {self._downloaded:,} images that this run downloaded are kept",
+            code="credentials_refused" if refused else "",
         )
 
 
-def _why_none(not_wanted: dict[str, int]) -> str:
-    """Why no picture is wanted."""
-    if unreviewed := not_wanted.get("with_unreviewed_labels_only"):
-        return f"no person validated the labels of the plan that {unreviewed:,} of them carry (`unreviewed: keep` would take a machine's word)"
-    return "none carries a label of the plan"
+def _check_any_downloaded(source: SourceConfig, status: DownloadStatus, selected: WantedImages) -> None:
+    """Raise if images are wanted and none is in the store. Warn if none is wanted: another source may have what the plan needs.
+
+    Raises:
+        ImagesUnreachableError: each failure is one that may pass.
+        ImagesError: otherwise.
+    """
+    if not len(status):
+        if unreviewed := selected.not_wanted.get(UNREVIEWED_ONLY):
+            why = f"the plan's labels on {unreviewed:,} of them were not validated by a person (`unreviewed: keep` would use them)"
+        else:
+            why = "none has a label of the plan"
+        log.warning("images of %s: none is wanted: %s", source.name, why)
+        return
+    if status.in_store.any():
+        return
+    reasons = Counter(failed.reason for failed in status.failed.values())
+    counts = ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in reasons.most_common())
+    over_budget = set(reasons) == {OVER_BUDGET.reason}
+    unreachable = not over_budget and all(failed.retryable and failed.reason != "forbidden" for failed in status.failed.values())
+    advice = "raise images.max_disk" if over_budget else "check sources.images and sources.path_field"
+    raise (ImagesUnreachableError if unreachable else ImagesError)(
+        f"source {source.name!r}: none of {len(status)} images could be downloaded from {redact_url(source.images)}: {counts} "
+        f"(the first: {status.failed[min(status.failed)].detail}); {advice} in the plan",
+        code="over_budget" if over_budget else "none_downloaded",
+        reasons=dict(reasons),
+    )
 
 
-def _write_tables(space: Workspace, source: SourceConfig, known: Known, left_out: pd.DataFrame, not_wanted: dict[str, int]) -> StepOutput:
-    reasons = Counter(lost.reason for lost in known.lost.values())
-    here = known.arrived()
-    if not len(known):  # another source may have what the plan asks for; a class that has nothing is the next step's word
-        log.warning("pictures of %s: none is wanted: %s", source.name, _why_none(not_wanted))
-    elif not len(here):
-        found = ", ".join(f"{n} {r.replace('_', ' ')}" for r, n in reasons.most_common())
-        first = f" (the first: {known.lost[min(known.lost)].detail})" if known.lost else ""
-        mend = "raise images.max_disk" if set(reasons) == {OVER_BUDGET.reason} else "check sources.images and sources.key"
-        raise ImagesError(
-            f"source {source.name!r}: not one of {len(known)} pictures arrived from {redact_url(source.images)}: {found}{first}; {mend} in the plan"
-        )
-    write_table(space.out, DOWNLOADED_IMAGES, here)
-    limits = ", ".join(f"{k} {v:,}" for k, v in limits_of(source).items())
-    beyond = left_out.assign(reason=OVER_LIMIT, detail=f"the source's limits: {limits}")
-    write_table(space.out, MISSING_IMAGES, pd.concat([known.missing(), beyond]) if len(beyond) else known.missing())
-    if reasons["over_budget"]:
+def _write_tables(space: Workspace, source: SourceConfig, status: DownloadStatus, selected: WantedImages) -> StepOutput:
+    downloaded, missing = status.downloaded_table(), status.missing_table()
+    dropped = dict(Counter(missing["reason"].tolist())) | selected.not_wanted
+    if n := len(selected.over_limit):
+        limits = ", ".join(f"{key} {limit:,}" for key, limit in source_limits(source).items())
+        missing = pd.concat([missing, selected.over_limit.assign(reason=OVER_LIMIT, detail=f"the source's limits: {limits}")])
+        dropped[OVER_LIMIT] = n
+    write_table(space.out, DOWNLOADED_IMAGES, downloaded)
+    write_table(space.out, MISSING_IMAGES, missing)
+    if over_budget := dropped.get(OVER_BUDGET.reason):
         log.warning(
-            "pictures of %s: %d left out, since the store would grow beyond images.max_disk; raise it in the plan, then run again",
-            source.name, reasons["over_budget"],
+            "images of %s: %d not downloaded, because the store would grow beyond images.max_disk; raise it in the plan, then run again",
+            source.name, over_budget,
         )  # fmt: skip
-    dropped = dict(reasons) | ({OVER_LIMIT: len(beyond)} if len(beyond) else {})
-    dropped |= not_wanted
-    twice = len(here) - here["blob"].nunique()
-    noted = {"same_bytes_as_another": twice} if twice else {}
-    final = not any(lost.retryable for lost in known.lost.values())
-    return StepOutput(Counts(kept=len(here), dropped=dropped, noted=noted, unit="images"), blobs=(BlobColumn(file="images.parquet"),), final=final)
+    repeated = len(downloaded) - downloaded["blob"].nunique()
+    notes = {"same_bytes_as_another": repeated} if repeated else {}
+    final = not any(failed.retryable for failed in status.failed.values())
+    counts = Counts(kept=len(downloaded), dropped=dropped, notes=notes, unit="images")
+    return StepOutput(counts, blobs=(BlobColumn(file=DOWNLOADED_IMAGES.file),), final=final)

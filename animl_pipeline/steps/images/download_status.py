@@ -1,0 +1,114 @@
+"""The status of each wanted image: in the store, failed, or not yet requested.
+
+Columns with a row for each image, not a record for each image, so that a million images fit into memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from animl_pipeline.steps.images.download import Downloaded, Failed, Request
+from animl_pipeline.storage.image_index import iter_index
+from animl_pipeline.storage.step_cache import Store
+
+_ID_WITH_MD5 = re.compile(r"^[^:]+:([0-9a-f]{32})$")
+FIELDS: dict[str, Any] = {"blob": "S64", "bytes": np.int64, "width": np.int32, "height": np.int32, "md5": "S32"}
+"""Fields of :class:`Downloaded`, with their numpy types."""
+
+
+class DownloadStatus:
+    """The status of the images in a table with the columns image_id and path.
+
+    Attributes:
+        in_store: bool [n], whether the store holds the image.
+        failed: row → why the image is not in the store.
+    """
+
+    def __init__(self, images: pd.DataFrame) -> None:
+        self.image_ids = images["image_id"].to_numpy(dtype=object)
+        self.paths = images["path"].to_numpy(dtype=object)
+        self.in_store = np.zeros(len(images), bool)
+        self.failed: dict[int, Failed] = {}
+        self._columns = _empty_columns(len(images))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def load(self, index: str, store: Store) -> None:
+        """Mark the images that an earlier run downloaded and that are still in the store.
+
+        Args:
+            index: name of the store's image index for this host.
+            store: the store.
+        """
+        if not len(self):
+            return
+        codes, paths = pd.factorize(pd.Series(self.paths), use_na_sentinel=False)
+        row_of = {path: i for i, path in enumerate(paths)}
+        known, columns = np.zeros(len(paths), bool), _empty_columns(len(paths))
+        for path, record in iter_index(store.object_store, index):
+            i = row_of.get(path)
+            if i is not None and record.keys() >= FIELDS.keys():
+                known[i] = True
+                for name, column in columns.items():
+                    column[i] = record[name]
+        rows = np.flatnonzero(known)
+        known[rows] = store.has_blobs(columns["blob"][rows].astype(str).tolist(), columns["bytes"][rows].tolist())
+        self.in_store = known[codes] & self._md5_agrees(columns["md5"][codes])
+        for name, column in self._columns.items():
+            column[self.in_store] = columns[name][codes][self.in_store]
+
+    def requests(self) -> Iterator[Request]:
+        """A request for each image that is not in the store."""
+        for row in np.flatnonzero(~self.in_store).tolist():
+            found = _ID_WITH_MD5.match(self.image_ids[row])
+            yield Request(row, self.paths[row], found[1] if found else "")
+
+    def add(self, row: int, answer: Downloaded | Failed) -> None:
+        """Record an answer."""
+        if isinstance(answer, Failed):
+            self.failed[row] = answer
+            return
+        self.in_store[row] = True
+        for name, column in self._columns.items():
+            column[row] = getattr(answer, name)
+
+    def fail_rest(self, failed: Failed) -> None:
+        """Mark all images without an answer as failed."""
+        for row in np.flatnonzero(~self.in_store).tolist():
+            self.failed.setdefault(row, failed)
+
+    def downloaded_table(self) -> pd.DataFrame:
+        """The images in the store, as the table DOWNLOADED_IMAGES."""
+        rows = np.flatnonzero(self.in_store)
+        numbers = {name: self._columns[name][rows].astype(np.int64) for name in ("bytes", "width", "height")}
+        return pd.DataFrame({"image_id": self.image_ids[rows], "path": self.paths[rows], "blob": self._columns["blob"][rows].astype(str)} | numbers)
+
+    def missing_table(self) -> pd.DataFrame:
+        """The images that failed, as the table MISSING_IMAGES."""
+        rows = sorted(self.failed)
+        failed = [self.failed[row] for row in rows]
+        return pd.DataFrame(
+            {
+                "image_id": self.image_ids[rows],
+                "path": self.paths[rows],
+                "reason": [f.reason for f in failed],
+                "detail": [f.detail for f in failed],
+            }
+        )
+
+    def _md5_agrees(self, md5: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+        """Whether each row's md5 is the one in the image's id. True where the id has none."""
+        expected = pd.Series(self.image_ids, dtype="str").str.extract(_ID_WITH_MD5, expand=False).fillna("").to_numpy(dtype="S32")
+        agrees: NDArray[np.bool_] = (expected == b"") | (expected == md5)
+        return agrees
+
+
+def _empty_columns(n: int) -> dict[str, NDArray[Any]]:
+    return {name: np.zeros(n, kind) for name, kind in FIELDS.items()}

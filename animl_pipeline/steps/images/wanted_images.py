@@ -1,0 +1,109 @@
+"""Which images to download: those with a wanted label, within the source's own limits. And an estimate of the download."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from animl_pipeline.config import SourceConfig
+from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.errors import redact_url
+from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES
+from animl_pipeline.steps.images.download_status import DownloadStatus
+from animl_pipeline.storage.step_cache import Store, digest_of
+
+UNREVIEWED_ONLY = "with_unreviewed_labels_only"
+
+
+class WantedImages(NamedTuple):
+    """The images to download, and those that are left out.
+
+    Attributes:
+        images: columns image_id and path.
+        over_limit: the same columns; images with a wanted label that the source's limits leave out.
+        not_wanted: reason → number of the other images.
+    """
+
+    images: pd.DataFrame
+    over_limit: pd.DataFrame
+    not_wanted: dict[str, int]
+
+
+class DownloadEstimate(NamedTuple):
+    """How many images are wanted, how many of them the store holds, with how many bytes, and the ids that the source's limits leave out."""
+
+    wanted: int
+    in_store: int
+    bytes_in_store: int
+    over_limit: frozenset[str]
+
+    @property
+    def to_download(self) -> int:
+        """Images that would be downloaded."""
+        return self.wanted - self.in_store
+
+
+def estimate_download(source: SourceConfig, export: Artifact, wanted: Collection[str], store: Store) -> DownloadEstimate:
+    """What :func:`~animl_pipeline.steps.images.step.download_images` would download. Sends no request to the host."""
+    found = select_images(source, export, wanted, store)
+    status = DownloadStatus(found.images)
+    status.load(index_name(source), store)
+    size = int(status.downloaded_table()["bytes"].sum())
+    return DownloadEstimate(len(status), int(status.in_store.sum()), size, frozenset(found.over_limit["image_id"]))
+
+
+def select_images(source: SourceConfig, export: Artifact, wanted: Collection[str], store: Store) -> WantedImages:
+    """The images with a wanted label. Labels that nobody reviewed count only if the source keeps them.
+
+    Args:
+        source: its limits, and whether unreviewed labels count.
+        export: the source's export step.
+        wanted: labels, case-folded.
+        store: holds the export.
+    """
+    images = store.table(export, EXPORT_IMAGES, ["image_id", "path", "location"])
+    annotations = store.table(export, EXPORT_ANNOTATIONS, ["image_id", "label", "reviewed"])
+    has_wanted = annotations["label"].str.casefold().isin(list(wanted))
+    counts = has_wanted & annotations["reviewed"] if source.unreviewed == "drop" else has_wanted
+    labelled, selected = (images["image_id"].isin(annotations.loc[mask, "image_id"]) for mask in (has_wanted, counts))
+    not_wanted = {"without_a_wanted_label": int((~labelled).sum()), UNREVIEWED_ONLY: int((labelled & ~selected).sum())}
+    images = images[selected]
+    over, columns = _over_limits(images, source), ["image_id", "path"]
+    return WantedImages(images.loc[~over, columns], images.loc[over, columns], {reason: n for reason, n in not_wanted.items() if n})
+
+
+def source_limits(source: SourceConfig) -> dict[str, int]:
+    """The limits that a source has: plan key → number."""
+    return {key: n for key, n in (("max_images", source.max_images), ("max_per_location", source.max_per_location)) if n is not None}
+
+
+def index_name(source: SourceConfig) -> str:
+    """The name of the store's image index for the host of a source's images."""
+    return f"images/{digest_of([host_address(source), source.path_field])[:16]}"
+
+
+def host_address(source: SourceConfig) -> str:
+    """Where the images are, without a signature: a new signature is the same host, and no secret goes into the store."""
+    return redact_url(source.images) if source.images.startswith("http") else source.images
+
+
+def _over_limits(images: pd.DataFrame, source: SourceConfig) -> NDArray[np.bool_]:
+    """Which images the source's limits leave out: max_per_location first, then max_images.
+
+    The images are ordered by a hash of their ids, so that the choice stays the same while the source grows. Images of unknown
+    location are not limited by max_per_location.
+    """
+    over = np.zeros(len(images), bool)
+    order = np.argsort(pd.util.hash_array(images["image_id"].to_numpy(object)), kind="stable")
+    if source.max_per_location is not None:
+        locations = images["location"].iloc[order].astype(str)
+        too_many = (locations != "") & (locations.groupby(locations).cumcount() >= source.max_per_location)
+        over[order[too_many.to_numpy()]] = True
+    if source.max_images is not None:
+        order = order[~over[order]]
+        over[order[source.max_images :]] = True
+    return over
