@@ -28,15 +28,15 @@ from measure import conclude, show  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from animl_pipeline.inference.scoring import expected_calibration_error, probability_column, probability_matrix, rescale_temperature, score_crops  # noqa: E402
-from animl_pipeline.steps.evaluation.bootstrap_intervals import Draws, interval, mean_of_held, rates  # noqa: E402
-from animl_pipeline.steps.evaluation.metrics import numbers  # noqa: E402
+from animl_pipeline.steps.evaluation.bootstrap_intervals import BootstrapDraws, percentile_interval, mean_over_present_classes, precision_recall_f1  # noqa: E402
+from animl_pipeline.steps.evaluation.metrics import class_indices  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from animl_pipeline.config import Plan
     from animl_pipeline.config.settings import Settings
-    from animl_pipeline.core.records import Artifact
+    from animl_pipeline.core.artifacts import Artifact
     from animl_pipeline.storage.step_cache import Store
 
 AIM = 0.08
@@ -71,14 +71,14 @@ def cut(plan: Plan, store: Store, settings: Settings) -> Artifact:
     from animl_pipeline.steps.crops import extract_crops
     from animl_pipeline.steps.detections import detect_animals
     from animl_pipeline.steps.export import export_annotations
-    from animl_pipeline.steps.images import fetch_images
-    from animl_pipeline.steps.labels import SourceSteps, resolve_labels, wanted_names
+    from animl_pipeline.steps.images import download_images
+    from animl_pipeline.steps.labels import SourceArtifacts, resolve_labels, wanted_labels
 
     sources = []
     for source in plan.sources:
         export = export_annotations(source, store, settings)
-        imgs = fetch_images(source, export, wanted_names(plan.labels, source.name, settings), store, settings)
-        sources.append(SourceSteps(source, export, imgs))
+        imgs = download_images(source, export, wanted_labels(plan.labels, source.name, settings), store, settings)
+        sources.append(SourceArtifacts(source, export, imgs))
     labels = resolve_labels(sources, plan.labels, store, settings)
     return extract_crops(labels, detect_animals(labels, plan.detections, store, settings), plan.crops, plan.model_input, store, settings)
 
@@ -112,13 +112,13 @@ def ours(plan: Plan, crops: Artifact, splits: Artifact, store: Store, settings: 
 
 def recipe(plan: Plan, crops: Artifact, splits: Artifact, store: Store, settings: Settings) -> pd.DataFrame:
     """The test crops with the recipe's answers."""
-    from animl_pipeline.core.records import Counts
+    from animl_pipeline.core.artifacts import Counts
     from animl_pipeline.storage.step_cache import StepOutput, Workspace
 
     def build(space: Workspace) -> StepOutput:
         train, test = (side(crops, splits, name, store) for name in ("train", "test"))
         ids = tuple(plan.labels.classes)
-        network = learnt(_pixels(train, store), numbers(train["class_id"], ids), plan, settings)
+        network = learnt(_pixels(train, store), class_indices(train["class_id"], ids), plan, settings)
         p = answers(network, _pixels(test, store))
         table = test.assign(predicted=np.asarray(ids, object)[p.argmax(1)], **{probability_column(c): p[:, i] for i, c in enumerate(ids)})
         write_parquet(space.out / "answers.parquet", table)
@@ -193,15 +193,15 @@ def compared(plan: Plan, crops: Artifact, seed: int, store: Store, settings: Set
     return Seed({RECIPE: recipe(plan, crops, splits, store, settings), OURS: scored}, errors[0], errors[1], min(errors))
 
 
-def figures(table: pd.DataFrame, ids: tuple[str, ...], draws: Draws) -> Figures:
+def figures(table: pd.DataFrame, ids: tuple[str, ...], draws: BootstrapDraws) -> Figures:
     """F1 and average precision of every class in each draw; NaN where a draw holds none of it."""
-    truth = numbers(table["class_id"], ids)
-    f1 = rates(draws.confusions(truth, numbers(table["predicted"], ids), len(ids)))[2]
+    truth = class_indices(table["class_id"], ids)
+    f1 = precision_recall_f1(draws.confusions(truth, class_indices(table["predicted"], ids), len(ids)))[2]
     aps = [draws.average_precisions(table[probability_column(c)].to_numpy(np.float64), truth == i) for i, c in enumerate(ids)]
     return Figures(f1, np.stack(aps, axis=1))
 
 
-class Once(Draws):
+class Once(BootstrapDraws):
     """Every place once: the figures themselves."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
@@ -217,7 +217,7 @@ def ranged(ends: tuple[float, float] | None) -> str:
 def report(seeds: dict[int, Seed], ids: tuple[str, ...]) -> tuple[float, tuple[float, float] | None]:
     """Print all tables; the change of macro F1 with its interval comes back."""
     pooled = {who: pd.concat([s.answers[who] for s in seeds.values()], ignore_index=True) for who in (RECIPE, OURS)}
-    draws = Draws(pooled[OURS])
+    draws = BootstrapDraws(pooled[OURS])
     whole = {who: figures(table, ids, Once(table)) for who, table in pooled.items()}
     drawn = {who: figures(table, ids, draws) for who, table in pooled.items()}
     truth, locations = pooled[OURS]["class_id"], pooled[OURS]["location"]
@@ -225,14 +225,14 @@ def report(seeds: dict[int, Seed], ids: tuple[str, ...]) -> tuple[float, tuple[f
     rows: list[list[object]] = []
     for i, c in enumerate(ids):
         f1, ap = ([float(getattr(whole[who], what)[0, i]) for who in (RECIPE, OURS)] for what in Figures._fields)
-        ends = interval(drawn[OURS].average_precision[:, i] - drawn[RECIPE].average_precision[:, i], draws.locations_of((truth == c).to_numpy()))
+        ends = percentile_interval(drawn[OURS].average_precision[:, i] - drawn[RECIPE].average_precision[:, i], draws.locations_of((truth == c).to_numpy()))
         rows.append([c, int((truth == c).sum()), locations[truth == c].nunique(), *f1, *ap, ap[1] - ap[0], ranged(ends)])
     show("Test crops of all seeds, class by class", columns, rows)
     macros = []
     for what in Figures._fields:
         recipes, own = (float(np.nanmean(getattr(whole[who], what)[0])) for who in (RECIPE, OURS))
-        change = mean_of_held(getattr(drawn[OURS], what)) - mean_of_held(getattr(drawn[RECIPE], what))
-        macros.append((what, recipes, own, own - recipes, interval(change, draws.locations)))
+        change = mean_over_present_classes(getattr(drawn[OURS], what)) - mean_over_present_classes(getattr(drawn[RECIPE], what))
+        macros.append((what, recipes, own, own - recipes, percentile_interval(change, draws.locations)))
     show(
         f"Means over the classes, {draws.locations} places",
         ("", RECIPE, OURS, "change", "95 % over places"),
@@ -259,7 +259,7 @@ def main() -> None:
     from animl_pipeline.storage.step_cache import open_store
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", type=Path, default=ROOT / "tests" / "real-data.yaml", help="what to train (default: tests/real-data.yaml)")
+    parser.add_argument("--plan", type=Path, default=ROOT / "tests" / "flows" / "real-data.yaml", help="the plan (default: tests/flows/real-data.yaml)")
     parser.add_argument("--data", type=Path, help="folder where the plan's relative paths start (default: ANIML_DATA)")
     parser.add_argument("--store", type=Path, default=ROOT / "runs" / "recipes", help="where all that is made is kept (default: runs/recipes)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
