@@ -17,8 +17,8 @@ from animl_pipeline.config import Plan, SourceConfig, load_plan
 from animl_pipeline.config.settings import Settings, load_settings, remember
 from animl_pipeline.core.errors import ImagesError
 from animl_pipeline.steps.export import export_annotations
-from animl_pipeline.steps.images import Outlook, foresee_images, location_of
-from animl_pipeline.steps.labels import Preview, previewed, wanted_names
+from animl_pipeline.steps.images import DownloadEstimate, estimate_download, open_image_host
+from animl_pipeline.steps.labels import LabelsPreview, preview_labels, wanted_labels
 from animl_pipeline.storage.step_cache import Store, open_store
 
 ASSUMED_BYTES = 700_000
@@ -44,8 +44,8 @@ def preview(plan: PlanPath, store: StoreOption = None, data: DataOption = None, 
     opened = open_store(settings)
     with console.watched(debug=Debug.on):
         exports = {s.name: export_annotations(s, opened, settings) for s in checked.sources}
-        outlooks = {s.name: foresee_images(s, exports[s.name], wanted_names(checked.labels, s.name, settings), opened) for s in checked.sources}
-        found = previewed(checked, exports, {name: o.over_limit for name, o in outlooks.items()}, opened, settings)
+        outlooks = {s.name: estimate_download(s, exports[s.name], wanted_labels(checked.labels, s.name, settings), opened) for s in checked.sources}
+        found = preview_labels(checked.sources, checked.labels, exports, {name: o.over_limit for name, o in outlooks.items()}, opened, settings)
     show_classes(checked, found)
     show_images(outlooks, opened, settings, rate)
     lost = [line for s in checked.sources if (line := _lost(s, settings))]
@@ -56,17 +56,17 @@ def preview(plan: PlanPath, store: StoreOption = None, data: DataOption = None, 
         )
     for line in lost:
         console.out.print(f"refused: {line}")  # a path stays in one piece
-    if lost or (found.on_too_few and checked.labels.on_too_few == "error"):
+    if lost or (found.too_few and checked.labels.on_too_few == "error"):
         raise typer.Exit(1)
 
 
-def show_classes(plan: Plan, found: Preview) -> None:
+def show_classes(plan: Plan, found: LabelsPreview) -> None:
     """A row a class, the totals, and what a person should look at."""
     table = _table(f"{plan.model}: what it would train on, by the exports alone", ("class", "objects", "images", "locations", "left out", "names"))
     for c in found.classes:
-        names = ", ".join(f"{name} {n:,}" for name, n in list(c.names.items())[:SHOWN]) or "none found"
-        table.add_row(c.id, f"{c.objects:,}", f"{c.images:,}", f"{c.locations:,}", _reasons(c.dropped), names)
-    table.add_row("all", f"{found.objects:,}", f"{found.images:,}", f"{found.locations:,}", "", "", style="bold")
+        names = ", ".join(f"{name} {n:,}" for name, n in list(c.labels.items())[:SHOWN]) or "none found"
+        table.add_row(c.id, f"{c.annotations:,}", f"{c.images:,}", f"{c.locations:,}", _reasons(c.dropped), names)
+    table.add_row("all", f"{found.annotations:,}", f"{found.images:,}", f"{found.locations:,}", "", "", style="bold")
     console.out.print(table)
     _say(f"\nleft out in all: {_reasons(found.dropped) or 'nothing'}")
     if found.unlisted:
@@ -74,20 +74,20 @@ def show_classes(plan: Plan, found: Preview) -> None:
         _say(f"names that stand nowhere in the plan: {', '.join(f'{n} {k:,}' for n, k in list(found.unlisted.items())[:SHOWN])}{more}")
     for line in found.conflicts:
         _say(f"to settle: {line}; the first counts")
-    for line in found.on_too_few:
+    for line in found.too_few:
         _say(f"{'refused' if plan.labels.on_too_few == 'error' else 'to note'}: {line}")
 
 
-def show_images(outlooks: Mapping[str, Outlook], store: Store, settings: Settings, rate: float) -> None:
+def show_images(outlooks: Mapping[str, DownloadEstimate], store: Store, settings: Settings, rate: float) -> None:
     """A row a source: how many pictures would travel, how many bytes, how long; then the disk."""
     table = _table("\nWhat fetching the pictures would take", ("source", "wanted", "here", "to fetch", "bytes", "time"))
-    here, held = (sum(getattr(o, f) for o in outlooks.values()) for f in ("here", "bytes_here"))
+    here, held = (sum(getattr(o, f) for o in outlooks.values()) for f in ("in_store", "bytes_in_store"))
     needed = 0
     for name, o in outlooks.items():
-        mean = o.bytes_here / o.here if o.here else held / here if here else ASSUMED_BYTES
-        size = int(o.to_fetch * mean)
+        mean = o.bytes_in_store / o.in_store if o.in_store else held / here if here else ASSUMED_BYTES
+        size = int(o.to_download * mean)
         needed += size
-        table.add_row(name, f"{o.wanted:,}", f"{o.here:,}", f"{o.to_fetch:,}", console.in_bytes(size), _duration(o.to_fetch / rate))
+        table.add_row(name, f"{o.wanted:,}", f"{o.in_store:,}", f"{o.to_download:,}", console.in_bytes(size), _duration(o.to_download / rate))
     console.out.print(table)
     basis = (
         f"{console.in_bytes(int(held / here))} each, the mean of the {here:,} that are here"
@@ -101,7 +101,7 @@ def show_images(outlooks: Mapping[str, Outlook], store: Store, settings: Setting
 def _lost(source: SourceConfig, settings: Settings) -> str:
     """Why no picture of a source can come, "" where they can be asked for."""
     try:
-        location_of(source, settings)
+        open_image_host(source, settings)
     except ImagesError as e:
         return str(e)
     return ""

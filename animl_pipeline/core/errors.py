@@ -10,6 +10,7 @@
     ├── ImagesError                 no image could be downloaded
     │   └── ImagesUnreachableError  * the host of the images does not answer now
     ├── LabelsError                 no annotation has a class, or a class has no annotation
+    │   └── TaxonomyUnreachableError * the host of the taxonomy does not answer now
     ├── WeightsError                pretrained weights are missing, wrong or not verified
     │   └── WeightsUnreachableError * the host of the weights does not answer now
     ├── DetectionsError             the detector cannot run
@@ -37,6 +38,7 @@ A message says what was expected, what was found, and what to do. The command li
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 
@@ -99,6 +101,12 @@ class ImagesUnreachableError(ImagesError):
 
 class LabelsError(PipelineError):
     """No annotation has a class, or a class has no annotation."""
+
+
+class TaxonomyUnreachableError(LabelsError):
+    """The host of the plan's taxonomy does not answer now."""
+
+    retryable = True
 
 
 class WeightsError(PipelineError):
@@ -179,3 +187,14 @@ class DamagedError(StoreError):
     """A stored file differs from its manifest. It is removed, and the next try makes it again."""
 
     retryable = True
+
+
+def redact_url(address: str) -> str:
+    """An address as a message may show it: without user, password, query and fragment. A path comes back unchanged."""
+    scheme, found, rest = address.partition("://")
+    if not found:
+        return "…" if "@" in address.partition("/")[0] else address
+    shown = re.split(r"[?#]", re.sub(r"^[^/]*@", "", rest))[0]
+    if "@" in shown and ":" in shown.partition("/")[0]:  # perhaps a password with a slash in it
+        return f"{scheme}://…@{shown.rpartition('@')[2]}"
+    return f"{scheme}://{shown}"

@@ -13,22 +13,24 @@ from hypothesis import strategies as st
 
 from animl_pipeline.config import LabelsConfig, Plan, SourceConfig, check_plan
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import LabelsError, PlanError
-from animl_pipeline.core.records import Artifact
 from animl_pipeline.steps.export import export_annotations
-from animl_pipeline.steps.images import fetch_images
-from animl_pipeline.steps.labels import SourceSteps, previewed, resolve_labels, wanted_names
+from animl_pipeline.steps.images import download_images
+from animl_pipeline.steps.labels import SourceArtifacts, preview_labels, resolve_labels, wanted_labels
 from animl_pipeline.storage.step_cache import Store
 from tests.support.coco_export import CATEGORIES, Export
 
 SPEC = {"classes": {"fox": ["Fox"], "rat": ["rat", "mouse"]}, "exclude": ["person"]}
 
 
-def steps(e: Export, store: Store, settings: Settings, folder: Path, spec: LabelsConfig, **fields: Any) -> SourceSteps:
+def steps(e: Export, store: Store, settings: Settings, folder: Path, spec: LabelsConfig, **fields: Any) -> SourceArtifacts:
     e.write(folder)
     plan = SourceConfig.model_validate({"name": e.project, "export": str(folder / "export.json"), "images": str(folder / "images")} | fields)
     export = export_annotations(plan, store, settings)
-    return SourceSteps(plan, export, fetch_images(plan, export, (*wanted_names(spec, plan.name, settings), "person", "empty"), store, settings))
+    return SourceArtifacts(
+        plan, export, download_images(plan, export, (*wanted_labels(spec, plan.name, settings), "person", "empty"), store, settings)
+    )
 
 
 def resolved(e: Export, store: Store, settings: Settings, folder: Path, spec: dict[str, Any] = SPEC, **fields: Any) -> Artifact:
@@ -73,7 +75,7 @@ def test_boxes_are_cut_at_the_frame_and_whole_frames_are_taken_as_none(store: St
     t = store.table(artifact, "labels.parquet").set_index("annotation_id")
     assert list(t.loc[over, ["ymin", "xmin", "ymax", "xmax"]]) == [0.75, 0.75, 1.0, 1.0]
     assert t.loc[full, ["ymin"]].isna().all()
-    assert artifact.counts.noted["whole_frame_box_taken_as_none"] == 1
+    assert artifact.counts.notes["whole_frame_box_taken_as_none"] == 1
 
 
 def test_a_box_is_relative_to_the_exports_size_and_to_the_images_own_where_that_is_missing(store: Store, settings: Settings, tmp_path: Path) -> None:
@@ -92,13 +94,13 @@ def test_caps_hold_and_keep_the_same_objects_when_the_data_grow(store: Store, se
     e.annotation(e.image("p0"), 2)
     spec = {"classes": {"fox": {"from": ["fox"], "max_per_location": 5}, "rat": ["rat"]}}
     first = resolved(e, store, settings, tmp_path / "a", spec)
-    kept = set(store.table(first, "labels.parquet").query("label == 'fox'")["annotation_id"])
+    kept = set(store.table(first, "labels.parquet").query("class_id == 'fox'")["annotation_id"])
     assert len(kept) == 10
     assert first.counts.dropped == {"over_cap": 20}
     for _ in range(4):
         e.annotation(e.image("p7"), 1, [4, 4, 20, 20])
     grown = resolved(e, store, settings, tmp_path / "b", spec)
-    assert kept < set(store.table(grown, "labels.parquet").query("label == 'fox'")["annotation_id"])
+    assert kept < set(store.table(grown, "labels.parquet").query("class_id == 'fox'")["annotation_id"])
 
 
 def test_a_class_without_an_example_says_what_the_exports_hold(store: Store, settings: Settings, tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ def test_an_accent_is_the_same_however_it_is_written(store: Store, settings: Set
     e.annotation(e.image(), 1)
     e.annotation(e.image(), 2)
     spec = {"classes": {"hedgehog": [meant], "rat": ["rat"]}}
-    assert resolved(e, store, settings, tmp_path, spec).counts.noted == {"hedgehog": 1, "rat": 1}
+    assert resolved(e, store, settings, tmp_path, spec).counts.notes == {"hedgehog": 1, "rat": 1}
 
 
 # -- the specification --------------------------------------------------------------------------------------------------
@@ -216,7 +218,7 @@ def test_a_name_may_mean_one_class_in_one_source_and_another_in_the_next(store: 
         both.append(steps(e, store, settings, tmp_path / project, plan))
     t = store.table(resolve_labels(both, plan, store, settings), "labels.parquet")
     assert dict(zip(t["source"] + t["annotation_id"], t["class_id"], strict=True)) == expected
-    assert wanted_names(plan, "cape", settings) == ("mouse", "rat")
+    assert wanted_labels(plan, "cape", settings) == ("mouse", "rat")
 
 
 @pytest.mark.parametrize("text", [LILA, json.dumps(MLMODEL), json.dumps([MLMODEL])], ids=["lila", "mlmodel", "mlmodels"])
@@ -273,7 +275,7 @@ def test_a_name_with_two_lineages_is_a_conflict_until_the_data_set_is_said(store
     spec = with_taxa(tmp_path, LILA, {"from": ["fox"]}, rats)
     with pytest.raises(LabelsError, match=r"'rat' has several lineages .* labels\.taxonomy\.datasets"):
         resolved(e, store, settings, tmp_path, spec)
-    assert classes_of(resolved(e, store, settings, tmp_path, spec | {"conflicts": "warn"}), store) == {fox: "fox", rat: "rat"}
+    assert classes_of(resolved(e, store, settings, tmp_path, spec | {"on_conflict": "warn"}), store) == {fox: "fox", rat: "rat"}
     spec["taxonomy"]["datasets"] = {"isle": "isle traps"}
     assert classes_of(resolved(e, store, settings, tmp_path, spec), store) == {fox: "fox", rat: "rat"}
 
@@ -284,7 +286,7 @@ def test_two_classes_that_claim_a_taxon_are_a_conflict(store: Store, settings: S
     spec = with_taxa(tmp_path, LILA, {"taxa": [CANIDS]}, {"from": ["rat"], "taxa": [CANIDS]})
     with pytest.raises(LabelsError, match=r"'dog' is by its family in 'classes\.fox' and 'classes\.rat'|'fox' is by its family in"):
         resolved(e, store, settings, tmp_path, spec)
-    assert classes_of(resolved(e, store, settings, tmp_path, spec | {"conflicts": "warn"}), store)[fox] == "fox"
+    assert classes_of(resolved(e, store, settings, tmp_path, spec | {"on_conflict": "warn"}), store)[fox] == "fox"
 
 
 @pytest.mark.parametrize(
@@ -339,7 +341,7 @@ def test_a_limit_keeps_first_what_the_plan_prioritizes(store: Store, settings: S
         e.annotation(e.image(), 3)
         both.append(steps(e, store, settings, tmp_path / project, plan))
     artifact = resolve_labels(both, plan, store, settings)
-    t = store.table(artifact, "labels.parquet").query("label == 'animal'")
+    t = store.table(artifact, "labels.parquet").query("class_id == 'animal'")
     assert t.groupby(["source", "label"]).size().to_dict() == {("cape", "Rat"): 2, ("isle", "Rat"): 2, ("cape", "fox"): 2}
     assert artifact.counts.dropped == {"over_cap": 8}
 
@@ -385,9 +387,9 @@ def test_a_preview_counts_what_the_step_then_keeps(store: Store, settings: Setti
     artifact = resolved(e, store, settings, tmp_path, spec)
     source = {"name": "isle", "export": str(tmp_path / "export.json"), "images": str(tmp_path / "nowhere")}
     plan = Plan.model_validate({"model": "m", "sources": [source], "labels": spec})
-    found = previewed(plan, {"isle": export_annotations(plan.sources[0], store, settings)}, {}, store, settings)
+    found = preview_labels(plan, {"isle": export_annotations(plan.sources[0], store, settings)}, {}, store, settings)
     assert (found.objects, found.dropped) == (artifact.counts.kept, artifact.counts.dropped)
-    assert {c.id: c.objects for c in found.classes} == {c: artifact.counts.noted[c] for c in ("fox", "rat")}
+    assert {c.id: c.objects for c in found.classes} == {c: artifact.counts.notes[c] for c in ("fox", "rat")}
     assert [(c.objects, c.locations, c.over_cap) for c in found.classes] == [(4, 2, 1), (4, 2, 0)]
     assert (found.unlisted, found.conflicts, found.on_too_few) == ({"person": 4}, (), ())
 
@@ -396,10 +398,10 @@ def test_a_preview_says_what_is_wrong_instead_of_ending(store: Store, settings: 
     e = Export()
     e.annotation(e.image(), 1)
     e.write(tmp_path)
-    labels = {"classes": {"fox": ["fox", "rat"], "rat": ["rat"]}, "conflicts": "warn"}
+    labels = {"classes": {"fox": ["fox", "rat"], "rat": ["rat"]}, "on_conflict": "warn"}
     source = {"name": "isle", "export": str(tmp_path / "export.json"), "images": "nowhere"}
     plan = Plan.model_validate({"model": "m", "sources": [source], "labels": labels})
-    found = previewed(plan, {"isle": export_annotations(plan.sources[0], store, settings)}, {"isle": [e.images[0]["id"]]}, store, settings)
+    found = preview_labels(plan, {"isle": export_annotations(plan.sources[0], store, settings)}, {"isle": [e.images[0]["id"]]}, store, settings)
     assert found.conflicts == ("the name 'rat' is in 'classes.fox' and in 'classes.rat'",)
     assert [line[:15] for line in found.on_too_few] == ["the class 'fox'", "the class 'rat'"]
     assert found.dropped == {"image_unusable": 1}

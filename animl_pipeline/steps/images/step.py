@@ -68,8 +68,7 @@ def download_images(
         ImagesError: the folder of the images does not exist, the credentials are refused, or no image could be downloaded.
     """
     host = open_image_host(source, settings)
-    key = {"images": host_address(source), "path_field": source.path_field, "wanted": sorted(wanted), "unreviewed": source.unreviewed}
-    key |= source_limits(source)
+    key = {
         "images": host_address(source),
         "path_field": source.path_field,
         "wanted": sorted(wanted),

@@ -1,12 +1,13 @@
-"""The label specification applied: one class for each object, and the reason for every object left out.
+"""The step `labels`: apply the plan's labels, so that each annotation has a class, or a reason why it is left out.
 
-Public doors: :func:`resolve_labels`; :func:`wanted_names`, which says before whose pictures are needed; :func:`previewed`,
-which counts what a plan would give before any picture is fetched.
+:func:`resolve_labels` is the step; :func:`wanted_labels` says before whose images are needed; :func:`preview_labels` counts what a
+plan would give before any image is downloaded.
 """
 
-from animl_pipeline.steps.labels.class_counts import ClassRow
-from animl_pipeline.steps.labels.class_mapping import wanted_names
-from animl_pipeline.steps.labels.preview import Preview, previewed
-from animl_pipeline.steps.labels.step import SourceSteps, resolve_labels
+from animl_pipeline.steps.labels.annotations import SourceArtifacts
+from animl_pipeline.steps.labels.class_counts import ClassCounts
+from animl_pipeline.steps.labels.class_mapping import class_by_label, wanted_labels
+from animl_pipeline.steps.labels.preview import LabelsPreview, preview_labels
+from animl_pipeline.steps.labels.step import resolve_labels
 
-__all__ = ["ClassRow", "Preview", "SourceSteps", "previewed", "resolve_labels", "wanted_names"]
+__all__ = ["ClassCounts", "LabelsPreview", "SourceArtifacts", "class_by_label", "preview_labels", "resolve_labels", "wanted_labels"]

@@ -1,168 +1,210 @@
-"""All sources' objects beside the images that they lie in, as columns: no row is looked at by itself."""
+"""Read the annotations of all sources as columns, with the images and locations that they belong to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from animl_pipeline.config import SourceConfig
-from animl_pipeline.core.records import Artifact
-from animl_pipeline.steps.labels.shared_locations import shared_locations
+from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.locations import merge_locations
+from animl_pipeline.core.table_schemas import DOWNLOADED_IMAGES, EXPORT_ANNOTATIONS, EXPORT_IMAGES, EXPORT_LOCATIONS, MISSING_IMAGES
 from animl_pipeline.storage.step_cache import Store
 
-WHOLE_FRAME = 0.95
-"""A box that fills this share of both sides is what Animl leaves on an image once called empty: a label without a box."""
+WHOLE_IMAGE_SHARE = 0.95
+"""A box that fills this share of both sides is what Animl leaves on an image that was once called empty: a label without a box."""
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
 
-class Objects(NamedTuple):
-    """Objects and images of all sources. ``image`` is each object's row in ``images``.
+class SourceArtifacts(NamedTuple):
+    """One source with the artifacts of its steps export and images. ``images`` is None before the images are downloaded."""
 
-    images: ``image_id, file_name, place`` (with its name space), ``taken, sequence`` (with the source's name),
-    ``blob, bytes, width, height`` (of the picture; null where it did not arrive), ``missing`` (whether it did not),
-    ``over_limit`` (whether it was not fetched, by the source's limits). boxes: [n, 4] relative
-    ``ymin, xmin, ymax, xmax``, NaN where there is none. names: each object's category as a code, and the categories.
-    """
-
-    sources: tuple[str, ...]
-    images: pa.Table
-    image: Ints
-    annotation_id: pa.ChunkedArray
-    name: Ints
-    names: tuple[str, ...]
-    confidence: Floats
-    boxes: Floats
-    boxed: Bools
-    whole_frame: Bools
-    unreviewed: Bools
-    source: Ints
-
-    def location(self) -> tuple[Ints, int]:
-        """The place of each object as a code, -1 where unknown, and how many codes there are."""
-        coded = self.images["location"].combine_chunks().dictionary_encode()
-        codes = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        unknown = pc.index(coded.dictionary, "").as_py()
-        codes[codes == unknown] = -1
-        return codes[self.image], len(coded.dictionary)
-
-
-class SourceTables(NamedTuple):
-    """One source with its export, and with its pictures where those were fetched."""
-
-    plan: SourceConfig
+    source: SourceConfig
     export: Artifact
     images: Artifact | None = None
 
 
-def read_objects(sources: Iterable[SourceTables], store: Store) -> Objects:
-    """The objects of all sources; sources are in the order of their names."""
-    ordered = sorted(sources, key=lambda s: s.plan.name)
-    locations = shared_locations(ordered, store)
-    parts = [_of_source(i, s, store, locations.get(s.plan.name, {})) for i, s in enumerate(ordered)]
-    names = list(dict.fromkeys(name for part in parts for name in part.names))
-    code = {name: i for i, name in enumerate(names)}
-    starts = np.cumsum([0, *(len(part.images) for part in parts)])
-    return Objects(
-        sources=tuple(s.plan.name for s in ordered),
-        images=pa.concat_tables([part.images for part in parts]),
-        image=np.concatenate([part.image + start for part, start in zip(parts, starts, strict=False)]),
-        annotation_id=pa.chunked_array([chunk for part in parts for chunk in part.annotation_id.chunks], pa.string()),
-        name=np.concatenate([np.array([code[n] for n in part.names], np.int64)[part.name] for part in parts]),
-        names=tuple(names),
-        **{f: np.concatenate([getattr(part, f) for part in parts]) for f in ("confidence", "boxes", "boxed", "whole_frame", "unreviewed", "source")},
-    )
+class Annotations(NamedTuple):
+    """The annotations of all sources (n of them), and their images.
 
-
-def _of_source(number: int, source: SourceTables, store: Store, locations: Mapping[str, str]) -> Objects:
-    objects = pq.read_table(store.path(source.export, "annotations.parquet"), read_dictionary=["label"])
-    said = pq.read_table(
-        store.path(source.export, "images.parquet"), columns=["image_id", "file_name", "location", "taken", "sequence", "width", "height"]
-    )
-    ids = said["image_id"].combine_chunks()
-    image = pc.index_in(objects["image_id"], value_set=ids).to_numpy().astype(np.int64)
-    images, sides = _with_images(said, ids, source, store, locations)
-    coded = objects["label"].unify_dictionaries().combine_chunks()
-    x, y, w, h = (objects[c].to_numpy() for c in "xywh")
-    boxes, whole = _relative_boxes(np.stack([x, y, w, h]), sides[image].T)
-    return Objects(
-        sources=(source.plan.name,),
-        images=images,
-        image=image,
-        annotation_id=objects["annotation_id"],
-        name=coded.indices.to_numpy(zero_copy_only=False).astype(np.int64),
-        names=tuple(coded.dictionary.to_pylist()),
-        confidence=objects["confidence"].to_numpy(),
-        boxes=boxes,
-        boxed=~np.isnan(x),
-        whole_frame=whole,
-        unreviewed=~objects["reviewed"].to_numpy() & (source.plan.unreviewed == "drop"),
-        source=np.full(len(image), number),
-    )
-
-
-def _with_images(said: pa.Table, ids: pa.Array, source: SourceTables, store: Store, locations: Mapping[str, str]) -> tuple[pa.Table, Floats]:
-    """The images of an export beside their pictures; and [n, 2] the width and height in which their boxes are meant.
-
-    Boxes are in the pixels of the export's own width and height; the picture may be a smaller copy. Without them the
-    picture's own size counts; NaN where neither is known.
+    Attributes:
+        sources: names of the sources.
+        images: a row for each image: ``image_id, file_name, location`` (with its namespace), ``taken, sequence`` (with the source's
+            name), ``blob, bytes, width, height`` (null where the image was not downloaded), ``missing`` (bool, whether the download
+            failed), ``over_limit`` (bool, whether the source's limits left it out).
+        labels: all different labels.
+        image, source, label: int [n], each annotation's position in ``images``, ``sources`` and ``labels``.
+        annotation_id: text [n].
+        confidence: float [n], NaN where a person drew the box.
+        boxes: float [n, 4], ``ymin, xmin, ymax, xmax``, relative, NaN where there is none.
+        has_box: bool [n], whether the export gives a box.
+        whole_image: bool [n], whether this box was the whole image, so that it does not count.
+        unreviewed: bool [n], whether nobody reviewed the label and the plan drops such labels.
     """
-    imgs, missing, beyond = _images(source, store)
-    at = pc.index_in(ids, value_set=imgs["image_id"].combine_chunks())
-    found = imgs.take(at)
-    sides = [np.where((own := said[c].to_numpy()) > 0, own, found[c].to_numpy().astype(float)) for c in ("width", "height")]
+
+    sources: tuple[str, ...]
+    images: pa.Table
+    labels: tuple[str, ...]
+    image: Ints
+    source: Ints
+    label: Ints
+    annotation_id: pa.ChunkedArray
+    confidence: Floats
+    boxes: Floats
+    has_box: Bools
+    whole_image: Bools
+    unreviewed: Bools
+
+    def location(self) -> Ints:
+        """A number for the location of each annotation: int [n], -1 where it is unknown."""
+        coded = self.images["location"].combine_chunks().dictionary_encode()
+        codes = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        codes[codes == pc.index(coded.dictionary, "").as_py()] = -1
+        return codes[self.image]
+
+
+def read_annotations(sources: Iterable[SourceArtifacts], store: Store) -> Annotations:
+    """The annotations of all sources, sorted by the sources' names."""
+    ordered = sorted(sources, key=lambda s: s.source.name)
+    names = shared_locations(ordered, store)
+    parts = [_read_source(i, s, store, names.get(s.source.name, {})) for i, s in enumerate(ordered)]
+    labels = list(dict.fromkeys(label for part in parts for label in part.labels))
+    code = {label: i for i, label in enumerate(labels)}
+    starts = np.cumsum([0, *(len(part.images) for part in parts)])
+    columns = ("source", "confidence", "boxes", "has_box", "whole_image", "unreviewed")
+    return Annotations(
+        sources=tuple(s.source.name for s in ordered),
+        images=pa.concat_tables([part.images for part in parts]),
+        labels=tuple(labels),
+        image=np.concatenate([part.image + start for part, start in zip(parts, starts, strict=False)]),
+        label=np.concatenate([np.array([code[label] for label in part.labels], np.int64)[part.label] for part in parts]),
+        annotation_id=pa.chunked_array([chunk for part in parts for chunk in part.annotation_id.chunks], pa.string()),
+        **{c: np.concatenate([getattr(part, c) for part in parts]) for c in columns},
+    )
+
+
+def _read_source(number: int, artifacts: SourceArtifacts, store: Store, location_names: Mapping[str, str]) -> Annotations:
+    rows = store.arrow_table(artifacts.export, EXPORT_ANNOTATIONS, read_dictionary=["label"])
+    images, sizes = _read_images(artifacts, store, location_names)
+    image = pc.index_in(rows["image_id"], value_set=images["image_id"].combine_chunks()).to_numpy().astype(np.int64)
+    labels = rows["label"].unify_dictionaries().combine_chunks()
+    x, y, w, h = (rows[c].to_numpy() for c in "xywh")
+    boxes, whole_image = _relative_boxes(np.stack([x, y, w, h]), sizes[image].T)
+    return Annotations(
+        sources=(artifacts.source.name,),
+        images=images,
+        labels=tuple(labels.dictionary.to_pylist()),
+        image=image,
+        source=np.full(len(image), number),
+        label=labels.indices.to_numpy(zero_copy_only=False).astype(np.int64),
+        annotation_id=rows["annotation_id"],
+        confidence=rows["confidence"].to_numpy(),
+        boxes=boxes,
+        has_box=~np.isnan(x),
+        whole_image=whole_image,
+        unreviewed=~rows["reviewed"].to_numpy() & (artifacts.source.unreviewed == "drop"),
+    )
+
+
+def _read_images(artifacts: SourceArtifacts, store: Store, location_names: Mapping[str, str]) -> tuple[pa.Table, Floats]:
+    """The images of an export with their downloads; and [n, 2] the width and height in pixels that their boxes refer to.
+
+    Boxes are in pixels of the size that the export names; the downloaded image may be a smaller copy. Without a size in the export,
+    the downloaded image's own size counts. NaN where neither is known.
+    """
+    columns = ["image_id", "file_name", "location", "taken", "sequence", "width", "height"]
+    exported = store.arrow_table(artifacts.export, EXPORT_IMAGES, columns)
+    ids = exported["image_id"].combine_chunks()
+    file_columns = ["blob", "bytes", "width", "height"]
+    downloaded = DOWNLOADED_IMAGES.schema().empty_table()
+    missing = over_limit = pa.array([], pa.string())
+    if artifacts.images is not None:
+        downloaded = store.arrow_table(artifacts.images, DOWNLOADED_IMAGES, ["image_id", *file_columns])
+        failed = store.arrow_table(artifacts.images, MISSING_IMAGES, ["image_id", "reason"])
+        missing = failed["image_id"].combine_chunks()
+        over_limit = missing.filter(pc.equal(failed["reason"], "over_limit").combine_chunks())
+    files = downloaded.take(pc.index_in(ids, value_set=downloaded["image_id"].combine_chunks()))
+    sizes = [np.where((own := exported[c].to_numpy()) > 0, own, files[c].to_numpy().astype(float)) for c in ("width", "height")]
     images = pa.table(
         {
             "image_id": ids,
-            "file_name": said["file_name"],
-            "location": _prefixed(said["location"], source.plan.namespace(), locations),
-            "taken": said["taken"],
-            "sequence": _prefixed(said["sequence"], source.plan.name, {}),
-            **{c: found[c] for c in ("blob", "bytes", "width", "height")},
+            "file_name": exported["file_name"],
+            "location": _with_prefix(exported["location"], artifacts.source.namespace(), location_names),
+            "taken": exported["taken"],
+            "sequence": _with_prefix(exported["sequence"], artifacts.source.name, {}),
+            **{c: files[c] for c in file_columns},
             "missing": pc.is_in(ids, value_set=missing),
-            "over_limit": pc.is_in(ids, value_set=beyond),
+            "over_limit": pc.is_in(ids, value_set=over_limit),
         }
     )
-    return images, np.stack(sides, axis=1)
+    return images, np.stack(sizes, axis=1)
 
 
-def _images(source: SourceTables, store: Store) -> tuple[pa.Table, pa.Array, pa.Array]:
-    """The pictures that were fetched, the ids of those that were not, and of those among them that were not meant to be."""
-    if source.images is None:
-        return IMAGES.empty_table(), pa.array([], pa.string()), pa.array([], pa.string())
-    imgs = pq.read_table(store.path(source.images, "images.parquet"), columns=IMAGES.names).cast(IMAGES)
-    missing = pq.read_table(store.path(source.images, "missing.parquet"), columns=["image_id", "reason"])
-    ids = missing["image_id"].cast(pa.string()).combine_chunks()
-    return imgs, ids, ids.filter(pc.equal(missing["reason"].cast(pa.string()), "over_limit").combine_chunks())
-
-
-IMAGES = pa.schema(
-    [("image_id", pa.string()), ("blob", pa.string()), ("bytes", pa.int64()), ("width", pa.int64()), ("height", pa.int64())],
-)
-
-
-def _prefixed(column: pa.ChunkedArray, space: str, called: Mapping[str, str]) -> pa.Array:
-    """Names, as they are called in their name space, with that in front; empty ones stay empty."""
+def _with_prefix(column: pa.ChunkedArray, prefix: str, renamed: Mapping[str, str]) -> pa.Array:
+    """``<prefix>/<name>`` for each name, or for its new name in ``renamed``; empty text stays empty."""
     coded = column.combine_chunks().dictionary_encode()
-    names = pa.array([f"{space}/{called.get(name, name)}" if name else "" for name in coded.dictionary.to_pylist()], pa.string())
+    names = pa.array([f"{prefix}/{renamed.get(name, name)}" if name else "" for name in coded.dictionary.to_pylist()], pa.string())
     return names.take(coded.indices)
 
 
-def _relative_boxes(xywh: Any, sides: Any) -> tuple[Floats, Bools]:
-    """[n, 4] ymin, xmin, ymax, xmax from absolute [x, y, w, h], cut at the frame; and which filled it.
+def _relative_boxes(xywh: Any, sizes: Any) -> tuple[Floats, Bools]:
+    """Boxes in pixels → relative boxes, cut at the image's edges; and which of them are the whole image.
 
-    Whole-frame boxes become NaN: they name no animal's place.
+    Args:
+        xywh: [4, n] left, top, width and height in pixels.
+        sizes: [2, n] width and height of the image in pixels.
+
+    Returns:
+        [n, 4] ymin, xmin, ymax, xmax, NaN for boxes of the whole image, which do not say where the animal is; bool [n].
     """
-    (x, y, w, h), (width, height) = xywh, sides
+    (x, y, w, h), (width, height) = xywh, sizes
     box = np.stack([y / height, x / width, (y + h) / height, (x + w) / width]).clip(0, 1).round(6)
-    whole = (box[2] - box[0] >= WHOLE_FRAME) & (box[3] - box[1] >= WHOLE_FRAME)
+    whole = (box[2] - box[0] >= WHOLE_IMAGE_SHARE) & (box[3] - box[1] >= WHOLE_IMAGE_SHARE)
     box[:, whole] = np.nan
     return box.T, whole
+
+
+# -- locations that several sources share ------------------------------------------------------------------------------
+
+
+def shared_locations(sources: Sequence[SourceArtifacts], store: Store) -> dict[str, dict[str, str]]:
+    """Source → the source's location name → the common name, for sources with a common ``location_namespace``.
+
+    Two names are one location if they are equal, if an export merges them, or if their coordinates are within the largest of the
+    sources' ``merge_locations_within_m``. The first source, by name, gives the common name.
+    """
+    namespaces: dict[str, list[SourceArtifacts]] = defaultdict(list)
+    for artifacts in sorted(sources, key=lambda s: s.source.name):
+        namespaces[artifacts.source.namespace()].append(artifacts)
+    shared = (group for group in namespaces.values() if len(group) > 1)
+    return {s.source.name: names for group in shared for names in [_common_names(group, store)] for s in group}
+
+
+def _common_names(group: Sequence[SourceArtifacts], store: Store) -> dict[str, str]:
+    rows = [row for artifacts in group for row in _known_locations(artifacts, store)]
+    points = np.array([[lat, lon] for _, _, lat, lon in rows], float).reshape(-1, 2)
+    limits = [s.source.merge_locations_within_m for s in group]
+    within_m = max((m for m in limits if m is not None), default=None)
+    names = [location for _, location, _, _ in rows] + [deployment for deployment, _, _, _ in rows]
+    both = np.concatenate([np.full_like(points, np.nan), points])
+    return merge_locations(names, both, within_m, [(deployment, location) for deployment, location, _, _ in rows])
+
+
+def _known_locations(artifacts: SourceArtifacts, store: Store) -> list[tuple[str, str, float, float]]:
+    """Rows of EXPORT_LOCATIONS; and a row without coordinates for each other location in the images."""
+    rows: list[tuple[str, str, float, float]] = []
+    if EXPORT_LOCATIONS.file in store.files(artifacts.export):
+        table = store.arrow_table(artifacts.export, EXPORT_LOCATIONS)
+        rows = [(r["deployment"], r["location"], r["lat"], r["lon"]) for r in table.to_pylist()]
+    known = {location for _, location, _, _ in rows}
+    in_images = pc.unique(store.arrow_table(artifacts.export, EXPORT_IMAGES, ["location"])["location"]).to_pylist()
+    return rows + [(location, location, np.nan, np.nan) for location in sorted(filter(None, in_images)) if location not in known]

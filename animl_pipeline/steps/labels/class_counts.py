@@ -1,4 +1,4 @@
-"""What each class has and lacks, counted; and the class that has too little."""
+"""Count the annotations, images and locations of each class, and find classes with too few."""
 
 from __future__ import annotations
 
@@ -7,93 +7,101 @@ import logging
 import numpy as np
 
 from animl_pipeline.config import LabelsConfig
+from animl_pipeline.core.artifacts import Record
 from animl_pipeline.core.errors import LabelsError
-from animl_pipeline.core.records import Record
-from animl_pipeline.steps.labels.annotations import Ints, Objects
-from animl_pipeline.steps.labels.exclusions import OVER_CAP, REASONS, Choice
+from animl_pipeline.steps.labels.annotations import Annotations, Ints
+from animl_pipeline.steps.labels.exclusions import REASONS, Choice
 
 log = logging.getLogger(__name__)
 
-SHOWN = 12
-"""Names that a message lists at most."""
+MAX_SHOWN = 12
+"""A message lists at most this many labels."""
 
 
-class ClassRow(Record):
-    """One class: what stays of it, and what is left out by reason."""
+class ClassCounts(Record):
+    """One class: how many annotations are kept, on how many images and at how many locations.
+
+    Attributes:
+        dropped: reason → number of annotations that are left out.
+        labels: label → number of annotations, kept or not, the most frequent first.
+    """
 
     id: str
-    objects: int
+    annotations: int
     images: int
     locations: int
     dropped: dict[str, int]
-    names: dict[str, int]
-
-    @property
-    def over_cap(self) -> int:
-        """Objects that a limit leaves out."""
-        return self.dropped.get(REASONS[OVER_CAP], 0)
+    labels: dict[str, int]
 
 
-def class_rows(objects: Objects, choice: Choice, spec: LabelsConfig) -> list[ClassRow]:
-    """Each class of the plan, in its order; its names with the most frequent first."""
-    location, _ = objects.location()
-    rows = []
-    for number, class_id in enumerate(spec.classes):
-        meant = choice.class_id == number
-        kept = meant & choice.kept()
-        here = location[kept]
-        rows.append(
-            ClassRow(
+def count_classes(annotations: Annotations, choice: Choice, config: LabelsConfig) -> list[ClassCounts]:
+    """The counts of each class, in the plan's order."""
+    location = annotations.location()
+    counts = []
+    for number, class_id in enumerate(config.classes):
+        of_class = choice.class_number == number
+        kept = of_class & choice.kept()
+        known = location[kept & (location >= 0)]
+        counts.append(
+            ClassCounts(
                 id=class_id,
-                objects=int(kept.sum()),
-                images=len(np.unique(objects.image[kept])),
-                locations=len(np.unique(here[here >= 0])),
-                dropped=counted(choice.reason[meant & ~choice.kept()], REASONS),
-                names=counted(objects.name[meant], objects.names),
+                annotations=int(kept.sum()),
+                images=len(np.unique(annotations.image[kept])),
+                locations=len(np.unique(known)),
+                dropped=count_codes(choice.reason[of_class & ~choice.kept()], REASONS),
+                labels=count_codes(annotations.label[of_class], annotations.labels),
             )
         )
-    return rows
+    return counts
 
 
-def counted(codes: Ints, words: tuple[str, ...]) -> dict[str, int]:
-    """How often each word occurs, the most frequent first."""
-    numbers = np.bincount(codes, minlength=len(words))
-    return {words[i]: int(numbers[i]) for i in np.argsort(-numbers, kind="stable") if numbers[i]}
+def count_codes(codes: Ints, names: tuple[str, ...]) -> dict[str, int]:
+    """Name → how often its position in ``names`` occurs in ``codes``, the most frequent first."""
+    numbers = np.bincount(codes, minlength=len(names))
+    return {names[i]: int(numbers[i]) for i in np.argsort(-numbers, kind="stable") if numbers[i]}
 
 
-def on_too_few(rows: list[ClassRow], names: dict[str, int], spec: LabelsConfig) -> list[str]:
-    """A line for each class that has fewer objects or places than the plan expects; ``names`` are all that the exports hold."""
+def find_too_few(counts: list[ClassCounts], labels: dict[str, int], config: LabelsConfig) -> list[str]:
+    """A line for each class with fewer annotations or locations than the plan expects.
+
+    Args:
+        counts: of each class.
+        labels: label → number of annotations in all exports.
+        config: the plan's labels.
+    """
     lines = []
-    for row in rows:
-        objects, locations = spec.least(row.id)
-        if row.objects < objects:
-            lines.append(_too_few_objects(row, objects, names))
-        elif row.locations < locations:
+    for row in counts:
+        rule = config.classes[row.id]
+        min_count = config.min_count if rule.min_count is None else rule.min_count
+        min_locations = config.min_locations if rule.min_locations is None else rule.min_locations
+        if row.annotations < min_count:
+            lines.append(_too_few_annotations(row, min_count, labels))
+        elif row.locations < min_locations:
             lines.append(
-                f"the class {row.id!r} lives at {row.locations} places, expected at least {locations} (min_locations); "
-                "add sources where it lives, expect less, or leave the class out"
+                f"the class {row.id!r} is at {row.locations} locations, expected at least {min_locations} (min_locations); "
+                "add sources that have it, expect fewer, or remove the class"
             )
     return lines
 
 
-def check(lines: list[str], spec: LabelsConfig) -> None:
-    """End at the first of some lines, or only say them, by the plan's word.
+def report_too_few(lines: list[str], config: LabelsConfig) -> None:
+    """Raise or log the lines of :func:`find_too_few`, as the plan says in ``on_too_few``.
 
     Raises:
-        LabelsError: a class has too little, and the plan's word is that this is an error.
+        LabelsError: with the first line.
     """
-    if lines and spec.on_too_few == "error":
-        raise LabelsError(lines[0])
+    if lines and config.on_too_few == "error":
+        raise LabelsError(lines[0], code="too_few")
     for line in lines:
         log.warning("%s", line)
 
 
-def _too_few_objects(row: ClassRow, expected: int, names: dict[str, int]) -> str:
-    why = ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in row.dropped.items()) or "no category of that name"
-    what = "no example" if not row.objects else f"{row.objects} examples, expected at least {expected} (min_count)"
-    left_out = why if row.dropped or not row.objects else "none left out"
-    held = ", ".join(f"{name} {n}" for name, n in list(names.items())[:SHOWN])
+def _too_few_annotations(row: ClassCounts, expected: int, labels: dict[str, int]) -> str:
+    found = f"{row.annotations} annotations, expected at least {expected} (min_count)" if row.annotations else "no annotation"
+    dropped = ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in row.dropped.items())
+    why = dropped or ("none left out" if row.annotations else "no export has its labels")
+    held = ", ".join(f"{label} {n}" for label, n in list(labels.items())[:MAX_SHOWN])
     return (
-        f"the class {row.id!r} has {what} ({left_out}); the exports hold: {held}; "
-        f"mend labels.classes.{row.id}.from in the plan or leave the class out"
+        f"the class {row.id!r} has {found} ({why}); the exports have the labels: {held}; "
+        f"correct labels.classes.{row.id}.from in the plan or remove the class"
     )

@@ -1,6 +1,6 @@
-"""What each category name of a source means: a class, nothing on purpose, or no animal.
+"""Map each label of a source to a class, to "empty" or "excluded", or to nothing.
 
-A name that the plan spells out counts before its taxa; of several taxa the narrowest counts.
+A label that the plan writes out counts before its taxa. Of several taxa, the narrowest counts.
 """
 
 from __future__ import annotations
@@ -14,85 +14,101 @@ from animl_pipeline.core.errors import LabelsError
 from animl_pipeline.steps.labels.taxonomy import LEVELS, Lineage, Taxonomy, read_taxonomy
 
 EMPTY, EXCLUDED = "empty", "excluded"
-"""Meanings that are no class, also reasons for which an object is left out."""
+"""Meanings that are not a class. They are also the reasons for which an annotation is left out."""
 
 
 class Meaning(NamedTuple):
-    """What the names of one source mean, in lower case, and the conflicts that were settled by order."""
+    """What a label means: a class id, or else ``EMPTY`` or ``EXCLUDED``."""
+
+    is_class: bool
+    name: str
+
+
+class ClassMapping(NamedTuple):
+    """What the labels of one source mean. Labels are in lower case.
+
+    Attributes:
+        classes: label → class id.
+        others: label → ``EMPTY`` or ``EXCLUDED``.
+        conflicts: a line for each label with two meanings, of which the first counts.
+    """
 
     classes: dict[str, str]
     others: dict[str, str]
     conflicts: tuple[str, ...]
 
 
-def meaning_of(spec: LabelsConfig, source: str, taxonomy: Taxonomy) -> Meaning:
-    """What the names of a source mean by a specification.
+def map_labels(config: LabelsConfig, source: str, taxonomy: Taxonomy) -> ClassMapping:
+    """What the labels of a source mean.
 
     Raises:
-        LabelsError: a name has two meanings by its taxa, and the plan's word is that this is an error.
+        LabelsError: a label has two meanings, and the plan says ``on_conflict: error``.
     """
-    spelt: dict[str, tuple[bool, str]] = {name: (True, class_id) for name, class_id in spec.class_of(source).items()}
-    for names, meaning in ((spec.empty, EMPTY), (spec.exclude, EXCLUDED)):
-        for name in names:
-            spelt.setdefault(name.casefold(), (False, meaning))
-    conflicts = list(spec.conflicting())
-    for name, lineages in taxonomy.names(source).items():
-        if name not in spelt:
-            found, conflict = _by_taxa(name, lineages, spec)
+    meanings = {label: Meaning(True, class_id) for label, class_id in class_by_label(config, source).items()}
+    for labels, meaning in ((config.empty, EMPTY), (config.exclude, EXCLUDED)):
+        for label in labels:
+            meanings.setdefault(label.casefold(), Meaning(False, meaning))
+    conflicts = list(config.conflicts())
+    for label, lineages in taxonomy.labels(source).items():
+        if label not in meanings:
+            found, conflict = _meaning_by_taxa(label, lineages, config)
             conflicts += [conflict] if conflict else []
             if found is not None:
-                spelt[name] = found
-    if conflicts and spec.conflicts == "error":
+                meanings[label] = found
+    if conflicts and config.on_conflict == "error":
         raise LabelsError(
-            f"source {source!r}: {conflicts[0]}; spell the name out in one class or in labels.exclude, "
-            "or say `conflicts: warn` to let the first count"
+            f"source {source!r}: {conflicts[0]}; write the label in one class or in labels.exclude, or set `on_conflict: warn` to use the first",
+            code="conflict",
         )
-    return Meaning(
-        {name: m for name, (is_class, m) in spelt.items() if is_class},
-        {name: m for name, (is_class, m) in spelt.items() if not is_class},
+    return ClassMapping(
+        {label: m.name for label, m in meanings.items() if m.is_class},
+        {label: m.name for label, m in meanings.items() if not m.is_class},
         tuple(conflicts),
     )
 
 
-def wanted_names(spec: LabelsConfig, source: str, settings: Settings) -> tuple[str, ...]:
-    """The category names of a source whose pictures are needed, case-folded and sorted.
+def class_by_label(config: LabelsConfig, source: str | None = None) -> dict[str, str]:
+    """Label in lower case → class id, in a source (without one: in any), without taxa. The first class counts."""
+    found: dict[str, str] = {}
+    for class_id, rule in config.classes.items():
+        for label in rule.labels(source):
+            found.setdefault(label.casefold(), class_id)
+    return found
+
+
+def wanted_labels(config: LabelsConfig, source: str, settings: Settings) -> tuple[str, ...]:
+    """The labels of a source that become a class, in lower case and sorted. Their images are needed.
 
     Raises:
-        LabelsError: the plan's taxonomy cannot be read, or a name has two meanings by it.
+        LabelsError: the plan's taxonomy cannot be read, or a label has two meanings by it.
     """
-    return tuple(sorted(meaning_of(spec, source, read_taxonomy(spec, settings)).classes))
+    return tuple(sorted(map_labels(config, source, read_taxonomy(config, settings)).classes))
 
 
-def _by_taxa(name: str, lineages: Iterable[Lineage], spec: LabelsConfig) -> tuple[tuple[bool, str] | None, str]:
-    """What a name means by its taxa, if anything; and what is contradictory about that, in words."""
-    found: list[tuple[bool, str] | None] = []
+def _meaning_by_taxa(label: str, lineages: Iterable[Lineage], config: LabelsConfig) -> tuple[Meaning | None, str]:
+    """What a label means by its taxa, None for nothing; and a line about a conflict, "" for none."""
+    found: list[Meaning | None] = []
     for lineage in lineages:
-        claims = [(depth, True, c) for c, rule in spec.classes.items() if name not in _folded(rule.exclude) and (depth := _claim(lineage, c, spec))]
-        claims += [(depth, False, EXCLUDED)] if (depth := _depth(lineage, spec.exclude_taxa)) else []
-        narrowest = [claim[1:] for claim in claims if claim[0] == max(claims)[0]]
-        if len(narrowest) > 1:
-            meanings = " and ".join(f"'classes.{m}'" if is_class else "'exclude_taxa'" for is_class, m in narrowest[:2])
-            return narrowest[0], f"the name {name!r} is by its {LEVELS[max(claims)[0] - 1]} in {meanings}"
-        found.append(narrowest[0] if narrowest else None)
-    if any(f != found[0] for f in found):
-        settled = next(f for f in found if f is not None)
-        return (
-            settled,
-            f"the name {name!r} has several lineages in the taxonomy, with different meanings; say in labels.taxonomy.datasets which counts",
-        )
+        claims = [
+            (rank, Meaning(True, class_id))
+            for class_id, rule in config.classes.items()
+            if label not in {excluded.casefold() for excluded in rule.exclude}
+            and (rank := _rank(lineage, rule.taxa)) > _rank(lineage, rule.exclude_taxa)
+        ]
+        if rank := _rank(lineage, config.exclude_taxa):
+            claims.append((rank, Meaning(False, EXCLUDED)))
+        narrowest = max((rank for rank, _ in claims), default=0)
+        meanings = [meaning for rank, meaning in claims if rank == narrowest]
+        if len(meanings) > 1:
+            keys = " and ".join(f"'classes.{m.name}'" if m.is_class else "'exclude_taxa'" for m in meanings[:2])
+            return meanings[0], f"the {LEVELS[narrowest - 1]} of the label {label!r} is in {keys}"
+        found.append(meanings[0] if meanings else None)
+    if any(meaning != found[0] for meaning in found):
+        first = next(meaning for meaning in found if meaning is not None)
+        return first, f"the label {label!r} has several lineages in the taxonomy, with different meanings; choose one in labels.taxonomy.datasets"
     return found[0], ""
 
 
-def _claim(lineage: Lineage, class_id: str, spec: LabelsConfig) -> int:
-    rule = spec.classes[class_id]
-    depth = _depth(lineage, rule.taxa)
-    return depth if depth > _depth(lineage, rule.exclude_taxa) else 0
-
-
-def _depth(lineage: Lineage, taxa: Iterable[TaxonConfig]) -> int:
-    """How narrow the narrowest of some taxa is that a lineage belongs to; 0 where it belongs to none."""
+def _rank(lineage: Lineage, taxa: Iterable[TaxonConfig]) -> int:
+    """The rank of the narrowest of these taxa that a lineage belongs to, from 1 (kingdom); 0 for none."""
     return max((LEVELS.index(t.level) + 1 for t in taxa if lineage.get(t.level) == t.name.casefold()), default=0)
-
-
-def _folded(names: Iterable[str]) -> set[str]:
-    return {name.casefold() for name in names}

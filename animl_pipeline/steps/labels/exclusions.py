@@ -1,4 +1,4 @@
-"""Why an object is left out, if it is: by its name, its review, its picture, its box, or a limit of its class."""
+"""Why an annotation is left out, if it is: by its label, its review, its image, its box, or a maximum of its class."""
 
 from __future__ import annotations
 
@@ -12,108 +12,117 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from animl_pipeline.config import ClassConfig, LabelsConfig
-from animl_pipeline.steps.labels.annotations import Bools, Ints, Objects
-from animl_pipeline.steps.labels.class_mapping import EMPTY, EXCLUDED, Meaning
+from animl_pipeline.steps.labels.annotations import Annotations, Bools, Ints
+from animl_pipeline.steps.labels.class_mapping import EMPTY, EXCLUDED, ClassMapping
 
-REASONS = ("", EMPTY, EXCLUDED, "unlisted_name", "unreviewed", "over_source_limit", "image_unusable", "box_outside", "over_cap")
-"""The first reason that holds counts."""
-OVER_CAP = REASONS.index("over_cap")
+UNLISTED, OVER_CAP = "unlisted_name", "over_cap"
+REASONS = ("", EMPTY, EXCLUDED, UNLISTED, "unreviewed", "over_source_limit", "image_unusable", "box_outside", OVER_CAP)
+"""The first reason that applies counts."""
 
 
 class Choice(NamedTuple):
-    """For each object its class as a number (-1: none) and the reason for which it is left out (0: it stays)."""
+    """The class of each annotation, and whether it is kept.
 
-    class_id: Ints
+    Attributes:
+        class_number: int [n], position of the class in the plan, -1 for none.
+        reason: int [n], position in ``REASONS``; 0 for an annotation that is kept.
+    """
+
+    class_number: Ints
     reason: Ints
 
     def kept(self) -> Bools:
-        """Which objects stay."""
+        """Which annotations are kept: bool [n]."""
         return np.equal(self.reason, 0)
 
 
-def chosen(objects: Objects, spec: LabelsConfig, meanings: Mapping[str, Meaning], unusable: Bools) -> Choice:
-    """The class of each object, or why it is left out.
+def choose_annotations(annotations: Annotations, config: LabelsConfig, mappings: Mapping[str, ClassMapping], unusable: Bools) -> Choice:
+    """The class of each annotation, or why it is left out.
 
     Args:
-        objects: all sources' objects.
-        spec: the label specification.
-        meanings: what the names of each source mean.
-        unusable: the objects whose picture cannot be had.
+        annotations: the annotations of all sources.
+        config: the plan's labels.
+        mappings: source → what its labels mean.
+        unusable: bool [n], the annotations whose image is not there.
     """
-    class_id, other = _meant(objects, list(spec.classes), meanings)
+    class_number, other = _apply_mappings(annotations, list(config.classes), mappings)
     rules = [
         other == REASONS.index(EMPTY),
         other == REASONS.index(EXCLUDED),
-        class_id < 0,
-        objects.unreviewed,
-        objects.images["over_limit"].to_numpy()[objects.image],
+        class_number < 0,
+        annotations.unreviewed,
+        annotations.images["over_limit"].to_numpy()[annotations.image],
         unusable,
-        _box_is_empty(objects),
+        _box_is_empty(annotations),
     ]
-    choice = Choice(class_id, np.select(rules, list(range(1, len(rules) + 1)), 0))
-    choice.reason[_over_cap(objects, choice, spec)] = OVER_CAP
+    choice = Choice(class_number, np.select(rules, list(range(1, len(rules) + 1)), 0))
+    choice.reason[_over_caps(annotations, choice, config)] = REASONS.index(OVER_CAP)
     return choice
 
 
-def _meant(objects: Objects, classes: list[str], meanings: Mapping[str, Meaning]) -> tuple[Ints, Ints]:
-    """Each object's class as a number, -1 for none; and the number of the reason where its name means none on purpose."""
+def without_image(annotations: Annotations) -> Bools:
+    """The annotations whose image was not downloaded: bool [n]."""
+    without = pc.or_(annotations.images["missing"], pc.is_null(annotations.images["blob"]))
+    return np.asarray(without.to_numpy(), bool)[annotations.image]
+
+
+def _apply_mappings(annotations: Annotations, classes: list[str], mappings: Mapping[str, ClassMapping]) -> tuple[Ints, Ints]:
+    """The class of each annotation, -1 for none; and the reason where its label means "empty" or "excluded": both int [n]."""
     number = {c: i for i, c in enumerate(classes)}
-    class_id = np.full((len(objects.sources), len(objects.names)), -1)
-    other = np.zeros_like(class_id)
-    for i, source in enumerate(objects.sources):
-        for j, name in enumerate(n.casefold() for n in objects.names):
-            class_id[i, j] = number.get(meanings[source].classes.get(name, ""), -1)
-            other[i, j] = REASONS.index(meanings[source].others.get(name, ""))
-    return class_id[objects.source, objects.name], other[objects.source, objects.name]
+    class_number = np.full((len(annotations.sources), len(annotations.labels)), -1)
+    other = np.zeros_like(class_number)
+    for i, source in enumerate(annotations.sources):
+        for j, label in enumerate(text.casefold() for text in annotations.labels):
+            class_number[i, j] = number.get(mappings[source].classes.get(label, ""), -1)
+            other[i, j] = REASONS.index(mappings[source].others.get(label, ""))
+    return class_number[annotations.source, annotations.label], other[annotations.source, annotations.label]
 
 
-def without_image(objects: Objects) -> Bools:
-    """The objects whose picture did not arrive."""
-    without = pc.or_(objects.images["missing"], pc.is_null(objects.images["blob"]))
-    return np.asarray(without.to_numpy(), bool)[objects.image]
+def _box_is_empty(annotations: Annotations) -> Bools:
+    ymin, xmin, ymax, xmax = annotations.boxes.T
+    return np.asarray(annotations.has_box & ((ymin >= ymax) | (xmin >= xmax)))
 
 
-def _box_is_empty(objects: Objects) -> Bools:
-    ymin, xmin, ymax, xmax = objects.boxes.T
-    return np.asarray(objects.boxed & ((ymin >= ymax) | (xmin >= xmax)))
+# -- maximum numbers ---------------------------------------------------------------------------------------------------
 
 
-def _over_cap(objects: Objects, choice: Choice, spec: LabelsConfig) -> Ints:
-    """The objects that a limit leaves out."""
-    location, _ = objects.location()
+def _over_caps(annotations: Annotations, choice: Choice, config: LabelsConfig) -> Ints:
+    """The rows of all annotations that a maximum of their class leaves out."""
+    location = annotations.location()
     over = [np.empty(0, np.int64)]
-    for number, rule in enumerate(spec.classes.values()):
-        rows = np.flatnonzero((choice.reason == 0) & (choice.class_id == number))
-        over.append(_over(rows, location[rows], rule, rule.max_per_location or spec.max_per_location, objects, spec.seed))
+    for number, rule in enumerate(config.classes.values()):
+        rows = np.flatnonzero((choice.reason == 0) & (choice.class_number == number))
+        per_location = rule.max_per_location or config.max_per_location
+        over.append(_over_caps_of_class(rows, location[rows], rule, per_location, annotations, config.seed))
     return np.concatenate(over)
 
 
-def _over(rows: Ints, location: Ints, rule: ClassConfig, per_location: int | None, objects: Objects, seed: int) -> Ints:
-    """Those of a class's objects that its limits leave out, what the plan prioritizes last."""
+def _over_caps_of_class(rows: Ints, location: Ints, rule: ClassConfig, per_location: int | None, annotations: Annotations, seed: int) -> Ints:
+    """Those of a class's rows that its maximum leaves out. Rows that the plan prioritizes are kept first."""
     crowded = per_location is not None and len(rows) > 0 and bool(np.bincount(location[location >= 0], minlength=1).max() > per_location)
     if not crowded and (rule.max_count is None or len(rows) <= rule.max_count):
         return np.empty(0, np.int64)
-    order = np.lexsort((_ranks(rows, objects, seed), _priorities(rows, rule, objects)))
+    order = np.lexsort((_random_ranks(rows, annotations, seed), _priorities(rows, rule, annotations)))
     rows, location = rows[order], location[order]
-    capped = np.zeros(len(rows), bool)
+    over = np.zeros(len(rows), bool)
     if per_location is not None:
-        capped = (location >= 0) & (pd.Series(location).groupby(location).cumcount().to_numpy() >= per_location)
-    left = rows[~capped]
-    return np.concatenate([rows[capped], left[rule.max_count :] if rule.max_count is not None else left[:0]])
+        over = (location >= 0) & (pd.Series(location).groupby(location).cumcount().to_numpy() >= per_location)
+    left = rows[~over]
+    return np.concatenate([rows[over], left[rule.max_count :] if rule.max_count is not None else left[:0]])
 
 
-def _ranks(rows: Ints, objects: Objects, seed: int) -> NDArray[np.uint64]:
-    """A number for each object that depends on the seed and its id alone, so that the choice stays as the data grow."""
-    ids, sources = objects.annotation_id.take(rows).to_pylist(), [objects.sources[i] for i in objects.source[rows]]
+def _random_ranks(rows: Ints, annotations: Annotations, seed: int) -> NDArray[np.uint64]:
+    """A random number for each row. It depends on the seed and the annotation's id only, so the choice stays when the data grow."""
+    ids, sources = annotations.annotation_id.take(rows).to_pylist(), [annotations.sources[i] for i in annotations.source[rows]]
     digests = b"".join(hashlib.sha256(f"{seed}/{s}/{i}".encode()).digest()[:8] for s, i in zip(sources, ids, strict=True))
     return np.frombuffer(digests, ">u8")
 
 
-def _priorities(rows: Ints, rule: ClassConfig, objects: Objects) -> Ints:
-    """The place of each object in the plan's order: its source's or its name's, whichever comes first."""
+def _priorities(rows: Ints, rule: ClassConfig, annotations: Annotations) -> Ints:
+    """The position of each row's source or label in ``prioritize``, whichever comes first."""
     last = len(rule.prioritize)
     source = {entry: i for i, entry in reversed(list(enumerate(rule.prioritize)))}
-    name = {entry.casefold(): i for i, entry in reversed(list(enumerate(rule.prioritize)))}
-    by_source = np.array([source.get(s, last) for s in objects.sources])
-    by_name = np.array([name.get(n.casefold(), last) for n in objects.names])
-    return np.asarray(np.minimum(by_source[objects.source[rows]], by_name[objects.name[rows]]), np.int64)
+    label = {entry.casefold(): i for i, entry in reversed(list(enumerate(rule.prioritize)))}
+    by_source = np.array([source.get(s, last) for s in annotations.sources])
+    by_label = np.array([label.get(text.casefold(), last) for text in annotations.labels])
+    return np.asarray(np.minimum(by_source[annotations.source[rows]], by_label[annotations.label[rows]]), np.int64)

@@ -1,79 +1,88 @@
-"""What a plan's labels would be, counted from the exports alone: before any picture is fetched."""
+"""Count what a plan's labels would be, from the exports alone, before any image is downloaded."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from animl_pipeline.config import Plan
+from animl_pipeline.config import LabelsConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.records import Artifact, Record
-from animl_pipeline.steps.labels.annotations import Bools, Objects, SourceTables, read_objects
-from animl_pipeline.steps.labels.class_counts import ClassRow, class_rows, counted, on_too_few
-from animl_pipeline.steps.labels.class_mapping import meaning_of
-from animl_pipeline.steps.labels.exclusions import REASONS, chosen
+from animl_pipeline.core.artifacts import Artifact, Record
+from animl_pipeline.steps.labels.annotations import Annotations, Bools, SourceArtifacts, read_annotations
+from animl_pipeline.steps.labels.class_counts import ClassCounts, count_classes, count_codes, find_too_few
+from animl_pipeline.steps.labels.class_mapping import map_labels
+from animl_pipeline.steps.labels.exclusions import REASONS, UNLISTED, choose_annotations
 from animl_pipeline.steps.labels.taxonomy import read_taxonomy
 from animl_pipeline.storage.step_cache import Store
 
-UNLISTED = REASONS.index("unlisted_name")
 
+class LabelsPreview(Record):
+    """The classes as they would be, and the number of annotations, images and locations in all.
 
-class Preview(Record):
-    """The classes as they would be.
-
-    ``dropped`` counts objects by reason, ``unlisted`` those whose name stands nowhere in the plan, by name, the most
-    frequent first. ``conflicts`` and ``on_too_few`` are lines for a person.
+    Attributes:
+        dropped: reason → number of annotations.
+        unlisted: label that the plan does not name → number of annotations, the most frequent first.
+        conflicts: a line for each label with two meanings.
+        too_few: a line for each class with fewer annotations or locations than expected.
     """
 
-    classes: tuple[ClassRow, ...]
-    objects: int
+    classes: tuple[ClassCounts, ...]
+    annotations: int
     images: int
     locations: int
     dropped: dict[str, int]
     unlisted: dict[str, int]
     conflicts: tuple[str, ...]
-    on_too_few: tuple[str, ...]
+    too_few: tuple[str, ...]
 
 
-def previewed(plan: Plan, exports: Mapping[str, Artifact], left_out: Mapping[str, Collection[str]], store: Store, settings: Settings) -> Preview:
-    """What the labels of a plan would be if every picture arrived that its sources' limits allow.
+def preview_labels(
+    sources: Sequence[SourceConfig],
+    config: LabelsConfig,
+    exports: Mapping[str, Artifact],
+    over_limit: Mapping[str, Collection[str]],
+    store: Store,
+    settings: Settings,
+) -> LabelsPreview:
+    """What the labels would be if every image could be downloaded.
 
     Args:
-        plan: whose specification counts.
-        exports: the export step of each source, by its name.
-        left_out: the ids of each source's images that its limits leave out.
-        store: where the exports lie.
-        settings: where the plan's taxonomy lies, if it names one.
+        sources: the plan's sources.
+        config: the plan's labels.
+        exports: source → its export step.
+        over_limit: source → ids of the images that the source's limits leave out.
+        store: holds the exports.
+        settings: to find the plan's taxonomy.
 
     Raises:
-        LabelsError: the plan's taxonomy cannot be read, or a name has two meanings by it.
+        LabelsError: the plan's taxonomy cannot be read, or a label has two meanings by it.
     """
-    spec, taxonomy = plan.labels, read_taxonomy(plan.labels, settings)
-    meanings = {s.name: meaning_of(spec, s.name, taxonomy) for s in plan.sources}
-    objects = read_objects([SourceTables(s, exports[s.name]) for s in plan.sources], store)
-    choice = chosen(objects, spec, meanings, _unusable(objects, left_out))
-    rows, kept = class_rows(objects, choice, spec), choice.kept()
-    location, _ = objects.location()
-    return Preview(
-        classes=tuple(rows),
-        objects=int(kept.sum()),
-        images=len(np.unique(objects.image[kept])),
+    taxonomy = read_taxonomy(config, settings)
+    mappings = {s.name: map_labels(config, s.name, taxonomy) for s in sources}
+    annotations = read_annotations([SourceArtifacts(s, exports[s.name]) for s in sources], store)
+    choice = choose_annotations(annotations, config, mappings, _of_images(annotations, over_limit))
+    counts, kept, location = count_classes(annotations, choice, config), choice.kept(), annotations.location()
+    unlisted = annotations.label[choice.reason == REASONS.index(UNLISTED)]
+    return LabelsPreview(
+        classes=tuple(counts),
+        annotations=int(kept.sum()),
+        images=len(np.unique(annotations.image[kept])),
         locations=len(np.unique(location[kept & (location >= 0)])),
-        dropped=counted(choice.reason[~kept], REASONS),
-        unlisted=counted(objects.name[choice.reason == UNLISTED], objects.names),
-        conflicts=tuple(dict.fromkeys(c for m in meanings.values() for c in m.conflicts)),
-        on_too_few=tuple(on_too_few(rows, counted(objects.name, objects.names), spec)),
+        dropped=count_codes(choice.reason[~kept], REASONS),
+        unlisted=count_codes(unlisted, annotations.labels),
+        conflicts=tuple(dict.fromkeys(line for m in mappings.values() for line in m.conflicts)),
+        too_few=tuple(find_too_few(counts, count_codes(annotations.label, annotations.labels), config)),
     )
 
 
-def _unusable(objects: Objects, left_out: Mapping[str, Collection[str]]) -> Bools:
-    """The objects of images that a source's limits leave out."""
-    unusable = np.zeros(len(objects.image), bool)
-    for number, source in enumerate(objects.sources):
-        ids = pa.array(sorted(left_out.get(source, ())), pa.string())
+def _of_images(annotations: Annotations, image_ids: Mapping[str, Collection[str]]) -> Bools:
+    """The annotations of these images (source → ids): bool [n]."""
+    found = np.zeros(len(annotations.image), bool)
+    for number, source in enumerate(annotations.sources):
+        ids = pa.array(sorted(image_ids.get(source, ())), pa.string())
         if len(ids):
-            unusable |= (objects.source == number) & pc.is_in(objects.images["image_id"], value_set=ids).to_numpy()[objects.image]
-    return unusable
+            found |= (annotations.source == number) & pc.is_in(annotations.images["image_id"], value_set=ids).to_numpy()[annotations.image]
+    return found

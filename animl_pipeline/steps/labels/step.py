@@ -1,19 +1,20 @@
-"""The step: every object's class, or why it has none, as tables and in MegaDetector's batch format."""
+"""The step `labels`: give each annotation a class, or a reason why it has none."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from animl_pipeline.config import LabelsConfig, SourceConfig
+from animl_pipeline.config import LabelsConfig
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import LabelsError
-from animl_pipeline.core.records import Artifact, Counts
+from animl_pipeline.core.megadetector_format import ResultBoxes, write_results
 from animl_pipeline.core.step import Step
 from animl_pipeline.core.table_schemas import (
     DOWNLOADED_IMAGES,
@@ -25,11 +26,10 @@ from animl_pipeline.core.table_schemas import (
     MISSING_IMAGES,
 )
 from animl_pipeline.core.tables import write_table
-from animl_pipeline.steps.labels.annotations import Ints, Objects, SourceTables, read_objects
-from animl_pipeline.steps.labels.class_counts import check, class_rows, counted, on_too_few
-from animl_pipeline.steps.labels.class_mapping import meaning_of
-from animl_pipeline.steps.labels.exclusions import REASONS, Choice, chosen, without_image
-from animl_pipeline.steps.labels.megadetector_writer import write_batch_file
+from animl_pipeline.steps.labels.annotations import Annotations, Ints, SourceArtifacts, read_annotations
+from animl_pipeline.steps.labels.class_counts import count_classes, count_codes, find_too_few, report_too_few
+from animl_pipeline.steps.labels.class_mapping import map_labels
+from animl_pipeline.steps.labels.exclusions import REASONS, Choice, choose_annotations, without_image
 from animl_pipeline.steps.labels.taxonomy import read_taxonomy
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
@@ -45,102 +45,109 @@ STEP = Step(
 )
 
 
-BOX = ("ymin", "xmin", "ymax", "xmax")
+def resolve_labels(sources: Sequence[SourceArtifacts], config: LabelsConfig, store: Store, settings: Settings) -> Artifact:
+    """Give each annotation of all sources its class.
 
-
-class SourceSteps(NamedTuple):
-    """One source and the two steps that read it."""
-
-    plan: SourceConfig
-    export: Artifact
-    images: Artifact
-
-
-def resolve_labels(sources: Sequence[SourceSteps], spec: LabelsConfig, store: Store, settings: Settings) -> Artifact:
-    """One class for each object that the plan wants, over all sources.
-
-    labels.parquet: an object a row, with ``label`` (class id), ``name`` (the export's own), the box as ``ymin, xmin, ymax,
-    xmax`` relative to the picture (NaN where there is none), ``place`` and ``sequence`` with the source's name in front
-    (empty text where unknown), and the picture's ``blob, bytes, width, height``. dropped.parquet: ``source, image_id,
-    object_id, name, reason``. megadetector.json: the same in MegaDetector's batch format.
+    Writes the tables LABELS and DROPPED_ANNOTATIONS, and megadetector.json with the labels in MegaDetector's batch results format.
 
     Raises:
-        LabelsError: no object is left, a class has fewer than the plan expects, the plan's taxonomy cannot be read, or a
-            name has two meanings by it.
+        LabelsError: no annotation has a class, a class has fewer annotations than the plan expects, the plan's taxonomy cannot be
+            read, or a label has two meanings by it.
     """
-    taxonomy = read_taxonomy(spec, settings)
-    inputs = {f"{s.plan.name}.{part}": a for s in sources for part, a in (("export", s.export), ("images", s.images))}
-    config = spec.model_dump(mode="json", by_alias=True, exclude={"equivalents"}) | {
-        "unreviewed": {s.plan.name: s.plan.unreviewed for s in sources},
-        "locations": {s.plan.name: [s.plan.namespace(), s.plan.merge_locations_within_m] for s in sources},
+    taxonomy = read_taxonomy(config, settings)
+    inputs = {f"{s.source.name}.{part}": a for s in sources for part, a in (("export", s.export), ("images", s.images)) if a is not None}
+    key = config.model_dump(mode="json", by_alias=True, exclude={"equivalents"}) | {
+        "unreviewed": {s.source.name: s.source.unreviewed for s in sources},
+        "locations": {s.source.name: [s.source.namespace(), s.source.merge_locations_within_m] for s in sources},
     }
 
     def build(space: Workspace) -> StepOutput:
-        meanings = {s.plan.name: meaning_of(spec, s.plan.name, taxonomy) for s in sources}
-        for conflict in dict.fromkeys(c for m in meanings.values() for c in m.conflicts):
+        mappings = {s.source.name: map_labels(config, s.source.name, taxonomy) for s in sources}
+        for conflict in dict.fromkeys(line for m in mappings.values() for line in m.conflicts):
             log.warning("%s; the first counts", conflict)
-        objects = read_objects([SourceTables(s.plan, s.export, s.images) for s in sources], store)
-        choice = chosen(objects, spec, meanings, without_image(objects))
-        rows = class_rows(objects, choice, spec)
-        names = counted(objects.name, objects.names)
-        check(on_too_few(rows, names, spec), spec)
+        annotations = read_annotations(sources, store)
+        choice = choose_annotations(annotations, config, mappings, without_image(annotations))
+        all_labels = count_codes(annotations.label, annotations.labels)
+        report_too_few(find_too_few(count_classes(annotations, choice, config), all_labels, config), config)
         if not choice.kept().any():
-            why = ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in counted(choice.reason, REASONS).items())
+            reasons = count_codes(choice.reason, REASONS)
+            why = ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in reasons.items())
             raise LabelsError(
-                f"no object of the exports has a class: {why}; see with `animl-pipeline plan preview` which names they hold, mend labels"
+                f"no annotation of the exports has a class: {why}; `animl-pipeline plan preview` shows their labels; correct the plan's labels",
+                code="no_labels",
+                reasons=reasons,
             )
-        return _write(space, objects, choice, spec)
+        return _write(space.out, annotations, choice, list(config.classes))
 
-    digests = {"taxonomy": taxonomy.digest} if spec.taxonomy else None
-    return store.make(STEP, inputs=inputs, digests=digests, config=config, build=build)
+    digests = {"taxonomy": taxonomy.digest} if config.taxonomy else None
+    return store.make(STEP, inputs=inputs, digests=digests, config=key, build=build)
 
 
-def _write(space: Workspace, objects: Objects, choice: Choice, spec: LabelsConfig) -> StepOutput:
-    order = _order(objects)
-    kept, dropped = (order[choice.kept()[order] == stays] for stays in (True, False))
-    images = objects.images.take(pa.array(objects.image[kept]))
-    classes = list(spec.classes)
-    columns: dict[str, Any] = {c: images[c] for c in images.column_names if c in LABELS.names()}
-    columns |= {c: pa.array(objects.boxes[kept, i]) for i, c in enumerate(BOX)}
-    columns |= {
-        "source": _words(objects.source[kept], objects.sources),
-        "annotation_id": objects.annotation_id.take(pa.array(kept)),
-        "class_id": _words(choice.class_id[kept], classes),
-        "label": _words(objects.name[kept], objects.names),
+def _write(folder: Path, annotations: Annotations, choice: Choice, classes: list[str]) -> StepOutput:
+    order = _sort(annotations)
+    is_kept = choice.kept()[order]
+    kept, dropped = order[is_kept], order[~is_kept]
+    labels = _labels_table(annotations, choice, classes, kept)
+    write_table(folder, LABELS, labels)
+    write_table(folder, DROPPED_ANNOTATIONS, _dropped_table(annotations, choice, dropped))
+    _write_megadetector_file(folder / "megadetector.json", annotations, choice, labels, kept, classes)
+    notes = count_codes(choice.class_number[kept], tuple(classes))
+    if whole_image := int(annotations.whole_image[kept].sum()):
+        notes["whole_image_box_ignored"] = whole_image
+    return StepOutput(Counts(kept=len(kept), dropped=count_codes(choice.reason[dropped], REASONS), notes=notes, unit="annotations"))
+
+
+def _labels_table(annotations: Annotations, choice: Choice, classes: list[str], rows: Ints) -> pa.Table:
+    images = annotations.images.take(pa.array(annotations.image[rows]))
+    columns = {name: images[name] for name in images.column_names} | {
+        "source": _names(annotations.source[rows], annotations.sources),
+        "annotation_id": annotations.annotation_id.take(pa.array(rows)),
+        "class_id": _names(choice.class_number[rows], classes),
+        "label": _names(annotations.label[rows], annotations.labels),
+        **{side: pa.array(annotations.boxes[rows, i]) for i, side in enumerate(("ymin", "xmin", "ymax", "xmax"))},
     }
-    labels = pa.table({c: columns[c] for c in LABELS.names()})
-    write_table(space.out, LABELS, labels)
-    write_table(space.out, DROPPED_ANNOTATIONS, _dropped(objects, choice, dropped))
-    write_batch_file(space.out / "megadetector.json", labels, objects.confidence[kept], classes)
-    noted = counted(choice.class_id[kept], tuple(classes))
-    if whole := int(objects.whole_frame[kept].sum()):
-        noted["whole_frame_box_taken_as_none"] = whole
-    return StepOutput(Counts(kept=len(kept), dropped=counted(choice.reason[dropped], REASONS), noted=noted))
+    return pa.table({name: columns[name] for name in LABELS.names()})
 
 
-def _dropped(objects: Objects, choice: Choice, rows: Ints) -> pa.Table:
+def _dropped_table(annotations: Annotations, choice: Choice, rows: Ints) -> pa.Table:
     return pa.table(
         {
-            "source": _words(objects.source[rows], objects.sources),
-            "image_id": objects.images["image_id"].take(pa.array(objects.image[rows])),
-            "annotation_id": objects.annotation_id.take(pa.array(rows)),
-            "label": _words(objects.name[rows], objects.names),
-            "reason": _words(choice.reason[rows], REASONS),
+            "source": _names(annotations.source[rows], annotations.sources),
+            "image_id": annotations.images["image_id"].take(pa.array(annotations.image[rows])),
+            "annotation_id": annotations.annotation_id.take(pa.array(rows)),
+            "label": _names(annotations.label[rows], annotations.labels),
+            "reason": _names(choice.reason[rows], REASONS),
         }
     )
 
 
-def _order(objects: Objects) -> Ints:
-    """The objects by source, image and object id."""
-    source = np.zeros(objects.images.num_rows, np.int32)
-    source[objects.image] = objects.source  # an image without objects is in no table, wherever it comes
-    keys = pa.table({"source": source, "id": objects.images["image_id"]})
+def _write_megadetector_file(path: Path, annotations: Annotations, choice: Choice, labels: pa.Table, rows: Ints, classes: list[str]) -> None:
+    """The labels in MegaDetector's format. A file name starts with its source; a box that a person drew has confidence 1."""
+    files = pc.binary_join_element_wise(labels["source"], labels["file_name"], "/").combine_chunks().dictionary_encode()
+    has_box = ~np.isnan(annotations.boxes[rows, 0])
+    boxed = rows[has_box]
+    boxes = ResultBoxes(
+        image=files.indices.to_numpy()[has_box],
+        category=pa.repeat("1", len(boxed)),
+        confidence=np.round(np.nan_to_num(annotations.confidence[boxed], nan=1.0).clip(0, 1), 4),
+        boxes=annotations.boxes[boxed],
+        class_number=choice.class_number[boxed],
+    )
+    write_results(path, {"detector": "human review", "classifier": "human review"}, files.dictionary, boxes, classes=classes)
+
+
+def _sort(annotations: Annotations) -> Ints:
+    """The positions of the annotations, sorted by source, image id and annotation id."""
+    source = np.zeros(annotations.images.num_rows, np.int32)
+    source[annotations.image] = annotations.source  # an image without annotations is in no table, wherever it is sorted
+    keys = pa.table({"source": source, "id": annotations.images["image_id"]})
     by_image = pc.sort_indices(keys, [("source", "ascending"), ("id", "ascending")]).to_numpy()
     rank = np.empty(len(by_image), np.int64)
     rank[by_image] = np.arange(len(by_image))
-    table = pa.table({"image": rank[objects.image], "id": objects.annotation_id})
+    table = pa.table({"image": rank[annotations.image], "id": annotations.annotation_id})
     return np.asarray(pc.sort_indices(table, [("image", "ascending"), ("id", "ascending")]).to_numpy(), np.int64)
 
 
-def _words(codes: Ints, words: Sequence[str]) -> pa.Array:
-    return pa.array(list(words), pa.string()).take(pa.array(codes))
+def _names(codes: Ints, names: Sequence[str]) -> pa.Array:
+    """The name of each code."""
+    return pa.array(list(names), pa.string()).take(pa.array(codes))
