@@ -38,7 +38,7 @@ IRREGULAR = {
 }
 
 
-def plain(name: object) -> str:
+def normalise_name(name: object) -> str:
     """A category name without what spellings differ in: case, separators, a plural, "grey" for "gray"."""
     words = re.sub(r"[^\w]+", " ", str(name).casefold().replace("_", " ")).split()
     words = ["gray" if word == "grey" else word for word in words]
@@ -48,7 +48,7 @@ def plain(name: object) -> str:
 @cache
 def role(name: object) -> Role:
     """What a category name stands for."""
-    word = plain(name)
+    word = normalise_name(name)
     return _roles().get(word, "unknown" if word.startswith(UNKNOWN_PREFIXES) else "")
 
 
@@ -64,7 +64,7 @@ def is_vehicle(name: object) -> bool:
 
 @cache
 def _roles() -> dict[str, Role]:
-    return {plain(name): role for role, names in NAMES.items() for name in names}
+    return {normalise_name(name): role for role, names in NAMES.items() for name in names}
 
 
 def _singular(word: str) -> str:

@@ -17,7 +17,7 @@ _lock = threading.Lock()
 _listener: Listener | None = None
 
 
-def listen(listener: Listener | None) -> Listener | None:
+def set_listener(listener: Listener | None) -> Listener | None:
     """Send all progress of this process to ``listener`` from now on (None: to nobody); who listened before comes back."""
     global _listener
     with _lock:

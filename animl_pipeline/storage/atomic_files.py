@@ -1,123 +1,105 @@
-"""Where a process writes files before they get their names, so that nothing half-written is ever seen or left lying about."""
+"""Write files so that a reader never sees half a file, and turn the disk's errors into one clear line."""
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
-import itertools
+import errno
 import os
 import shutil
-import threading
 import uuid
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from animl_pipeline.core.errors import StoreError
 
-class Corner:
-    """A process's own folder for files that are being written, locked while the process lives.
+TEMPORARY = ".part-"
+"""What the name of a file that is being written begins with."""
 
-    A process that was killed leaves its folder without a lock; whoever opens a corner beside it removes it.
+
+def write_atomic(path: Path, data: bytes, *, durable: bool = True, temporary_folder: Path | None = None) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Args:
+        path: the file; its folder is made if needed.
+        data: the file's content.
+        durable: whether the content survives a power cut from now on. If not, ``os.sync`` makes it survive later.
+        temporary_folder: where the file is written before it gets its name; None: the file's own folder.
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written.
     """
-
-    def __init__(self, beside: Path) -> None:
-        self._beside = beside
-        self._opening = threading.Lock()
-        self._folder: Path | None = None
-        self._numbers = itertools.count()
-
-    def write(self, target: Path, data: bytes, *, durable: bool = True) -> None:
-        """Write a file that is there whole or not at all; after a power cut, too, if it is ``lasting``."""
+    with disk_errors(path):
         try:
-            part = self._written(data, durable)
-        except FileNotFoundError:  # somebody cleared the folder away
-            self._folder = None
-            part = self._written(data, durable)
-        try:
-            _move(part, target)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-
-    def _written(self, data: bytes, durable: bool) -> Path:
-        part = self._open() / f"{next(self._numbers)}"
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(handle, rest) :]
-            if durable:
-                os.fsync(handle)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(handle)
-        return part
-
-    def _open(self) -> Path:
-        with self._opening:
-            if self._folder is None:
-                self._beside.mkdir(parents=True, exist_ok=True)
-                with _locked(self._beside / "lock"):
-                    for left in self._beside.glob("*.lock"):
-                        _clear_if_left(left)
-                    folder = self._beside / uuid.uuid4().hex
-                    folder.mkdir()
-                    handle = os.open(folder.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
-                    fcntl.flock(handle, fcntl.LOCK_EX)
-                weakref.finalize(self, _leave, folder, handle)
-                self._folder = folder
-            return self._folder
+            _write_and_rename(path, data, durable, temporary_folder or path.parent)
+        except OSError as e:
+            if e.errno != errno.EXDEV:  # the two folders are on different disks
+                raise
+            _write_and_rename(path, data, durable, path.parent)
 
 
-def _move(part: Path, target: Path) -> None:
+def _write_and_rename(path: Path, data: bytes, durable: bool, folder: Path) -> None:
+    part = folder / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
-        part.replace(target)
+        _write(part, data, durable)
+        try:
+            part.replace(path)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _write(path: Path, data: bytes, durable: bool) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        handle = os.open(path, flags, 0o666)
     except FileNotFoundError:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.replace(target)
-
-
-def settle(folder: Path) -> None:
-    """Have all that was written to a folder's file system on the disk: a flush for many files costs little more than for one."""
-    library = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(library, "syncfs"):  # Linux has it; elsewhere all file systems are flushed
-        os.sync()
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        if library.syncfs(handle):
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), str(folder))
-    finally:
-        os.close(handle)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, flags, 0o666)
+    with os.fdopen(handle, "wb", buffering=0) as file:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+        if durable:
+            os.fsync(handle)
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Nobody else is in here."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+def full_disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk into one clear line; other errors pass. ``path`` is what is written, if the error does not name it.
+
+    Raises:
+        StoreError: the disk is full.
+    """
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(handle)
+    except OSError as e:
+        if e.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        full = Path(e.filename) if isinstance(e.filename, str) else path
+        free = shutil.disk_usage(_existing_parent(full.absolute())).free
+        raise StoreError(
+            f"the disk of {full.parent} is full ({free / 1e6:.0f} MB left); make room and run again, everything made so far is kept", code="disk_full"
+        ) from e
 
 
-def _clear_if_left(lock: Path) -> None:
-    """Remove a corner whose process is no more."""
-    handle = os.open(lock, os.O_RDWR)
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of writing ``path`` into one clear line.
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written.
+    """
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # it is at work
-        os.close(handle)
-        return
-    _leave(lock.with_suffix(""), handle)
+        with full_disk_errors(path):
+            yield
+    except OSError as e:
+        raise StoreError(
+            f"{path} cannot be written ({e.strerror}); check the folder's permissions or set ANIML_STORE to another", code="cannot_write"
+        ) from e
 
 
-def _leave(folder: Path, handle: int) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.with_suffix(".lock").unlink(missing_ok=True)
-    os.close(handle)
+def _existing_parent(path: Path) -> Path:
+    return next(p for p in path.parents if p.exists())

@@ -1,4 +1,4 @@
-"""Who works on a store at a time, on this machine: builders of steps side by side, who clears away alone."""
+"""Store locks of this machine: many runs may build steps at once, each step once; garbage collection runs alone."""
 
 from __future__ import annotations
 
@@ -12,28 +12,34 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from animl_pipeline.core.errors import StoreError
-from animl_pipeline.storage.object_store import disk
+from animl_pipeline.storage.atomic_files import disk_errors
 
 log = logging.getLogger(__name__)
 
-BUILDERS = "builders.lock"
-"""Held together by all who build a step, by nobody else while the store is cleared."""
+STEPS_LOCK = "steps.lock"
+"""Shared by all that build a step; garbage collection holds it alone."""
 
 
 @contextmanager
-def building(work: Path, step: str, key: str) -> Iterator[None]:
-    """One builder of a step at a time, and none while the store is cleared; whoever must wait says so.
+def step_lock(work: Path, step: str, key: str) -> Iterator[None]:
+    """Hold the lock of a step; wait, with a log line, while another run builds it or garbage collection runs.
 
     Args:
         work: the store's folder for what is under way on this machine.
         step: the step's name.
         key: the step's key.
     """
-    with _opened(work) as handle:
-        if not _taken(handle, fcntl.LOCK_SH):
-            log.info("%s: the store in %s is being cleared; waiting for the end of that", step, work.parent)
+    with _open(work) as handle:
+        if not _lock(handle, fcntl.LOCK_SH):
+            log.info("%s: garbage collection is running in %s; waiting", step, work.parent)
             fcntl.flock(handle, fcntl.LOCK_SH)
-        lock = _one_builder(work / f"{step}-{key[:16]}.lock", step)
+        lock = FileLock(work / f"{step}-{key[:16]}.lock")
+        with disk_errors(work):
+            try:
+                lock.acquire(timeout=0.2)
+            except Timeout:
+                log.info("%s: another run is building this step in %s; waiting for it to finish", step, work.parent)
+                lock.acquire()
         try:
             yield
         finally:
@@ -41,35 +47,24 @@ def building(work: Path, step: str, key: str) -> Iterator[None]:
 
 
 @contextmanager
-def clearing(work: Path) -> Iterator[None]:
-    """Nobody builds a step on this machine meanwhile.
+def gc_lock(work: Path) -> Iterator[None]:
+    """Hold the lock of garbage collection: no step is built on this machine meanwhile.
 
     Raises:
-        StoreError: somebody does now.
+        StoreError: a step is being built now (code ``store_in_use``).
     """
-    with _opened(work) as handle:
-        if not _taken(handle, fcntl.LOCK_EX):
-            raise StoreError(f"a run makes a step in {work.parent} now; wait for its end, then clear the store")
+    with _open(work) as handle:
+        if not _lock(handle, fcntl.LOCK_EX):
+            raise StoreError(f"a run is building a step in {work.parent} now; wait until it ends, then run garbage collection", code="store_in_use")
         yield
 
 
-def _one_builder(path: Path, step: str) -> FileLock:
-    lock = FileLock(path)
-    with disk(path):
-        try:
-            lock.acquire(timeout=0.2)
-        except Timeout:
-            log.info("%s: another run makes the same step in %s; waiting for it", step, path.parent.parent)
-            lock.acquire()
-    return lock
-
-
 @contextmanager
-def _opened(work: Path) -> Iterator[int]:
-    """The file that builders hold; it is given back explicitly, since processes forked meanwhile hold it as well."""
-    with disk(work / BUILDERS):
+def _open(work: Path) -> Iterator[int]:
+    """The file of the shared lock. It is unlocked explicitly, because processes forked meanwhile hold it as well."""
+    with disk_errors(work / STEPS_LOCK):
         work.mkdir(parents=True, exist_ok=True)
-        handle = os.open(work / BUILDERS, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(work / STEPS_LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         yield handle
     finally:
@@ -77,9 +72,9 @@ def _opened(work: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def _taken(handle: int, how: int) -> bool:
+def _lock(handle: int, kind: int) -> bool:
     try:
-        fcntl.flock(handle, how | fcntl.LOCK_NB)
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -1,101 +1,117 @@
-"""Where bytes lie: a folder or an S3 prefix, with the same few verbs. What is there is always whole.
+"""Object stores: a folder or an S3 prefix, with the same methods. An object is always whole.
 
-In a folder a file is written in the process's own corner (``work/parts``), flushed to the disk and renamed; what a killed
-process left in its corner the next one removes. S3 objects appear whole by nature.
+In a folder, an object is written to ``work/parts``, flushed to the disk and renamed. Garbage collection removes what a killed
+process left there. S3 shows only whole objects.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
-import tempfile
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from animl_pipeline.core.errors import StoreError
-from animl_pipeline.storage.atomic_files import Corner, settle
+from animl_pipeline.core.errors import StoreError, StoreUnreachableError
+from animl_pipeline.storage.atomic_files import TEMPORARY, disk_errors, write_atomic
 
 if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CopySourceTypeDef, ObjectIdentifierTypeDef, ObjectTypeDef
 
 T = TypeVar("T")
 
-CONNECTIONS = 64
-"""Kept open to an S3 store: so many threads may put pictures into it."""
-FEW = 4
-"""Of so many names in an S3 folder each is asked for; of more, the folder is listed."""
-MOST_AT_ONCE = 1000
-"""S3 deletes so many objects in a request."""
+WORK = "work"
+"""Folder of what is under way on this machine; it is no part of the store's content."""
+PARTS = "parts"
+"""Folder in it for objects that are being written."""
+S3_CONNECTIONS = 64
+"""Connections kept open to S3: so many threads may write at a time."""
+LIST_ABOVE = 4
+"""Sizes of at most this many objects of one S3 folder are asked one by one; for more, the folder is listed."""
+S3_DELETE_BATCH = 1000
+"""S3 deletes at most this many objects in one request."""
 
 
 class StoredObject(NamedTuple):
-    """What lies in a depot: its name, its bytes, and when it was written or touched last, in seconds since 1970."""
+    """An object: its name, its size in bytes, and when it was written or touched last, in seconds since 1970."""
 
     name: str
     bytes: int
-    at: float
+    modified: float
 
 
-class ObjectStore(Protocol):
-    """Bytes by name; names are relative paths with '/'."""
+class ObjectStore(ABC):
+    """Bytes by name. Names are relative paths with '/'.
 
+    All methods raise StoreError for what a person must fix, and StoreUnreachableError if another try may succeed.
+    """
+
+    @abstractmethod
     def read(self, name: str) -> bytes | None:
-        """The bytes, or None where there are none."""
+        """The bytes of an object; None if there is none."""
 
-    def size(self, name: str) -> int | None:
-        """How many bytes there are, or None."""
+    @abstractmethod
+    def sizes(self, names: Sequence[str]) -> list[int | None]:
+        """The sizes of many objects in bytes; None for each that is not there."""
 
-    def sizes_of(self, names: Sequence[str]) -> list[int | None]:
-        """How many bytes each of many names has, or None."""
+    @abstractmethod
+    def put(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        """Write or overwrite an object. If it is not ``durable``, a power cut may lose it until :meth:`flush`."""
 
-    def total(self) -> int:
-        """How many bytes lie here in all, scratch left out."""
+    @abstractmethod
+    def put_file(self, name: str, source: Path) -> None:
+        """Move a local file into the store."""
 
-    def put(self, name: str, data: bytes) -> None:
-        """Write or overwrite."""
+    @abstractmethod
+    def fetch(self, name: str, target: Path) -> None:
+        """Copy an object to a local file; nothing happens if there is none. A folder is its own local copy."""
+
+    @abstractmethod
+    def delete_many(self, names: Sequence[str]) -> None:
+        """Delete objects, in few requests; nothing happens for those that are not there."""
+
+    @abstractmethod
+    def touch(self, name: str) -> None:
+        """Set an object's time to now; nothing happens if there is none."""
+
+    @abstractmethod
+    def objects(self, prefix: str) -> Iterator[StoredObject]:
+        """All objects under a prefix that ends with '/' or is empty."""
+
+    def flush(self) -> None:  # noqa: B027 - S3 has nothing to flush
+        """Make everything written so far survive a power cut."""
 
     def put_new(self, name: str, data: bytes, *, durable: bool = True) -> None:
-        """Write, unless something of the same size is there (for names that are digests of the content).
+        """As :meth:`put`, unless an object of the same size is there (for names that are digests of the content)."""
+        if self.size(name) != len(data):
+            self.put(name, data, durable=durable)
 
-        Without ``lasting`` a power cut may undo it until :meth:`settle`.
-        """
+    def size(self, name: str) -> int | None:
+        """The size of an object in bytes; None if there is none."""
+        return self.sizes([name])[0]
 
-    def settle(self) -> None:
-        """All that was put so far survives a power cut from now on."""
-
-    def put_file(self, name: str, source: Path) -> None:
-        """Move a local file in."""
-
-    def fetch(self, name: str, target: Path) -> None:
-        """Copy to a local file, where that is another place than this; nothing happens when it is not there."""
-
-    def delete(self, name: str) -> None:
-        """Remove; nothing happens when it is not there."""
-
-    def delete_all(self, names: Sequence[str]) -> None:
-        """Remove many, in few requests where there are requests."""
-
-    def touch(self, name: str) -> None:
-        """Note that it was used now; nothing happens when it is not there."""
+    def total_bytes(self) -> int:
+        """The size of all objects."""
+        return sum(found.bytes for found in self.objects(""))
 
     def names(self, prefix: str) -> Iterator[str]:
-        """All names under a prefix that ends with '/'."""
+        """The names of all objects under a prefix that ends with '/', in order."""
+        yield from sorted(found.name for found in self.objects(prefix))
 
-    def lying(self, prefix: str) -> Iterator[StoredObject]:
-        """All that lies under a prefix that ends with '/' or is empty, scratch left out."""
+    def delete(self, name: str) -> None:
+        """Delete an object; nothing happens if there is none."""
+        self.delete_many([name])
 
 
-class FolderObjectStore:
-    """Bytes below a folder."""
+class FolderObjectStore(ObjectStore):
+    """An object store in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._corner = Corner(folder / "work" / "parts")
 
     def __str__(self) -> str:
         return str(self.folder)
@@ -108,15 +124,7 @@ class FolderObjectStore:
         except OSError as e:
             raise self._unreadable(name, e) from e
 
-    def size(self, name: str) -> int | None:
-        try:
-            return (self.folder / name).stat().st_size
-        except FileNotFoundError:
-            return None
-        except OSError as e:
-            raise self._unreadable(name, e) from e
-
-    def sizes_of(self, names: Sequence[str]) -> list[int | None]:
+    def sizes(self, names: Sequence[str]) -> list[int | None]:
         base = f"{self.folder}/"
         found: list[int | None] = []
         for name in names:
@@ -128,92 +136,66 @@ class FolderObjectStore:
                 raise self._unreadable(name, e) from e
         return found
 
-    def total(self) -> int:
-        return sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file() and p.relative_to(self.folder).parts[0] != "work")
+    def put(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        write_atomic(self.folder / name, data, durable=durable, temporary_folder=self.folder / WORK / PARTS)
 
-    def put(self, name: str, data: bytes) -> None:
-        self._put(name, data, durable=True)
-
-    def put_new(self, name: str, data: bytes, *, durable: bool = True) -> None:
-        if self.size(name) != len(data):
-            self._put(name, data, durable=durable)
-
-    def _put(self, name: str, data: bytes, *, durable: bool) -> None:
-        target = self.folder / name
-        with disk(target):
-            try:
-                self._corner.write(target, data, durable=durable)
-            except OSError as e:
-                if e.errno != errno.EXDEV:  # a part of the store may lie on a disk of its own
-                    raise
-                write_whole(target, data)
-
-    def settle(self) -> None:
-        with disk(self.folder):
-            settle(self.folder)
+    def flush(self) -> None:
+        os.sync()
 
     def put_file(self, name: str, source: Path) -> None:
         target = self.folder / name
-        with disk(target):
+        with disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             with source.open("rb") as f:
                 os.fsync(f.fileno())
             source.replace(target)
 
     def fetch(self, name: str, target: Path) -> None:
-        """Nothing to do: the folder is its own local copy."""
+        pass
 
-    def delete(self, name: str) -> None:
-        with disk(self.folder / name):
-            (self.folder / name).unlink(missing_ok=True)
-
-    def delete_all(self, names: Sequence[str]) -> None:
+    def delete_many(self, names: Sequence[str]) -> None:
         for name in names:
-            self.delete(name)
+            with disk_errors(self.folder / name):
+                (self.folder / name).unlink(missing_ok=True)
         for folder in sorted({(self.folder / name).parent for name in names}, reverse=True):
-            with suppress(OSError):  # something lies in it, or it went with another
+            with suppress(OSError):  # the folder is not empty, or it is gone already
                 folder.rmdir()
 
     def touch(self, name: str) -> None:
-        with disk(self.folder / name), suppress(FileNotFoundError):
+        with disk_errors(self.folder / name), suppress(FileNotFoundError):
             os.utime(self.folder / name)
 
-    def names(self, prefix: str) -> Iterator[str]:
-        for path in sorted((self.folder / prefix).rglob("*")):
-            if path.is_file() and not path.name.startswith(".part-"):
-                yield path.relative_to(self.folder).as_posix()
-
-    def lying(self, prefix: str) -> Iterator[StoredObject]:
-        todo = [prefix.rstrip("/")]
-        while todo:
-            folder = todo.pop()
-            for name, is_folder in self._inside(folder):
+    def objects(self, prefix: str) -> Iterator[StoredObject]:
+        folders = [prefix.rstrip("/")]
+        while folders:
+            for name, is_folder in self._list(folders.pop()):
                 if is_folder:
-                    todo += [name] if name != "work" else []
+                    folders += [name] if name != WORK else []
                     continue
                 try:
                     found = os.stat(f"{self.folder}/{name}")  # noqa: PTH116 - as above
-                except FileNotFoundError:  # it went meanwhile
+                except FileNotFoundError:  # deleted meanwhile
                     continue
                 yield StoredObject(name, found.st_size, found.st_mtime)
 
-    def _inside(self, folder: str) -> list[tuple[str, bool]]:
-        """The names of what lies in a folder, files being written left out; whether each is a folder."""
+    def _list(self, folder: str) -> list[tuple[str, bool]]:
+        """The names in a folder without temporary files, and whether each is a folder."""
         try:
             with os.scandir(self.folder / folder) as entries:
                 prefix = f"{folder}/" if folder else ""
-                return sorted((prefix + e.name, e.is_dir()) for e in entries if not e.name.startswith(".part-"))
+                return sorted((prefix + e.name, e.is_dir()) for e in entries if not e.name.startswith(TEMPORARY))
         except FileNotFoundError:
             return []
         except OSError as e:
             raise self._unreadable(folder, e) from e
 
     def _unreadable(self, name: str, error: OSError) -> StoreError:
-        return StoreError(f"{self.folder / name} cannot be read ({error.strerror}); mend or remove it, what is missing is made anew")
+        path = self.folder / name
+        return StoreError(f"{path} cannot be read ({error.strerror}); repair or remove it, then run again", code="cannot_read")
 
 
-class S3ObjectStore:
-    """Bytes below s3://bucket/prefix."""
+class S3ObjectStore(ObjectStore):
+    """An object store below s3://bucket/prefix."""
 
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
@@ -231,147 +213,99 @@ class S3ObjectStore:
             import boto3
             from botocore.config import Config
 
-            self._client = boto3.client("s3", config=Config(max_pool_connections=CONNECTIONS))
+            self._client = boto3.client("s3", config=Config(max_pool_connections=S3_CONNECTIONS))
         return self._client
 
     def read(self, name: str) -> bytes | None:
-        return self._ask(lambda: self.client.get_object(Bucket=self.bucket, Key=self.prefix + name)["Body"].read())  # noqa: PLW0108 - the call itself must be inside _ask
+        return self._call(lambda: self.client.get_object(Bucket=self.bucket, Key=self.prefix + name)["Body"].read())  # noqa: PLW0108 - the call itself must be inside _call
 
-    def size(self, name: str) -> int | None:
-        return self._ask(lambda: self.client.head_object(Bucket=self.bucket, Key=self.prefix + name)["ContentLength"])
-
-    def sizes_of(self, names: Sequence[str]) -> list[int | None]:
+    def sizes(self, names: Sequence[str]) -> list[int | None]:
         folders: dict[str, list[str]] = defaultdict(list)
         for name in names:
             folders[name.rpartition("/")[0]].append(name)
         known: dict[str, int | None] = {}
         for folder, inside in folders.items():
-            if len(inside) > FEW:
-                listed = dict(self._listed(f"{folder}/"))
+            if len(inside) > LIST_ABOVE:
+                listed = {found.name: found.bytes for found in self.objects(f"{folder}/")}
                 known |= {name: listed.get(name) for name in inside}
             else:
-                known |= {name: self.size(name) for name in inside}
+                known |= {name: self._size(name) for name in inside}
         return [known[name] for name in names]
 
-    def total(self) -> int:
-        return sum(size for _, size in self._listed(""))
+    def _size(self, name: str) -> int | None:
+        return self._call(lambda: self.client.head_object(Bucket=self.bucket, Key=self.prefix + name)["ContentLength"])
 
-    def put(self, name: str, data: bytes) -> None:
-        self._ask(lambda: self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data))
-
-    def put_new(self, name: str, data: bytes, *, durable: bool = True) -> None:
-        if self.size(name) != len(data):
-            self.put(name, data)
-
-    def settle(self) -> None:
-        """Nothing to do: what S3 took lasts."""
+    def put(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        self._call(lambda: self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data))
 
     def put_file(self, name: str, source: Path) -> None:
-        self._ask(lambda: self.client.upload_file(str(source), self.bucket, self.prefix + name))
+        self._call(lambda: self.client.upload_file(str(source), self.bucket, self.prefix + name))
         source.unlink()
 
     def fetch(self, name: str, target: Path) -> None:
         data = self.read(name)
         if data is not None:
-            write_whole(target, data)
+            write_atomic(target, data)
 
-    def delete(self, name: str) -> None:
-        self._ask(lambda: self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name))
-
-    def delete_all(self, names: Sequence[str]) -> None:
-        for start in range(0, len(names), MOST_AT_ONCE):
-            keys: list[ObjectIdentifierTypeDef] = [{"Key": self.prefix + name} for name in names[start : start + MOST_AT_ONCE]]
-            answer = self._ask(lambda k=keys: self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": k, "Quiet": True}))  # type: ignore[misc]  # a lambda's default
-            if answer and (faults := answer.get("Errors")):
-                raise StoreError(f"S3 did not delete {faults[0].get('Key')} ({faults[0].get('Code')}); check your permissions on {self.address}")
+    def delete_many(self, names: Sequence[str]) -> None:
+        for start in range(0, len(names), S3_DELETE_BATCH):
+            keys: list[ObjectIdentifierTypeDef] = [{"Key": self.prefix + name} for name in names[start : start + S3_DELETE_BATCH]]
+            answer = self._call(lambda k=keys: self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": k, "Quiet": True}))  # type: ignore[misc]  # a lambda's default
+            if answer and (errors := answer.get("Errors")):
+                raise StoreError(f"S3 did not delete {errors[0].get('Key')} ({errors[0].get('Code')}); check your permissions on {self.address}")
 
     def touch(self, name: str) -> None:
         key = self.prefix + name
         itself: CopySourceTypeDef = {"Bucket": self.bucket, "Key": key}
-        self._ask(lambda: self.client.copy_object(Bucket=self.bucket, Key=key, CopySource=itself, MetadataDirective="REPLACE"))
+        self._call(lambda: self.client.copy_object(Bucket=self.bucket, Key=key, CopySource=itself, MetadataDirective="REPLACE"))
 
-    def names(self, prefix: str) -> Iterator[str]:
-        for name, _ in self._listed(prefix):
-            yield name
-
-    def lying(self, prefix: str) -> Iterator[StoredObject]:
-        for item in self._objects(prefix):
+    def objects(self, prefix: str) -> Iterator[StoredObject]:
+        for item in self._list(prefix):
             yield StoredObject(item["Key"].removeprefix(self.prefix), item["Size"], item["LastModified"].timestamp())
 
-    def _listed(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Names and sizes under a prefix."""
-        for item in self._objects(prefix):
-            yield item["Key"].removeprefix(self.prefix), item["Size"]
-
-    def _objects(self, prefix: str) -> Iterator[ObjectTypeDef]:
-        """What S3 says of each object under a prefix, a page of a thousand at a time."""
+    def _list(self, prefix: str) -> Iterator[ObjectTypeDef]:
+        """S3's answer for each object under a prefix, a page of a thousand at a time."""
         pages = iter(self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix))
-        while page := self._ask(lambda: next(pages, None)):
+        while page := self._call(lambda: next(pages, None)):
             yield from page.get("Contents", [])
 
-    def _ask(self, call: Callable[[], T]) -> T | None:
-        """``call``'s answer, None for a missing object, one clear line for everything else."""
+    def _call(self, call: Callable[[], T]) -> T | None:
+        """The result of ``call``; None if the object is not there.
+
+        Raises:
+            StoreError: S3 refused it: no permission, no such bucket, no credentials.
+            StoreUnreachableError: S3 did not answer, or answered that it is overloaded.
+        """
         from boto3.exceptions import S3UploadFailedError
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             return call()
         except ClientError as e:
-            code = e.response.get("Error", {}).get("Code", "")
-            if code in {"NoSuchKey", "404", "NotFound"}:
+            if e.response.get("Error", {}).get("Code", "") in {"NoSuchKey", "404", "NotFound"}:
                 return None
-            raise StoreError(
-                f"S3 refused {self.address}: {code} at {e.operation_name}; check the bucket's name, its region and your permissions on it"
-            ) from e
-        except (BotoCoreError, S3UploadFailedError) as e:
-            raise StoreError(
-                f"{self.address} cannot be reached: {e}; check the network, the bucket's name and AWS's usual variables, or set ANIML_STORE"
-            ) from e
+            raise self._refused(e) from e
+        except S3UploadFailedError as e:
+            cause = e.__context__
+            raise (self._refused(cause) if isinstance(cause, ClientError) else self._unreachable(e)) from e
+        except BotoCoreError as e:
+            raise self._unreachable(e) from e
 
+    def _refused(self, error: ClientError) -> StoreError:
+        code = error.response.get("Error", {}).get("Code", "")
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if status >= 500 or status == 429 or code in {"SlowDown", "Throttling", "RequestTimeout"}:
+            return StoreUnreachableError(f"S3 is overloaded: {code} at {error.operation_name} for {self.address}; run again", code="unreachable")
+        return StoreError(
+            f"S3 refused {self.address}: {code} at {error.operation_name}; check the bucket's name, its region and your permissions on it",
+            code="refused",
+        )
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut.
+    def _unreachable(self, error: Exception) -> StoreError:
+        from botocore.exceptions import ConnectionError as NoConnection
+        from botocore.exceptions import HTTPClientError, IncompleteReadError
 
-    Raises:
-        StoreError: the disk is full or the folder cannot be written.
-    """
-    with disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-        try:
-            with os.fdopen(handle, "wb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def disk_space(path: Path) -> Iterator[None]:
-    """Turn a full disk into one clear line; other faults pass. ``path`` is what is written where the fault does not name it."""
-    try:
-        yield
-    except OSError as e:
-        if e.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
-        where = Path(e.filename) if isinstance(e.filename, str) else path
-        free = shutil.disk_usage(_existing(where.absolute())).free
-        raise StoreError(f"the disk of {where.parent} is full ({free / 1e6:.0f} MB left); make room and run again, all that was made is kept") from e
-
-
-@contextmanager
-def disk(path: Path) -> Iterator[None]:
-    """Turn what a disk answers into one clear line."""
-    try:
-        with disk_space(path):
-            yield
-    except OSError as e:
-        raise StoreError(f"{path} cannot be written ({e.strerror}); check the folder's permissions or set ANIML_STORE to another") from e
-
-
-def _existing(path: Path) -> Path:
-    """The nearest folder above that exists."""
-    return next(p for p in path.parents if p.exists())
+        text = f"{self.address} cannot be reached: {error}; check the network, the bucket's name and AWS's usual variables, or set ANIML_STORE"
+        return (StoreUnreachableError if isinstance(error, (NoConnection, HTTPClientError, IncompleteReadError)) else StoreError)(
+            text, code="unreachable"
+        )

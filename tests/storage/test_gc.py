@@ -26,30 +26,31 @@ from typer.testing import CliRunner
 from animl_pipeline.cli.main import app
 from animl_pipeline.config import Plan, load_plan
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import DamagedError, PipelineError, StoreError
-from animl_pipeline.core.records import Artifact, Counts, Metrics, ModelInput, Report
+from animl_pipeline.core.evaluation_results import Metrics, Report
+from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.core.step import Step
 from animl_pipeline.core.tables import write_parquet
-from animl_pipeline.deploy.latest_report import keep_report
-from animl_pipeline.deploy.release_records import begin, close, new_record
+from animl_pipeline.deploy.latest_report import save_report
+from animl_pipeline.deploy.release_history import close_record, new_record, write_record
 from animl_pipeline.deploy.released_model import find_champion
 from animl_pipeline.inference.classifier import read_card
 from animl_pipeline.steps.crops import extract_crops
 from animl_pipeline.steps.detections import detect_animals
 from animl_pipeline.steps.export import export_annotations
-from animl_pipeline.steps.images import fetch_images
-from animl_pipeline.steps.labels import SourceSteps, resolve_labels, wanted_names
+from animl_pipeline.steps.images import download_images
+from animl_pipeline.steps.labels import SourceArtifacts, resolve_labels, wanted_labels
 from animl_pipeline.steps.splits import split_by_location
 from animl_pipeline.storage import image_index
 from animl_pipeline.storage.gc import GcReport, GcRules, collect_garbage, read_inventory
-from animl_pipeline.storage.gc.references import needed
-from animl_pipeline.storage.gc.roots import Root
+from animl_pipeline.storage.gc.references import Root, needed_steps
 from animl_pipeline.storage.gc.stored_steps import StepId
 from animl_pipeline.storage.locks import gc_lock
 from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace, open_store
 from tests.steps.test_splits import island, side_of, split
-from tests.support.packaged_model import package_of
-from tests.support.tiny_project import write_island
+from tests.support.packaged_model import make_package
+from tests.support.tiny_project import write_project
 
 DAY = 86_400
 RULES = GcRules()
@@ -80,19 +81,19 @@ def report(store: Store, model: str, *steps: Artifact) -> None:
     one = dict.fromkeys(("accuracy", "macro_precision", "macro_recall", "macro_f1", "macro_average_precision"), 1.0)
     metrics = Metrics(examples=1, locations=1, classes=(), confusion=(), **one)
     names = dict(zip(("model_artifact", "evaluation", "package"), (steps * 3)[:3], strict=True))
-    keep_report(Report(model=model, version="1", headline="", metrics=metrics, **names), store)
+    save_report(Report(model=model, version="1", headline="", metrics=metrics, **names), store)
 
 
 def release(store: Store, package: Artifact | None, version: str, state: str = "done", previous: str | None = None) -> None:
     """A release of a version, as the room endpoint writes it down."""
-    names = {"line": "isle", "endpoint": "isle", "endpoint_config": f"c-{version}", "previous_config": previous and f"c-{previous}"}
-    record = begin(new_record("release", **names, sagemaker_model=f"m-{version}", version=version, package=package), store)
+    names = {"base_name": "isle", "endpoint": "isle", "endpoint_config": f"c-{version}", "previous_config": previous and f"c-{previous}"}
+    record = write_record(new_record("release", **names, sagemaker_model=f"m-{version}", version=version, package=package), store)
     if state != "begun":
-        close(record, state, store)  # type: ignore[arg-type]  # one of the two
+        close_record(record, state, store)  # type: ignore[arg-type]  # one of the two
 
 
 def clear(store: Store, rules: GcRules = RULES, now: float = LATER) -> GcReport:
-    return collect_garbage(store, rules, look_only=False, now=now)
+    return collect_garbage(store, rules, dry_run=False, now=now)
 
 
 def is_there(store: Store, artifact: Artifact) -> bool:
@@ -154,7 +155,7 @@ def test_all_that_is_reachable_from_a_root_is_needed_and_nothing_else(graph: lis
     for _ in graph:
         digests = {graph[j][1] for i in reached for j in graph[i][0] if j < i} | ({0} if reached else set())
         reached |= {j for j, (_, digest) in enumerate(graph) if digest in digests}
-    assert {ids.index(i) for i in needed(steps, [Root(StepId("labels", f"{i:064d}"), "") for i in sorted(named)])} == reached
+    assert {ids.index(i) for i in needed_steps(steps, [Root(StepId("labels", f"{i:064d}"), "") for i in sorted(named)])} == reached
 
 
 @given(st.lists(drawn, min_size=1, max_size=7), st.frozensets(st.integers(0, 5)), st.frozensets(st.integers(0, 5)))
@@ -203,8 +204,8 @@ def test_a_model_is_kept_with_all_that_it_was_made_from_but_its_champion_alone(a
     said = clear(any_store)
     assert [is_there(any_store, a) for a in (old, champion, crops, evaluation)] == [False, True, True, True]
     assert [has(any_store, p) for p in (b"old crop", b"reference", b"crop")] == [False, True, True]
-    assert [(p.what, p.why, p.things) for p in said.goes if p.what == "steps"] == [("steps", "crops", 1)]
-    assert clear(any_store).goes == ()
+    assert [(p.what, p.why, p.number) for p in said.deleted if p.what == "steps"] == [("steps", "crops", 1)]
+    assert clear(any_store).deleted == ()
 
 
 def test_the_weights_that_a_training_went_on_from_stay_but_not_what_they_were_made_from(store: Store) -> None:
@@ -239,7 +240,7 @@ def test_after_a_rollback_what_was_served_before_the_present_version_stays(store
 
 def test_the_champion_of_the_model_that_is_served_stays_though_it_was_packaged_twice(store: Store, tmp_path: Path) -> None:
     """A rerun of the plan whose model was released last is compared with the one before its first release, as it was then."""
-    other, first, second = made(store, "package", {}, n=0), *(package_of(store, tmp_path, "same", architecture=a) for a in ("mean", "mean-colour"))
+    other, first, second = made(store, "package", {}, n=0), *(make_package(store, tmp_path, "same", architecture=a) for a in ("mean", "mean-colour"))
     for version, package in (("other", other), ("same", first), ("same", second)):
         release(store, package, version)
     card = read_card(store.path(second, "card.json"))
@@ -262,11 +263,11 @@ def test_a_use_is_noted_in_s3_too(bucket: str, tmp_path: Path) -> None:
     store = open_store(Settings(store=f"s3://{bucket}/store", cache=tmp_path / "cache"))
     artifact = made(store, "labels", {}, n=0)
     name = f"steps/labels/{artifact.key}/manifest.json"
-    before, data = next(x.at for x in store.object_store.objects("steps/") if x.name == name), store.object_store.read(name)
+    before, data = next(xmodified for x in store.object_store.objects("steps/") if x.name == name), store.object_store.read(name)
     deadline = time.monotonic() + 30
-    while next(x.at for x in store.object_store.objects("steps/") if x.name == name) == before and time.monotonic() < deadline:
+    while next(xmodified for x in store.object_store.objects("steps/") if x.name == name) == before and time.monotonic() < deadline:
         assert made(store, "labels", {}, n=0).cached  # S3 tells whole seconds
-    assert next(x.at for x in store.object_store.objects("steps/") if x.name == name) > before
+    assert next(xmodified for x in store.object_store.objects("steps/") if x.name == name) > before
     assert store.object_store.read(name) == data
 
 
@@ -299,19 +300,19 @@ class Street(NamedTuple):
 def walk(plan: Plan, model_input: ModelInput, store: Store, settings: Settings) -> Street:
     source, classes = plan.sources[0], tuple(plan.labels.classes)
     export = export_annotations(source, store, settings)
-    images = fetch_images(source, export, wanted_names(plan.labels, source.name, settings), store, settings, plan.images)
-    labels = resolve_labels([SourceSteps(source, export, images)], plan.labels, store, settings)
+    images = download_images(source, export, wanted_labels(plan.labels, source.name, settings), store, settings, plan.images)
+    labels = resolve_labels([SourceArtifacts(source, export, images)], plan.labels, store, settings)
     detections = detect_animals(labels, plan.detections, store, settings)
     crops = extract_crops(labels, detections, plan.crops, model_input, store, settings)
     return Street(export, images, labels, detections, crops, split_by_location(crops, plan.splits, classes, store, plan.model))
 
 
 def test_a_needed_run_is_cached_throughout_and_another_is_made_anew_with_the_same_content(settings: Settings, tmp_path: Path) -> None:
-    store, plan = open_store(settings), load_plan(write_island(tmp_path / "isle", locations=6, each=1))
+    store, plan = open_store(settings), load_plan(write_project(tmp_path / "isle", locations=6, each=1))
     kept, other = (walk(plan, ModelInput(size=size), store, settings) for size in (32, 48))
     report(store, plan.model, kept.splits)
     said = clear(store, GcRules(images=True))
-    assert [(p.why, p.things) for p in said.goes if p.what == "steps"] == [("crops", 1), ("splits", 1)]
+    assert [(p.why, p.number) for p in said.deleted if p.what == "steps"] == [("crops", 1), ("splits", 1)]
     names = {r["blob"] for n in ("crops", "images") for d in _memories(store, n) for r in store.read_index(d).values()}
     assert all(store.object_store.size(f"blobs/{name[:2]}/{name}") for name in names)
     assert all(a.cached for a in walk(plan, ModelInput(size=32), store, settings))
@@ -325,7 +326,7 @@ def _memories(store: Store, kind: str) -> set[str]:
 
 
 def test_fetched_images_stay_unless_they_may_go_and_are_then_fetched_again(settings: Settings, tmp_path: Path) -> None:
-    store, plan = open_store(settings), load_plan(write_island(tmp_path / "isle", locations=6, each=1))
+    store, plan = open_store(settings), load_plan(write_project(tmp_path / "isle", locations=6, each=1))
     first = walk(plan, ModelInput(size=32), store, settings)
     imgs = store.table(first.images, "images.parquet")
     clear(store)
@@ -350,7 +351,7 @@ def test_what_an_export_answered_stays_while_it_is_remembered(store: Store) -> N
 
 def test_a_image_that_only_json_or_another_column_names_stays(store: Store) -> None:
     def build(space: Workspace) -> StepOutput:
-        (space.out / "reference.json").write_text(json.dumps([{"image": store.put_blob(b"reference")}]))
+        (space.out / "reference_predictions.json").write_text(json.dumps([{"image": store.put_blob(b"reference")}]))
         table = pd.DataFrame({"image": [store.put_blob(b"whole")], "many": [[store.put_blob(b"listed")]]})
         table["kind"] = pd.Series([store.put_blob(b"coded")], dtype="category")
         write_parquet(space.out / "t.parquet", table)
@@ -392,7 +393,7 @@ def test_nothing_goes_while_a_step_is_made_and_no_step_is_made_while_things_go(s
         with gc_lock(store.local / "work"):
             waiting = pool.submit(made, store, "labels", {}, n=0)
             deadline = time.monotonic() + 30
-            while "is being cleared" not in caplog.text and time.monotonic() < deadline:
+            while "garbage collection is running" not in caplog.text and time.monotonic() < deadline:
                 threading.Event().wait(0.02)
             assert not list(store.object_store.names("steps/labels/"))
         assert not waiting.result().cached
@@ -422,8 +423,8 @@ def test_a_report_whose_step_is_gone_is_told(store: Store) -> None:
     report(store, "isle", artifact)
     store.object_store.delete(f"steps/labels/{artifact.key}/manifest.json")
     said = clear(store)
-    assert [str(r.id) for r in said.lacking] == [f"labels {artifact.key[:12]}"]
-    assert said.lacking[0].why == "newest report of isle"
+    assert [str(r.id) for r in said.missing] == [f"labels {artifact.key[:12]}"]
+    assert said.missing[0].why == "newest report of isle"
 
 
 def test_scratch_goes_when_it_is_old_and_locks_of_others_stay(store: Store) -> None:
@@ -436,7 +437,7 @@ def test_scratch_goes_when_it_is_old_and_locks_of_others_stay(store: Store) -> N
     clear(store, now=time.time())
     assert [p.name for p in work.iterdir() if p.is_dir() and p.name != "parts"]
     clear(store)
-    assert {p.name for p in work.iterdir()} - {"parts"} == {"builders.lock", "release-isle.lock", "animl-isle.lock"}
+    assert {p.name for p in work.iterdir()} - {"parts"} == {"steps.lock", "release-isle.lock", "animl-isle.lock"}
     assert not made(store, "model", {}, n=0).cached
 
 
@@ -462,8 +463,8 @@ def _broken(space: Workspace) -> StepOutput:
 
 KILLED = """
 import os, signal, sys
-from animl_pipeline import progress
-from animl_pipeline.storage.gc import Rules, clear_store
+from animl_pipeline.core import progress
+from animl_pipeline.storage.gc import GcRules, collect_garbage
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.storage.step_cache import open_store
 
@@ -471,8 +472,8 @@ def die(what, done, total):
     if (what, done) == (sys.argv[2], int(sys.argv[3])):
         os.kill(os.getpid(), signal.SIGKILL)
 
-progress.listen(die)
-clear_store(open_store(Settings(store=sys.argv[1])), Rules(), look_only=False, now=float(sys.argv[4]))
+progress.set_listener(die)
+collect_garbage(open_store(Settings(store=sys.argv[1])), GcRules(), dry_run=False, now=float(sys.argv[4]))
 """
 
 
@@ -484,7 +485,7 @@ def test_a_kill_amid_leaves_a_store_that_works_and_the_next_clearing_ends_it(set
     many = tuple(b"%d" % i for i in range(300))
     gone = [made(store, "crops", {}, (*many[i::2], b"shared"), n=i + 1) for i in range(2)]
     store.add_to_index("crops/v", {f"{i}|box": {"blob": name_of(p), "bytes": len(p)} for i, p in enumerate((*many, b"crop"))})
-    line = [sys.executable, "-c", KILLED, settings.store, f"clearing {what}", str(done), str(LATER)]
+    line = [sys.executable, "-c", KILLED, settings.store, f"deleting {what}", str(done), str(LATER)]
     assert subprocess.run(line, check=False, timeout=120).returncode == -signal.SIGKILL
     assert is_there(store, kept)
     for i in range(2):  # whatever is left of it, a run works
@@ -524,5 +525,5 @@ def test_an_inventory_counts_all_that_lies_there(any_store: Store) -> None:
     artifact = made(any_store, "crops", {}, (b"crop",), n=0)
     report(any_store, "isle", artifact)
     found = read_inventory(any_store, keep=3)
-    assert [(h.kind, h.things, h.needed) for h in found.steps] == [("crops", 1, 1)]
+    assert [(h.kind, h.number, h.needed) for h in found.steps] == [("crops", 1, 1)]
     assert found.bytes == any_store.object_store.total_bytes()

@@ -1,6 +1,6 @@
-"""What lies in a store, who needs it, and the way out for the rest."""
+"""Garbage collection: what a store holds, what of it is needed, and the deletion of the rest."""
 
-from animl_pipeline.storage.gc.collect import Cleared, Pile, Rules, clear_store
-from animl_pipeline.storage.gc.inventory import Holding, Inventory, take_inventory
+from animl_pipeline.storage.gc.collect import GcGroup, GcReport, GcRules, collect_garbage
+from animl_pipeline.storage.gc.inventory import Inventory, InventoryRow, read_inventory
 
-__all__ = ["Cleared", "Holding", "Inventory", "Pile", "Rules", "clear_store", "take_inventory"]
+__all__ = ["GcGroup", "GcReport", "GcRules", "Inventory", "InventoryRow", "collect_garbage", "read_inventory"]

@@ -1,196 +1,255 @@
-"""What nobody needs any more goes from a store; never what a report, a release or the frozen test set needs, nor what is young.
+"""Delete from a store what nobody needs; never what a report, a release or the frozen test set needs, nor what is young.
 
-It goes in an order in which a kill harms nothing: manifests first, so that no step misses a part; then files without a step;
-then what is remembered of pictures that go; the pictures themselves last.
+The order makes a kill harmless: first manifests, so that no step misses a file; then files without a step; then index records of
+blobs that are deleted; the blobs themselves last.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import Field
 
+from animl_pipeline.core.artifacts import Record
 from animl_pipeline.core.errors import StoreError
 from animl_pipeline.core.progress import track
-from animl_pipeline.core.records import Record
 from animl_pipeline.storage import image_index
-from animl_pipeline.storage.gc import local_files
-from animl_pipeline.storage.gc.references import CROPS, IMAGES, WINDOWS, memories, named_by, needed, remembered
-from animl_pipeline.storage.gc.roots import Root, roots
-from animl_pipeline.storage.gc.stored_steps import Standing, Step, standing
-from animl_pipeline.storage.locks import clearing
-from animl_pipeline.storage.object_store import StoredObject
+from animl_pipeline.storage.gc.inventory import BLOBS, files_below
+from animl_pipeline.storage.gc.references import (
+    ANIML_WINDOWS,
+    TEST_SETS,
+    Root,
+    blobs_of_indexes,
+    blobs_of_step,
+    find_roots,
+    indexes_with_blobs,
+    needed_steps,
+)
+from animl_pipeline.storage.gc.stored_steps import StepId, StoredStep, StoredSteps, read_stored_steps
+from animl_pipeline.storage.locks import STEPS_LOCK, gc_lock
+from animl_pipeline.storage.object_store import PARTS, WORK, FolderObjectStore, StoredObject
 from animl_pipeline.storage.step_cache import Store
 
 log = logging.getLogger(__name__)
 
-DAY = 86_400.0
+DAY_S = 86_400.0
 BATCH = 200
-BLOBS = "pictures, crops, answers"
+"""Objects deleted between two steps of the progress bar."""
+OTHER_LOCKS = ("release-", "animl-")
+"""Locks in the same folder that do not belong to steps; they stay."""
 
 
-class Rules(Record):
-    """What may go."""
+class GcRules(Record):
+    """What may be deleted."""
 
-    older_than: float = Field(default=30, ge=1, le=36_500, description="days without use; what is younger stays, whoever needs it")
+    older_than: float = Field(default=30, ge=1, le=36_500, description="days without use; younger objects stay even if nobody needs them")
     keep: int = Field(default=3, ge=1, le=100, description="released versions of each endpoint that can be gone back to")
-    images: bool = Field(default=False, description="whether fetched pictures that no step names may go: they can be fetched again")
+    images: bool = Field(default=False, description="whether downloaded images that no step names may be deleted: they can be downloaded again")
 
 
-class Pile(NamedTuple):
-    """Things that stay or go for one reason."""
+class GcGroup(NamedTuple):
+    """Objects that are deleted or kept for one reason."""
 
     what: str
     why: str
-    things: int
+    number: int
     bytes: int
 
 
-class Cleared(NamedTuple):
-    """What goes, what stays, and why; ``lacking`` are steps that reports and releases name and the store does not hold."""
+class GcReport(NamedTuple):
+    """What is deleted, what is kept, and why; ``missing`` are steps that reports and releases name and the store lacks."""
 
-    goes: tuple[Pile, ...]
-    stays: tuple[Pile, ...]
-    lacking: tuple[Root, ...]
+    deleted: tuple[GcGroup, ...]
+    kept: tuple[GcGroup, ...]
+    missing: tuple[Root, ...]
 
     @property
     def bytes(self) -> int:
-        """What is freed."""
-        return sum(p.bytes for p in self.goes)
+        """The size of what is deleted."""
+        return sum(group.bytes for group in self.deleted)
 
 
-class _Going(NamedTuple):
-    """What goes."""
+class _Garbage(NamedTuple):
+    """What is deleted."""
 
-    steps: list[Step]
-    strays: list[StoredObject]
+    steps: list[StoredStep]
+    files_without_step: list[StoredObject]
     windows: list[StoredObject]
     blobs: dict[str, StoredObject]  # by sha256
-    local_files: list[StoredObject]  # on this machine
+    local: list[StoredObject]  # on this machine
 
 
-def clear_store(store: Store, rules: Rules, *, look_only: bool = True, now: float | None = None) -> Cleared:
-    """Delete what nobody needs; or, with ``look_only``, say what would go.
+def collect_garbage(store: Store, rules: GcRules, *, dry_run: bool = True, now: float | None = None) -> GcReport:
+    """Delete what nobody needs, or only report it.
 
-    Needed are the steps that the newest reports and the releases to go back to were made from, with all blobs that these
-    steps name; whatever was made or used within ``older_than`` days, with what it was made from; pictures that were fetched,
-    unless ``pictures`` is set; and the whole memory but that of blobs that go.
+    Needed are: the steps that the newest reports and the releases to go back to were made from, with all blobs that these steps
+    declare; everything made or used within ``rules.older_than`` days, with the steps that it was made from; downloaded images,
+    unless ``rules.images``; and the image index, except records of blobs that are deleted.
 
     Args:
         store: a folder or S3.
-        rules: what may go.
-        look_only: delete nothing.
+        rules: what may be deleted.
+        dry_run: delete nothing.
         now: in seconds since 1970; for tests.
 
     Raises:
-        StoreError: a run makes a step on this machine, or made one meanwhile; or what is needed cannot be read.
+        StoreError: a run builds a step on this machine, or built one meanwhile (code ``store_in_use``); or it cannot be read what is
+            needed (code ``unreadable_record``).
     """
-    limit = (now or time.time()) - rules.older_than * DAY
-    if look_only:
-        return _sorted_out(store, standing(store.object_store), rules, limit)[1]
-    with clearing(store.local / "work"):
-        before = standing(store.object_store)
-        going, said = _sorted_out(store, before, rules, limit)
-        if _used_meanwhile(before, standing(store.object_store)):
-            raise StoreError(f"a run made or used a step in {store.object_store} meanwhile; nothing was cleared, do it when no run is under way")
-        _delete(store, going)
-    log.info("cleared %s: %.1f MB freed", store.object_store, said.bytes / 1e6)
-    return said
+    limit = (now or time.time()) - rules.older_than * DAY_S
+    if dry_run:
+        return _find_garbage(store, read_stored_steps(store.object_store), rules, limit)[1]
+    with gc_lock(store.local / WORK):
+        before = read_stored_steps(store.object_store)
+        garbage, report = _find_garbage(store, before, rules, limit)
+        if _used_meanwhile(before, read_stored_steps(store.object_store)):
+            raise StoreError(
+                f"a run made or used a step in {store.object_store} meanwhile; nothing was deleted, try again when no run is active",
+                code="store_in_use",
+            )
+        _delete(store, garbage)
+    log.info("garbage collection in %s: %.1f MB freed", store.object_store, report.bytes / 1e6)
+    return report
 
 
-def _used_meanwhile(before: Standing, after: Standing) -> bool:
+def _used_meanwhile(before: StoredSteps, after: StoredSteps) -> bool:
     return any(i not in before.steps or before.steps[i].used != step.used for i, step in after.steps.items())
 
 
-def _sorted_out(store: Store, there: Standing, rules: Rules, limit: float) -> tuple[_Going, Cleared]:
-    named = roots(store.object_store, rules.keep)
-    young = [Root(s.id, f"used within {rules.older_than:g} days") for s in there.steps.values() if s.used >= limit]
-    stay = needed(there.steps, [*named, *young])
-    blobs = {b.name.rpartition("/")[2]: b for b in store.object_store.lying("blobs/")}
-    why = _kept_blobs(store, [(there.steps[i], stay[i]) for i in stay], blobs, rules, limit)
-    going = _Going(
-        steps=[s for i, s in there.steps.items() if i not in stay],
-        strays=[f for f in there.strays if f.at < limit],
-        windows=[s for s in store.object_store.lying(f"memory/{WINDOWS}/") if s.at < limit],
-        blobs={name: b for name, b in blobs.items() if name not in why},
-        local_files=[*local_files.left_over(store, limit), *local_files.copies(store, stay), *local_files.curves(store, stay, limit)],
+def _find_garbage(store: Store, stored: StoredSteps, rules: GcRules, limit: float) -> tuple[_Garbage, GcReport]:
+    steps = stored.steps
+    roots = find_roots(store.object_store, rules.keep)
+    young = [Root(s.id, f"used within {rules.older_than:g} days") for s in steps.values() if s.used >= limit]
+    needed = needed_steps(steps, [*roots, *young])
+    blobs = {b.name.rpartition("/")[2]: b for b in store.object_store.objects("blobs/")}
+    why_kept = _kept_blobs(store, [(steps[i], needed[i]) for i in needed], blobs, rules, limit)
+    garbage = _Garbage(
+        steps=[s for i, s in steps.items() if i not in needed],
+        files_without_step=[f for f in stored.files_without_step if f.modified < limit],
+        windows=[s for s in store.object_store.objects(f"{image_index.FOLDER}{ANIML_WINDOWS}/") if s.modified < limit],
+        blobs={name: b for name, b in blobs.items() if name not in why_kept},
+        local=[
+            *_old_work_files(store, limit),
+            *_local_copies(store, needed),
+            *_training_curves(store, needed, limit),
+        ],
     )
-    stays = _filled(
-        *_piles("steps", stay.values(), [there.steps[i].bytes for i in stay]),
-        *_piles(BLOBS, why.values(), [blobs[name].bytes for name in why]),
-        _pile("register", "what was once tested on or learnt from", store.object_store.lying("memory/splits/")),
-    )
-    return going, Cleared(_piled(going), stays, tuple(dict.fromkeys(r for r in named if r.id not in there.steps)))
+    deleted = [
+        *_groups("steps", [(s.id.step, s.bytes) for s in garbage.steps]),
+        *_groups("files", [("without a step: interrupted, or half deleted", f.bytes) for f in garbage.files_without_step]),
+        *_groups(BLOBS, [("no step that stays names them", b.bytes) for b in garbage.blobs.values()]),
+        *_groups("index", [("of exports that were interrupted", s.bytes) for s in garbage.windows]),
+        *_groups("files of interrupted steps", [("on this machine", f.bytes) for f in garbage.local]),
+    ]
+    kept = [
+        *_groups("steps", [(why, steps[i].bytes) for i, why in needed.items()]),
+        *_groups(BLOBS, [(why, blobs[name].bytes) for name, why in why_kept.items()]),
+        *_groups("test set", [("locations in test sets", s.bytes) for s in store.object_store.objects(f"{image_index.FOLDER}{TEST_SETS}/")]),
+    ]
+    return garbage, GcReport(tuple(deleted), tuple(kept), tuple(dict.fromkeys(r for r in roots if r.id not in steps)))
 
 
-def _piled(going: _Going) -> tuple[Pile, ...]:
-    return _filled(
-        *_piles("steps", [s.id.step for s in going.steps], [s.bytes for s in going.steps]),
-        _pile("files", "without a step: broken off, or half cleared", going.strays),
-        _pile(BLOBS, "no step that stays names them", going.blobs.values()),
-        _pile("memory", "of exports that were broken off", going.windows),
-        _pile("scratch", "on this machine", going.local_files),
-    )
-
-
-def _kept_blobs(store: Store, stay: Sequence[tuple[Step, str]], blobs: Mapping[str, StoredObject], rules: Rules, limit: float) -> dict[str, str]:
+def _kept_blobs(
+    store: Store, needed: Sequence[tuple[StoredStep, str]], blobs: Mapping[str, StoredObject], rules: GcRules, limit: float
+) -> dict[str, str]:
     """Each blob that stays, and why: by the first reason found."""
-    why: dict[str, str] = {}
+    kept: dict[str, str] = {}
 
-    def _note(names: Iterable[str], reason: str) -> None:
+    def note(names: Iterable[str], why: str) -> None:
         for name in names:
             if name in blobs:
-                why.setdefault(name, reason)
+                kept.setdefault(name, why)
 
-    with track("what steps name", len(stay)) as step:
-        for one, reason in stay:
-            for names in named_by(one, store):
-                _note(names, reason)
-            step(1)
-    spared = {CROPS, WINDOWS} | ({IMAGES} if rules.images else set())
-    for names in remembered(store, frozenset(spared)):
-        _note(names, "remembered")
-    _note((name for name, blob in blobs.items() if blob.at >= limit), f"younger than {rules.older_than:g} days")
-    return why
+    with track("blobs of steps", len(needed)) as step_done:
+        for step, why in needed:
+            for names in blobs_of_step(step, store):
+                note(names, why)
+            step_done(1)
+    for names in blobs_of_indexes(store, images=not rules.images):
+        note(names, "in the image index")
+    note((name for name, blob in blobs.items() if blob.modified >= limit), f"younger than {rules.older_than:g} days")
+    return kept
 
 
-def _delete(store: Store, going: _Going) -> None:
+def _delete(store: Store, garbage: _Garbage) -> None:
     object_store = store.object_store
-    _away("manifests", [s.manifest for s in going.steps], object_store.delete_all)
-    files = [name for s in going.steps for name in s.files if name != s.manifest]
-    _away("files", [*files, *(f.name for f in going.strays)], object_store.delete_all)
-    _away("memory", [s.name for s in going.windows], object_store.delete_all)
-    if going.blobs:
-        for name in memories(store):
-            if name.partition("/")[0] in {CROPS, IMAGES}:
-                image_index.forget(object_store, name, lambda record: record.get("blob") in going.blobs)
-    _away("blobs", [b.name for b in going.blobs.values()], object_store.delete_all)
-    for lying in going.local_files:
-        local_files.remove(lying)
+    _in_batches("manifests", [s.manifest_name for s in garbage.steps], object_store.delete_many)
+    files = [f.name for s in garbage.steps for f in s.files if f.name != s.manifest_name]
+    _in_batches("files", [*files, *(f.name for f in garbage.files_without_step)], object_store.delete_many)
+    _in_batches("index", [s.name for s in garbage.windows], object_store.delete_many)
+    if garbage.blobs:
+        for name in indexes_with_blobs(store):
+            image_index.remove_from_index(object_store, name, lambda record: record.get("blob") in garbage.blobs)
+    _in_batches("blobs", [b.name for b in garbage.blobs.values()], object_store.delete_many)
+    for found in garbage.local:
+        _remove(found)
 
 
-def _away(what: str, names: Sequence[str], delete: Callable[[Sequence[str]], None]) -> None:
-    with track(f"clearing {what}", len(names)) as step:
+def _in_batches(what: str, names: Sequence[str], delete: Callable[[Sequence[str]], None]) -> None:
+    with track(f"deleting {what}", len(names)) as step_done:
         for start in range(0, len(names), BATCH):
             delete(names[start : start + BATCH])
-            step(len(names[start : start + BATCH]))
+            step_done(len(names[start : start + BATCH]))
 
 
-def _pile(what: str, why: str, things: Iterable[StoredObject]) -> Pile:
-    sizes = [t.bytes for t in things]
-    return Pile(what, why, len(sizes), sum(sizes))
+def _groups(what: str, whys_and_bytes: Iterable[tuple[str, int]]) -> list[GcGroup]:
+    """A group for each reason, in the order in which the reasons come."""
+    sizes: dict[str, list[int]] = {}
+    for why, size in whys_and_bytes:
+        sizes.setdefault(why, []).append(size)
+    return [GcGroup(what, why, len(of), sum(of)) for why, of in sizes.items()]
 
 
-def _piles(what: str, whys: Iterable[str], sizes: Iterable[int]) -> list[Pile]:
-    """A pile for each reason, in the order in which reasons come."""
-    of: dict[str, list[int]] = {}
-    for why, size in zip(whys, sizes, strict=True):
-        of.setdefault(why, []).append(size)
-    return [Pile(what, why, len(each), sum(each)) for why, each in of.items()]
+# -- files of this machine --------------------------------------------------------------------------------------------
 
 
-def _filled(*piles: Pile) -> tuple[Pile, ...]:
-    return tuple(p for p in piles if p.things)
+def _old_work_files(store: Store, limit: float) -> list[StoredObject]:
+    """Files and folders of interrupted steps that were not changed since ``limit``; a folder counts as one."""
+    work = store.local / WORK
+    paths = [path for path in (sorted(work.iterdir()) if work.is_dir() else ()) if not _stays(path.name)]
+    paths += sorted((work / PARTS).glob("*"))
+    return [found for path in paths if (found := _describe(path)) is not None and found.modified < limit]
+
+
+def _local_copies(store: Store, keep: Collection[StepId]) -> list[StoredObject]:
+    """Local copies of steps that do not stay in S3; none if the store is a folder."""
+    if isinstance(store.object_store, FolderObjectStore):
+        return []
+    folders = [path for path in (store.local / "steps").glob("*/*") if StepId(path.parent.name, path.name) not in keep]
+    return [found for path in sorted(folders) if (found := _describe(path)) is not None]
+
+
+def _training_curves(store: Store, keep: Collection[StepId], limit: float) -> list[StoredObject]:
+    """TensorBoard's curves of trainings that do not stay and were not changed since ``limit``."""
+    names = {f"{i.step}-{i.key[:16]}" for i in keep}
+    folders = [path for path in sorted((store.local / "tensorboard").glob("*/*")) if path.name not in names]
+    return [found for path in folders if (found := _describe(path)) is not None and found.modified < limit]
+
+
+def _remove(found: StoredObject) -> None:
+    """Delete a file or a folder of this machine."""
+    path = Path(found.name)
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _stays(name: str) -> bool:
+    return name in {STEPS_LOCK, PARTS} or (name.endswith(".lock") and name.startswith(OTHER_LOCKS))
+
+
+def _describe(path: Path) -> StoredObject | None:
+    """A file or a folder with all its files, as new as the newest of them."""
+    try:
+        own = path.lstat()
+    except FileNotFoundError:
+        return None
+    files = list(files_below(path)) if path.is_dir() else []
+    size = sum(f.bytes for f in files) if path.is_dir() else own.st_size
+    return StoredObject(str(path), size, max([own.st_mtime, *(f.modified for f in files)]))

@@ -1,71 +1,92 @@
-"""What lies in a store, by kind."""
+"""What a store holds, by kind: count, size, age, and how much of it is needed."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
-from animl_pipeline.storage.gc.local_files import files_below
-from animl_pipeline.storage.gc.references import needed
-from animl_pipeline.storage.gc.roots import roots
-from animl_pipeline.storage.gc.stored_steps import standing
-from animl_pipeline.storage.object_store import StoredObject
+from animl_pipeline.storage.gc.references import find_roots, needed_steps
+from animl_pipeline.storage.gc.stored_steps import read_stored_steps
+from animl_pipeline.storage.object_store import WORK, StoredObject
 from animl_pipeline.storage.step_cache import Store
 
+BLOBS = "images, crops, Animl's answers"
 
-class Holding(NamedTuple):
-    """Things of one kind. ``needed``: how many of them reports and releases need; None where nobody counts."""
+
+class InventoryRow(NamedTuple):
+    """Objects of one kind.
+
+    Attributes:
+        kind: what they are.
+        number: how many there are.
+        bytes: their size.
+        oldest: time of the oldest, in seconds since 1970; None if there is none.
+        newest: time of the newest.
+        needed: how many reports and releases need; None if this is not known for the kind.
+    """
 
     kind: str
-    things: int
+    number: int
     bytes: int
-    oldest: float | None  # seconds since 1970
+    oldest: float | None
     newest: float | None
     needed: int | None = None
 
 
 class Inventory(NamedTuple):
-    """All that lies in a store: steps by room, then the rest."""
+    """Everything that a store holds: a row for each step, then the rest."""
 
-    steps: tuple[Holding, ...]
-    rest: tuple[Holding, ...]
+    steps: tuple[InventoryRow, ...]
+    others: tuple[InventoryRow, ...]
 
     @property
     def bytes(self) -> int:
-        """What all of it takes."""
-        return sum(h.bytes for h in (*self.steps, *self.rest))
+        """The size of everything."""
+        return sum(row.bytes for row in (*self.steps, *self.others))
 
 
-def take_inventory(store: Store, keep: int) -> Inventory:
-    """What lies in a store, and how many steps the newest reports and the last ``keep`` releases of each endpoint need.
+def read_inventory(store: Store, keep: int) -> Inventory:
+    """What a store holds, and how many steps the newest reports and the last ``keep`` releases of each endpoint need.
 
     Raises:
         StoreError: a manifest, report or release record cannot be read.
     """
-    found = standing(store.object_store)
-    stays = needed(found.steps, roots(store.object_store, keep))
-    by_room: dict[str, list[StoredObject]] = defaultdict(list)
-    for step in found.steps.values():
-        by_room[step.id.step].append(StoredObject(step.id.key, step.bytes, step.used))
-    steps = tuple(_holding(room, of)._replace(needed=sum(i.step == room for i in stays)) for room, of in by_room.items())
+    stored = read_stored_steps(store.object_store)
+    needed = needed_steps(stored.steps, find_roots(store.object_store, keep))
+    by_step: dict[str, list[StoredObject]] = defaultdict(list)
+    for step in stored.steps.values():
+        by_step[step.id.step].append(StoredObject(step.id.key, step.bytes, step.used))
+    steps = tuple(_row(name, of)._replace(needed=sum(i.step == name for i in needed)) for name, of in by_step.items())
     kinds: dict[str, list[StoredObject]] = defaultdict(list)
-    for lying in store.object_store.lying(""):
-        if not lying.name.startswith("steps/"):
-            kinds[_kind(lying.name)].append(lying)
-    rest = [_holding("files without a step", found.strays)] if found.strays else []
-    rest += [_holding(kind, kinds[kind]) for kind in sorted(kinds)]
-    return Inventory(steps, (*rest, _holding("scratch on this machine", files_below(store.local / "work"))))
+    for found in store.object_store.objects(""):
+        if not found.name.startswith("steps/"):
+            kinds[_kind(found.name)].append(found)
+    others = [_row("files without a step", stored.files_without_step)] if stored.files_without_step else []
+    others += [_row(kind, kinds[kind]) for kind in sorted(kinds)]
+    return Inventory(steps, (*others, _row("files of running steps on this machine", files_below(store.local / WORK))))
+
+
+def files_below(folder: Path) -> Iterator[StoredObject]:
+    """The files below a folder of this machine."""
+    for path in folder.rglob("*"):
+        try:
+            if not path.is_dir():
+                found = path.lstat()
+                yield StoredObject(str(path), found.st_size, found.st_mtime)
+        except FileNotFoundError:  # deleted meanwhile
+            continue
 
 
 def _kind(name: str) -> str:
     first, _, rest = name.partition("/")
     if first == "blobs":
-        return "pictures, crops, answers"
-    return f"memory of {rest.partition('/')[0]}" if first == "memory" else first
+        return BLOBS
+    return f"index of {rest.partition('/')[0]}" if first == "index" else first
 
 
-def _holding(kind: str, things: Iterable[StoredObject]) -> Holding:
-    things = list(things)
-    ages = [t.at for t in things]
-    return Holding(kind, len(things), sum(t.bytes for t in things), min(ages, default=None), max(ages, default=None))
+def _row(kind: str, objects: Iterable[StoredObject]) -> InventoryRow:
+    objects = list(objects)
+    times = [o.modified for o in objects]
+    return InventoryRow(kind, len(objects), sum(o.bytes for o in objects), min(times, default=None), max(times, default=None))

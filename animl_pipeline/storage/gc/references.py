@@ -1,141 +1,225 @@
-"""Which blobs are named: in the tables and JSON of steps, and in what the store remembers.
+"""What is needed in a store: steps of reports and releases, the steps that those were made from, and the blobs that they name.
 
-Whatever reads like a blob's name counts as one, in whichever column or key it stands: to keep too much costs room, to keep
-too little costs pictures.
+The frozen test set needs no step: its register is in the image index, which garbage collection leaves alone.
 """
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeVar
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from animl_pipeline.core.artifacts import Digest
 from animl_pipeline.core.errors import StoreError
 from animl_pipeline.storage import image_index
-from animl_pipeline.storage.gc.roots import Root
-from animl_pipeline.storage.gc.stored_steps import Id, Step
+from animl_pipeline.storage.gc.stored_steps import StepId, StoredStep
+from animl_pipeline.storage.manifest import BlobColumn, step_folder
+from animl_pipeline.storage.object_store import ObjectStore
 from animl_pipeline.storage.step_cache import Store
 
-NAME = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
-CHUNK = 1 << 22
-CROPS, IMAGES, WINDOWS = "crops", "images", "animl-windows"
-"""Memories that name blobs and need not keep them: crops are cut anew, pictures fetched again, exports under way are young."""
-SILENT = frozenset({"detections", "likeness", "taken", "splits"})
-"""Memories whose records name no blob."""
+R = TypeVar("R", bound=BaseModel)
+
+IMAGE_INDEX, ANIML_WINDOWS, TEST_SETS = "images", "animl-windows", "splits"
+"""Groups of indexes: downloaded images, answers to an export that is not finished, locations in test sets."""
+BLOB_INDEXES = ("images", "crops", "animl")
+"""Groups of indexes whose records name blobs: one that can be made again in ``blob``, those that must stay in ``blobs``."""
+CHAMPION = ("evaluation", "champion")
+"""An evaluation's input that is another model's package. What that was made from is not needed."""
+RELEASED_WEIGHTS = ("training", "released")
+"""A training's input that is another model's weights, by the digest of their file. What they were made from is not needed."""
+COMPARED_WITH = "a model that stays was compared with it, or trained on from it"
 
 
-def named_by(step: Step, store: Store) -> Iterator[set[str]]:
-    """The names that a step's files hold, a part at a time.
+class Root(NamedTuple):
+    """A needed step, and why it is needed."""
+
+    id: StepId
+    why: str
+
+
+class _Artifact(BaseModel):
+    step: str
+    key: Digest
+
+    def id(self) -> StepId:
+        return StepId(self.step, self.key)
+
+
+class _Report(BaseModel):
+    """The fields of a stored report that garbage collection reads."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_artifact: _Artifact
+    evaluation: _Artifact
+    package: _Artifact
+
+
+class _Release(BaseModel):
+    """The fields of a stored release or rollback that garbage collection reads."""
+
+    kind: Literal["release", "rollback"]
+    state: str
+    endpoint_config: str
+    previous_config: str | None
+    version: str
+    package: _Artifact | None
+
+
+# -- roots: what reports and releases need -----------------------------------------------------------------------------
+
+
+def find_roots(object_store: ObjectStore, keep: int) -> list[Root]:
+    """The steps that the newest report of each model, and the releases in use or to go back to, were made from.
+
+    Args:
+        object_store: the store's.
+        keep: how many released versions of each endpoint can be gone back to.
 
     Raises:
-        StoreError: a file cannot be read.
+        StoreError: a report or a release record cannot be read (code ``unreadable_record``).
     """
-    for name, size in step.files.items():
-        if name.endswith((".parquet", ".json")) and name != step.manifest:
-            path = store.local / name
-            if not path.exists() or path.stat().st_size != size:
-                store.object_store.fetch(name, path)
-            try:
-                yield from _in_table(path) if path.suffix == ".parquet" else _in_text(path)
-            except (OSError, ValueError) as e:  # pyarrow's own errors are such
-                raise StoreError(
-                    f"{name} in the store at {store.object_store} cannot be read ({e}); which pictures it needs is unknown, so nothing is cleared: "
-                    f"run the plan again that made it, or delete {step.manifest}"
-                ) from e
+    return [*_report_roots(object_store), *_release_roots(object_store, keep)]
 
 
-def remembered(store: Store, but: frozenset[str]) -> Iterator[set[str]]:
-    """The names that remembered records hold, a shard at a time; keys do not count.
+def _report_roots(object_store: ObjectStore) -> Iterator[Root]:
+    for name in object_store.names("reports/"):
+        model, _, file = name.removeprefix("reports/").rpartition("/")
+        if file == "newest.json":
+            report = _read_record(object_store, name, _Report)
+            for artifact in (report.package, report.evaluation, report.model_artifact):
+                yield Root(artifact.id(), f"newest report of {model}")
+
+
+def _release_roots(object_store: ObjectStore, keep: int) -> Iterator[Root]:
+    endpoints: dict[str, list[_Release]] = defaultdict(list)
+    for name in object_store.names("releases/"):
+        endpoints[name.removeprefix("releases/").rpartition("/")[0]].append(_read_record(object_store, name, _Release))
+    for endpoint, releases in endpoints.items():
+        for release in _needed_releases(releases, keep):
+            if release.package is not None:
+                yield Root(release.package.id(), f"releases of {endpoint}")
+
+
+def _needed_releases(releases: Sequence[_Release], keep: int) -> Iterator[_Release]:
+    """Of an endpoint's releases, oldest first: those not finished, the last ``keep`` versions, and what rollback or comparison needs."""
+    yield from (r for r in releases if r.state not in {"done", "rolled_back"})
+    done = [r for r in releases if r.state == "done"]
+    if not done:
+        return
+    last = {r.endpoint_config: r for r in done}
+    order = list(dict.fromkeys(r.endpoint_config for r in reversed(done)))
+    yield from (last[config] for config in order[:keep])
+    present = done[-1]
+    yield from (r for r in done if r.version == present.version)  # all packages of the present version
+    first = next(i for i, r in enumerate(done) if r.version == present.version)
+    yield from done[:first][-1:]  # the champion that it was compared with
+    before = {r.previous_config for r in done if r.endpoint_config == present.endpoint_config}
+    yield from (last[config] for config in before if config in last)  # what a rollback goes back to
+
+
+def _read_record(object_store: ObjectStore, name: str, kind: type[R]) -> R:
+    try:
+        return kind.model_validate_json(object_store.read(name) or b"")
+    except ValidationError as e:
+        what = "report" if kind is _Report else "release record"
+        raise StoreError(
+            f"{object_store}/{name} cannot be read as a {what}, so it is unknown which steps it needs, and nothing is deleted: restore it from a "
+            "copy of the store, or delete it if nobody needs it",
+            code="unreadable_record",
+        ) from e
+
+
+# -- steps that others were made from ----------------------------------------------------------------------------------
+
+
+def needed_steps(steps: Mapping[StepId, StoredStep], roots: Sequence[Root]) -> dict[StepId, str]:
+    """Each needed step and why: by the first root that leads to it.
+
+    A manifest names its inputs by digest, so every step with that digest counts.
 
     Args:
-        store: whose memory.
-        but: kinds of memory that are left out, such as crops.
+        steps: all steps of the store.
+        roots: the needed steps, the most important reason first; those that the store lacks lead nowhere.
     """
-    for name in memories(store):
-        if name.partition("/")[0] not in but | SILENT:
-            for _, records in image_index.shards(store.object_store, name):
-                yield set(_texts(list((records or {}).values())))
-
-
-def memories(store: Store) -> list[str]:
-    """Under which names something is remembered."""
-    return sorted({lying.name.removeprefix("memory/").rpartition("/")[0] for lying in store.object_store.lying("memory/")})
-
-
-def _in_table(path: Path) -> Iterator[set[str]]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches():
-            for column in batch.columns:
-                flat = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-                if pa.types.is_string(flat.type) or pa.types.is_large_string(flat.type):
-                    yield set(flat.filter(pc.equal(pc.utf8_length(flat), 64)).unique().to_pylist())
-                elif pa.types.is_nested(flat.type):
-                    yield set(_texts(flat.to_pylist()))
-
-
-def _in_text(path: Path) -> Iterator[set[str]]:
-    with path.open("rb") as f:
-        rest = b""
-        while chunk := f.read(CHUNK):
-            text = rest + chunk
-            yield {name.decode() for name in NAME.findall(text)}
-            rest = text[-66:]
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every text of 64 characters inside a JSON value."""
-    if isinstance(value, str):
-        if len(value) == 64:
-            yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _texts(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _texts(part)
-
-
-CHAMPION = ("evaluation", "champion")
-"""An evaluation's input that is another model's package: read as it is, so what it was made from is not needed for that."""
-RELEASED = ("training", "released")
-"""A training's input that is another model's weights, by the content of their file: read as they are, too."""
-BESIDE = "compared with, or trained on from, by a model that stays"
-
-
-def needed(steps: Mapping[Id, Step], roots: Sequence[Root]) -> dict[Id, str]:
-    """Each step that is needed, and why: by the first root that leads to it.
-
-    Manifests name their inputs by digest, so every step of that digest counts.
-
-    Args:
-        steps: all that lie in the store.
-        roots: the steps that somebody needs, the weightiest reason first; those that the store lacks lead nowhere.
-    """
-    of_digest: dict[str, list[Id]] = defaultdict(list)
-    of_file: dict[str, list[Id]] = defaultdict(list)
+    of_digest: dict[str, list[StepId]] = defaultdict(list)
+    of_file: dict[str, list[StepId]] = defaultdict(list)
     for step in steps.values():
-        of_digest[step.digest].append(step.id)
-        for sha256 in step.made:
+        of_digest[step.manifest.digest].append(step.id)
+        for sha256 in {f.sha256 for f in step.manifest.files.values()}:
             of_file[sha256].append(step.id)
-    found: dict[Id, str] = {}
-    beside: list[Id] = []
+    found: dict[StepId, str] = {}
+    without_inputs: list[StepId] = []
     todo = [root for root in reversed(roots) if root.id in steps]
     while todo:
         at = todo.pop()
         if at.id in found:
             continue
         found[at.id] = at.why
-        for name, digest in steps[at.id].inputs.items():
+        for name, digest in steps[at.id].manifest.inputs.items():
             if (at.id.step, name) == CHAMPION:
-                beside += of_digest[digest]
-            elif (at.id.step, name) == RELEASED:
-                beside += of_file[digest]
+                without_inputs += of_digest[digest]
+            elif (at.id.step, name) == RELEASED_WEIGHTS:
+                without_inputs += of_file[digest]
             else:
                 todo += [Root(i, at.why) for i in of_digest[digest]]
-    return found | {i: BESIDE for i in beside if i not in found}
+    return found | {i: COMPARED_WITH for i in without_inputs if i not in found}
+
+
+# -- blobs -------------------------------------------------------------------------------------------------------------
+
+
+def blobs_of_step(step: StoredStep, store: Store) -> Iterator[set[str]]:
+    """The blobs that a step's manifest declares, a part at a time.
+
+    Raises:
+        StoreError: a declared table cannot be read (code ``unreadable_record``).
+    """
+    yield set(step.manifest.blob_digests)
+    for column in step.manifest.blobs:
+        try:
+            yield from _read_column(step, column, store)
+        except (OSError, ValueError, LookupError) as e:  # pyarrow's errors are among them
+            raise StoreError(
+                f"{column.file} of the step {step.id} in the store at {store.object_store} cannot be read ({e}), so it is unknown which blobs it "
+                f"needs, and nothing is deleted: run the plan that made it again, or delete {step.manifest_name}",
+                code="unreadable_record",
+            ) from e
+
+
+def blobs_of_indexes(store: Store, *, images: bool) -> Iterator[set[str]]:
+    """The blobs that index records need, a shard at a time.
+
+    Args:
+        store: the store.
+        images: whether downloaded images count as well, though they can be downloaded again.
+    """
+    for name in indexes_with_blobs(store):
+        for _, records in image_index.read_shards(store.object_store, name):
+            values: list[dict[str, Any]] = list((records or {}).values())
+            yield {blob for record in values for blob in record.get("blobs", ())}
+            if images and _group(name) == IMAGE_INDEX:
+                yield {record["blob"] for record in values if "blob" in record}
+
+
+def indexes_with_blobs(store: Store) -> list[str]:
+    """The names of the indexes whose records name blobs."""
+    return [name for name in image_index.index_names(store.object_store) if _group(name) in BLOB_INDEXES]
+
+
+def _group(index: str) -> str:
+    return index.partition("/")[0]
+
+
+def _read_column(step: StoredStep, column: BlobColumn, store: Store) -> Iterator[set[str]]:
+    import pyarrow.parquet as pq
+
+    name = f"{step_folder(*step.id)}/{column.file}"
+    path = store.local / name
+    if not path.exists() or path.stat().st_size != step.manifest.files[column.file].bytes:
+        store.object_store.fetch(name, path)
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=[column.column]):
+            yield set(batch.column(0).unique().to_pylist())

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from animl_pipeline.core.errors import StoreError
-from animl_pipeline.core.records import Digest
+from animl_pipeline.storage.manifest import MANIFEST_FILE, Manifest, manifest_name, parse_manifest
 from animl_pipeline.storage.object_store import ObjectStore, StoredObject
 
-MANIFEST = "manifest.json"
-ROOM_ORDER = ("export", "images", "labels", "detections", "crops", "splits", "fold", "training", "calibration", "evaluation", "package")
+STEP_ORDER = ("export", "images", "labels", "detections", "crops", "splits", "fold", "training", "calibration", "evaluation", "package")
 READERS = 16
 """Manifests read at a time: in S3 each is a request."""
 
 
-class Id(NamedTuple):
+class StepId(NamedTuple):
     """Which step: its name and its key."""
 
     step: str
@@ -29,87 +25,78 @@ class Id(NamedTuple):
         return f"{self.step} {self.key[:12]}"
 
 
-class Step(NamedTuple):
-    """A step in the store."""
+class StoredStep(NamedTuple):
+    """A step in the store.
 
-    id: Id
-    digest: str
-    inputs: Mapping[str, str]  # by name, the digests of the artifacts (and of other things) that it was made from
-    files: Mapping[str, int]  # by name in the store, their bytes; the manifest's, too
-    made: frozenset[str]  # the content of its files, by sha256
-    used: float  # when it was made or last used, in seconds since 1970
+    Attributes:
+        manifest: what it was made from and what it names.
+        files: its files in the store, the manifest among them.
+        used: when it was made or last used, in seconds since 1970.
+    """
+
+    manifest: Manifest
+    files: tuple[StoredObject, ...]
+    used: float
+
+    @property
+    def id(self) -> StepId:
+        """Its name and key."""
+        return StepId(self.manifest.step, self.manifest.key)
 
     @property
     def bytes(self) -> int:
-        """What its files take."""
-        return sum(self.files.values())
+        """The size of its files."""
+        return sum(f.bytes for f in self.files)
 
     @property
-    def manifest(self) -> str:
-        """The name of its manifest."""
-        return f"steps/{self.id.step}/{self.id.key}/{MANIFEST}"
+    def manifest_name(self) -> str:
+        """The name of its manifest in the store."""
+        return manifest_name(*self.id)
 
 
-class Standing(NamedTuple):
-    """What lies under steps/."""
+class StoredSteps(NamedTuple):
+    """All steps of a store, and files of steps without a manifest: interrupted ones, or half deleted ones."""
 
-    steps: dict[Id, Step]
-    strays: tuple[StoredObject, ...]  # files of steps that have no manifest: broken off, or on their way out
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    sha256: Digest
+    steps: dict[StepId, StoredStep]
+    files_without_step: tuple[StoredObject, ...]
 
 
-class _Told(BaseModel):
-    """Of a manifest, what must be known; other versions may tell more."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    step: str
-    key: Digest
-    digest: Digest
-    inputs: dict[str, str]
-    files: dict[str, _File]
-
-
-def standing(object_store: ObjectStore) -> Standing:
-    """All steps of a store.
+def read_stored_steps(object_store: ObjectStore) -> StoredSteps:
+    """All steps of a store, in the order of the pipeline.
 
     Raises:
-        StoreError: a manifest cannot be read: nobody knows what it needs.
+        StoreError: a manifest cannot be read, so that nobody knows what its step needs (code ``unreadable_record``).
     """
-    of: dict[str, list[StoredObject]] = defaultdict(list)
-    for lying in object_store.lying("steps/"):
-        of["/".join(lying.name.split("/")[:3])].append(lying)
-    whole = [folder for folder, files in of.items() if any(f.name == f"{folder}/{MANIFEST}" for f in files)]
+    folders: dict[StepId, list[StoredObject]] = defaultdict(list)
+    others: list[StoredObject] = []
+    for found in object_store.objects("steps/"):
+        parts = found.name.split("/")
+        if len(parts) > 3:
+            folders[StepId(parts[1], parts[2])].append(found)
+        else:
+            others.append(found)
+    complete = {i: files for i, files in folders.items() if any(f.name == manifest_name(*i) for f in files)}
+    others += [f for i, files in folders.items() if i not in complete for f in files]
     with ThreadPoolExecutor(READERS) as pool:
-        read = pool.map(lambda folder: _read(object_store, folder, of[folder]), whole)
-        steps = {step.id: step for step in read if step is not None}
-    strays = tuple(f for folder, files in of.items() if folder not in set(whole) for f in files)
-    return Standing({i: steps[i] for i in sorted(steps, key=_along_the_street)}, strays)
+        steps = [s for s in pool.map(lambda i: _read(object_store, i, complete[i]), sorted(complete, key=_pipeline_order)) if s is not None]
+    return StoredSteps({s.id: s for s in steps}, tuple(others))
 
 
-def _along_the_street(one: Id) -> tuple[int, Id]:
-    return ROOM_ORDER.index(one.step) if one.step in ROOM_ORDER else len(ROOM_ORDER), one
+def _pipeline_order(one: StepId) -> tuple[int, StepId]:
+    return STEP_ORDER.index(one.step) if one.step in STEP_ORDER else len(STEP_ORDER), one
 
 
-def _read(object_store: ObjectStore, folder: str, files: list[StoredObject]) -> Step | None:
-    name = f"{folder}/{MANIFEST}"
+def _read(object_store: ObjectStore, one: StepId, files: list[StoredObject]) -> StoredStep | None:
+    name = manifest_name(*one)
     data = object_store.read(name)
-    if data is None:  # it went meanwhile
+    if data is None:  # deleted meanwhile
         return None
     try:
-        told = _Told.model_validate_json(data)
-    except ValidationError:
-        told = None
-    if told is None or f"steps/{told.step}/{told.key}" != folder:
+        manifest = parse_manifest(data, *one)
+    except ValueError as e:
         raise StoreError(
-            f"expected a step's manifest in {object_store}/{name}, found another thing; what it needs is unknown, so nothing is cleared: "
-            "restore it from a copy of the store, or delete it, then its step is made anew"
-        )
-    used = next(f.at for f in files if f.name == name)
-    made = frozenset(f.sha256 for f in told.files.values())
-    return Step(Id(told.step, told.key), told.digest, told.inputs, {f.name: f.bytes for f in files}, made, used)
+            f"{object_store}/{name} is not the manifest of its step, so it is unknown what the step needs, and nothing is deleted: restore "
+            f"{MANIFEST_FILE} from a copy of the store, or delete it, then the step runs again",
+            code="unreadable_record",
+        ) from e
+    return StoredStep(manifest, tuple(files), next(f.modified for f in files if f.name == name))

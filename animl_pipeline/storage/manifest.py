@@ -1,0 +1,106 @@
+"""The manifest of a step: what it was made from, its files with their digests, and the blobs that it names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from animl_pipeline.core.artifacts import Artifact, Counts, Digest, Record
+
+MANIFEST_FILE = "manifest.json"
+
+
+class FileEntry(Record):
+    """One file of a step."""
+
+    sha256: Digest
+    bytes: int
+
+
+class BlobColumn(Record):
+    """A table of the step whose rows name blobs. The step is complete only while all of them are in the store."""
+
+    file: str
+    column: str = "blob"
+    size_column: str = "bytes"
+
+
+class Manifest(Record):
+    """The record of a step in the store. It is written last: without it, the step does not exist.
+
+    ``blobs`` and ``blob_digests`` declare every blob that the step needs; garbage collection keeps no others. ``final`` is
+    explained at :class:`animl_pipeline.storage.step_cache.StepOutput`.
+    """
+
+    step: str
+    key: Digest
+    digest: Digest
+    inputs: dict[str, Digest]
+    config: dict[str, Any]
+    version: int
+    libraries: dict[str, str]
+    files: dict[str, FileEntry]
+    blobs: tuple[BlobColumn, ...] = ()
+    blob_digests: tuple[Digest, ...] = ()
+    counts: Counts
+    final: bool = True
+    seconds: float
+    made_at: str
+
+    def artifact(self, *, cached: bool) -> Artifact:
+        """The artifact that this manifest describes."""
+        return Artifact(step=self.step, key=self.key, digest=self.digest, counts=self.counts, cached=cached)
+
+
+def parse_manifest(data: bytes, step: str, key: str) -> Manifest:
+    """The manifest of the step ``step`` with the key ``key``.
+
+    Raises:
+        ValueError: the data is not a manifest (pydantic's ValidationError), or not that step's.
+    """
+    manifest = Manifest.model_validate_json(data)
+    if (manifest.step, manifest.key, manifest.digest) != (step, key, digest_of_files(manifest.files)):
+        raise ValueError(f"it is the manifest of {manifest.step} {manifest.key[:12]}, or its digest is not that of its files")
+    return manifest
+
+
+def step_folder(step: str, key: str) -> str:
+    """The folder of a step in the store."""
+    return f"steps/{step}/{key}"
+
+
+def manifest_name(step: str, key: str) -> str:
+    """The name of a step's manifest in the store."""
+    return f"{step_folder(step, key)}/{MANIFEST_FILE}"
+
+
+def digest_of(value: Any) -> str:
+    """The sha256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def digest_of_files(files: Mapping[str, FileEntry]) -> str:
+    """The digest of a step's files: of their names and contents."""
+    return digest_of({name: entry.sha256 for name, entry in files.items()})
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def describe_file(path: Path) -> FileEntry:
+    """The entry of a local file."""
+    return FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
+
+
+def matches(path: Path, entry: FileEntry) -> bool:
+    """Whether a local file is there and has the size and content of its entry."""
+    try:
+        return path.stat().st_size == entry.bytes and sha256_of(path) == entry.sha256
+    except OSError:
+        return False

@@ -1,0 +1,99 @@
+"""Object stores: whole objects in a folder and in S3, and errors that say whether another try may help."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from animl_pipeline.core.errors import StoreError, StoreUnreachableError
+from animl_pipeline.storage import atomic_files
+from animl_pipeline.storage.atomic_files import disk_errors, write_atomic
+from animl_pipeline.storage.object_store import FolderObjectStore, ObjectStore, S3ObjectStore
+
+
+@pytest.fixture(params=["folder", "s3"])
+def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    if request.param == "folder":
+        return FolderObjectStore(tmp_path / "store")
+    return S3ObjectStore(f"s3://{request.getfixturevalue('bucket')}/store")
+
+
+def test_objects_are_written_listed_and_deleted(objects: ObjectStore) -> None:
+    objects.put("a/1", b"one")
+    objects.put_new("a/2", b"two", durable=False)
+    objects.flush()
+    assert [objects.read(name) for name in ("a/1", "a/2", "a/3")] == [b"one", b"two", None]
+    assert objects.sizes(["a/3", "a/1"]) == [None, 3]
+    assert objects.sizes([f"a/{i}" for i in range(7)]) == [None, 3, 3, None, None, None, None]
+    assert list(objects.names("a/")) == ["a/1", "a/2"]
+    assert objects.total_bytes() == 6
+    objects.delete_many(["a/1", "a/2", "a/3"])
+    assert list(objects.objects("")) == []
+
+
+def test_an_object_of_the_same_size_is_not_written_again(objects: ObjectStore) -> None:
+    objects.put("a", b"one")
+    objects.put_new("a", b"two")
+    assert objects.read("a") == b"one"
+    objects.put_new("a", b"three")
+    assert objects.read("a") == b"three"
+
+
+def test_a_file_is_moved_in_and_fetched(objects: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    objects.put_file("steps/file", tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+    objects.fetch("steps/file", tmp_path / "store" / "steps" / "file")
+    assert (tmp_path / "store" / "steps" / "file").read_bytes() == b"data"
+
+
+def test_an_s3_store_that_does_not_answer_can_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(StoreUnreachableError):
+        S3ObjectStore("s3://bucket/store").read("a")
+
+
+def test_a_bucket_that_does_not_exist_is_for_a_person_to_fix(bucket: str) -> None:
+    with pytest.raises(StoreError) as caught:
+        S3ObjectStore(f"s3://{bucket}-no/store").read("a")
+    assert (type(caught.value), caught.value.retryable) == (StoreError, False)
+
+
+def test_a_file_that_cannot_be_renamed_across_disks_is_written_beside_its_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = Path.replace
+
+    def across_disks(self: Path, target: Path) -> Path:
+        if self.parent != target.parent:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return replace(self, target)
+
+    monkeypatch.setattr(atomic_files.Path, "replace", across_disks)
+    FolderObjectStore(tmp_path).put("a/b", b"data")
+    assert (tmp_path / "a" / "b").read_bytes() == b"data"
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / "a" / "b"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_atomic(tmp_path / "a", b"old")
+
+    def fail(handle: int) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StoreError):
+        write_atomic(tmp_path / "a", b"new")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a", b"old")]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which always answers that the disk is full")
+def test_a_full_disk_is_a_clear_error() -> None:
+    with pytest.raises(StoreError) as caught, disk_errors(Path("/dev/full")), Path("/dev/full").open("w") as f:
+        f.write("x" * 100_000)
+    assert caught.value.code == "disk_full"
