@@ -48,12 +48,12 @@ class CognitoPool:
     def __init__(self, pool: str, client: str, user: str, password: str, issue: Callable[[], str]) -> None:
         self.pool, self.client, self.user, self.password, self.issue = pool, client, user, password, issue
         self.second_factor = False
-        self.asked: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
         self.address = ""
         self._sessions: dict[str, tuple[int, int, int, int]] = {}
 
     def answer(self, target: str, question: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        self.asked.append(question)
+        self.requests.append(question)
         if question.get("ClientId") != self.client:
             return refused("ResourceNotFoundException")
         return self._begin(question) if target.endswith("InitiateAuth") else self._verify(question)

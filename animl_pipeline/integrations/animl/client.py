@@ -1,18 +1,18 @@
-"""One project of Animl, asked over GraphQL. Retried where that can heal; nothing secret in any message.
+"""A client of Animl's GraphQL API for one project. It retries where another try may help; no message holds a secret.
 
-What does not come is a :class:`RemoteError` with a word to count by: ``timed_out`` (Animl answers within 30 s or not at
-all), ``unreachable``, ``forbidden`` (an address that is dead), ``refused``. What a person must mend is a SettingsError.
+Calls raise RemoteError with a reason: ``timed_out`` (Animl answers within 30 s or not at all), ``unreachable``, ``forbidden``
+(the address of an export has expired), ``refused``, or ``failed``. What a person must fix is a SettingsError.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -21,32 +21,34 @@ from requests.auth import AuthBase
 from tenacity import Retrying, retry_if_exception, retry_if_result, stop_after_attempt, stop_after_delay, wait_exponential, wait_exponential_jitter
 
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.artifacts import Record
 from animl_pipeline.core.errors import SettingsError
-from animl_pipeline.core.records import Record
 from animl_pipeline.integrations.animl import queries
 from animl_pipeline.integrations.animl.queries import ImageFilters
-from animl_pipeline.integrations.animl.redact_urls import hide_signatures
-from animl_pipeline.integrations.animl.sign_in import Access
+from animl_pipeline.integrations.animl.sign_in import SignIn
 from animl_pipeline.storage.remote_files import RemoteError
 
-log = logging.getLogger(__name__)
-
+T = TypeVar("T")
 ATTEMPTS = 5
-LONGEST_PAUSE_S = 30.0
-UNKNOWN_USER = {"UNAUTHENTICATED", "UNAUTHORIZED"}
+MAX_POLL_PAUSE_S = 30.0
+ENDED = {"COMPLETE", "FAIL"}
+EXPIRED_STATUS = {400, 401, 403, 404, 410}
+"""What S3 answers for a presigned address that has expired."""
+TOKEN_REFUSED = {"UNAUTHENTICATED", "UNAUTHORIZED"}
+MANAGER_HINT = "the user must be a member of it (for automation rules: a manager)"
 
 
 class ExportTask(Record):
-    """How an export ended: COMPLETE with an address that dies after an hour and a number of images, or FAIL with a reason."""
+    """How an export ended: COMPLETE with an address (valid for an hour) and a number of images, or FAIL with a reason."""
 
     status: str
-    url: SecretStr = Field(default=SecretStr(""), description="whoever has it can read the export")
+    url: SecretStr = Field(default=SecretStr(""), description="everybody who has it can read the export")
     count: int = 0
     error: str = ""
 
 
 class CameraDeployment(Record):
-    """A camera at a place for a time. ``deployment`` is the name that an export gives it."""
+    """A camera at a location for a time. ``deployment`` is the name that exports use; coordinates are degrees."""
 
     deployment: str
     camera: str
@@ -55,32 +57,21 @@ class CameraDeployment(Record):
     lon: float
 
 
-class _Bearer(AuthBase):
-    """Sends the ID token (as requests' own auth, so that a .netrc cannot put another in its place)."""
-
-    def __init__(self, access: Access) -> None:
-        self._access = access
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._access.token().get_secret_value()}"
-        return request
-
-
 class AnimlClient:
-    """A project, asked as the user that the settings name.
+    """A project of Animl, as the user that the settings name sees it.
 
     Raises:
-        SettingsError: from any call: where Animl is, or as whom to ask, is not said or not right.
+        SettingsError: from any call: a setting is missing or wrong, or the user may not do this.
     """
 
     def __init__(self, project: str, settings: Settings) -> None:
         self.project = project
-        self._address = _checked_address(settings.api_url)
+        self._url = _check_url(settings.api_url)
         self._settings = settings
-        self._access = Access(settings)
+        self._sign_in = SignIn(settings)
         self._api = requests.Session()
-        self._files = requests.Session()  # addresses are signed already; S3 refuses a second kind of authorisation
-        hide_signatures()
+        self._files = requests.Session()  # presigned addresses: S3 refuses a second kind of authorisation
+        _redact_urllib3_logs()
 
     def __enter__(self) -> Self:
         return self
@@ -89,20 +80,23 @@ class AnimlClient:
         self._api.close()
         self._files.close()
 
-    def count(self, filters: ImageFilters) -> int:
-        """How many images fit, now.
+    # -- exports -----------------------------------------------------------------------------------------------------
+
+    def count_images(self, filters: ImageFilters) -> int:
+        """How many images fit the filters now.
 
         Raises:
-            RemoteError: ``timed_out`` when the question is too hard to be answered within Animl's 30 s.
+            RemoteError: ``timed_out``: Animl needs more than its 30 s. This is not retried; it would time out again.
         """
-        with self._in_form():
-            count = int(self._ask(queries.COUNT, {"input": {"filters": filters.as_input()}}, hard=True)["imagesCount"]["count"])
+        with self._expected_form():
+            answer = self._query(queries.COUNT, {"input": {"filters": filters.as_input()}}, retry_timeouts=False)
+            count = int(answer["imagesCount"]["count"])
             if count < 0:
                 raise ValueError(count)
             return count
 
-    def begin_export(self, filters: ImageFilters) -> str:
-        """Ask for an export of annotations in COCO for Camera Traps; its task's id comes back."""
+    def start_export(self, filters: ImageFilters) -> str:
+        """Start an export of annotations as COCO for Camera Traps and return its task's id."""
         wanted = {
             "format": "coco",
             "timezone": "UTC",
@@ -110,58 +104,69 @@ class AnimlClient:
             "onlyIncludeReviewed": filters.only_reviewed,
             "aggregateObjects": False,
         }
-        with self._in_form():
-            return str(self._ask(queries.EXPORT, {"input": wanted})["exportAnnotations"]["_id"])
+        with self._expected_form():
+            return str(self._query(queries.EXPORT, {"input": wanted})["exportAnnotations"]["_id"])
 
-    def outcome(self, task: str, within_s: float) -> ExportTask:
-        """What became of an export, looked at with growing pauses.
+    def wait_for_export(self, task_id: str, timeout_s: float) -> ExportTask:
+        """The ended export. Animl is asked with growing pauses.
 
         Raises:
-            RemoteError: ``timed_out`` when it has not ended within ``within_s`` seconds.
+            RemoteError: ``timed_out``: it has not ended within ``timeout_s`` seconds.
         """
-        pauses = wait_exponential(multiplier=self._settings.poll_s, exp_base=1.5, max=max(LONGEST_PAUSE_S, self._settings.poll_s))
-        unfinished = retry_if_result(lambda found: found.status not in {"COMPLETE", "FAIL"})
-        look = Retrying(retry=unfinished, wait=pauses, stop=stop_after_delay(within_s), retry_error_callback=lambda state: state.outcome.result())  # type: ignore[union-attr] # it has an outcome: that is why it stops
-        found: ExportTask = look(self._look, task)
-        if found.status not in {"COMPLETE", "FAIL"}:
-            raise RemoteError("timed_out", f"the export {task} was still {found.status} after {within_s:.0f} s", retryable=True)
-        return found
+        pauses = wait_exponential(multiplier=self._settings.poll_s, exp_base=1.5, max=max(MAX_POLL_PAUSE_S, self._settings.poll_s))
+        last_task = lambda state: state.outcome.result()  # noqa: E731 - after the timeout the last answer is returned
+        poll = Retrying(
+            retry=retry_if_result(lambda task: task.status not in ENDED),
+            wait=pauses,
+            stop=stop_after_delay(timeout_s),
+            retry_error_callback=last_task,
+        )
+        task: ExportTask = poll(self._export_task, task_id)
+        if task.status not in ENDED:
+            raise RemoteError("timed_out", f"the export {task_id} was still {task.status} after {timeout_s:.0f} s", retryable=True)
+        return task
 
-    def _look(self, task: str) -> ExportTask:
-        with self._in_form():
-            found = self._ask(queries.TASK, {"input": {"taskId": task}})["task"]
-            output = found.get("output") or {}
-            error = self._access.scrubbed(str(output.get("error") or ""))
+    def _export_task(self, task_id: str) -> ExportTask:
+        with self._expected_form():
+            task = self._query(queries.TASK, {"input": {"taskId": task_id}})["task"]
+            output = task.get("output") or {}
+            error = output.get("error") or ""
+            error = error.get("message", error) if isinstance(error, dict) else error
             return ExportTask(
-                status=str(found["status"]), url=SecretStr(str(output.get("url") or "")), count=int(output.get("count") or 0), error=error
+                status=str(task["status"]),
+                url=SecretStr(str(output.get("url") or "")),
+                count=int(output.get("count") or 0),
+                error=self._sign_in.redact(str(error)),
             )
 
     def download(self, url: SecretStr, path: Path) -> None:
-        """Write what lies at an export's address to ``path``, whole.
+        """Write the complete file at an export's address to ``path``.
 
         Raises:
-            RemoteError: ``forbidden`` when the address is dead, else as the other calls.
+            RemoteError: ``forbidden``: the address has expired; ``failed``: Animl gave no address.
         """
-        _patiently(lambda: self._download_once(url, path), self._settings.poll_s)
+        _retry(lambda: self._download_once(url, path), self._settings.poll_s)
 
     def _download_once(self, url: SecretStr, path: Path) -> None:
         try:
-            with self._files.get(url.get_secret_value(), stream=True, timeout=self._settings.timeout_s) as answer:
-                if answer.status_code in {400, 401, 403, 404, 410}:
-                    raise RemoteError("forbidden", f"the export's address is dead ({answer.status_code})")
-                _check_status(answer.status_code, "the export's address")
+            with self._files.get(url.get_secret_value(), stream=True, timeout=self._settings.timeout_s) as response:
+                if response.status_code in EXPIRED_STATUS:
+                    raise RemoteError("forbidden", f"the export's address has expired ({response.status_code})")
+                _check_status(response.status_code, "the export's address")
                 with path.open("wb") as f:
-                    for chunk in answer.iter_content(1 << 20):
+                    for chunk in response.iter_content(1 << 20):
                         f.write(chunk)
         except (requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL):
-            raise RemoteError("failed", "Animl says that the export is complete, but names no address at which it could lie") from None
-        except requests.RequestException as e:  # also a body that ended early
+            raise RemoteError("failed", "Animl says that the export is complete, but gives no valid address for it") from None
+        except requests.RequestException as e:  # also a body that ended early; its message would hold the address
             raise RemoteError("unreachable", f"the export did not arrive: {type(e).__name__}", retryable=True) from None
 
+    # -- projects and models -----------------------------------------------------------------------------------------
+
     def deployments(self) -> list[CameraDeployment]:
-        """Where the project's cameras stood, those without coordinates left out."""
-        with self._in_form():
-            projects = self._ask(queries.LOCATIONS, {"input": {"_ids": [self.project]}})["projects"] or []
+        """Where the project's cameras stood. Deployments without coordinates are left out."""
+        with self._expected_form():
+            projects = self._query(queries.LOCATIONS, {"input": {"_ids": [self.project]}})["projects"] or []
             found = [p for p in projects if p.get("_id") == self.project]
             if not found:
                 raise RemoteError("refused", f"expected the project {self.project!r}, Animl shows {len(projects)} others to this user")
@@ -169,27 +174,29 @@ class AnimlClient:
             return [d for camera in cameras for raw in camera.get("deployments") or [] if (d := _deployment(camera["_id"], raw)) is not None]
 
     def ml_model(self, model_id: str) -> dict[str, Any] | None:
-        """Animl's document of a model (_id, version, defaultConfThreshold, categories, …), None where it has none."""
-        with self._in_form():
-            known = self._ask(queries.ML_MODELS, {"input": {"_ids": [model_id]}})["mlModels"] or []
-            return next((dict(m) for m in known if m.get("_id") == model_id), None)
+        """Animl's document of a model (_id, version, defaultConfThreshold, categories, …); None for an unknown model."""
+        with self._expected_form():
+            models = self._query(queries.ML_MODELS, {"input": {"_ids": [model_id]}})["mlModels"] or []
+            return next((dict(m) for m in models if m.get("_id") == model_id), None)
 
     def automation_rules(self) -> list[dict[str, Any]]:
-        """The project's automation rules with every field that Animl's API knows, as it takes them back."""
-        with self._in_form():
-            projects = self._ask(queries.RULES, {"input": {"_ids": [self.project]}})["projects"] or []
+        """The project's automation rules with all fields that Animl's API knows, in the form in which it takes them back."""
+        with self._expected_form():
+            projects = self._query(queries.RULES, {"input": {"_ids": [self.project]}})["projects"] or []
             rules = next((p.get("automationRules") or [] for p in projects if p.get("_id") == self.project), [])
-            return [without_nulls(rule) for rule in rules]
+            return [drop_nulls(rule) for rule in rules]
 
     def replace_automation_rules(self, rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Replace ALL of the project's automation rules; what Animl then holds comes back. Managers only."""
-        with self._in_form():
-            answer = self._ask(queries.REPLACE_RULES, {"input": {"automationRules": rules}}, once=True)["updateAutomationRules"]
-            return [without_nulls(rule) for rule in answer["automationRules"] or []]
+        """Replace ALL of the project's automation rules and return the rules that Animl then has. The user must be a manager."""
+        with self._expected_form():
+            payload = self._query_once(queries.REPLACE_RULES, {"input": {"automationRules": rules}})["updateAutomationRules"]
+            return [drop_nulls(rule) for rule in payload["automationRules"] or []]
+
+    # -- requests ----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _in_form(self) -> Iterator[None]:
-        """Say in one line that an answer is in another form than Animl's, whichever part of it is.
+    def _expected_form(self) -> Iterator[None]:
+        """Turn the errors of reading an unexpected answer into one line.
 
         Raises:
             RemoteError: ``refused``.
@@ -197,91 +204,119 @@ class AnimlClient:
         try:
             yield
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
-            raise RemoteError("refused", f"{self._address} answered in a form that is not Animl's; check ANIML_API_URL") from None
+            raise RemoteError("refused", f"{self._url} gave an answer that is not Animl's; check ANIML_API_URL") from None
 
-    def _ask(self, query: str, variables: dict[str, Any], *, hard: bool = False, once: bool = False) -> dict[str, Any]:
-        """The answer's data. A ``hard`` question that times out is not asked again: it would time out again; a change is asked for ``once``."""
-        if once:
-            return self._signed_in_ask(query, variables)
-        answer: dict[str, Any] = _patiently(lambda: self._signed_in_ask(query, variables), self._settings.poll_s, but="timed_out" if hard else "")
-        return answer
+    def _query(self, query: str, variables: dict[str, Any], *, retry_timeouts: bool = True) -> dict[str, Any]:
+        """The data of the answer, retried where that may help."""
+        return _retry(lambda: self._query_once(query, variables), self._settings.poll_s, except_reason="" if retry_timeouts else "timed_out")
 
-    def _signed_in_ask(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-        """One question; a token that ran out is renewed once."""
-        answer = self._post(query, variables)
-        if _is_unknown_user(answer):
-            self._access.renew()
-            answer = self._post(query, variables)
-        return self._data(answer)
+    def _query_once(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        """The data of the answer. A token that has expired is renewed once."""
+        response = self._post(query, variables)
+        if _token_refused(response):
+            self._sign_in.renew()
+            response = self._post(query, variables)
+        return self._data(response)
 
     def _post(self, query: str, variables: dict[str, Any]) -> requests.Response:
-        signed = _Bearer(self._access)
         try:
             return self._api.post(
-                self._address,
+                self._url,
                 json={"query": query, "variables": variables},
                 headers={"x-selected-project": self.project},
-                auth=signed,
+                auth=_BearerAuth(self._sign_in),
                 timeout=self._settings.timeout_s,
                 allow_redirects=False,
             )
         except requests.ConnectTimeout:
-            raise RemoteError("unreachable", f"{self._address} does not answer", retryable=True) from None
+            raise RemoteError("unreachable", f"{self._url} does not answer", retryable=True) from None
         except requests.Timeout:
-            raise RemoteError("timed_out", f"{self._address} gave no answer within {self._settings.timeout_s:.0f} s", retryable=True) from None
+            raise RemoteError("timed_out", f"{self._url} gave no answer within {self._settings.timeout_s:.0f} s", retryable=True) from None
         except requests.RequestException as e:
-            raise RemoteError("unreachable", f"{self._address}: {type(e).__name__}", retryable=True) from None
+            raise RemoteError("unreachable", f"{self._url}: {type(e).__name__}", retryable=True) from None
 
-    def _data(self, answer: requests.Response) -> dict[str, Any]:
-        """What was asked for, or why it is not there."""
-        status, where = answer.status_code, self._address
-        if _is_unknown_user(answer):
-            raise SettingsError(f"{where} does not accept a token that is new; check that ANIML_COGNITO_POOL and ANIML_COGNITO_CLIENT are its own")
-        if status == 403 or "FORBIDDEN" in _codes(answer):
+    def _data(self, response: requests.Response) -> dict[str, Any]:
+        """The data of a response, or the error that says why there is none."""
+        status, errors = response.status_code, _graphql_errors(response)
+        if _token_refused(response):
+            line = f"{self._url} refuses a new token; check that ANIML_COGNITO_POOL and ANIML_COGNITO_CLIENT are those of this Animl"
+            raise SettingsError(line, code="token_refused")
+        if status == 403 or "FORBIDDEN" in _codes(errors):
             raise SettingsError(
-                f"Animl does not let this user export the project {self.project!r} or change its rules; the user must be a member of it "
-                "(for rules: a manager); check ANIML_USER "
-                "(or whose ANIML_ID_TOKEN it is), ANIML_API_URL, and the project's id in sources.export of the plan"
+                f"Animl does not let this user work with the project {self.project!r}; {MANAGER_HINT}; check ANIML_USER "
+                "(or whose ANIML_ID_TOKEN it is), ANIML_API_URL, and the project's id in sources.export of the plan",
+                code="project_forbidden",
+                project=self.project,
             )
         if status in {404, 405} or 300 <= status < 400:
-            raise SettingsError(f"expected Animl's GraphQL at {where}, the server answered {status}; ANIML_API_URL must end in /external")
-        errors = _errors(answer)
+            line = f"expected Animl's GraphQL at {self._url}, the server answered {status}; ANIML_API_URL must end in /external"
+            raise SettingsError(line, code="wrong_url")
         if errors and status < 500:
-            said = self._access.scrubbed(str(errors[0].get("message", "")))
-            slow = "timed out" in said.lower()
-            raise RemoteError("timed_out" if slow else "refused", f"Animl: {said}", retryable=slow)
-        _check_status(status, where)
-        return dict(answer.json()["data"])
+            message = self._sign_in.redact(str(errors[0].get("message", "")))
+            slow = "timed out" in message.lower()
+            raise RemoteError("timed_out" if slow else "refused", f"Animl: {message}", retryable=slow)
+        _check_status(status, self._url)
+        return dict(response.json()["data"])
 
 
-def without_nulls(value: Any) -> Any:
-    """A GraphQL answer without what is not set, so that it can be sent back as input."""
+class _BearerAuth(AuthBase):
+    """Sends the ID token. An ``auth`` of requests, so that a .netrc cannot replace it."""
+
+    def __init__(self, sign_in: SignIn) -> None:
+        self._sign_in = sign_in
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._sign_in.token().get_secret_value()}"
+        return request
+
+
+class _QueryFilter(logging.Filter):
+    """Cuts the query off each URL in a log record: with it, everybody could read the export for an hour."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(a.partition("?")[0] if isinstance(a, str) else a for a in record.args)
+        return True
+
+
+def _redact_urllib3_logs() -> None:
+    log = logging.getLogger("urllib3.connectionpool")
+    if not any(isinstance(f, _QueryFilter) for f in log.filters):
+        log.addFilter(_QueryFilter())
+
+
+def drop_nulls(value: Any) -> Any:
+    """A GraphQL answer without null fields, so that it can be sent back as input."""
     if isinstance(value, dict):
-        return {k: without_nulls(v) for k, v in value.items() if v is not None}
-    return [without_nulls(v) for v in value] if isinstance(value, list) else value
+        return {k: drop_nulls(v) for k, v in value.items() if v is not None}
+    return [drop_nulls(v) for v in value] if isinstance(value, list) else value
 
 
-def _checked_address(address: str) -> str:
-    if not address:
-        raise SettingsError("a source says animl://…, but not where Animl is: set ANIML_API_URL to its GraphQL address, https://…/external")
+def _check_url(url: str) -> str:
+    """The API's URL without a slash at its end. A token is sent over https only, or to this machine."""
+    if not url:
+        raise SettingsError("a source says animl://…: set ANIML_API_URL to Animl's GraphQL address, https://…/external", code="bad_url")
     try:
-        parts = urlsplit(address)
+        parts = urlsplit(url)
         _ = parts.port
     except ValueError as e:
-        raise SettingsError(f"ANIML_API_URL: expected https://…/external, found what is no address ({e})") from None
+        raise SettingsError(f"ANIML_API_URL: expected https://…/external, found no valid address ({e})", code="bad_url") from None
     local = parts.hostname in {"localhost", "127.0.0.1", "::1"}
     if not parts.hostname or parts.scheme not in ({"http", "https"} if local else {"https"}):
-        raise SettingsError(f"ANIML_API_URL: expected https://…/external, found {parts.scheme or 'no scheme'}; a token goes over https only")
+        line = f"ANIML_API_URL: expected https://…/external, found {parts.scheme or 'no scheme'}; a token is sent over https only"
+        raise SettingsError(line, code="bad_url")
     if parts.username or parts.password or parts.query:
-        raise SettingsError("ANIML_API_URL holds a user, a password or a query; it must be an address alone, secrets have their own settings")
-    return address.rstrip("/")
+        raise SettingsError(
+            "ANIML_API_URL holds a user, a password or a query; give the address only, secrets have their own settings", code="bad_url"
+        )
+    return url.rstrip("/")
 
 
-def _patiently(call: Any, pause_s: float, but: str = "") -> Any:
-    """Try again what can heal, with growing pauses."""
-    again = retry_if_exception(lambda e: isinstance(e, RemoteError) and e.retryable and e.reason != but)
+def _retry(call: Callable[[], T], pause_s: float, except_reason: str = "") -> T:
+    """Call again after retryable errors, with growing pauses."""
+    retryable = retry_if_exception(lambda e: isinstance(e, RemoteError) and e.retryable and e.reason != except_reason)
     pauses = wait_exponential_jitter(initial=min(0.5, pause_s), max=10, jitter=min(1.0, pause_s))
-    return Retrying(retry=again, stop=stop_after_attempt(ATTEMPTS), wait=pauses, reraise=True)(call)
+    return Retrying(retry=retryable, stop=stop_after_attempt(ATTEMPTS), wait=pauses, reraise=True)(call)
 
 
 def _check_status(status: int, where: str) -> None:
@@ -293,26 +328,26 @@ def _check_status(status: int, where: str) -> None:
         raise RemoteError("refused", f"{where}: the server answered {status}")
 
 
-def _errors(answer: requests.Response) -> list[dict[str, Any]]:
-    """GraphQL's errors, which come with status 200, too."""
+def _graphql_errors(response: requests.Response) -> list[dict[str, Any]]:
+    """GraphQL's errors, which also come with status 200."""
     try:
-        body = answer.json()
+        body = response.json()
     except ValueError:
         return []
     errors = body.get("errors") if isinstance(body, dict) else None
     return [e for e in errors if isinstance(e, dict)] if isinstance(errors, list) else []
 
 
-def _codes(answer: requests.Response) -> set[str]:
-    return {str((e.get("extensions") or {}).get("code")) for e in _errors(answer)}
+def _codes(errors: list[dict[str, Any]]) -> set[str]:
+    return {str((e.get("extensions") or {}).get("code")) for e in errors}
 
 
-def _is_unknown_user(answer: requests.Response) -> bool:
-    return answer.status_code == 401 or bool(_codes(answer) & UNKNOWN_USER)
+def _token_refused(response: requests.Response) -> bool:
+    return response.status_code == 401 or bool(_codes(_graphql_errors(response)) & TOKEN_REFUSED)
 
 
 def _deployment(camera: str, raw: dict[str, Any] | None) -> CameraDeployment | None:
-    """A deployment with a name and coordinates; 0, 0 is what stands where nobody entered any. GeoJSON says longitude first."""
+    """A deployment with a name and coordinates. 0, 0 counts as unknown. GeoJSON puts the longitude first."""
     if not raw or not raw.get("name"):
         return None
     coordinates = ((raw.get("location") or {}).get("geometry") or {}).get("coordinates") or []
@@ -321,8 +356,8 @@ def _deployment(camera: str, raw: dict[str, Any] | None) -> CameraDeployment | N
     lon, lat = float(coordinates[0]), float(coordinates[1])
     if (lat, lon) == (0, 0) or not (abs(lat) <= 90 and abs(lon) <= 180):
         return None
-    deployment = f"{camera}-default" if raw["name"] == "default" else str(raw["name"])
+    name = f"{camera}-default" if raw["name"] == "default" else str(raw["name"])
     try:
-        return CameraDeployment(deployment=deployment, camera=camera, started=raw.get("startDate"), lat=lat, lon=lon)
+        return CameraDeployment(deployment=name, camera=camera, started=raw.get("startDate"), lat=lat, lon=lon)
     except ValidationError:
-        return CameraDeployment(deployment=deployment, camera=camera, started=None, lat=lat, lon=lon)
+        return CameraDeployment(deployment=name, camera=camera, started=None, lat=lat, lon=lon)

@@ -1,15 +1,15 @@
-"""Which images of a project are meant, in Animl's own words."""
+"""The GraphQL queries of the Animl client, and the filters that choose images."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
 
-from animl_pipeline.core.records import Record
+from animl_pipeline.core.artifacts import Record
 
 
 class ImageFilters(Record):
-    """Images by capture time (from inclusive, to exclusive), camera, label, and what people did with them."""
+    """Which images: by capture time (from inclusive, to exclusive), camera, deployment, label, and validation."""
 
     created_from: datetime | None = None
     created_to: datetime | None = None
@@ -20,22 +20,22 @@ class ImageFilters(Record):
     validated_since: datetime | None = None
 
     def as_input(self) -> dict[str, Any]:
-        """Animl's FiltersInput: what is not asked for is left out, since an empty list there means: nothing fits."""
-        since = self.validated_since and f"{{ $gte: ISODate('{iso(self.validated_since)}') }}"
-        said = {
-            "createdStart": self.created_from and iso(self.created_from),
-            "createdEnd": self.created_to and iso(self.created_to),
+        """Animl's FiltersInput. Unused filters are left out, because an empty list fits no image."""
+        since = self.validated_since and f"{{ $gte: ISODate('{iso_utc(self.validated_since)}') }}"
+        filters = {
+            "createdStart": self.created_from and iso_utc(self.created_from),
+            "createdEnd": self.created_to and iso_utc(self.created_to),
             "cameras": list(self.cameras),
             "deployments": list(self.deployments),
             "labels": list(self.labels),
             "reviewed": self.only_reviewed,
             "custom": since and f"{{ 'objects.labels.validation.validationDate': {since} }}",
         }
-        return {name: value for name, value in said.items() if value}
+        return {name: value for name, value in filters.items() if value}
 
 
-def iso(moment: datetime) -> str:
-    """A moment as Animl writes it: UTC, with milliseconds; a moment without a zone is taken as UTC."""
+def iso_utc(moment: datetime) -> str:
+    """A time as Animl writes it: in UTC, with milliseconds. A time without a zone counts as UTC."""
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -46,7 +46,7 @@ EXPORT = "query Export($input: ExportInput!) { exportAnnotations(input: $input) 
 
 TASK = "query Task($input: QueryTaskInput!) { task(input: $input) { _id status output } }"
 
-LOCATIONS = """query Places($input: QueryProjectsInput) {
+LOCATIONS = """query Locations($input: QueryProjectsInput) {
   projects(input: $input) {
     _id
     cameraConfigs { _id deployments { _id name startDate location { geometry { coordinates } } } }

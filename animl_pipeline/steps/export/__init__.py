@@ -1,9 +1,11 @@
-"""An export of labels, kept untouched, and checked: COCO for Camera Traps from a path, an https or an s3 address, or from Animl.
+"""The export step: labels from Animl, COCO for Camera Traps, LILA, class folders, Camtrap DP or MegaDetector, as tables.
 
-Public doors: :func:`export_annotations`, and :func:`count_validated` for what is new since.
+:func:`export_annotations` runs the step; :func:`count_validated` counts new labels in Animl. :func:`common_base` finds the folder
+of images that a Camtrap DP names by their URLs.
 """
 
-from animl_pipeline.steps.export.count_validated import count_validated
-from animl_pipeline.steps.export.step import export_annotations
+from animl_pipeline.steps.export.animl_export import count_validated
+from animl_pipeline.steps.export.camtrap_dp_observations import common_base
+from animl_pipeline.steps.export.step import STEP, export_annotations
 
-__all__ = ["count_validated", "export_annotations"]
+__all__ = ["STEP", "common_base", "count_validated", "export_annotations"]

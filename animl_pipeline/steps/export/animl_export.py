@@ -1,7 +1,7 @@
-"""An Animl project as an export: only what is new is asked for, what is kept is merged with it, holes are said.
+"""Export the annotations of an Animl project: ask for what is new, merge it with what was exported before, list what failed.
 
-What Animl answers is remembered answer by answer, so that a killed export goes on, and a later one asks only for images
-validated since. Now and then everything is asked for again: only that shows what was deleted.
+Each answer of Animl is stored at once, so that a killed export resumes where it was, and a later export asks only for images
+validated since. Deletions show only in a full export, which is made when the last one is ``full_after_days`` old.
 """
 
 from __future__ import annotations
@@ -21,75 +21,104 @@ from filelock import FileLock
 from animl_pipeline.config import AnimlExportConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError, ExportUnreachableError
-from animl_pipeline.core.records import Artifact
-from animl_pipeline.core.table_schemas import EXPORT_LOCATIONS
-from animl_pipeline.core.tables import write_table
 from animl_pipeline.integrations.animl import AnimlClient, ImageFilters
-from animl_pipeline.steps.export.animl_merge import Merge
-from animl_pipeline.steps.export.animl_requests import Desk, ask_windows, counted
-from animl_pipeline.steps.export.animl_state import Answer, Attempt, Exported, Hole, Memory
-from animl_pipeline.steps.export.animl_windows import Window, planned_windows
-from animl_pipeline.steps.export.declaration import STEP
-from animl_pipeline.steps.export.locations import Location, locations_table, merge_deployments
-from animl_pipeline.steps.export.problems import Problem
-from animl_pipeline.steps.export.read_export import Batch, batches, parsed
-from animl_pipeline.steps.export.write_tables import write_batches
+from animl_pipeline.steps.export.animl_merge import ExportMerge
+from animl_pipeline.steps.export.animl_requests import ExportContext, request_windows, window_filters
+from animl_pipeline.steps.export.animl_state import Answer, Attempt, ExportState, FailedWindow, ProjectExport
+from animl_pipeline.steps.export.animl_windows import Window, divide_into_windows
+from animl_pipeline.steps.export.problems import Problems
+from animl_pipeline.steps.export.read_export import parse_coco, read_batches
+from animl_pipeline.steps.export.write_tables import ExportBuild, Location, merge_deployments, write_tables
 from animl_pipeline.storage.remote_files import RemoteError
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, digest_of
 
 log = logging.getLogger(__name__)
 
-
 OVERLAP = timedelta(days=1)
-"""An incremental export asks for this much more, since clocks differ and validations arrive while an export runs."""
+"""An incremental export goes back so much further, since clocks differ and people validate while an export runs."""
 
 
-def export_project(project: str, source: SourceConfig, store: Store, settings: Settings) -> Artifact:
-    """The export of an Animl project; see :func:`animl_pipeline.steps.export.export_annotations`.
+def count_validated(source: SourceConfig, since: datetime | None, settings: Settings) -> int:
+    """How many images of a source's Animl project fit the plan and hold a label that was validated since then (None: ever).
 
     Raises:
         ExportUnreachableError: Animl does not answer now.
-        ExportError: Animl cannot be asked, or not one window could be exported, or the project holds nothing that fits.
-        SettingsError: where Animl is, or as whom to ask, is not said or not right.
+        ExportError: ``not_animl``: the source is not an Animl project; ``refused``: Animl refused the question.
+        SettingsError: a setting for Animl is missing or wrong.
     """
-    spec = source.animl or AnimlExportConfig()
-    filters = filters_of(spec)
+    project = source.project()
+    if project is None:
+        line = f"source {source.name!r}: expected animl://<project id> to watch, found {source.export}; a file cannot say what is new"
+        raise ExportError(line, code="not_animl")
+    filters = image_filters(source.animl or AnimlExportConfig()).model_copy(update={"validated_since": since})
+    with _animl_errors(source), AnimlClient(project, settings) as animl:
+        return animl.count_images(filters)
+
+
+def read_animl_project(project: str, source: SourceConfig, store: Store, settings: Settings) -> ExportBuild:
+    """The export of an Animl project.
+
+    Raises:
+        ExportUnreachableError: Animl does not answer now. What has arrived is kept.
+        ExportError: ``refused``: Animl refused a question; ``all_windows_failed``; ``no_images``: no image fits the plan.
+        SettingsError: a setting for Animl is missing or wrong.
+    """
+    config = source.animl or AnimlExportConfig()
+    filters = image_filters(config)
     name = digest_of([settings.api_url, project, filters.model_dump(mode="json")])[:16]
-    with AnimlClient(project, settings) as animl, _alone(store, name) as scratch:
-        try:
-            within = source.merge_locations_within_m
-            locs = merge_deployments(animl.deployments(), within) if within else []
-            exported = _exported(animl, filters, spec, Memory(store, name), store, scratch)
-        except RemoteError as e:
-            kind = ExportUnreachableError if e.retryable else ExportError
-            raise kind(f"source {source.name!r}: Animl cannot be asked for {source.export}: {e}; what has arrived is kept, run again") from e
-        return make_step(source, exported, locs, store)
+    with _animl_errors(source), AnimlClient(project, settings) as animl, _locked_scratch(store, name) as scratch:
+        within_m = source.merge_locations_within_m
+        locations = merge_deployments(animl.deployments(), within_m) if within_m else []
+        export = _update(animl, filters, config, ExportState(store, name), store, scratch)
+    digests = {
+        "answers": digest_of([a.model_dump(mode="json") for a in export.answers]),
+        "holes": digest_of([f.model_dump(mode="json") for f in export.failed]),
+        "locations": digest_of(locations),
+    }
+    values = {
+        "export": source.export,
+        "key": source.path_field,
+        "location_field": source.location_field,
+        "images_without_capture_time": export.without_time,
+    }
+    return ExportBuild(digests, values, lambda space: _build(space, source, export, locations, store))
 
 
-def filters_of(spec: AnimlExportConfig) -> ImageFilters:
-    """The plan's choice of images in Animl's words."""
+def image_filters(config: AnimlExportConfig) -> ImageFilters:
+    """The plan's choice of images as Animl's filters."""
     return ImageFilters(
-        created_from=_in_utc(spec.created_from),
-        created_to=_in_utc(spec.created_to),
-        cameras=spec.cameras,
-        deployments=spec.deployments,
-        labels=spec.labels,
-        only_reviewed=spec.only_reviewed,
+        created_from=_as_utc(config.created_from),
+        created_to=_as_utc(config.created_to),
+        cameras=config.cameras,
+        deployments=config.deployments,
+        labels=config.labels,
+        only_reviewed=config.only_reviewed,
     )
 
 
-def _in_utc(moment: datetime | None) -> datetime | None:
+def _as_utc(moment: datetime | None) -> datetime | None:
     return moment and (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC))
 
 
 @contextmanager
-def _alone(store: Store, name: str) -> Iterator[Path]:
-    """One export of a project at a time on this machine, with a folder for scratch."""
+def _animl_errors(source: SourceConfig) -> Iterator[None]:
+    """Turn errors of the client into errors of the export; retryable ones stay retryable."""
+    try:
+        yield
+    except RemoteError as e:
+        kind = ExportUnreachableError if e.retryable else ExportError
+        line = f"source {source.name!r}: Animl does not answer for {source.export}: {e}; what has arrived is kept, run again"
+        raise kind(line, code=e.reason) from e
+
+
+@contextmanager
+def _locked_scratch(store: Store, name: str) -> Iterator[Path]:
+    """A temporary folder, and the lock that lets one export of a project run at a time on this machine."""
     work = store.local / "work"
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work / f"animl-{name}.lock"):
         scratch = work / f"animl-{name}"
-        shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left: every answer that arrived whole is in the store
+        shutil.rmtree(scratch, ignore_errors=True)  # files left by a killed run; all complete answers are in the store
         scratch.mkdir()
         try:
             yield scratch
@@ -97,123 +126,127 @@ def _alone(store: Store, name: str) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _exported(animl: AnimlClient, filters: ImageFilters, spec: AnimlExportConfig, memory: Memory, store: Store, scratch: Path) -> Exported:
-    """What the project's exports amount to, after asking for what is lacking."""
-    last = memory.exported()
-    attempt = memory.attempt(datetime.now(UTC))
+# -- which answers make up the export --------------------------------------------------------------------------------
+
+
+def _update(animl: AnimlClient, filters: ImageFilters, config: AnimlExportConfig, state: ExportState, store: Store, scratch: Path) -> ProjectExport:
+    """Ask Animl for what is missing and return the project's export."""
+    last = state.last_export()
+    attempt = state.unfinished_attempt(datetime.now(UTC))
     if attempt is None or (last is None and not attempt.full):
-        attempt = _attempt(animl, filters, spec, last)
-        memory.begin(attempt)
+        attempt = _new_attempt(animl, filters, config, last)
+        state.begin(attempt)
     else:
-        log.info("going on with the export of %s that was begun %s", animl.project, attempt.begun.isoformat(timespec="seconds"))
-    answers, holes = ask_windows(Desk(animl, filters, spec, memory, attempt, store, scratch), f"export of {animl.project}")
-    if holes and not answers:
+        log.info("resuming the export of %s that began %s", animl.project, attempt.begun.isoformat(timespec="seconds"))
+    context = ExportContext(animl, filters, config, state, attempt, store, scratch)
+    answers, failed = request_windows(context, f"export of {animl.project}")
+    if failed and not answers:
         raise ExportError(
-            f"not one window of the project {animl.project!r} could be exported; the first of {len(holes)}, {holes[0].window}: {holes[0].detail}; "
-            "see in Animl whether an export by hand works, or choose other dates or cameras in sources.animl of the plan"
+            f"Animl could export no window of the project {animl.project!r}; the first of {len(failed)}, {failed[0].window}: {failed[0].detail}; "
+            "see whether Animl's own export works, or choose other dates or cameras in sources.animl of the plan",
+            code="all_windows_failed",
+            reason=failed[0].reason,
         )
-    exported = _whole(attempt, answers, holes, last, store, scratch) if attempt.full else _added(attempt, answers, holes, last, store, scratch)
-    if not exported.answers:
-        raise ExportError(f"the project {animl.project!r} holds no image that fits; check the project's id and sources.animl in the plan")
-    memory.end(exported)
-    return exported
+    combine = _full_export if attempt.full or last is None else _incremental_export
+    export = combine(attempt, answers, failed, last, store, scratch)
+    if not export.answers:
+        line = f"the project {animl.project!r} has no image that fits; check the project's id and sources.animl in the plan"
+        raise ExportError(line, code="no_images")
+    state.finish(export)
+    return export
 
 
-def _attempt(animl: AnimlClient, filters: ImageFilters, spec: AnimlExportConfig, last: Exported | None) -> Attempt:
-    """A new export: of all, or of what was validated since the last one and of the holes that it left."""
+def _new_attempt(animl: AnimlClient, filters: ImageFilters, config: AnimlExportConfig, last: ProjectExport | None) -> Attempt:
+    """A full export, or one of the images validated since the last export and of the windows that failed then."""
     now = datetime.now(UTC)
-    count = counted(animl, filters)
-    whole = Window(start=filters.created_from, end=filters.created_to)
-    if last is None or now - last.last_full >= timedelta(days=spec.full_after_days):
-        windows, outside = planned_windows(whole, count, spec.window_images)
-        return Attempt(begun=now, full=True, windows=tuple(windows), outside=outside)
-    new = whole.model_copy(update={"since": last.begun - OVERLAP})
-    wanted = [hole.window for hole in last.holes] + [new]
-    windows = [window for part in wanted for window in planned_windows(part, count, spec.window_images)[0]]
-    return Attempt(begun=now, full=False, windows=tuple(windows), outside=last.outside)
+    all_time = Window(start=filters.created_from, end=filters.created_to)
+
+    def divide(window: Window) -> tuple[list[Window], int]:
+        return divide_into_windows(window, lambda part: animl.count_images(window_filters(filters, part)), config.window_images)
+
+    if last is None or now - last.last_full >= timedelta(days=config.full_after_days):
+        windows, without_time = divide(all_time)
+        return Attempt(begun=now, full=True, windows=tuple(windows), without_time=without_time)
+    wanted = [f.window for f in last.failed] + [all_time.model_copy(update={"since": last.begun - OVERLAP})]
+    windows = [window for part in wanted for window in divide(part)[0]]
+    return Attempt(begun=now, full=False, windows=tuple(windows), without_time=last.without_time)
 
 
-def _whole(attempt: Attempt, answers: list[Answer], holes: list[Hole], last: Exported | None, store: Store, scratch: Path) -> Exported:
-    """All anew. What an earlier export holds stands in for a hole; where nothing changed, its answers stay, and so does all that was made of them."""
-    kept = _within_holes(last.answers, holes) if last is not None else []
-    exported = Exported(begun=attempt.begun, last_full=attempt.begun, answers=(*kept, *answers), holes=tuple(holes), outside=attempt.outside)
+def _full_export(
+    attempt: Attempt, answers: list[Answer], failed: list[FailedWindow], last: ProjectExport | None, store: Store, scratch: Path
+) -> ProjectExport:
+    """The export from new answers alone; the last export stands in for failed windows.
+
+    Where nothing has changed, the last answers are kept, so that the step and all steps after it stay cached.
+    """
+    kept = _limit_to(last.answers, failed) if last is not None else []
+    export = ProjectExport(
+        begun=attempt.begun, last_full=attempt.begun, answers=(*kept, *answers), failed=tuple(failed), without_time=attempt.without_time
+    )
     if last is None:
-        return exported
-    with Merge(scratch / "before.sqlite") as before, Merge(scratch / "now.sqlite") as now:
-        lay(before, last.answers, store)
-        lay(now, exported.answers, store)
-        gone = len(before.images() - now.images())
+        return export
+    with ExportMerge(scratch / "before.sqlite") as before, ExportMerge(scratch / "now.sqlite") as now:
+        add_answers(before, last.answers, store)
+        add_answers(now, export.answers, store)
+        gone = len(before.image_ids() - now.image_ids())
         if gone:
-            log.warning("%d images of the last export are no longer in Animl, or no longer fit; they are left out", gone)
+            log.warning("%d images of the last export are no longer in Animl, or no longer fit the plan; they are dropped", gone)
         unchanged = before.digest() == now.digest()
-    return exported.model_copy(update={"answers": last.answers}) if unchanged else exported
+    return export.model_copy(update={"answers": last.answers}) if unchanged else export
 
 
-def _added(attempt: Attempt, answers: list[Answer], holes: list[Hole], last: Exported | None, store: Store, scratch: Path) -> Exported:
-    """What is new laid over what is kept; an answer that changes nothing is not kept."""
-    assert last is not None  # noqa: S101 - only an export of all begins from nothing
+def _incremental_export(
+    attempt: Attempt, answers: list[Answer], failed: list[FailedWindow], last: ProjectExport | None, store: Store, scratch: Path
+) -> ProjectExport:
+    """The last export and the new answers, without those that change nothing."""
+    assert last is not None  # noqa: S101 - only a full export begins from nothing
     new = []
     if answers:
-        with Merge(scratch / "merge.sqlite") as merge:
-            lay(merge, last.answers, store)
-            new = [a for a in answers if lay(merge, [a], store)]
-    log.info("%d of %d new answers change what is kept", len(new), len(answers))
-    return last.model_copy(update={"begun": attempt.begun, "answers": (*last.answers, *new), "holes": tuple(holes)})
+        with ExportMerge(scratch / "merge.sqlite") as merge:
+            add_answers(merge, last.answers, store)
+            new = [a for a in answers if add_answers(merge, [a], store)]
+    log.info("%d of %d new answers change the export", len(new), len(answers))
+    return last.model_copy(update={"begun": attempt.begun, "answers": (*last.answers, *new), "failed": tuple(failed)})
 
 
-def _within_holes(answers: Iterable[Answer], holes: list[Hole]) -> list[Answer]:
-    """Earlier answers, limited to the time of the holes."""
+def _limit_to(answers: Iterable[Answer], failed: list[FailedWindow]) -> list[Answer]:
+    """Earlier answers, limited to the time of the failed windows."""
     limited = []
     for answer in answers:
         parts = answer.only or (answer.window,)
-        shared = [both for hole in holes for part in parts if (both := part.meets(hole.window)) is not None]
+        shared = [both for f in failed for part in parts if (both := part.intersection(f.window)) is not None]
         if shared:
             limited.append(answer.model_copy(update={"only": tuple(shared)}))
     return limited
 
 
-def make_step(source: SourceConfig, exported: Exported, locs: list[Location], store: Store) -> Artifact:
-    """The artifact of what the exports amount to; the same answers, holes and places are the same artifact."""
-    answers = [a.model_dump(mode="json") for a in exported.answers]
-    holes = [h.model_dump(mode="json") for h in exported.holes]
-    config = {"export": source.export, "key": source.key, "location_field": source.location_field, "outside": exported.outside}
-    digests = {"answers": digest_of(answers), "holes": digest_of(holes), "locations": digest_of(locs)}
-
-    def build(space: Workspace) -> StepOutput:
-        return _build(space, source, exported, locs, store)
-
-    return store.make(STEP, digests=digests, config=config, build=build)
-
-
-def _build(space: Workspace, source: SourceConfig, exported: Exported, locs: list[Location], store: Store) -> StepOutput:
-    _keep_untouched(space, exported.answers, store)
-    with Merge(space.scratch / "merge.sqlite") as merge:
-        lay(merge, exported.answers, store)
-        merge.write(space.out / "export.json")
-    named: set[str] = set()
-    records = _noting_locations(batches(space.out / "export.json", source.export), named)
-    location_of = {p.deployment: p.location for p in locs} if source.location_field == "location" else {}
-    made = write_batches(space, records, source, known=_problems(exported), locations=location_of)
-    write_table(space.out, EXPORT_LOCATIONS, locations_table(_all_locations(locs, named)))
-    return made
-
-
-def lay(merge: Merge, answers: Iterable[Answer], store: Store) -> int:
-    """Lay answers over each other in their order; how many images changed comes back."""
+def add_answers(merge: ExportMerge, answers: Iterable[Answer], store: Store) -> int:
+    """Merge answers in their order and return how many images changed."""
     changed = 0
     for answer in answers:
-        cct = parsed(store.blob(answer.blob), str(answer.window))
-        changed += merge.add(cct, partial(_counts, answer.only))
+        coco = parse_coco(store.blob(answer.blob), str(answer.window))
+        changed += merge.add(coco, partial(_is_within, answer.only))
     return changed
 
 
-def _counts(only: tuple[Window, ...], taken: str) -> bool:
-    """Whether an image of that capture time counts in an answer that is limited to some windows."""
-    return not only or any(window.holds(taken) for window in only)
+def _is_within(windows: tuple[Window, ...], taken: str) -> bool:
+    """Whether a capture time is in one of some windows; True without windows."""
+    return not windows or any(window.contains(taken) for window in windows)
 
 
-def _keep_untouched(space: Workspace, answers: tuple[Answer, ...], store: Store) -> None:
-    """Write what Animl answered, byte for byte, and which is what."""
+# -- what the step writes --------------------------------------------------------------------------------------------
+
+
+def _build(space: Workspace, source: SourceConfig, export: ProjectExport, locations: list[Location], store: Store) -> StepOutput:
+    _keep_answers(space, export.answers, store)
+    with ExportMerge(space.scratch / "merge.sqlite") as merge:
+        add_answers(merge, export.answers, store)
+        merge.write(space.out / "export.json")
+    return write_tables(space, read_batches(space.out / "export.json", source.export), source, _known_problems(export), locations)
+
+
+def _keep_answers(space: Workspace, answers: tuple[Answer, ...], store: Store) -> None:
+    """Write Animl's answers unchanged, and the list of their windows."""
     (space.out / "windows").mkdir()
     listed: list[dict[str, Any]] = []
     for i, answer in enumerate(answers):
@@ -223,24 +256,11 @@ def _keep_untouched(space: Workspace, answers: tuple[Answer, ...], store: Store)
     (space.out / "windows.json").write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
 
 
-def _problems(exported: Exported) -> list[Problem]:
-    found = [("window_failed", str(h.window), f"about {h.window.images} images: {h.reason}: {h.detail}") for h in exported.holes]
-    if exported.outside:
-        found.append(
-            ("images_outside_of_time", "", f"{exported.outside} images have no capture time that Animl can ask for; they are not in the export")
-        )
-    return found
-
-
-def _noting_locations(records: Iterable[Batch], named: set[str]) -> Iterator[Batch]:
-    """The records as they are; the locations that their images name are added to ``named`` on the way."""
-    for part, rows in records:
-        if part == "images":
-            named |= {row["location"] for row in rows if isinstance(row, dict) and isinstance(row.get("location"), str) and row["location"]}
-        yield part, rows
-
-
-def _all_locations(locs: list[Location], named: set[str]) -> list[Location]:
-    """The places, with those locations that stand nowhere, as places of their own."""
-    known = {p.deployment for p in locs}
-    return sorted([*locs, *(Location(name, name, float("nan"), float("nan")) for name in named - known)])
+def _known_problems(export: ProjectExport) -> Problems:
+    problems = Problems()
+    for f in export.failed:
+        problems.add("window_failed", str(f.window), f"about {f.window.images} images: {f.reason}: {f.detail}")
+    if export.without_time:
+        detail = f"{export.without_time} images have no capture time that Animl can filter by; they are not in the export"
+        problems.add("images_without_capture_time", "", detail)
+    return problems

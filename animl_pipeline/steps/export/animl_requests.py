@@ -1,12 +1,11 @@
-"""Windows asked of Animl one after the other: what arrives is checked, what does not fit is split, what fails is reported.
+"""Export windows from Animl one by one: check each answer, halve windows that are cut off or fail, list those that stay failed.
 
-An export that Animl fails to make, often because of a single image, is halved until the hole around that image is small.
+An export that Animl cannot make, often because of a single image, is halved until the failed window around it is small.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,165 +15,171 @@ from animl_pipeline.config import AnimlExportConfig
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.core.progress import track
 from animl_pipeline.integrations.animl import AnimlClient, ExportTask, ImageFilters
-from animl_pipeline.steps.export.animl_state import Answer, Attempt, Hole, Memory, Progress
+from animl_pipeline.steps.export.animl_state import Answer, Attempt, ExportState, FailedWindow, WindowProgress
 from animl_pipeline.steps.export.animl_windows import Window
-from animl_pipeline.steps.export.read_export import parsed
+from animl_pipeline.steps.export.read_export import parse_coco
 from animl_pipeline.storage.remote_files import RemoteError
 from animl_pipeline.storage.step_cache import Store
 
 log = logging.getLogger(__name__)
 
-
-SMALL_HOLE = 20
-"""A window of so few images that failed is not halved any more."""
-NARROWING = 60
-"""Exports that may be spent, in all, on making holes smaller; and, beside four a window, on what was cut off."""
-CUT_OFF = {"truncated", "miscounted"}
-TRIES = 3
-"""How many dead addresses of a window are followed."""
-SPLITS = CUT_OFF | {"failed", "timed_out"}
+SMALL_WINDOW = 20
+"""A failed window of so few images is not halved again."""
+MAX_HALVINGS = 60
+"""Halvings in all for failed windows; for incomplete answers as many, and four more for each window."""
+URL_TRIES = 3
+"""How many expired addresses of one window are replaced."""
+INCOMPLETE = {"truncated", "miscounted"}
+"""Reasons why an answer is not used: the file is cut off, or holds another number of images than Animl counted."""
+HALVED = INCOMPLETE | {"failed", "timed_out"}
 """Reasons for which a smaller window may succeed."""
 
 
-class Desk(NamedTuple):
-    """What asking needs."""
+class ExportContext(NamedTuple):
+    """What the export of a project works with."""
 
     animl: AnimlClient
     filters: ImageFilters
-    spec: AnimlExportConfig
-    memory: Memory
+    config: AnimlExportConfig
+    state: ExportState
     attempt: Attempt
     store: Store
     scratch: Path
 
+    def filters_of(self, window: Window) -> ImageFilters:
+        """The filters for one window."""
+        return window_filters(self.filters, window)
 
-def ask_windows(desk: Desk, what: str) -> tuple[list[Answer], list[Hole]]:
-    """The answers to an attempt's windows in order of time, and the windows that failed. What was answered before is not asked again.
+
+def window_filters(filters: ImageFilters, window: Window) -> ImageFilters:
+    """The plan's filters, limited to one window."""
+    return filters.model_copy(update={"created_from": window.start, "created_to": window.end, "validated_since": window.since})
+
+
+def request_windows(context: ExportContext, what: str) -> tuple[list[Answer], list[FailedWindow]]:
+    """Export the windows of an attempt; windows that were exported before it was interrupted are not requested again.
+
+    Returns:
+        The answers in order of time, and the windows that failed.
 
     Raises:
-        RemoteError: ``unreachable``: Animl is gone altogether.
+        RemoteError: ``unreachable``: Animl does not answer at all.
     """
-    known = desk.memory.progress(desk.attempt)
-    again: set[str] = set()
+    known = context.state.progress(context.attempt)
+    retried: set[str] = set()
     answers: list[Answer] = []
-    holes: list[Hole] = []
-    budget = {True: NARROWING + 4 * len(desk.attempt.windows), False: NARROWING}
-    todo = list(reversed(desk.attempt.windows))
+    failed: list[FailedWindow] = []
+    incomplete_left, failed_left = MAX_HALVINGS + 4 * len(context.attempt.windows), MAX_HALVINGS
+    todo = list(reversed(context.attempt.windows))
     with track(what, sum(w.images for w in todo)) as step:
         while todo:
             window = todo.pop()
-            before = known.pop(window.key, Progress())
+            before = known.pop(window.key, WindowProgress())
             if before.halves:
                 todo.extend(reversed(before.halves))
                 continue
             try:
-                answers.append(before.answer or _answer(desk, window, before.task))
+                answers.append(before.answer or _request(context, window, before.task))
                 step(window.images)
             except RemoteError as e:
-                if e.reason == "unreachable":  # not this window's fault: better to stop here and go on later
+                if e.reason == "unreachable":  # not the fault of this window: stop here and resume later
                     raise
-                budget[e.reason in CUT_OFF] -= 1
-                halves = _halves(desk, window, e) if budget[e.reason in CUT_OFF] >= 0 else ()
+                incomplete = e.reason in INCOMPLETE
+                incomplete_left, failed_left = incomplete_left - incomplete, failed_left - (not incomplete)
+                halves = _halves(context, window, e) if (incomplete_left if incomplete else failed_left) >= 0 else ()
                 todo.extend(reversed(halves))
-                if not halves and e.reason in CUT_OFF and window.key not in again:
-                    again.add(window.key)  # the count may have moved just then
+                if not halves and incomplete and window.key not in retried:
+                    retried.add(window.key)  # images may have been added just then
                     todo.append(window)
                 elif not halves:
-                    holes.append(Hole(window=window, reason=e.reason, detail=str(e)))
+                    failed.append(FailedWindow(window=window, reason=e.reason, detail=str(e)))
                     log.warning("not exported: %s, about %d images: %s", window, window.images, e)
                     step(window.images)
-    return answers, holes
+    return answers, failed
 
 
-def counted(animl: AnimlClient, filters: ImageFilters) -> Callable[[Window], int]:
-    """Counts a window's images."""
-    return lambda window: animl.count(_within(filters, window))
-
-
-def _within(filters: ImageFilters, window: Window) -> ImageFilters:
-    return filters.model_copy(update={"created_from": window.start, "created_to": window.end, "validated_since": window.since})
-
-
-def _halves(desk: Desk, window: Window, fault: RemoteError) -> tuple[Window, ...]:
-    """The halves to ask for instead, where that may help; they are remembered."""
+def _halves(context: ExportContext, window: Window, error: RemoteError) -> tuple[Window, ...]:
+    """The halves to export instead, where that may help. They are remembered."""
     pair = window.halves()
-    if pair is None or fault.reason not in SPLITS or window.images <= (1 if fault.reason in CUT_OFF else SMALL_HOLE):
+    smallest = 1 if error.reason in INCOMPLETE else SMALL_WINDOW
+    if pair is None or error.reason not in HALVED or window.images <= smallest:
         return ()
     try:
-        counts = [counted(desk.animl, desk.filters)(half) for half in pair]
+        counts = [context.animl.count_images(context.filters_of(half)) for half in pair]
     except RemoteError as e:
         log.warning("%s cannot be halved: %s", window, e)
         return ()
     halves = tuple(half.model_copy(update={"images": n}) for half, n in zip(pair, counts, strict=True) if n)
     if halves:
-        log.info("asked again in halves: %s (%s)", window, fault)
-        desk.memory.note(desk.attempt, window, Progress(halves=halves))
+        log.info("exporting in halves: %s (%s)", window, error)
+        context.state.save_progress(context.attempt, window, WindowProgress(halves=halves))
     return halves
 
 
-def _answer(desk: Desk, window: Window, task: str) -> Answer:
-    """Animl's answer, checked and kept.
+def _request(context: ExportContext, window: Window, task_id: str) -> Answer:
+    """Animl's answer for a window, checked and stored.
 
     Raises:
-        RemoteError: ``failed``, ``truncated``, ``miscounted``, or what the client raises.
+        RemoteError: ``failed``, ``truncated``, ``miscounted``, or an error of the client.
     """
-    target = desk.scratch / "answer.json"
+    target = context.scratch / "answer.json"
     try:
-        outcome = _arrived(desk, window, task, target)
+        task = _download(context, window, task_id, target)
         data = target.read_bytes()
     finally:
         target.unlink(missing_ok=True)
-    _check(data, outcome, str(window))
-    answer = Answer(window=window.model_copy(update={"images": outcome.count}), blob=desk.store.put_blob(data), bytes=len(data))
-    desk.memory.note(desk.attempt, window, Progress(answer=answer))
-    log.info("%s: %d images", window, outcome.count)
+    _check_complete(data, task, str(window))
+    answer = Answer(window=window.model_copy(update={"images": task.count}), blob=context.store.put_blob(data), bytes=len(data))
+    context.state.save_progress(context.attempt, window, WindowProgress(answer=answer))
+    log.info("%s: %d images", window, task.count)
     return answer
 
 
-def _arrived(desk: Desk, window: Window, task: str, target: Path) -> ExportTask:
-    """What Animl says of the export that lies at ``target`` now.
+def _download(context: ExportContext, window: Window, task_id: str, target: Path) -> ExportTask:
+    """Wait for Animl's export and download it to ``target``; returns what Animl says of it.
 
-    An address dies after an hour: then the same task is asked for another, and a new export is made when it has none.
+    The address of an export expires after an hour. Then the same task is asked for a new one; where it has none, a new export
+    is made.
     """
-    dead = SecretStr("")
-    for _ in range(TRIES):
-        task = task or _begun(desk, window)
-        outcome = _ended(desk, window, task)
-        if outcome.url == dead:
-            task = _begun(desk, window)
-            outcome = _ended(desk, window, task)
+    expired = SecretStr("")
+    for _ in range(URL_TRIES):
+        task_id = task_id or _start(context, window)
+        task = _wait(context, window, task_id)
+        if task.url == expired:
+            task_id = _start(context, window)
+            task = _wait(context, window, task_id)
         try:
-            desk.animl.download(outcome.url, target)
-            return outcome
+            context.animl.download(task.url, target)
+            return task
         except RemoteError as e:
             if e.reason != "forbidden":
                 raise
-            log.info("%s: the address of the export is dead, asking for another", window)
-            dead = outcome.url
-    raise RemoteError("forbidden", f"the addresses of {TRIES} exports were dead as soon as they were known")
+            log.info("%s: the address of the export has expired; asking for a new one", window)
+            expired = task.url
+    raise RemoteError("forbidden", f"{URL_TRIES} addresses of exports had expired as soon as Animl gave them")
 
 
-def _begun(desk: Desk, window: Window) -> str:
-    """A new export of the window, remembered so that a killed run waits for it instead of for another."""
-    task = desk.animl.begin_export(_within(desk.filters, window))
-    desk.memory.note(desk.attempt, window, Progress(task=task))
-    return task
+def _start(context: ExportContext, window: Window) -> str:
+    """Start an export and remember its task, so that a killed run waits for it instead of starting another."""
+    task_id = context.animl.start_export(context.filters_of(window))
+    context.state.save_progress(context.attempt, window, WindowProgress(task=task_id))
+    return task_id
 
 
-def _ended(desk: Desk, window: Window, task: str) -> ExportTask:
-    outcome = desk.animl.outcome(task, desk.spec.timeout_s)
-    if outcome.status == "COMPLETE":
-        return outcome
-    desk.memory.note(desk.attempt, window, Progress())  # so that the next run asks anew
-    log.info("%s: the task %s failed", window, task)
-    raise RemoteError("failed", f"Animl could not make the export: {outcome.error or 'no reason given'}")
+def _wait(context: ExportContext, window: Window, task_id: str) -> ExportTask:
+    task = context.animl.wait_for_export(task_id, context.config.timeout_s)
+    if task.status == "COMPLETE":
+        return task
+    context.state.save_progress(context.attempt, window, WindowProgress())  # so that the next run starts a new export
+    log.info("%s: the task %s failed", window, task_id)
+    raise RemoteError("failed", f"Animl could not make the export: {task.error or 'no reason given'}")
 
 
-def _check(data: bytes, outcome: ExportTask, where: str) -> None:
-    """Whether the answer is whole: strict JSON, with as many images as Animl says."""
+def _check_complete(data: bytes, task: ExportTask, where: str) -> None:
+    """Check that an answer is strict JSON with as many images as Animl counted."""
     try:
-        images = len(parsed(data, where)["images"])
+        images = len(parse_coco(data, where)["images"])
     except ExportError as e:
         raise RemoteError("truncated", f"the answer is cut off ({e.__cause__ or e}; {len(data)} bytes)") from e
-    if images != outcome.count:
-        raise RemoteError("miscounted", f"the answer holds {images} images where Animl counted {outcome.count}")
+    if images != task.count:
+        raise RemoteError("miscounted", f"the answer holds {images} images where Animl counted {task.count}")

@@ -1,4 +1,7 @@
-"""Windows of capture time, each small enough for one export."""
+"""Divide an Animl project into windows of capture time, each small enough for one export.
+
+Animl streams exports of more than 18,000 images, and such files can be cut off.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,16 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from animl_pipeline.core.records import Record
-from animl_pipeline.integrations.animl.queries import iso
+from animl_pipeline.core.artifacts import Record
+from animl_pipeline.integrations.animl.queries import iso_utc
 from animl_pipeline.storage.remote_files import RemoteError
 
 log = logging.getLogger(__name__)
 
-
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
-NARROWEST = timedelta(seconds=2)
-TIMEOUTS = 12
+"""Where open windows are halved as if they began and ended there."""
+MIN_WINDOW = timedelta(seconds=2)
+MAX_TIMEOUTS = 12
 """Counts that may time out before Animl is taken to be out of order."""
 
 
@@ -29,30 +32,30 @@ class Window(Record):
 
     @property
     def key(self) -> str:
-        """The window as text, without what changes from one look to the next."""
-        return " ".join(iso(t) if t else "-" for t in (self.start, self.end, self.since))
+        """The window as text, without its number of images."""
+        return " ".join(iso_utc(t) if t else "-" for t in (self.start, self.end, self.since))
 
     def __str__(self) -> str:
-        """For a person."""
-        since = f", validated since {iso(self.since)}" if self.since else ""
-        return f"images taken {iso(self.start) if self.start else 'at any time'} to {iso(self.end) if self.end else 'any time'}{since}"
+        """For messages."""
+        since = f", validated since {iso_utc(self.since)}" if self.since else ""
+        return f"images taken {iso_utc(self.start) if self.start else 'at any time'} to {iso_utc(self.end) if self.end else 'any time'}{since}"
 
     def halves(self) -> tuple[Window, Window] | None:
-        """Its earlier and its later half, or None where it is too narrow."""
+        """The earlier and the later half; None for a window that is too narrow."""
         low, high = self.start or EARLIEST, self.end or LATEST
-        if high - low < NARROWEST:
+        if high - low < MIN_WINDOW:
             return None
         middle = (low + (high - low) / 2).replace(microsecond=0)
         return self.model_copy(update={"end": middle, "images": 0}), self.model_copy(update={"start": middle, "images": 0})
 
-    def meets(self, other: Window) -> Window | None:
-        """The time that both cover, if any."""
+    def intersection(self, other: Window) -> Window | None:
+        """The time that both windows cover; None where there is none."""
         start = max((t for t in (self.start, other.start) if t), default=None)
         end = min((t for t in (self.end, other.end) if t), default=None)
         return None if start and end and start >= end else Window(start=start, end=end)
 
-    def holds(self, taken: str) -> bool:
-        """Whether a capture time as an export writes it lies in the window."""
+    def contains(self, taken: str) -> bool:
+        """Whether a capture time, as an export writes it, is in the window."""
         try:
             moment = datetime.fromisoformat(taken)
         except ValueError:
@@ -64,43 +67,36 @@ class Window(Record):
 Count = Callable[[Window], int]
 
 
-def planned_windows(whole: Window, count: Count, limit: int) -> tuple[list[Window], int]:
-    """``whole`` as windows of at most ``limit`` images in order of time, and how many images lie in none of them.
+def divide_into_windows(whole: Window, count: Count, max_images: int) -> tuple[list[Window], int]:
+    """``whole`` as windows of at most ``max_images`` images in order of time, and the number of images in none of them.
 
-    Empty windows are left out; one that cannot be halved any more stays as it is. Images without a capture time lie in
-    no window.
+    Empty windows are left out. A window that is too narrow to be halved stays as it is. Images without a capture time are in
+    no window. A count that times out counts as too many images.
 
     Raises:
-        RemoteError: Animl cannot be asked.
+        RemoteError: Animl does not answer, or refuses.
     """
-    patience = _Patience(count)
-    total = patience.ask(whole)
+    timeouts = 0
+
+    def count_or_none(window: Window) -> int | None:
+        nonlocal timeouts
+        try:
+            return count(window)
+        except RemoteError as e:
+            timeouts += 1
+            if e.reason != "timed_out" or timeouts > MAX_TIMEOUTS:
+                raise
+            return None
+
+    total = count_or_none(whole)
     windows: list[Window] = []
     todo = [(whole, total)]
     while todo:
         window, images = todo.pop()
-        halves = window.halves() if images is None or images > limit else None
+        halves = window.halves() if images is None or images > max_images else None
         if halves is not None:
-            todo.extend((half, patience.ask(half)) for half in reversed(halves))
+            todo.extend((half, count_or_none(half)) for half in reversed(halves))
         elif images != 0:
             windows.append(window.model_copy(update={"images": images or 0}))
-    outside = max(0, (total or 0) - sum(w.images for w in windows))
     log.info("%s images to export, in %d windows", "?" if total is None else f"{total:,}", len(windows))
-    return windows, outside
-
-
-class _Patience:
-    """Counts; a window that is too large to be counted in Animl's 30 s counts as too large to be exported: None."""
-
-    def __init__(self, count: Count) -> None:
-        self.count = count
-        self.timeouts = 0
-
-    def ask(self, window: Window) -> int | None:
-        try:
-            return self.count(window)
-        except RemoteError as e:
-            self.timeouts += 1
-            if e.reason != "timed_out" or self.timeouts > TIMEOUTS:
-                raise
-            return None
+    return windows, max(0, (total or 0) - sum(w.images for w in windows))

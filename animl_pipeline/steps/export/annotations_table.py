@@ -1,149 +1,193 @@
-"""The objects of an export, batch by batch, as one table; what is wrong with which."""
+"""Build the annotations table of an export from batches of COCO annotation and category records, and list what is wrong with which."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from animl_pipeline.steps.export.columns import BAD_BOX, BOX, Bools, box_text, boxes, column, first_fit, numbers, text, texts
+from animl_pipeline.steps.export.columns import (
+    BAD_BOX,
+    BOX,
+    Bools,
+    as_mask,
+    box_columns,
+    column,
+    first_of_each_id,
+    format_box,
+    number_column,
+    text_column,
+    to_text,
+)
 from animl_pipeline.steps.export.problems import Problems
 
-COLUMNS = ("annotation_id", "image_id", "label", "x", "y", "w", "h", "confidence", "reviewed")
-FAULTS = ("malformed_object", "duplicate_object", "unknown_image", "unknown_category", "malformed_object", "box_empty", "box_outside")
-"""In the order in which they are looked for; of several the first counts."""
 SLACK = 1
-"""Pixels by which a rounded box may pass the frame without a word."""
+"""Pixels by which a box may reach over the edge of its image without a note: exports round their boxes."""
+_BATCH = pa.schema(
+    [("annotation_id", pa.string()), ("image_id", pa.string()), ("category", pa.int32()), ("confidence", pa.float64()), ("reviewed", pa.bool_())]
+)
 
 
-class ObjectRows:
-    """The objects seen so far. Their categories' names are known only at the end: exports say them last."""
+class AnnotationsTable:
+    """The annotation records seen so far, as columns. Labels come at the end: exports list their categories last."""
 
     def __init__(self) -> None:
         self._batches: list[pa.RecordBatch] = []
         self._boxes: list[Any] = []
         self._kinds: list[Any] = []
-        self._categories: dict[Any, int] = {}
+        self._codes: dict[Any, int] = {}
         self._malformed: dict[int, str] = {}
         self._bad_boxes: dict[int, str] = {}
         self.seen = 0
 
-    def add(self, found: list[Any]) -> None:
-        """Take in the next records."""
-        rows: list[dict[str, Any]] = [row if isinstance(row, dict) else {} for row in found]
-        ids, raw_boxes = texts(column(rows, "id")), column(rows, "bbox")
-        categories = column(rows, "category_id")
-        xywh, kinds = boxes(raw_boxes)
-        unusable = np.asarray(pc.equal(ids, "").to_numpy(zero_copy_only=False), bool)
-        unusable[[i for i, c in enumerate(categories) if isinstance(c, (bool, list, dict))]] = True
-        self._malformed |= {self.seen + int(i): text(found[i])[:80] for i in np.flatnonzero(unusable)}
+    def add(self, records: list[Any]) -> None:
+        """Take in the next records, whatever JSON values they are."""
+        rows: list[dict[str, Any]] = [row if isinstance(row, dict) else {} for row in records]
+        ids, raw_boxes, categories = text_column(column(rows, "id")), column(rows, "bbox"), column(rows, "category_id")
+        boxes, kinds = box_columns(raw_boxes)
+        malformed = as_mask(pc.equal(ids, ""))
+        malformed[[i for i, c in enumerate(categories) if isinstance(c, (bool, list, dict))]] = True
+        self._malformed |= {self.seen + int(i): to_text(records[i])[:80] for i in np.flatnonzero(malformed)}
         self._bad_boxes |= {self.seen + int(i): f"bbox {raw_boxes[i]!r}"[:160] for i in np.flatnonzero(kinds == BAD_BOX)}
         columns = {
             "annotation_id": ids,
-            "image_id": texts(column(rows, "image_id")),
+            "image_id": text_column(column(rows, "image_id")),
             "category": pa.array([-1 if isinstance(c, (bool, list, dict)) else self._code(c) for c in categories], pa.int32()),
-            "confidence": pa.array(numbers(column(rows, "confidence"))),
+            "confidence": pa.array(number_column(column(rows, "confidence"))),
             "reviewed": pa.array([row.get("validated") is not False and row.get("validated_by") != "Not Reviewed" for row in rows], pa.bool_()),
         }
         self._batches.append(pa.RecordBatch.from_pydict(columns))
-        self._boxes.append(xywh)
+        self._boxes.append(boxes)
         self._kinds.append(kinds)
         self.seen += len(rows)
 
     def _code(self, category: Any) -> int:
-        return self._categories.setdefault(category, len(self._categories))
+        return self._codes.setdefault(category, len(self._codes))
 
-    def table(self, images: pa.Table, name_of: Callable[[Any], str], problems: Problems) -> pa.Table:
-        """The objects that count, their columns as ``COLUMNS``.
+    def table(self, images: pa.Table, label_of: Callable[[Any], str], problems: Problems) -> pa.Table:
+        """The usable annotations with the columns of EXPORT_ANNOTATIONS.
 
         Args:
-            images: those that count, with ``image_id, width, height``.
-            name_of: tells the name of a category id, "" where there is none.
-            problems: takes in what is wrong.
+            images: the usable images, with ``image_id, width, height``.
+            label_of: category id → label, "" where there is none.
+            problems: takes in what is wrong with the others.
         """
-        t = pa.Table.from_batches(self._batches, SCHEMA)
-        xywh, kinds = np.concatenate([np.empty((0, 4)), *self._boxes]), np.concatenate([np.empty(0, np.int8), *self._kinds])
-        name = pa.array([name_of(c) for c in self._categories] + [""], pa.string())  # the last: of no category
-        category = t["category"].to_numpy()
-        frame = _frames(t["image_id"], images)
-        ids = t["annotation_id"].combine_chunks()
-        faults = self._faults(xywh, kinds, frame, np.asarray(pc.equal(name, "").to_numpy(zero_copy_only=False), bool)[category])
-        kept, later = first_fit(ids, ~np.any(list(faults.values()), axis=0))
-        self._list_faults(problems, faults, later, t, xywh, frame)
-        _list_oddities(problems, kept, t, xywh, frame, name, category)
-        rows = {
+        table = pa.Table.from_batches(self._batches, _BATCH)
+        boxes, kinds = np.concatenate([np.empty((0, 4)), *self._boxes]), np.concatenate([np.empty(0, np.int8), *self._kinds])
+        labels = pa.array([label_of(c) for c in self._codes] + [""], pa.string())  # the last one: no category
+        category = table["category"].to_numpy()
+        category = np.where(category < 0, len(labels) - 1, category)
+        label = labels.take(pa.array(category))
+        sizes = _image_sizes(table["image_id"], images)
+        ids = table["annotation_id"].combine_chunks()
+        faults = self._faults(boxes, kinds, sizes, as_mask(pc.equal(labels, ""))[category])
+        kept, later = first_of_each_id(ids, ~np.any(list(faults.values()), axis=0))
+        self._list_faults(problems, faults, later, table, boxes, sizes)
+        _list_notes(problems, kept, table, boxes, sizes, label)
+        columns = {
             "annotation_id": ids,
-            "image_id": t["image_id"],
-            "label": name.take(pa.array(np.where(category < 0, len(name) - 1, category))),
-            **{c: pa.array(xywh[:, i]) for i, c in enumerate("xywh")},
-            "confidence": t["confidence"],
-            "reviewed": t["reviewed"],
+            "image_id": table["image_id"],
+            "label": label,
+            **{name: pa.array(boxes[:, i]) for i, name in enumerate("xywh")},
+            "confidence": table["confidence"],
+            "reviewed": table["reviewed"],
         }
-        table = pa.table(rows)
-        return table if kept.all() else table.filter(kept)
+        made = pa.table(columns)
+        return made if kept.all() else made.filter(kept)
 
-    def _faults(self, xywh: Any, kinds: Any, frame: Any, nameless: Bools) -> dict[str, Bools]:
-        """What may be wrong with each object, aside from being there twice."""
-        x, y, w, h = xywh.T
-        malformed = np.zeros(len(xywh), bool)
+    def _faults(self, boxes: Any, kinds: Any, sizes: Any, without_label: Bools) -> dict[str, Bools]:
+        """Fault → which annotations have it, apart from duplicates."""
+        x, y, w, h = boxes.T
+        malformed = np.zeros(len(boxes), bool)
         malformed[list(self._malformed)] = True
-        box, sized = kinds == BOX, frame.min(1) > 0
-        outside = (x >= frame[:, 0]) | (y >= frame[:, 1]) | (x + w <= 0) | (y + h <= 0)
+        has_box, has_size = kinds == BOX, sizes.min(1) > 0
+        outside = (x >= sizes[:, 0]) | (y >= sizes[:, 1]) | (x + w <= 0) | (y + h <= 0)
         return {
             "malformed": malformed,
-            "unknown_image": frame[:, 0] < 0,
-            "unknown_category": nameless,
+            "unknown_image": sizes[:, 0] < 0,
+            "unknown_category": without_label,
             "bad_box": kinds == BAD_BOX,
-            "box_empty": box & ((w <= 0) | (h <= 0)),
-            "box_outside": box & sized & outside,
+            "box_empty": has_box & ((w <= 0) | (h <= 0)),
+            "box_outside": has_box & has_size & outside,
         }
 
-    def _list_faults(self, problems: Problems, faults: dict[str, Bools], later: Bools, t: pa.Table, xywh: Any, frame: Any) -> None:
-        """List each object that is left out under the first of its faults."""
-        raw = {code: category for category, code in self._categories.items()}
-        image_ids, codes = t["image_id"], t["category"].to_numpy()
-        tell: dict[str, Callable[[int], str]] = {
+    def _list_faults(self, problems: Problems, faults: dict[str, Bools], later: Bools, table: pa.Table, boxes: Any, sizes: Any) -> None:
+        """List each dropped annotation under the first of its faults, in the order below."""
+        raw_categories = {code: category for category, code in self._codes.items()}
+        image_ids, codes = table["image_id"], table["category"].to_numpy()
+        details: dict[str, Callable[[int], str]] = {
             "malformed": lambda i: self._malformed[i],
-            "duplicate_object": lambda i: "the first one counts",
+            "duplicate_annotation": lambda i: "the first one is used",
             "unknown_image": lambda i: f"image_id {image_ids[i].as_py()!r}"[:160],
-            "unknown_category": lambda i: f"category_id {raw[codes[i]]!r}",
+            "unknown_category": lambda i: f"category_id {raw_categories[codes[i]]!r}",
             "bad_box": lambda i: self._bad_boxes[i],
-            "box_empty": lambda i: f"bbox {box_text(xywh[i])}",
-            "box_outside": lambda i: f"bbox {box_text(xywh[i])} in {frame[i, 0]} x {frame[i, 1]}",
+            "box_empty": lambda i: f"bbox {format_box(boxes[i])}",
+            "box_outside": lambda i: f"bbox {format_box(boxes[i])} in {sizes[i, 0]} x {sizes[i, 1]}",
         }
-        told = np.zeros(len(later), bool)
-        for fault, detail in tell.items():
-            here = (later if fault == "duplicate_object" else faults[fault]) & ~told
-            told |= here
-            rows = [int(i) for i in np.flatnonzero(here)]
-            subjects = [""] * len(rows) if fault == "malformed" else t["annotation_id"].take(pa.array(rows, pa.int64())).to_pylist()
-            problem = "malformed_object" if fault in {"malformed", "bad_box"} else fault
-            problems.add(problem, subjects, [detail(i) for i in rows])
+        listed = np.zeros(len(later), bool)
+        for fault, detail in details.items():
+            mask = (later if fault == "duplicate_annotation" else faults[fault]) & ~listed
+            listed |= mask
+            rows = [int(i) for i in np.flatnonzero(mask)]
+            subjects = [""] * len(rows) if fault == "malformed" else table["annotation_id"].take(pa.array(rows, pa.int64())).to_pylist()
+            reason = "malformed_annotation" if fault in {"malformed", "bad_box"} else fault
+            problems.add_many(reason, subjects, [detail(i) for i in rows])
 
 
-SCHEMA = pa.schema(
-    [("annotation_id", pa.string()), ("image_id", pa.string()), ("category", pa.int32()), ("confidence", pa.float64()), ("reviewed", pa.bool_())]
-)
+def _image_sizes(image_ids: pa.ChunkedArray, images: pa.Table) -> Any:
+    """[n, 2] width and height of each annotation's image: 0 where unknown, -1 where the image is not in the table."""
+    row = pc.index_in(image_ids, value_set=images["image_id"].combine_chunks()).fill_null(-1).to_numpy()
+    sizes = np.stack([np.append(images[c].to_numpy(), -1) for c in ("width", "height")], axis=1)
+    sizes[(sizes == 0).any(1)] = 0
+    return sizes[row]
 
 
-def _frames(image_ids: pa.ChunkedArray, images: pa.Table) -> Any:
-    """[n, 2] width and height of each object's image: 0 where it says none, -1 where it is not there."""
-    at = pc.index_in(image_ids, value_set=images["image_id"].combine_chunks()).fill_null(-1).to_numpy()
-    sides = np.stack([np.append(images[c].to_numpy(), -1) for c in ("width", "height")], axis=1)
-    sides[(sides == 0).any(1)] = 0
-    return sides[at]
+def _list_notes(problems: Problems, kept: Bools, table: pa.Table, boxes: Any, sizes: Any, labels: pa.Array) -> None:
+    """List what is odd about annotations that are kept."""
+    x, y, w, h = boxes.T
+    unreviewed = pa.array(kept & ~table["reviewed"].to_numpy())
+    coded = labels.filter(unreviewed).dictionary_encode()
+    details = pa.array([f"label {label!r}" for label in coded.dictionary.to_pylist()], pa.string())
+    problems.add_many("unreviewed", table["annotation_id"].filter(unreviewed), details.take(coded.indices))
+    within = (x >= -SLACK) & (y >= -SLACK) & (x + w <= sizes[:, 0] + SLACK) & (y + h <= sizes[:, 1] + SLACK)
+    partly = kept & (sizes[:, 0] > 0) & ~np.isnan(x) & ~within
+    texts = [f"bbox {format_box(boxes[i])} in {sizes[i, 0]} x {sizes[i, 1]}; it will be clipped to the image" for i in np.flatnonzero(partly)]
+    problems.add_many("box_partly_outside", table["annotation_id"].filter(pa.array(partly)).to_pylist(), texts)
 
 
-def _list_oddities(problems: Problems, kept: Bools, t: pa.Table, xywh: Any, frame: Any, name: pa.Array, category: Any) -> None:
-    """List what is odd about the objects that are kept."""
-    x, y, w, h = xywh.T
-    unreviewed = kept & ~t["reviewed"].to_numpy()
-    labels = np.array([f"label {n!r}" for n in name.to_pylist()], object)
-    problems.add("unreviewed", t["annotation_id"].filter(unreviewed).to_pylist(), labels[category[unreviewed]].tolist())
-    within = (x >= -SLACK) & (y >= -SLACK) & (x + w <= frame[:, 0] + SLACK) & (y + h <= frame[:, 1] + SLACK)
-    partly = kept & (frame[:, 0] > 0) & ~np.isnan(x) & ~within
-    details = [f"bbox {box_text(xywh[i])} in {frame[i, 0]} x {frame[i, 1]}; it will be cut at the frame" for i in np.flatnonzero(partly)]
-    problems.add("box_partly_outside", t["annotation_id"].filter(partly).to_pylist(), details)
+class Categories:
+    """The categories seen so far. One id must mean one name: a wrong one would make wrong labels.
+
+    Ids are compared as text, since some tools write 7 in one part and "7" in the other. Names are in Unicode's form NFC.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+        self._ambiguous: dict[str, str] = {}
+        self._malformed: list[str] = []
+
+    def add(self, records: list[Any]) -> None:
+        """Take in the next records."""
+        for row in records:
+            key, name = (_category_key(row.get("id")), normalize("NFC", to_text(row.get("name")))) if isinstance(row, dict) else ("", "")
+            if not key or not name:
+                self._malformed.append(to_text(row)[:80])
+            elif (known := self._names.setdefault(key, name)) != name:
+                self._ambiguous[key] = f"the id of {known!r} and of {name!r}; annotations with it are dropped"
+
+    def labels(self, problems: Problems) -> Callable[[Any], str]:
+        """A function from an annotation's category id to its label ("" where it has none); ``problems`` takes in what is wrong."""
+        for row in self._malformed:
+            problems.add("malformed_category", "", row)
+        for key, detail in self._ambiguous.items():
+            problems.add("ambiguous_category", key, detail)
+        return lambda category: "" if (key := _category_key(category)) in self._ambiguous else self._names.get(key, "")
+
+
+def _category_key(category: Any) -> str:
+    """A category's id as text, "" for values that cannot be one."""
+    return "" if isinstance(category, (bool, list, dict)) else to_text(category)

@@ -1,6 +1,6 @@
-"""A Camtrap DP (Camera Trap Data Package, https://camtrap-dp.tdwg.org) as an export: read from a folder, an address or a zip.
+"""Read a Camtrap DP (Camera Trap Data Package, https://camtrap-dp.tdwg.org) from a folder, an address or a zip.
 
-datapackage.json names three tables; their paths are not to be trusted and never leave the package.
+datapackage.json names three tables. Their paths are not trusted and never leave the package.
 """
 
 from __future__ import annotations
@@ -18,156 +18,150 @@ import pandas as pd
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError, redact_url
-from animl_pipeline.core.records import Artifact
-from animl_pipeline.steps.export.archives import faults_named, gunzipped, member, own_names
-from animl_pipeline.steps.export.camtrap_dp_observations import converted
-from animl_pipeline.steps.export.to_coco import is_safe, make_converted
+from animl_pipeline.steps.export.camtrap_dp_observations import convert_observations
+from animl_pipeline.steps.export.images_table import is_safe_path
+from animl_pipeline.steps.export.read_export import archive_errors, export_error, gunzip, read_zip_member, zip_names
+from animl_pipeline.steps.export.to_coco import converted_export
+from animl_pipeline.steps.export.write_tables import ExportBuild
 from animl_pipeline.storage.remote_files import RemoteError, open_remote
-from animl_pipeline.storage.step_cache import Store
 
-PACKAGE = "datapackage.json"
-TABLES = ("deployments", "media", "observations")
-COLUMNS = {
+PACKAGE_FILE = "datapackage.json"
+REQUIRED_COLUMNS = {
     "deployments": ("deploymentID",),
     "media": ("mediaID", "deploymentID", "filePath"),
     "observations": ("observationID", "deploymentID", "observationType"),
 }
-"""Columns without which a table is not one of version 1.0 or later."""
-MISSING = ["", "NA", "NaN", "nan"]
-"""How a value that is not there is written (1.0: empty only; since 1.0.2 the others, too)."""
+"""Table → columns without which it is not of version 1.0 or later."""
+MISSING_VALUES = ["", "NA", "NaN", "nan"]
+"""How a missing value is written: empty in 1.0, also the others since 1.0.2."""
 
-Getter = Callable[[str], bytes]
+Reader = Callable[[str], bytes]
+"""Gives the content of a file in the package, by its path."""
 
 
-def export_camtrap(source: SourceConfig, store: Store, settings: Settings, archive: bytes | None = None) -> Artifact:
-    """The export step of a Camtrap DP; see :func:`animl_pipeline.steps.export.export_annotations`.
+def read_camtrap_dp(source: SourceConfig, settings: Settings, archive: bytes | None = None) -> ExportBuild:
+    """The export of a Camtrap DP.
 
     Args:
         source: names a folder, the address of a datapackage.json, or a zip.
-        store: where to.
-        settings: where paths start.
-        archive: the zip, if it is one.
+        settings: where relative paths start.
+        archive: the content of the zip, if it is one.
 
     Raises:
-        ExportError: it is no package of version 1.0 or later, a table is not there, or nothing of it is left.
+        ExportUnreachableError: its host does not answer now.
+        ExportError: ``not_found``, ``bad_archive``, ``archive_too_large``, ``bad_package``, or ``bad_table``.
     """
     where = redact_url(source.export)
-    get = _from_zip(archive, where) if archive is not None else _from_folder(source, settings)
-    originals = _files(get, where)
-    tables = {name: _table(name, originals, where) for name in TABLES}
-    return make_converted(
+    read = _zip_reader(archive, where) if archive is not None else _folder_reader(source, settings)
+    package = _parse_package(data := read(PACKAGE_FILE), where)
+    paths = {table: _table_paths(package, table, where) for table in REQUIRED_COLUMNS}
+    originals = {PACKAGE_FILE: data} | {path: read(path) for table in paths.values() for path in table}
+    tables = {table: _read_table(package, table, [(path, originals[path]) for path in paths[table]], where) for table in paths}
+    return converted_export(
         source,
-        store,
         originals=originals,
         digests={f"file {name}": hashlib.sha256(data).hexdigest() for name, data in originals.items()},
         config={
             "kind": "camtrap-dp",
             "location_field": source.location_field,
-            "images": redact_url(source.images) if "://" in source.images else "",  # what is cut off from a picture's address
+            "images": redact_url(source.images) if "://" in source.images else "",  # cut off from the addresses of images
             "merge_locations_within_m": source.merge_locations_within_m,
         },
-        convert=lambda: converted(tables, source, where),
+        convert=lambda: convert_observations(tables, source, where),
     )
 
 
-def _from_folder(source: SourceConfig, settings: Settings) -> Getter:
-    base = source.export.removesuffix(f"/{PACKAGE}") if source.export != PACKAGE else "."
+def _folder_reader(source: SourceConfig, settings: Settings) -> Reader:
+    base = source.export.removesuffix(f"/{PACKAGE_FILE}") if source.export != PACKAGE_FILE else "."
     remote = open_remote(base, settings)
 
-    def get(name: str) -> bytes:
+    def read(path: str) -> bytes:
         try:
-            return remote.read(name)
+            return remote.read(path)
         except RemoteError as e:
-            raise ExportError(f"source {source.name!r}: expected a Camtrap DP with {name} at {redact_url(base)}: {e}; mend sources.export") from e
+            raise export_error(source, f"a Camtrap DP with {path} at {redact_url(base)}", e) from e
 
-    return get
+    return read
 
 
-def _from_zip(data: bytes, where: str) -> Getter:
-    with faults_named(where):
+def _zip_reader(data: bytes, where: str) -> Reader:
+    with archive_errors(where):
         archive = zipfile.ZipFile(io.BytesIO(data))
-    names = [n for n in own_names(archive) if n.rpartition("/")[2] == PACKAGE]
+    names = [name for name in zip_names(archive) if name.rpartition("/")[2] == PACKAGE_FILE]
     if len(names) != 1:
-        raise ExportError(f"{where}: expected one {PACKAGE} in the archive, found {len(names)}; unpack it and name the right one")
-    folder = names[0].removesuffix(PACKAGE)
-    return lambda name: member(archive, folder + name, where)
+        raise ExportError(f"{where}: expected one {PACKAGE_FILE} in the archive, found {len(names)}; unpack it and name the right one")
+    folder = names[0].removesuffix(PACKAGE_FILE)
+    return lambda path: read_zip_member(archive, folder + path, where)
 
 
-def _files(get: Getter, where: str) -> dict[str, bytes]:
-    """The package's description and tables, untouched, by name."""
-    originals = {PACKAGE: get(PACKAGE)}
-    for name in TABLES:
-        for path in _paths(_description(originals, where), name, where):
-            originals[path] = get(path)
-    return originals
-
-
-def _description(originals: dict[str, bytes], where: str) -> dict[str, Any]:
+def _parse_package(data: bytes, where: str) -> dict[str, Any]:
     try:
-        package = json.loads(originals[PACKAGE])
+        package = json.loads(data)
     except (ValueError, RecursionError) as e:
-        raise ExportError(f"{where}: {PACKAGE} is not JSON ({e}); fetch it again") from e
+        raise ExportError(f"{where}: {PACKAGE_FILE} is not JSON ({e}); fetch it again", code="bad_package") from e
     if not isinstance(package, dict) or not isinstance(package.get("resources"), list):
-        raise ExportError(f"{where}: {PACKAGE} describes no data package: expected the list resources; fetch it again")
+        raise ExportError(f"{where}: expected the list resources in {PACKAGE_FILE}, found none; fetch it again", code="bad_package")
     return package
 
 
-def _resource(package: dict[str, Any], name: str, where: str) -> dict[str, Any]:
-    found = [r for r in package["resources"] if isinstance(r, dict) and r.get("name") == name]
+def _resource(package: dict[str, Any], table: str, where: str) -> dict[str, Any]:
+    found = [r for r in package["resources"] if isinstance(r, dict) and r.get("name") == table]
     if len(found) != 1:
-        has = ", ".join(str(r.get("name")) for r in package["resources"] if isinstance(r, dict))
-        raise ExportError(f"{where}: expected one resource {name!r} in {PACKAGE}, found {len(found)} among {has or 'none'}; is it a Camtrap DP?")
+        others = ", ".join(str(r.get("name")) for r in package["resources"] if isinstance(r, dict)) or "none"
+        line = f"{where}: expected one resource {table!r} in {PACKAGE_FILE}, found {len(found)} among {others}; is it a Camtrap DP?"
+        raise ExportError(line, code="bad_package")
     return dict(found[0])
 
 
-def _paths(package: dict[str, Any], name: str, where: str) -> list[str]:
-    """A table's files: relative paths inside the package."""
-    said = _resource(package, name, where).get("path")
-    paths = said if isinstance(said, list) and said else [said]
+def _table_paths(package: dict[str, Any], table: str, where: str) -> list[str]:
+    """The files of a table: relative paths inside the package."""
+    value = _resource(package, table, where).get("path")
+    paths = value if isinstance(value, list) and value else [value]
     for path in paths:
-        if not isinstance(path, str) or not is_safe(path):
-            raise ExportError(f"{where}: expected a path inside the package for the table {name!r}, found {path!r}; fetch it beside {PACKAGE}")
+        if not isinstance(path, str) or not is_safe_path(path) or "://" in path:
+            line = f"{where}: expected a path inside the package for the table {table!r}, found {path!r}; put it beside {PACKAGE_FILE}"
+            raise ExportError(line, code="bad_package")
         if not path.endswith((".csv", ".csv.gz")):
-            raise ExportError(f"{where}: expected the table {name!r} as .csv or .csv.gz, found {path!r}; write it as CSV")
+            raise ExportError(f"{where}: expected the table {table!r} as .csv or .csv.gz, found {path!r}; write it as CSV", code="bad_package")
     return [str(path) for path in paths]
 
 
-def _table(name: str, originals: dict[str, bytes], where: str) -> pd.DataFrame:
-    """A table, all its values as text, empty where missing."""
-    package = _description(originals, where)
-    resource = _resource(package, name, where)
-    delimiter, encoding = _dialect(resource, f"{where}: the table {name!r} in {PACKAGE}")
-    parts = [_read_csv(originals[path], f"{where}, {path}", delimiter, encoding) for path in _paths(package, name, where)]
-    table = pd.concat(parts, ignore_index=True)
-    lacking = [c for c in COLUMNS[name] if c not in table]
-    if lacking:
-        version, found = str(package.get("profile", "no profile"))[:120], ", ".join(map(str, table.columns))[:200]
+def _read_table(package: dict[str, Any], table: str, files: list[tuple[str, bytes]], where: str) -> pd.DataFrame:
+    """A table with all values as text, "" where missing."""
+    delimiter, encoding = _dialect(_resource(package, table, where), f"{where}: the table {table!r} in {PACKAGE_FILE}")
+    rows = pd.concat([_read_csv(data, f"{where}, {path}", delimiter, encoding) for path, data in files], ignore_index=True)
+    missing = [column for column in REQUIRED_COLUMNS[table] if column not in rows]
+    if missing:
+        version, found = str(package.get("profile", "no profile"))[:120], ", ".join(map(str, rows.columns))[:200]
         raise ExportError(
-            f"{where}: the table {name!r} has no column {lacking[0]!r}; expected Camtrap DP 1.0 or later, found {version} with the columns {found}"
+            f"{where}: the table {table!r} has no column {missing[0]!r}; expected Camtrap DP 1.0 or later, found {version} with the columns {found}",
+            code="bad_table",
         )
-    return table
+    return rows
 
 
 def _dialect(resource: dict[str, Any], what: str) -> tuple[str, str]:
-    """Between which characters a table's values stand, and in which encoding it is written."""
+    """The delimiter and the encoding of a table."""
     dialect, encoding = resource.get("dialect") or {}, resource.get("encoding") or "utf-8"
     delimiter = dialect.get("delimiter", ",") if isinstance(dialect, dict) else None
     if not isinstance(delimiter, str) or len(delimiter) != 1:
-        raise ExportError(f"{what}: expected a dialect with one character as its delimiter, found {str(dialect)[:80]!r}; write it as CSV with commas")
+        line = f"{what}: expected a dialect with one character as its delimiter, found {str(dialect)[:80]!r}; write it as CSV with commas"
+        raise ExportError(line, code="bad_table")
     try:
         codec = codecs.lookup(encoding).name
     except (LookupError, TypeError, ValueError) as e:
-        raise ExportError(f"{what}: expected an encoding such as utf-8, found {str(encoding)[:80]!r}; write it in UTF-8") from e
+        line = f"{what}: expected an encoding such as utf-8, found {str(encoding)[:80]!r}; write it in UTF-8"
+        raise ExportError(line, code="bad_table") from e
     return delimiter, codec
 
 
 def _read_csv(raw: bytes, where: str, delimiter: str, encoding: str) -> pd.DataFrame:
-    plain = gunzipped(raw, where) if raw[:2] == b"\x1f\x8b" else raw
+    data = gunzip(raw, where) if raw[:2] == b"\x1f\x8b" else raw
     try:
-        data = io.BytesIO(plain.removeprefix(codecs.BOM_UTF8))
-        table = pd.read_csv(data, dtype=str, keep_default_na=False, na_values=MISSING, encoding=encoding, sep=delimiter)
+        text = io.BytesIO(data.removeprefix(codecs.BOM_UTF8))
+        table = pd.read_csv(text, dtype=str, keep_default_na=False, na_values=MISSING_VALUES, encoding=encoding, sep=delimiter)
     except (ValueError, LookupError, pd.errors.ParserError, pd.errors.EmptyDataError) as e:
-        raise ExportError(f"{where} is no table that can be read: {e}; fetch it again") from e
-    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first values for names of rows
-        raise ExportError(f"{where} is no table that can be read: its rows hold more values than it has columns; write it anew")
-    return table.fillna("").astype(object)  # rows are taken one by one: Python's own texts are quicker there than Arrow's
+        raise ExportError(f"{where} cannot be read as a table: {e}; fetch it again", code="bad_table") from e
+    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first values for the names of the rows
+        raise ExportError(f"{where} cannot be read as a table: its rows hold more values than it has columns; write it again", code="bad_table")
+    return table.fillna("").astype(object)  # rows are read one by one, for which Python's own strings are faster than Arrow's

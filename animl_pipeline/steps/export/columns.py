@@ -1,6 +1,7 @@
-"""Values as exports have them, whatever their type, as columns.
+"""Columns from JSON values of any type: text, numbers, image sizes and boxes.
 
-Most columns hold one type throughout and become arrays at once; only others are looked at value by value.
+Most fields of an export hold one type throughout; their values become an array at once. Only mixed fields are converted value
+by value.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 MAX_SIDE = 1 << 31
-"""No picture has sides of so many pixels: such a size is a fault."""
+"""A width or height of so many pixels or more is a fault."""
 NO_BOX, BOX, BAD_BOX = 0, 1, 2
-"""What an annotation has for a box: none, one, or something else."""
+"""What an annotation has as its box: nothing, a box, or something else."""
 
 
 def column(rows: list[dict[str, Any]], field: str) -> list[Any]:
-    """The values of a field, None where a record lacks it."""
+    """The values of one field, None where a record lacks it."""
     return [row.get(field) for row in rows]
 
 
-def text(value: Any) -> str:
-    """A value as text, nothing for None and NaN; halves of surrogate pairs, which JSON may hold and no file can, become '?'.
+def to_text(value: Any) -> str:
+    """A value as text that a table can hold; "" for None and NaN.
 
-    A float that is a whole number is written as one, since tools that know no missing integers write 7 as 7.0.
+    A whole float is written without a point, since tools without missing integers write 7 as 7.0. Half of a surrogate pair,
+    which JSON may hold and UTF-8 cannot, becomes "?".
     """
     if isinstance(value, float) and math.isnan(value):
         return ""
@@ -39,14 +41,14 @@ def text(value: Any) -> str:
     return "" if value is None else str(value).encode("utf-8", "replace").decode()
 
 
-def texts(values: list[Any]) -> pa.StringArray:
-    """Values as texts."""
+def text_column(values: list[Any]) -> pa.StringArray:
+    """Values as text; see :func:`to_text`."""
     if set(map(type, values)) <= {str, type(None)}:
         try:
             return pa.array(values, pa.string()).fill_null("")
         except UnicodeEncodeError:
             pass
-    return pa.array([text(v) for v in values], pa.string())
+    return pa.array([to_text(v) for v in values], pa.string())
 
 
 def is_number(value: Any) -> bool:
@@ -57,8 +59,8 @@ def is_number(value: Any) -> bool:
         return False
 
 
-def numbers(values: list[Any]) -> Floats:
-    """Values as float64, NaN for what is no finite number."""
+def number_column(values: list[Any]) -> Floats:
+    """Values as float64, NaN for everything that is not a finite number."""
     if set(map(type, values)) <= {int, float, type(None)}:
         try:
             found = np.array(values, np.float64)
@@ -70,35 +72,42 @@ def numbers(values: list[Any]) -> Floats:
     return np.array([float(v) if is_number(v) else math.nan for v in values], np.float64)
 
 
-def sizes(values: list[Any]) -> NDArray[np.int64]:
-    """Values as pixels, 0 for what cannot be a size."""
-    found = numbers(values)
+def size_column(values: list[Any]) -> NDArray[np.int64]:
+    """Widths or heights in pixels, 0 for everything that cannot be one."""
+    found = number_column(values)
     return np.where((found > 0) & (found < MAX_SIDE), found, 0).astype(np.int64)
 
 
-def boxes(values: list[Any]) -> tuple[Floats, NDArray[np.int8]]:
-    """[n, 4] of x, y, width and height (NaN where there is no box), and for each whether it is one."""
+def box_columns(values: list[Any]) -> tuple[Floats, NDArray[np.int8]]:
+    """Boxes as [n, 4] x, y, width and height (NaN where there is none), and for each NO_BOX, BOX or BAD_BOX."""
     kinds = np.full(len(values), BOX, np.int8)
     kinds[[i for i, v in enumerate(values) if v is None or v == []]] = NO_BOX
-    found = np.full((len(values), 4), np.nan)
+    boxes = np.full((len(values), 4), np.nan)
     four = [i for i, v in enumerate(values) if type(v) is list and len(v) == 4]
     flat = list(chain.from_iterable(values[i] for i in four))
-    found[four] = (numbers(flat) if set(map(type, flat)) <= {int, float} else numbers([v if is_number(v) else None for v in flat])).reshape(-1, 4)
-    kinds[(kinds == BOX) & np.isnan(found).any(1)] = BAD_BOX
-    found[kinds != BOX] = np.nan
-    return found, kinds
+    if not set(map(type, flat)) <= {int, float}:
+        flat = [v if is_number(v) else None for v in flat]
+    boxes[four] = number_column(flat).reshape(-1, 4)
+    kinds[(kinds == BOX) & np.isnan(boxes).any(1)] = BAD_BOX
+    boxes[kinds != BOX] = np.nan
+    return boxes, kinds
 
 
-def box_text(box: Floats) -> str:
-    """A box for a person: whole numbers without a point."""
+def format_box(box: Floats) -> str:
+    """A box for a message; whole numbers have no point."""
     return f"[{', '.join(str(int(v)) if v == int(v) else repr(float(v)) for v in box)}]"
 
 
-def first_fit(names: pa.Array, fit: Bools) -> tuple[Bools, Bools]:
-    """Which rows are the first fit one of their name, and which come after it."""
-    codes = names.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+def as_mask(values: Any) -> Bools:
+    """A pyarrow array of booleans as a numpy array."""
+    return np.asarray(values.to_numpy(zero_copy_only=False), bool)
+
+
+def first_of_each_id(ids: pa.Array, usable: Bools) -> tuple[Bools, Bools]:
+    """Which rows are the first usable one of their id, and which rows come after that one."""
+    codes = ids.dictionary_encode().indices.to_numpy(zero_copy_only=False)
     first = np.full(int(codes.max(initial=-1)) + 1, len(codes))
-    candidates = np.flatnonzero(fit)[::-1]
-    first[codes[candidates]] = candidates  # of several the last assignment counts: the first row
+    candidates = np.flatnonzero(usable)[::-1]
+    first[codes[candidates]] = candidates  # of several assignments numpy keeps the last: the first row
     later = first[codes] < np.arange(len(codes))
-    return fit & ~later, later
+    return usable & ~later, later

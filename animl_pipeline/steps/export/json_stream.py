@@ -1,9 +1,9 @@
-"""The records of a JSON document, batch by batch: a file of any size takes the memory of a window.
+"""Read the lists of a large JSON document batch by batch, with the memory of one window of the file.
 
-Most records are cut out by a guess that proves itself. A window is cut at the last ``}, {`` in it, and what stands before
-is parsed between brackets of our own: that succeeds only if the text holds whole records and nothing else, so a cut inside
-a text or a nested list is noticed. Where the guess fails (at the end of a list; at NaN, which only the patient parser
-reads) records are parsed one by one.
+Most records are read fast by a guess that proves itself. A window is cut at the last ``}, {`` in it, and the text before the
+cut is parsed as a list of its own. That succeeds only if the text holds whole records and nothing else, so a cut inside a
+string or a nested list is noticed. Where the guess fails (at the end of a list; at NaN, which only Python's parser reads) the
+records are parsed one by one.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from typing import Any, BinaryIO
 import orjson
 
 WINDOW = 1 << 21
-LONGEST = 1 << 28
-"""No single record, and no value beside the lists, may have more bytes than these."""
+MAX_VALUE = 1 << 28
+"""Bytes that a single record, or a value beside the lists, may have."""
 _BLANK = b" \t\n\r"
 _BLANKS = re.compile(r"[ \t\n\r]*")
-_NEAR = 16
-"""A fault so near to the end of what was read, blanks aside, may be no fault: the rest is not read yet."""
+_NEAR_END = 16
+"""An error so near to the end of the window may only mean that the rest was not read yet. Blanks do not count."""
 _decode = json.JSONDecoder().raw_decode
 
 
-def batches(file: BinaryIO, window: int = WINDOW) -> Iterator[tuple[str, list[Any]]]:
-    """The lists of the object that ``file`` holds, in its order: (key, some records) until all are given.
+def read_lists(file: BinaryIO, window: int = WINDOW) -> Iterator[tuple[str, list[Any]]]:
+    """The lists of the JSON object in ``file`` in its order, as (key, some records).
 
-    An empty list gives one empty batch. What is no list is read over, and so is a document that is no object. ``window`` is
-    how many bytes are looked at together.
+    An empty list gives one empty batch. Values that are not lists are skipped; a document that is not an object gives nothing.
+    ``window`` is the number of bytes that are read together.
 
     Raises:
-        ValueError: it is not JSON, goes on after its end, or says a key twice.
+        ValueError: the file is not JSON, goes on after its end, or has a key twice.
     """
-    text = _Text(_as_utf8(file), window)
+    text = _JsonText(_as_utf8(file), window)
     if text.peek() != b"{":
         text.value()
         return text.end()
@@ -65,8 +65,8 @@ def _as_utf8(file: BinaryIO) -> BinaryIO:
     return file if encoding.startswith("utf-8") else io.BytesIO(file.read().decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass"))
 
 
-class _Text:
-    """JSON under way: a window of a file, and where in it the next value begins."""
+class _JsonText:
+    """A window of a JSON file, and the position in it where the next value begins."""
 
     def __init__(self, file: BinaryIO, window: int) -> None:
         self._file = file
@@ -76,8 +76,8 @@ class _Text:
         self._before = 0
         self._why = ("it ends early", 0)
 
-    def _more(self) -> bool:
-        """Read on; false at the end of the file. What is held doubles, so that a long value is not read again and again."""
+    def _read_more(self) -> bool:
+        """Read on; False at the end of the file. The window doubles, so that a long value is not scanned again and again."""
         new = self._file.read(max(self._window, len(self._data) - self._at))
         self._before += self._at
         self._data = self._data[self._at :] + new
@@ -85,85 +85,85 @@ class _Text:
         return bool(new)
 
     def peek(self) -> bytes:
-        """The next character that is no blank; nothing at the end of the file."""
+        """The next character that is not blank; nothing at the end of the file."""
         while True:
             while self._data[self._at : self._at + 1] in (b" ", b"\n", b"\t", b"\r"):
                 self._at += 1
-            if self._at < len(self._data) or not self._more():
+            if self._at < len(self._data) or not self._read_more():
                 return self._data[self._at : self._at + 1]
 
-    def take(self, wanted: bytes) -> None:
-        """Go past the next character, which must be the wanted one."""
-        if self.peek() != wanted:
-            raise self._fault(f"expected {wanted.decode()!r}", 0)
+    def take(self, expected: bytes) -> None:
+        """Go past the next character, which must be the expected one."""
+        if self.peek() != expected:
+            raise self._error(f"expected {expected.decode()!r}", 0)
         self._at += 1
 
     def end(self) -> None:
-        """There must be nothing more."""
+        """Check that the file ends here."""
         if self.peek():
-            raise self._fault("more after the end", 0)
+            raise self._error("more after the end", 0)
 
     def value(self) -> Any:
-        """The next value, whatever it is."""
+        """The next value of any type."""
         self.peek()
         while True:
             text = self._decoded()
-            found = self._parsed(text, 0)
-            if found is None or len(text) - found[1] < _NEAR:  # a number may go on
-                if self._more():
+            found = self._parse(text, 0)
+            if found is None or len(text) - found[1] < _NEAR_END:  # a number may go on
+                if self._read_more():
                     continue
                 if found is None:
-                    raise self._fault(*self._why)
+                    raise self._error(*self._why)
             self._go_past(text[: found[1]])
             return found[0]
 
     def rows(self) -> Iterator[list[Any]]:
-        """The records of the list that begins here."""
+        """The records of the list that begins here, in batches."""
         self.take(b"[")
         if self.peek() == b"]":
             yield []
             return self.take(b"]")
         while True:
-            rows = self._guessed()
+            rows = self._rows_by_guess()
             if rows is None:
-                rows, ended = self._one_by_one()
+                rows, ended = self._rows_one_by_one()
                 yield rows
                 if ended:
                     return None
             else:
                 yield rows
 
-    def _guessed(self) -> list[Any] | None:
-        """The window's records up to its last seam, if that is one."""
+    def _rows_by_guess(self) -> list[Any] | None:
+        """The window's records up to its last cut, or None where the guess fails."""
         if len(self._data) - self._at < self._window:
-            self._more()
+            self._read_more()
         window = self._data[self._at : self._at + self._window]
-        seam = _last_seam(window)
-        if seam is None:
+        cut = _last_cut(window)
+        if cut is None:
             return None
-        end, start = seam
+        end, start = cut
         try:
             rows: list[Any] = orjson.loads(b"[" + window[:end] + b"]")
         except orjson.JSONDecodeError:
             return None
-        if any(type(row.get("id")) is float for row in rows if type(row) is dict):  # an integer of more than 64 bits, perhaps
+        if any(type(row.get("id")) is float for row in rows if type(row) is dict):  # orjson reads integers above 64 bits as floats
             return None
         self._at += start
         return rows
 
-    def _one_by_one(self) -> tuple[list[Any], bool]:
-        """Records parsed singly as far as the window goes, and whether their list has ended."""
+    def _rows_one_by_one(self) -> tuple[list[Any], bool]:
+        """Records parsed singly up to the end of the window, and whether their list has ended."""
         while True:
             text, rows = self._decoded(), []
             at = _past_blanks(text, 0)
-            while (found := self._parsed(text, at)) is not None:
+            while (found := self._parse(text, at)) is not None:
                 row, end = found
                 mark = _past_blanks(text, end)
                 if text[mark : mark + 1] not in {",", "]"}:
                     self._why = ("expected ',' or ']'", mark)
-                    if len(text) - mark < _NEAR:  # a number may go on
+                    if len(text) - mark < _NEAR_END:  # a number may go on
                         break
-                    raise self._fault(*self._why)
+                    raise self._error(*self._why)
                 rows.append(row)
                 if text[mark] == "]":
                     self._go_past(text[: mark + 1])
@@ -172,36 +172,36 @@ class _Text:
             if rows:
                 self._go_past(text[:at])
                 return rows, False
-            if not self._more():
-                raise self._fault(*self._why)
+            if not self._read_more():
+                raise self._error(*self._why)
 
-    def _parsed(self, text: str, at: int) -> tuple[Any, int] | None:
-        """The value at a place and where it ends; None where more must be read to tell."""
+    def _parse(self, text: str, at: int) -> tuple[Any, int] | None:
+        """The value at a position and where it ends; None where more must be read first."""
         try:
             return _decode(text, at)
         except json.JSONDecodeError as e:
-            cut_off = len(text[e.pos :].rstrip()) < _NEAR or e.msg.startswith("Unterminated string")
-            if not cut_off or len(text) > LONGEST:
-                raise self._fault(e.msg, e.pos) from e
+            cut_off = len(text[e.pos :].rstrip()) < _NEAR_END or e.msg.startswith("Unterminated string")
+            if not cut_off or len(text) > MAX_VALUE:
+                raise self._error(e.msg, e.pos) from e
             self._why = (e.msg, e.pos)
             return None
         except RecursionError as e:
-            raise self._fault("nested too deep", at) from e
+            raise self._error("nested too deep", at) from e
 
     def _decoded(self) -> str:
-        """The window as text, without a character that is cut in two by its end."""
+        """The window as text, without a character that its end cuts in two."""
         data = self._data[self._at :]
         try:
             return data.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError as e:
-            if len(data) - e.start < 4:  # of the longest character
+            if len(data) - e.start < 4:  # bytes of the longest character
                 return data[: e.start].decode("utf-8", "surrogatepass")
-            raise self._fault(f"no UTF-8: {e.reason}", e.start) from e
+            raise self._error(f"not UTF-8: {e.reason}", e.start) from e
 
     def _go_past(self, text: str) -> None:
         self._at += len(text.encode("utf-8", "surrogatepass"))
 
-    def _fault(self, what: str, at: int) -> ValueError:
+    def _error(self, what: str, at: int) -> ValueError:
         return ValueError(f"{what} at byte {self._before + self._at + at:,}")
 
 
@@ -210,8 +210,8 @@ def _past_blanks(text: str, at: int) -> int:
     return found.end() if found else at
 
 
-def _last_seam(window: bytes) -> tuple[int, int] | None:
-    """Where the last ``}, {`` lies: the end of the record before and the begin of the one after."""
+def _last_cut(window: bytes) -> tuple[int, int] | None:
+    """The last ``}, {`` in a window: where the record before it ends and where the one after it starts."""
     start = len(window)
     for _ in range(64):
         start = window.rfind(b"{", 0, start)

@@ -1,4 +1,4 @@
-"""MegaDetector's batch results as an export: boxes, and the best class of each. A machine said so: all of it is unreviewed.
+"""Read MegaDetector's batch results as labels: its boxes, and the best class of each. All of it is unreviewed.
 
 Format: https://lila.science/megadetector-output-format. Boxes are [x_min, y_min, width, height], relative.
 """
@@ -12,130 +12,132 @@ from typing import Any
 
 from animl_pipeline.config import MegadetectorConfig, SourceConfig
 from animl_pipeline.core.errors import ExportError, redact_url
-from animl_pipeline.core.records import Artifact
-from animl_pipeline.steps.export.class_folders import Meaning, read_layout
-from animl_pipeline.steps.export.columns import is_number, text
-from animl_pipeline.steps.export.problems import Problem
-from animl_pipeline.steps.export.to_coco import UNIT, UNREVIEWED, Converted, Row, is_image, is_safe, make_converted
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.steps.export.class_folders import FolderLabels, read_layout
+from animl_pipeline.steps.export.columns import is_number, to_text
+from animl_pipeline.steps.export.images_table import is_safe_path
+from animl_pipeline.steps.export.problems import Problems
+from animl_pipeline.steps.export.read_export import not_json
+from animl_pipeline.steps.export.to_coco import UNIT_SIZE, UNREVIEWED, Converted, Row, converted_export, is_image
+from animl_pipeline.steps.export.write_tables import ExportBuild
+
+SLACK = 0.01
+"""Share of the image by which rounding may let a box reach over the edge."""
 
 
-def export_megadetector(source: SourceConfig, data: bytes, store: Store) -> Artifact:
-    """The export step of MegaDetector's JSON; see :func:`animl_pipeline.steps.export.export_annotations`.
+def read_megadetector(source: SourceConfig, data: bytes) -> ExportBuild:
+    """The export of MegaDetector's results file.
 
     Raises:
-        ExportError: it is not that format, or nothing of it is left.
+        ExportError: ``not_json``, or ``not_megadetector``.
     """
-    found = _parsed(data, redact_url(source.export))
-    spec = source.megadetector or MegadetectorConfig()
-    return make_converted(
+    results = _parse(data, redact_url(source.export))
+    config = source.megadetector or MegadetectorConfig()
+    return converted_export(
         source,
-        store,
         originals={"results.json": data},
         digests={"file": hashlib.sha256(data).hexdigest()},
-        config={"kind": "megadetector", "layout": source.layout, **spec.model_dump(mode="json")},
-        convert=lambda: _converted(found, spec, source.layout),
+        config={"kind": "megadetector", "layout": source.layout, **config.model_dump(mode="json")},
+        convert=lambda: _convert(results, config, source.layout),
     )
 
 
-def _parsed(data: bytes, where: str) -> dict[str, Any]:
+def _parse(data: bytes, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(data)
+        results = json.loads(data)
     except (ValueError, RecursionError) as e:
-        raise ExportError(f"{where} is not JSON ({e}); fetch it again, it may have been cut off") from e
-    if not isinstance(found, dict) or not isinstance(found.get("images"), list) or not isinstance(found.get("detection_categories"), dict):
-        raise ExportError(f"{where} is not MegaDetector's format: expected the keys images (a list) and detection_categories; mend sources.kind")
-    if not isinstance(found.get("classification_categories") or {}, dict):
-        raise ExportError(
-            f"{where} is not MegaDetector's format: expected classification_categories as numbers with names, found a list; write it anew"
-        )
-    return found
+        raise not_json(where, e, data[:24]) from e
+    if not isinstance(results, dict) or not isinstance(results.get("images"), list) or not isinstance(results.get("detection_categories"), dict):
+        expected = "the keys images (a list) and detection_categories; fix sources.kind in the plan"
+    elif not isinstance(results.get("classification_categories") or {}, dict):
+        expected = "classification_categories as numbers with names, found a list; write the file again"
+    else:
+        return results
+    raise ExportError(f"{where} is not in MegaDetector's format: expected {expected}", code="not_megadetector")
 
 
-def _converted(found: dict[str, Any], spec: MegadetectorConfig, layout: str | None) -> Converted:
-    problems: list[Problem] = []
-    rows = [row | {"file": _path(row)} for row in found["images"] if _usable(row, problems)]
-    return Converted(_images(rows, layout, problems), _labels(rows, found, spec, problems), problems, [])
+def _convert(results: dict[str, Any], config: MegadetectorConfig, layout: str | None) -> Converted:
+    problems = Problems()
+    rows = [row | {"file": _path(row)} for row in results["images"] if _is_usable(row, problems)]
+    return Converted(_images(rows, layout, problems), _annotations(rows, results, config, problems), problems, [])
 
 
 def _path(row: Any) -> str | None:
-    """A picture's path with slashes, as they are not written on Windows."""
+    """An image's path with slashes, which Windows does not write."""
     file = row.get("file") if isinstance(row, dict) else None
     return file.replace("\\", "/") if isinstance(file, str) else None
 
 
-def _usable(row: Any, problems: list[Problem]) -> bool:
-    """Whether it names a picture that the machine has seen."""
+def _is_usable(row: Any, problems: Problems) -> bool:
+    """Whether a record names an image on which the detector ran."""
     file = _path(row)
     if file is None:
-        problems.append(("image_without_id", "", str(row)[:80]))
+        problems.add("image_without_id", "", str(row)[:80])
     elif not is_image(file):
-        problems.append(("not_an_image", file[:160], "only pictures are used; videos are not"))
+        problems.add("not_an_image", file, "only images are used; videos are not")
     elif row.get("failure") or not isinstance(row.get("detections"), list):
-        problems.append(("failed_image", file[:160], str(row.get("failure") or "no detections")[:160]))
-    elif not is_safe(file):
-        problems.append(("unsafe_path", file[:160], "expected a path below the pictures' place"))
+        problems.add("failed_image", file, str(row.get("failure") or "no detections"))
+    elif not is_safe_path(file) or "://" in file:
+        problems.add("unsafe_path", file, "expected a path below the folder of the images")
     else:
         return True
     return False
 
 
-def _images(rows: list[Row], layout: str | None, problems: list[Problem]) -> Iterator[Row]:
+def _images(rows: list[Row], layout: str | None, problems: Problems) -> Iterator[Row]:
     for row in rows:
-        meaning = read_layout(layout, row["file"]) if layout else Meaning("", "")
-        if meaning is None:
-            problems.append(("no_location_folder", row["file"][:160], f"its path does not reach as deep as {layout}"))
-        location = meaning.location if meaning else ""
-        yield {"id": row["file"], "file_name": row["file"], "location": location, "datetime": str(row.get("datetime") or ""), **UNIT}
+        folders = read_layout(layout, row["file"]) if layout else FolderLabels("", "")
+        if folders is None:
+            problems.add("no_location_folder", row["file"], f"its path is not as deep as {layout}")
+        location = folders.location if folders else ""
+        yield {"id": row["file"], "file_name": row["file"], "location": location, "datetime": str(row.get("datetime") or ""), **UNIT_SIZE}
 
 
-def _labels(rows: list[Row], found: dict[str, Any], spec: MegadetectorConfig, problems: list[Problem]) -> Iterator[Row]:
-    kinds, names = found["detection_categories"], found.get("classification_categories") or {}
+def _annotations(rows: list[Row], results: dict[str, Any], config: MegadetectorConfig, problems: Problems) -> Iterator[Row]:
+    categories, classes = results["detection_categories"], results.get("classification_categories") or {}
     for row in rows:
-        sound = [d for d in row["detections"] if _is_sound(d, row["file"], problems)]
-        sure = [d for d in sound if d["conf"] >= spec.confidence]
-        if len(sure) < len(sound):
-            problems.append(("image_with_boxes_below_confidence", row["file"][:160], f"{len(sound) - len(sure)} boxes below {spec.confidence}"))
-        for i, detection in enumerate(sure):
-            name = _best_class(detection, row["file"], names, spec.classification, problems) or text(kinds.get(str(detection.get("category"))))
-            if not name:
-                told = f"category {detection.get('category')!r} is not in detection_categories"
-                problems.append(("unknown_category", row["file"][:160], told[:160]))
+        file = row["file"]
+        valid = [d for d in row["detections"] if _is_valid(d, file, problems)]
+        confident = [d for d in valid if d["conf"] >= config.confidence]
+        if len(confident) < len(valid):
+            problems.add("boxes_below_confidence", file, f"{len(valid) - len(confident)} boxes below {config.confidence}")
+        for i, detection in enumerate(confident):
+            category = detection.get("category")
+            label = _best_class(detection, file, classes, config.classification, problems) or to_text(categories.get(str(category)))
+            if not label:
+                problems.add("unknown_category", file, f"category {category!r} is not in detection_categories")
                 continue
             yield {
-                "id": f"{row['file']}#{i}",
-                "image_id": row["file"],
-                "name": name,
+                "id": f"{file}#{i}",
+                "image_id": file,
+                "label": label,
                 "bbox": detection["bbox"],
                 "confidence": detection["conf"],
                 **UNREVIEWED,
             }
-        if not sure and len(sound) == len(row["detections"]):  # who knows what a malformed box was of
-            yield {"id": f"{row['file']}#empty", "image_id": row["file"], "name": "empty", **UNREVIEWED}
+        if not confident and len(valid) == len(row["detections"]):  # a malformed box may be of an animal
+            yield {"id": f"{file}#empty", "image_id": file, "label": "empty", **UNREVIEWED}
 
 
-def _is_sound(detection: Any, file: str, problems: list[Problem]) -> bool:
+def _is_valid(detection: Any, file: str, problems: Problems) -> bool:
     if isinstance(detection, dict) and _is_share(detection.get("conf")) and _is_box(detection.get("bbox")):
         return True
-    problems.append(("malformed_object", file[:160], str(detection)[:160]))
+    problems.add("malformed_annotation", file, str(detection))
     return False
 
 
-def _best_class(detection: Row, file: str, names: dict[str, Any], threshold: float, problems: list[Problem]) -> str:
-    """The most certain class of a box, if it is certain enough and has a name."""
-    said = detection.get("classifications")
-    said = said if isinstance(said, list) else [] if said is None else [said]
-    pairs = [p for p in said if isinstance(p, list) and len(p) == 2 and _is_share(p[1])]
-    if len(pairs) < len(said):
-        problems.append(("malformed_classification", file[:160], str(said)[:160]))
+def _best_class(detection: Row, file: str, classes: dict[str, Any], threshold: float, problems: Problems) -> str:
+    """The most probable class of a box, "" where it is below the threshold or has no name."""
+    found = detection.get("classifications")
+    found = found if isinstance(found, list) else [] if found is None else [found]
+    pairs = [p for p in found if isinstance(p, list) and len(p) == 2 and _is_share(p[1])]
+    if len(pairs) < len(found):
+        problems.add("malformed_classification", file, str(found))
     best = max(pairs, key=lambda p: float(p[1]), default=None)
     if best is None or best[1] < threshold:
         return ""
-    name = text(names.get(str(best[0])))
+    name = to_text(classes.get(str(best[0])))
     if not name:
-        problems.append(
-            ("unknown_classification", file[:160], f"class {best[0]!r} is not in classification_categories; the box keeps its kind"[:160])
-        )
+        problems.add("unknown_classification", file, f"class {best[0]!r} is not in classification_categories; the detector's category is used")
     return name
 
 
@@ -144,8 +146,8 @@ def _is_share(value: Any) -> bool:
 
 
 def _is_box(value: Any) -> bool:
-    """[x_min, y_min, width, height], relative; rounding may let it reach past the frame by a little."""
+    """Whether a value is a relative box [x_min, y_min, width, height]."""
     if not (isinstance(value, list) and len(value) == 4 and all(is_number(v) for v in value)):
         return False
     x, y, w, h = (float(v) for v in value)
-    return x >= -0.01 and y >= -0.01 and w > 0 and h > 0 and x + w <= 1.01 and y + h <= 1.01
+    return x >= -SLACK and y >= -SLACK and w > 0 and h > 0 and x + w <= 1 + SLACK and y + h <= 1 + SLACK

@@ -1,88 +1,124 @@
-"""What an export says, as tables: every problem is counted and listed; none ends the run unless nothing is left.
+"""Write the tables of an export: images, annotations, problems, and the locations of its camera deployments.
 
-Category ids differ from one export to the next, so only names leave this room.
+Every problem is counted and listed. None ends the step as long as one annotation is left. Category ids differ from one export
+to the next, even of the same project, so the tables hold labels only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import islice
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from animl_pipeline.config import SourceConfig
+from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.errors import ExportError, redact_url
-from animl_pipeline.core.records import Counts
-from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES, EXPORT_PROBLEMS
+from animl_pipeline.core.locations import merge_locations
+from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES, EXPORT_LOCATIONS, EXPORT_PROBLEMS
 from animl_pipeline.core.tables import write_table
-from animl_pipeline.steps.export.annotations_table import COLUMNS as OBJECT_COLUMNS
-from animl_pipeline.steps.export.annotations_table import ObjectRows
-from animl_pipeline.steps.export.images_table import COLUMNS as IMAGE_COLUMNS
-from animl_pipeline.steps.export.images_table import ImageRows
-from animl_pipeline.steps.export.problems import LOSES, Categories, Problem, Problems
-from animl_pipeline.steps.export.read_export import PARTS, Batch
+from animl_pipeline.integrations.animl import CameraDeployment
+from animl_pipeline.integrations.animl.queries import iso_utc
+from animl_pipeline.steps.export.annotations_table import AnnotationsTable, Categories
+from animl_pipeline.steps.export.images_table import ImagesTable
+from animl_pipeline.steps.export.problems import Problems
+from animl_pipeline.steps.export.read_export import Batch
 from animl_pipeline.storage.step_cache import StepOutput, Workspace
 
-__all__ = ["IMAGE_COLUMNS", "LOSES", "OBJECT_COLUMNS", "Problem", "write_batches", "write_tables"]
 
-ROWS = 10_000
-"""Records looked at together."""
+class ExportBuild(NamedTuple):
+    """An export of any format, ready for the step cache.
+
+    Attributes:
+        digests: the contents that it was read from, by name.
+        config: the values of the plan that change its tables.
+        build: writes its files.
+    """
+
+    digests: Mapping[str, str]
+    config: Mapping[str, Any]
+    build: Callable[[Workspace], StepOutput]
+
+
+class Location(NamedTuple):
+    """The location of a camera deployment.
+
+    ``deployment`` is the name that the export uses. ``lat`` and ``lon`` are degrees, NaN where unknown.
+    """
+
+    deployment: str
+    location: str
+    lat: float
+    lon: float
+
+
+def merge_deployments(deployments: Sequence[CameraDeployment], within_m: float | None) -> list[Location]:
+    """Each deployment's location, sorted by name.
+
+    Deployments within ``within_m`` metres (great circle) of each other are one location, and so is a chain of them: a renamed
+    deployment must not be a new location. A location has the name of its oldest deployment, so that it keeps its name when one
+    is added. A name used at several sites counts as one location, because an export holds the name only.
+    """
+    ordered = sorted(deployments, key=lambda d: (d.started is None, iso_utc(d.started) if d.started else "", d.deployment, d.camera, d.lat, d.lon))
+    oldest = {d.deployment: d for d in reversed(ordered)}
+    points = np.array([[d.lat, d.lon] for d in ordered], float).reshape(-1, 2)
+    location = merge_locations([d.deployment for d in ordered], points, within_m)
+    return sorted(Location(name, location[name], d.lat, d.lon) for name, d in oldest.items())
 
 
 def write_tables(
-    space: Workspace,
-    cct: Mapping[str, Any],
-    source: SourceConfig,
-    *,
-    known: Iterable[Problem] | None = None,
-    locations: Mapping[str, str] | None = None,
+    space: Workspace, batches: Iterable[Batch], source: SourceConfig, problems: Problems | None = None, locations: Sequence[Location] | None = None
 ) -> StepOutput:
-    """Write images.parquet, annotations.parquet and problems.parquet from a COCO for Camera Traps document.
+    """Write the tables of one COCO for Camera Traps document.
 
     Args:
         space: where to.
-        cct: the document: images, annotations and categories, each a list or anything else that gives records.
-        source: which of its fields mean what.
-        known: problems found before, to be listed and counted with the others.
-        places: the place that a location is part of; locations that are not named are places of their own.
+        batches: the document's records in any order, as :func:`animl_pipeline.steps.export.read_export.read_batches` gives them.
+        source: which fields of an image hold its path and its location.
+        problems: problems found before; they are counted and listed with the others.
+        locations: the locations of camera deployments; None for a source without coordinates, which gets no locations table.
 
     Raises:
-        ExportError: no object is left.
+        ExportError: ``nothing_left``: no annotation is usable.
     """
-    return write_batches(space, _in_batches(cct), source, known=known, locations=locations)
-
-
-def write_batches(
-    space: Workspace,
-    batches: Iterable[Batch],
-    source: SourceConfig,
-    *,
-    known: Iterable[Problem] | None = None,
-    locations: Mapping[str, str] | None = None,
-) -> StepOutput:
-    """As :func:`write_tables`, from a document's records as :func:`animl_pipeline.steps.export.read_export.batches` gives them, in any order."""
-    images, objects = ImageRows(source), ObjectRows()
-    categories = Categories()
-    for part, rows in batches:
-        if part == "images":
-            images.add(rows)
-        elif part == "annotations":
-            objects.add(rows)
-        elif part == "categories":
-            categories.add(rows)
-    problems = Problems(known or ())
-    image_table = images.table(problems, locations or {})
-    object_table = objects.table(image_table, categories.names(problems), problems)
-    if not len(object_table):
-        found = ", ".join(f"{n} {p.replace('_', ' ')}" for p, n in problems.most()) or "no annotations at all"
-        raise ExportError(f"{redact_url(source.export)}: nothing is left of {objects.seen} annotations: {found}; mend the export or choose another")
+    images, annotations, categories = ImagesTable(source), AnnotationsTable(), Categories()
+    parts = {"images": images.add, "annotations": annotations.add, "categories": categories.add}
+    for part, records in batches:
+        if part in parts:
+            parts[part](records)
+    problems = problems or Problems()
+    image_table = images.table(problems)
+    annotation_table = annotations.table(image_table, categories.labels(problems), problems)
+    if not len(annotation_table):
+        found = problems.summary() or "no annotations at all"
+        raise ExportError(
+            f"{redact_url(source.export)}: none of {annotations.seen} annotations is usable: {found}; fix the export or choose another",
+            code="nothing_left",
+            problems=problems.dropped() | problems.noted(),
+        )
+    if locations is not None:
+        write_table(space.out, EXPORT_LOCATIONS, _locations_table(locations, image_table))
+        if source.location_field == "location":
+            image_table = _with_merged_locations(image_table, locations)
     write_table(space.out, EXPORT_IMAGES, image_table)
-    write_table(space.out, EXPORT_ANNOTATIONS, object_table)
+    write_table(space.out, EXPORT_ANNOTATIONS, annotation_table)
     write_table(space.out, EXPORT_PROBLEMS, problems.table())
-    return StepOutput(Counts(kept=len(object_table), dropped=problems.dropped(), noted=problems.noted()))
+    return StepOutput(Counts(kept=len(annotation_table), dropped=problems.dropped(), notes=problems.noted()))
 
 
-def _in_batches(cct: Mapping[str, Any]) -> Iterable[Batch]:
-    for part in PARTS:
-        rows = iter(cct[part])
-        while batch := list(islice(rows, ROWS)):
-            yield part, batch
+def _locations_table(locations: Sequence[Location], images: pa.Table) -> pd.DataFrame:
+    """The known locations, and those that images name and of which no coordinates are known, each as a location of its own."""
+    unknown = set(pc.unique(images["location"]).to_pylist()) - {"", *(loc.deployment for loc in locations)}
+    rows = sorted([*locations, *(Location(name, name, float("nan"), float("nan")) for name in unknown)])
+    return pd.DataFrame(rows, columns=EXPORT_LOCATIONS.names()).astype({"deployment": str, "location": str, "lat": float, "lon": float})
+
+
+def _with_merged_locations(images: pa.Table, locations: Sequence[Location]) -> pa.Table:
+    """The images with the merged location in place of their deployment."""
+    location_of = {loc.deployment: loc.location for loc in locations}
+    coded = images["location"].combine_chunks().dictionary_encode()
+    names = pa.array([location_of.get(name, name) for name in coded.dictionary.to_pylist()], pa.string())
+    return images.set_column(images.schema.get_field_index("location"), "location", names.take(coded.indices))
