@@ -1,7 +1,7 @@
-"""What Animl must be told of a released model, as files that a person can look at, and as the changes that can be made from here.
+"""Register a released model in Animl: MLModel document, thresholds, SSM parameters, automation rules, and a checklist.
 
-SSM parameters are written, automation rules are read, merged and written back; the MLModel document has no door in Animl's
-API, so it comes as a script for mongosh. Each label that Animl keeps names the document's version, not the endpoint's.
+SSM parameters and automation rules are written from here. Animl's API cannot write the MLModel document, so it comes as a
+script for mongosh. Each label that Animl stores names the document's version, not the endpoint's.
 """
 
 from __future__ import annotations
@@ -9,30 +9,30 @@ from __future__ import annotations
 import colorsys
 import json
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 from animl_pipeline.config import Plan, RegisterConfig
 from animl_pipeline.config.release import Purpose
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import PipelineError, ReleaseError
-from animl_pipeline.core.records import Approval, Artifact, ModelCard, Record
-from animl_pipeline.deploy.animl_todo import checklist, released_card
-from animl_pipeline.deploy.endpoint_names import card_of, parameter_of, slug
-from animl_pipeline.deploy.preflight import asked_project, model_id_of
+from animl_pipeline.core.artifacts import Artifact, Record
+from animl_pipeline.core.errors import ReleaseError, SettingsError
+from animl_pipeline.core.model_card import ModelCard
+from animl_pipeline.core.release_results import Approval
+from animl_pipeline.deploy.endpoint_names import animl_model_id, animl_project, read_package_card, slug, ssm_parameter_name
 from animl_pipeline.deploy.release_gate import approval_of
-from animl_pipeline.deploy.sagemaker_api import Aws
-from animl_pipeline.integrations.animl import Animl
-from animl_pipeline.storage.remote import RemoteError
+from animl_pipeline.deploy.sagemaker_api import AwsApi
+from animl_pipeline.integrations.animl import AnimlClient
+from animl_pipeline.storage.connection_pool import RemoteError
 from animl_pipeline.storage.step_cache import Store
 
 log = logging.getLogger(__name__)
 
-
 Document = dict[str, Any]
+Rule = dict[str, Any]
 
 
 class Registration(Record):
-    """What was written where: the files' folder in the store, SSM's parameters, and projects whose rules changed."""
+    """What was written: files (with their folder in the store), SSM parameters, and the state of each project's automation rules."""
 
     folder: str
     files: tuple[str, ...]
@@ -40,195 +40,90 @@ class Registration(Record):
     rules: dict[str, str]
 
 
+class _RuleChange(NamedTuple):
+    """All automation rules of a project, before and after the registration."""
+
+    before: list[Rule]
+    after: list[Rule]
+
+    def differs(self) -> bool:
+        return self.before != self.after
+
+
 def register_model(package: Artifact, plan: Plan, store: Store, settings: Settings, *, only_files: bool = False) -> Registration:
-    """Write the registration's files into the store; then SSM's parameters and automation rules, where the plan asks for them.
+    """Write the registration's files into the store; then the SSM parameters and automation rules that the plan names.
 
     Args:
-        package: what is behind the endpoint.
-        plan: its ``release.register`` says what Animl is told.
-        store: gets ``registrations/<model>/<version>/``.
+        package: the package behind the endpoint.
+        plan: its section ``release.register`` says what Animl learns.
+        store: gets the folder ``registrations/<model>/<version>-<package>/``.
         settings: Animl's stage and API.
         only_files: change nothing in AWS and Animl.
 
     Raises:
-        ReleaseError: the plan says nothing of registering, an endpoint that SSM shall name is not there, or AWS or Animl refused.
-        SettingsError: stage, address or user are missing.
+        ReleaseError: the plan has no section ``release.register`` (code "no_register"), an endpoint for SSM does not exist
+            (code "no_endpoint"), or AWS or Animl refused.
+        SettingsError: Animl's stage, address or user are missing.
     """
-    spec = _spec(plan)
-    card = card_of(package, store)
+    register = _register_section(plan)
+    card = read_package_card(package, store)
     folder = f"registrations/{plan.model}/{slug(card.version)}-{package.digest[:8]}"
-    wanted = parameters(plan, card.version, settings) if spec.ssm else {}
-    rules = {project: _rules_now(project, plan, card, settings) for project in spec.rule_projects}
+    parameters = ssm_parameters(plan, card.version, settings) if register.ssm else {}
+    rules = {project: _read_rules(project, plan, card, settings) for project in register.rule_projects}
     approval = approval_of(package, plan, store)
-    files = _files(card, plan, settings, wanted, rules, approval)
-    files["MODEL_CARD.md"] = released_card(store.path(package, "MODEL_CARD.md").read_text(encoding="utf-8"), approval)
+    files = _files(card, plan, settings, parameters, rules, approval)
+    files["MODEL_CARD.md"] = _card_with_approval(store.path(package, "MODEL_CARD.md").read_text(encoding="utf-8"), approval)
     for name, text in files.items():
         store.object_store.put(f"{folder}/{name}", text.encode())
     if not only_files:
-        _write_parameters(Aws(), wanted)
+        _write_parameters(AwsApi(), parameters)
         for project in rules:
             _write_rules(project, plan, card, settings)
-    told = {project: ("as it was" if before == after else "to be written" if only_files else "written") for project, (before, after) in rules.items()}
-    return Registration(folder=f"{store.object_store}/{folder}", files=tuple(files), parameters=wanted, rules=told)
+    state = "not written" if only_files else "written"
+    states = {project: state if rule_change.differs() else "unchanged" for project, rule_change in rules.items()}
+    return Registration(folder=f"{store.object_store}/{folder}", files=tuple(files), parameters=parameters, rules=states)
 
 
-def parameters(plan: Plan, version: str, settings: Settings) -> dict[str, str]:
-    """SSM parameter → the endpoint's name. Both purposes have one, since a missing one breaks Animl's API as a whole."""
+def ssm_parameters(plan: Plan, version: str, settings: Settings) -> dict[str, str]:
+    """SSM parameter → endpoint name. Both purposes get one, since Animl's API fails as a whole if one is missing."""
     endpoints = plan.release.endpoints(plan.model, slug(version))
-    name_of = {e.purpose: e.endpoint for e in endpoints}
+    names = {e.purpose: e.endpoint for e in endpoints}
     purposes: tuple[Purpose, ...] = ("realtime", "batch")
-    return {parameter_of(plan, purpose, settings): name_of.get(purpose, endpoints[0].endpoint) for purpose in purposes}
+    return {ssm_parameter_name(plan, purpose, settings): names.get(purpose, endpoints[0].endpoint) for purpose in purposes}
 
 
-def ml_model(card: ModelCard, plan: Plan, known: Document | None = None) -> Document:
-    """The MLModel document; colours, taxonomy and description that Animl knows already stay where the plan does not say otherwise."""
-    spec = _spec(plan)
+def ml_model_document(card: ModelCard, plan: Plan, known: Document | None = None) -> Document:
+    """Animl's MLModel document. Colours, taxonomy and description of the present document (``known``) stay, unless the plan sets them."""
+    register = _register_section(plan)
     before = {c["_id"]: c for c in (known or {}).get("categories") or []}
     categories = []
     for i, c in enumerate(card.classes):
-        colour = spec.colours.get(c.id) or before.get(c.id, {}).get("color") or _colour(i, len(card.classes))
-        category = {"_id": c.id, "name": c.name, "color": colour}
-        taxonomy = spec.taxonomy.get(c.id) or before.get(c.id, {}).get("taxonomy")
-        categories.append(category | ({"taxonomy": taxonomy} if taxonomy else {}))
+        colour = register.colours.get(c.id) or before.get(c.id, {}).get("color") or _colour(i, len(card.classes))
+        taxonomy = register.taxonomy.get(c.id) or before.get(c.id, {}).get("taxonomy")
+        categories.append({"_id": c.id, "name": c.name, "color": colour} | ({"taxonomy": taxonomy} if taxonomy else {}))
     return {
-        "_id": model_id_of(plan),
+        "_id": animl_model_id(plan),
         "version": card.version,
         "description": plan.description or (known or {}).get("description") or f"{plan.model}, trained by animl-pipeline",
-        "defaultConfThreshold": spec.conf_threshold,
+        "defaultConfThreshold": register.conf_threshold,
         "categories": categories,
         "expectsCrops": True,
     }
 
 
 def category_config(card: ModelCard, plan: Plan) -> dict[str, Document]:
-    """Category name → threshold and whether it is left out, as an automation rule holds it."""
-    spec = _spec(plan)
-    return {
-        c.name: {"confThreshold": spec.thresholds.get(c.id, card.thresholds.get(c.id, spec.conf_threshold)), "disabled": c.id in spec.disabled}
-        for c in card.classes
-    }
+    """Class name → confidence threshold and whether it is disabled, in the form of an automation rule."""
+    register = _register_section(plan)
+    thresholds = card.thresholds | register.thresholds
+    return {c.name: {"confThreshold": thresholds.get(c.id, register.conf_threshold), "disabled": c.id in register.disabled} for c in card.classes}
 
 
-def _spec(plan: Plan) -> RegisterConfig:
-    if plan.release.register_ is None:
-        raise ReleaseError("the plan says nothing of registering; give it `release: {register: {}}` (docs/release.md says what it may hold)")
-    return plan.release.register_
+def merge_rules(rules: list[Rule], model_id: str, config: dict[str, Document]) -> list[Rule]:
+    """All rules of a project; those that run ``model_id`` get exactly the classes of ``config``.
 
-
-def _files(
-    card: ModelCard,
-    plan: Plan,
-    settings: Settings,
-    wanted: dict[str, str],
-    rules: dict[str, tuple[list[Document], list[Document]]],
-    approval: Approval | None,
-) -> dict[str, str]:
-    known = _document_now(plan, settings)
-    document = ml_model(card, plan, known)
-    files = {
-        "mlmodel.json": _json(document),
-        "mlmodel.js": _mongo(document),
-        "category-config.json": _json(category_config(card, plan)),
-        "ssm.json": _json(wanted),
-    }
-    for project, (before, after) in rules.items():
-        files |= {f"automation-rules-{project}-before.json": _json(before), f"automation-rules-{project}.json": _json(after)}
-    files["checklist.md"] = checklist(document, known, plan, wanted, {p: before != after for p, (before, after) in rules.items()}, approval)
-    return files
-
-
-def _document_now(plan: Plan, settings: Settings) -> Document | None:
-    project = asked_project(plan)
-    if project is None or not settings.api_url:
-        return None
-    try:
-        with Animl(project, settings) as animl:
-            return animl.ml_model(model_id_of(plan))
-    except RemoteError as e:
-        log.warning("Animl's MLModel could not be asked for: %s", e)
-        return None
-
-
-def _mongo(document: Document) -> str:
-    """A script for mongosh that can be run twice."""
-    values = {k: v for k, v in document.items() if k != "_id"}
-    which, collection = f"{{ _id: {json.dumps(document['_id'])} }}", "db.getCollection('mlmodels')"
-    return (
-        f"// Animl's MLModel {document['_id']}: mongosh '<connection string of the database>' mlmodel.js\n"
-        f"{collection}.updateOne({which}, {{ $set: {_json(values).rstrip()} }}, {{ upsert: true }});\n"
-        f"printjson({collection}.findOne({which}));\n"
-    )
-
-
-def _write_parameters(aws: Aws, wanted: dict[str, str]) -> None:
-    for value in sorted(set(wanted.values())):
-        if aws.endpoint(value) is None:
-            raise ReleaseError(f"SSM shall name the endpoint {value}, and there is none; release first, or leave it at --only-files")
-    for name, value in wanted.items():
-        aws.set_parameter(name, value)
-
-
-def _rules_now(project: str, plan: Plan, card: ModelCard, settings: Settings) -> tuple[list[Document], list[Document]]:
-    with _asked(project, settings) as animl:
-        try:
-            before = animl.automation_rules()
-        except RemoteError as e:
-            raise ReleaseError(f"the automation rules of {project} could not be read: {e}") from e
-    return before, merged_rules(before, model_id_of(plan), category_config(card, plan))
-
-
-def _write_rules(project: str, plan: Plan, card: ModelCard, settings: Settings) -> None:
-    """Read again right before writing, and look afterwards: writing replaces all rules, whoever changed them meanwhile."""
-    before, after = _rules_now(project, plan, card, settings)
-    if before == after:
-        log.info("the automation rules of %s are as they shall be", project)
-        return
-    with _asked(project, settings) as animl:
-        try:
-            held = animl.replace_automation_rules(after)
-        except RemoteError as e:
-            held = _held_after(animl, project, e)
-    if held != after:
-        raise ReleaseError(
-            f"Animl holds other automation rules of {project} than were written; compare them with automation-rules-{project}.json and "
-            f"automation-rules-{project}-before.json of the registration"
-        )
-    log.info("wrote the automation rules of %s: %d of %d changed", project, sum(a != b for a, b in zip(after, before, strict=True)), len(after))
-
-
-def _held_after(animl: Animl, project: str, fault: RemoteError) -> list[Document]:
-    """What Animl holds after a write whose answer did not come."""
-    try:
-        return animl.automation_rules()
-    except RemoteError:
-        raise ReleaseError(f"the automation rules of {project} may or may not have been written: {fault}; look at them in Animl") from fault
-
-
-def _asked(project: str, settings: Settings) -> Animl:
-    if not settings.api_url:
-        raise PipelineError("register.rule_projects needs Animl's API: set ANIML_API_URL (docs/animl.md)")
-    return Animl(project, settings)
-
-
-def _colour(i: int, n: int) -> str:
-    """Hues around the circle, the same for the same place in the list."""
-    r, g, b = colorsys.hls_to_rgb(i / n, 0.5, 0.65)
-    return f"#{round(255 * r):02X}{round(255 * g):02X}{round(255 * b):02X}"
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-
-
-Rule = dict[str, Any]
-
-
-def merged_rules(rules: list[Rule], model_id: str, config: dict[str, dict[str, Any]]) -> list[Rule]:
-    """All of a project's rules, those that run ``model_id`` with thresholds for exactly the classes of ``config``.
-
-    A class that a rule knows already keeps the rule's own threshold and switch: a person chose them for this project.
+    A class that a rule already has keeps the rule's own threshold and switch, because a person chose them for this project.
     """
-    return [_merged(rule, config) if _runs(rule, model_id) else rule for rule in rules]
+    return [_merge_rule(rule, config) if _runs(rule, model_id) else rule for rule in rules]
 
 
 def _runs(rule: Rule, model_id: str) -> bool:
@@ -236,6 +131,195 @@ def _runs(rule: Rule, model_id: str) -> bool:
     return action.get("type") == "run-inference" and action.get("mlModel") == model_id
 
 
-def _merged(rule: Rule, config: dict[str, dict[str, Any]]) -> Rule:
+def _merge_rule(rule: Rule, config: dict[str, Document]) -> Rule:
     own = rule["action"].get("categoryConfig") or {}
     return rule | {"action": rule["action"] | {"categoryConfig": {name: own.get(name, value) for name, value in config.items()}}}
+
+
+def _register_section(plan: Plan) -> RegisterConfig:
+    if plan.release.register_ is None:
+        raise ReleaseError("the plan has no section release.register; add `release: {register: {}}` (see docs/release.md)", code="no_register")
+    return plan.release.register_
+
+
+# -- SSM parameters and automation rules ---------------------------------------------------------------------------------
+
+
+def _write_parameters(aws: AwsApi, parameters: dict[str, str]) -> None:
+    for endpoint in sorted(set(parameters.values())):
+        if aws.endpoint_state(endpoint) is None:
+            raise ReleaseError(
+                f"expected the endpoint {endpoint}, which SSM shall name, found none; release first, or use --only-files", code="no_endpoint"
+            )
+    for name, value in parameters.items():
+        aws.set_parameter(name, value)
+
+
+def _read_rules(project: str, plan: Plan, card: ModelCard, settings: Settings) -> _RuleChange:
+    with _client(project, settings) as animl:
+        try:
+            before = animl.automation_rules()
+        except RemoteError as e:
+            raise ReleaseError(f"the automation rules of {project} could not be read: {e}", code="animl_refused") from e
+    return _RuleChange(before, merge_rules(before, animl_model_id(plan), category_config(card, plan)))
+
+
+def _write_rules(project: str, plan: Plan, card: ModelCard, settings: Settings) -> None:
+    """Read the rules again, write them, and compare: a write replaces all rules, including changes that others make meanwhile."""
+    change = _read_rules(project, plan, card, settings)
+    if not change.differs():
+        log.info("the automation rules of %s are up to date", project)
+        return
+    with _client(project, settings) as animl:
+        try:
+            held = animl.replace_automation_rules(change.after)
+        except RemoteError as e:
+            held = _read_after_failure(animl, project, e)
+    if held != change.after:
+        raise ReleaseError(
+            f"Animl now has other automation rules of {project} than were written; compare them with automation-rules-{project}.json and "
+            f"automation-rules-{project}-before.json of the registration",
+            code="rules_differ",
+        )
+    count = sum(a != b for a, b in zip(change.after, change.before, strict=True))
+    log.info("wrote the automation rules of %s: %d of %d changed", project, count, len(change.after))
+
+
+def _read_after_failure(animl: AnimlClient, project: str, failure: RemoteError) -> list[Rule]:
+    """The rules in Animl after a write without an answer."""
+    try:
+        return animl.automation_rules()
+    except RemoteError:
+        raise ReleaseError(
+            f"the automation rules of {project} may or may not have been written: {failure}; look at them in Animl", code="rules_unknown"
+        ) from failure
+
+
+def _client(project: str, settings: Settings) -> AnimlClient:
+    if not settings.api_url:
+        raise SettingsError("register.rule_projects needs Animl's API; set ANIML_API_URL (docs/animl.md)", code="no_api_url")
+    return AnimlClient(project, settings)
+
+
+# -- files ---------------------------------------------------------------------------------------------------------------
+
+
+def _files(
+    card: ModelCard,
+    plan: Plan,
+    settings: Settings,
+    parameters: dict[str, str],
+    rules: dict[str, _RuleChange],
+    approval: Approval | None,
+) -> dict[str, str]:
+    """File name → text."""
+    known = _known_document(plan, settings)
+    document = ml_model_document(card, plan, known)
+    files = {
+        "mlmodel.json": _json(document),
+        "mlmodel.js": _mongo_script(document),
+        "category-config.json": _json(category_config(card, plan)),
+        "ssm.json": _json(parameters),
+    }
+    for project, change in rules.items():
+        files |= {f"automation-rules-{project}-before.json": _json(change.before), f"automation-rules-{project}.json": _json(change.after)}
+    changed = sorted(project for project, change in rules.items() if change.differs())
+    files["checklist.md"] = _checklist(document, known, plan, parameters, changed, approval)
+    return files
+
+
+def _known_document(plan: Plan, settings: Settings) -> Document | None:
+    """Animl's present MLModel document; None if there is none or Animl cannot be asked."""
+    project = animl_project(plan)
+    if project is None or not settings.api_url:
+        return None
+    try:
+        with AnimlClient(project, settings) as animl:
+            return animl.ml_model(animl_model_id(plan))
+    except RemoteError as e:
+        log.warning("Animl's MLModel could not be read: %s", e)
+        return None
+
+
+def _mongo_script(document: Document) -> str:
+    """A script for mongosh. It can be run twice."""
+    values = {k: v for k, v in document.items() if k != "_id"}
+    query, collection = f"{{ _id: {json.dumps(document['_id'])} }}", "db.getCollection('mlmodels')"
+    return (
+        f"// Animl's MLModel {document['_id']}: mongosh '<connection string of the database>' mlmodel.js\n"
+        f"{collection}.updateOne({query}, {{ $set: {_json(values).rstrip()} }}, {{ upsert: true }});\n"
+        f"printjson({collection}.findOne({query}));\n"
+    )
+
+
+def _card_with_approval(card: str, approval: Approval | None) -> str:
+    """The model card with the person who approved the release. The package itself cannot name them: its name is made of its content."""
+    return f"{card.rstrip()}\n\n## Release\n\n{f'It was {approval}.' if approval else 'No approval was needed.'}\n"
+
+
+def _checklist(
+    document: Document, known: Document | None, plan: Plan, parameters: dict[str, str], changed_rules: list[str], approval: Approval | None
+) -> str:
+    """checklist.md: what a person must still do in Animl. It is longer if the class list changes or the model is new to Animl."""
+    model_id, version = document["_id"], document["version"]
+    same_classes = known is not None and _class_ids(known) == _class_ids(document)
+    lines = [f"# Registering {model_id} {version} in Animl", "", _summary(document, known), ""]
+    if approval is not None or plan.release.approval == "required":
+        lines.append(f"- [x] {approval}" if approval else "- [ ] a person approves the release: `animl-pipeline release PLAN --approve-as NAME`")
+    lines += [
+        f"- [ ] SSM `{name}` holds `{value}` (create it before Animl's API is deployed; never delete one)" for name, value in parameters.items()
+    ]
+    if parameters and plan.release.switch == "ssm":
+        lines.append("- [ ] Animl's running Lambda containers keep the old value until they restart: redeploy the API, or wait")
+    if same_classes:
+        lines.append(f"- [ ] run `mlmodel.js` with mongosh right after the release: from then on new labels have the version `{version}`")
+    lines += [f"- [ ] automation rules of `{p}`: compare `automation-rules-{p}-before.json` with `automation-rules-{p}.json`" for p in changed_rules]
+    if not same_classes:
+        lines += _class_list_tasks(model_id, plan, new_model=known is None)
+    lines += [
+        "- [ ] send Animl one new image of each class and look at the labels: model, version, confidence",
+        "- [ ] to roll back: `animl-pipeline rollback PLAN`, then run the `mlmodel.js` of the version before (in the store beside this one, "
+        f"under `registrations/{plan.model}/`)",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _summary(document: Document, known: Document | None) -> str:
+    if known is None:
+        return "Animl's present document is not known (or Animl has no such model yet), so everything is listed."
+    new, gone = sorted(_class_ids(document) - _class_ids(known)), sorted(_class_ids(known) - _class_ids(document))
+    if not new and not gone:
+        return f"Same model, same classes as version {known.get('version')}: only version and thresholds change."
+    return f"The class list changes. New: {', '.join(new) or 'none'}. Removed: {', '.join(gone) or 'none'}."
+
+
+def _class_list_tasks(model_id: str, plan: Plan, *, new_model: bool) -> list[str]:
+    first = [
+        f"- [ ] animl-api, `src/ml/modelInterfaces.ts`: add `{model_id}` to the map of models, with a function that calls its endpoints",
+        "- [ ] animl-api, `src/config/config.ts`: add both SSM parameters to the list that is read at the start; deploy the API after they exist",
+    ]
+    register = plan.release.register_
+    return [
+        *(first if new_model else []),
+        "- [ ] run `mlmodel.js` with mongosh BEFORE the endpoint answers with new classes: Animl loses an answer with an unknown one",
+        "- [ ] keep old and new classes in the document while both versions may answer; remove the old ones afterwards",
+        f"- [ ] each project that shall use the model: `availableMLModels` contains `{model_id}`",
+        "- [ ] each project: labels with the new classes' names exist, or Animl creates them with the document's colours",
+        "- [ ] each project: automation rules with this model have a categoryConfig for the new classes (`category-config.json`; "
+        "`release.register.rule_projects` writes them)",
+        *([] if register and register.rule_projects else ["- [ ] `release.register.rule_projects` names no project: change the rules yourself"]),
+    ]
+
+
+def _class_ids(document: Document) -> set[str]:
+    return {str(c["_id"]) for c in document.get("categories") or []}
+
+
+def _colour(i: int, n: int) -> str:
+    """The i-th of n evenly spaced hues, as #RRGGBB."""
+    r, g, b = colorsys.hls_to_rgb(i / n, 0.5, 0.65)
+    return f"#{round(255 * r):02X}{round(255 * g):02X}{round(255 * b):02X}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

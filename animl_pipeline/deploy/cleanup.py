@@ -1,7 +1,7 @@
-"""What nobody needs any more is cleared away: old endpoints, configs, models and packages; never what is in use or may be gone back to.
+"""Delete old endpoints, configs, models and packages, except those in use or needed for a rollback.
 
-Only things that this history made and that carry our tag are taken; what other histories or people made is left alone.
-In use is what any endpoint of the account serves or is being updated to, whoever it belongs to.
+Only resources from this release history that also have the pipeline's tag are deleted. "In use" covers every endpoint of the
+account, including those of other people, and the configs to which they are being updated.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from collections.abc import Iterable
 
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.artifacts import Record
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.core.progress import track
-from animl_pipeline.core.records import Record
-from animl_pipeline.deploy.aws_errors import found, spoken
-from animl_pipeline.deploy.endpoint_names import PACKAGE_FILE, parameter_of, slug, switched_parameter
-from animl_pipeline.deploy.history import ReleaseRecord, all_at_rest, records_of
-from animl_pipeline.deploy.rollback import present
-from animl_pipeline.deploy.sagemaker_api import Aws
+from animl_pipeline.deploy.endpoint_names import package_key, ssm_parameter_name, switched_parameter
+from animl_pipeline.deploy.endpoint_status import current_endpoint
+from animl_pipeline.deploy.release_history import ReleaseRecord, read_records, release_locks
+from animl_pipeline.deploy.sagemaker_api import AwsApi
+from animl_pipeline.integrations.aws_errors import explain_aws_errors, none_if_missing
 from animl_pipeline.storage.step_cache import Store
 
 log = logging.getLogger(__name__)
 
 
-class Cleared(Record):
-    """What was (or would be) taken away, and why the rest stays, by name."""
+class CleanupResult(Record):
+    """Names of what was deleted (or would be), and for everything else the reason to keep it."""
 
     endpoints: tuple[str, ...]
     configs: tuple[str, ...]
@@ -34,139 +34,137 @@ class Cleared(Record):
     kept: dict[str, str]
 
     def all(self) -> tuple[str, ...]:
-        """Every name that is taken away."""
+        """All names to delete."""
         return (*self.endpoints, *self.configs, *self.models, *self.packages)
 
 
-def clear_away(plan: Plan, store: Store, settings: Settings, *, keep: int | None = None, look_only: bool = False) -> Cleared:
-    """Delete what no endpoint uses and no rollback to the last ``keep`` released versions needs.
+def delete_unused(plan: Plan, store: Store, settings: Settings, *, keep_versions: int | None = None, dry_run: bool = False) -> CleanupResult:
+    """Delete what no endpoint uses and no rollback to the last ``keep_versions`` released versions needs.
 
     Args:
         plan: names the model and its endpoints.
-        store: holds the history.
+        store: holds the release history.
         settings: bucket and stage.
-        keep: how many released versions stay; without it, the plan's ``release.keep``.
-        look_only: delete nothing, only say what would go.
+        keep_versions: None: the plan's ``release.keep_versions``.
+        dry_run: delete nothing.
 
     Raises:
-        ReleaseError: a release is half done, or AWS refused.
+        ReleaseError: a release is unfinished (code "unfinished_release"), or AWS refused a call.
     """
-    aws, wheres = Aws(), plan.release.endpoints(plan.model)
-    with all_at_rest([w.line for w in wheres], store, plan.release.timeout_s):
-        history = {w.line: records_of(w.line, store) for w in wheres}
-        half = [r for records in history.values() for r in records if r.state == "begun"]
-        if half:
+    aws, planned = AwsApi(), plan.release.endpoints(plan.model)
+    with release_locks([p.base_name for p in planned], store, plan.release.timeout_s):
+        histories = {p.base_name: read_records(p.base_name, store) for p in planned}
+        records = [r for history in histories.values() for r in history]
+        unfinished = [r for r in records if r.state == "begun"]
+        if unfinished:
             raise ReleaseError(
-                f"a {half[0].kind} of {half[0].endpoint_config} is half done; run `animl-pipeline release PLAN` first, which settles it"
+                f"a {unfinished[0].kind} of {unfinished[0].endpoint_config} is unfinished; run `animl-pipeline release PLAN` first, "
+                "which finishes or undoes it",
+                code="unfinished_release",
             )
-        asked = {present(aws, w, list(history[w.line]), switched_parameter(plan, w, settings))[0] for w in wheres} | _asked(aws, plan, settings)
-        targets = {line: _to_go_back_to(records, keep or plan.release.keep) for line, records in history.items()}
-        cleared = _sorted_out(aws, plan, settings, [r for records in history.values() for r in records], targets, asked)
-        if not look_only:
-            _delete(aws, cleared, settings, plan.release.timeout_s)
-    return cleared
+        current = {current_endpoint(aws, p, histories[p.base_name], switched_parameter(plan, p, settings))[0] for p in planned}
+        current |= _endpoints_in_ssm(aws, plan, settings)
+        needed = [r for history in histories.values() for r in _last_versions(history, keep_versions or plan.release.keep_versions)]
+        result = _select(aws, plan, settings, records, needed, current)
+        if not dry_run:
+            _delete(aws, result, settings, plan.release.timeout_s)
+    return result
 
 
-def _asked(aws: Aws, plan: Plan, settings: Settings) -> set[str]:
-    """What Animl's SSM parameters name, whichever release wrote them."""
+def _endpoints_in_ssm(aws: AwsApi, plan: Plan, settings: Settings) -> set[str]:
+    """The endpoints that Animl's SSM parameters name."""
     if plan.release.switch != "ssm":
         return set()
-    held = {aws.parameter(parameter_of(plan, "realtime", settings)), aws.parameter(parameter_of(plan, "batch", settings))}
-    return {name for name in held if name}
+    values = [aws.parameter(ssm_parameter_name(plan, purpose, settings)) for purpose in ("realtime", "batch")]
+    return {name for name in values if name}
 
 
-def _to_go_back_to(records: Iterable[ReleaseRecord], keep: int) -> list[ReleaseRecord]:
-    """The last ``keep`` versions that held, newest first, one record each."""
+def _last_versions(records: Iterable[ReleaseRecord], count: int) -> list[ReleaseRecord]:
+    """The last ``count`` configs that were released successfully, newest first, with one record each."""
     last: dict[str, ReleaseRecord] = {}
     for record in reversed([r for r in records if r.state == "done"]):
         last.setdefault(record.endpoint_config, record)
-    return list(last.values())[:keep]
+    return list(last.values())[:count]
 
 
-def _sorted_out(
-    aws: Aws, plan: Plan, settings: Settings, records: list[ReleaseRecord], targets: dict[str, list[ReleaseRecord]], asked: set[str]
-) -> Cleared:
-    back = [r for line in targets.values() for r in line]
-    kept = {r.endpoint_config: "to go back to" for r in back} | {r.sagemaker_model: "to go back to" for r in back}
-    used = _in_use(aws)
+def _select(
+    aws: AwsApi, plan: Plan, settings: Settings, records: list[ReleaseRecord], needed: list[ReleaseRecord], current: set[str]
+) -> CleanupResult:
+    """What to delete, and what to keep and why."""
+    kept = {name: "needed for a rollback" for r in needed for name in (r.endpoint_config, r.sagemaker_model)}
+    used = _configs_in_use(aws)
     endpoints: list[str] = []
     if plan.release.switch == "ssm":
-        kept |= {r.endpoint: "to go back to" for r in back} | dict.fromkeys(asked, "asked by Animl")
+        kept |= {r.endpoint: "needed for a rollback" for r in needed} | dict.fromkeys(current, "used by Animl")
         endpoints = sorted({r.endpoint for r in records} & used.keys() - kept.keys())
     for endpoint, configs in used.items():
         if endpoint not in endpoints:
-            kept |= {name: f"in use by {endpoint}" for config in configs for name in (config, aws.model_of(config)) if name}
-    there = _named(aws, plan)
-    ours = there & ({r.endpoint_config for r in records} | {r.sagemaker_model for r in records})
-    unused = sorted(c for c in ours if c not in kept and _config_is_ours(aws, c, plan))
-    models = sorted(m for m in ours if m not in kept and _model_is_ours(aws, m, plan))
-    packages = _packages(aws, plan, settings, records, there - set(models))
-    return Cleared(endpoints=tuple(endpoints), configs=tuple(unused), models=tuple(models), packages=packages, kept=kept)
+            kept |= {name: f"in use by {endpoint}" for config in configs for name in (config, aws.model_of_config(config)) if name}
+    existing = _existing_names(aws, plan)
+    own = existing & {name for r in records for name in (r.endpoint_config, r.sagemaker_model)}
+    configs_to_delete = sorted(name for name in own if name not in kept and _is_own_config(aws, name, plan))
+    models = sorted(name for name in own if name not in kept and _is_own_model(aws, name, plan))
+    packages = _unused_packages(aws, plan, settings, records, existing - set(models))
+    return CleanupResult(endpoints=tuple(endpoints), configs=tuple(configs_to_delete), models=tuple(models), packages=packages, kept=kept)
 
 
-def _in_use(aws: Aws) -> dict[str, set[str]]:
-    """Every endpoint of the account with the configs that it serves or will serve."""
-    with spoken("the account's endpoints"):
+def _configs_in_use(aws: AwsApi) -> dict[str, set[str]]:
+    """Every endpoint of the account, with the configs that it serves or is being updated to."""
+    with explain_aws_errors("the account's endpoints"):
         names = [e["EndpointName"] for page in aws.sagemaker.get_paginator("list_endpoints").paginate() for e in page["Endpoints"]]
-    states = {name: aws.endpoint(name) for name in names}
-    return {name: {c for c in (s.endpoint_config, s.coming) if c} for name, s in states.items() if s is not None}
+    states = {name: aws.endpoint_state(name) for name in names}
+    return {name: {c for c in (s.endpoint_config, s.pending_config) if c} for name, s in states.items() if s is not None}
 
 
-def _named(aws: Aws, plan: Plan) -> set[str]:
-    """Every config and model whose name begins as ours do."""
-    with spoken("the account's models and endpoint configs"):
+def _existing_names(aws: AwsApi, plan: Plan) -> set[str]:
+    """All configs and models whose names begin with the plan's model."""
+    with explain_aws_errors("the account's models and endpoint configs"):
         configs = aws.sagemaker.get_paginator("list_endpoint_configs").paginate(NameContains=plan.model)
         models = aws.sagemaker.get_paginator("list_models").paginate(NameContains=plan.model)
-        known = {c["EndpointConfigName"] for page in configs for c in page["EndpointConfigs"]}
-        return {n for n in known | {m["ModelName"] for page in models for m in page["Models"]} if n.startswith(f"{plan.model}-")}
+        names = {c["EndpointConfigName"] for page in configs for c in page["EndpointConfigs"]}
+        return {n for n in names | {m["ModelName"] for page in models for m in page["Models"]} if n.startswith(f"{plan.model}-")}
 
 
-def _config_is_ours(aws: Aws, name: str, plan: Plan) -> bool:
+def _is_own_config(aws: AwsApi, name: str, plan: Plan) -> bool:
     known = aws.config(name)
     return known is not None and aws.tags(known["EndpointConfigArn"]).get("animl:model") == plan.model
 
 
-def _model_is_ours(aws: Aws, name: str, plan: Plan) -> bool:
-    with spoken(f"the SageMaker model {name}"):
-        known = found(lambda: aws.sagemaker.describe_model(ModelName=name))
+def _is_own_model(aws: AwsApi, name: str, plan: Plan) -> bool:
+    known = aws.model(name)
     return known is not None and aws.tags(known["ModelArn"]).get("animl:model") == plan.model
 
 
-def _packages(aws: Aws, plan: Plan, settings: Settings, records: list[ReleaseRecord], staying: set[str]) -> tuple[str, ...]:
-    """Packages in the models' bucket that this history put there and no model that stays reads."""
-    keys: dict[str, set[str]] = {}
+def _unused_packages(aws: AwsApi, plan: Plan, settings: Settings, records: list[ReleaseRecord], remaining: set[str]) -> tuple[str, ...]:
+    """Released packages in the bucket that none of the remaining models reads."""
+    models_of: dict[str, set[str]] = {}
     for r in records:
         if r.package is not None:
-            keys.setdefault(_key(plan, r), set()).add(r.sagemaker_model)
-    with spoken(f"s3://{settings.models_bucket}"):
-        pages = aws.s3.get_paginator("list_objects_v2").paginate(Bucket=settings.models_bucket, Prefix=f"{plan.model}/")
-        there = {o["Key"] for page in pages for o in page.get("Contents", [])}
-    return tuple(f"s3://{settings.models_bucket}/{k}" for k in sorted(keys) if k in there and not keys[k] & staying)
+            models_of.setdefault(package_key(plan, r.version, r.package), set()).add(r.sagemaker_model)
+    bucket = settings.models_bucket
+    with explain_aws_errors(f"s3://{bucket}"):
+        pages = aws.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{plan.model}/")
+        existing = {o["Key"] for page in pages for o in page.get("Contents", [])}
+    return tuple(f"s3://{bucket}/{k}" for k in sorted(models_of) if k in existing and not models_of[k] & remaining)
 
 
-def _key(plan: Plan, record: ReleaseRecord) -> str:
-    return f"{plan.model}/{slug(record.version)}-{record.package.digest[:8] if record.package else ''}/{PACKAGE_FILE}"
-
-
-def _delete(aws: Aws, cleared: Cleared, settings: Settings, timeout_s: float) -> None:
-    """Endpoints first and packages last, so that nothing ever names what is gone."""
-    with track("clearing away", len(cleared.all())) as step:
-        for name in cleared.endpoints:
-            aws.remove(name, timeout_s)
-            step(1)
-        for name in cleared.configs:
-            with spoken(f"the endpoint config {name}"):
-                found(lambda n=name: aws.sagemaker.delete_endpoint_config(EndpointConfigName=n))  # type: ignore[misc]  # a lambda's default
-            step(1)
-        for name in cleared.models:
-            with spoken(f"the SageMaker model {name}"):
-                found(lambda n=name: aws.sagemaker.delete_model(ModelName=n))  # type: ignore[misc]  # a lambda's default
-            step(1)
-        for address in cleared.packages:
-            with spoken(address):
+def _delete(aws: AwsApi, result: CleanupResult, settings: Settings, timeout_s: float) -> None:
+    """Delete endpoints first and packages last, so that no existing resource ever names a deleted one."""
+    with track("deleting old versions", len(result.all())) as progress:
+        for name in result.endpoints:
+            aws.delete_endpoint(name, timeout_s)
+            progress(1)
+        for name in result.configs:
+            with explain_aws_errors(f"the endpoint config {name}"):
+                none_if_missing(lambda n=name: aws.sagemaker.delete_endpoint_config(EndpointConfigName=n))  # type: ignore[misc]  # a lambda's default
+            progress(1)
+        for name in result.models:
+            with explain_aws_errors(f"the SageMaker model {name}"):
+                none_if_missing(lambda n=name: aws.sagemaker.delete_model(ModelName=n))  # type: ignore[misc]  # a lambda's default
+            progress(1)
+        for address in result.packages:
+            with explain_aws_errors(address):
                 aws.s3.delete_object(Bucket=settings.models_bucket, Key=address.removeprefix(f"s3://{settings.models_bucket}/"))
-            step(1)
-    log.info(
-        "cleared away %d endpoints, %d configs, %d models, %d packages",
-        *map(len, (cleared.endpoints, cleared.configs, cleared.models, cleared.packages)),
-    )
+            progress(1)
+    counts = map(len, (result.endpoints, result.configs, result.models, result.packages))
+    log.info("deleted %d endpoints, %d configs, %d models, %d packages", *counts)

@@ -1,10 +1,10 @@
-"""A package goes behind the plan's endpoints, is checked there, and is undone when it does not hold.
+"""Deploy a package to the plan's endpoints and check it live; undo the release if a check fails.
 
 ::
 
-    may it be released? · settle what a killed release left · look ahead (bucket, role, image, quotas, Animl's categories)
-    upload, model, config (immutable, idempotent)  →  realtime: change, see through  →  batch: change, see through
-    one endpoint does not hold: both as before     →  tell Animl, where the plan says so
+    check verdict and approval · finish or undo killed releases · preflight (bucket, role, image, quotas, Animl's categories)
+    upload, SageMaker model, endpoint config (immutable)  →  realtime: update, live check  →  batch: update, live check
+    one endpoint fails: restore both
 """
 
 from __future__ import annotations
@@ -14,29 +14,39 @@ from typing import NamedTuple
 
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PipelineError, ReleaseError
+from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.progress import track
-from animl_pipeline.core.records import Approval, Artifact, Release, Report
-from animl_pipeline.deploy.endpoint_names import Target, targets_of
-from animl_pipeline.deploy.history import ReleaseRecord, all_at_rest, begin, close, new_record, records_of, released
-from animl_pipeline.deploy.live_check import reference_crops
-from animl_pipeline.deploy.preflight import look_ahead
-from animl_pipeline.deploy.release_gate import approved, refuse
-from animl_pipeline.deploy.sagemaker_api import Aws
-from animl_pipeline.deploy.update import Changer, as_release
+from animl_pipeline.core.release_results import Approval, Release
+from animl_pipeline.deploy.endpoint_names import ReleaseTarget, release_targets
+from animl_pipeline.deploy.live_check import read_reference_predictions
+from animl_pipeline.deploy.preflight import require_preflight
+from animl_pipeline.deploy.release_gate import check_report, require_approval
+from animl_pipeline.deploy.release_history import (
+    ReleaseRecord,
+    close_record,
+    new_record,
+    read_records,
+    release_locks,
+    release_of_config,
+    write_record,
+)
+from animl_pipeline.deploy.sagemaker_api import AwsApi
+from animl_pipeline.deploy.update_or_undo import EndpointUpdater
 from animl_pipeline.storage.step_cache import Store, sha256_of
 
 log = logging.getLogger(__name__)
 
 
-class Why(NamedTuple):
-    """What lets a release happen, for its record."""
+class _Permission(NamedTuple):
+    """What allows the release; both are kept in its record."""
 
     forced: str
     approval: Approval | None
 
 
-def deploy_endpoint(
+def deploy_package(
     package: Artifact,
     plan: Plan,
     store: Store,
@@ -46,130 +56,136 @@ def deploy_endpoint(
     force: str = "",
     approval: Approval | None = None,
 ) -> Release:
-    """Put a package behind the plan's endpoints and check it there; nothing changes where they serve this package already.
+    """Deploy a package to the plan's endpoints and check it there. Endpoints that already serve it are only checked.
 
     Args:
-        package: what the step 'package' made.
+        package: the artifact of the step 'package'.
         plan: names the endpoints and their sizes.
-        store: holds package and history.
-        settings: role, image, bucket, and where Animl is.
+        store: holds the package and the release history.
+        settings: role, image, bucket, and Animl's address.
         report: the package's report; its verdict decides.
-        force: why to release although the verdict is not to promote; it is kept in the history. It is no approval.
-        approval: a person's yes to this package, where the plan asks for one; it is kept in the history.
+        force: why to release although the verdict is not to promote; the history keeps it. It does not replace an approval.
+        approval: a person's approval of this package, if the plan requires one; the history keeps it.
 
     Raises:
         SettingsError: the role or the image is not set.
-        ReleaseError: the report says no; nobody has approved it, and the plan asks for that; AWS refused; or an endpoint
-            did not come up or answered unlike offline, and all endpoints are as they were.
+        ReleaseError: the report or a missing approval forbids the release; AWS refused it; or an endpoint did not start or
+            failed its live check, and all endpoints are as they were. AwsUnreachableError if another try may succeed.
     """
-    targets = targets_of(package, plan, store, settings)
-    forced = refuse(package, targets[0].version, report, force, records_of(targets[0].where.line, store))
-    why = Why(forced, approved(package, plan, store, approval))
-    changer = Changer(Aws(), plan, store)
-    with all_at_rest([t.where.line for t in targets], store, plan.release.timeout_s), track(f"releasing to {targets[0].endpoint}", 3) as step:
+    targets = release_targets(package, plan, store, settings)
+    forced = check_report(package, targets[0].version, report, force, read_records(targets[0].planned.base_name, store))
+    permission = _Permission(forced, require_approval(package, plan, store, approval))
+    updater = EndpointUpdater(AwsApi(), plan, store)
+    base_names = [t.planned.base_name for t in targets]
+    with release_locks(base_names, store, plan.release.timeout_s), track(f"releasing to {targets[0].endpoint}", 3) as progress:
         log.info("releasing %s %s to %s", plan.model, targets[0].version, " and ".join(t.endpoint for t in targets))
-        for target in targets:
-            changer.settle(target.where.line)
-        step(1)
-        look_ahead(changer.aws, targets, plan, settings)
-        step(1)
-        records = _all_or_none(changer, targets, package, why)
-        step(1)
-    done = [as_release(record, changed=changed) for record, changed in records]
-    return done[0].model_copy(update={"batch": done[1] if len(done) > 1 else None})
+        for base_name in base_names:
+            updater.finish_interrupted(base_name)
+        progress(1)
+        require_preflight(updater.aws, targets, plan, settings)
+        progress(1)
+        records = _deploy_to_all(updater, targets, package, permission)
+        progress(1)
+    releases = [record.to_release(changed=changed) for record, changed in records]
+    return releases[0].model_copy(update={"batch": releases[1] if len(releases) > 1 else None})
 
 
-def _all_or_none(changer: Changer, targets: tuple[Target, ...], package: Artifact, why: Why) -> list[tuple[ReleaseRecord, bool]]:
-    """Each endpoint's record and whether it changed; when one does not hold, those before it go back as well."""
+def _deploy_to_all(
+    updater: EndpointUpdater, targets: tuple[ReleaseTarget, ...], package: Artifact, permission: _Permission
+) -> list[tuple[ReleaseRecord, bool]]:
+    """Each endpoint's record, and whether the endpoint changed. If one fails, those before it are restored, too."""
     done: list[tuple[ReleaseRecord, bool]] = []
     for target in targets:
         try:
-            done.append(_released_to(changer, target, package, why))
+            done.append(_deploy_to(updater, target, package, permission))
         except PipelineError as e:
             for record in (r for r, changed in done if changed):
-                _take_back(changer, record, f"{target.endpoint} did not take it: {e}")
+                _restore_previous(updater, record, f"the release to {target.endpoint} failed: {e}")
             raise
     return done
 
 
-def _released_to(changer: Changer, target: Target, package: Artifact, why: Why) -> tuple[ReleaseRecord, bool]:
-    aws, patience_s = changer.aws, changer.patience_s
-    state = aws.settled(target.endpoint, patience_s)
-    before = aws.parameter(target.parameter) if target.parameter else None
-    if state is not None and state.serves(target.endpoint_config) and (target.parameter is None or before == target.endpoint):
-        return _already_there(changer, target, package, why), False
+def _deploy_to(updater: EndpointUpdater, target: ReleaseTarget, package: Artifact, permission: _Permission) -> tuple[ReleaseRecord, bool]:
+    aws, timeout_s = updater.aws, updater.timeout_s
+    state = aws.wait_until_stable(target.endpoint, timeout_s)
+    previous_endpoint = aws.parameter(target.parameter) if target.parameter else None
+    if state is not None and state.serves(target.endpoint_config) and (target.parameter is None or previous_endpoint == target.endpoint):
+        return _check_deployed(updater, target, package, permission), False
     if state is not None and state.status == "Failed":
-        log.warning("%s has failed earlier (%s); it is deleted and created anew", target.endpoint, state.failure_reason)
-        aws.remove(target.endpoint, patience_s)
+        log.warning("%s failed earlier (%s); it is deleted and created again", target.endpoint, state.failure_reason)
+        aws.delete_endpoint(target.endpoint, timeout_s)
         state = None
-    _make_ready(aws, target, package, changer.store)
-    record = _record_of(target, state.endpoint_config if state else None, before, package, why)
-    return changer.carry_out(record), True
+    _prepare(aws, target, package, updater.store)
+    record = _new_release_record(target, state.endpoint_config if state else None, previous_endpoint, package, permission)
+    return updater.apply(record), True
 
 
-def _make_ready(aws: Aws, target: Target, package: Artifact, store: Store) -> None:
-    """All that the endpoint and its check need, made and looked at before it is touched."""
-    reference_crops(package, store)
+def _prepare(aws: AwsApi, target: ReleaseTarget, package: Artifact, store: Store) -> None:
+    """Create everything that the endpoint and its check need, before the endpoint changes."""
+    read_reference_predictions(package, store)
     archive = store.path(package, "model.tar.gz")
-    aws.upload(archive, target, sha256_of(archive))
+    aws.upload_package(archive, target, sha256_of(archive))
     aws.ensure_model(target)
     aws.ensure_config(target)
 
 
-def _already_there(changer: Changer, target: Target, package: Artifact, why: Why) -> ReleaseRecord:
-    """The endpoint serves this package; check it, and see that the history knows it."""
+def _check_deployed(updater: EndpointUpdater, target: ReleaseTarget, package: Artifact, permission: _Permission) -> ReleaseRecord:
+    """Check an endpoint that already serves this package, and add it to the history if it is missing there."""
     try:
-        checked = changer.check(target.endpoint, package)
+        check = updater.check(target.endpoint, package)
     except ReleaseError as e:
-        raise ReleaseError(
-            f"{e}; it serves this package already, so nothing was changed; `animl-pipeline rollback` puts the one before behind it"
+        raise type(e)(
+            f"{e}; the endpoint already serves this package, so nothing was changed; `animl-pipeline rollback` restores the version before it",
+            code=e.code,
         ) from e
-    record = released(target.endpoint_config, records_of(target.where.line, changer.store))
+    record = release_of_config(target.endpoint_config, read_records(target.planned.base_name, updater.store))
     if record is None:
-        record = _record_of(target, None, None, package, why)
-        record = close(begin(record, changer.store), "done", changer.store, checked=checked, reason="found in service")
-    return record.model_copy(update={"checked": checked.crops, "max_difference": checked.max_difference, "latency": checked.latency})
+        record = write_record(_new_release_record(target, None, None, package, permission), updater.store)
+        record = close_record(record, "done", updater.store, check=check, reason="found in service")
+    return record.model_copy(update=check.as_dict())
 
 
-def _take_back(changer: Changer, record: ReleaseRecord, reason: str) -> None:
-    """What an endpoint served before this release, where it served something."""
+def _restore_previous(updater: EndpointUpdater, record: ReleaseRecord, reason: str) -> None:
+    """Roll an endpoint back to what it served before this release, if it served anything."""
     config = record.previous_config
     if record.parameter is not None:
-        state = changer.aws.endpoint(record.previous_endpoint) if record.previous_endpoint else None
+        state = updater.aws.endpoint_state(record.previous_endpoint) if record.previous_endpoint else None
         config = state.endpoint_config if state else None
     if config is None:
-        log.warning("%s stays on %s: it served nothing before; %s", record.endpoint, record.endpoint_config, reason)
+        log.warning("%s keeps %s, because it served nothing before; %s", record.endpoint, record.endpoint_config, reason)
         return
-    log.warning("%s goes back to %s: %s", record.endpoint, config, reason)
-    known = released(config, records_of(record.line, changer.store))
-    changer.carry_out(
+    log.warning("%s is rolled back to %s: %s", record.endpoint, config, reason)
+    release = release_of_config(config, read_records(record.base_name, updater.store))
+    updater.apply(
         new_record(
             "rollback",
-            line=record.line,
+            base_name=record.base_name,
             endpoint=record.previous_endpoint or record.endpoint,
             endpoint_config=config,
             previous_config=None if record.parameter else record.endpoint_config,
             parameter=record.parameter,
             previous_endpoint=record.endpoint if record.parameter else None,
-            sagemaker_model=known.sagemaker_model if known else changer.aws.model_of(config) or "unknown",
-            version=known.version if known else "unknown",
-            package=known.package if known else None,
+            sagemaker_model=release.sagemaker_model if release else updater.aws.model_of_config(config) or "unknown",
+            version=release.version if release else "unknown",
+            package=release.package if release else None,
         )
     )
 
 
-def _record_of(target: Target, previous: str | None, before: str | None, package: Artifact, why: Why) -> ReleaseRecord:
+def _new_release_record(
+    target: ReleaseTarget, previous_config: str | None, previous_endpoint: str | None, package: Artifact, permission: _Permission
+) -> ReleaseRecord:
     return new_record(
         "release",
-        line=target.where.line,
+        base_name=target.planned.base_name,
         endpoint=target.endpoint,
         endpoint_config=target.endpoint_config,
-        previous_config=previous,
+        previous_config=previous_config,
         parameter=target.parameter,
-        previous_endpoint=before,
+        previous_endpoint=previous_endpoint,
         sagemaker_model=target.sagemaker_model,
         version=target.version,
         package=package,
-        forced=why.forced,
-        approval=why.approval,
+        forced=permission.forced,
+        approval=permission.approval,
     )

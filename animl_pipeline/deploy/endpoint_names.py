@@ -1,6 +1,7 @@
-"""What a release is called. Names of models and configs are made from content, so that a name never means two things.
+"""Names of the SageMaker resources of a release: model, endpoint config, package key, SSM parameter, tags.
 
-A retrained model under an old name would serve the old weights in silence: CreateModel is skipped where the name exists.
+A name is made of version and content, so a retrained model never shares a name with an older one. Otherwise SageMaker would
+keep serving the old weights, because an existing model is not created again.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, cast
 
-from animl_pipeline.config import EndpointConfig, Plan, RegisterConfig
+from animl_pipeline.config import Plan, PlannedEndpoint, RegisterConfig
 from animl_pipeline.config.release import Purpose
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.artifacts import Artifact, Record
 from animl_pipeline.core.errors import PackageError, SettingsError
-from animl_pipeline.core.records import Artifact, ModelCard, Record
+from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.storage.step_cache import Store, digest_of
 
 if TYPE_CHECKING:
@@ -23,10 +25,10 @@ VARIANT = "AllTraffic"
 PACKAGE_FILE = "model.tar.gz"
 
 
-class Target(Record):
-    """Everything that a release of one endpoint makes, by name. ``parameter`` is set where SSM's value is what is switched."""
+class ReleaseTarget(Record):
+    """All resources of one endpoint's release, by name. ``parameter`` is set if the release switches an SSM parameter."""
 
-    where: EndpointConfig
+    planned: PlannedEndpoint
     endpoint_config: str
     sagemaker_model: str
     version: str
@@ -39,54 +41,56 @@ class Target(Record):
 
     @property
     def endpoint(self) -> str:
-        """The endpoint's name, with this version."""
-        return self.where.endpoint
+        """The endpoint's name for this version."""
+        return self.planned.endpoint
 
+    @property
     def model_url(self) -> str:
-        """Where the package lies."""
+        """The package's address in S3."""
         return f"s3://{self.bucket}/{self.key}"
 
     def variant(self) -> ProductionVariantTypeDef:
-        """The endpoint config's one production variant, as SageMaker wants it."""
-        if self.where.instance_type is not None:
+        """The endpoint config's only production variant, as SageMaker's API expects it."""
+        planned = self.planned
+        if planned.instance_type is not None:
             return {
                 "VariantName": VARIANT,
                 "ModelName": self.sagemaker_model,
-                "InstanceType": cast("ProductionVariantInstanceTypeType", self.where.instance_type),
-                "InitialInstanceCount": self.where.instances,
+                "InstanceType": cast("ProductionVariantInstanceTypeType", planned.instance_type),
+                "InitialInstanceCount": planned.instances,
                 "InitialVariantWeight": 1.0,
             }
-        size: ProductionVariantServerlessConfigTypeDef = {"MemorySizeInMB": self.where.memory_mb, "MaxConcurrency": self.where.max_concurrency}
+        size: ProductionVariantServerlessConfigTypeDef = {"MemorySizeInMB": planned.memory_mb, "MaxConcurrency": planned.max_concurrency}
         return {"VariantName": VARIANT, "ModelName": self.sagemaker_model, "ServerlessConfig": size}
 
 
-def targets_of(package: Artifact, plan: Plan, store: Store, settings: Settings) -> tuple[Target, ...]:
-    """The names for one package under one plan and settings, an endpoint each, realtime first: the same each time.
+def release_targets(package: Artifact, plan: Plan, store: Store, settings: Settings) -> tuple[ReleaseTarget, ...]:
+    """The targets of one package under one plan and settings, realtime first. Equal arguments give equal names.
 
     Raises:
-        SettingsError: ANIML_ROLE_ARN or ANIML_ENDPOINT_IMAGE is missing.
+        SettingsError: ANIML_ROLE_ARN, ANIML_ENDPOINT_IMAGE or ANIML_MODELS_BUCKET is missing.
         PackageError: the package's card has no metrics.
     """
-    _need(settings)
-    card = card_of(package, store)
-    return tuple(_target(where, card, package, plan, settings) for where in plan.release.endpoints(plan.model, slug(card.version)))
+    _check_settings(settings)
+    card = read_package_card(package, store)
+    return tuple(_target(planned, card, package, plan, settings) for planned in plan.release.endpoints(plan.model, slug(card.version)))
 
 
-def _target(where: EndpointConfig, card: ModelCard, package: Artifact, plan: Plan, settings: Settings) -> Target:
+def _target(planned: PlannedEndpoint, card: ModelCard, package: Artifact, plan: Plan, settings: Settings) -> ReleaseTarget:
     model = {"package": package.digest, "bucket": settings.models_bucket, "image": settings.endpoint_image, "role": settings.role_arn}
-    config: dict[str, Any] = {"model": digest_of(model), "memory": where.memory_mb, "concurrency": where.max_concurrency}
-    if where.instance_type is not None:
-        config = {"model": digest_of(model), "instance": where.instance_type, "instances": where.instances}
-    return Target(
-        where=where,
-        endpoint_config=_name(plan.model, card.version, digest_of(config)),
-        sagemaker_model=_name(plan.model, card.version, digest_of(model)),
+    config: dict[str, Any] = {"model": digest_of(model), "memory": planned.memory_mb, "concurrency": planned.max_concurrency}
+    if planned.instance_type is not None:
+        config = {"model": digest_of(model), "instance": planned.instance_type, "instances": planned.instances}
+    return ReleaseTarget(
+        planned=planned,
+        endpoint_config=_resource_name(plan.model, card.version, digest_of(config)),
+        sagemaker_model=_resource_name(plan.model, card.version, digest_of(model)),
         version=card.version,
         bucket=settings.models_bucket,
-        key=f"{plan.model}/{slug(card.version)}-{package.digest[:8]}/{PACKAGE_FILE}",
+        key=package_key(plan, card.version, package),
         image=settings.endpoint_image,
         role_arn=settings.role_arn,
-        parameter=switched_parameter(plan, where, settings),
+        parameter=switched_parameter(plan, planned, settings),
         tags={
             "animl:model": plan.model,
             "animl:version": slug(card.version),
@@ -97,51 +101,69 @@ def _target(where: EndpointConfig, card: ModelCard, package: Artifact, plan: Pla
     )
 
 
-def card_of(package: Artifact, store: Store) -> ModelCard:
-    """The package's card.
+def read_package_card(package: Artifact, store: Store) -> ModelCard:
+    """The package's model card.
 
     Raises:
         PackageError: it has no metrics.
     """
     card = ModelCard.model_validate_json(store.path(package, "card.json").read_bytes())
     if not card.metrics:
-        raise PackageError("the package's card has no metrics, so nobody knows how good it is; run the step 'package' again")
+        raise PackageError("the package's card has no metrics, so its quality is unknown; run the step 'package' again", code="no_metrics")
     return card
 
 
-def parameter_of(plan: Plan, purpose: Purpose, settings: Settings) -> str:
-    """The SSM parameter in which Animl looks for the name of the endpoint for a purpose.
+def package_key(plan: Plan, version: str, package: Artifact) -> str:
+    """The S3 key of a released package."""
+    return f"{plan.model}/{slug(version)}-{package.digest[:8]}/{PACKAGE_FILE}"
+
+
+def ssm_parameter_name(plan: Plan, purpose: Purpose, settings: Settings) -> str:
+    """The SSM parameter from which Animl reads the name of the endpoint for a purpose.
 
     Raises:
-        SettingsError: the name holds the stage, and ANIML_STAGE is not set.
+        SettingsError: the name contains the stage, and ANIML_STAGE is not set.
     """
-    spec = plan.release.register_ or RegisterConfig()
-    if "{stage}" in spec.parameter and not settings.stage:
-        raise SettingsError(f"the SSM parameter {spec.parameter} needs ANIML_STAGE, Animl's stage, such as dev or prod; it is not set")
-    return spec.parameter.format(model=spec.model_id or plan.model, purpose=purpose, stage=settings.stage)
+    register = plan.release.register_ or RegisterConfig()
+    if "{stage}" in register.parameter and not settings.stage:
+        raise SettingsError(f"the SSM parameter {register.parameter} needs Animl's stage, such as dev or prod; set ANIML_STAGE", code="no_stage")
+    return register.parameter.format(model=animl_model_id(plan), purpose=purpose, stage=settings.stage)
 
 
-def switched_parameter(plan: Plan, where: EndpointConfig, settings: Settings) -> str | None:
-    """The SSM parameter whose value a release switches; None where the endpoint behind its name is what changes."""
-    return parameter_of(plan, where.purpose, settings) if plan.release.switch == "ssm" else None
+def switched_parameter(plan: Plan, planned: PlannedEndpoint, settings: Settings) -> str | None:
+    """The SSM parameter that a release switches to a new endpoint; None if the release updates the endpoint under its name."""
+    return ssm_parameter_name(plan, planned.purpose, settings) if plan.release.switch == "ssm" else None
 
 
-def _need(settings: Settings) -> None:
-    wanted = {
-        "ANIML_ROLE_ARN": (settings.role_arn, "the ARN of the role with which SageMaker reads the package"),
-        "ANIML_ENDPOINT_IMAGE": (settings.endpoint_image, "the endpoint image's address in ECR"),
-        "ANIML_MODELS_BUCKET": (settings.models_bucket, "the bucket that keeps packages"),
-    }
-    lacking = [f"{name} ({meaning})" for name, (value, meaning) in wanted.items() if not value]
-    if lacking:
-        raise SettingsError(f"a release needs {' and '.join(lacking)}; not set in the environment")
+def animl_model_id(plan: Plan) -> str:
+    """The MLModel's _id in Animl."""
+    return (plan.release.register_.model_id if plan.release.register_ else None) or plan.model
 
 
-def _name(model: str, version: str, digest: str) -> str:
-    """``<model>-<version>-<digest>``, at most the 63 characters that SageMaker allows."""
-    return f"{model}-{slug(version)[: 63 - len(model) - 10]}".rstrip("-") + f"-{digest[:8]}"
+def animl_project(plan: Plan) -> str | None:
+    """A project of the plan through which Animl's API can be asked; None if the plan names none."""
+    register = plan.release.register_
+    named = (*(register.rule_projects if register else ()), *(p for p in (s.project() for s in plan.sources) if p))
+    return named[0] if named else None
 
 
 def slug(version: str) -> str:
-    """A version as names and tags can hold it."""
+    """A version in letters, digits and hyphens only."""
     return re.sub(r"[^A-Za-z0-9]+", "-", version).strip("-") or "0"
+
+
+def _check_settings(settings: Settings) -> None:
+    needed = {
+        "ANIML_ROLE_ARN": (settings.role_arn, "the ARN of the role with which SageMaker reads the package"),
+        "ANIML_ENDPOINT_IMAGE": (settings.endpoint_image, "the endpoint image's address in ECR"),
+        "ANIML_MODELS_BUCKET": (settings.models_bucket, "the bucket of released packages"),
+    }
+    missing = [name for name, (value, _) in needed.items() if not value]
+    if missing:
+        names = " and ".join(f"{name} ({needed[name][1]})" for name in missing)
+        raise SettingsError(f"a release needs {names}; not set in the environment", code="missing_settings", missing=missing)
+
+
+def _resource_name(model: str, version: str, digest: str) -> str:
+    """``<model>-<version>-<digest>``, at most the 63 characters that SageMaker allows."""
+    return f"{model}-{slug(version)[: 63 - len(model) - 10]}".rstrip("-") + f"-{digest[:8]}"

@@ -1,59 +1,74 @@
-"""How the plan's endpoints are now, as SageMaker and the history know it."""
+"""The present state of a plan's endpoints: SageMaker's description, together with the release history."""
 
 from __future__ import annotations
 
-from animl_pipeline.config import EndpointConfig, Plan
+from animl_pipeline.config import Plan, PlannedEndpoint
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.records import Artifact, Record
+from animl_pipeline.core.artifacts import Artifact, Record
 from animl_pipeline.deploy.endpoint_names import switched_parameter
-from animl_pipeline.deploy.history import records_of, release_history, released
-from animl_pipeline.deploy.rollback import present
-from animl_pipeline.deploy.sagemaker_api import Aws
+from animl_pipeline.deploy.release_history import History, read_records, release_of_config, release_records
+from animl_pipeline.deploy.sagemaker_api import AwsApi, EndpointState
 from animl_pipeline.storage.step_cache import Store
 
 
 class EndpointStatus(Record):
-    """An endpoint. ``status`` is "absent" where there is none; ``coming`` is the config of an update that is under way."""
+    """An endpoint's status. ``status`` is "absent" if it does not exist; ``pending_config`` is set during an update.
+
+    ``version`` is None if this pipeline did not release the config. ``unfinished`` means that a release is running or was killed.
+    """
 
     purpose: str
     endpoint: str
     status: str
     endpoint_config: str | None
-    coming: str
+    pending_config: str
     failure_reason: str
     version: str | None
     unfinished: bool
 
 
-def endpoint_status(plan: Plan, store: Store, settings: Settings) -> EndpointStatus:
-    """How the plan's (first) endpoint is now, and whether a release of it is unfinished."""
-    return endpoints_status(plan, store, settings)[0]
+def realtime_status(plan: Plan, store: Store, settings: Settings) -> EndpointStatus:
+    """The status of the plan's realtime endpoint."""
+    return endpoint_statuses(plan, store, settings)[0]
 
 
-def endpoints_status(plan: Plan, store: Store, settings: Settings) -> tuple[EndpointStatus, ...]:
-    """How each of the plan's endpoints is now, realtime first."""
-    aws = Aws()
-    return tuple(_status(aws, where, plan, store, settings) for where in plan.release.endpoints(plan.model))
+def endpoint_statuses(plan: Plan, store: Store, settings: Settings) -> tuple[EndpointStatus, ...]:
+    """The status of each endpoint of the plan, realtime first."""
+    aws = AwsApi()
+    return tuple(_status(aws, planned, plan, store, settings) for planned in plan.release.endpoints(plan.model))
 
 
-def served_package(plan: Plan, store: Store, settings: Settings) -> Artifact | None:
-    """The package behind the plan's (first) endpoint, None where none is or where it was not released from here."""
-    now = endpoint_status(plan, store, settings)
-    known = released(now.endpoint_config, release_history(plan, store)) if now.endpoint_config else None
-    return known.package if known else None
+def deployed_package(plan: Plan, store: Store, settings: Settings) -> Artifact | None:
+    """The package behind the plan's realtime endpoint; None if there is none, or if this pipeline did not release it."""
+    now = realtime_status(plan, store, settings)
+    release = release_of_config(now.endpoint_config, release_records(plan, store)) if now.endpoint_config else None
+    return release.package if release else None
 
 
-def _status(aws: Aws, where: EndpointConfig, plan: Plan, store: Store, settings: Settings) -> EndpointStatus:
-    history = records_of(where.line, store)
-    name, state = present(aws, where, list(history), switched_parameter(plan, where, settings))
-    known = released(state.endpoint_config, history) if state else None
+def current_endpoint(
+    aws: AwsApi, planned: PlannedEndpoint, history: History, parameter: str | None, timeout_s: float = 0
+) -> tuple[str, EndpointState | None]:
+    """Name and state of the endpoint that answers now: the planned name, or the value of the SSM parameter.
+
+    With ``timeout_s``, waits first until no update is in progress.
+    """
+    name = planned.endpoint
+    if parameter is not None:
+        name = aws.parameter(parameter) or next((r.endpoint for r in reversed(history) if r.state == "done"), name)
+    return name, aws.wait_until_stable(name, timeout_s) if timeout_s else aws.endpoint_state(name)
+
+
+def _status(aws: AwsApi, planned: PlannedEndpoint, plan: Plan, store: Store, settings: Settings) -> EndpointStatus:
+    history = read_records(planned.base_name, store)
+    name, state = current_endpoint(aws, planned, history, switched_parameter(plan, planned, settings))
+    release = release_of_config(state.endpoint_config, history) if state else None
     return EndpointStatus(
-        purpose=where.purpose,
+        purpose=planned.purpose,
         endpoint=name,
         status=state.status if state else "absent",
         endpoint_config=state.endpoint_config if state else None,
-        coming=state.coming if state else "",
+        pending_config=state.pending_config if state else "",
         failure_reason=state.failure_reason if state else "",
-        version=known.version if known else None,
+        version=release.version if release else None,
         unfinished=any(r.state == "begun" for r in history),
     )

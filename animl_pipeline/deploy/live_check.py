@@ -1,4 +1,4 @@
-"""Asking the live endpoint as Animl asks it, and comparing its answers with the golden ones of the package."""
+"""Send the package's reference images to the live endpoint, as Animl sends images, and compare the answers with the offline ones."""
 
 from __future__ import annotations
 
@@ -9,109 +9,126 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.boxes import WHOLE_IMAGE, Box
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.core.progress import track
-from animl_pipeline.core.records import WHOLE_IMAGE, Answer, Artifact, Box, Latency
-from animl_pipeline.deploy.aws_errors import spoken
-from animl_pipeline.deploy.sagemaker_api import Aws
+from animl_pipeline.core.release_results import Latency, ReferencePrediction
+from animl_pipeline.deploy.sagemaker_api import AwsApi
+from animl_pipeline.integrations.aws_errors import error_code, explain_aws_errors
 from animl_pipeline.storage.step_cache import Store
 
-COLD = frozenset({"ModelNotReadyException", "ThrottlingException", "ServiceUnavailable", "InternalDependencyException"})
-"""What an endpoint says that has to wake up first."""
+NOT_READY = frozenset({"ModelNotReadyException", "ThrottlingException", "ServiceUnavailable", "InternalDependencyException"})
+"""Error codes of an endpoint that is still starting."""
 
 
-class Checked(NamedTuple):
-    """How many golden crops were sent, the largest absolute difference of a probability, and how long the answers took."""
+class LiveCheckResult(NamedTuple):
+    """Number of images compared, largest absolute difference of a probability, and response times."""
 
-    crops: int
+    images: int
     max_difference: float
     latency: Latency | None = None
 
-
-def ask_endpoint(endpoint: str, image: bytes, box: Box = WHOLE_IMAGE) -> dict[str, float]:
-    """Each class id's probability for one box of one picture, from the live endpoint.
-
-    Raises:
-        ReleaseError: there is no such endpoint, or it refused the request; the line is its own.
-    """
-    return _ask(Aws(), endpoint, image, box, patience_s=60)
+    def as_dict(self) -> dict[str, Any]:
+        """The result under the field names of a release record."""
+        return {"checked": self.images, "max_difference": self.max_difference, "latency": self.latency}
 
 
-def check_endpoint(aws: Aws, endpoint: str, package: Artifact, store: Store, tolerance: float, patience_s: float) -> Checked:
-    """Send every golden crop of a package to the endpoint and compare.
+def invoke_endpoint(endpoint: str, image: bytes, box: Box = WHOLE_IMAGE) -> dict[str, float]:
+    """The live endpoint's probabilities for one box of one image, by class id.
 
     Raises:
-        ReleaseError: it did not answer, answered other classes, or a probability is further off than ``tolerance``.
+        ReleaseError: the endpoint does not exist or refused the request.
     """
-    answers = reference_crops(package, store)
-    worst, off, example = 0.0, 0, ""
-    took: list[float] = []
-    with track(f"checking {endpoint}", len(answers)) as step:
-        for expected, image in answers:
+    return _invoke_until_ready(AwsApi(), endpoint, image, box, timeout_s=60)
+
+
+def check_endpoint(aws: AwsApi, endpoint: str, package: Artifact, store: Store, tolerance: float, timeout_s: float) -> LiveCheckResult:
+    """Compare the endpoint's answers with all reference predictions of a package.
+
+    Raises:
+        ReleaseError: the endpoint did not answer, has other classes, or differs by more than ``tolerance`` (code
+            "answers_differ").
+    """
+    references = read_reference_predictions(package, store)
+    largest, failed, example = 0.0, 0, ""
+    times_ms: list[float] = []
+    with track(f"checking {endpoint}", len(references)) as progress:
+        for expected, image in references:
             data = image.read_bytes()
-            asked_at = time.perf_counter()
-            said = _ask(aws, endpoint, data, expected.box, patience_s)
-            took.append(1000 * (time.perf_counter() - asked_at))
-            if said.keys() != expected.probabilities.keys():
-                raise ReleaseError(f"the endpoint {endpoint} answers the classes {sorted(said)}, expected {sorted(expected.probabilities)}")
-            difference, class_id = max((abs(said[c] - p), c) for c, p in expected.probabilities.items())
-            off += not difference <= tolerance  # so that a NaN is off as well
-            if not difference <= worst:
-                worst = difference
-                example = f"{expected.image}, {class_id}: expected {expected.probabilities[class_id]:.4f}, found {said[class_id]:.4f}"
-            step(1)
-    if off:
-        raise ReleaseError(f"the endpoint {endpoint} answers {off} of {len(answers)} golden crops unlike offline, by up to {worst:.3g} ({example})")
-    return Checked(len(answers), worst, _latency(took))
+            started = time.perf_counter()
+            answer = _invoke_until_ready(aws, endpoint, data, expected.box, timeout_s)
+            times_ms.append(1000 * (time.perf_counter() - started))
+            if answer.keys() != expected.probabilities.keys():
+                raise ReleaseError(
+                    f"the endpoint {endpoint} answers with the classes {sorted(answer)}, expected {sorted(expected.probabilities)}",
+                    code="answers_differ",
+                )
+            difference, class_id = max((abs(answer[c] - p), c) for c, p in expected.probabilities.items())
+            failed += not difference <= tolerance  # written this way, NaN counts as a failure
+            if not difference <= largest:
+                largest = difference
+                example = f"{expected.image}, {class_id}: expected {expected.probabilities[class_id]:.4f}, found {answer[class_id]:.4f}"
+            progress(1)
+    if failed:
+        raise ReleaseError(
+            f"the endpoint {endpoint} differs from the offline model for {failed} of {len(references)} reference images, "
+            f"by up to {largest:.3g} ({example})",
+            code="answers_differ",
+            failed=failed,
+        )
+    return LiveCheckResult(len(references), largest, _latency(times_ms))
 
 
-def _latency(took_ms: list[float]) -> Latency:
-    """The first answer may have woken the endpoint up, so it stands apart (unless it is the only one)."""
-    first, rest = took_ms[0], sorted(took_ms[1:] or took_ms)
-    p50, p95 = (rest[math.ceil(share * len(rest)) - 1] for share in (0.5, 0.95))  # nearest rank
+def read_reference_predictions(package: Artifact, store: Store) -> list[tuple[ReferencePrediction, Path]]:
+    """A package's reference predictions, each with the local path of its image.
+
+    Raises:
+        ReleaseError: the package has none.
+        DamagedError: the package in the store is incomplete or damaged.
+    """
+    rows = json.loads(store.path(package, "reference_predictions.json").read_bytes())
+    if not rows:
+        raise ReleaseError("the package has no reference predictions, so the endpoint cannot be checked; run the step 'package' again")
+    predictions = [ReferencePrediction.model_validate(row) for row in rows]
+    return [(p, store.path(package, f"reference_predictions/{p.image}")) for p in predictions]
+
+
+def _latency(times_ms: list[float]) -> Latency:
+    """Response times, the first one apart because it may include the endpoint's start."""
+    first, rest = times_ms[0], sorted(times_ms[1:] or times_ms)
+    p50, p95 = (rest[math.ceil(share * len(rest)) - 1] for share in (0.5, 0.95))  # nearest-rank percentiles
     return Latency(first_ms=round(first, 1), p50_ms=round(p50, 1), p95_ms=round(p95, 1))
 
 
-def reference_crops(package: Artifact, store: Store) -> list[tuple[Answer, Path]]:
-    """The golden answers of a package, each with its picture here: all that a check needs.
-
-    Raises:
-        ReleaseError: there are none.
-        DamagedError: the package, or a file of it, is not whole in the store.
-    """
-    answers = [Answer.model_validate(row) for row in json.loads(store.path(package, "reference.json").read_bytes())]
-    if not answers:
-        raise ReleaseError("the package holds no golden answers, so the endpoint cannot be checked; run the step 'package' again")
-    return [(answer, store.path(package, f"reference/{answer.image}")) for answer in answers]
-
-
-def _ask(aws: Aws, endpoint: str, image: bytes, box: Box, patience_s: float) -> dict[str, float]:
-    """One request as Animl sends it: base64 JSON without a ContentType. An endpoint that wakes up is waited for."""
+def _invoke_until_ready(aws: AwsApi, endpoint: str, image: bytes, box: Box, timeout_s: float) -> dict[str, float]:
+    """Send one request as Animl does (base64 JSON, no ContentType), again and again while the endpoint is still starting."""
     body = json.dumps({"image": base64.b64encode(image).decode(), "bbox": box.as_list()})
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + timeout_s
     while True:
-        with spoken(f"the endpoint {endpoint}"):
-            reply = _invoke(aws, endpoint, body, last=time.monotonic() > deadline)
-        if reply is not None:
-            return _probabilities(endpoint, reply)
+        with explain_aws_errors(f"the endpoint {endpoint}"):
+            answer = _invoke_once(aws, endpoint, body, last_try=time.monotonic() > deadline)
+        if answer is not None:
+            return _parse_probabilities(endpoint, answer)
         time.sleep(1)
 
 
-def _invoke(aws: Aws, endpoint: str, body: str, *, last: bool) -> bytes | None:
-    """The endpoint's answer; None when it is still waking up and this is not the last try."""
+def _invoke_once(aws: AwsApi, endpoint: str, body: str, *, last_try: bool) -> bytes | None:
+    """The endpoint's answer; None if it is still starting and this is not the last try."""
     from botocore.exceptions import ClientError
 
     try:
         return aws.runtime.invoke_endpoint(EndpointName=endpoint, Body=body)["Body"].read()
     except ClientError as e:
-        response: dict[str, Any] = dict(e.response)
-        if not last and (response.get("Error", {}).get("Code") in COLD or response.get("OriginalStatusCode") == 503):
+        if not last_try and (error_code(e) in NOT_READY or dict(e.response).get("OriginalStatusCode") == 503):
             return None
         raise
 
 
-def _probabilities(endpoint: str, reply: bytes) -> dict[str, float]:
+def _parse_probabilities(endpoint: str, answer: bytes) -> dict[str, float]:
     try:
-        return {str(k): float(v) for k, v in json.loads(reply).items()}
+        return {str(k): float(v) for k, v in json.loads(answer).items()}
     except (ValueError, TypeError, AttributeError) as e:
-        raise ReleaseError(f"the endpoint {endpoint} answered {reply[:80]!r}, expected a JSON object of probabilities by class id") from e
+        raise ReleaseError(
+            f"the endpoint {endpoint} answered {answer[:80]!r}, expected a JSON object of probabilities by class id", code="answers_differ"
+        ) from e

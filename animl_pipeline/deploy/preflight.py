@@ -1,6 +1,6 @@
-"""What a release will need, looked at before anything is touched: bucket, role, image, quotas, SSM, Animl's categories.
+"""Checks before a release changes anything: bucket, role, image, quotas, SSM parameters, Animl's categories.
 
-A fault stops the release. Where only the permission to look is lacking, that is a warning which names the permission.
+An error stops the release. If only the permission to look is missing, that is a warning that names the permission.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from urllib.parse import unquote
 
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import PipelineError, ReleaseError
-from animl_pipeline.core.records import Record
-from animl_pipeline.deploy.aws_errors import DENIED, code_of, found, hurried
-from animl_pipeline.deploy.endpoint_names import Target, parameter_of
-from animl_pipeline.deploy.sagemaker_api import Aws
-from animl_pipeline.integrations.animl import Animl
-from animl_pipeline.storage.remote import RemoteError
+from animl_pipeline.core.artifacts import Record
+from animl_pipeline.core.errors import AwsUnreachableError, PipelineError, ReleaseError
+from animl_pipeline.deploy.endpoint_names import ReleaseTarget, animl_model_id, animl_project, ssm_parameter_name
+from animl_pipeline.deploy.sagemaker_api import AwsApi, missing_bucket
+from animl_pipeline.integrations.animl import AnimlClient
+from animl_pipeline.integrations.aws_errors import DENIED, error_code, is_temporary, none_if_missing, quick_config
+from animl_pipeline.storage.connection_pool import RemoteError
 
 log = logging.getLogger(__name__)
 
 ROLE = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):role/(?:[\w+=,.@/-]*/)?([\w+=,.@-]{1,64})")
-ECR = re.compile(r"(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/([a-z0-9._/-]+?)(?::([\w.-]+)|@(sha256:[0-9a-f]{64}))?")
+ECR_IMAGE = re.compile(r"(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/([a-z0-9._/-]+?)(?::([\w.-]+)|@(sha256:[0-9a-f]{64}))?")
 PERMISSIONS = {
     "HeadBucket": "s3:ListBucket",
     "CreateMultipartUpload": "s3:PutObject",
@@ -35,178 +35,183 @@ PERMISSIONS = {
     "ListServiceQuotas": "servicequotas:ListServiceQuotas",
     "GetParameter": "ssm:GetParameter",
 }
-SHARE_OF_QUOTA = re.compile(r"(?=.*serverless)(?=.*concurren)", re.IGNORECASE)
+"""Operation → the IAM permission that it needs."""
+SERVERLESS_QUOTA = re.compile(r"(?=.*serverless)(?=.*concurren)", re.IGNORECASE)
+"""Matches the quota's name. Its code is not documented."""
 
 
-class Finding(Record):
-    """One thing looked at."""
+class CheckResult(Record):
+    """The result of one check. ``temporary`` means that AWS did not answer, so that another try may succeed."""
 
-    what: str
-    state: Literal["good", "warning", "fault"]
-    said: str
+    name: str
+    state: Literal["ok", "warning", "error"]
+    message: str
+    temporary: bool = False
 
 
-def look_ahead(aws: Aws, targets: tuple[Target, ...], plan: Plan, settings: Settings) -> None:
-    """Say what may go wrong.
+def require_preflight(aws: AwsApi, targets: tuple[ReleaseTarget, ...], plan: Plan, settings: Settings) -> None:
+    """Run all checks and log the warnings.
 
     Raises:
-        ReleaseError: something will go wrong; the line names the permission or setting to mend.
+        ReleaseError: a check found an error (code "preflight"); the message names the permission or setting to fix.
+            AwsUnreachableError if AWS did not answer.
     """
-    seen = list(findings(aws, targets, plan, settings))
-    for finding in seen:
-        if finding.state == "warning":
-            log.warning("%s: %s", finding.what, finding.said)
-    faults = [f for f in seen if f.state == "fault"]
-    if faults:
-        more = f" ({len(faults) - 1} more after this: {', '.join(f.what for f in faults[1:])})" if len(faults) > 1 else ""
-        raise ReleaseError(f"{faults[0].said}{more}; nothing was changed")
+    results = list(run_preflight(aws, targets, plan, settings))
+    for result in results:
+        if result.state == "warning":
+            log.warning("%s: %s", result.name, result.message)
+    errors = [r for r in results if r.state == "error"]
+    if errors:
+        more = f" ({len(errors) - 1} more: {', '.join(r.name for r in errors[1:])})" if len(errors) > 1 else ""
+        kind = AwsUnreachableError if all(r.temporary for r in errors) else ReleaseError
+        raise kind(f"{errors[0].message}{more}; nothing was changed", code="preflight", failed=[r.name for r in errors])
 
 
-def findings(aws: Aws, targets: tuple[Target, ...], plan: Plan, settings: Settings) -> Iterator[Finding]:
-    """Everything looked at, in turn; none raises."""
-    first = targets[0]
-    yield _looked("bucket", lambda: _bucket(aws, first))
-    yield _looked("role", lambda: _role(first.role_arn))
-    yield _looked("image", lambda: _image(first.image))
-    if any(t.where.instance_type is None for t in targets):
-        yield _looked("quota", lambda: _quota(targets))
-    if plan.release.register_ is not None and plan.release.register_.ssm:
-        yield _looked("ssm", lambda: _parameters(aws, plan, settings))
-    if plan.release.register_ is not None:
-        yield _looked("categories", lambda: _categories(plan, settings))
+def run_preflight(aws: AwsApi, targets: tuple[ReleaseTarget, ...], plan: Plan, settings: Settings) -> Iterator[CheckResult]:
+    """The results of all checks, one after the other. No check raises."""
+    register = plan.release.register_
+    yield _run("bucket", lambda: _check_bucket(aws, targets[0]))
+    yield _run("role", lambda: _check_role(targets[0].role_arn))
+    yield _run("image", lambda: _check_image(targets[0].image))
+    if any(t.planned.instance_type is None for t in targets):
+        yield _run("quota", lambda: _check_quota(targets))
+    if register is not None and register.ssm:
+        yield _run("ssm", lambda: _check_parameters(aws, plan, settings))
+    if register is not None:
+        yield _run("categories", lambda: _check_categories(plan, settings))
 
 
-def _looked(what: str, look: Callable[[], Finding]) -> Finding:
-    """A look's finding; a look that is refused or not answered is a warning, but for the bucket, without which nothing goes."""
+def _run(name: str, check: Callable[[], CheckResult]) -> CheckResult:
+    """A check's result. If AWS refuses or does not answer, it is a warning, but an error for the bucket, which every release needs."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    needed: Literal["warning", "fault"] = "fault" if what == "bucket" else "warning"
+    state: Literal["warning", "error"] = "error" if name == "bucket" else "warning"
     try:
-        return look()
+        return check()
     except ClientError as e:
-        if code_of(e) in DENIED:
-            permission = PERMISSIONS.get(e.operation_name, f"the permission for {e.operation_name}")
-            said = f"{what}: {e.operation_name} was denied; your AWS user or role lacks {permission} (docs/release.md)"
-            return Finding(what=what, state="warning" if e.operation_name == "AbortMultipartUpload" else needed, said=said)
-        return Finding(what=what, state=needed, said=f"{what}: could not be looked at, {e.operation_name} was answered with {code_of(e)}")
+        operation = e.operation_name
+        if error_code(e) in DENIED:
+            permission = PERMISSIONS.get(operation, f"the permission for {operation}")
+            message = f"{name}: {operation} was denied; your AWS user or role lacks {permission} (docs/release.md)"
+            return CheckResult(name=name, state="warning" if operation == "AbortMultipartUpload" else state, message=message)
+        message = f"{name}: could not be checked, {operation} was refused with {error_code(e)}"
+        return CheckResult(name=name, state=state, message=message, temporary=is_temporary(e))
     except BotoCoreError as e:
-        return Finding(what=what, state=needed, said=f"{what}: AWS cannot be asked: {e}; check the network, the region and AWS's usual variables")
+        message = f"{name}: no answer from AWS: {e}; check the network, the region and the AWS variables"
+        return CheckResult(name=name, state=state, message=message, temporary=True)
     except RemoteError as e:
-        return Finding(what=what, state="warning", said=f"could not be looked at: {e}")
+        return CheckResult(name=name, state="warning", message=f"could not be checked: {e}")
     except PipelineError as e:
-        return Finding(what=what, state="fault", said=str(e))
+        return _error(name, str(e))
 
 
-def _bucket(aws: Aws, target: Target) -> Finding:
-    """Whether packages can be written: an upload is begun and broken off, which leaves nothing behind."""
-    if found(lambda: aws.s3.head_bucket(Bucket=target.bucket)) is None:
-        said = f"expected the bucket s3://{target.bucket}, found none; make it, or set ANIML_MODELS_BUCKET to another"
-        return Finding(what="bucket", state="fault", said=said)
-    begun = aws.s3.create_multipart_upload(Bucket=target.bucket, Key=target.key)
-    aws.s3.abort_multipart_upload(Bucket=target.bucket, Key=target.key, UploadId=begun["UploadId"])
-    return Finding(what="bucket", state="good", said=f"s3://{target.bucket} can be written")
+def _check_bucket(aws: AwsApi, target: ReleaseTarget) -> CheckResult:
+    """Whether packages can be written: an upload is started and aborted, which leaves nothing behind."""
+    if none_if_missing(lambda: aws.s3.head_bucket(Bucket=target.bucket)) is None:
+        return _error("bucket", missing_bucket(target.bucket))
+    upload = aws.s3.create_multipart_upload(Bucket=target.bucket, Key=target.key)
+    aws.s3.abort_multipart_upload(Bucket=target.bucket, Key=target.key, UploadId=upload["UploadId"])
+    return _ok("bucket", f"s3://{target.bucket} can be written")
 
 
-def _role(arn: str) -> Finding:
+def _check_role(arn: str) -> CheckResult:
     match = ROLE.fullmatch(arn)
     if match is None:
-        said = f"ANIML_ROLE_ARN: expected arn:aws:iam::<account>:role/<name>, found {arn!r}"
-        return Finding(what="role", state="fault", said=said)
+        return _error("role", f"ANIML_ROLE_ARN: expected arn:aws:iam::<account>:role/<name>, found {arn!r}")
     import boto3
 
     account, name = match.groups()
-    mine = boto3.client("sts", config=hurried()).get_caller_identity()["Account"]
-    if mine != account:
-        said = f"ANIML_ROLE_ARN is of the account {account}, you are signed in to {mine}; SageMaker takes on roles of its own account only"
-        return Finding(what="role", state="fault", said=said)
-    role = found(lambda: boto3.client("iam", config=hurried()).get_role(RoleName=name))
+    own = boto3.client("sts", config=quick_config()).get_caller_identity()["Account"]
+    if own != account:
+        return _error(
+            "role", f"ANIML_ROLE_ARN belongs to the account {account}, but you are signed in to {own}; SageMaker needs a role of its own account"
+        )
+    role = none_if_missing(lambda: boto3.client("iam", config=quick_config()).get_role(RoleName=name))
     if role is None:
-        return Finding(what="role", state="fault", said=f"ANIML_ROLE_ARN: IAM knows no role {name}; make it (docs/release.md) or name another")
+        return _error("role", f"ANIML_ROLE_ARN: expected the role {name} in IAM, found none; create it (docs/release.md) or name another")
     trusts = role["Role"].get("AssumeRolePolicyDocument", {})
     if "sagemaker.amazonaws.com" not in (unquote(trusts) if isinstance(trusts, str) else json.dumps(trusts)):
-        said = f"ANIML_ROLE_ARN: the role {name} does not trust sagemaker.amazonaws.com; add it to the role's trust policy (docs/release.md)"
-        return Finding(what="role", state="fault", said=said)
-    return Finding(what="role", state="good", said=f"{name} is there and trusts SageMaker")
+        return _error(
+            "role", f"ANIML_ROLE_ARN: the role {name} does not trust sagemaker.amazonaws.com; add it to the role's trust policy (docs/release.md)"
+        )
+    return _ok("role", f"{name} exists and trusts SageMaker")
 
 
-def _image(image: str) -> Finding:
-    match = ECR.fullmatch(image)
+def _check_image(image: str) -> CheckResult:
+    match = ECR_IMAGE.fullmatch(image)
     if match is None:
-        said = f"{image} is no address in ECR, so it was not looked for; SageMaker on AWS takes images from ECR only"
-        return Finding(what="image", state="warning", said=said)
+        return _warning("image", f"{image} is not an address in ECR, so it was not checked; SageMaker on AWS takes images from ECR only")
     import boto3
 
     account, region, repository, tag, digest = match.groups()
-    which = {"imageDigest": digest} if digest else {"imageTag": tag or "latest"}
-    ecr = boto3.client("ecr", region_name=region, config=hurried())
-    known = found(lambda: ecr.describe_images(registryId=account, repositoryName=repository, imageIds=[which]))
+    image_id = {"imageDigest": digest} if digest else {"imageTag": tag or "latest"}
+    ecr = boto3.client("ecr", region_name=region, config=quick_config())
+    known = none_if_missing(lambda: ecr.describe_images(registryId=account, repositoryName=repository, imageIds=[image_id]))
     if not known or not known["imageDetails"]:
-        said = (
-            f"ANIML_ENDPOINT_IMAGE: ECR holds no {repository} with {digest or tag or 'latest'} in {region}; push it (docs/release.md) or name another"
+        return _error(
+            "image",
+            f"ANIML_ENDPOINT_IMAGE: expected {repository} with {digest or tag or 'latest'} in ECR in {region}, found none; push it (docs/aws.md) "
+            "or name another",
         )
-        return Finding(what="image", state="fault", said=said)
     size = known["imageDetails"][0].get("imageSizeInBytes", 0)
-    return Finding(what="image", state="good", said=f"{repository}:{tag or digest} is in ECR, {size / 1e6:.0f} MB")
+    return _ok("image", f"{repository}:{tag or digest} is in ECR, {size / 1e6:.0f} MB")
 
 
-def _quota(targets: tuple[Target, ...]) -> Finding:
-    """Whether the account allows so much serverless concurrency; the quota's name is looked for, since its code is not documented."""
+def _check_quota(targets: tuple[ReleaseTarget, ...]) -> CheckResult:
+    """Whether the account's quota allows the planned serverless concurrency."""
     import boto3
 
-    wanted = sum(t.where.max_concurrency for t in targets if t.where.instance_type is None)
-    pages = boto3.client("service-quotas", config=hurried()).get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
-    fitting = [q for page in pages for q in page["Quotas"] if SHARE_OF_QUOTA.search(q.get("QuotaName", ""))]
-    if not fitting:
-        return Finding(what="quota", state="warning", said="the quota of serverless concurrency was not found; a release above it is refused by AWS")
-    quota = max(fitting, key=lambda q: q["Value"])
-    if quota["Value"] < wanted:
-        said = (
-            f"the account's quota {quota['QuotaName']!r} is {quota['Value']:.0f}, the plan wants {wanted}; have it raised in Service Quotas, "
-            "or lower release.max_concurrency"
+    needed = sum(t.planned.max_concurrency for t in targets if t.planned.instance_type is None)
+    pages = boto3.client("service-quotas", config=quick_config()).get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
+    quotas = [q for page in pages for q in page["Quotas"] if SERVERLESS_QUOTA.search(q.get("QuotaName", ""))]
+    if not quotas:
+        return _warning("quota", "the quota of serverless concurrency was not found; AWS refuses a release above it")
+    quota = max(quotas, key=lambda q: q["Value"])
+    if quota["Value"] < needed:
+        return _error(
+            "quota",
+            f"the account's quota {quota['QuotaName']!r} is {quota['Value']:.0f}, but the plan needs {needed}; request a higher one in Service "
+            "Quotas, or lower release.max_concurrency",
         )
-        return Finding(what="quota", state="fault", said=said)
-    return Finding(what="quota", state="good", said=f"{wanted} of {quota['Value']:.0f} at a time ({quota['QuotaName']})")
+    return _ok("quota", f"{needed} of {quota['Value']:.0f} concurrent requests ({quota['QuotaName']})")
 
 
-def _parameters(aws: Aws, plan: Plan, settings: Settings) -> Finding:
-    names = [parameter_of(plan, purpose, settings) for purpose in ("realtime", "batch")]
-    held = {name: found(lambda n=name: aws.ssm.get_parameter(Name=n)) for name in names}  # type: ignore[misc]  # a lambda's default
-    lacking = [name for name, value in held.items() if value is None]
-    return Finding(what="ssm", state="good", said=f"{', '.join(lacking)} will be made" if lacking else f"{' and '.join(names)} are there")
+def _check_parameters(aws: AwsApi, plan: Plan, settings: Settings) -> CheckResult:
+    names = [ssm_parameter_name(plan, purpose, settings) for purpose in ("realtime", "batch")]
+    held = {name: none_if_missing(lambda n=name: aws.ssm.get_parameter(Name=n)) for name in names}  # type: ignore[misc]  # a lambda's default
+    missing = [name for name, value in held.items() if value is None]
+    return _ok("ssm", f"{', '.join(missing)} will be created" if missing else f"{' and '.join(names)} exist")
 
 
-def _categories(plan: Plan, settings: Settings) -> Finding:
-    """Whether Animl's MLModel knows every class that the endpoint will answer: an unknown one ends in the dead-letter queue."""
-    project = asked_project(plan)
+def _check_categories(plan: Plan, settings: Settings) -> CheckResult:
+    """Whether Animl's MLModel has every class of the model. Animl loses an answer that has an unknown class."""
+    project = animl_project(plan)
     if not settings.api_url or project is None:
-        said = "not compared with Animl's MLModel: that needs ANIML_API_URL and a project (an animl:// source, or register.rule_projects)"
-        return Finding(what="categories", state="warning", said=said)
-    model_id = model_id_of(plan)
-    with Animl(project, settings) as animl:
+        needed = "ANIML_API_URL and a project (an animl:// source, or register.rule_projects)"
+        return _warning("categories", f"not compared with Animl's MLModel, because that needs {needed}")
+    model_id = animl_model_id(plan)
+    with AnimlClient(project, settings) as animl:
         document = animl.ml_model(model_id)
     if document is None:
-        said = f"Animl knows no MLModel {model_id!r} yet; run mlmodel.js of the registration before its API calls the endpoint"
-        return Finding(what="categories", state="warning", said=said)
+        return _warning("categories", f"Animl has no MLModel {model_id!r} yet; run the registration's mlmodel.js before Animl calls the endpoint")
     known = {str(c["_id"]) for c in document["categories"]}
-    lacking = [c.id for c in plan.classes() if c.id not in known]
-    if lacking:
-        said = (
-            f"Animl's MLModel {model_id!r} lacks the categories {', '.join(lacking)}, and an answer with an unknown one is lost in Animl; "
-            "write the registration with `animl-pipeline release register PLAN --only-files` and run its mlmodel.js first"
+    missing = [c.id for c in plan.classes() if c.id not in known]
+    if missing:
+        return _error(
+            "categories",
+            f"Animl's MLModel {model_id!r} lacks the categories {', '.join(missing)}, and Animl loses an answer with an unknown one; "
+            "write the registration with `animl-pipeline release register PLAN --only-files` and run its mlmodel.js first",
         )
-        return Finding(what="categories", state="fault", said=said)
-    return Finding(
-        what="categories", state="good", said=f"Animl's MLModel {model_id!r} ({document['version']}) knows all {len(plan.classes())} classes"
-    )
+    return _ok("categories", f"Animl's MLModel {model_id!r} ({document['version']}) has all {len(plan.classes())} classes")
 
 
-def asked_project(plan: Plan) -> str | None:
-    """A project as whose member Animl can be asked, None where the plan names none."""
-    register = plan.release.register_
-    named = (*(register.rule_projects if register else ()), *(p for p in (s.project() for s in plan.sources) if p))
-    return named[0] if named else None
+def _ok(name: str, message: str) -> CheckResult:
+    return CheckResult(name=name, state="ok", message=message)
 
 
-def model_id_of(plan: Plan) -> str:
-    """The MLModel's _id in Animl."""
-    return (plan.release.register_.model_id if plan.release.register_ else None) or plan.model
+def _warning(name: str, message: str) -> CheckResult:
+    return CheckResult(name=name, state="warning", message=message)
+
+
+def _error(name: str, message: str) -> CheckResult:
+    return CheckResult(name=name, state="error", message=message)

@@ -1,7 +1,6 @@
-"""The champion: the package that was released last, which a new model is compared with.
+"""The champion: the package released last, with which a new model is compared, and the training that made it.
 
-Releases leave a record each in the store, ``releases/<endpoint>/<time>.json``; only what says which package they put in service
-is read here, so that records of other versions still count.
+Only the few fields of a release record that name the package are read here, so records of other versions count, too.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PipelineError
-from animl_pipeline.core.records import Artifact, ModelCard
+from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, read_card
 from animl_pipeline.storage.step_cache import Manifest, Store
 
@@ -21,82 +21,88 @@ log = logging.getLogger(__name__)
 
 
 class _Served(NamedTuple):
-    """A release or rollback that held: its package, None where it was not released from this store."""
+    """A successful release or rollback. ``package`` is None if it did not come from this store."""
 
     version: str
     package: Artifact | None
 
 
-def champion_of(endpoint: str, challenger: ModelCard, store: Store) -> Artifact | None:
-    """The package that the endpoint serves by its records, or None where nothing was released, or nothing that this store holds.
+def find_champion(endpoint: str, challenger: ModelCard, store: Store) -> Artifact | None:
+    """The package that the endpoint serves according to its records; None if there is none in this store.
 
-    Where that is the challenger itself, the one before its first release comes back: what it was compared with then.
+    If the challenger itself is served, the champion is the package served before the challenger's first release, with
+    which it was compared then.
 
     Args:
-        endpoint: the endpoint's name for good.
-        challenger: the card of the model that is to be judged.
+        endpoint: the endpoint's base name.
+        challenger: the model card of the new model.
         store: holds the records and the packages.
     """
-    served = [s for s in _history(endpoint, store) if s is not None]
-    own = [i for i, s in enumerate(served) if _is(s, challenger, store)]
+    served = _read_served(endpoint, store)
+    own = [i for i, s in enumerate(served) if _is_model(s, challenger, store)]
     if own and own[-1] == len(served) - 1:
         served = served[: own[0]]
     if not served:
         return None
     if served[-1].package is None:
-        log.warning("%s serves %s, which was not released from this store; there is no champion to compare with", endpoint, served[-1].version)
+        log.warning("%s serves %s, which was not released from this store, so there is no champion to compare with", endpoint, served[-1].version)
     return served[-1].package
 
 
-def released_model(endpoint: str, store: Store) -> Manifest | None:
-    """The step 'model' that trained what the endpoint serves by its records; None where nothing was released, or nothing that this store holds."""
-    served = [s for s in _history(endpoint, store) if s is not None]
+def find_champion_for_step(endpoint: str, model: Artifact, store: Store) -> Artifact | None:
+    """As :func:`find_champion`, for the artifact of the new model's training or calibration."""
+    return find_champion(endpoint, read_card(store.path(model, CARD_FILE)), store)
+
+
+def released_training(endpoint: str, store: Store) -> Manifest | None:
+    """The manifest of the training whose model the endpoint serves according to its records; None if it is not in this store."""
+    served = _read_served(endpoint, store)
     if not served or served[-1].package is None:
         return None
-    try:
-        card = read_card(store.path(served[-1].package, CARD_FILE))
-    except PipelineError as e:
-        log.warning("the package of the released version %s cannot be read: %s", served[-1].version, e)
-        return None
-    return model_with(MODEL_FILE, card.onnx_sha256, store)
+    card = _read_card(served[-1], store)
+    return None if card is None else find_training(MODEL_FILE, card.onnx_sha256, store)
 
 
-def model_with(file: str, sha256: str, store: Store) -> Manifest | None:
-    """The step 'model' in the store whose file of this name has this content, or None."""
+def find_training(file: str, sha256: str, store: Store) -> Manifest | None:
+    """The manifest of the training in the store that made a file with this name and sha256, or None."""
     for name in store.object_store.names("steps/training/"):
         if name.endswith("/manifest.json"):
             try:
                 manifest = Manifest.model_validate_json(store.object_store.read(name) or b"")
             except ValidationError:
-                continue  # of another version: nothing to go on from
+                continue  # written by another version
             if file in manifest.files and manifest.files[file].sha256 == sha256:
                 return manifest
     return None
 
 
-def _history(endpoint: str, store: Store) -> list[_Served | None]:
-    return [_read(name, store) for name in sorted(store.object_store.names(f"releases/{endpoint}/"))]
+def _read_served(endpoint: str, store: Store) -> list[_Served]:
+    """The successful releases and rollbacks of an endpoint, the oldest first."""
+    served = []
+    for name in sorted(store.object_store.names(f"releases/{endpoint}/")):
+        try:
+            record = json.loads(store.object_store.read(name) or b"")
+            package = record.get("package")
+            if record["state"] == "done":
+                served.append(_Served(str(record["version"]), Artifact.model_validate(package) if package else None))
+        except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
+            log.warning("%s in the store cannot be read as a release record; it is ignored", name)
+    return served
 
 
-def _read(name: str, store: Store) -> _Served | None:
-    """A record; None where it is not of a change that held."""
-    try:
-        record = json.loads(store.object_store.read(name) or b"")
-        if record["state"] != "done":
-            return None
-        package = record.get("package")
-        return _Served(str(record["version"]), Artifact.model_validate(package) if package else None)
-    except (ValueError, KeyError, TypeError, ValidationError):
-        log.warning("%s in the store is not a release record that can be read; left out", name)
-        return None
-
-
-def _is(served: _Served, challenger: ModelCard, store: Store) -> bool:
-    """Whether a release was of this very network, which gives a version its name."""
+def _is_model(served: _Served, challenger: ModelCard, store: Store) -> bool:
+    """Whether the released package contains the challenger's network."""
     if served.package is None or served.version != challenger.version:
         return False
+    card = _read_card(served, store)
+    return card is not None and card.onnx_sha256 == challenger.onnx_sha256
+
+
+def _read_card(served: _Served, store: Store) -> ModelCard | None:
+    if served.package is None:
+        return None
     try:
-        return read_card(store.path(served.package, CARD_FILE)).onnx_sha256 == challenger.onnx_sha256
+        return read_card(store.path(served.package, CARD_FILE))
     except PipelineError as e:
         log.warning("the package of the released version %s cannot be read: %s", served.version, e)
-        return False
+        return None

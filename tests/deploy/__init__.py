@@ -1,1 +1,1 @@
-"""The last door against a real local SageMaker."""
+"""Deployment, against a real local SageMaker."""

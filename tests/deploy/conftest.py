@@ -1,4 +1,4 @@
-"""A local SageMaker, and a plan and settings for it, for the tests of the last door."""
+"""A local SageMaker, with a plan and settings for it."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from tests.support.packaged_model import colour_plan
 BUCKET = "animl-model-zoo"
 
 
-WHERE: dict[str, Any] = {"role_arn": ROLE, "endpoint_image": IMAGE, "stage": "dev"}
+AWS_SETTINGS: dict[str, Any] = {"role_arn": ROLE, "endpoint_image": IMAGE, "stage": "dev"}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
-    """A local SageMaker and S3 which boto3 finds through its usual variables."""
+    """A local SageMaker and S3, whose addresses boto3 reads from its usual variables."""
     with local_sagemaker(tmp_path_factory.mktemp("cloud") / "state") as addresses, pytest.MonkeyPatch.context() as patch:
         for name, value in addresses.variables().items():
             patch.setenv(name, value)
-        boto3.setup_default_session()  # an earlier test's session remembers credentials
+        boto3.setup_default_session()  # the session of an earlier test keeps its credentials
         boto3.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
         yield addresses
 
 
 @pytest.fixture(autouse=True)
-def _no_endpoint_outlives_its_test() -> Iterator[None]:
-    """Each is a process."""
+def _delete_endpoints() -> Iterator[None]:
+    """Delete all endpoints after each test, because each is a process."""
     yield
     sagemaker = boto3.client("sagemaker")
     for page in sagemaker.get_paginator("list_endpoints").paginate():
@@ -45,10 +45,10 @@ def _no_endpoint_outlives_its_test() -> Iterator[None]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(store=str(tmp_path / "store"), data=tmp_path, cache=tmp_path / "cache", **WHERE)
+    return Settings(store=str(tmp_path / "store"), data=tmp_path, cache=tmp_path / "cache", **AWS_SETTINGS)
 
 
 @pytest.fixture
 def plan() -> Plan:
-    """A plan whose endpoint no other test has."""
+    """A plan with an endpoint name that no other test uses."""
     return colour_plan(endpoint=f"colours-{uuid.uuid4().hex[:8]}")

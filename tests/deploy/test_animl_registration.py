@@ -1,4 +1,4 @@
-"""What Animl is told of a release: SSM parameters, a document, automation rules."""
+"""Registration in Animl: SSM parameters, MLModel document, automation rules, checklist."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pydantic import SecretStr
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ReleaseError, SettingsError
-from animl_pipeline.deploy import deploy_endpoint, register_model
+from animl_pipeline.deploy import deploy_package, register_model
 from animl_pipeline.storage.step_cache import Store
-from tests.support.animl_server import AnimlSite, animl
-from tests.support.packaged_model import colour_plan, package_of
+from tests.support.animl_server import AnimlServer, serve_animl
+from tests.support.packaged_model import colour_plan, make_package
 
 RULES: list[dict[str, Any]] = [
     {"_id": "r1", "name": "detect", "event": {"type": "image-added"}, "action": {"type": "run-inference", "mlModel": "megadetector_v5a"}},
@@ -43,29 +43,30 @@ RULES: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-def registered(settings: Settings) -> Iterator[tuple[AnimlSite, Plan, Settings]]:
-    """Animl with automation rules, a plan that tells it everything, and settings that lead there."""
+def registered(settings: Settings) -> Iterator[tuple[AnimlServer, Plan, Settings]]:
+    """An Animl server with automation rules, a plan that registers everything, and settings with the server's address."""
     parameter = f"/ml/{uuid.uuid4().hex[:6]}-{{purpose}}-{{stage}}"
     plan = colour_plan(
         endpoint=f"reg-{uuid.uuid4().hex[:6]}",
         register={"parameter": parameter, "thresholds": {"green": 0.6}, "disabled": ["blue"], "rule_projects": ["isle"]},
     )
-    with animl([]) as site:
+    with serve_animl([]) as site:
         site.rules = json.loads(json.dumps(RULES))
         known = {"api_url": site.url, "id_token": SecretStr("token-of-a-service-user"), "poll_s": 0.01}
         yield site, plan, settings.model_copy(update=known)
 
 
-def test_animl_is_told_by_ssm_a_document_and_rules_in_which_people_keep_their_thresholds(
-    registered: tuple[AnimlSite, Plan, Settings], store: Store, tmp_path: Path
+def test_registration_writes_parameters_document_and_rules_and_keeps_thresholds_that_people_set(
+    registered: tuple[AnimlServer, Plan, Settings], store: Store, tmp_path: Path
 ) -> None:
     site, plan, settings = registered
-    package = package_of(store, tmp_path)
-    with pytest.raises(ReleaseError, match=r"SSM shall name the endpoint .*, and there is none"):
+    package = make_package(store, tmp_path)
+    with pytest.raises(ReleaseError) as caught:
         register_model(package, plan, store, settings)
-    deploy_endpoint(package, plan, store, settings)
-    told = register_model(package, plan, store, settings)
-    values = {n: boto3.client("ssm").get_parameter(Name=n)["Parameter"]["Value"] for n in told.parameters}
+    assert caught.value.code == "no_endpoint"
+    deploy_package(package, plan, store, settings)
+    done = register_model(package, plan, store, settings)
+    values = {n: boto3.client("ssm").get_parameter(Name=n)["Parameter"]["Value"] for n in done.parameters}
     assert set(values.values()) == {plan.endpoint_name()}
     assert [n.split("-")[1] for n in values] == ["realtime", "batch"]
     assert site.rules[1]["action"]["categoryConfig"] == {
@@ -75,10 +76,10 @@ def test_animl_is_told_by_ssm_a_document_and_rules_in_which_people_keep_their_th
     }
     assert [site.rules[0], site.rules[2]] == [RULES[0], RULES[2]]
     assert site.rules[1]["action"]["country"] == "USA"
-    assert told.rules == {"isle": "written"}
-    assert register_model(package, plan, store, settings).rules == {"isle": "as it was"}
-    assert site.asked["updateAutomationRules"] == 1
-    files = {name: (Path(told.folder) / name).read_text() for name in told.files}
+    assert done.rules == {"isle": "written"}
+    assert register_model(package, plan, store, settings).rules == {"isle": "unchanged"}
+    assert site.request_counts["updateAutomationRules"] == 1
+    files = {name: (Path(done.folder) / name).read_text() for name in done.files}
     document = json.loads(files["mlmodel.json"])
     assert (document["_id"], document["version"], document["expectsCrops"]) == ("colours", "1", True)
     assert [c["_id"] for c in document["categories"]] == ["red", "green", "blue"]
@@ -86,37 +87,41 @@ def test_animl_is_told_by_ssm_a_document_and_rules_in_which_people_keep_their_th
     assert "modelInterfaces.ts" in files["checklist.md"]
     site.models = [document | {"version": "0", "categories": [c | {"color": "#123456"} for c in document["categories"]]}]
     register_model(package, plan, store, settings, only_files=True)
-    checklist = (Path(told.folder) / "checklist.md").read_text()
+    checklist = (Path(done.folder) / "checklist.md").read_text()
     assert "only version and thresholds change" in checklist
     assert "modelInterfaces.ts" not in checklist
-    assert "#123456" in (Path(told.folder) / "mlmodel.json").read_text()
+    assert "#123456" in (Path(done.folder) / "mlmodel.json").read_text()
 
 
-def test_classes_that_animl_does_not_know_are_found_before_the_endpoint_answers_them(
-    registered: tuple[AnimlSite, Plan, Settings], store: Store, tmp_path: Path
+def test_a_release_with_classes_that_animl_does_not_know_is_refused(
+    registered: tuple[AnimlServer, Plan, Settings], store: Store, tmp_path: Path
 ) -> None:
     site, plan, settings = registered
     site.models = [{"_id": "colours", "version": "0", "defaultConfThreshold": 0.8, "expectsCrops": True, "categories": []}]
-    with pytest.raises(ReleaseError, match=r"lacks the categories red, green, blue.*--only-files.*nothing was changed"):
-        deploy_endpoint(package_of(store, tmp_path), plan, store, settings)
+    with pytest.raises(ReleaseError, match="red, green, blue") as caught:
+        deploy_package(make_package(store, tmp_path), plan, store, settings)
+    assert (caught.value.code, caught.value.details["failed"]) == ("preflight", ["categories"])
     site.models[0]["categories"] = [{"_id": c, "name": c, "color": "#000000"} for c in ("red", "green", "blue")]
-    deploy_endpoint(package_of(store, tmp_path), plan, store, settings)
+    deploy_package(make_package(store, tmp_path), plan, store, settings)
 
 
-def test_rules_that_somebody_else_changed_or_may_not_be_changed_are_said(
-    registered: tuple[AnimlSite, Plan, Settings], store: Store, tmp_path: Path
+def test_registration_reports_rules_that_it_may_not_change_or_that_somebody_else_changed(
+    registered: tuple[AnimlServer, Plan, Settings], store: Store, tmp_path: Path
 ) -> None:
     site, plan, settings = registered
-    package = package_of(store, tmp_path)
-    deploy_endpoint(package, plan, store, settings)
-    site.managers = False
-    with pytest.raises(SettingsError, match="for rules: a manager"):
+    package = make_package(store, tmp_path)
+    deploy_package(package, plan, store, settings)
+    site.user_is_manager = False
+    with pytest.raises(SettingsError, match="manager"):
         register_model(package, plan, store, settings)
     assert site.rules == RULES
-    site.managers, site.meddle = True, RULES[0] | {"_id": "r4"}
-    with pytest.raises(ReleaseError, match="holds other automation rules of isle than were written; compare"):
+    site.user_is_manager, site.concurrent_rule = True, RULES[0] | {"_id": "r4"}
+    with pytest.raises(ReleaseError) as caught:
         register_model(package, plan, store, settings)
-    with pytest.raises(SettingsError, match="ANIML_STAGE"):
+    assert caught.value.code == "rules_differ"
+    with pytest.raises(SettingsError) as no_stage:
         register_model(package, plan, store, settings.model_copy(update={"stage": ""}))
-    with pytest.raises(ReleaseError, match="says nothing of registering"):
+    assert no_stage.value.code == "no_stage"
+    with pytest.raises(ReleaseError) as no_register:
         register_model(package, colour_plan(), store, settings)
+    assert no_register.value.code == "no_register"

@@ -1,4 +1,4 @@
-"""What is found before anything is touched: refusals, what is missing, what a dry run says."""
+"""Refusals and preflight checks before anything changes, and the dry run."""
 
 from __future__ import annotations
 
@@ -12,87 +12,93 @@ import pytest
 
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import PackageError, ReleaseError, SettingsError
-from animl_pipeline.core.records import Box, Counts
+from animl_pipeline.core.artifacts import Counts
+from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.errors import AwsUnreachableError, PackageError, ReleaseError, SettingsError
 from animl_pipeline.core.step import Step
-from animl_pipeline.deploy import ask_endpoint, deploy_endpoint, endpoint_status, foresee_release, release_history, rollback_endpoint
+from animl_pipeline.deploy import deploy_package, dry_run_release, invoke_endpoint, realtime_status, release_records, roll_back
 from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE, Addresses
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 from tests.conftest import jpeg
-from tests.support.packaged_model import package_of, report_of
+from tests.support.packaged_model import make_package, make_report
 from tests.support.paths import ROOT
-from tests.support.sagemaker_faults import denying, faulty
+from tests.support.sagemaker_faults import access_denied_server, with_faults
 
 
-def test_what_is_missing_is_named(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
-    package = package_of(store, tmp_path)
-    with pytest.raises(SettingsError, match="ANIML_ROLE_ARN"):
-        deploy_endpoint(package, plan, store, settings.model_copy(update={"role_arn": ""}))
-    with pytest.raises(SettingsError, match="ANIML_ENDPOINT_IMAGE"):
-        deploy_endpoint(package, plan, store, settings.model_copy(update={"endpoint_image": ""}))
-    with pytest.raises(ReleaseError, match="expected the bucket s3://no-such-bucket, found none; make it, or set ANIML_MODELS_BUCKET"):
-        deploy_endpoint(package, plan, store, settings.model_copy(update={"models_bucket": "no-such-bucket"}))
-    with pytest.raises(ReleaseError, match=f"expected the endpoint {plan.endpoint_name()} in SageMaker, found none"):
-        rollback_endpoint(plan, store, settings)
-    with pytest.raises(ReleaseError, match="not found"):
-        ask_endpoint(plan.endpoint_name(), jpeg(), Box.of([0, 0, 1, 1]))
-    assert release_history(plan, store) == ()
+def test_missing_settings_buckets_and_endpoints_are_reported(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
+    package = make_package(store, tmp_path)
+    with pytest.raises(SettingsError) as no_settings:
+        deploy_package(package, plan, store, settings.model_copy(update={"role_arn": "", "endpoint_image": ""}))
+    assert no_settings.value.details["missing"] == ["ANIML_ROLE_ARN", "ANIML_ENDPOINT_IMAGE"]
+    with pytest.raises(ReleaseError) as no_bucket:
+        deploy_package(package, plan, store, settings.model_copy(update={"models_bucket": "no-such-bucket"}))
+    assert no_bucket.value.details["failed"] == ["bucket"]
+    with pytest.raises(ReleaseError) as nothing_deployed:
+        roll_back(plan, store, settings)
+    assert nothing_deployed.value.code == "no_endpoint"
+    with pytest.raises(ReleaseError) as nothing_to_invoke:
+        invoke_endpoint(plan.endpoint_name(), jpeg(), Box.of([0, 0, 1, 1]))
+    assert nothing_to_invoke.value.code == "aws_refused"
+    assert release_records(plan, store) == ()
 
 
-def test_a_service_that_cannot_be_reached_is_one_line(
+def test_an_unreachable_service_is_a_retryable_error_of_one_line(
     plan: Plan, store: Store, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with pytest.raises(ReleaseError, match="AWS cannot be asked") as caught:
-        deploy_endpoint(package_of(store, tmp_path), plan, store, settings)
+    with pytest.raises(AwsUnreachableError) as caught:
+        deploy_package(make_package(store, tmp_path), plan, store, settings)
+    assert caught.value.retryable
     assert "\n" not in str(caught.value)
 
 
 def test_a_package_without_metrics_is_not_released(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
-    package = package_of(store, tmp_path)
+    package = make_package(store, tmp_path)
 
     def build(space: Workspace) -> StepOutput:
         card = store.path(package, "card.json").read_text()
         (space.out / "card.json").write_text(card[: card.index('"metrics"')] + '"metrics": {}}')
         return StepOutput(Counts(kept=0))
 
-    with pytest.raises(PackageError, match="no metrics"):
-        deploy_endpoint(store.make(Step("package", version=1), config={"metrics": False}, build=build), plan, store, settings)
+    with pytest.raises(PackageError):
+        deploy_package(store.make(Step("package", version=1), config={"metrics": False}, build=build), plan, store, settings)
 
 
-def test_a_report_that_says_no_is_refused_unless_somebody_says_why_not(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
-    package = package_of(store, tmp_path)
-    held_back = report_of(package, store, verdict="hold", reasons=("red lost 12 % recall",))
-    with pytest.raises(ReleaseError, match=r"to hold it back: red lost 12 % recall.*--force"):
-        deploy_endpoint(package, plan, store, settings, report=held_back)
-    with pytest.raises(ReleaseError, match="needs more data"):
-        deploy_endpoint(package, plan, store, settings, report=report_of(package, store, verdict="need_more_data"))
-    other = package_of(store, tmp_path, "2", temperature=3.0)
-    with pytest.raises(ReleaseError, match="so that what was judged is what is released"):
-        deploy_endpoint(package, plan, store, settings, report=report_of(other, store, verdict="promote"))
-    assert endpoint_status(plan, store, settings).status == "absent"
-    deploy_endpoint(package, plan, store, settings, report=held_back, force="the island needs it")
-    assert release_history(plan, store)[-1].forced == "the island needs it"
-    deploy_endpoint(other, plan, store, settings, report=report_of(other, store, verdict="promote"), force="not needed")
-    assert release_history(plan, store)[-1].forced == ""
+def test_a_verdict_against_the_release_stops_it_unless_a_reason_is_given(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
+    package = make_package(store, tmp_path)
+    hold = make_report(package, store, verdict="hold", reasons=("red lost 12 % recall",))
+    other = make_package(store, tmp_path, "2", temperature=3.0)
+    reports = {"verdict": hold, "other_package": make_report(other, store, verdict="promote")}
+    for code, report in reports.items():
+        with pytest.raises(ReleaseError) as caught:
+            deploy_package(package, plan, store, settings, report=report)
+        assert caught.value.code == code
+    with pytest.raises(ReleaseError) as needs_data:
+        deploy_package(package, plan, store, settings, report=make_report(package, store, verdict="need_more_data"))
+    assert needs_data.value.details["verdict"] == "need_more_data"
+    assert realtime_status(plan, store, settings).status == "absent"
+    deploy_package(package, plan, store, settings, report=hold, force="fox alarms are needed now")
+    assert release_records(plan, store)[-1].forced == "fox alarms are needed now"
+    deploy_package(other, plan, store, settings, report=make_report(other, store, verdict="promote"), force="not needed")
+    assert release_records(plan, store)[-1].forced == ""
 
 
-AHEAD: dict[str, tuple[dict[str, Any], dict[str, float], str]] = {
-    "a role that is no ARN": ({"role_arn": "sagemaker"}, {}, "ANIML_ROLE_ARN: expected arn:aws:iam"),
-    "a role of another account": ({"role_arn": "arn:aws:iam::999999999999:role/local"}, {}, "of the account 999999999999"),
-    "a role that is not there": ({"role_arn": ROLE.replace("local", "nobody")}, {}, "IAM knows no role nobody"),
-    "a role that does not trust SageMaker": ({"role_arn": ROLE.replace("local", "lambda-only")}, {}, "does not trust sagemaker.amazonaws.com"),
-    "an image that is not in ECR": ({"endpoint_image": IMAGE.replace(":local", ":none")}, {}, "ECR holds no animl-endpoint with none"),
-    "a quota that is too small": ({}, {"quota_concurrency": 10}, "is 10, the plan wants 20"),
+PROBLEMS: dict[str, tuple[dict[str, Any], dict[str, float], str]] = {
+    "the role is not an ARN": ({"role_arn": "sagemaker"}, {}, "role"),
+    "the role is of another account": ({"role_arn": "arn:aws:iam::999999999999:role/local"}, {}, "role"),
+    "the role does not exist": ({"role_arn": ROLE.replace("local", "nobody")}, {}, "role"),
+    "the role does not trust SageMaker": ({"role_arn": ROLE.replace("local", "lambda-only")}, {}, "role"),
+    "the image is not in ECR": ({"endpoint_image": IMAGE.replace(":local", ":none")}, {}, "image"),
+    "the quota is too small": ({}, {"quota_concurrency": 10}, "quota"),
 }
 
 
-@pytest.mark.parametrize("what", AHEAD)
-def test_what_would_stand_in_the_way_is_found_before_anything_is_touched(
+@pytest.mark.parametrize("what", PROBLEMS)
+def test_the_preflight_finds_problems_before_anything_changes(
     what: str, cloud: Addresses, plan: Plan, store: Store, settings: Settings, tmp_path: Path
 ) -> None:
-    values, faults, said = AHEAD[what]
+    values, faults, check = PROBLEMS[what]
     iam = boto3.client("iam")
     if "lambda-only" in str(values) and not [r for r in iam.list_roles()["Roles"] if r["RoleName"] == "lambda-only"]:
         trust = {
@@ -100,27 +106,28 @@ def test_what_would_stand_in_the_way_is_found_before_anything_is_touched(
             "Statement": [{"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}],
         }
         iam.create_role(RoleName="lambda-only", AssumeRolePolicyDocument=json.dumps(trust))
-    with faulty(cloud, **faults), pytest.raises(ReleaseError, match=f"{said}.*nothing was changed"):
-        deploy_endpoint(package_of(store, tmp_path), plan, store, settings.model_copy(update=values))
-    assert release_history(plan, store) == ()
+    with with_faults(cloud, **faults), pytest.raises(ReleaseError) as caught:
+        deploy_package(make_package(store, tmp_path), plan, store, settings.model_copy(update=values))
+    assert (caught.value.code, caught.value.details["failed"]) == ("preflight", [check])
+    assert release_records(plan, store) == ()
 
 
-def test_where_only_the_permission_to_look_is_lacking_it_is_named_and_stops_nobody(
+def test_a_missing_permission_to_look_is_only_a_warning(
     plan: Plan, store: Store, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with denying() as address, caplog.at_level("WARNING"):
+    with access_denied_server() as address, caplog.at_level("WARNING"):
         monkeypatch.setenv("AWS_ENDPOINT_URL_ECR", address)
         monkeypatch.setenv("AWS_ENDPOINT_URL_SERVICE_QUOTAS", address)
-        deploy_endpoint(package_of(store, tmp_path), plan, store, settings)
+        deploy_package(make_package(store, tmp_path), plan, store, settings)
     assert "lacks ecr:DescribeImages" in caplog.text
     assert "lacks servicequotas:ListServiceQuotas" in caplog.text
 
 
-def test_the_documented_policy_holds_every_action_that_the_code_takes() -> None:
+def test_the_documented_policy_allows_every_sagemaker_call_of_the_code() -> None:
     root = ROOT
     policy = json.loads(re.findall(r"```json\n(.*?)```", (root / "docs" / "release.md").read_text(), re.DOTALL)[0])
     allowed = {a for s in policy["Statement"] for a in ([s["Action"]] if isinstance(s["Action"], str) else s["Action"])}
-    code = "".join(p.read_text() for p in (root / "animl_pipeline" / "endpoint").glob("*.py"))
+    code = "".join(p.read_text() for p in (root / "animl_pipeline" / "deploy").glob("*.py"))
     operations = boto3.client("sagemaker").meta.method_to_api_mapping
     called = set(re.findall(r"sagemaker\.(\w+)\(", code)) | set(re.findall(r'sagemaker\.get_paginator\("(\w+)"\)', code))
     wanted = {f"sagemaker:{operations[name]}" for name in called if name in operations}
@@ -128,18 +135,18 @@ def test_the_documented_policy_holds_every_action_that_the_code_takes() -> None:
     assert wanted - allowed == set()
 
 
-def test_a_dry_run_says_what_would_change_and_changes_nothing(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
-    package = package_of(store, tmp_path)
-    before = foresee_release(package, plan, store, settings)
-    assert [f.state for f in before.findings] == ["good"] * 4
-    assert all(line.now is None for line in before.parts[0].lines)
-    assert "$0 at rest" in before.parts[0].note
-    assert endpoint_status(plan, store, settings).status == "absent"
-    deploy_endpoint(package, plan, store, settings)
-    assert foresee_release(package, plan, store, settings).changes == 0
+def test_a_dry_run_shows_what_would_change_and_changes_nothing(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
+    package = make_package(store, tmp_path)
+    before = dry_run_release(package, plan, store, settings)
+    assert [c.state for c in before.checks] == ["ok"] * 4
+    assert all(change.now is None for change in before.sections[0].changes)
+    assert "https://aws.amazon.com/sagemaker/ai/pricing/" in before.sections[0].note
+    assert realtime_status(plan, store, settings).status == "absent"
+    deploy_package(package, plan, store, settings)
+    assert dry_run_release(package, plan, store, settings).change_count == 0
     larger = plan.model_copy(update={"release": plan.release.model_copy(update={"memory_mb": 2048})})
-    changed = {line.what: (line.now, line.then) for line in foresee_release(package, larger, store, settings).parts[0].lines if line.changes}
+    changed = {c.name: (c.now, c.then) for c in dry_run_release(package, larger, store, settings).sections[0].changes if c.differs}
     assert changed.keys() == {"config", "size"}
-    assert changed["size"] == ("serverless, 6144 MB, 20 at a time", "serverless, 2048 MB, 20 at a time")
-    held_back = foresee_release(package, plan, store, settings, report=report_of(package, store, verdict="hold"))
-    assert "to hold it back" in held_back.refused
+    assert changed["size"] == ("serverless, 6144 MB, 20 concurrent requests", "serverless, 2048 MB, 20 concurrent requests")
+    hold = dry_run_release(package, plan, store, settings, report=make_report(package, store, verdict="hold"))
+    assert "'hold'" in hold.refused

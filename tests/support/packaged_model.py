@@ -1,4 +1,4 @@
-"""Real packages for the tests of the release wing: made by the steps' own formats from a real, tiny ONNX model."""
+"""Small but real packages for release tests, made from a tiny ONNX model that recognises colours."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from animl_pipeline.config import Plan, check_plan
+from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.evaluation_results import ClassScores, Metrics, Report
 from animl_pipeline.core.imaging import open_image
-from animl_pipeline.core.records import Artifact, Box, ClassScores, Counts, Metrics, ModelCard, Report
+from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.core.step import Step
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.steps.package import package_model
@@ -24,26 +27,26 @@ def colour_plan(**release: Any) -> Plan:
 
 
 def colour_plan_data(**release: Any) -> dict[str, Any]:
-    """The same as a plan file holds it."""
+    """The same plan as data of a plan file."""
     classes = {c: [c] for c in CLASSES}
     sources = [{"name": "island", "export": "cct.json", "images": "images"}]
     return {"model": "colours", "sources": sources, "labels": {"classes": classes}, "release": {"timeout_s": 60} | release}
 
 
-def model_step(store: Store, folder: Path, version: str = "1", **card: Any) -> Artifact:
-    """What the step 'training' would make: a real ONNX and its card without metrics, values of the card changed as asked."""
+def make_training(store: Store, folder: Path, version: str = "1", **card: Any) -> Artifact:
+    """An artifact like that of the step 'training': an ONNX model, and its card with the given values."""
     made = colour_model(folder / f"model-{version}", CLASSES, version=version)
-    told = ModelCard.model_validate_json((made / "card.json").read_bytes()).model_copy(update={"metrics": {}, **card})
+    changed = ModelCard.model_validate_json((made / "card.json").read_bytes()).model_copy(update={"metrics": {}, **card})
 
     def build(space: Workspace) -> StepOutput:
         (space.out / "model.onnx").write_bytes((made / "model.onnx").read_bytes())
-        (space.out / "card.json").write_text(told.model_dump_json())
+        (space.out / "card.json").write_text(changed.model_dump_json())
         return StepOutput(Counts(kept=1, unit="models"))
 
-    return store.make(Step("training", version=1), config=told, build=build)
+    return store.make(Step("training", version=1), config=changed, build=build)
 
 
-def evaluation_step(
+def make_evaluation(
     store: Store, model: Artifact, folder: Path, images: list[bytes] | None = None, shift: float = 0.0, classes: tuple[str, ...] = CLASSES
 ) -> Artifact:
     """What the step 'evaluation' would make: metrics, and the model's own answers for a few pictures, ``shift`` off the truth."""
@@ -65,19 +68,19 @@ def evaluation_step(
 
     def build(space: Workspace) -> StepOutput:
         (space.out / "metrics.json").write_text(metrics.model_dump_json())
-        (space.out / "reference.json").write_text(json.dumps(reference))
+        (space.out / "reference_predictions.json").write_text(json.dumps(reference))
         return StepOutput(Counts(kept=3, unit="crops"))
 
     return store.make(Step("evaluation", version=1), inputs={"model": model}, config={"reference": reference, "classes": classes}, build=build)
 
 
-def package_of(store: Store, folder: Path, version: str = "1", **card: Any) -> Artifact:
+def make_package(store: Store, folder: Path, version: str = "1", **card: Any) -> Artifact:
     """A real, proven package."""
-    model = model_step(store, folder, version, **card)
-    return package_model(model, evaluation_step(store, model, folder), colour_plan(), store)
+    model = make_training(store, folder, version, **card)
+    return package_model(model, make_evaluation(store, model, folder), colour_plan(), store)
 
 
-def report_of(package: Artifact, store: Store, **values: Any) -> Report:
+def make_report(package: Artifact, store: Store, **values: Any) -> Report:
     """The report that a retraining would have kept of a package."""
     card = ModelCard.model_validate_json(store.path(package, "card.json").read_bytes())
     metrics = Metrics.model_validate(card.metrics)

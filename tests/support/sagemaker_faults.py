@@ -1,4 +1,4 @@
-"""What goes wrong on the way to an endpoint, made on purpose."""
+"""Faults for release tests: AWS faults, packages with wrong predictions or a broken archive, a server that denies access."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from animl_pipeline.config import Plan
-from animl_pipeline.core.records import Answer, Artifact, Counts
+from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.core.release_results import ReferencePrediction
 from animl_pipeline.core.step import Step
 from animl_pipeline.deploy import release_records
 from animl_pipeline.dev.sagemaker_local import Addresses, Faults
@@ -17,55 +18,57 @@ from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
 
 @contextmanager
-def faulty(cloud: Addresses, **faults: float) -> Iterator[None]:
-    """Let something go wrong in the cloud until the end of the block."""
-    cloud.turn(**faults)
+def with_faults(cloud: Addresses, **faults: float) -> Iterator[None]:
+    """Inject faults into the local SageMaker until the end of the block."""
+    cloud.set_faults(**faults)
     try:
         yield
     finally:
-        cloud.turn(**Faults().model_dump())
+        cloud.set_faults(**Faults().model_dump())
 
 
-def spoiled(store: Store, package: Artifact) -> Artifact:
-    """The package with golden answers that its model does not give: what a model broken on its way to the endpoint looks like."""
+def with_wrong_predictions(store: Store, package: Artifact) -> Artifact:
+    """The package with reference predictions that its model does not give, so that its live check fails."""
 
     def build(space: Workspace) -> StepOutput:
         for name in store.files(package):
             (space.out / name).parent.mkdir(exist_ok=True, parents=True)
             (space.out / name).write_bytes(store.path(package, name).read_bytes())
-        answers = read_reference(store, package)
-        turned = [
-            a.model_copy(update={"probabilities": dict(zip(a.probabilities, reversed(a.probabilities.values()), strict=True))}) for a in answers
+        predictions = read_predictions(store, package)
+        wrong = [
+            p.model_copy(update={"probabilities": dict(zip(p.probabilities, reversed(p.probabilities.values()), strict=True))}) for p in predictions
         ]
-        (space.out / "reference.json").write_text("[" + ",".join(a.model_dump_json() for a in turned) + "]")
-        return StepOutput(Counts(kept=len(answers), unit="golden answers"))
+        (space.out / "reference_predictions.json").write_text("[" + ",".join(a.model_dump_json() for a in wrong) + "]")
+        return StepOutput(Counts(kept=len(predictions), unit="reference predictions"))
 
     return store.make(Step("package", version=1), inputs={"package": package}, build=build)
 
 
-def read_reference(store: Store, package: Artifact) -> list[Answer]:
-    return [Answer.model_validate(row) for row in json.loads(store.path(package, "reference.json").read_bytes())]
+def read_predictions(store: Store, package: Artifact) -> list[ReferencePrediction]:
+    """The reference predictions of a package."""
+    return [ReferencePrediction.model_validate(row) for row in json.loads(store.path(package, "reference_predictions.json").read_bytes())]
 
 
-def states(plan: Plan, store: Store) -> list[tuple[str, str]]:
+def release_states(plan: Plan, store: Store) -> list[tuple[str, str]]:
+    """Kind and state of every record of the plan's realtime endpoint."""
     return [(r.kind, r.state) for r in release_records(plan, store)]
 
 
-def broken(store: Store, package: Artifact) -> Artifact:
-    """The package with an archive that no program can unpack."""
+def with_broken_archive(store: Store, package: Artifact) -> Artifact:
+    """The package with an archive that cannot be unpacked."""
 
     def build(space: Workspace) -> StepOutput:
         for name in store.files(package):
             (space.out / name).parent.mkdir(exist_ok=True, parents=True)
             (space.out / name).write_bytes(b"broken" if name == "model.tar.gz" else store.path(package, name).read_bytes())
-        return StepOutput(Counts(kept=3, unit="golden answers"))
+        return StepOutput(Counts(kept=3, unit="reference predictions"))
 
     return store.make(Step("package", version=1), inputs={"package": package}, config={"broken": True}, build=build)
 
 
 @contextmanager
-def denying() -> Iterator[str]:
-    """A service that denies everything; its address."""
+def access_denied_server() -> Iterator[str]:
+    """The address of a service that denies every call."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -77,7 +80,7 @@ def denying() -> Iterator[str]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

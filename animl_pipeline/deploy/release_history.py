@@ -1,0 +1,155 @@
+"""Records of releases and rollbacks, and the lock that lets only one of them run at a time.
+
+Each record is a small file in the store, ``releases/<base name>/<id>.json``, written before the endpoint changes. A killed
+release leaves a record in the state ``begun``. The next release or rollback finds it and finishes or undoes it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+from pydantic import Field, ValidationError, model_validator
+
+from animl_pipeline.config import Plan
+from animl_pipeline.config.release import Purpose
+from animl_pipeline.core.artifacts import Artifact, Record
+from animl_pipeline.core.errors import ReleaseError
+from animl_pipeline.core.release_results import Approval, Latency, Release
+from animl_pipeline.deploy.live_check import LiveCheckResult
+from animl_pipeline.storage.step_cache import Store
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["release", "rollback"]
+
+
+class ReleaseRecord(Record):
+    """One change of an endpoint.
+
+    ``base_name`` is the endpoint's name without a version; the history is kept under it. If the release switches an SSM
+    ``parameter``, every version has its own ``endpoint``, and ``previous_endpoint`` is the parameter's value before.
+    ``package`` is None after a rollback to a config that this pipeline did not release.
+    """
+
+    id: str
+    kind: Kind
+    state: Literal["begun", "done", "rolled_back"]
+    base_name: str
+    endpoint: str
+    parameter: str | None = None
+    previous_endpoint: str | None = None
+    endpoint_config: str
+    previous_config: str | None
+    sagemaker_model: str
+    version: str
+    package: Artifact | None
+    checked: int = 0
+    max_difference: float = 0.0
+    latency: Latency | None = None
+    forced: str = Field(default="", description="why it was released although the verdict is not to promote")
+    approval: Approval | None = Field(default=None, description="None if the plan needs no approval, or after a rollback")
+    begun_at: str
+    ended_at: str = ""
+    reason: str = Field(default="", description="why it was undone")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older_formats(cls, value: Any) -> Any:
+        """Records of earlier versions call the base name ``line``, or have none, and an approval's ``given_in`` ``door``."""
+        if not isinstance(value, dict) or "endpoint" not in value or "base_name" in value:
+            return value
+        approval = value.get("approval")
+        if isinstance(approval, dict) and "door" in approval:
+            approval = {("given_in" if k == "door" else k): v for k, v in approval.items()}
+        older = {k: v for k, v in value.items() if k != "line"}
+        return older | {"base_name": value.get("line", value["endpoint"]), "approval": approval}
+
+    def to_release(self, *, changed: bool) -> Release:
+        """The result for the caller of a release or rollback."""
+        return Release(
+            endpoint=self.endpoint,
+            endpoint_config=self.endpoint_config,
+            sagemaker_model=self.sagemaker_model,
+            version=self.version,
+            package_digest=self.package.digest if self.package else None,
+            previous_config=self.previous_config,
+            checked=self.checked,
+            max_difference=self.max_difference,
+            changed=changed,
+            latency=self.latency,
+            approval=self.approval,
+        )
+
+
+History = tuple[ReleaseRecord, ...]
+
+
+def release_records(plan: Plan, store: Store, purpose: Purpose = "realtime") -> History:
+    """All releases and rollbacks of a plan's endpoint, the oldest first."""
+    return tuple(r for e in plan.release.endpoints(plan.model) if e.purpose == purpose for r in read_records(e.base_name, store))
+
+
+def read_records(base_name: str, store: Store) -> History:
+    """All records of an endpoint, the oldest first. Records that this version cannot read are left out, with a warning."""
+    records = []
+    for name in sorted(store.object_store.names(f"releases/{base_name}/")):
+        try:
+            records.append(ReleaseRecord.model_validate_json(store.object_store.read(name) or b""))
+        except ValidationError:
+            log.warning("%s in the store is not a release record that this version can read; it is ignored", name)
+    return tuple(records)
+
+
+def release_of_config(config: str, history: History) -> ReleaseRecord | None:
+    """The latest successful release of an endpoint config, None if there is none."""
+    done = [r for r in history if r.endpoint_config == config and r.kind == "release" and r.state == "done"]
+    return done[-1] if done else None
+
+
+def new_record(kind: Kind, **values: Any) -> ReleaseRecord:
+    """A record in the state ``begun``, not yet written to the store."""
+    return ReleaseRecord(id=f"{time.time_ns():020d}", kind=kind, state="begun", begun_at=_now(), **values)
+
+
+def write_record(record: ReleaseRecord, store: Store) -> ReleaseRecord:
+    """Write a record to the store, and return it."""
+    store.object_store.put(f"releases/{record.base_name}/{record.id}.json", record.model_dump_json(indent=1).encode())
+    return record
+
+
+def close_record(
+    record: ReleaseRecord, state: Literal["done", "rolled_back"], store: Store, *, reason: str = "", check: LiveCheckResult | None = None
+) -> ReleaseRecord:
+    """Write how a release ended, and return the new record."""
+    ended: dict[str, Any] = {"state": state, "reason": reason, "ended_at": _now()}
+    return write_record(record.model_copy(update=ended | (check.as_dict() if check else {})), store)
+
+
+@contextmanager
+def release_locks(base_names: Sequence[str], store: Store, timeout_s: float) -> Iterator[None]:
+    """Lock several endpoints, so that only one release of each runs at a time on this machine.
+
+    Raises:
+        ReleaseError: another release did not end within ``timeout_s``.
+    """
+    folder = store.local / "work"
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as locks:
+        for base_name in sorted(base_names):  # always the same order, so that two releases cannot block each other
+            try:
+                locks.enter_context(FileLock(folder / f"release-{base_name}.lock", timeout=timeout_s))
+            except Timeout as e:
+                raise ReleaseError(
+                    f"another release of {base_name} has been running for more than {timeout_s:.0f} s; wait for it or end it", code="release_running"
+                ) from e
+        yield
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
