@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from animl_pipeline.core.progress import track
-from animl_pipeline.storage.object_store import disk_errors, write_atomic
+from animl_pipeline.storage.atomic_files import disk_errors, write_atomic
 
 if TYPE_CHECKING:
     import numpy as np

@@ -94,7 +94,7 @@ def _flash_lit(day: Pixels, horizon: int) -> Pixels:
 def _noise(rng: np.random.Generator, cells: int) -> Pixels:
     """Smooth noise, 0-1, with so many cells along the width: float32 [SCENE_HEIGHT, WIDTH]."""
     small = rng.uniform(0, 255, (max(2, cells * SCENE_HEIGHT // WIDTH), cells)).astype(np.uint8)
-    return np.asarray(Image.fromarray(small).resize((WIDTH, SCENE_HEIGHT), Image.Resampling.BICUBIC), np.float32) / 255
+    return np.asarray(Image.fromarray(small).resize((WIDTH, SCENE_HEIGHT), Image.Resampling.BICUBIC), np.float32) / np.float32(255)
 
 
 class Animal(NamedTuple):

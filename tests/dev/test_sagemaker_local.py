@@ -28,10 +28,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.dev.sagemaker_local import Addresses, Faults, local_sagemaker
 from animl_pipeline.dev.sagemaker_local.api_validation import ApiError, check_request
-from animl_pipeline.dev.sagemaker_local.endpoint_processes import Running
-from animl_pipeline.dev.sagemaker_local.state_file import Ledger
+from animl_pipeline.dev.sagemaker_local.endpoint_processes import EndpointProcess
+from animl_pipeline.dev.sagemaker_local.state_file import StateFile
 from tests.conftest import colour_model, jpeg
-from tests.support.endpoint_process import until
+from tests.support.endpoint_process import wait_until
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -57,7 +57,7 @@ class Cloud:
         self.rt: SageMakerRuntimeClient = make("sagemaker-runtime", endpoint_url=addresses.sagemaker, **known)
         self.s3: S3Client = make("s3", endpoint_url=addresses.s3, **known)
         self.s3.create_bucket(Bucket=BUCKET)
-        self.turn = addresses.turn
+        self.set_faults = addresses.set_faults
 
     def put(self, archive: bytes) -> str:
         """Upload; the address comes back."""
@@ -82,7 +82,7 @@ class Cloud:
             told = self.sm.describe_endpoint(EndpointName=name)
             return None if told["EndpointStatus"] in {"Creating", "Updating", "Deleting"} else told
 
-        return until(described, f"{name} is settled")
+        return wait_until(described, f"{name} is settled")
 
     def endpoint(self, config: str) -> str:
         """A new endpoint in service on a config."""
@@ -139,7 +139,7 @@ def test_an_endpoint_is_created_answers_is_updated_and_deleted(cloud: Cloud, tmp
     assert set(cloud.ask(name)) == {"fox", "bird", "skunk"}
     assert name in [e["EndpointName"] for e in cloud.sm.list_endpoints(StatusEquals="InService", NameContains=name)["Endpoints"]]
     cloud.sm.delete_endpoint(EndpointName=name)
-    until(lambda: refusal(lambda: cloud.sm.describe_endpoint(EndpointName=name)), "the endpoint is gone")
+    wait_until(lambda: refusal(lambda: cloud.sm.describe_endpoint(EndpointName=name)), "the endpoint is gone")
     assert "not found" in refusal(lambda: cloud.ask(name))
 
 
@@ -170,7 +170,7 @@ def test_an_endpoint_that_cannot_start_is_failed_with_the_programs_last_word(clo
     assert "Failed to extract model data archive" in told["FailureReason"]
     assert "has failed" in refusal(lambda: cloud.sm.update_endpoint(EndpointName="never", EndpointConfigName=config))
     cloud.sm.delete_endpoint(EndpointName="never")
-    until(lambda: refusal(lambda: cloud.sm.describe_endpoint(EndpointName="never")), "the endpoint is gone")
+    wait_until(lambda: refusal(lambda: cloud.sm.describe_endpoint(EndpointName="never")), "the endpoint is gone")
 
 
 def test_an_archive_that_reaches_out_of_its_folder_is_not_unpacked(cloud: Cloud) -> None:
@@ -225,7 +225,7 @@ REFUSED: dict[str, tuple[str, Call]] = {
         lambda c: c.sm.create_endpoint_config(EndpointConfigName="c", ProductionVariants=[{"VariantName": "v", "ModelName": "nothing"}]),
     ),
     "a question to nobody": ("not found", lambda c: c.ask("nobody")),
-    "an operation of another day": ("not spoken", lambda c: c.sm.list_processing_jobs()),
+    "an operation of another day": ("not supported", lambda c: c.sm.list_processing_jobs()),
 }
 
 
@@ -319,7 +319,7 @@ def test_killed_and_started_again_it_brings_its_endpoints_back_and_leaves_no_orp
     finally:
         process.kill()
         closed(process)
-    until(lambda: not any(alive(p) for p in programs), "its programs have ended")
+    wait_until(lambda: not any(alive(p) for p in programs), "its programs have ended")
     with local_sagemaker(tmp_path / "state") as addresses:
         again = Cloud(addresses)
         assert again.sm.describe_endpoint(EndpointName=name)["EndpointStatus"] == "InService"
@@ -333,7 +333,7 @@ def test_a_program_that_died_is_started_again_at_the_next_request(tmp_path: Path
         name = cloud.endpoint(cloud.config(archive_of(tmp_path, "red", "green", "blue")))
         (program,) = programs_below(process.pid)
         os.kill(program, signal.SIGKILL)
-        until(lambda: not alive(program), "the program is dead")
+        wait_until(lambda: not alive(program), "the program is dead")
         assert set(cloud.ask(name)) == {"red", "green", "blue"}
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
@@ -357,7 +357,7 @@ child.wait()
         child = int(process.stdout.readline())
         assert alive(child)
         process.kill()
-    until(lambda: not alive(child), "the server has ended")
+    wait_until(lambda: not alive(child), "the server has ended")
 
 
 def test_a_port_or_a_folder_in_use_is_one_line(tmp_path: Path) -> None:
@@ -385,12 +385,12 @@ def test_requests_are_checked_with_botocores_own_description() -> None:
 
 
 def test_the_ledger_is_the_same_after_a_restart(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    ledger.add("model", "m", {"ModelName": "m"}, [{"Key": "a", "Value": "b"}])
-    ledger.add("endpoint", "e", {"EndpointStatus": "Creating"})
-    ledger.change("endpoint", "e", EndpointStatus="InService")
-    again = Ledger(tmp_path)
-    assert again.get("model", "m") == ledger.get("model", "m")
+    state_file = StateFile(tmp_path)
+    state_file.add("model", "m", {"ModelName": "m"}, [{"Key": "a", "Value": "b"}])
+    state_file.add("endpoint", "e", {"EndpointStatus": "Creating"})
+    state_file.change("endpoint", "e", EndpointStatus="InService")
+    again = StateFile(tmp_path)
+    assert again.get("model", "m") == state_file.get("model", "m")
     assert again.get("endpoint", "e")["EndpointStatus"] == "InService"
     with pytest.raises(ApiError):
         again.get("model", "n")
@@ -399,11 +399,11 @@ def test_the_ledger_is_the_same_after_a_restart(tmp_path: Path) -> None:
 @contextmanager
 def faulty(cloud: Cloud, **faults: float) -> Iterator[None]:
     """Let something go wrong until the end of the block."""
-    cloud.turn(**faults)
+    cloud.set_faults(**faults)
     try:
         yield
     finally:
-        cloud.turn(**Faults().model_dump())
+        cloud.set_faults(**Faults().model_dump())
 
 
 def test_states_last_as_long_as_asked_and_programs_fail_as_asked(cloud: Cloud, tmp_path: Path) -> None:
@@ -445,8 +445,8 @@ def test_a_slow_answer_is_cut_off_and_more_requests_than_allowed_are_throttled(c
         assert "timed out" in refusal(lambda: cloud.ask(name))
     with faulty(cloud, answer_delay_s=50), ThreadPoolExecutor(6) as pool:
         asked = [pool.submit(lambda: refusal(lambda: cloud.ask(name))) for _ in range(6)]
-        until(lambda: sum(a.done() for a in asked) == 4, "four are refused", seconds=40)
-        cloud.turn(answer_delay_s=0)
+        wait_until(lambda: sum(a.done() for a in asked) == 4, "four are refused", seconds=40)
+        cloud.set_faults(answer_delay_s=0)
     assert sorted("ThrottlingException" in a.result() for a in asked) == [False, False, True, True, True, True]
     assert [a.result() for a in asked].count("") == 2
     with faulty(cloud, max_payload=100):
@@ -469,12 +469,12 @@ def test_a_config_names_one_size_and_a_machine_of_its_own_takes_larger_requests(
 
 def test_a_fault_that_there_is_not_is_refused(cloud: Cloud) -> None:
     with pytest.raises(ReleaseError, match="faults: colour: Extra inputs"):
-        cloud.turn(colour=1)
+        cloud.set_faults(colour=1)
 
 
 def test_more_requests_than_an_endpoint_may_have_in_hand_are_throttled(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
-        running = Running(process, tmp_path / "log", max_concurrency=2)
-        assert [running.take() for _ in range(3)] == [True, True, False]
-        running.give_back()
-        assert running.take()
+        running = EndpointProcess(process, tmp_path / "log", max_concurrency=2)
+        assert [running.accept_request() for _ in range(3)] == [True, True, False]
+        running.request_done()
+        assert running.accept_request()

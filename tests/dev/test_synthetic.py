@@ -46,7 +46,7 @@ def wanted(export: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, 
     """Class, annotation and image of every object that the sample's plan wants and that is sound."""
     images = {i["id"]: i for i in export["images"]}
     names = {c["id"]: c["name"] for c in export["categories"]}
-    classes = load_plan(PLAN).labels.class_of()
+    classes = {label: c for c, spec in load_plan(PLAN).labels.classes.items() for label in spec.labels()}
     known = [(classes.get(names.get(a["category_id"], "")), a, images.get(a["image_id"])) for a in export["annotations"]]
     return [(c, a, i) for c, a, i in known if c and i and a["validated"] and (a.get("bbox") is None or inside(a["bbox"], i))]
 

@@ -1,4 +1,4 @@
-"""``python -m animl_pipeline.dev.sagemaker_local --state FOLDER``: the server, until it is told to stop or its parent is gone."""
+"""``python -m animl_pipeline.dev.sagemaker_local --state FOLDER``: run the server until a signal stops it or its parent process ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from animl_pipeline.core.errors import PipelineError, SettingsError
 from animl_pipeline.dev.sagemaker_local.api_validation import IMAGE, REGION, ROLE
 from animl_pipeline.dev.sagemaker_local.app import create_app
-from animl_pipeline.dev.sagemaker_local.control_api import Control
+from animl_pipeline.dev.sagemaker_local.control_api import ControlApi
 from animl_pipeline.dev.sagemaker_local.fault_injection import Faults
 from animl_pipeline.serve.__main__ import listen_on
 from animl_pipeline.serve.parent_watch import watch_parent
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until told to stop; the exit status comes back."""
-    asked = _parser().parse_args(arguments)
+    """Serve until a signal arrives; returns the exit status."""
+    options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("werkzeug", "botocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        with _alone(asked.state), _s3_server(asked.s3) as s3_address:
-            _serve(asked, s3_address)
+        with _locked(options.state), _s3_server(options.s3) as s3_address:
+            _serve(options, s3_address)
     except PipelineError as e:
         sys.stderr.write(f"{e}\n")
         return e.exit_code
@@ -46,21 +46,21 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="animl_pipeline.dev.sagemaker_local", description="SageMaker's API on this machine.")
     parser.add_argument("--state", type=Path, required=True, help="folder that keeps models, configs and endpoints")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="0: any free port")
     parser.add_argument("--s3", action="store_true", help="serve S3, SSM, IAM, STS and ECR as well (moto, in memory)")
-    parser.add_argument("--faults", type=Faults.model_validate_json, default=Faults(), metavar="JSON", help="what shall go wrong (faults.py)")
+    parser.add_argument("--faults", type=Faults.model_validate_json, default=Faults(), metavar="JSON", help="faults to inject (fault_injection.py)")
     parser.add_argument("--with-parent", type=int, metavar="PID", help="end when the parent process PID has ended")
     return parser
 
 
-def _serve(asked: argparse.Namespace, s3_address: str | None) -> None:
-    listening = listen_on("127.0.0.1", asked.port, "give another with --port")
-    control = Control(asked.state, _s3_client(s3_address), asked.faults)
+def _serve(options: argparse.Namespace, s3_address: str | None) -> None:
+    listening = listen_on("127.0.0.1", options.port, "give another with --port")
+    control = ControlApi(options.state, _s3_client(s3_address), options.faults)
     server = uvicorn.Server(uvicorn.Config(create_app(control), log_config=None, access_log=False, timeout_graceful_shutdown=5))
-    for told in (signal.SIGTERM, signal.SIGINT):  # uvicorn handles them while it runs, and raises them once more at its end
-        signal.signal(told, lambda *_: sys.exit(0))
-    if asked.with_parent:
-        watch_parent(asked.with_parent, lambda: os._exit(0))  # its programs notice by themselves, and the ledger is always whole
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn handles them while it runs and raises them again when it ends
+        signal.signal(number, lambda *_: sys.exit(0))
+    if options.with_parent:
+        watch_parent(options.with_parent, lambda: os._exit(0))  # its child processes notice it, and the state file is always complete
     try:
         control.resume()
         sys.stdout.write(json.dumps({"sagemaker": f"http://127.0.0.1:{listening.getsockname()[1]}", "s3": s3_address}) + "\n")
@@ -71,17 +71,17 @@ def _serve(asked: argparse.Namespace, s3_address: str | None) -> None:
 
 
 def _s3_client(address: str | None) -> S3Client:
-    """The S3 of this process where it has one, else the one that AWS_ENDPOINT_URL_S3 and the usual variables name."""
+    """A client for the S3 of this process, or for the S3 that AWS_ENDPOINT_URL_S3 and the usual variables name."""
     import boto3
 
     if address is None:
         return boto3.client("s3")
-    return boto3.client("s3", endpoint_url=address, region_name=REGION, aws_access_key_id="local", aws_secret_access_key="local")  # noqa: S106 - any will do
+    return boto3.client("s3", endpoint_url=address, region_name=REGION, aws_access_key_id="local", aws_secret_access_key="local")  # noqa: S106 - any value works
 
 
 @contextmanager
 def _s3_server(wanted: bool) -> Iterator[str | None]:
-    """A real API of S3, SSM, IAM, STS and ECR on this machine, when wanted; its address."""
+    """A real API of S3, SSM, IAM, STS and ECR on this machine; gives its address, None where it is not wanted."""
     if not wanted:
         yield None
         return
@@ -93,14 +93,14 @@ def _s3_server(wanted: bool) -> Iterator[str | None]:
     server.start()
     host, port = server.get_host_and_port()
     try:
-        _furnish(f"http://{host}:{port}")
+        _create_role_and_image(f"http://{host}:{port}")
         yield f"http://{host}:{port}"
     finally:
         server.stop()
 
 
-def _furnish(address: str) -> None:
-    """A role that trusts SageMaker and the endpoint's image in ECR, as an account that is ready for a release has them."""
+def _create_role_and_image(address: str) -> None:
+    """Create what an account needs before a release: a role that trusts SageMaker, and the endpoint's image in ECR."""
     import boto3
 
     where: dict[str, Any] = {"endpoint_url": address, "region_name": REGION, "aws_access_key_id": "local", "aws_secret_access_key": "local"}
@@ -116,8 +116,8 @@ def _furnish(address: str) -> None:
 
 
 @contextmanager
-def _alone(state: Path) -> Iterator[None]:
-    """One server a folder."""
+def _locked(state: Path) -> Iterator[None]:
+    """Let only one server use a folder."""
     try:
         state.mkdir(parents=True, exist_ok=True)
         with FileLock(state / "server.lock", timeout=5):

@@ -1,4 +1,4 @@
-"""What SageMaker's API asks of a request and how it says no, after botocore's own description of the service."""
+"""Checks a request against botocore's description of SageMaker's API, and makes errors in AWS's form."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from botocore.validate import ParamValidator
 ACCOUNT = "123456789012"
 REGION = "us-west-2"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/local"
-"""A role that is there on this machine, and the image that stands for the endpoint program."""
+"""The role that exists on this machine, and the image that stands for the endpoint program."""
 IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/animl-endpoint:local"
 
 
 class ApiError(Exception):
-    """A refusal in AWS's form: a code, a message, an HTTP status, and what else belongs to its shape."""
+    """An error in AWS's form: a code, a message, an HTTP status, and further fields of its shape."""
 
     def __init__(self, code: str, message: str, status: int = 400, **more: object) -> None:
         super().__init__(message)
@@ -25,7 +25,7 @@ class ApiError(Exception):
 
 
 def invalid(message: str) -> ApiError:
-    """AWS's ValidationException."""
+    """An error as AWS's ValidationException."""
     return ApiError("ValidationException", message)
 
 
@@ -35,7 +35,7 @@ def arn(kind: str, name: str) -> str:
 
 
 def check_request(operation: str, request: Any) -> dict[str, Any]:
-    """The request, when it is one of ``operation``.
+    """The request, if it fits ``operation``.
 
     Raises:
         ApiError: ValidationException naming what is missing, unknown, of the wrong type, or out of range.
@@ -43,7 +43,7 @@ def check_request(operation: str, request: Any) -> dict[str, Any]:
     shape = service().operation_model(operation).input_shape
     if not isinstance(request, dict):
         raise ApiError("SerializationException", "the body is not a JSON object")
-    if shape is None:  # an operation that asks nothing
+    if shape is None:  # an operation without parameters
         return {}
     report = ParamValidator().validate(request, shape)
     if report.has_errors():
@@ -54,7 +54,7 @@ def check_request(operation: str, request: Any) -> dict[str, Any]:
 
 @cache
 def service() -> ServiceModel:
-    """What botocore knows of SageMaker's API."""
+    """Botocore's description of SageMaker's API."""
     import botocore.session
 
     return botocore.session.Session().get_service_model("sagemaker")
@@ -74,12 +74,12 @@ def _check_texts(value: Any, shape: Shape, path: str = "") -> None:
 
 def _check_text(value: str, shape: Shape, path: str) -> None:
     rules = shape.metadata
-    said = None
+    error = None
     if len(value) > rules.get("max", len(value)):
-        said = f"Member must have length less than or equal to {rules['max']}"
+        error = f"Member must have length less than or equal to {rules['max']}"
     elif rules.get("enum") and value not in rules["enum"]:
-        said = f"Member must satisfy enum value set: [{', '.join(rules['enum'])}]"
+        error = f"Member must satisfy enum value set: [{', '.join(rules['enum'])}]"
     elif rules.get("pattern") and "\\p{" not in rules["pattern"] and not re.fullmatch(rules["pattern"], value):  # \p is Java's
-        said = f"Member must satisfy regular expression pattern: {rules['pattern']}"
-    if said:
-        raise invalid(f"1 validation error detected: Value '{value}' at '{path[:1].lower() + path[1:]}' failed to satisfy constraint: {said}")
+        error = f"Member must satisfy regular expression pattern: {rules['pattern']}"
+    if error:
+        raise invalid(f"1 validation error detected: Value '{value}' at '{path[:1].lower() + path[1:]}' failed to satisfy constraint: {error}")

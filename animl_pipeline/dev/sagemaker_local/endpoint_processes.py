@@ -1,4 +1,4 @@
-"""Endpoint programs as processes: fetch and unpack the package, start the real program, wait for its /ping, end it."""
+"""Endpoint programs as processes: download and unpack the package, start the real program, wait for its /ping, stop it."""
 
 from __future__ import annotations
 
@@ -24,70 +24,70 @@ log = logging.getLogger(__name__)
 
 VARIANT = "AllTraffic"
 ANSWER_S = 60
-"""SageMaker gives a container a minute to answer a request."""
+"""Seconds that SageMaker gives a container to answer a request."""
 MAX_UNPACKED = 8_000_000_000
 
 
 class StartError(Exception):
-    """A program that did not come up, in SageMaker's words: an endpoint's FailureReason."""
+    """A program that did not start; the message is SageMaker's FailureReason."""
 
 
 class Health(NamedTuple):
-    """How long a program may take to answer /ping (SageMaker: three minutes); ``never`` plays one that does not answer."""
+    """Seconds that a program may take to answer /ping (SageMaker: three minutes); ``never`` simulates one that does not answer."""
 
     within_s: float = 180
     never: bool = False
 
 
 class Reply(NamedTuple):
-    """What a program answered."""
+    """The answer of a program."""
 
     status: int
     content_type: str
     body: bytes
 
 
-class Running:
-    """A started program: its process, port and log, and how many requests it has in hand."""
+class EndpointProcess:
+    """A started program: its process, port and log, and the number of its open requests."""
 
     def __init__(self, process: subprocess.Popen[bytes], log_file: Path, max_concurrency: int | None) -> None:
-        """``max_concurrency`` is a serverless endpoint's; None is a machine of its own, which takes what comes."""
+        """``max_concurrency`` is that of a serverless endpoint; None: an instance, which accepts every request."""
         self.process = process
         self.log_file = log_file
         self.serverless = max_concurrency is not None
         self.max_concurrency = max_concurrency or 10_000
         self.port = 0
-        self._in_hand = 0
+        self._open_requests = 0
         self._idle = threading.Condition()
 
     def alive(self) -> bool:
         """Whether its process still runs."""
         return self.process.poll() is None
 
-    def ended(self, within_s: float) -> bool:
-        """Whether its process ends in time, or has ended."""
+    def has_ended(self, within_s: float) -> bool:
+        """Whether its process has ended or ends within this time."""
         try:
             self.process.wait(within_s)
         except subprocess.TimeoutExpired:
             return False
         return True
 
-    def take(self) -> bool:
-        """Take on a request; False when as many as it may have are in hand."""
+    def accept_request(self) -> bool:
+        """Accept a request; False when it has as many open requests as it may have."""
         with self._idle:
-            if self._in_hand >= self.max_concurrency:
+            if self._open_requests >= self.max_concurrency:
                 return False
-            self._in_hand += 1
+            self._open_requests += 1
             return True
 
-    def give_back(self) -> None:
-        """A request that was taken is answered."""
+    def request_done(self) -> None:
+        """Note that an accepted request was answered."""
         with self._idle:
-            self._in_hand -= 1
+            self._open_requests -= 1
             self._idle.notify_all()
 
-    def ask(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, timeout_s: float = ANSWER_S) -> Reply:
-        """One request to the program.
+    def request(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, timeout_s: float = ANSWER_S) -> Reply:
+        """Send one request to the program; returns its answer.
 
         Raises:
             OSError or http.client.HTTPException: it did not answer.
@@ -101,14 +101,14 @@ class Running:
             connection.close()
 
     def end(self, patience_s: float = ANSWER_S) -> None:
-        """Wait until all it has in hand is answered, then stop it."""
+        """Wait until all open requests are answered, then stop the program."""
         with self._idle:
-            self._idle.wait_for(lambda: self._in_hand == 0, patience_s)
+            self._idle.wait_for(lambda: self._open_requests == 0, patience_s)
         end(self.process)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Tell a process to end, and make it after a while."""
+    """Stop a process: SIGTERM, then SIGKILL after 10 s."""
     process.terminate()
     try:
         process.wait(10)
@@ -117,11 +117,11 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def start_program(folder: Path, log_file: Path, max_concurrency: int | None, ended: threading.Event, health: Health) -> Running:
-    """The endpoint program over an unpacked package, started and answering /ping; ``ended`` breaks the wait off.
+def start_endpoint_process(folder: Path, log_file: Path, max_concurrency: int | None, ended: threading.Event, health: Health) -> EndpointProcess:
+    """Start the endpoint program with an unpacked package and wait until it answers /ping; ``ended`` stops the wait.
 
     Raises:
-        StartError: it ended or did not answer in time; the end of its log is in the message.
+        StartError: it ended or did not answer in time; the message holds the end of its log.
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "animl_pipeline.serve", "serve", "--model", str(folder), "--host", "127.0.0.1", "--port", "0"]
@@ -129,7 +129,7 @@ def start_program(folder: Path, log_file: Path, max_concurrency: int | None, end
         process = subprocess.Popen(
             [*command, "--with-parent", str(os.getpid())], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
-    running = Running(process, log_file, max_concurrency)
+    running = EndpointProcess(process, log_file, max_concurrency)
     try:
         _await_ping(running, ended, health)
     except BaseException:
@@ -138,11 +138,11 @@ def start_program(folder: Path, log_file: Path, max_concurrency: int | None, end
     return running
 
 
-def fetch_package(url: str, models: Path, s3: S3Client) -> Path:
-    """The folder with the unpacked package of an s3:// address; fetched once, kept by address.
+def download_package(url: str, models: Path, s3: S3Client) -> Path:
+    """The folder with the unpacked package of an s3:// address; downloaded once.
 
     Raises:
-        StartError: it cannot be fetched or unpacked.
+        StartError: it cannot be downloaded or unpacked.
     """
     folder = models / hashlib.sha256(url.encode()).hexdigest()[:24]
     if folder.exists():
@@ -155,7 +155,7 @@ def fetch_package(url: str, models: Path, s3: S3Client) -> Path:
             _unpack(archive, scratch)
         scratch.replace(folder)
     except OSError as e:
-        if not folder.exists():  # another thread may have been faster
+        if not folder.exists():  # otherwise another thread was faster
             raise StartError(f"Failed to extract model data archive from {url}: {e.strerror}") from e
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -174,7 +174,7 @@ def _download(url: str, target: IO[bytes], s3: S3Client) -> None:
 
 
 def _unpack(archive: IO[bytes], folder: Path) -> None:
-    """Unpack with tarfile's own guard: nothing lands outside of the folder, no devices, no links out of it."""
+    """Unpack with tarfile's data filter: no files outside of the folder, no devices, no links out of it."""
     try:
         with tarfile.open(fileobj=archive, mode="r:gz") as tar:
             if sum(member.size for member in tar.getmembers()) > MAX_UNPACKED:
@@ -184,8 +184,8 @@ def _unpack(archive: IO[bytes], folder: Path) -> None:
         raise StartError(f"Failed to extract model data archive: {e}") from e
 
 
-def _await_ping(running: Running, ended: threading.Event, health: Health) -> None:
-    """Wait for /ping; ``ended`` tells that this server is stopping."""
+def _await_ping(running: EndpointProcess, ended: threading.Event, health: Health) -> None:
+    """Wait for /ping; ``ended`` is set when this server stops."""
     deadline = time.monotonic() + health.within_s
     while time.monotonic() < deadline:
         if not running.alive():
@@ -202,18 +202,18 @@ def _await_ping(running: Running, ended: threading.Event, health: Health) -> Non
     )
 
 
-def _pings(running: Running) -> bool:
+def _pings(running: EndpointProcess) -> bool:
     running.port = running.port or _port(running.log_file)
     if not running.port:
         return False
     try:
-        return running.ask("GET", "/ping", timeout_s=5).status == 200
+        return running.request("GET", "/ping", timeout_s=5).status == 200
     except (OSError, http.client.HTTPException):
         return False
 
 
 def _port(log_file: Path) -> int:
-    """The port that the program says it listens on, 0 before it has said so."""
+    """The port that the program listens on, from its log; 0 before it is known."""
     for line in log_file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         if '"event": "listening"' in line and line.endswith("\n"):
             return int(json.loads(line)["port"])
@@ -221,6 +221,6 @@ def _port(log_file: Path) -> int:
 
 
 def _tail(log_file: Path) -> str:
-    """The last thing that a program said."""
+    """The last line of a program's log."""
     lines = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1][-600:] if lines else "it said nothing"
+    return lines[-1][-600:] if lines else "its log is empty"

@@ -1,7 +1,7 @@
-"""Faults on demand: what goes wrong on AWS now and then goes wrong here when it is asked for.
+"""Faults that happen on AWS now and then, and here on request.
 
-Set at the start (``local_sagemaker(faults=…)``, ``--faults JSON``) or while the server runs (``POST /local/faults`` with
-some of the fields; ``GET`` shows them). A number of times counts down as it is used up.
+Set them at the start (``local_sagemaker(faults=…)``, ``--faults JSON``) or while the server runs (``POST /local/faults`` with
+some of the fields; ``GET`` shows them). A fault with a number of times happens that often.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from animl_pipeline.core.records import Record
+from animl_pipeline.core.artifacts import Record
 from animl_pipeline.dev.sagemaker_local.api_validation import ApiError
 
 
 class Faults(Record):
-    """What shall go wrong. All is well by default; the limits are SageMaker's own."""
+    """All injected faults. By default there are none; the limits are SageMaker's own."""
 
-    switch_s: float = Field(default=0, ge=0, le=3600, description="so long Creating and Updating last at least; AWS takes minutes")
-    image_cannot_start: int = Field(default=0, ge=0, description="so many programs end before they listen")
-    never_pings: int = Field(default=0, ge=0, description="so many programs never answer /ping in time")
-    ping_s: float = Field(default=180, gt=0, le=180, description="how long a program may take to answer /ping")
-    update_fails: int = Field(default=0, ge=0, description="so many updates fail for a reason of AWS's own; the config before stays")
-    no_capacity: int = Field(default=0, ge=0, description="so many training jobs get no machine")
-    training_cannot_start: int = Field(default=0, ge=0, description="so many containers of training jobs cannot start")
-    spot_interruptions: int = Field(default=0, ge=0, description="so often a training on spare capacity is interrupted after a checkpoint")
-    throttled: int = Field(default=0, ge=0, description="so many control calls are throttled")
-    invocations_throttled: int = Field(default=0, ge=0, description="so many requests to endpoints are throttled")
-    quota_concurrency: int = Field(default=1000, ge=0, description="serverless concurrency that the account may have in all")
-    answer_delay_s: float = Field(default=0, ge=0, le=3600, description="so much later each program answers")
-    answer_s: float = Field(default=60, gt=0, le=60, description="how long a program may take to answer a request")
+    switch_s: float = Field(default=0, ge=0, le=3600, description="seconds that Creating and Updating take at least; AWS takes minutes")
+    image_cannot_start: int = Field(default=0, ge=0, description="number of programs that end before they listen")
+    never_pings: int = Field(default=0, ge=0, description="number of programs that never answer /ping in time")
+    ping_s: float = Field(default=180, gt=0, le=180, description="seconds that a program may take to answer /ping")
+    update_fails: int = Field(default=0, ge=0, description="number of updates that fail inside AWS; the config before stays")
+    no_capacity: int = Field(default=0, ge=0, description="number of training jobs that get no instance")
+    training_cannot_start: int = Field(default=0, ge=0, description="number of training containers that cannot start")
+    spot_interruptions: int = Field(default=0, ge=0, description="number of times that spot training is interrupted after a checkpoint")
+    throttled: int = Field(default=0, ge=0, description="number of control calls that are throttled")
+    invocations_throttled: int = Field(default=0, ge=0, description="number of requests to endpoints that are throttled")
+    quota_concurrency: int = Field(default=1000, ge=0, description="total serverless concurrency of the account")
+    answer_delay_s: float = Field(default=0, ge=0, le=3600, description="seconds by which each answer is delayed")
+    answer_s: float = Field(default=60, gt=0, le=60, description="seconds that a program may take to answer a request")
     max_payload: int = Field(default=4 * 1024 * 1024, ge=1, description="bytes that a request to a serverless endpoint may have")
 
 
-class Knobs:
+class FaultSwitches:
     """The faults of a running server."""
 
     def __init__(self, faults: Faults) -> None:
@@ -42,14 +42,14 @@ class Knobs:
         self._lock = threading.Lock()
 
     def now(self) -> Faults:
-        """The faults as they are."""
+        """The present faults."""
         return self._faults
 
-    def turn(self, changes: dict[str, Any]) -> Faults:
-        """Change some of them; all of them come back.
+    def change(self, changes: dict[str, Any]) -> Faults:
+        """Change some faults; returns all.
 
         Raises:
-            ApiError: there is no such fault, or the value does not fit.
+            ApiError: the fault does not exist, or its value does not fit.
         """
         with self._lock:
             try:
@@ -59,8 +59,8 @@ class Knobs:
                 raise ApiError("ValidationException", f"faults: {'.'.join(map(str, first['loc']))}: {first['msg']}") from e
             return self._faults
 
-    def strikes(self, fault: str) -> bool:
-        """Whether a fault that is counted happens now; it is one fewer then."""
+    def happens(self, fault: str) -> bool:
+        """Whether a counted fault happens now; if so, it is counted down."""
         with self._lock:
             left: int = getattr(self._faults, fault)
             if left:

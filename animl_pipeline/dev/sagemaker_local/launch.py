@@ -1,4 +1,4 @@
-"""A local SageMaker for as long as a ``with`` lasts: for the demo and the tests."""
+"""Start a local SageMaker for the time of a ``with`` block: for the demo and the tests."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from animl_pipeline.core.artifacts import Record
 from animl_pipeline.core.errors import ReleaseError, SettingsError
-from animl_pipeline.core.records import Record
 from animl_pipeline.dev.sagemaker_local.api_validation import REGION
 from animl_pipeline.dev.sagemaker_local.fault_injection import Faults
 
 START_S = 120
-"""How long the server may take to start; endpoints of an earlier time are brought back first."""
+"""How long the server may take to start, in seconds. It first restores the endpoints of an earlier run."""
 
 
 class Addresses(Record):
-    """Where the local services listen; ``s3`` is None when the server was started without."""
+    """Addresses of the local services; ``s3`` is None when the server was started without S3."""
 
     sagemaker: str
     s3: str | None = None
 
     def variables(self) -> dict[str, str]:
-        """The environment that makes boto3 speak to them."""
+        """The environment variables that make boto3 use these services."""
         found = {"AWS_ENDPOINT_URL_SAGEMAKER": self.sagemaker, "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": self.sagemaker}
         found["AWS_ENDPOINT_URL_SERVICE_QUOTAS"] = self.sagemaker
         if self.s3:
             found |= {f"AWS_ENDPOINT_URL_{service}": self.s3 for service in ("S3", "SSM", "IAM", "STS", "ECR")}
         return found | {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": REGION}
 
-    def turn(self, **faults: float) -> Faults:
-        """Let something go wrong from now on, or no longer; all faults as they are now come back.
+    def set_faults(self, **faults: float) -> Faults:
+        """Inject faults from now on, or stop injecting them; returns all faults as they are now.
 
         Raises:
-            ReleaseError: there is no such fault, or its value does not fit.
+            ReleaseError: the fault does not exist, or its value does not fit.
         """
-        asked = urllib.request.Request(f"{self.sagemaker}/local/faults", json.dumps(faults).encode(), {"Content-Type": "application/json"})  # noqa: S310 - our own server
+        request = urllib.request.Request(f"{self.sagemaker}/local/faults", json.dumps(faults).encode(), {"Content-Type": "application/json"})  # noqa: S310 - our own server
         try:
-            with urllib.request.urlopen(asked, timeout=30) as answer:  # noqa: S310 - our own server
+            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - our own server
                 return Faults.model_validate_json(answer.read())
         except urllib.error.HTTPError as e:
             raise ReleaseError(f"the local SageMaker: {json.loads(e.read())['message']}") from e
@@ -52,17 +52,17 @@ class Addresses(Record):
 
 @contextmanager
 def local_sagemaker(state: Path, *, s3: bool = True, port: int = 0, faults: Faults | None = None) -> Iterator[Addresses]:
-    """Start the server in a process of its own, give its addresses, end it and all its programs afterwards.
+    """Start the server in its own process and give its addresses; afterwards stop it and all its child processes.
 
     Args:
         state: folder that keeps models, configs and endpoints.
         s3: serve S3, SSM, IAM, STS and ECR as well.
-        port: 0 takes a free one.
-        faults: what shall go wrong; :meth:`Addresses.turn` changes it later.
+        port: 0: any free port.
+        faults: faults to inject; :meth:`Addresses.set_faults` changes them later.
 
     Raises:
-        ReleaseError: it did not start; the line is its own.
-        SettingsError: the folder cannot be made.
+        ReleaseError: it did not start; the message is the last line of its log.
+        SettingsError: the folder cannot be created.
     """
     try:
         state.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def local_sagemaker(state: Path, *, s3: bool = True, port: int = 0, faults: Faul
 
 
 def _addresses(process: subprocess.Popen[bytes], errors: Path, begins: int) -> Addresses:
-    """The server's first line."""
+    """The addresses from the first line that the server prints."""
     assert process.stdout is not None  # noqa: S101 - it was opened with a pipe
     ready, _, _ = select.select([process.stdout], [], [], START_S)
     line = process.stdout.readline() if ready else b""
@@ -105,7 +105,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(20)
     except subprocess.TimeoutExpired:
-        process.kill()  # its programs notice that it is gone
+        process.kill()  # its child processes notice it
         process.wait()
     if process.stdout is not None:
         process.stdout.close()

@@ -1,4 +1,4 @@
-"""What the local SageMaker knows, in one JSON file that is written whole, so that a restarted server knows it still."""
+"""Models, endpoint configs, endpoints and training jobs in one JSON file, so that a restarted server still knows them."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any
 
 from animl_pipeline.core.errors import StoreError
 from animl_pipeline.dev.sagemaker_local.api_validation import arn, invalid
-from animl_pipeline.storage.object_store import write_atomic
+from animl_pipeline.storage.atomic_files import write_atomic
 
 KINDS = {"model": "Model", "endpoint-config": "EndpointConfig", "endpoint": "Endpoint", "training-job": "TrainingJob"}
-"""The kind as an ARN writes it → as an operation's name writes it."""
+"""Kind in an ARN → the same kind in the name of an operation."""
 
 Entry = dict[str, Any]
 
 
-class Ledger:
-    """Models, endpoint configs and endpoints by name, and tags by ARN. Every change is on the disk when the call returns.
+class StateFile:
+    """Entries by kind and name, and tags by ARN. Every change is on the disk when the call returns.
 
-    ``lock`` is held by whoever reads and then writes.
+    Hold ``lock`` to read and then write.
     """
 
     def __init__(self, folder: Path) -> None:
         self.lock = threading.RLock()
-        self._path = folder / "ledger.json"
+        self._path = folder / "state.json"
         self._all: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
         self._tags: dict[str, dict[str, str]] = {}
         self._read()
 
     def add(self, kind: str, name: str, entry: Entry, tags: list[dict[str, str]] | None = None) -> str:
-        """Keep a new entry; its ARN comes back.
+        """Add an entry; returns its ARN.
 
         Raises:
-            ApiError: there is one of that name.
+            ApiError: the name exists already.
         """
         with self.lock:
             if name in self._all[kind]:
@@ -49,7 +49,7 @@ class Ledger:
         """A copy of an entry.
 
         Raises:
-            ApiError: there is none of that name.
+            ApiError: the name does not exist.
         """
         with self.lock:
             entry = self._all[kind].get(name)
@@ -58,7 +58,7 @@ class Ledger:
             return dict(entry)
 
     def change(self, kind: str, name: str, **values: Any) -> None:
-        """Set values of an entry; None takes one away. Nothing happens to an entry that was deleted meanwhile."""
+        """Set values of an entry; None removes a value. Does nothing if the entry was deleted meanwhile."""
         with self.lock:
             entry = self._all[kind].get(name)
             if entry is None:
@@ -68,10 +68,10 @@ class Ledger:
             self._write()
 
     def remove(self, kind: str, name: str) -> None:
-        """Forget an entry and its tags.
+        """Delete an entry and its tags.
 
         Raises:
-            ApiError: there is none of that name.
+            ApiError: the name does not exist.
         """
         with self.lock:
             self.get(kind, name)
@@ -79,8 +79,8 @@ class Ledger:
             self._tags.pop(arn(kind, name), None)
             self._write()
 
-    def every(self, kind: str) -> dict[str, Entry]:
-        """Copies of all entries of a kind by name, the oldest first."""
+    def entries(self, kind: str) -> dict[str, Entry]:
+        """CheckpointSync of all entries of a kind by name, the oldest first."""
         with self.lock:
             return {n: dict(e) for n, e in sorted(self._all[kind].items(), key=lambda item: item[1]["CreationTime"])}
 
