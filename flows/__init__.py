@@ -1,1 +1,1 @@
-"""What happens, in what order: Prefect flows and the command line."""
+"""Prefect flows: train a model, release it, roll it back, and watch for new labels."""

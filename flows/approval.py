@@ -1,7 +1,7 @@
-"""A person's yes before a release: asked for in Prefect's UI (or its API), given by name, never by silence.
+"""A person's approval before a release, asked for in Prefect's UI or API. Silence approves nothing.
 
-The run that asks is suspended: it holds no process and no place, and goes on when it is answered. What is asked is about one
-package; where another one has become the newest meanwhile, an answer is not taken for it, and it is asked anew.
+The run that asks is suspended: it uses no process and no concurrency slot, and goes on when it is answered. The question is
+about one package. If another package has become the latest meanwhile, the answer does not count, and the run asks again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from prefect import runtime
 from prefect.client.orchestration import get_client
 from prefect.context import get_run_context
+from prefect.deployments import run_deployment
 from prefect.events import Event, emit_event
 from prefect.exceptions import ObjectNotFound, Pause
 from prefect.flow_runs import suspend_flow_run
@@ -24,107 +25,112 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wa
 
 from animl_pipeline.config import Plan
 from animl_pipeline.core.errors import ReleaseError
-from animl_pipeline.core.records import Report
+from animl_pipeline.core.evaluation_results import Report
 
 log = logging.getLogger("animl_pipeline.flows.approval")
 
-DEPLOYMENT = "release/release"
+RELEASE_DEPLOYMENT = "release/release"
 DAY_S = 86_400
-HEARD_WITHIN_S = 60.0
-WAITS = "animl.run.waits"
-"""An event: the run is suspended by intent. The automation for zombies listens for it."""
-
+HEARTBEAT_WITHIN_S = 60.0
+WAITING_EVENT = "animl.run.waits"
+"""An event: the run is suspended on purpose. The automation for dead runs listens for it."""
 
 YesOrNo = Annotated[
     Literal["yes", "no"],
-    BeforeValidator(lambda said: said.strip().lower() if isinstance(said, str) else said),
+    BeforeValidator(lambda text: text.strip().lower() if isinstance(text, str) else text),
     WithJsonSchema({"type": "string", "pattern": r"^\s*([Yy][Ee][Ss]|[Nn][Oo])\s*$"}),
 ]
-"""Typed, since lists to choose from close by themselves in the window of Prefect's UI that asks."""
+"""Typed text, because drop-down lists close by themselves in the form of Prefect's UI."""
 
 
 class Answer(RunInput):
-    """The form in Prefect's UI. Neither question has an answer to begin with, so an empty form is refused."""
+    """The form in Prefect's UI. The first two questions have no default, so an empty form is refused."""
 
-    approve: YesOrNo = Field(title="Approve: yes or no", description="yes: it is released now; no: it is not, and this run ends")
-    name: str = Field(title="Your name", pattern=r"\S", max_length=200, description="kept in the release's history")
-    note: str = Field(default="", title="Note", max_length=2000, description="kept in the history, too; why, where it is no")
+    approve: YesOrNo = Field(title="Approve: yes or no", description="yes: release it now; no: do not, and end this run")
+    name: str = Field(title="Your name", pattern=r"\S", max_length=200, description="kept in the history of releases")
+    note: str = Field(default="", title="Note", max_length=2000, description="kept in the history, too; why, if the answer is no")
 
 
-def can_be_asked() -> bool:
-    """Whether this run can wait for a person: only one of a deployment can, which a server starts again once it is answered."""
+def can_ask() -> bool:
+    """Whether this run can wait for a person. Only the run of a deployment can: a worker starts it again once it is answered."""
     return bool(runtime.deployment.id)
 
 
-def asked(report: Report, plan: Plan, force: str) -> Answer:
-    """A person's answer; until it is there this run is suspended, and the process ends.
+def wait_for_answer(report: Report, plan: Plan, force: str) -> Answer:
+    """A person's answer. Until there is one, this run is suspended and its process ends.
 
     Raises:
-        ReleaseError: the run was made to go on without an answer.
+        ReleaseError: the run was resumed without an answer.
     """
     key = f"approval-{report.package.digest[:16]}"
     log.info("waiting for a person to approve the release of %s %s", report.model, report.version)
-    form = Answer.with_initial_data(description=question(report, plan, force))
-    running_since = get_run_context().flow_run.state.timestamp  # type: ignore[union-attr]  # in a flow
+    form = Answer.with_initial_data(description=release_question(report, plan, force))
+    running_since = get_run_context().flow_run.state.timestamp  # type: ignore[union-attr]  # called in a flow
     try:
         return suspend_flow_run(wait_for_input=form, timeout=max(1, round(plan.release.approval_timeout_days * DAY_S)), key=key)
     except Pause:
-        _say_so_again(running_since)
+        _report_waiting(running_since)
         raise
     except ValidationError as e:
         raise ReleaseError(
-            "this run was made to go on without an answer, which approves nothing; nothing was released. Start the release again and answer its form"
+            "this run was resumed without an answer, which approves nothing; nothing was released. Start the release again and answer its form",
+            code="not_answered",
         ) from e
 
 
-def _say_so_again(since: datetime) -> None:
-    """Tell the server once more that this run is suspended, as a thing that follows the run's last heartbeat.
+def _report_waiting(running_since: datetime) -> None:
+    """Tell the server once more that this run is suspended, with an event that follows the run's last heartbeat.
 
-    It hears of the suspension before it hears of that heartbeat, would then wait in vain for another one, and take the run
-    for dead (the automation for zombies). Of two events that come close together it may also take the second one first,
-    unless that one says what it follows.
+    The server learns of the suspension before it learns of the last heartbeat. It would then wait in vain for another heartbeat,
+    and the automation for dead runs would mark this one as crashed. The server may also read two close events in the wrong
+    order, unless the second one names the first.
     """
     if get_current_settings().flows.heartbeat_frequency is None:
         return
     resource = f"prefect.flow-run.{runtime.flow_run.id}"
-    emit_event(WAITS, resource={"prefect.resource.id": resource}, follows=_last_heartbeat(resource, since))
+    emit_event(WAITING_EVENT, resource={"prefect.resource.id": resource}, follows=_last_heartbeat(resource, running_since))
 
 
 def _last_heartbeat(resource: str, since: datetime) -> Event | None:
-    """The newest heartbeat of a run as the server knows it; None where it has not heard of one within ``HEARD_WITHIN_S``."""
+    """The latest heartbeat of a run that the server knows; None if it knows none within ``HEARTBEAT_WITHIN_S``."""
     events = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [resource]}, "occurred": {"since": since.isoformat()}}
     with get_client(sync_client=True) as client:
-        asking = Retrying(stop=stop_after_delay(HEARD_WITHIN_S), wait=wait_fixed(0.5), retry=retry_if_result(lambda heard: not heard))
+        ask = Retrying(stop=stop_after_delay(HEARTBEAT_WITHIN_S), wait=wait_fixed(0.5), retry=retry_if_result(lambda found: not found))
         try:
-            heard = asking(lambda: client.request("POST", "/events/filter", json={"filter": events, "limit": 1}).json()["events"])
+            found = ask(lambda: client.request("POST", "/events/filter", json={"filter": events, "limit": 1}).json()["events"])
         except RetryError:
-            log.warning("expected the server to hear of this run within %.0f s; it may take it for dead while it waits", HEARD_WITHIN_S)
+            log.warning("the server knows no heartbeat of this run after %.0f s; it may mark the run as crashed while it waits", HEARTBEAT_WITHIN_S)
             return None
-    return Event.model_validate({name: heard[0][name] for name in ("id", "occurred", "event", "resource")})
+    return Event.model_validate({name: found[0][name] for name in ("id", "occurred", "event", "resource")})
 
 
-def question(report: Report, plan: Plan, force: str) -> str:
-    """What is asked, as Markdown: the version, where it goes, what the report says of it."""
+def release_question(report: Report, plan: Plan, force: str) -> str:
+    """The question as Markdown: the version, its endpoints, and what the report says of it."""
     endpoints = " and ".join(f"`{e.endpoint}`" for e in plan.release.endpoints(plan.model, report.version))
     lines = [f"## Release {report.model} {report.version} to {endpoints}?", report.headline]
     if force:
-        lines.append(f"**The verdict is not to promote.** It shall be released all the same: {force}")
+        lines.append(f"**The verdict is not to promote this model.** The release was forced: {force}")
     lines += [f"- {reason}" for reason in report.reasons]
     scores = [f"| {c.id} | {c.examples} | {c.precision:.2f} | {c.recall:.2f} |" for c in report.metrics.classes]
     lines.append("\n".join(["| class | test crops | precision | recall |", "|---|--:|--:|--:|", *scores]))
     return "\n\n".join(lines)
 
 
-def start_release(plan_name: str, report: Report) -> str:
-    """Start the release of a trained model on the Prefect server, once a package; a line that says what came of it."""
+def start_release(plan: str, report: Report, store: str = "") -> str:
+    """Start the release of a trained model on the Prefect server, once for each package. Returns a line that says what came of it.
+
+    Args:
+        plan: the plan's name, as a run takes it.
+        report: of the training.
+        store: the store's address, if the training was given one.
+    """
     if not PREFECT_API_URL.value():
-        return "its release was not started, since no Prefect server is set; release it by hand"
-    with get_client(sync_client=True) as client:
-        try:
-            deployment = client.read_deployment_by_name(DEPLOYMENT)
-        except ObjectNotFound:
-            log.warning("expected the deployment %r on the Prefect server, found none; `animl-pipeline deploy` puts it there", DEPLOYMENT)
-            return f"its release was not started: the server has no deployment {DEPLOYMENT!r}"
-        key = f"release/{Path(plan_name).stem}/{report.model}/{report.package.digest}"  # plans may share a model, not their endpoints
-        run = client.create_flow_run_from_deployment(deployment.id, parameters={"plan": plan_name}, idempotency_key=key, tags=["after-retrain"])
-    return f"its release is the run {run.name!r}"
+        return "its release was not started, because no Prefect server is set; release it by hand"
+    key = f"release/{Path(plan).stem}/{report.model}/{report.package.digest}"  # plans may share a model, but not their endpoints
+    parameters = {"plan": plan} | ({"store": store} if store else {})
+    try:
+        run = run_deployment(RELEASE_DEPLOYMENT, parameters=parameters, timeout=0, as_subflow=False, idempotency_key=key, tags=["after-retrain"])
+    except ObjectNotFound:
+        log.warning("the Prefect server has no deployment %r; `animl-pipeline deploy` puts it there", RELEASE_DEPLOYMENT)
+        return f"its release was not started: the server has no deployment {RELEASE_DEPLOYMENT!r}"
+    return f"its release is the run {run.name!r}"  # type: ignore[union-attr]  # a coroutine only in async code

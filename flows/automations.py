@@ -1,4 +1,4 @@
-"""Prefect automations from a file onto the server: each is known by its name, made once, and renewed when it comes again."""
+"""Put Prefect automations from a YAML file on the server. Each is known by its name and updated when it is put again."""
 
 from __future__ import annotations
 
@@ -12,51 +12,50 @@ from prefect.exceptions import ObjectNotFound
 
 from animl_pipeline.core.errors import SettingsError
 
-MESSAGE = "send-notification"
-
 
 def put_automations(file: Path, block: str) -> list[str]:
-    """Put a file's automations on the server of PREFECT_API_URL; their names come back.
+    """Put a file's automations on the server of PREFECT_API_URL. Returns their names.
 
     Args:
-        file: YAML, ``automations: [...]`` as Prefect takes them, but for the block in actions that send messages.
-        block: the block that messages go through, ``<type>/<name>`` such as slack-webhook/rangers; "": nothing is sent, the
-            automations are there all the same and show in Prefect's UI when they act.
+        file: YAML with ``automations: [...]`` as Prefect takes them, but without the block in actions that send messages.
+        block: the block that sends messages, ``<type>/<name>``, such as slack-webhook/rangers. "": no message is sent; the
+            automations exist all the same, and Prefect's UI shows when they act.
 
     Raises:
-        SettingsError: the server knows no such block.
+        SettingsError: the server has no such block.
     """
-    wanted = yaml.safe_load(file.read_text(encoding="utf-8"))["automations"]
+    automations = yaml.safe_load(file.read_text(encoding="utf-8"))["automations"]
     with get_client(sync_client=True) as client:
-        through = _block_id(block, client) if block else None
-        for automation in wanted:
-            actions = [_filled(action, through) for action in automation["actions"]]
+        block_id = _find_block(block, client) if block else None
+        for automation in automations:
+            actions = [_with_block(action, block_id) for action in automation["actions"]]
             _put(AutomationCore.model_validate(automation | {"actions": actions}), client)
-    return [automation["name"] for automation in wanted]
+    return [automation["name"] for automation in automations]
 
 
 def _put(automation: AutomationCore, client: SyncPrefectClient) -> None:
-    there = client.read_automations_by_name(automation.name)
-    if not there:
+    existing = client.read_automations_by_name(automation.name)
+    if not existing:
         client.create_automation(automation)
-    for known in there[:1]:
+    for known in existing[:1]:
         client.update_automation(known.id, automation)
-    for twin in there[1:]:  # made by hand or by an earlier version: each would act
-        client.delete_automation(twin.id)
+    for duplicate in existing[1:]:  # made by hand, or by an earlier version; each of them would act
+        client.delete_automation(duplicate.id)
 
 
-def _filled(action: dict[str, Any], block: str | None) -> dict[str, Any]:
-    if action["type"] != MESSAGE:
+def _with_block(action: dict[str, Any], block_id: str | None) -> dict[str, Any]:
+    if action["type"] != "send-notification":
         return action
-    return action | {"block_document_id": block} if block else {"type": "do-nothing"}
+    return action | {"block_document_id": block_id} if block_id else {"type": "do-nothing"}
 
 
-def _block_id(block: str, client: SyncPrefectClient) -> str:
+def _find_block(block: str, client: SyncPrefectClient) -> str:
     kind, _, name = block.partition("/")
     try:
         return str(client.read_block_document_by_name(name, kind).id)
     except ObjectNotFound as e:
         raise SettingsError(
-            f"ANIML_NOTIFY: expected a block that the Prefect server knows, <type>/<name>, found {block!r}; make it in Prefect's UI (Blocks, such as "
-            "Slack Webhook), then run `animl-pipeline deploy` again"
+            f"ANIML_NOTIFICATION_BLOCK: expected a block of the Prefect server as <type>/<name>, found {block!r}. Make it in Prefect's UI "
+            "(Blocks, such as Slack Webhook), then run `animl-pipeline deploy` again",
+            code="no_block",
         ) from e

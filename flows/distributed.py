@@ -1,7 +1,7 @@
-"""Looking at pictures and cutting them, spread over the workers of a Dask or Ray cluster that share the store.
+"""Detection and cropping on the workers of a Dask or Ray cluster that share the store.
 
-Nothing is spread while ANIML_RUNNER is `threads`, its default: then the steps do all in this process. A worker that dies
-loses the batch in hand; its share is given to another, which goes on where the store's memory ends.
+With ANIML_TASK_RUNNER=threads, the default, nothing here happens: the steps do all the work in this process. If a worker dies,
+its batch in hand is lost and another worker takes over its share, from where the image index ends.
 """
 
 from __future__ import annotations
@@ -12,90 +12,96 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from prefect import flow
-from prefect.utilities.annotations import unmapped
+from prefect import flow, unmapped
+from prefect.futures import PrefectFuture
 
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings, load_settings
+from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import SettingsError
-from animl_pipeline.core.records import Artifact
 from tasks import dataset
+from tasks.run_paths import RunPaths
 
-log = logging.getLogger("animl_pipeline.flows.spread")
+log = logging.getLogger("animl_pipeline.flows.distributed")
 
-LOCAL: dict[str, Any] = {"persist_result": False, "validate_parameters": False}
-"""Of both flows, which nobody starts but a run here; they are made when one is needed, since making one takes tens of milliseconds."""
+SUBFLOW: dict[str, Any] = {"persist_result": False, "validate_parameters": False}
+"""Options of both subflows. They are made when they are needed, because the task runner is a setting."""
 
 
-def run_detector_on_cluster(labels: Artifact, plan: Plan) -> None:
-    """Have the cluster's workers look at the pictures before the step detections, which then finds all remembered."""
+def run_detector_on_cluster(labels: PrefectFuture[Artifact], plan: Plan, paths: RunPaths) -> None:
+    """Let the cluster's workers run the detector before the step detections, which then finds all images in the image index."""
     settings = load_settings()
-    if settings.runner != "threads":
-        log.info("detections: %d shares go to %s", settings.shares, settings.runner)
-        with _cluster(settings):
-            looks = flow(name="look", description="Looks for animals on a cluster's workers.", task_runner=task_runner(settings), **LOCAL)
-            looks(_look)(labels, plan, settings.shares)
+    if settings.task_runner != "threads":
+        log.info("detections: %d shares go to %s", settings.cluster_batches, settings.task_runner)
+        with _cluster_errors(settings):
+            subflow = flow(name="detect", description="Runs the detector on a cluster.", task_runner=cluster_task_runner(settings), **SUBFLOW)
+            subflow(_detect)(labels.result(), plan, settings.cluster_batches, paths)
 
 
-def extract_crops_on_cluster(labels: Artifact, detections: Artifact, plan: Plan) -> None:
-    """Have the cluster's workers cut the pictures before the step crops, which then finds all remembered."""
+def extract_crops_on_cluster(labels: PrefectFuture[Artifact], detections: PrefectFuture[Artifact], plan: Plan, paths: RunPaths) -> None:
+    """Let the cluster's workers crop the images before the step crops, which then finds all crops in the image index."""
     settings = load_settings()
-    if settings.runner != "threads":
-        log.info("crops: %d shares go to %s", settings.shares, settings.runner)
-        with _cluster(settings):
-            cuts = flow(name="cut", description="Cuts pictures on a cluster's workers.", task_runner=task_runner(settings), **LOCAL)
-            cuts(_cut)(labels, detections, plan, settings.shares)
+    if settings.task_runner != "threads":
+        log.info("crops: %d shares go to %s", settings.cluster_batches, settings.task_runner)
+        with _cluster_errors(settings):
+            subflow = flow(name="crop", description="Crops images on a cluster.", task_runner=cluster_task_runner(settings), **SUBFLOW)
+            subflow(_crop)(labels.result(), detections.result(), plan, settings.cluster_batches, paths)
 
 
-def _look(labels: Artifact, plan: Plan, shares: int) -> int:
-    looked = dataset.look_at_share.map(unmapped(labels), unmapped(plan.detections), range(shares), unmapped(shares))
-    return sum(looked.result())
+def _detect(labels: Artifact, plan: Plan, shares: int, paths: RunPaths) -> int:
+    done = dataset.run_detector_share.map(unmapped(labels), unmapped(plan.detections), range(shares), unmapped(shares), unmapped(paths))
+    return sum(done.result())
 
 
-def _cut(labels: Artifact, detections: Artifact, plan: Plan, shares: int) -> int:
-    numbers = (range(shares), unmapped(shares))
-    made = dataset.cut_share.map(unmapped(labels), unmapped(detections), unmapped(plan.crops), unmapped(plan.model_input), *numbers)
-    return sum(made.result())
+def _crop(labels: Artifact, detections: Artifact, plan: Plan, shares: int, paths: RunPaths) -> int:
+    artifacts, config = (unmapped(labels), unmapped(detections)), (unmapped(plan.crops), unmapped(plan.model_input))
+    done = dataset.extract_crops_share.map(*artifacts, *config, range(shares), unmapped(shares), unmapped(paths))
+    return sum(done.result())
 
 
 @contextmanager
-def _cluster(settings: Settings) -> Iterator[None]:
-    """Say in one line that a cluster does not answer; the rooms' own faults are lines already."""
+def _cluster_errors(settings: Settings) -> Iterator[None]:
+    """Say in one line that a cluster does not answer. The steps' own errors are one line already."""
     try:
         yield
     except OSError as e:
-        said = (str(e).splitlines() or [type(e).__name__])[0]
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
         raise SettingsError(
-            f"ANIML_RUNNER: expected a cluster that answers at {settings.runner}, found none ({said}); start its scheduler and workers, mend the "
-            "address, or set ANIML_RUNNER=threads; what was done so far is kept"
+            f"ANIML_TASK_RUNNER: expected a cluster that answers at {settings.task_runner}, found none ({reason}). Start its scheduler and workers, "
+            "correct the address, or set ANIML_TASK_RUNNER=threads; finished work is kept",
+            code="no_cluster",
         ) from e
 
 
-def task_runner(settings: Settings) -> Any:
-    """Prefect's runner for the cluster that ANIML_RUNNER names; without an address, one of its own on this machine.
+def cluster_task_runner(settings: Settings) -> Any:
+    """Prefect's task runner for the cluster of ANIML_TASK_RUNNER. Without an address it is one of its own on this machine.
 
     Raises:
-        SettingsError: the package that speaks to such a cluster is not installed, or the address is none.
+        SettingsError: the package for such a cluster is not installed, or the address is not valid.
     """
-    kind, _, address = settings.runner.partition(":")
+    kind, _, address = settings.task_runner.partition(":")
     if kind == "dask" and address and not re.search(r".:\d+$", address):
-        raise SettingsError(f"ANIML_RUNNER: expected a scheduler's address, such as dask:tcp://10.0.0.5:8786, found {settings.runner}")
+        raise SettingsError(
+            f"ANIML_TASK_RUNNER: expected a scheduler's address, such as dask:tcp://10.0.0.5:8786, found {settings.task_runner}", code="no_address"
+        )
     try:
         if kind == "dask":
             from prefect_dask.task_runners import DaskTaskRunner
 
             if address:
-                _tell_workers(address)
+                _log_worker_count(address)
             return DaskTaskRunner(address=address or None)
         from prefect_ray import RayTaskRunner
 
         return RayTaskRunner(address=address or None)
     except ImportError as e:
-        raise SettingsError(f"ANIML_RUNNER: {settings.runner} needs the package prefect-{kind} ({e}); pip install 'animl-pipeline[{kind}]'") from e
+        raise SettingsError(
+            f"ANIML_TASK_RUNNER: {settings.task_runner} needs the package prefect-{kind} ({e}); pip install 'animl-pipeline[{kind}]'"
+        ) from e
 
 
-def _tell_workers(address: str) -> None:
-    """Log how many workers a Dask cluster has: without any, a run would wait for one without a word."""
+def _log_worker_count(address: str) -> None:
+    """Log how many workers a Dask cluster has: without any, a run would wait for one in silence."""
     from distributed import Client
 
     connect: Any = Client  # it has no types

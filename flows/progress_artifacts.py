@@ -1,4 +1,4 @@
-"""How far long steps have come, as progress bars among a run's artifacts in Prefect's UI."""
+"""Progress bars of long steps among a run's artifacts in Prefect's UI."""
 
 from __future__ import annotations
 
@@ -16,57 +16,57 @@ from prefect.exceptions import PrefectException
 
 from animl_pipeline.core import progress
 
-log = logging.getLogger("animl_pipeline.flows.bars")
+log = logging.getLogger("animl_pipeline.flows.progress")
 
-EVERY_S = 5.0
-"""A bar moves so often; what takes less never gets one."""
+UPDATE_EVERY_S = 5.0
+"""Seconds between two updates. What takes less time never gets a bar."""
 
 
 @contextmanager
-def bars_in_ui() -> Iterator[None]:
-    """Show the rooms' progress in Prefect's UI while the block runs, beside whoever listens already."""
+def show_progress() -> Iterator[None]:
+    """Show the steps' progress in Prefect's UI while the block runs. A listener that was set before is still called."""
     bars = _Bars()
-    before = progress.listen(None)
+    listener_before = progress.set_listener(None)
 
-    def both(what: str, done: int, total: int) -> None:
+    def listen(what: str, done: int, total: int) -> None:
         bars.note(what, done, total)
-        if before is not None:
-            before(what, done, total)
+        if listener_before is not None:
+            listener_before(what, done, total)
 
-    progress.listen(both)
+    progress.set_listener(listen)
     end = threading.Event()
-    # the thread needs this run's context, so that the bars are this run's
-    teller = threading.Thread(target=contextvars.copy_context().run, args=(bars.tell_until, end), name="bars", daemon=True)
-    teller.start()
+    # the thread needs this run's context, so that the bars belong to this run
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(bars.update_until, end), name="progress", daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        progress.listen(before)
+        progress.set_listener(listener_before)
         end.set()
-        teller.join()
+        thread.join()
 
 
 class _Bars:
-    """What is under way, and the bars that show it."""
+    """The progress of each thing under way, and the artifact that shows it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._now: dict[str, tuple[int, int]] = {}
+        self._progress: dict[str, tuple[int, int]] = {}
         self._shown: dict[str, tuple[UUID, tuple[int, int]]] = {}
 
     def note(self, what: str, done: int, total: int) -> None:
         with self._lock:
-            self._now[what] = (done, total)
+            self._progress[what] = (done, total)
 
-    def tell_until(self, end: threading.Event) -> None:
-        """Move the bars now and then, and once more at the end. A server that does not answer costs bars, not the run."""
-        while not end.wait(EVERY_S):
-            self._tell(new_ones=True)
-        self._tell(new_ones=False)
+    def update_until(self, end: threading.Event) -> None:
+        """Update the artifacts every few seconds, and once more at the end. If the server does not answer, the run goes on."""
+        while not end.wait(UPDATE_EVERY_S):
+            self._update(new_ones=True)
+        self._update(new_ones=False)
 
-    def _tell(self, *, new_ones: bool) -> None:
+    def _update(self, *, new_ones: bool) -> None:
         with self._lock:
-            now = dict(self._now)
+            now = dict(self._progress)
         try:
             for what, (done, total) in now.items():
                 self._show(what, done, total, new_ones=new_ones)
@@ -74,19 +74,13 @@ class _Bars:
             log.debug("progress is not shown: %s", e)
 
     def _show(self, what: str, done: int, total: int, *, new_ones: bool) -> None:
-        share = 100.0 * done / total if total else 100.0
-        known = self._shown.get(what)
-        if known is not None and known[1] != (done, total):
-            update_progress_artifact(known[0], progress=share, description=_text(what, done, total))
-            self._shown[what] = (known[0], (done, total))
-        elif known is None and new_ones and done < total:
-            made = create_progress_artifact(share, key=_key(what), description=_text(what, done, total))
-            self._shown[what] = (made, (done, total))  # type: ignore[assignment]  # sync here
-
-
-def _text(what: str, done: int, total: int) -> str:
-    return f"{what}: {done:,} of {total:,}"
-
-
-def _key(what: str) -> str:
-    return "progress-" + re.sub(r"[^a-z0-9]+", "-", what.lower()).strip("-")
+        percent = 100.0 * done / total if total else 100.0
+        text = f"{what}: {done:,} of {total:,}"
+        shown = self._shown.get(what)
+        if shown is not None and shown[1] != (done, total):
+            update_progress_artifact(shown[0], progress=percent, description=text)
+            self._shown[what] = (shown[0], (done, total))
+        elif shown is None and new_ones and done < total:
+            key = "progress-" + re.sub(r"[^a-z0-9]+", "-", what.lower()).strip("-")
+            created = create_progress_artifact(percent, key=key, description=text)
+            self._shown[what] = (created, (done, total))  # type: ignore[assignment]  # a coroutine only in async code

@@ -1,4 +1,4 @@
-"""The last door: the newest package behind its endpoint, checked there, or an earlier one back; and Animl is told."""
+"""Release: deploy the latest package to its endpoints and check it there, or roll back to an earlier version."""
 
 from __future__ import annotations
 
@@ -9,98 +9,103 @@ from prefect.artifacts import create_markdown_artifact
 
 from animl_pipeline.config import Plan, find_plan, load_plan
 from animl_pipeline.config.settings import load_settings
-from animl_pipeline.core.records import Release, Report
-from animl_pipeline.deploy import Registration, approval, held_back, lacks_approval
-from animl_pipeline.deploy.latest_report import newest_report
-from animl_pipeline.storage.step_cache import open_store
-from flows.approval import DEPLOYMENT, asked, can_be_asked
-from flows.lifecycle import install_signal_handlers
-from flows.run_states import STATE_OF_VERDICT, ended
+from animl_pipeline.core.evaluation_results import Report
+from animl_pipeline.core.release_results import Approval, Release
+from animl_pipeline.deploy import Registration, new_approval
+from flows.approval import RELEASE_DEPLOYMENT, can_ask, wait_for_answer
+from flows.lifecycle import prepare_run
+from flows.run_states import STATE_OF_VERDICT, end_as
 from tasks import release as tasks
+from tasks.run_paths import RunPaths, resolve_run_paths
 
 log = logging.getLogger("animl_pipeline.flows.release")
 
 
 @flow(name="release", flow_run_name="release {plan}", persist_result=False)
-def release(plan: str, force: str = "", approve_as: str = "", note: str = "") -> Release | None:
-    """Put the newest package of a plan behind its SageMaker endpoints.
+def release(plan: str, force: str = "", approve_as: str = "", note: str = "", store: str = "") -> Release | None:
+    """Deploy the latest package of a plan to its SageMaker endpoints.
 
-    Test crops are sent to the live endpoint and their answers compared with the offline ones; if they differ, the
-    endpoint goes back to what it served before. A report whose verdict is not to promote is not released. Where the plan
-    says `approval: required`, this run asks a person and waits for the answer, suspended.
+    The endpoint is asked about test crops, and its answers are compared with the offline ones. If they differ, it goes back to
+    what it served before. A model whose report says hold or need_more_data is not released. If the plan says
+    `approval: required`, this run asks a person and waits for the answer, suspended.
 
     Args:
-        plan: name of a plan in the folder ANIML_PLANS, or the path of its YAML file.
-        force: why to release although the verdict is not to; the history keeps it. It is no approval.
-        approve_as: your name, if you have read the report and approve it; leave it empty to be asked.
+        plan: name of a plan in deployments/plans, or the path of its YAML file.
+        force: why to release against the report's verdict; the history keeps it. It is no approval.
+        approve_as: your name, if you have read the report and approve the release; empty: ask.
         note: a note on your approval, which the history keeps.
+        store: folder or s3://bucket/prefix for all that steps make; empty: ANIML_STORE of the worker.
     """
-    install_signal_handlers()
-    checked = load_plan(find_plan(plan, load_settings().plans))
-    store = open_store(load_settings())
-    report = newest_report(checked.model, store)
-    held = held_back(report, force)
-    if held:
-        return ended(STATE_OF_VERDICT[report.verdict or report.metrics.verdict], held, None)
-    yes = approval(approve_as, note, "prefect" if can_be_asked() else "command line") if approve_as.strip() else None
-    if yes is None and lacks_approval(report.package, checked, store):
-        if not can_be_asked():
-            return ended("AwaitingApproval", _how_to_approve(checked, report), None)
-        answer = asked(report, checked, force)
+    prepare_run()
+    checked, paths = load_plan(find_plan(plan, load_settings().plans)), resolve_run_paths(store)
+    candidate = tasks.find_candidate.submit(checked, force, paths).result()
+    report = candidate.report
+    if candidate.hold_reason:
+        return end_as(STATE_OF_VERDICT[report.verdict or report.metrics.verdict], candidate.hold_reason, None)
+    approval: Approval | None = None
+    if approve_as.strip():
+        approval = new_approval(approve_as, note, "prefect" if can_ask() else "command line")
+    elif candidate.needs_approval:
+        if not can_ask():
+            return end_as("AwaitingApproval", _how_to_approve(checked, report), None)
+        answer = wait_for_answer(report, checked, force)
         if answer.approve != "yes":
-            return ended("Refused", f"{answer.name.strip()} refused the release of {report.version}{_colon(answer.note)}", None)
-        yes = approval(answer.name, answer.note, "prefect")
-    done: Release = tasks.deploy_endpoint.submit(report, checked, force, yes).result()
-    _show(done, report.headline, _told(checked))
-    return ended("Released" if done.changed else "ServedAlready", f"{done.endpoint} serves {done.version}{_colon(str(done.approval or ''))}", done)
+            return end_as("Refused", f"{answer.name.strip()} refused the release of {report.version}{_after_colon(answer.note)}", None)
+        approval = new_approval(answer.name, answer.note, "prefect")
+    released = tasks.deploy_package.submit(report, checked, force, approval, paths).result()
+    _show_release(released, report.headline, _register(checked, paths))
+    message = f"{released.endpoint} serves {released.version}{_after_colon(str(released.approval or ''))}"
+    return end_as("Released" if released.changed else "ServedAlready", message, released)
 
 
 @flow(name="rollback", flow_run_name="rollback {plan}", persist_result=False)
-def rollback(plan: str, to: str | None = None) -> Release:
+def rollback(plan: str, to: str | None = None, store: str = "") -> Release:
     """Put an earlier version behind a plan's endpoints again.
 
     Args:
-        plan: name of a plan in the folder ANIML_PLANS, or the path of its YAML file.
-        to: the version or endpoint configuration to go back to; without it, the one before the present one.
+        plan: name of a plan in deployments/plans, or the path of its YAML file.
+        to: the version or endpoint configuration to go back to; empty: the one before the present one.
+        store: folder or s3://bucket/prefix for all that steps make; empty: ANIML_STORE of the worker.
     """
-    install_signal_handlers()
-    checked = load_plan(find_plan(plan, load_settings().plans))
-    done: Release = tasks.rollback_endpoint.submit(checked, to).result()
-    _show(done, "rolled back", _told(checked))
-    return ended("RolledBack", f"{done.endpoint} serves {done.version} again", done)
+    prepare_run()
+    checked, paths = load_plan(find_plan(plan, load_settings().plans)), resolve_run_paths(store)
+    released = tasks.roll_back.submit(checked, to, paths).result()
+    _show_release(released, "rolled back", _register(checked, paths))
+    return end_as("RolledBack", f"{released.endpoint} serves {released.version} again", released)
 
 
 def _how_to_approve(plan: Plan, report: Report) -> str:
     return (
         f"{report.model} {report.version} was not released: its plan says release.approval: required, and nobody has approved it. This run has no "
-        "server that could wake it up again, so it does not wait: read the report, then run `animl-pipeline release PLAN --approve-as NAME "
-        f"[--note TEXT]`, or start {DEPLOYMENT} on a Prefect server, which asks in its UI"
+        "server that could resume it, so it does not wait. Read the report, then run `animl-pipeline release PLAN --approve-as NAME "
+        f"[--note TEXT]`, or start {RELEASE_DEPLOYMENT} on a Prefect server, which asks in its UI"
     )
 
 
-def _colon(text: str) -> str:
+def _after_colon(text: str) -> str:
     return f": {text.strip()}" if text.strip() else ""
 
 
-def _told(plan: Plan) -> Registration | None:
-    """What Animl was told, where the plan says so. The endpoint serves already, whatever becomes of this."""
+def _register(plan: Plan, paths: RunPaths) -> Registration | None:
+    """Register the model in Animl if the plan says so. The endpoint serves the model already, whatever comes of this."""
     if plan.release.register_ is None:
         return None
-    told: Registration | None = tasks.register_model.submit(plan).result()
-    if told is not None:
-        log.info("registration: %s; its checklist.md says what is left to do in Animl", told.folder)
-    return told
+    registration = tasks.register_model.submit(plan, paths).result()
+    if registration is not None:
+        log.info("registration: %s; its checklist.md says what to do in Animl", registration.folder)
+    return registration
 
 
-def _show(done: Release, headline: str, told: Registration | None) -> None:
-    lines = [f"## {done.endpoint} serves {done.version}", headline]
-    for one in (done, done.batch):
+def _show_release(released: Release, headline: str, registration: Registration | None) -> None:
+    """Put the release among the run's artifacts."""
+    lines = [f"## {released.endpoint} serves {released.version}", headline]
+    for one in (released, released.batch):
         if one is not None:
-            seen = f"{one.checked} golden crops asked live, largest difference to the offline answers {one.max_difference:.2g}"
-            lines.append(f"- `{one.endpoint}`: configuration `{one.endpoint_config}`, before it `{one.previous_config or 'none'}`; {seen}")
-    if done.approval is not None:
-        lines.append(f"- {done.approval}")
-    if told is not None:
-        lines += [f"- SSM `{name}` holds `{value}`" for name, value in told.parameters.items()]
-        lines.append(f"- what is left to do in Animl: `{told.folder}/checklist.md`")
+            check = f"{one.checked} reference predictions compared, largest difference {one.max_difference:.2g}"
+            lines.append(f"- `{one.endpoint}`: configuration `{one.endpoint_config}`, before it `{one.previous_config or 'none'}`; {check}")
+    if released.approval is not None:
+        lines.append(f"- {released.approval}")
+    if registration is not None:
+        lines += [f"- SSM parameter `{name}` is `{value}`" for name, value in registration.parameters.items()]
+        lines.append(f"- what to do in Animl: `{registration.folder}/checklist.md`")
     create_markdown_artifact(key="release", markdown="\n\n".join(lines))

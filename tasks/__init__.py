@@ -1,1 +1,1 @@
-"""How often, how long, from cache: one Prefect task a step."""
+"""Prefect tasks: one typed task for each step, and the retry policies."""

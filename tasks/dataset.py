@@ -1,74 +1,72 @@
-"""The first half of the street as Prefect tasks: from an export to crops in train, val and test."""
+"""Tasks from the export of labels to crops in train, val and test."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from prefect import task
 
 from animl_pipeline.config import CropsConfig, DetectionsConfig, ImagesConfig, LabelsConfig, SourceConfig, SplitsConfig
-from animl_pipeline.config.settings import load_settings
-from animl_pipeline.core.records import Artifact, ModelInput
-from animl_pipeline.steps import crops as crops_room
-from animl_pipeline.steps import detections as detections_room
-from animl_pipeline.steps import export as export_room
-from animl_pipeline.steps import images as images_room
-from animl_pipeline.steps import labels as labels_room
-from animl_pipeline.steps import splits as splits_room
-from animl_pipeline.storage.step_cache import open_store
-from tasks.policies import ONCE, PATIENT, shown
+from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.model_card import ModelInput
+from animl_pipeline.steps import crops as crops_step
+from animl_pipeline.steps import detections as detections_step
+from animl_pipeline.steps import export as export_step
+from animl_pipeline.steps import images as images_step
+from animl_pipeline.steps import labels as labels_step
+from animl_pipeline.steps import splits as splits_step
+from tasks.policies import REMOTE_WORK, step_task
+from tasks.run_paths import RunPaths
 
 
-@task(name="export", task_run_name="export {source.name}", **PATIENT)
-def export_annotations(source: SourceConfig) -> Any:
-    """Read a source's export of labels, keep it untouched, and check it."""
-    settings = load_settings()
-    return shown(export_room.export_annotations(source, open_store(settings), settings))
+@step_task("export", "export {source.name}")
+def export_annotations(source: SourceConfig, paths: RunPaths) -> Artifact:
+    """Read and check a source's export of labels."""
+    return export_step.export_annotations(source, paths.open_store(), paths.settings())
 
 
-@task(name="images", task_run_name="images {source.name}", **PATIENT)
-def fetch_images(source: SourceConfig, export: Artifact, wanted: tuple[str, ...], spec: ImagesConfig) -> Any:
-    """Fetch and verify the pictures that the export names and the plan wants."""
-    settings = load_settings()
-    return shown(images_room.fetch_images(source, export, wanted, open_store(settings), settings, spec))
+@step_task("images", "images {source.name}")
+def download_images(source: SourceConfig, export: Artifact, labels: LabelsConfig, config: ImagesConfig, paths: RunPaths) -> Artifact:
+    """Download and verify the images whose labels the plan wants."""
+    settings = paths.settings()
+    wanted = labels_step.wanted_labels(labels, source.name, settings)
+    return images_step.download_images(source, export, wanted, paths.open_store(), settings, config)
 
 
-@task(name="labels", task_run_name="labels", **ONCE)
-def resolve_labels(sources: list[labels_room.SourceSteps], spec: LabelsConfig) -> Any:
-    """Give each object its class by the label specification."""
-    settings = load_settings()
-    return shown(labels_room.resolve_labels(sources, spec, open_store(settings), settings))
+@step_task("labels")
+def resolve_labels(
+    sources: tuple[SourceConfig, ...], exports: list[Artifact], images: list[Artifact], config: LabelsConfig, paths: RunPaths
+) -> Artifact:
+    """Give each annotation its class by the plan's label rules. ``exports`` and ``images`` are in the order of ``sources``."""
+    found = [labels_step.SourceArtifacts(*of_source) for of_source in zip(sources, exports, images, strict=True)]
+    return labels_step.resolve_labels(found, config, paths.open_store(), paths.settings())
 
 
-@task(name="detections", task_run_name="detections", **PATIENT)
-def detect_animals(labels: Artifact, spec: DetectionsConfig) -> Any:
+@step_task("detections")
+def detect_animals(labels: Artifact, config: DetectionsConfig, paths: RunPaths) -> Artifact:
     """Find boxes: people's where there are any, MegaDetector's elsewhere."""
-    settings = load_settings()
-    return shown(detections_room.detect_animals(labels, spec, open_store(settings), settings))
+    return detections_step.detect_animals(labels, config, paths.open_store(), paths.settings())
 
 
-@task(name="look", task_run_name="look {share} of {of}", **PATIENT)
-def look_at_share(labels: Artifact, spec: DetectionsConfig, share: int, of: int) -> int:
-    """Look for animals in one share of the pictures: a worker's part of the step detections."""
-    settings = load_settings()
-    return detections_room.run_detector_share(labels, spec, share, of, open_store(settings), settings)
+@task(name="detect", task_run_name="detect {share} of {of}", **REMOTE_WORK)
+def run_detector_share(labels: Artifact, config: DetectionsConfig, share: int, of: int, paths: RunPaths) -> int:
+    """Run the detector on one share of the images: a cluster worker's part of the step detections."""
+    return detections_step.run_detector_share(labels, config, share, of, paths.open_store(), paths.settings())
 
 
-@task(name="cut", task_run_name="cut {share} of {of}", **PATIENT)
-def cut_share(labels: Artifact, detections: Artifact, spec: CropsConfig, model_input: ModelInput, share: int, of: int) -> int:
-    """Cut one share of the pictures: a worker's part of the step crops."""
-    settings = load_settings()
-    return crops_room.extract_crops_share(labels, detections, spec, model_input, share, of, open_store(settings), settings)
+@step_task("crops")
+def extract_crops(labels: Artifact, detections: Artifact, config: CropsConfig, model_input: ModelInput, paths: RunPaths) -> Artifact:
+    """Crop the labelled animals out of their images."""
+    return crops_step.extract_crops(labels, detections, config, model_input, paths.open_store(), paths.settings())
 
 
-@task(name="crops", task_run_name="crops", **PATIENT)
-def cut_crops(labels: Artifact, detections: Artifact, spec: CropsConfig, model_input: ModelInput) -> Any:
-    """Cut labelled animals out of their pictures."""
-    settings = load_settings()
-    return shown(crops_room.extract_crops(labels, detections, spec, model_input, open_store(settings), settings))
+@task(name="crop", task_run_name="crop {share} of {of}", **REMOTE_WORK)
+def extract_crops_share(
+    labels: Artifact, detections: Artifact, config: CropsConfig, model_input: ModelInput, share: int, of: int, paths: RunPaths
+) -> int:
+    """Crop one share of the images: a cluster worker's part of the step crops."""
+    return crops_step.extract_crops_share(labels, detections, config, model_input, share, of, paths.open_store(), paths.settings())
 
 
-@task(name="splits", task_run_name="splits", **ONCE)
-def split_by_location(crops: Artifact, spec: SplitsConfig, classes: tuple[str, ...], lineage: str) -> Any:
-    """Share places out to train, val and test; what was once tested on stays in test."""
-    return shown(splits_room.split_by_location(crops, spec, classes, open_store(load_settings()), lineage))
+@step_task("splits")
+def split_by_location(crops: Artifact, config: SplitsConfig, classes: tuple[str, ...], model: str, paths: RunPaths) -> Artifact:
+    """Divide the locations into train, val and test. A location that was in test before stays there."""
+    return splits_step.split_by_location(crops, config, classes, paths.open_store(), model)

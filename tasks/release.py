@@ -1,36 +1,54 @@
-"""The last door as Prefect tasks: put a package behind its endpoint, take it back, tell Animl."""
+"""Tasks that release a package, roll it back, and register it in Animl."""
 
 from __future__ import annotations
 
 from prefect import task
 
-from animl_pipeline import deploy as endpoint_room
+from animl_pipeline import deploy
 from animl_pipeline.config import Plan
-from animl_pipeline.config.settings import load_settings
-from animl_pipeline.core.records import Approval, Release, Report
-from animl_pipeline.deploy import Registration
-from animl_pipeline.storage.step_cache import open_store
-from tasks.policies import ONCE
+from animl_pipeline.core.artifacts import Record
+from animl_pipeline.core.evaluation_results import Report
+from animl_pipeline.core.release_results import Approval, Release
+from animl_pipeline.deploy.latest_report import read_latest_report
+from tasks.policies import LOCAL_WORK, REMOTE_WORK
+from tasks.run_paths import RunPaths
 
 
-@task(name="deploy", task_run_name="deploy {plan.model}", **ONCE)
-def deploy_endpoint(report: Report, plan: Plan, force: str = "", approval: Approval | None = None) -> Release:
-    """Put the report's package behind its endpoints, check the live answers, and go back if they differ."""
-    settings = load_settings()
-    return endpoint_room.deploy_endpoint(report.package, plan, open_store(settings), settings, report=report, force=force, approval=approval)
+class ReleaseCandidate(Record):
+    """The latest package of a plan, and what stands against its release."""
+
+    report: Report
+    hold_reason: str
+    needs_approval: bool
 
 
-@task(name="rollback", task_run_name="roll back {plan.model}", **ONCE)
-def rollback_endpoint(plan: Plan, to: str | None) -> Release:
-    """Put an earlier version behind the endpoints again."""
-    settings = load_settings()
-    return endpoint_room.rollback_endpoint(plan, open_store(settings), settings, to)
+@task(name="candidate", task_run_name="candidate {plan.model}", **REMOTE_WORK)
+def find_candidate(plan: Plan, force: str, paths: RunPaths) -> ReleaseCandidate:
+    """The latest package of a plan; why it must not be released ("" if it may be), and whether a person must approve it first."""
+    store = paths.open_store()
+    report = read_latest_report(plan.model, store)
+    held = deploy.hold_reason(report, force)
+    return ReleaseCandidate(report=report, hold_reason=held, needs_approval=deploy.needs_approval(report.package, plan, store))
 
 
-@task(name="register", task_run_name="register {plan.model}", **ONCE)
-def register_model(plan: Plan) -> Registration | None:
-    """Tell Animl which model is behind the endpoint now; nothing where it was not released from here."""
-    settings = load_settings()
-    store = open_store(settings)
-    package = endpoint_room.served_package(plan, store, settings)
-    return None if package is None else endpoint_room.register_model(package, plan, store, settings)
+@task(name="deploy", task_run_name="deploy {plan.model}", **LOCAL_WORK)
+def deploy_package(report: Report, plan: Plan, force: str, approval: Approval | None, paths: RunPaths) -> Release:
+    """Deploy the report's package to its endpoints, check the live answers, and go back if they differ.
+
+    It is not retried by itself: the next release finishes or undoes what this one leaves, and a person should look first.
+    """
+    return deploy.deploy_package(report.package, plan, paths.open_store(), paths.settings(), report=report, force=force, approval=approval)
+
+
+@task(name="rollback", task_run_name="roll back {plan.model}", **LOCAL_WORK)
+def roll_back(plan: Plan, to: str | None, paths: RunPaths) -> Release:
+    """Put an earlier version behind the plan's endpoints again. It is not retried, as a release is not."""
+    return deploy.roll_back(plan, paths.open_store(), paths.settings(), to)
+
+
+@task(name="register", task_run_name="register {plan.model}", **REMOTE_WORK)
+def register_model(plan: Plan, paths: RunPaths) -> deploy.Registration | None:
+    """Register the deployed model in Animl. Returns None if the endpoint's model was not released from this store."""
+    settings, store = paths.settings(), paths.open_store()
+    package = deploy.deployed_package(plan, store, settings)
+    return None if package is None else deploy.register_model(package, plan, store, settings)

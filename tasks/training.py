@@ -1,88 +1,123 @@
-"""Training, scoring and packaging as Prefect tasks."""
+"""Tasks that train, score and package a model, and that record what came of it."""
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
 
 from prefect import task
 
 from animl_pipeline.config import Plan
-from animl_pipeline.config.settings import load_settings
-from animl_pipeline.core.records import Artifact, Counts, Report
-from animl_pipeline.deploy.released_model import champion_of
-from animl_pipeline.inference.classifier import CARD_FILE, read_card
-from animl_pipeline.integrations import mlflow as tracking_room
-from animl_pipeline.integrations import sagemaker_training
-from animl_pipeline.steps import calibration as calibration_room
-from animl_pipeline.steps import detections as detections_room
-from animl_pipeline.steps import evaluation as evaluation_room
-from animl_pipeline.steps import package as package_room
-from animl_pipeline.steps import training as model_room
-from animl_pipeline.storage.step_cache import open_store
-from tasks.policies import ONCE, PATIENT, shown
+from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.core.evaluation_results import Report
+from animl_pipeline.deploy.released_model import find_champion_for_step
+from animl_pipeline.deploy.training_outcome import TrainingOutcome, record_training
+from animl_pipeline.integrations import mlflow, sagemaker_training
+from animl_pipeline.steps import calibration as calibration_step
+from animl_pipeline.steps import detections as detections_step
+from animl_pipeline.steps import evaluation as evaluation_step
+from animl_pipeline.steps import package as package_step
+from animl_pipeline.steps import training as training_step
+from tasks.policies import REMOTE_WORK, step_task
+from tasks.run_paths import RunPaths
 
 
-def check_ready(plan: Plan) -> None:
-    """See that training can run where the plan says, from a backbone and weights that there are, that there is such a detector, and
-    that MLflow is one where it is set, before hours are spent on the data.
+@task(name="preflight", task_run_name="preflight", **REMOTE_WORK)
+def check_training_preconditions(plan: Plan, paths: RunPaths) -> None:
+    """Check what the plan names besides its data, before hours are spent on the data: detector, backbone, weights, SageMaker, MLflow.
 
     Raises:
-        SettingsError: not so.
-        DetectionsError: the plan names no detector that there is.
-        TrainingError: timm has no such backbone, or such weights are not for it.
-        WeightsError: the detector or the weights are not there, or are a file that a training elsewhere cannot see.
+        SettingsError: a setting for SageMaker or MLflow is missing or wrong.
+        DetectionsError: there is no such detector.
+        TrainingError: timm has no such backbone, or the weights do not fit it.
+        WeightsError: the weights of the detector or of the training are missing, or a training elsewhere cannot see them.
     """
-    settings = load_settings()
-    tracking_room.check_ready(settings)
-    if plan.train.on == "sagemaker":
-        sagemaker_training.check_ready(plan, settings)
-    detections_room.check_ready(plan.detections, settings)
-    model_room.check_ready(plan, settings)
+    settings = paths.settings()
+    mlflow.check_tracking_uri(settings)
+    if plan.train.run_on == "sagemaker":
+        sagemaker_training.check_job_settings(plan, settings)
+    detections_step.check_ready(plan.detections, settings)
+    training_step.check_backbone_and_weights(plan, settings)
 
 
-@task(name="training", task_run_name="training", **PATIENT)
-def train_classifier(crops: Artifact, splits: Artifact, plan: Plan) -> Any:
-    """Train the classifier and export it to ONNX, here or where ``train.on`` says; a killed training goes on from its last checkpoint."""
-    settings = load_settings()
-    train = sagemaker_training.train_elsewhere if plan.train.on == "sagemaker" else model_room.train_classifier
-    return shown(train(crops, splits, plan, open_store(settings), settings))
+@step_task("training")
+def train_classifier(crops: Artifact, splits: Artifact, plan: Plan, paths: RunPaths) -> Artifact:
+    """Train the classifier and export it to ONNX, here or on SageMaker (``train.run_on``). A killed training goes on from its last checkpoint."""
+    train = sagemaker_training.train_elsewhere if plan.train.run_on == "sagemaker" else training_step.train_classifier
+    return train(crops, splits, plan, paths.open_store(), paths.settings())
 
 
-@task(name="calibration", task_run_name="calibration", **ONCE)
-def calibrate_classifier(model: Artifact, crops: Artifact, splits: Artifact, plan: Plan) -> Any:
-    """Find temperature and thresholds on val."""
-    return shown(calibration_room.calibrate_classifier(model, crops, splits, plan, open_store(load_settings())))
+@step_task("calibration")
+def calibrate_classifier(model: Artifact, crops: Artifact, splits: Artifact, plan: Plan, paths: RunPaths) -> Artifact:
+    """Choose the temperature and the classes' thresholds on val."""
+    return calibration_step.calibrate_classifier(model, crops, splits, plan, paths.open_store())
 
 
-@task(name="fold", task_run_name="fold {fold}", **ONCE)
-def fold_splits(crops: Artifact, splits: Artifact, folds: int, fold: int) -> Any:
-    """Leave a part of the train places out, so that their labels can be audited."""
-    return shown(evaluation_room.fold_splits(crops, splits, folds, fold, open_store(load_settings())))
+@step_task("fold", "fold {fold}")
+def fold_splits(crops: Artifact, splits: Artifact, folds: int, fold: int, paths: RunPaths) -> Artifact:
+    """Leave a part of the train locations out, so that a model that never saw them can audit their labels."""
+    return evaluation_step.fold_splits(crops, splits, folds, fold, paths.open_store())
 
 
-@task(name="evaluation", task_run_name="evaluation", **ONCE)
+@step_task("evaluation")
 def evaluate_classifier(
-    model: Artifact, crops: Artifact, splits: Artifact, plan: Plan, story: tuple[tuple[str, Counts], ...], folds: list[evaluation_room.Fold]
-) -> Any:
-    """Score the ONNX model on the test places, compare it with the model released last, judge it and write the report."""
-    settings = load_settings()
-    store = open_store(settings)
-    champion = champion_of(plan.endpoint_name(), read_card(store.path(model, CARD_FILE)), store)
-    return shown(
-        evaluation_room.evaluate_classifier(
-            model, crops, splits, plan, store, champion=champion, folds=folds, story=story, image_url=settings.image_url
-        )
+    model: Artifact,
+    crops: Artifact,
+    splits: Artifact,
+    plan: Plan,
+    history: list[tuple[str, Artifact]],
+    folds: list[tuple[Artifact, Artifact]],
+    paths: RunPaths,
+) -> Artifact:
+    """Score the ONNX model on the test locations, compare it with the released model, and write the report.
+
+    Args:
+        model: the step calibration.
+        crops: the step crops.
+        splits: the step splits.
+        plan: the plan.
+        history: title and artifact of each earlier step, for the report's table of what was kept and dropped.
+        folds: trained model and splits of each fold of the label audit.
+        paths: where the run reads and writes.
+    """
+    store = paths.open_store()
+    return evaluation_step.evaluate_classifier(
+        model,
+        crops,
+        splits,
+        plan,
+        store,
+        champion=find_champion_for_step(plan.endpoint_name(), model, store),
+        folds=[evaluation_step.Fold(*fold) for fold in folds],
+        step_counts=_counts(history),
+        image_url=paths.settings().image_url,
     )
 
 
-@task(name="package", task_run_name="package", **ONCE)
-def package_model(model: Artifact, evaluation: Artifact, plan: Plan) -> Any:
+@step_task("package")
+def package_model(model: Artifact, evaluation: Artifact, plan: Plan, paths: RunPaths) -> Artifact:
     """Pack the scored model and its card into model.tar.gz."""
-    return shown(package_room.package_model(model, evaluation, plan, open_store(load_settings())))
+    return package_step.package_model(model, evaluation, plan, paths.open_store())
 
 
-@task(name="tracking", task_run_name="tracking", **ONCE)
-def track_training(report: Report, plan: Plan) -> str | None:
-    """Tell MLflow of a retraining; its run comes back, None where MLflow does not answer."""
-    settings = load_settings()
-    return tracking_room.track_training(report, plan, open_store(settings), settings)
+@task(name="report", task_run_name="report", **REMOTE_WORK)
+def write_report(plan: Plan, history: list[tuple[str, Artifact]], begun: datetime, paths: RunPaths) -> TrainingOutcome:
+    """Make the training's report the latest of its model, and say what came of it.
+
+    Args:
+        plan: the plan.
+        history: title and artifact of every step, in the order in which they ran.
+        begun: when the run began.
+        paths: where the run reads and writes.
+    """
+    steps = {artifact.step: artifact for title, artifact in history if title == artifact.step}
+    return record_training(plan, steps["training"], steps["evaluation"], steps["package"], _counts(history), begun, paths.open_store())
+
+
+@task(name="mlflow", task_run_name="mlflow", **REMOTE_WORK)
+def track_training(report: Report, plan: Plan, paths: RunPaths) -> str | None:
+    """Copy the training's report to MLflow. Returns the MLflow run's id, or None if MLflow is not set or does not answer."""
+    return mlflow.track_training(report, plan, paths.open_store(), paths.settings())
+
+
+def _counts(history: list[tuple[str, Artifact]]) -> tuple[tuple[str, Counts], ...]:
+    return tuple((title, artifact.counts) for title, artifact in history)

@@ -1,1 +1,1 @@
-"""Groups of commands, each beside the options that they share; `animl_pipeline.cli.main` puts them together."""
+"""The command line. Each module holds one command or a group of commands; `animl_pipeline.cli.main` puts them together."""

@@ -1,4 +1,4 @@
-"""What a person sees in a terminal: bars while steps run, one line a fact, tables at the end; plain text elsewhere."""
+"""Output for a person at a terminal: progress bars while steps run, log lines, tables. Plain text if it is not a terminal."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from rich.table import Table
 from rich.text import Text
 
 from animl_pipeline.core import progress
-from animl_pipeline.core.records import Counts, Report
+from animl_pipeline.core.artifacts import Counts
+from animl_pipeline.core.evaluation_results import Report
 
 PLAIN_WIDTH = 200
-"""Columns of tables that do not go to a terminal, unless COLUMNS says otherwise: what reads them folds lines by itself."""
+"""Columns of tables that do not go to a terminal, unless COLUMNS is set: a pager or an editor folds lines by itself."""
 _width = None if sys.stdout.isatty() else shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
 out = Console(width=_width, highlight=False, soft_wrap=True, markup=False, emoji=False)  # names and paths may hold [ and :
 err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
-LONGEST = 1200
-"""Characters of an error's line: what stands in an export may be of any length."""
+MAX_ERROR_LENGTH = 1200
+"""Characters of an error's line: it may quote an export, where a text may have any length."""
 
 
 @contextmanager
-def watched(*, debug: bool = False) -> Iterator[None]:
-    """Show progress and the rooms' facts while the block runs: bars in a terminal, plain lines elsewhere."""
+def show_progress(*, debug: bool = False) -> Iterator[None]:
+    """Show the steps' progress and log lines while the block runs: with bars in a terminal, as plain lines elsewhere."""
     logger = logging.getLogger("animl_pipeline")
     level, handler = logger.level, _handler()
     logger.addHandler(handler)
@@ -36,12 +37,12 @@ def watched(*, debug: bool = False) -> Iterator[None]:
     try:
         if err.is_terminal:
             with _bars() as bars:
-                progress.listen(_Listener(bars))
+                progress.set_listener(_BarListener(bars))
                 yield
         else:
             yield
     finally:
-        progress.listen(None)
+        progress.set_listener(None)
         logger.removeHandler(handler)
         logger.setLevel(level)
 
@@ -60,14 +61,14 @@ def _bars() -> Progress:
 
 
 class _Rate(ProgressColumn):
-    """How many a second."""
+    """Items per second."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:,.0f}/s" if task.speed and task.speed >= 2 else "", style="progress.data.speed")
 
 
-class _Listener:
-    """One bar for each thing under way; it goes when the thing is done."""
+class _BarListener:
+    """One bar for each thing under way. It disappears when the thing is done."""
 
     def __init__(self, bars: Progress) -> None:
         self.bars = bars
@@ -81,13 +82,28 @@ class _Listener:
             self.bars.remove_task(self.known.pop(what))
 
 
+def new_table(title: str | None, *columns: str, right: Sequence[str] = (), fold: bool = True) -> Table:
+    """A plain table.
+
+    Args:
+        title: its first line; None for none.
+        columns: their titles.
+        right: columns of numbers, aligned to the right.
+        fold: whether long text goes on in the next line of its column.
+    """
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold" if fold else "ellipsis")
+    return table
+
+
 def one_line(text: str) -> str:
-    """``text`` as one line of at most ``LONGEST`` characters, its line ends and other unprintable characters escaped."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
+    """``text`` as one line of at most ``MAX_ERROR_LENGTH`` characters, with line ends and other unprintable characters escaped."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return line if len(line) <= MAX_ERROR_LENGTH else f"{line[: MAX_ERROR_LENGTH - 1]}…"
 
 
-def in_bytes(n: float) -> str:
+def format_bytes(n: float) -> str:
     """A number of bytes with three digits and a unit."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if n < 999.5:
@@ -96,25 +112,18 @@ def in_bytes(n: float) -> str:
     return f"{n:.3g} TB"
 
 
-def show_story(story: Sequence[tuple[str, Counts]]) -> None:
-    """The totals kept and dropped, a step a row."""
-    table = Table(title="What each step kept and dropped", title_justify="left", header_style="bold", box=None, pad_edge=False)
-    table.add_column("step")
-    table.add_column("kept", justify="right")
-    table.add_column("of what")
-    table.add_column("dropped", justify="right")
-    table.add_column("why", overflow="fold")
-    for step, counts in story:
-        why = ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in sorted(counts.dropped.items()))
-        table.add_row(step, f"{counts.kept:,}", counts.unit, f"{sum(counts.dropped.values()):,}", why)
+def show_step_counts(step_counts: Sequence[tuple[str, Counts]]) -> None:
+    """What each step kept and dropped, a step a row."""
+    table = new_table("What each step kept and dropped", "step", "kept", "of what", "dropped", "why", right=("kept", "dropped"))
+    for step, counts in step_counts:
+        table.add_row(step, f"{counts.kept:,}", counts.unit, f"{sum(counts.dropped.values()):,}", counts.drop_reasons())
     out.print(table)
 
 
 def show_scores(report: Report) -> None:
-    """The classes' scores on the test places."""
-    table = Table(title=f"{report.model} {report.version} on the test places", title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for name in ("class", "examples", "locations", "precision", "recall", "F1", "AP"):
-        table.add_column(name, justify="left" if name == "class" else "right")
+    """The classes' scores on the test locations."""
+    numbers = ("examples", "locations", "precision", "recall", "F1", "AP")
+    table = new_table(f"{report.model} {report.version} on the test locations", "class", *numbers, right=numbers)
     for c in report.metrics.classes:
         ap = "-" if c.average_precision is None else f"{c.average_precision:.3f}"
         table.add_row(c.id, str(c.examples), str(c.locations), f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}", ap)
@@ -122,7 +131,7 @@ def show_scores(report: Report) -> None:
     out.print(report.headline)
 
 
-def show_answer(answer: dict[str, float]) -> None:
-    """An endpoint's answer, likeliest first."""
-    for class_id, p in sorted(answer.items(), key=lambda item: -item[1]):
+def show_probabilities(probabilities: dict[str, float]) -> None:
+    """A model's answer, the likeliest class first."""
+    for class_id, p in sorted(probabilities.items(), key=lambda item: -item[1]):
         out.print(f"  {class_id:<16} {p:6.3f} {'█' * round(p * 30)}")

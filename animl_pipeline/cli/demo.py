@@ -1,102 +1,115 @@
-"""The whole street on a drawn island, on this machine: what ``make demo`` runs."""
+"""`animl-pipeline demo`: the whole pipeline on a synthetic data set, on this machine; and the local SageMaker that it uses."""
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 
 from animl_pipeline.cli import console
-from animl_pipeline.config import Plan, load_plan
-from animl_pipeline.config.settings import load_settings, remember, use_local_aws
+from animl_pipeline.cli.options import open_plan, settings_with
+from animl_pipeline.cli.run_flow import run_flow
+from animl_pipeline.config.settings import Settings, load_settings, use_local_aws
 from animl_pipeline.core.errors import SettingsError
-from animl_pipeline.core.records import Release, Report
+from animl_pipeline.core.evaluation_results import Report
+from animl_pipeline.core.release_results import Release
 from animl_pipeline.dev.sagemaker_local import local_sagemaker
-from animl_pipeline.dev.synthetic import draw_sample
+from animl_pipeline.dev.synthetic_dataset import write_synthetic_dataset
 from animl_pipeline.storage.step_cache import open_store
 
-PLAN = Path("deployments/plans/sample.yaml")
+PLAN = "sample"
 
 
 def run_demo(folder: Path, *, keep: bool, debug: bool) -> None:
-    """Draw the sample, retrain on it, release to a local SageMaker, and ask the endpoint about one picture.
+    """Make the synthetic data set, train on it, release to a local SageMaker, and ask the endpoint about one image.
 
     Args:
         folder: holds sample/, store/ and sagemaker/; a second run reuses all of it.
-        keep: stay up with the endpoint until Ctrl-C.
+        keep: go on with the endpoint until Ctrl-C.
         debug: show Prefect's own log.
     """
-    from flows.release import release
-    from flows.retrain import retrain
-    from flows.run_states import reached
-
     started = time.monotonic()
-    remember(store=folder / "store", data=folder)
-    plan = load_plan(_plan_file())
-    with console.watched(debug=debug), on_this_machine(folder / "sagemaker", load_settings().models_bucket):
-        draw_sample(folder / "sample")
-        report = retrain(str(_plan_file()))
-        done: Release = reached(release(str(_plan_file()), return_state=True))
-        console.show_story(report.story)
+    settings = settings_with(str(folder / "store"), folder)
+    with run_local_aws(folder / "sagemaker", settings.models_bucket) as variables:
+        use_local_aws(variables)  # boto3 reads the addresses from the environment only
+        with console.show_progress(debug=debug):
+            write_synthetic_dataset(folder / "sample")
+        report, release = run_flow(_train_and_release, settings)
+        console.show_step_counts(report.step_counts)
         console.show_scores(report)
-        console.out.print(f"{done.endpoint} serves {done.version}; {done.checked} golden crops agree within {done.max_difference:.1e}")
-        _ask_for_one_image(plan, report)
-        console.out.print(f"report: {open_store(load_settings()).path(report.evaluation, 'report.html')}")
-        console.out.print("to go on with this island, such as with `animl-pipeline retrain` or `make serve`:")
+        console.out.print(
+            f"{release.endpoint} serves {release.version}; {release.checked} reference predictions agree within {release.max_difference:.1e}"
+        )
+        _ask_about_one_image(report, settings)
+        console.out.print(f"report: {open_store(settings).path(report.evaluation, 'report.html')}")
+        console.out.print("to go on with this data set, such as with `animl-pipeline retrain` or `make serve`:")
         console.out.print(f"export ANIML_DATA={folder} ANIML_STORE={folder / 'store'}", soft_wrap=True)
         console.out.print(f"the demo took {time.monotonic() - started:.0f} s")
         if keep:
-            _wait()
+            _wait_until_stopped()
 
 
-def serve_locally(folder: Path, bucket: str) -> None:
-    """Run SageMaker's and S3's API on this machine until Ctrl-C; prints the variables that lead boto3 to them."""
-    with on_this_machine(folder, bucket) as addresses:
-        settings = load_settings()
-        ours = {"ANIML_ROLE_ARN": settings.role_arn, "ANIML_ENDPOINT_IMAGE": settings.endpoint_image}
-        for name, value in (addresses | ours).items():
+def serve_local_aws(folder: Path, bucket: str) -> None:
+    """Run SageMaker's and S3's API on this machine until Ctrl-C, and print the variables that make boto3 use them."""
+    with run_local_aws(folder, bucket) as variables:
+        for name, value in variables.items():
             console.out.print(f"export {name}={value}", soft_wrap=True)
-        _wait()
+        _wait_until_stopped()
 
 
 @contextmanager
-def on_this_machine(state: Path, bucket: str) -> Iterator[dict[str, str]]:
-    """SageMaker and S3 on this machine, with a bucket for models, and this process's boto3 sent there."""
+def run_local_aws(state: Path, bucket: str) -> Iterator[dict[str, str]]:
+    """SageMaker and S3 on this machine, with a bucket for models. Yields the environment variables that lead to them.
+
+    Raises:
+        SettingsError: the folder cannot be used, or the bucket's name is not valid.
+    """
     import boto3
     from botocore.exceptions import ParamValidationError
 
+    from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE
+
+    settings = load_settings()
     with local_sagemaker(state) as addresses:
         variables = addresses.variables()
-        use_local_aws(variables)
+        client = boto3.client(
+            "s3",
+            endpoint_url=variables["AWS_ENDPOINT_URL_S3"],
+            aws_access_key_id="local",
+            aws_secret_access_key="local",  # noqa: S106 - the local server takes any
+            region_name="us-west-2",
+        )
         try:
-            boto3.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+            client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
         except ParamValidationError as e:
-            raise SettingsError(f"expected the name of a bucket (ANIML_MODELS_BUCKET, --bucket), found {bucket!r}") from e
-        yield variables
+            raise SettingsError(
+                f"expected the name of a bucket (ANIML_MODELS_BUCKET, --bucket), found {bucket!r}", code="invalid_bucket", bucket=bucket
+            ) from e
+        yield variables | {"ANIML_ROLE_ARN": settings.role_arn or ROLE, "ANIML_ENDPOINT_IMAGE": settings.endpoint_image or IMAGE}
 
 
-def _ask_for_one_image(plan: Plan, report: Report) -> None:
-    """Send the first golden picture as Animl does, and show the answer."""
-    from animl_pipeline.core.records import Answer
-    from animl_pipeline.deploy import ask_endpoint
+def _train_and_release(settings: Settings) -> tuple[Report, Release]:
+    from flows.release import release
+    from flows.retrain import retrain
+    from flows.run_states import result_of
 
-    store = open_store(load_settings())
-    reference = [Answer.model_validate(a) for a in json.loads(store.path(report.package, "reference.json").read_bytes())]
-    image = store.path(report.package, f"reference/{reference[0].image}")
-    answer = ask_endpoint(plan.endpoint_name(), image.read_bytes(), reference[0].box)
-    console.out.print(f"the endpoint's answer for {image}, box {reference[0].box.as_list()}:")
-    console.show_answer(answer)
+    report = retrain(PLAN, store=settings.store, data=str(settings.data))
+    return report, result_of(release(PLAN, store=settings.store, return_state=True))
 
 
-def _plan_file() -> Path:
-    """The sample's plan: beside the checkout's code, wherever the command is run."""
-    return PLAN if PLAN.exists() else Path(str(resources.files("flows"))).parent / PLAN
+def _ask_about_one_image(report: Report, settings: Settings) -> None:
+    """Send the image of the first reference prediction as Animl does, and show the answer."""
+    from animl_pipeline.deploy import invoke_endpoint
+    from animl_pipeline.deploy.live_check import read_reference_predictions
+
+    prediction, image = read_reference_predictions(report.package, open_store(settings))[0]
+    answer = invoke_endpoint(open_plan(PLAN, settings).endpoint_name(), image.read_bytes(), prediction.box)
+    console.out.print(f"the endpoint's answer for {image}, box {prediction.box.as_list()}:")
+    console.show_probabilities(answer)
 
 
-def _wait() -> None:
-    console.err.print("up until Ctrl-C")
+def _wait_until_stopped() -> None:
+    console.err.print("running until Ctrl-C")
     threading.Event().wait()

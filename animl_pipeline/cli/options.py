@@ -1,4 +1,4 @@
-"""Arguments and options that several commands take."""
+"""Arguments and options that several commands take, and the settings and plans that come of them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,45 @@ from typing import Annotated
 import typer
 
 from animl_pipeline.config import Plan, find_plan, load_plan
-from animl_pipeline.config.settings import load_settings
+from animl_pipeline.config.settings import Settings, check_store_address, load_settings
+from animl_pipeline.core.errors import SettingsError
 
-PlanPath = Annotated[Path, typer.Argument(metavar="PLAN", help="the plan's YAML file, such as deployments/plans/sample.yaml")]
+PlanArgument = Annotated[
+    str, typer.Argument(metavar="PLAN", help="the plan's YAML file, such as deployments/plans/sample.yaml, or its name there, such as sample")
+]
 StoreOption = Annotated[
     str | None, typer.Option("--store", help="folder or s3://bucket/prefix for all that steps make (ANIML_STORE)", show_default=False)
 ]
-DataOption = Annotated[Path | None, typer.Option("--data", help="folder where the plan's relative paths start (ANIML_DATA)", show_default=False)]
+DataOption = Annotated[Path | None, typer.Option("--data", help="folder where relative paths of the plan start (ANIML_DATA)", show_default=False)]
 
 
-def opened_plan(plan: Path) -> Plan:
-    """The plan that a command was given: its file, or as a flow takes it, its name in the folder ANIML_PLANS."""
-    return load_plan(find_plan(str(plan), load_settings().plans))
+class Debug:
+    """Whether --debug was given."""
+
+    on = False
+
+
+def settings_with(store: str | None = None, data: Path | None = None) -> Settings:
+    """The settings of the environment, changed by a command's options.
+
+    Raises:
+        SettingsError: an environment variable or an option is not valid.
+    """
+    changes: dict[str, object] = {}
+    if store is not None:
+        try:
+            changes["store"] = check_store_address(store)
+        except ValueError as e:
+            raise SettingsError(f"--store: {e}", code="invalid_option") from e
+    if data is not None:
+        changes["data"] = data
+    return load_settings().model_copy(update=changes)
+
+
+def open_plan(plan: str, settings: Settings) -> Plan:
+    """The plan that a command was given: its file, or its name in the folder of plans.
+
+    Raises:
+        PlanError: there is no such plan, or it is not valid.
+    """
+    return load_plan(find_plan(plan, settings.plans))

@@ -1,28 +1,28 @@
-"""What the commands around a release show: plain lines and small tables, colours only in a terminal."""
+"""What the release commands print: plain lines and small tables, with colours in a terminal only."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from animl_pipeline.cli import console
-from animl_pipeline.core.records import Release
+from animl_pipeline.core.release_results import Release
 
 if TYPE_CHECKING:
-    from animl_pipeline.deploy import Cleared, EndpointStatus, Outlook, ReleaseRecord
+    from animl_pipeline.deploy import CleanupResult, DryRun, EndpointStatus, ReleaseRecord
 
-SIGN = {"good": "ok   ", "warning": "warn ", "fault": "FAULT"}
+MARKS = {"ok": "ok   ", "warning": "warn ", "error": "ERROR"}
+STYLES = {"error": "red", "warning": "yellow"}
+STATES = {"begun": "unfinished", "done": "done", "rolled_back": "undone"}
 
 
-def show_release(done: Release, what: str) -> None:
-    """One line an endpoint, with what its check saw."""
+def show_release(done: Release, verb: str) -> None:
+    """One line for each endpoint, with the result of its live check."""
     for release in (done, done.batch):
         if release is None:
             continue
-        line = f"{release.endpoint} {what} {release.version}"
+        line = f"{release.endpoint} {verb} {release.version}"
         if release.checked:
-            line += f"; {release.checked} golden crops agree within {release.max_difference:.1e}"
+            line += f"; {release.checked} reference predictions agree within {release.max_difference:.1e}"
         if release.latency is not None:
             line += f"; first answer {release.latency.first_ms:.0f} ms, p50 {release.latency.p50_ms:.0f} ms, p95 {release.latency.p95_ms:.0f} ms"
         if release.approval is not None:
@@ -33,71 +33,66 @@ def show_release(done: Release, what: str) -> None:
 def show_status(states: tuple[EndpointStatus, ...]) -> None:
     """What each endpoint serves."""
     for s in states:
-        console.out.print(
-            f"{s.endpoint}  {s.status}" + (f", {s.version or 'a version that was not released from here'}" if s.endpoint_config else "")
-        )
+        version = f", {s.version or 'a version that this pipeline did not release'}" if s.endpoint_config else ""
+        console.out.print(f"{s.endpoint}  {s.status}{version}")
         if s.endpoint_config:
             console.out.print(f"  configuration  {s.endpoint_config}")
-        if s.coming:
-            console.out.print(f"  updating to    {s.coming}")
+        if s.pending_config:
+            console.out.print(f"  updating to    {s.pending_config}")
         if s.failure_reason:
             console.out.print(f"  AWS says       {s.failure_reason}")
         if s.unfinished:
-            console.out.print("  a release is under way or was broken off; if nobody is at it, `animl-pipeline release PLAN` settles it")
+            console.out.print("  a release is running or was killed; if none is running, `animl-pipeline release PLAN` finishes or undoes it")
 
 
-def show_history(line: str, records: tuple[ReleaseRecord, ...]) -> None:
+def show_history(endpoint: str, records: tuple[ReleaseRecord, ...]) -> None:
     """Every change of an endpoint."""
     if not records:
-        console.out.print(f"{line}: nothing was released yet")
+        console.out.print(f"{endpoint}: no release yet")
         return
-    table = Table(title=line, title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for name in ("begun", "what", "version", "ended", "checked", "difference", "p95 ms", "configuration"):
-        table.add_column(name, justify="right" if name in {"checked", "difference", "p95 ms"} else "left", overflow="fold")
-    table.add_column("why", overflow="fold")
+    numbers = ("checked", "difference", "p95 ms")
+    table = console.new_table(endpoint, "begun", "what", "version", "result", *numbers, "configuration", "why", right=numbers)
     for r in records:
         difference = f"{r.max_difference:.1e}" if r.checked else "-"
         p95 = f"{r.latency.p95_ms:.0f}" if r.latency else "-"
         why = "; ".join(t for t in (f"forced: {r.forced}" if r.forced else "", str(r.approval or ""), r.reason) if t)
-        ended = {"begun": "under way", "done": "done", "rolled_back": "undone"}[r.state]
-        table.add_row(r.begun_at, r.kind, r.version, ended, str(r.checked), difference, p95, r.endpoint_config, why)
+        table.add_row(r.begun_at, r.kind, r.version, STATES[r.state], str(r.checked), difference, p95, r.endpoint_config, why)
     console.out.print(table)
 
 
-def show_outlook(outlook: Outlook, title: str) -> None:
-    """A release that was not made, as a diff."""
-    console.out.print(f"dry run: nothing is changed by this. What releasing {title} would do:")
-    for part in outlook.parts:
-        console.out.print(f"\n{part.title}")
-        width = max((len(line.what) for line in part.lines), default=0)
-        for line in part.lines:
-            if not line.changes:
-                console.out.print(f"    {line.what:<{width}}  {line.then}")
+def show_dry_run(dry_run: DryRun, title: str) -> int:
+    """A release that was not made, as a diff. Returns the number of errors that would prevent it."""
+    console.out.print(f"dry run: nothing is changed. What a release of {title} would do:")
+    for section in dry_run.sections:
+        console.out.print(f"\n{section.title}")
+        width = max((len(change.name) for change in section.changes), default=0)
+        for change in section.changes:
+            if not change.differs:
+                console.out.print(f"    {change.name:<{width}}  {change.then}")
                 continue
-            if line.now is not None:
-                console.out.print(f"  - {line.what:<{width}}  {line.now}", style="red")
-            console.out.print(f"  + {line.what:<{width}}  {line.then}", style="green")
-        if part.note:
-            console.out.print(f"    {part.note}")
-    console.out.print("\nlooked at ahead")
-    for finding in outlook.findings:
-        console.out.print(
-            f"  {SIGN[finding.state]} {finding.what:<10} {finding.said}", style={"fault": "red", "warning": "yellow"}.get(finding.state)
-        )
-    if outlook.refused:
-        console.out.print(f"  FAULT verdict    {outlook.refused}", style="red")
-    faults = sum(f.state == "fault" for f in outlook.findings) + bool(outlook.refused)
-    stands = f"{faults} thing{'s' if faults > 1 else ''} in the way" if faults else "nothing in the way"
-    console.out.print(f"\n{outlook.changes} things would change; {stands}")
+            if change.now is not None:
+                console.out.print(f"  - {change.name:<{width}}  {change.now}", style="red")
+            console.out.print(f"  + {change.name:<{width}}  {change.then}", style="green")
+        if section.note:
+            console.out.print(f"    {section.note}")
+    console.out.print("\nchecked beforehand")
+    for check in dry_run.checks:
+        console.out.print(f"  {MARKS[check.state]} {check.name:<10} {check.message}", style=STYLES.get(check.state))
+    if dry_run.refused:
+        console.out.print(f"  ERROR verdict    {dry_run.refused}", style="red")
+    errors = sum(check.state == "error" for check in dry_run.checks) + bool(dry_run.refused)
+    result = f"{errors} error{'s' if errors > 1 else ''} prevent{'' if errors > 1 else 's'} a release" if errors else "nothing prevents a release"
+    console.out.print(f"\n{dry_run.change_count} values would change; {result}")
+    return errors
 
 
-def show_cleared(cleared: Cleared, *, look_only: bool) -> None:
-    """What went, and what stays why."""
-    verb = "would delete" if look_only else "deleted"
-    for kind, names in (("endpoint", cleared.endpoints), ("config", cleared.configs), ("model", cleared.models), ("package", cleared.packages)):
+def show_cleanup(result: CleanupResult, *, dry_run: bool) -> None:
+    """What was deleted, and why the rest stays."""
+    verb = "would delete" if dry_run else "deleted"
+    for kind, names in (("endpoint", result.endpoints), ("config", result.configs), ("model", result.models), ("package", result.packages)):
         for name in names:
             console.out.print(f"{verb} {kind:<8} {name}")
-    if not cleared.all():
+    if not result.all():
         console.out.print("nothing to delete")
-    for name, why in sorted(cleared.kept.items()):
+    for name, why in sorted(result.kept.items()):
         console.out.print(f"kept {name}: {why}")

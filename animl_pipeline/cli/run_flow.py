@@ -1,39 +1,30 @@
-"""How a command runs a flow: with its progress on the screen, and Prefect's own faults in one line."""
+"""Run a flow from a command: show its progress, and say Prefect's own errors in one line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from animl_pipeline.cli import console
-from animl_pipeline.cli.prefect_server import not_reached, server_address
-from animl_pipeline.config.settings import api_hint, without_secrets
-from animl_pipeline.core.errors import SettingsError
-from flows import lifecycle
-from flows.lifecycle import keep_what_is_loaded
+from animl_pipeline.cli.options import Debug
+from animl_pipeline.cli.prefect_server import api_hint, server_address, unreachable_message
+from animl_pipeline.cli.run_server import embedded_server
+from animl_pipeline.core.errors import SettingsError, redact_url
 
 
-class Debug:
-    """Whether --debug was given."""
-
-    on = False
-
-
-def run(flow: Callable[..., Any], *arguments: Any, **how: Any) -> Any:
-    """A flow's result; its progress is shown.
+def run_flow(flow: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """A flow's result. Without a Prefect server in the settings, an embedded one runs for as long as this command.
 
     Raises:
         SettingsError: Prefect's server is not where its settings say, or does not start.
     """
-    server_address()
-    keep_what_is_loaded()
+    address = server_address()
     try:
-        with console.watched(debug=Debug.on), lifecycle.children_spared():
-            return flow(*arguments, **how)
+        with console.show_progress(debug=Debug.on), embedded_server() if address is None else nullcontext():
+            return flow(*arguments, **options)
     except RuntimeError as e:
-        if "ephemeral Prefect API server" in str(e):  # Prefect has no errors of its own for these
-            raise SettingsError(f"Prefect's embedded server did not start ({e}); see that PREFECT_HOME (~/.prefect) can be written") from e
-        if "Failed to reach API" not in str(e):
+        if "Failed to reach API" not in str(e):  # Prefect has no error of its own for this
             raise
-        address = server_address() or ""
-        raise SettingsError(not_reached(without_secrets(address), api_hint(address), e.__cause__ or e)) from e
+        address = address or ""
+        raise SettingsError(unreachable_message(redact_url(address), api_hint(address), e.__cause__ or e), code="server_unreachable") from e

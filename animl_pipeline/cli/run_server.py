@@ -1,8 +1,11 @@
-"""A Prefect server with all deployments and a worker, on this machine until Ctrl-C: what a team's set-up is, on one machine."""
+"""Run Prefect servers on this machine: the embedded one of a command, and `animl-pipeline up`. Put deployments on a server."""
 
 from __future__ import annotations
 
 import logging
+import os
+import secrets
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,8 +18,8 @@ import requests
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from animl_pipeline.cli import console
-from animl_pipeline.cli.prefect_server import check_server
-from animl_pipeline.config.settings import load_settings, remember_prefect
+from animl_pipeline.cli.prefect_server import LOCAL_SERVER_DEFAULTS, check_server
+from animl_pipeline.config.settings import Settings, load_settings
 from animl_pipeline.core.errors import PlanError, SettingsError
 
 if TYPE_CHECKING:
@@ -24,74 +27,162 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DEPLOYMENTS = Path("deployments")
 POOL = "animl"
 STARTS_WITHIN_S = 120
-"""A new database takes Prefect's server 20 s, more on a busy machine."""
-
-
-def run_here(port: int, *, local_sagemaker: Path | None) -> None:
-    """Start server, deployments, automations and worker; they end with this process.
-
-    Args:
-        port: of the server, on this machine only.
-        local_sagemaker: folder of a local SageMaker to start, too, which releases then go to; None: AWS.
-
-    Raises:
-        SettingsError: the deployments are not here, the port is taken, or Prefect refused something.
-    """
-    _check_here()
-    address = f"http://127.0.0.1:{port}/api"
-    with ExitStack() as stack:
-        if local_sagemaker is not None:
-            from animl_pipeline.cli.demo import on_this_machine
-
-            stack.enter_context(on_this_machine(local_sagemaker, load_settings().models_bucket))
-        remember_prefect(address, port)
-        stack.enter_context(_server(address, port))
-        deploy()
-        console.out.print(f"Prefect's UI: http://127.0.0.1:{port}/deployments   (API: {address})")
-        console.out.print("up until Ctrl-C; runs are worked off here")
-        worker = stack.enter_context(_child("worker", "start", "--pool", POOL, "--type", "process"))
-        worker.wait()
-
-
-def deploy() -> None:
-    """Put the work pool, the deployments and the automations on the server of PREFECT_API_URL; what is there already is renewed.
-
-    Raises:
-        SettingsError: the deployments are not here, or Prefect refused something; the message holds its last lines.
-    """
-    from flows.automations import put_automations
-
-    _check_here()
-    check_server()
-    _prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
-    _prefect("deploy", "--all", "--prefect-file", str(DEPLOYMENTS / "prefect.yaml"))
-    put_automations(DEPLOYMENTS / "automations.yaml", load_settings().notify)
-
-
-def _check_here() -> None:
-    if not (DEPLOYMENTS / "prefect.yaml").exists():
-        raise SettingsError(f"expected {DEPLOYMENTS}/prefect.yaml in {Path.cwd()}, found none; run this from the checkout")
+"""Prefect's server takes 20 s for a new database, and more on a busy machine."""
 
 
 @contextmanager
-def _server(address: str, port: int) -> Iterator[None]:
-    """Prefect's server, once it answers."""
-    if _answers(address):
-        raise SettingsError(f"expected the port {port} to be free, found a Prefect server there; stop it, or give another with --port")
-    with _child("server", "start", "--host", "127.0.0.1", "--port", str(port)) as server:
-        unready = retry_if_result(lambda ready: not ready)
-        try:
-            Retrying(retry=unready, stop=stop_after_delay(STARTS_WITHIN_S), wait=wait_fixed(0.25))(
-                lambda: server.poll() is not None or _answers(address)
-            )
-        except RetryError as e:
-            raise SettingsError(f"Prefect's server did not answer at {address} within {STARTS_WITHIN_S} s; run with --debug to see its log") from e
-        if server.poll() is not None:
-            raise SettingsError(f"Prefect's server ended at once; see that the port {port} is free (--port) and that PREFECT_HOME can be written")
+def embedded_server() -> Iterator[None]:
+    """A Prefect server for the flows of this process, with a password that only this process knows.
+
+    It ends with this process, not with the block, so that Prefect can send its last log lines. A terminal's Ctrl-C does not
+    reach it.
+
+    Raises:
+        SettingsError: it does not start.
+    """
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address, password = f"http://127.0.0.1:{port}/api", f"animl:{secrets.token_urlsafe(24)}"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "animl_pipeline.cli.embedded_server", str(port)],
+        stdin=subprocess.PIPE,
+        stdout=_child_output(),
+        stderr=_child_output(),
+        env=os.environ | {"PREFECT_SERVER_API_AUTH_STRING": password},
+        start_new_session=True,
+    )
+    if not _wait_for_server(server, address):
+        raise SettingsError("Prefect's embedded server did not start; check that PREFECT_HOME (~/.prefect) can be written", code="no_server")
+    with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: password}):
         yield
+
+
+def run_up(port: int, settings: Settings, local_sagemaker: Path | None) -> None:
+    """Start a server with all deployments and automations, and a worker. They end with this process.
+
+    Args:
+        port: of the server, on this machine only.
+        settings: the store and the data folder of the worker's runs.
+        local_sagemaker: folder of a local SageMaker to start, too, which releases then go to; None: AWS.
+
+    Raises:
+        SettingsError: the port is in use, or Prefect refused something.
+    """
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    address = f"http://127.0.0.1:{port}/api"
+    environment = LOCAL_SERVER_DEFAULTS | os.environ | {
+        "PREFECT_API_URL": address,
+        "PREFECT_SERVER_UI_API_URL": address,
+        "PREFECT_SERVER_API_PORT": str(port),
+        "ANIML_STORE": settings.store if settings.store.startswith("s3://") else str(Path(settings.store).expanduser().resolve()),
+        "ANIML_DATA": str(settings.data.expanduser().resolve()),
+    }  # fmt: skip
+    with ExitStack() as stack:
+        if local_sagemaker is not None:
+            from animl_pipeline.cli.demo import run_local_aws
+
+            environment |= stack.enter_context(run_local_aws(local_sagemaker, settings.models_bucket))
+        stack.enter_context(_server(address, port, environment))
+        with temporary_settings({PREFECT_API_URL: address}):
+            deploy(environment)
+        console.out.print(f"Prefect's UI: http://127.0.0.1:{port}/deployments   (API: {address})")
+        console.out.print("running until Ctrl-C; a worker on this machine carries out the runs")
+        worker = stack.enter_context(_child(environment, "worker", "start", "--pool", POOL, "--type", "process"))
+        worker.wait()
+
+
+def deploy(environment: Mapping[str, str] | None = None) -> None:
+    """Put the work pool, the deployments and the automations on the server of PREFECT_API_URL, or update them there.
+
+    Args:
+        environment: of the prefect commands that do it; None: this process's.
+
+    Raises:
+        SettingsError: the server does not answer, or Prefect refused something; the message holds its last lines.
+    """
+    from flows.automations import put_automations
+
+    settings = load_settings()
+    deployments = settings.plans.parent
+    if not (deployments / "prefect.yaml").exists():
+        raise SettingsError(f"ANIML_PLANS: expected prefect.yaml beside the folder {settings.plans}, found none", code="no_deployments")
+    check_server()
+    _prefect(deployments, environment, "work-pool", "create", POOL, "--type", "process", "--overwrite")
+    _prefect(deployments, environment, "deploy", "--all", "--prefect-file", str(deployments / "prefect.yaml"))
+    put_automations(deployments / "automations.yaml", settings.notification_block)
+
+
+def notify(plan: str, changes: Mapping[str, object], batch: str) -> None:
+    """Send the Prefect server the event ``animl.images.validated``.
+
+    Only the server's run can check the plan's file. A plan that no training is deployed for is refused here.
+
+    Raises:
+        PlanError: an argument is not valid, or the server has no deployment ``retrain/<plan>``; the message lists those it has.
+        SettingsError: no server is set, or it does not take the event.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.events import Event, Resource
+
+    from flows.watch import parse_event
+
+    payload = {"plan": plan, "overrides": {k: v for k, v in changes.items() if v is not None}} | ({"batch": batch} if batch else {})
+    event = Event(event="animl.images.validated", resource=Resource({"prefect.resource.id": f"animl.project.{Path(plan).stem}"}), payload=payload)
+    check_server()
+    with get_client(sync_client=True) as client:
+        _check_deployed(plan, client)
+        parse_event(payload)
+        answer = client.request("POST", "/events", json=[event.model_dump(mode="json")])
+    if not answer.is_success:
+        raise SettingsError(f"the Prefect server at {urlsplit(str(answer.url)).netloc} did not take the event ({answer.status_code})")
+
+
+def _check_deployed(plan: str, client: SyncPrefectClient) -> None:
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, FlowFilter, FlowFilterName
+
+    from flows.watch import deployment_name
+
+    trainings, name = FlowFilter(name=FlowFilterName(any_=["retrain"])), deployment_name(plan)
+    if client.read_deployments(flow_filter=trainings, deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[name]))):
+        return
+    deployed = ", ".join(sorted(d.name for d in client.read_deployments(flow_filter=trainings))) or "no plan"
+    raise PlanError(
+        f"expected a plan that is deployed on the Prefect server, found {plan!r} (no deployment retrain/{name}); it has: {deployed}. "
+        "Nothing was sent",
+        code="not_deployed",
+        plan=plan,
+    )
+
+
+@contextmanager
+def _server(address: str, port: int, environment: Mapping[str, str]) -> Iterator[None]:
+    """Prefect's server with its UI, once it answers."""
+    if _answers(address):
+        raise SettingsError(f"expected the port {port} to be free, found a Prefect server there; stop it, or give another with --port", code="port")
+    with _child(environment, "server", "start", "--host", "127.0.0.1", "--port", str(port)) as server:
+        if not _wait_for_server(server, address):
+            raise SettingsError(
+                f"Prefect's server did not start; check that the port {port} is free (--port) and that PREFECT_HOME can be written, "
+                "or run with --debug to see its log",
+                code="no_server",
+            )
+        yield
+
+
+def _wait_for_server(server: subprocess.Popen[bytes], address: str) -> bool:
+    """Whether a server answers at its address in time."""
+    wait = Retrying(retry=retry_if_result(lambda ready: not ready), stop=stop_after_delay(STARTS_WITHIN_S), wait=wait_fixed(0.1))
+    try:
+        wait(lambda: server.poll() is not None or _answers(address))
+    except RetryError:
+        return False
+    return server.poll() is None
 
 
 def _answers(address: str) -> bool:
@@ -102,9 +193,9 @@ def _answers(address: str) -> bool:
 
 
 @contextmanager
-def _child(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A prefect command that runs while it is needed; it is told to stop then, and killed when it does not."""
-    child = subprocess.Popen([sys.executable, "-m", "prefect", *arguments], stdin=subprocess.DEVNULL, stdout=_output())
+def _child(environment: Mapping[str, str], *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A prefect command that runs while the block does. It is terminated then, and killed if that does not help."""
+    child = subprocess.Popen([sys.executable, "-m", "prefect", *arguments], stdin=subprocess.DEVNULL, stdout=_child_output(), env=environment)
     try:
         yield child
     finally:
@@ -116,52 +207,14 @@ def _child(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
             child.wait()
 
 
-def _output() -> int | None:
+def _child_output() -> int | None:
     return None if log.isEnabledFor(logging.DEBUG) else subprocess.DEVNULL
 
 
-def _prefect(*arguments: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "prefect", "--no-prompt", *arguments], capture_output=True, text=True, check=False)
+def _prefect(deployments: Path, environment: Mapping[str, str] | None, *arguments: str) -> None:
+    """Run a prefect command beside the folder of deployments: that folder becomes the runs' working directory."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=deployments.resolve().parent, env=environment)
     if done.returncode:
-        said = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise SettingsError(f"`prefect {' '.join(arguments)}` failed: {said}")
-
-
-def notify(plan: str, changes: Mapping[str, object], batch: str) -> None:
-    """Tell the Prefect server that images were validated: the event ``animl.images.validated``.
-
-    Whether the plan's file is right only the server's run can see; a plan that no training is deployed for is refused here.
-
-    Raises:
-        PlanError: what is told does not fit, or the server has no deployment ``retrain/<plan>``; the message lists those that it has.
-        SettingsError: no server is set, or it does not take the event.
-    """
-    from prefect.client.orchestration import get_client
-    from prefect.events import Event, Resource
-
-    from flows.watch import understood
-
-    payload = {"plan": plan, "overrides": {k: v for k, v in changes.items() if v is not None}} | ({"batch": batch} if batch else {})
-    event = Event(event="animl.images.validated", resource=Resource({"prefect.resource.id": f"animl.project.{Path(plan).stem}"}), payload=payload)
-    check_server()
-    with get_client(sync_client=True) as client:
-        _check_deployed(plan, client)
-        understood(payload)
-        answer = client.request("POST", "/events", json=[event.model_dump(mode="json")])
-    if not answer.is_success:
-        raise SettingsError(f"the Prefect server at {urlsplit(str(answer.url)).netloc} did not take the event ({answer.status_code})")
-
-
-def _check_deployed(plan: str, client: SyncPrefectClient) -> None:
-    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, FlowFilter, FlowFilterName
-
-    from flows.watch import deployed_as
-
-    of_retrain, name = FlowFilter(name=FlowFilterName(any_=["retrain"])), deployed_as(plan)
-    if client.read_deployments(flow_filter=of_retrain, deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[name]))):
-        return
-    there = ", ".join(sorted(d.name for d in client.read_deployments(flow_filter=of_retrain))) or "no plan"
-    raise PlanError(
-        f"expected a plan that is deployed on the Prefect server, found {plan!r} (no deployment retrain/{name}); it has: {there}. "
-        "Nothing was told to it"
-    )
+        last_lines = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+        raise SettingsError(f"`prefect {' '.join(arguments)}` failed: {last_lines}")

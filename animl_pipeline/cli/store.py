@@ -1,4 +1,4 @@
-"""`animl-pipeline store …`: what lies in the store, and the way out for what nobody needs."""
+"""`animl-pipeline store …`: show what the store holds, and delete what is not needed any more."""
 
 from __future__ import annotations
 
@@ -6,118 +6,116 @@ import time
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from animl_pipeline.cli import console
-from animl_pipeline.cli.options import StoreOption
-from animl_pipeline.cli.run_flow import Debug
+from animl_pipeline.cli.options import Debug, StoreOption, settings_with
 from animl_pipeline.config import ReleaseConfig, load_plan
-from animl_pipeline.config.settings import load_settings, remember
+from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PlanError
-from animl_pipeline.storage.gc import Holding, Pile, Rules, clear_store, take_inventory
+from animl_pipeline.storage.gc import GcGroup, GcRules, InventoryRow, collect_garbage, read_inventory
 from animl_pipeline.storage.step_cache import open_store
 
 stores = typer.Typer(
-    help="Look after the store (ANIML_STORE): what lies there, and what of it nobody needs any more.",
-    epilog="Begin with: animl-pipeline store show. docs/operate.md tells what is kept, and how to copy and restore a store.",
+    help="Look after the store (ANIML_STORE): show what it holds, and delete what is not needed any more.",
+    epilog="Begin with: animl-pipeline store show. docs/operate.md says what is kept, and how to copy and restore a store.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 KeepOption = Annotated[
     int | None,
     typer.Option(
-        min=1, max=100, help="released versions of each endpoint to go back to; without it, the plans' largest release.keep", show_default=False
+        min=1,
+        max=100,
+        help="released versions of each endpoint to keep for a rollback; without it, the plans' largest release.keep_versions",
+        show_default=False,
     ),
 ]
-DAY = 86_400
+DAY_S = 86_400
 
 
 @stores.command()
 def show(keep: KeepOption = None, store: StoreOption = None) -> None:
-    """List what lies in the store: steps by room, pictures and memory, how much room they take and when they were used.
+    """List what the store holds: steps by name, images and the image index, with their size and when they were used.
 
-    `needed` counts the steps that the newest report of each model and the releases to go back to were made from.
+    `needed` counts the steps that the latest report of each model and the releases kept for a rollback were made from.
     """
-    remember(store=store)
-    opened = open_store(load_settings())
-    found = take_inventory(opened, _kept_versions(keep))
-    table = _table(str(opened.object_store), "what", "things", "needed", "size", "oldest", "used last")
-    for holding in (*found.steps, *found.rest):
-        table.add_row(*_row(holding, "step " if holding in found.steps else ""))
-    table.add_row("in all", "", "", console.in_bytes(found.bytes))
+    settings = settings_with(store)
+    opened = open_store(settings)
+    inventory = read_inventory(opened, _versions_to_keep(keep, settings))
+    numbers = ("number", "needed", "size", "oldest", "last used")
+    table = console.new_table(str(opened.object_store), "what", *numbers, right=numbers)
+    for row in inventory.steps:
+        table.add_row(*_cells(row, "step "))
+    for row in inventory.others:
+        table.add_row(*_cells(row))
+    table.add_row("total", "", "", console.format_bytes(inventory.bytes))
     console.out.print(table)
-    console.out.print("next: animl-pipeline store gc tells what could go")
+    console.out.print("next: animl-pipeline store gc shows what can be deleted")
 
 
 @stores.command()
 def gc(
-    older_than: Annotated[int, typer.Option(metavar="DAYS", min=1, max=36_500, help="what was made or used since then stays, whoever needs it")] = 30,
+    older_than: Annotated[
+        int, typer.Option(metavar="DAYS", min=1, max=36_500, help="what was made or used in the last DAYS stays, even if it is not needed")
+    ] = 30,
     images: Annotated[
-        bool, typer.Option("--pictures", help="let fetched pictures go that no step names any more; who needs them again fetches them again")
+        bool, typer.Option("--images", help="also delete downloaded images that no step names any more; they are downloaded again when needed")
     ] = False,
     keep: KeepOption = None,
-    yes: Annotated[bool, typer.Option("--yes", help="delete; without it, only say what would go")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="delete; without it, only show what would be deleted")] = False,
     store: StoreOption = None,
 ) -> None:
-    """Delete what nobody needs any more; without --yes, say what would go, what stays, and why.
+    """Delete what is not needed any more; without --yes, show what would be deleted, what stays, and why.
 
-    What stays: the steps, with all their pictures, that the newest report of each model and the releases to go back to were
-    made from; what was used lately; the register of places once tested on, which freezes the test set; fetched pictures
-    (unless --pictures). A step that went is made anew when it is needed again, with the same content. Run it when no run is
-    under way; on this machine it refuses else.
+    What stays: the steps, with all their images, that the latest report of each model and the releases kept for a rollback were
+    made from; what was used lately; the register of test locations, which freezes the test set; downloaded images (unless
+    --images). A deleted step is made again when it is needed, with the same content. Run it when no run is under way; on this
+    machine it refuses otherwise.
     """
-    remember(store=store)
-    opened = open_store(load_settings())
-    rules = Rules(older_than=older_than, keep=_kept_versions(keep), images=images)
-    with console.watched(debug=Debug.on):
-        cleared = clear_store(opened, rules, look_only=not yes)
-    if cleared.stays:
-        _show_piles("stays", cleared.stays)
-    if cleared.goes:
-        _show_piles("deleted" if yes else "would be deleted", cleared.goes)
-    for root in cleared.lacking:
-        console.out.print(f"lacking: {root.id}, which the {root.why} names, is not in the store")
-    if not cleared.goes:
+    settings = settings_with(store)
+    rules = GcRules(older_than=older_than, keep=_versions_to_keep(keep, settings), images=images)
+    with console.show_progress(debug=Debug.on):
+        report = collect_garbage(open_store(settings), rules, dry_run=not yes)
+    if report.kept:
+        _show_groups("kept", report.kept)
+    if report.deleted:
+        _show_groups("deleted" if yes else "would be deleted", report.deleted)
+    for root in report.missing:
+        console.out.print(f"missing: {root.id}, which the {root.why} names, is not in the store")
+    if not report.deleted:
         console.out.print("nothing to delete")
     elif yes:
-        console.out.print(f"{console.in_bytes(cleared.bytes)} freed")
+        console.out.print(f"{console.format_bytes(report.bytes)} freed")
     else:
-        console.out.print(f"dry run: nothing was deleted. With --yes this would free {console.in_bytes(cleared.bytes)}")
+        console.out.print(f"dry run: nothing was deleted. With --yes this would free {console.format_bytes(report.bytes)}")
 
 
-def _kept_versions(keep: int | None) -> int:
-    """How many released versions are kept: as asked, else what the plan that keeps most of them says."""
+def _versions_to_keep(keep: int | None, settings: Settings) -> int:
+    """The number of released versions to keep: as given, or that of the plan that keeps most."""
     if keep is not None:
         return keep
     try:
-        plans = [load_plan(path) for path in sorted(load_settings().plans.glob("*.yaml"))]
+        plans = [load_plan(path) for path in sorted(settings.plans.glob("*.yaml"))]
     except PlanError as e:
-        raise PlanError(f"{e}; its release.keep is needed here: mend the plan, or say --keep N") from e
-    return max([ReleaseConfig().keep, *(plan.release.keep for plan in plans)])
+        raise PlanError(f"{e}; its release.keep_versions is needed here: correct the plan, or give --keep N", code=e.code) from e
+    return max([ReleaseConfig().keep_versions, *(plan.release.keep_versions for plan in plans)])
 
 
-def _show_piles(title: str, piles: tuple[Pile, ...]) -> None:
-    table = _table(title, "what", "things", "size", "why")
-    for pile in piles:
-        table.add_row(pile.what, f"{pile.things:,}", console.in_bytes(pile.bytes), pile.why)
+def _show_groups(title: str, groups: tuple[GcGroup, ...]) -> None:
+    table = console.new_table(title, "what", "number", "size", "why", right=("number", "size"))
+    for group in groups:
+        table.add_row(group.what, f"{group.number:,}", console.format_bytes(group.bytes), group.why)
     console.out.print(table)
     console.out.print()
 
 
-def _row(holding: Holding, prefix: str) -> tuple[str, ...]:
-    needed = "" if holding.needed is None else f"{holding.needed:,}"
-    return (f"{prefix}{holding.kind}", f"{holding.things:,}", needed, console.in_bytes(holding.bytes), _ago(holding.oldest), _ago(holding.newest))
+def _cells(row: InventoryRow, prefix: str = "") -> tuple[str, ...]:
+    needed = "" if row.needed is None else f"{row.needed:,}"
+    return (f"{prefix}{row.kind}", f"{row.number:,}", needed, console.format_bytes(row.bytes), _days_ago(row.oldest), _days_ago(row.newest))
 
 
-def _ago(moment: float | None) -> str:
-    if moment is None:
+def _days_ago(time_s: float | None) -> str:
+    if time_s is None:
         return ""
-    days = int((time.time() - moment) / DAY)
+    days = int((time.time() - time_s) / DAY_S)
     return f"{days:,} days ago" if days > 1 else ("yesterday" if days == 1 else "today")
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for name in columns:
-        table.add_column(name, justify="right" if name in {"things", "needed", "size", "oldest", "used last"} else "left", overflow="fold")
-    return table

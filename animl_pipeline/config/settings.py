@@ -33,6 +33,9 @@ RENAMED = {
 }
 """Old environment variable → its name now."""
 
+DEPLOYMENTS = Path(__file__).resolve().parents[2] / "deployments"
+"""Plans and Prefect's deployments, as they come with the checkout or the installed package."""
+
 
 class Settings(BaseSettings):
     """The settings. Each is the environment variable ANIML_<NAME>.
@@ -44,7 +47,10 @@ class Settings(BaseSettings):
 
     store: str = Field(default="runs/store", description="the store: a folder, or s3://bucket/prefix")
     data: Path = Field(default=Path(), description="folder where relative paths of plans start")
-    plans: Path = Field(default=Path("deployments/plans"), description="folder of the plans that a run can name without a path")
+    plans: Path = Field(
+        default=DEPLOYMENTS / "plans",
+        description="folder of the plans that a run can name without a path, beside prefect.yaml and automations.yaml",
+    )
     cache: Path = Field(default=Path("~/.cache/animl-pipeline"), description="folder for pretrained weights and local copies of an s3:// store")
     task_runner: str = Field(
         default="threads",
@@ -124,13 +130,6 @@ def load_settings() -> Settings:
         raise SettingsError(
             f"the environment variable {name} is not valid: {first['msg'].removeprefix('Value error, ')}", code="invalid_variable", variable=name
         ) from e
-
-
-def remember(**values: object) -> None:
-    """Put settings into this process's environment, for tasks and child processes."""
-    for name, value in values.items():
-        if value is not None:
-            os.environ[f"ANIML_{name.upper()}"] = str(value)
 
 
 def set_library_defaults(**variables: str) -> None:

@@ -47,7 +47,7 @@ def record_training(
     report = Report(
         model=plan.model,
         version=read_card(store.path(package, CARD_FILE)).version,
-        write_headline=write_headline(metrics),
+        headline=write_headline(metrics),
         metrics=metrics,
         model_artifact=model,
         evaluation=evaluation,
