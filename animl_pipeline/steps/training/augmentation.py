@@ -1,8 +1,6 @@
-"""Crops altered before they are learnt from: what camera traps vary in, each way by its name. No vertical flip."""
+"""Augmentation of training crops: random changes that camera traps show. There is no vertical flip, since animals stand upright."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from torch import Tensor
 from torchvision.transforms import v2
@@ -10,66 +8,62 @@ from torchvision.transforms import v2
 from animl_pipeline.config import TrainingConfig
 
 
-def altered(spec: TrainingConfig, size: int) -> v2.Transform | None:
-    """What the plan does to a crop, as a transform of uint8 [3, size, size]; None where it leaves crops as they are."""
-    known = _ways(size, spec.augment_strength)
-    ways = [known[name] for name in spec.alterations()]
-    return v2.Compose(ways) if ways else None
+def augmentation_transform(config: TrainingConfig, size: int) -> v2.Transform | None:
+    """The plan's augmentations as one transform of uint8 [3, size, size]; None if there are none."""
+    known = _augmentations(size, config.augment_strength)
+    chosen = [known[name] for name in config.augmentations()]
+    return v2.Compose(chosen) if chosen else None
 
 
-def _ways(size: int, strength: float) -> dict[str, v2.Transform]:
-    """Every way by its name; ``strength`` 1 is ordinary, beyond it is further and more often.
+def _augmentations(size: int, strength: float) -> dict[str, v2.Transform]:
+    """Every augmentation by its name. A ``strength`` above 1 makes the changes larger and more frequent.
 
-    flip: left for right. jitter: another box, shifted and zoomed in. tilt: turned and moved a little, also away. colour: light and
-    sensor. grey: infrared at night. blur: focus and motion. compress: the camera's JPEG. erasing: grass in front.
+    flip: left and right. jitter: the box shifted and zoomed. tilt: rotated, shifted and scaled a little. colour: light and sensor.
+    grey: infrared at night. blur: focus and motion. compress: the camera's JPEG. erasing: grass in front of the animal.
     """
 
-    def often(probability: float) -> float:
-        return min(1.0, probability * strength)
+    def probability(base: float) -> float:
+        return min(1.0, base * strength)
 
-    def far(share: float) -> float:
-        return min(0.9, share * strength)
+    def amount(base: float) -> float:
+        return min(0.9, base * strength)
 
-    light = v2.ColorJitter(brightness=far(0.3), contrast=far(0.3), saturation=far(0.3))
+    affine = v2.RandomAffine(
+        10 * strength,
+        translate=(amount(0.08), amount(0.08)),
+        scale=(1 - amount(0.15), 1 + amount(0.1)),
+        interpolation=v2.InterpolationMode.BILINEAR,
+        fill=127,
+    )
+    ratio = 1 - amount(0.15)
     return {
         "flip": v2.RandomHorizontalFlip(0.5),
-        "jitter": v2.RandomResizedCrop(size, scale=(1 - far(0.3), 1.0), ratio=(1 - far(0.15), 1 / (1 - far(0.15))), antialias=True),
-        "tilt": v2.RandomApply(
-            [
-                v2.RandomAffine(
-                    10 * strength,
-                    translate=(far(0.08), far(0.08)),
-                    scale=(1 - far(0.15), 1 + far(0.1)),
-                    interpolation=v2.InterpolationMode.BILINEAR,
-                    fill=127,
-                )
-            ],
-            often(0.5),
-        ),
-        "colour": v2.RandomApply([light], often(0.8)),
-        "grey": v2.RandomGrayscale(often(0.2)),
-        "blur": v2.RandomApply([v2.GaussianBlur(5, (0.1, 0.1 + 1.4 * strength))], often(0.15)),
-        "compress": v2.RandomApply([v2.JPEG((round(100 - far(0.6) * 100), 95))], often(0.3)),
-        "erasing": v2.RandomErasing(often(0.25), scale=(0.02, 0.02 + far(0.13))),
+        "jitter": v2.RandomResizedCrop(size, scale=(1 - amount(0.3), 1.0), ratio=(ratio, 1 / ratio), antialias=True),
+        "tilt": v2.RandomApply([affine], probability(0.5)),
+        "colour": v2.RandomApply([v2.ColorJitter(brightness=amount(0.3), contrast=amount(0.3), saturation=amount(0.3))], probability(0.8)),
+        "grey": v2.RandomGrayscale(probability(0.2)),
+        "blur": v2.RandomApply([v2.GaussianBlur(5, (0.1, 0.1 + 1.4 * strength))], probability(0.15)),
+        "compress": v2.RandomApply([v2.JPEG((round(100 - amount(0.6) * 100), 95))], probability(0.3)),
+        "erasing": v2.RandomErasing(probability(0.25), scale=(0.02, 0.02 + amount(0.13))),
     }
 
 
-def mixed(spec: TrainingConfig, classes: int) -> v2.Transform | None:
-    """Mixup (Zhang et al. 2018), cutmix (Yun et al. 2019) or one of both by chance for a batch; None where the plan wants neither.
+def mixing_transform(config: TrainingConfig, classes: int) -> v2.Transform | None:
+    """Mixup (Zhang et al. 2018), cutmix (Yun et al. 2019), or a random choice of the two for each batch; None if the plan has neither.
 
-    Called with inputs [n, 3, size, size] and int64 [n], it returns inputs and the classes' shares float32 [n, classes].
+    The transform takes inputs [n, 3, size, size] and int64 [n]. It returns inputs and class shares float32 [n, classes].
     """
-    ways: list[Any] = []
-    if spec.mixup:
-        ways.append(v2.MixUp(alpha=spec.mixup, num_classes=classes))
-    if spec.cutmix:
-        ways.append(v2.CutMix(alpha=spec.cutmix, num_classes=classes))
-    return v2.RandomChoice(ways) if ways else None
+    transforms: list[v2.Transform] = []
+    if config.mixup:
+        transforms.append(v2.MixUp(alpha=config.mixup, num_classes=classes))
+    if config.cutmix:
+        transforms.append(v2.CutMix(alpha=config.cutmix, num_classes=classes))
+    return v2.RandomChoice(transforms) if transforms else None
 
 
-def mix(transform: v2.Transform | None, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """A batch mixed, where there is something to mix."""
+def mix_batch(transform: v2.Transform | None, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The batch after mixup or cutmix. A batch of one crop comes back unchanged."""
     if transform is None or len(targets) == 1:
         return inputs, targets
-    made: tuple[Tensor, Tensor] = transform(inputs, targets)
-    return made
+    mixed: tuple[Tensor, Tensor] = transform(inputs, targets)
+    return mixed

@@ -1,7 +1,8 @@
-"""Depthwise convolutions that learn fast in bfloat16 on CPUs: two of their gradients in float32, which oneDNN is good at.
+"""Faster training of depthwise convolutions in bfloat16 on CPUs: two of their gradients are computed in float32.
 
-In bfloat16 the gradient of the input of a depthwise convolution with a stride takes 4 to 80 times the time of float32, that of the
-weights of a 5 x 5 kernel 4 to 6 times (torch 2.15, channels_last, a CPU with avx512_bf16); everything else is as fast or faster.
+In bfloat16, the gradient of the input of a strided depthwise convolution takes 4 to 80 times as long as in float32. The gradient of
+the weights of a 5 x 5 kernel takes 4 to 6 times as long (torch 2.15, channels_last, a CPU with avx512_bf16). Everything else is as
+fast or faster in bfloat16.
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 LARGE_KERNEL = 5
-"""From this side on, gradients of weights are summed in float32."""
+"""From this kernel size on, gradients of weights are computed in float32."""
 
 Pair = tuple[int, int]
 
 
-class FastDepthwise(TorchFunctionMode):
-    """While this is entered, depthwise ``conv2d`` in bfloat16 on the CPU has :class:`_Depthwise`'s gradients."""
+class Float32DepthwiseGradients(TorchFunctionMode):
+    """A context in which depthwise ``conv2d`` in bfloat16 on the CPU has the gradients of :class:`_Depthwise`."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        """Torch's door for every function that is called."""
+        """Called by torch instead of each of its functions."""
         kwargs = dict(kwargs or {})
         if func is not torch.conv2d:
             return func(*args, **kwargs)
-        return _convolved(func, *args, **kwargs)
+        return _conv2d(func, *args, **kwargs)
 
 
-def _convolved(
-    plain: Callable[..., Any],
+def _conv2d(
+    original: Callable[..., Any],
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -41,20 +42,20 @@ def _convolved(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    """As ``torch.conv2d``."""
+    """As ``torch.conv2d``, which is ``original``."""
     depthwise = groups > 1 and groups == input.shape[1] == weight.shape[0] and weight.shape[1] == 1
     slow = max(weight.shape[2:]) >= LARGE_KERNEL or max(_pair(stride)) > 1
-    learning = torch.is_grad_enabled() and input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    if not (depthwise and slow and learning) or isinstance(padding, str) or _pair(dilation) != (1, 1):
-        found: Tensor = plain(input, weight, bias, stride, padding, dilation, groups)
-        return found
+    training = torch.is_grad_enabled() and input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    if not (depthwise and slow and training) or isinstance(padding, str) or _pair(dilation) != (1, 1):
+        result: Tensor = original(input, weight, bias, stride, padding, dilation, groups)
+        return result
     dtype = torch.get_autocast_dtype("cpu")
-    made: Tensor = _Depthwise.apply(input.to(dtype), weight.to(dtype), _pair(stride), _pair(padding))
-    return made if bias is None else made + bias.to(made.dtype)[:, None, None]
+    output: Tensor = _Depthwise.apply(input.to(dtype), weight.to(dtype), _pair(stride), _pair(padding))
+    return output if bias is None else output + bias.to(output.dtype)[:, None, None]
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution whose gradients are those of torch's own, up to rounding."""
+    """A depthwise convolution; its gradients equal torch's up to rounding."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
@@ -67,29 +68,29 @@ class _Depthwise(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         stride, padding = ctx.geometry
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
-        of_inputs = _of_inputs(gradient, inputs, weight, stride, padding) if ctx.needs_input_grad[0] else None
-        of_weight = _of_weight(gradient, inputs, weight, stride, padding) if ctx.needs_input_grad[1] else None
+        of_inputs = _input_gradient(gradient, inputs, weight, stride, padding) if ctx.needs_input_grad[0] else None
+        of_weight = _weight_gradient(gradient, inputs, weight, stride, padding) if ctx.needs_input_grad[1] else None
         return of_inputs, of_weight, None, None
 
 
-def _of_inputs(gradient: Tensor, inputs: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+def _input_gradient(gradient: Tensor, inputs: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
     if max(stride) == 1:
         return _backward(gradient, inputs, weight, stride, padding, [True, False, False])[0]
     return _backward(gradient.float(), inputs.float(), weight.float(), stride, padding, [True, False, False])[0].to(inputs.dtype)
 
 
-def _of_weight(gradient: Tensor, inputs: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+def _weight_gradient(gradient: Tensor, inputs: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
     if max(weight.shape[2:]) >= LARGE_KERNEL:
         return _backward(gradient.float(), inputs.float(), weight.float(), stride, padding, [False, True, False])[1].to(weight.dtype)
     return _backward(gradient, inputs, weight, stride, padding, [False, True, False])[1]
 
 
 def _backward(gradient: Tensor, inputs: Tensor, weight: Tensor, stride: Pair, padding: Pair, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
-    """Torch's own gradients of a depthwise convolution."""
-    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
+    """Torch's gradients of a depthwise convolution: of inputs, weight and bias, as ``wanted`` says."""
+    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
         gradient, inputs, weight, None, stride, padding, (1, 1), False, (0, 0), inputs.shape[1], wanted
     )
-    return found
+    return gradients
 
 
 def _pair(value: int | Sequence[int]) -> Pair:

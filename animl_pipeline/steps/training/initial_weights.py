@@ -1,4 +1,4 @@
-"""Where a training starts: the weights that the plan names, or those of the model that was released last."""
+"""Choose the weights that a training starts from: those that the plan names, or those of the released model."""
 
 from __future__ import annotations
 
@@ -8,73 +8,81 @@ from typing import Any, NamedTuple
 
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.records import Artifact
-from animl_pipeline.deploy.released_model import model_with, released_model
-from animl_pipeline.storage.remote import bare_address
-from animl_pipeline.storage.step_cache import Manifest, Store, sha256_of
+from animl_pipeline.config.training import TrainingConfig
+from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.errors import redact_url
+from animl_pipeline.deploy.released_model import find_training, released_training
+from animl_pipeline.storage.manifest import Manifest, sha256_of
+from animl_pipeline.storage.step_cache import Store
 
 log = logging.getLogger(__name__)
 
 RELEASED = "released"
 WEIGHTS_FILE = "weights.safetensors"
 PINNED_WEIGHTS = frozenset({"efficientnet-lite0-imagenet", "timm", "none"})
-"""References that mean the same everywhere; the content of any other is part of the step's key."""
+"""Names of weights that are the same everywhere. Of all other weights the content is part of the cache key."""
 
 
-class Start(NamedTuple):
-    """Where a training starts.
+class InitialWeights(NamedTuple):
+    """The weights that a training starts from.
 
-    ``plan`` names the weights that are used; ``model`` is the step whose weights go on, if one does; ``digests`` is what of it
-    belongs to the step's key; ``told`` is what the card says.
+    Attributes:
+        config: the plan's section train; its ``weights`` are those that are used.
+        model: the artifact of the training step whose weights are used, if any.
+        digests: what belongs to the cache key.
+        description: what the card says.
     """
 
-    plan: Plan
+    config: TrainingConfig
     model: Artifact | None
     digests: Mapping[str, str]
-    told: str
+    description: str
 
 
-def starting_point(plan: Plan, inputs: Mapping[str, Artifact], config: Mapping[str, Any], store: Store, settings: Settings) -> Start:
-    """The plan's start; where it is the released model and there is none that fits, ``train.fallback_weights``, said aloud.
+def choose_initial_weights(plan: Plan, inputs: Mapping[str, Artifact], config: Mapping[str, Any], store: Store, settings: Settings) -> InitialWeights:
+    """Choose the initial weights.
 
-    A model that was itself trained on these inputs by this configuration does not go on from itself: it starts where it did, so
-    that a retraining with nothing new after a release is known already.
+    With ``train.weights: released`` these are the released model's. If there is none that fits, a warning is logged and
+    ``train.fallback_weights`` are used. A released model that was trained on the same inputs with the same config does not start
+    from itself: it starts where it started before. So a retraining without new data after a release is cached.
+
+    Args:
+        plan: the plan.
+        inputs: the artifacts that the training reads.
+        config: the training step's part of the plan, as in its cache key.
+        store: holds the released models.
+        settings: where relative paths of weights start.
 
     Raises:
-        WeightsError: a weights file cannot be had.
+        WeightsError: a weights file is missing or is not the expected file.
     """
     if plan.train.weights != RELEASED:
-        return Start(plan, None, _digest(plan, settings), bare_address(plan.train.weights))
-    found = released_model(plan.endpoint_name(), store)
+        return _from_plan(plan.train, settings)
+    found = released_training(plan.endpoint_name(), store)
     reason = "no model of this store was released yet"
-    while found is not None and _same_training(found, inputs, config):
-        reason = "so did the released model, which was trained on the very same"
-        found = model_with(WEIGHTS_FILE, found.inputs[RELEASED], store) if RELEASED in found.inputs else None
-    if found is not None and found.config["plan"]["train"]["backbone"] != plan.train.backbone:
-        reason, found = f"the released model is a {found.config['plan']['train']['backbone']}", None
+    while found is not None and _is_same_training(found, inputs, config):
+        reason = "the released model was trained on the same data from these weights"
+        found = find_training(WEIGHTS_FILE, found.inputs[RELEASED], store) if RELEASED in found.inputs else None
+    if found is not None and found.config["train"]["backbone"] != plan.train.backbone:
+        reason, found = f"the released model is a {found.config['train']['backbone']}", None
     if found is None:
-        return _otherwise(plan, reason, settings)
+        fallback = _from_plan(plan.train.without_released_weights(), settings)
+        log.warning("train.weights is released, but training starts from train.fallback_weights (%s): %s", fallback.description, reason)
+        return fallback
     version = found.files["model.onnx"].sha256[:12]
-    log.info("training goes on from the released model %s", version)
-    return Start(plan, found.artifact(cached=True), {RELEASED: found.files[WEIGHTS_FILE].sha256}, f"released model {version}")
+    log.info("training starts from the released model %s", version)
+    return InitialWeights(plan.train, found.artifact(cached=True), {RELEASED: found.files[WEIGHTS_FILE].sha256}, f"released model {version}")
 
 
-def _otherwise(plan: Plan, reason: str, settings: Settings) -> Start:
-    other = plan.model_copy(update={"train": plan.train.fresh()})
-    told = bare_address(other.train.weights)
-    log.warning("train.weights is released, but training starts from %s (train.fallback_weights): %s", told, reason)
-    return Start(other, None, _digest(other, settings), told)
+def _from_plan(config: TrainingConfig, settings: Settings) -> InitialWeights:
+    """The weights that the section train names. The content of a file without a sha256 is hashed, since it may change."""
+    digests = {}
+    if config.weights not in PINNED_WEIGHTS and not config.weights_sha256:
+        from animl_pipeline.integrations.weights import fetch_weights
+
+        digests = {"weights": sha256_of(fetch_weights(config.weights, settings, key="train.weights"))}
+    return InitialWeights(config, None, digests, redact_url(config.weights))
 
 
-def _same_training(found: Manifest, inputs: Mapping[str, Artifact], config: Mapping[str, Any]) -> bool:
-    same = {name: a.digest for name, a in inputs.items()}
-    return {name: found.inputs.get(name) for name in same} == same and found.config == config
-
-
-def _digest(plan: Plan, settings: Settings) -> Mapping[str, str]:
-    """The content of a weights file that the plan names by place only: such a file may change."""
-    if plan.train.weights in PINNED_WEIGHTS or plan.train.weights_sha256:
-        return {}
-    from animl_pipeline.integrations.weights import fetch_weights
-
-    return {"weights": sha256_of(fetch_weights(plan.train.weights, settings, key="train.weights"))}
+def _is_same_training(found: Manifest, inputs: Mapping[str, Artifact], config: Mapping[str, Any]) -> bool:
+    return all(found.inputs.get(name) == artifact.digest for name, artifact in inputs.items()) and found.config == config

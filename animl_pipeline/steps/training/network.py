@@ -1,8 +1,9 @@
-"""The network: a timm backbone with a new head, and the weights that it starts from."""
+"""Build the network: a timm backbone with a new classifier layer, and its initial weights."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,130 +11,132 @@ import timm
 import torch
 from torch import nn
 
-from animl_pipeline.config import Plan
+from animl_pipeline.config import TrainingConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import TrainingError
-from animl_pipeline.core.records import Artifact
+from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.errors import TrainingError, redact_url
+from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.inference.classifier import CARD_FILE, read_card
 from animl_pipeline.integrations.weights import fetch_weights
+from animl_pipeline.steps.training.check_backbone import LITE0, LITE0_WEIGHTS, check_backbone, check_weights_fit
 from animl_pipeline.steps.training.initial_weights import WEIGHTS_FILE
-from animl_pipeline.steps.training.preflight import LITE0, LITE0_WEIGHTS, bare_name, check_backbone, check_fitting
-from animl_pipeline.steps.training.quiet import quieter
 from animl_pipeline.storage.step_cache import Store
 
 log = logging.getLogger(__name__)
 
 
-def build_network(plan: Plan, settings: Settings) -> nn.Module:
-    """The plan's backbone with one output a class, its weights as the plan says, the head drawn by the plan's seed.
+def build_network(config: TrainingConfig, classes: Sequence[str], model_input: ModelInput, settings: Settings) -> nn.Module:
+    """The plan's backbone with one output for each class and the plan's initial weights. The seed draws the classifier layer.
 
     Raises:
         TrainingError: timm does not know the backbone, or the weights do not fit it.
-        WeightsError: the weights cannot be had.
+        WeightsError: the weights are missing or are not the expected file.
     """
-    backbone, weights, classes = plan.train.backbone, plan.train.weights, len(plan.labels.classes)
-    check_backbone(backbone)
-    check_fitting(weights, backbone)
-    torch.manual_seed(plan.train.seed)
-    if weights == "none":
-        return _create(plan, classes)
-    if weights == "timm":
-        network = _from_hub(plan, classes)
-    elif weights == LITE0_WEIGHTS:
-        network = _from_lite0(plan, settings)
-    else:
-        return _from_file(plan, settings)
-    _compare_normalisation(network, plan)
+    check_backbone(config.backbone)
+    check_weights_fit(config.weights, config.backbone)
+    torch.manual_seed(config.seed)
+    if config.weights == "none":
+        return _create(config, len(classes), model_input)
+    if config.weights not in {"timm", LITE0_WEIGHTS}:
+        return _load_file(config, len(classes), model_input, settings)
+    network = (
+        _load_from_hub(config, len(classes), model_input) if config.weights == "timm" else _load_lite0(config, len(classes), model_input, settings)
+    )
+    pretrained: Any = network.pretrained_cfg
+    expected, found = (tuple(pretrained["mean"]), tuple(pretrained["std"])), (model_input.mean, model_input.std)
+    if expected != found:  # it costs accuracy
+        log.warning(
+            "the weights were trained with mean %s and std %s, the plan has %s and %s; set model_input.mean and model_input.std to the former",
+            *map(list, (*expected, *found)),
+        )
     return network
 
 
-def head_of(network: nn.Module) -> tuple[str, ...]:
-    """The names of the modules that classify, such as ``("classifier",)``."""
+def build_from_released(config: TrainingConfig, classes: Sequence[str], model_input: ModelInput, model: Artifact, store: Store) -> nn.Module:
+    """The network of a training step, to be trained further. Of its classifier layer, the rows of classes that are still in the plan stay.
+
+    Raises:
+        TrainingError: its weights do not fit the backbone.
+    """
+    torch.manual_seed(config.seed)
+    network = _create(config, len(classes), model_input)
+    tensors = _read_safetensors(store.path(model, WEIGHTS_FILE))
+    _load_body(network, tensors, config.backbone, "the released model")
+    before = list(read_card(store.path(model, CARD_FILE)).class_ids())
+    kept = [(now, before.index(c)) for now, c in enumerate(classes) if c in before]
+    with torch.no_grad():
+        for name in head_modules(network):
+            for key, parameter in network.get_submodule(name).named_parameters(prefix=name):
+                for now, then in kept:
+                    parameter[now] = tensors[key][then]
+    log.info("the released model has %d classes: %d are kept, %d are new", len(before), len(kept), len(classes) - len(kept))
+    return network
+
+
+def head_modules(network: nn.Module) -> tuple[str, ...]:
+    """Names of the classifier layers, such as ``("classifier",)``."""
     names: str | tuple[str, ...] = network.pretrained_cfg["classifier"]  # type: ignore[index, assignment]  # timm sets it on every model
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _create(plan: Plan, classes: int, *, pretrained: bool = False) -> nn.Module:
-    """The bare network; architectures of one input size are told the view's."""
-    config = timm.get_pretrained_cfg(plan.train.backbone)
-    extra: dict[str, Any] = {"img_size": plan.model_input.size} if config is not None and config.fixed_input_size else {}
-    extra |= {name: rate for name, rate in (("drop_rate", plan.train.dropout), ("drop_path_rate", plan.train.drop_path)) if rate}
+def _create(config: TrainingConfig, classes: int, model_input: ModelInput, *, pretrained: bool = False) -> nn.Module:
+    """The network with timm's initial weights. Architectures of a fixed input size get the plan's size."""
+    known = timm.get_pretrained_cfg(config.backbone)
+    options: dict[str, Any] = {"img_size": model_input.size} if known is not None and known.fixed_input_size else {}
+    options |= {name: rate for name, rate in (("drop_rate", config.dropout), ("drop_path_rate", config.drop_path)) if rate}
     try:
-        network: nn.Module = timm.create_model(plan.train.backbone, pretrained=pretrained, num_classes=classes, **extra)
+        network: nn.Module = timm.create_model(config.backbone, pretrained=pretrained, num_classes=classes, **options)
     except TypeError as e:
         if "drop" not in str(e):
             raise
-        raise TrainingError(f"train.dropout, train.drop_path: {plan.train.backbone} has not both ({_first_line(e)}); set what it lacks to 0") from e
+        message = f"train.dropout, train.drop_path: {config.backbone} does not support both ({_first_line(e)}); set the unsupported one to 0"
+        raise TrainingError(message) from e
     return network
 
 
-def _from_hub(plan: Plan, classes: int) -> nn.Module:
-    log.info("%s: weights from timm's hub", plan.train.backbone)
+def _load_from_hub(config: TrainingConfig, classes: int, model_input: ModelInput) -> nn.Module:
+    log.info("%s: weights from timm's hub", config.backbone)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs every retry
     try:
-        with quieter("huggingface_hub", level=logging.ERROR):  # it announces every retry; one line says how it ended
-            return _create(plan, classes, pretrained=True)
-    except (OSError, RuntimeError, ValueError) as e:  # what urllib, requests, huggingface_hub and timm raise here
-        raise TrainingError(
-            f"train.weights: timm's weights of {plan.train.backbone} could not be had ({_first_line(e)}); check the network, or set"
+        return _create(config, classes, model_input, pretrained=True)
+    except (OSError, RuntimeError, ValueError) as e:  # raised here by urllib, requests, huggingface_hub and timm
+        message = (
+            f"train.weights: timm's weights of {config.backbone} cannot be downloaded ({_first_line(e)}); check the network, or set"
             f" train.weights to {LITE0_WEIGHTS} (with train.backbone {LITE0}), to a .safetensors file, or to none"
-        ) from e
+        )
+        raise TrainingError(message, code="hub_unreachable") from e
 
 
-def _from_lite0(plan: Plan, settings: Settings) -> nn.Module:
-    """EfficientNet-Lite0's ImageNet weights, whose tensors are timm's in order and shape under other names."""
-    path = fetch_weights(LITE0_WEIGHTS, settings, plan.train.weights_sha256, key="train.weights")
-    network = _create(plan, 1000)
+def _load_lite0(config: TrainingConfig, classes: int, model_input: ModelInput, settings: Settings) -> nn.Module:
+    """EfficientNet-Lite0's ImageNet weights. Their tensors have timm's order and shapes, but other names."""
+    path = fetch_weights(LITE0_WEIGHTS, settings, config.weights_sha256, key="train.weights")
+    network = _create(config, 1000, model_input)
     given = torch.load(path, map_location="cpu", weights_only=True)
     wanted = network.state_dict()
     if [tuple(t.shape) for t in given.values()] != [tuple(t.shape) for t in wanted.values()]:
         raise TrainingError(f"train.weights: the tensors of {path.name} are not those of {LITE0}; set train.weights to timm or none")
     network.load_state_dict(dict(zip(wanted, given.values(), strict=True)))
-    network.reset_classifier(len(plan.labels.classes))  # type: ignore[operator]  # every timm model has it
+    network.reset_classifier(classes)  # type: ignore[operator]  # every timm model has it
     return network
 
 
-def _from_file(plan: Plan, settings: Settings) -> nn.Module:
-    """Weights of a .safetensors file: all but the head, which is new, since its classes may be others."""
-    reference = plan.train.weights
-    network = _create(plan, len(plan.labels.classes))
-    _load_body(
-        network, _read_safetensors(fetch_weights(reference, settings, plan.train.weights_sha256, key="train.weights")), plan, bare_name(reference)
-    )
+def _load_file(config: TrainingConfig, classes: int, model_input: ModelInput, settings: Settings) -> nn.Module:
+    """Weights of a .safetensors file. The classifier layer is new, since the file may have other classes."""
+    network = _create(config, classes, model_input)
+    path = fetch_weights(config.weights, settings, config.weights_sha256, key="train.weights")
+    _load_body(network, _read_safetensors(path), config.backbone, redact_url(config.weights))
     return network
 
 
-def continued(plan: Plan, model: Artifact, store: Store) -> nn.Module:
-    """The network of a step 'model', to be trained further: its body, and of its head the rows of classes that are still there.
-
-    Raises:
-        TrainingError: it does not fit the backbone as the plan has it now.
-    """
-    torch.manual_seed(plan.train.seed)
-    network = _create(plan, len(plan.labels.classes))
-    given = _read_safetensors(store.path(model, WEIGHTS_FILE))
-    _load_body(network, given, plan, "the released model")
-    before = list(read_card(store.path(model, CARD_FILE)).class_ids())
-    stay = [(now, before.index(c)) for now, c in enumerate(plan.labels.classes) if c in before]
-    with torch.no_grad():
-        for name in head_of(network):
-            for key, tensor in network.get_submodule(name).named_parameters(prefix=name):
-                for now, then in stay:
-                    tensor[now] = given[key][then]
-    log.info("of its %d classes %d stay, %d are new", len(before), len(stay), len(plan.labels.classes) - len(stay))
-    return network
-
-
-def _load_body(network: nn.Module, given: dict[str, Any], plan: Plan, name: str) -> None:
-    """Load all but the head."""
-    heads = tuple(f"{name}." for name in head_of(network))
+def _load_body(network: nn.Module, tensors: dict[str, Any], backbone: str, origin: str) -> None:
+    """Load all weights except the classifier layers'."""
+    heads = tuple(f"{name}." for name in head_modules(network))
     wanted = {name: t for name, t in network.state_dict().items() if not name.startswith(heads)}
-    body = {name: t for name, t in given.items() if not name.startswith(heads)}
-    odd = sorted(wanted.keys() ^ body.keys()) or [n for n, t in wanted.items() if t.shape != body[n].shape]
-    if odd:
-        raise TrainingError(
-            f"train.weights: {name} does not fit {plan.train.backbone}: {len(odd)} tensors differ, {odd[0]} is one; "
-            "name the backbone that the file was made with"
-        )
+    body = {name: t for name, t in tensors.items() if not name.startswith(heads)}
+    different = sorted(wanted.keys() ^ body.keys()) or [n for n, t in wanted.items() if t.shape != body[n].shape]
+    if different:
+        message = f"train.weights: {origin} does not fit {backbone}: {len(different)} tensors differ, such as {different[0]}"
+        raise TrainingError(f"{message}; set train.backbone to the architecture of these weights", code="weights_do_not_fit")
     network.load_state_dict(body, strict=False)
 
 
@@ -144,18 +147,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError) as e:
-        raise TrainingError(f"train.weights: {path.name} is not a .safetensors file that can be read ({_first_line(e)})") from e
-
-
-def _compare_normalisation(network: nn.Module, plan: Plan) -> None:
-    """Say it when the view normalises otherwise than the weights are used to: it costs accuracy and is easily mended."""
-    config: Any = network.pretrained_cfg
-    trained = tuple(config["mean"]), tuple(config["std"])
-    if trained != (plan.model_input.mean, plan.model_input.std):
-        log.warning(
-            "view: the weights were trained with mean %s and std %s, the plan has %s and %s; set view.mean and view.std to theirs",
-            *map(list, (*trained, plan.model_input.mean, plan.model_input.std)),
-        )
+        raise TrainingError(f"train.weights: {path.name} is not a readable .safetensors file ({_first_line(e)})", code="unreadable_weights") from e
 
 
 def _first_line(error: Exception) -> str:

@@ -1,11 +1,11 @@
-"""Weights → model.onnx, byte for byte the same for the same weights, and how far its answers are from torch's."""
+"""Export the trained network to ONNX with its card, and measure how far ONNX and torch disagree."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,79 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save
 from torch import nn
 
+from animl_pipeline.config import Plan
+from animl_pipeline.core.artifacts import Digest
 from animl_pipeline.core.errors import TrainingError
 from animl_pipeline.core.imaging import normalise_array
-from animl_pipeline.core.records import Agreement
-from animl_pipeline.inference.classifier import Classifier, softmax
-from animl_pipeline.steps.training.quiet import quieter
+from animl_pipeline.core.model_card import Agreement, ModelCard
+from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, Classifier, softmax
+from animl_pipeline.steps.training.dataloaders import DecodedCrops
+from animl_pipeline.steps.training.initial_weights import WEIGHTS_FILE
+
+log = logging.getLogger(__name__)
 
 BATCH = 32
+COMPARED_CROPS = 256
+"""ONNX and torch are compared on at most this many crops."""
+
+
+def write_model(
+    network: nn.Module, plan: Plan, recorded: Mapping[str, Any], weights: str, data_digest: Digest, train: DecodedCrops, val: DecodedCrops,
+    folder: Path,
+) -> None:  # fmt: skip
+    """Write weights.safetensors, model.onnx and card.json.
+
+    Args:
+        network: the trained network.
+        plan: the plan; ``recorded`` is what the card says of it.
+        recorded: the card's ``plan``.
+        weights: the card's description of the initial weights.
+        data_digest: the digest of crops and splits.
+        train: crops to compare ONNX and torch on, if val has too few.
+        val: crops to compare ONNX and torch on.
+        folder: where the files are written.
+
+    Raises:
+        TrainingError: the architecture cannot be exported, or torch and ONNX disagree by more than the plan allows.
+    """
+    tensors = {name: t.contiguous() for name, t in network.state_dict().items()}
+    (folder / WEIGHTS_FILE).write_bytes(save(tensors, metadata={"format": "pt"}))  # save_file hides that the disk is full
+    sha256 = export_onnx(network, plan.model_input.size, folder / MODEL_FILE)
+    card = ModelCard(
+        model=plan.model, version=sha256[:12], architecture=plan.train.backbone, classes=plan.classes(), model_input=plan.model_input,
+        onnx_sha256=sha256, agreement=Agreement(max_abs=0, crops=0), data_digest=data_digest, weights=weights, plan=dict(recorded),
+    )  # fmt: skip
+    _write_card(card, folder)  # Classifier.load needs it
+    crops = np.concatenate([val.pixels[:COMPARED_CROPS], train.pixels[: max(0, COMPARED_CROPS - len(val.pixels))]])
+    found = compare_with_onnx(network, Classifier.load(folder), crops)
+    allowed = plan.package.torch_onnx_tolerance
+    if found.max_abs > allowed:
+        message = (
+            f"torch and ONNX differ by {found.max_abs:.2g} in a probability over {found.crops} crops, {allowed:g} is allowed"
+            " (package.torch_onnx_tolerance); choose another train.backbone or raise the tolerance"
+        )
+        raise TrainingError(message, code="torch_onnx_difference", max_abs=found.max_abs)
+    log.info("torch and ONNX agree within %.1e over %d crops", found.max_abs, found.crops)
+    _write_card(card.model_copy(update={"agreement": found}), folder)
 
 
 def export_onnx(network: nn.Module, size: int, path: Path) -> str:
-    """Write the network as ONNX: float32 ``input`` [n, 3, size, size] → ``logits`` [n, classes]. Its sha256 comes back.
+    """Write the network as ONNX and return the file's sha256. The same weights give the same bytes.
+
+    The model takes float32 ``input`` [n, 3, size, size] and gives ``logits`` [n, classes].
 
     Raises:
         TrainingError: the architecture cannot be exported.
     """
     example = torch.zeros(2, 3, size, size)
+    for name in ("torch.onnx", "onnx_ir", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with quieter("torch.onnx", "onnx_ir", "onnxscript", level=logging.ERROR), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's about its own insides
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter warns of its own internals
             program: Any = torch.onnx.export(
                 network.eval().cpu(), (example,), dynamo=True, input_names=["input"], output_names=["logits"],
                 dynamic_shapes=({0: torch.export.Dim("n")},), verbose=False,
@@ -41,34 +93,38 @@ def export_onnx(network: nn.Module, size: int, path: Path) -> str:
     except torch.onnx.errors.OnnxExporterError as e:
         raise TrainingError(f"this architecture cannot be exported to ONNX ({str(e).splitlines()[0]}); choose another train.backbone") from e
     model = program.model_proto
-    _forget_origins(model)
+    _remove_origins(model)
     onnx.checker.check_model(model, full_check=True)
     data = model.SerializeToString(deterministic=True)
     path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
 
 
-def agreement(network: nn.Module, classifier: Classifier, views: NDArray[np.uint8]) -> Agreement:
-    """The largest difference of a probability between torch (eval, float32) and the ONNX model over uint8 [n, size, size, 3]."""
+def compare_with_onnx(network: nn.Module, classifier: Classifier, crops: NDArray[np.uint8]) -> Agreement:
+    """The largest difference of a probability between torch (eval, float32) and ONNX over crops uint8 [n, size, size, 3]."""
     network = network.eval().cpu().float()
     largest = 0.0
-    for start in range(0, len(views), BATCH):
-        inputs = normalise_array(views[start : start + BATCH], classifier.card.model_input)
+    for start in range(0, len(crops), BATCH):
+        inputs = normalise_array(crops[start : start + BATCH], classifier.card.model_input)
         with torch.no_grad():
             logits = network(torch.from_numpy(inputs)).numpy()
         largest = max(largest, float(np.abs(softmax(logits) - classifier.probabilities(inputs)).max()))
-    return Agreement(max_abs=largest, crops=len(views))
+    return Agreement(max_abs=largest, crops=len(crops))
 
 
-def _forget_origins(model: onnx.ModelProto) -> None:
-    """Leave out what says where and by which lines of code the graph was made: it differs from machine to machine."""
-    for part in _described(model):
+def _write_card(card: ModelCard, folder: Path) -> None:
+    (folder / CARD_FILE).write_text(card.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _remove_origins(model: onnx.ModelProto) -> None:
+    """Remove the paths and lines of code that the exporter records; they differ between machines."""
+    for part in _described_parts(model):
         for field in ("doc_string", "metadata_props"):
             if field in part.DESCRIPTOR.fields_by_name:
                 part.ClearField(field)
 
 
-def _described(model: onnx.ModelProto) -> Iterable[Any]:
+def _described_parts(model: onnx.ModelProto) -> Iterable[Any]:
     graph = model.graph
     yield from (model, graph)
     for parts in (graph.node, graph.initializer, graph.input, graph.output, graph.value_info, model.functions):

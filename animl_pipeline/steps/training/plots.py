@@ -1,4 +1,4 @@
-"""How a training went on, as a picture. No state of matplotlib's pyplot is touched."""
+"""The training curves as an image. matplotlib's global state (pyplot) is not used."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pandas as pd
 CURVES_FILE = "curves.png"
 
 
-def curves_png(history: pd.DataFrame) -> bytes:
-    """Losses and validated average precision by epoch, as a PNG; ``history`` has a row an epoch, as the learner notes it."""
+def plot_training_curves(history: pd.DataFrame) -> bytes:
+    """A PNG of the losses and the val macro average precision by epoch; ``history`` as ``TRAINING_HISTORY``."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

@@ -1,152 +1,151 @@
-"""The step itself: read crops and split, train, keep the best epoch, export it and compare."""
+"""The training step: crops and their split in; the ONNX model, its card and the training history out."""
 
 from __future__ import annotations
 
 import logging
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
-from numpy.typing import NDArray
-from safetensors.torch import save
-from torch import nn
 
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import TrainingError
-from animl_pipeline.core.records import Agreement, Artifact, Counts, Digest, ModelCard
-from animl_pipeline.core.table_schemas import TRAINING_HISTORY
+from animl_pipeline.config.training import RUN_SETTINGS, TrainingConfig
+from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.core.errors import TrainingError, redact_url
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.table_schemas import CROPS, SPLITS, TRAINING_HISTORY
 from animl_pipeline.core.tables import write_table
-from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, Classifier
-from animl_pipeline.steps.training.augmentation import altered
-from animl_pipeline.steps.training.dataloaders import Crops, PlainBatches, TrainBatches, decode_crops, loader
-from animl_pipeline.steps.training.initial_weights import WEIGHTS_FILE, Start
-from animl_pipeline.steps.training.lightning_module import Learner
-from animl_pipeline.steps.training.network import build_network, continued, head_of
-from animl_pipeline.steps.training.onnx_export import agreement, export_onnx
-from animl_pipeline.steps.training.plots import CURVES_FILE, curves_png
-from animl_pipeline.steps.training.trainer import fit, lightning_precision
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, digest_of
+from animl_pipeline.steps.training.initial_weights import InitialWeights, choose_initial_weights
+from animl_pipeline.steps.training.plots import CURVES_FILE, plot_training_curves
+from animl_pipeline.storage.manifest import digest_of
+from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
 log = logging.getLogger(__name__)
 
-COMPARED = 256
-"""At most so many real crops are answered by torch and by ONNX."""
+STEP = Step(
+    "training",
+    version=1,
+    sections=("train", "model_input", "labels", "package"),  # of labels the classes only, of package the tolerance only
+    reads=(CROPS, SPLITS),
+    writes=(TRAINING_HISTORY,),
+    libraries=("pillow", "torch", "torchvision", "timm", "lightning", "onnx"),
+)
+CHECKPOINT_FILE = "checkpoint.ckpt"
+"""The last checkpoint of a training that has not finished, in the step's scratch folder."""
+
+Build = Callable[[Workspace], StepOutput]
+"""Writes the step's files into a workspace."""
 
 
-class Side(NamedTuple):
-    """One split: its crops as uint8 [n, size, size, 3] and their class numbers int64 [n]."""
+def train_classifier(
+    crops: Artifact,
+    splits: Artifact,
+    plan: Plan,
+    store: Store,
+    settings: Settings,
+    *,
+    build_with: Callable[[Workspace, Build], StepOutput] | None = None,
+) -> Artifact:
+    """Train on the train split, keep the epoch that is best on val, and export it.
 
-    views: NDArray[np.uint8]
-    targets: NDArray[np.int64]
+    The artifact has model.onnx, card.json, weights.safetensors, history.parquet and curves.png. A killed training continues from
+    its last checkpoint. On the same machine (CPU) it ends with the same digest as an uninterrupted one.
 
-
-def build_model(
-    space: Workspace, crops: Artifact, splits: Artifact, start: Start, store: Store, settings: Settings, recorded: dict[str, Any]
-) -> StepOutput:
-    """Write the step's files and count what it learnt from; see :func:`animl_pipeline.steps.training.train_classifier`."""
-    plan = start.plan
-    table = store.table(crops, "crops.parquet").merge(store.table(splits, "splits.parquet"), on="crop_id", validate="one_to_one")
-    tables = {name: table[table["split"] == name].sort_values("crop_id") for name in ("train", "val")}
-    check_trainable(tables, plan)
-    train, val = (_decoded(tables[name], name, plan, store, settings, space.scratch) for name in ("train", "val"))
-    network = build_network(plan, settings) if start.model is None else continued(plan, start.model, store)
-    history = _learn(network, train, val, plan, space.scratch, store.local / "tensorboard" / plan.model / space.scratch.parent.name)
-    _write_model(network, start, digest_of([crops.digest, splits.digest]), recorded, space.out, _compared(train, val))
-    write_table(space.out, TRAINING_HISTORY, history)
-    (space.out / CURVES_FILE).write_bytes(curves_png(history))
-    noted = {"val_crops": len(val.targets), "epochs": len(history)}
-    if (least := int(history["part_size"].min())) < plan.train.batch_size:
-        noted["crops_at_once_for_want_of_memory"] = least
-    return StepOutput(Counts(kept=len(train.targets), unit="crops", noted=noted))
-
-
-def check_trainable(tables: dict[str, pd.DataFrame], plan: Plan) -> None:
-    """Every class has something to train on, and there is something to validate with.
+    Args:
+        crops: the artifact of the step crops.
+        splits: the artifact of the step splits.
+        plan: the sections train, model_input, labels.classes and package.torch_onnx_tolerance are part of the cache key. The card
+            also records the sections that made the crops and splits.
+        store: holds the crops; the model is written there.
+        settings: where relative paths of weights start, and the number of threads that decode crops.
+        build_with: trains somewhere else. It gets the workspace and the function that trains in this process.
 
     Raises:
-        TrainingError: else; the message names the classes.
+        TrainingError: a class has no crop to train on, there is no val crop, the backbone or its weights do not fit, the loss is
+            not finite, memory runs out, or torch and ONNX disagree.
+        TrainingInterruptedError: the training was stopped; it continues when it is run again.
+        WeightsError: the initial weights are missing or are not the expected file.
+        DamagedError: a crop is missing from the store.
     """
+    config = key_config(plan)
+    inputs = {"crops": crops, "splits": splits}
+    initial = choose_initial_weights(plan, inputs, config, store, settings)
+
+    def build(space: Workspace) -> StepOutput:
+        return _build(space, crops, splits, plan, initial, store, settings)
+
+    made_by = build if build_with is None else lambda space: build_with(space, build)
+    return store.make(STEP, inputs=inputs, digests=initial.digests, config=config, build=made_by)
+
+
+def key_config(plan: Plan) -> dict[str, Any]:
+    """The part of the plan that shapes the model, for the cache key."""
+    return {
+        "model": plan.model,
+        "classes": list(plan.labels.classes),
+        "model_input": plan.model_input.model_dump(mode="json"),
+        "train": recorded_training(plan.train),
+        "torch_onnx_tolerance": plan.package.torch_onnx_tolerance,
+    }
+
+
+def recorded_plan(plan: Plan) -> dict[str, Any]:
+    """What the card records of the plan: everything that made the model, and the names of the sources. URLs lose their query."""
+    sections: dict[str, Any] = plan.model_dump(mode="json", by_alias=True, include={"labels", "model_input", "detections", "crops", "splits"})
+    sections["detections"]["detector"] = redact_url(plan.detections.detector)
+    return {"sources": [source.name for source in plan.sources], **sections, "train": recorded_training(plan.train)}
+
+
+def recorded_training(config: TrainingConfig) -> dict[str, Any]:
+    """The section ``train`` without keys that do not shape the model. URLs of weights lose their query, which may be a signature."""
+    section = config.model_dump(mode="json", exclude=set(RUN_SETTINGS))
+    return section | {key: redact_url(section[key]) for key in ("weights", "fallback_weights")}
+
+
+def _build(space: Workspace, crops: Artifact, splits: Artifact, plan: Plan, initial: InitialWeights, store: Store, settings: Settings) -> StepOutput:
+    from animl_pipeline.steps.training.dataloaders import decode_split
+    from animl_pipeline.steps.training.network import build_from_released, build_network
+    from animl_pipeline.steps.training.onnx_export import write_model
+    from animl_pipeline.steps.training.trainer import train_network
+
     classes = tuple(plan.labels.classes)
-    strange = sorted(set(pd.concat(tables.values())["class_id"]) - set(classes))
-    if strange:
-        raise TrainingError(
-            f"expected crops of {', '.join(classes)}, found {', '.join(strange)} among them; run the steps 'labels' to 'splits' of this plan"
-        )
+    rows = store.table(crops, CROPS, ["crop_id", "class_id", "blob"])
+    rows = rows.merge(store.table(splits, SPLITS), on="crop_id", validate="one_to_one").sort_values("crop_id")
+    tables = {name: rows[rows["split"] == name] for name in ("train", "val")}
+    check_trainable(tables, classes)
+    train, val = (
+        decode_split(table, classes, store, plan.model_input.size, space.scratch / f"{name}.crops", settings.workers)
+        for name, table in tables.items()
+    )
+    if initial.model is None:
+        network = build_network(initial.config, classes, plan.model_input, settings)
+    else:
+        network = build_from_released(initial.config, classes, plan.model_input, initial.model, store)
+    curves = store.local / "tensorboard" / plan.model / space.scratch.parent.name
+    checkpoint = space.scratch / CHECKPOINT_FILE
+    history = train_network(network, train, val, len(classes), initial.config, plan.model_input, checkpoint, curves)
+    data_digest = digest_of([crops.digest, splits.digest])
+    write_model(network, plan, recorded_plan(plan), initial.description, data_digest, train, val, space.out)
+    write_table(space.out, TRAINING_HISTORY, history)
+    (space.out / CURVES_FILE).write_bytes(plot_training_curves(history))
+    return StepOutput(Counts(kept=len(train.targets), unit="crops", notes={"val_crops": len(val.targets), "epochs": len(history)}))
+
+
+def check_trainable(tables: dict[str, pd.DataFrame], classes: Sequence[str]) -> None:
+    """Check that every class has a train crop and that there is a val crop.
+
+    Raises:
+        TrainingError: ``unknown_class``, ``no_train_crop`` or ``no_val_crop``.
+    """
+    unknown = sorted(set(pd.concat(tables.values())["class_id"]) - set(classes))
+    if unknown:
+        message = f"expected crops of {', '.join(classes)}, found crops of {', '.join(unknown)}; run the steps labels, crops and splits of this plan"
+        raise TrainingError(message, code="unknown_class")
     lacking = [c for c in classes if not (tables["train"]["class_id"] == c).any()]
     if lacking:
-        raise TrainingError(f"no crop to train on for {', '.join(lacking)}; label more of it at more places, or take it out of labels.classes")
+        message = f"no crop to train on for {', '.join(lacking)}; label more of it at more locations, or remove it from labels.classes"
+        raise TrainingError(message, code="no_train_crop", classes=lacking)
     if tables["val"].empty:
-        raise TrainingError("no crop to validate with (split 'val'); raise splits.val, or add labels from more places")
-
-
-def _decoded(table: pd.DataFrame, name: str, plan: Plan, store: Store, settings: Settings, scratch: Path) -> Side:
-    views = decode_crops(table, store, plan.model_input.size, scratch / f"{name}.views", settings.workers)
-    number = {c: i for i, c in enumerate(plan.labels.classes)}
-    return Side(views, np.array([number[class_id] for class_id in table["class_id"]], np.int64))
-
-
-def _learn(network: nn.Module, train: Side, val: Side, plan: Plan, scratch: Path, curves: Path) -> pd.DataFrame:
-    """Train; the network holds the best epoch's weights then, in eval mode on the CPU. A row an epoch comes back."""
-    spec = plan.train
-    weighted = spec.sampling == "label_weighted"
-    classes = len(plan.labels.classes)
-    drawn = TrainBatches(train.targets, classes, spec.batch_size * spec.accumulate_batches, weighted=weighted, seed=spec.seed)
-    counts = np.bincount(train.targets, minlength=classes)
-    learner = Learner(network.to(memory_format=torch.channels_last), head_of(network), spec, len(drawn), counts)
-    drawn.steps_done = partial(getattr, learner, "global_step")  # a process of another device cannot be sent a lambda
-    loaders = (
-        loader(Crops(*train, altered(spec, plan.model_input.size)), drawn, plan.model_input, spec.loader_workers),
-        loader(Crops(*val, None), PlainBatches(len(val.targets), 2 * spec.batch_size), plan.model_input, 0),
-    )
-    precision = lightning_precision(spec, plan.model_input.size)
-    log.info(
-        "training %s on %d crops, %d to validate, %s, %d threads",
-        spec.backbone,
-        len(train.targets),
-        len(val.targets),
-        precision,
-        torch.get_num_threads(),
-    )
-    log.info("curves for TensorBoard: %s", curves)
-    fit(learner, *loaders, precision, scratch, curves)
-    network.load_state_dict(learner.best)
-    network.eval().cpu().requires_grad_(False)
-    return pd.DataFrame(learner.history).astype({"epoch": "int64", "part_size": "int64"})
-
-
-def _compared(train: Side, val: Side) -> NDArray[np.uint8]:
-    """The crops that torch and ONNX both answer: of val, filled up with train."""
-    return np.concatenate([val.views[:COMPARED], train.views[: max(0, COMPARED - len(val.views))]])
-
-
-def _write_model(network: nn.Module, start: Start, data: Digest, recorded: dict[str, Any], out: Path, views: NDArray[np.uint8]) -> None:
-    """Write weights, ONNX and card.
-
-    Raises:
-        TrainingError: torch and ONNX differ by more than the plan allows.
-    """
-    plan = start.plan
-    weights = {name: t.contiguous() for name, t in network.state_dict().items()}
-    (out / WEIGHTS_FILE).write_bytes(save(weights, metadata={"format": "pt"}))  # its own file errors say nothing of a full disk
-    sha256 = export_onnx(network, plan.model_input.size, out / MODEL_FILE)
-    card = ModelCard(
-        model=plan.model, version=sha256[:12], architecture=plan.train.backbone, classes=plan.classes(), model_input=plan.model_input, onnx_sha256=sha256,
-        agreement=Agreement(max_abs=0, crops=0), data_digest=data, weights=start.told, plan=recorded,
-    )  # fmt: skip
-    _write_card(card, out)
-    found = agreement(network, Classifier.load(out), views)
-    if found.max_abs > plan.package.torch_onnx_tolerance:
-        raise TrainingError(
-            f"torch and ONNX differ by {found.max_abs:.2g} in a probability over {found.crops} crops, allowed is"
-            f" {plan.package.torch_onnx_tolerance:g} (package.torch_onnx_tolerance); choose another train.backbone or allow more"
-        )
-    log.info("torch and ONNX agree within %.1e over %d crops", found.max_abs, found.crops)
-    _write_card(card.model_copy(update={"agreement": found}), out)
-
-
-def _write_card(card: ModelCard, out: Path) -> None:
-    (out / CARD_FILE).write_text(card.model_dump_json(indent=1), encoding="utf-8")
+        message = "no crop to validate with (split val); raise splits.val, or add labels from more locations"
+        raise TrainingError(message, code="no_val_crop")

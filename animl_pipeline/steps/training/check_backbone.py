@@ -1,0 +1,85 @@
+"""Check the plan's backbone and initial weights before hours are spent on the data. torch is not loaded, nothing is downloaded."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from pathlib import Path
+
+from animl_pipeline.config import Plan
+from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.errors import TrainingError, redact_url
+from animl_pipeline.integrations.weights import check_weights
+from animl_pipeline.steps.training.initial_weights import PINNED_WEIGHTS, RELEASED
+
+LITE0 = "tf_efficientnet_lite0"
+LITE0_WEIGHTS = "efficientnet-lite0-imagenet"
+
+
+def check_backbone_and_weights(plan: Plan, settings: Settings) -> None:
+    """Check that timm knows the backbone, and that the initial weights fit it and can be fetched.
+
+    Raises:
+        TrainingError: timm does not know the backbone, or the weights are not for it.
+        WeightsError: the weights file does not exist, or a URL has no sha256.
+    """
+    train = plan.train
+    check_backbone(train.backbone)
+    check_weights_fit(train.weights, train.backbone)
+    key, weights = "train.weights", train.weights
+    if weights == RELEASED:  # the fallback weights need not fit the backbone while there is a released model
+        key, weights = "train.fallback_weights", train.fallback_weights
+        _check_kind(weights, key=key)
+    if weights not in PINNED_WEIGHTS:
+        check_weights(weights, settings, train.weights_sha256, key=key)
+
+
+def check_backbone(backbone: str) -> None:
+    """Check that timm has this architecture.
+
+    Raises:
+        TrainingError: ``unknown_backbone``; the message lists similar names.
+    """
+    if _is_in_timm_source(backbone.split(".", maxsplit=1)[0]):
+        return
+    import timm
+
+    if timm.is_model(backbone):
+        return
+    similar = difflib.get_close_matches(backbone, timm.list_models(), n=5)
+    hint = f"similar names: {', '.join(similar)}" if similar else "timm.list_models() lists them"
+    message = f"train.backbone: expected an architecture of timm {timm.__version__}, found {backbone!r}; {hint}"
+    raise TrainingError(message, code="unknown_backbone", similar=similar)
+
+
+def check_weights_fit(weights: str, backbone: str) -> None:
+    """Check that a training can start from these weights with this backbone.
+
+    Raises:
+        TrainingError: ``unknown_weights`` or ``weights_do_not_fit``.
+    """
+    _check_kind(weights, key="train.weights")
+    if weights == LITE0_WEIGHTS and backbone.split(".", maxsplit=1)[0] != LITE0:
+        message = f"train.weights: {LITE0_WEIGHTS} needs the backbone {LITE0}, found {backbone}; set train.weights to timm or none"
+        raise TrainingError(message, code="weights_do_not_fit")
+
+
+def _check_kind(weights: str, *, key: str) -> None:
+    """Check that weights are a known name or a .safetensors file."""
+    if weights != RELEASED and weights not in PINNED_WEIGHTS and not redact_url(weights).endswith(".safetensors"):
+        message = f"{key}: expected {LITE0_WEIGHTS}, timm, none, released or a .safetensors file, found {redact_url(weights)!r}"
+        raise TrainingError(message, code="unknown_weights")
+
+
+def _is_in_timm_source(name: str) -> bool:
+    """Whether timm's source registers an architecture of this name.
+
+    Importing timm loads torch, which takes seconds. A run of cached steps should not pay for that. Only for a name that is not
+    found here timm itself is asked.
+    """
+    found = importlib.util.find_spec("timm")
+    if found is None or found.origin is None:
+        return False
+    registered = re.compile(rf"^@register_model\s+def {re.escape(name)}\(", re.MULTILINE)
+    return any(registered.search(path.read_text(encoding="utf-8")) for path in (Path(found.origin).parent / "models").glob("*.py"))

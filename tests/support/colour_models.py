@@ -1,0 +1,255 @@
+"""The steps before a judgement, made of drawn crops: coloured squares at places, and a real ONNX model that goes by colour."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import pandas as pd
+from numpy.typing import NDArray
+
+from animl_pipeline.config import Plan, check_plan
+from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.imaging import extract_crop, open_image
+from animl_pipeline.core.model_card import Agreement, ClassInfo, ModelCard, ModelInput
+from animl_pipeline.core.step import Step
+from animl_pipeline.core.tables import write_parquet
+from animl_pipeline.steps.calibration import calibrate_classifier
+from animl_pipeline.steps.evaluation import evaluate_classifier
+from animl_pipeline.steps.package import package_model
+from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace
+from tests.conftest import colour_model, jpeg
+
+BOX = Box(ymin=0.25, xmin=0.25, ymax=0.75, xmax=0.75)
+CLASSES = ("red", "green", "blue")
+Colour = tuple[int, int, int]
+RED, GREEN, REDDISH_GREEN, GREENISH_BLUE, REDDISH_BLUE = (250, 5, 5), (5, 250, 5), (150, 200, 5), (5, 100, 250), (130, 5, 250)
+
+
+class CropSpec(NamedTuple):
+    """A crop to be: the label it carries, the colour that decides what the model calls it, and where it was taken."""
+
+    class_id: str
+    colour: Colour
+    location: str = "island/a"
+    split: str = "test"
+    padding: int = 0
+
+
+NINE = (
+    [CropSpec("red", RED)] * 3
+    + [CropSpec("red", REDDISH_GREEN)]
+    + [CropSpec("green", GREEN, "island/b")] * 2
+    + [CropSpec("green", GREENISH_BLUE, "island/b")]
+    + [CropSpec("blue", REDDISH_BLUE, "island/c")] * 2
+)
+"""Nine test crops: one red is taken for green, one green for blue."""
+
+
+class DataSteps(NamedTuple):
+    """What the steps before the evaluation made."""
+
+    model: Artifact
+    crops: Artifact
+    splits: Artifact
+
+
+def plan_of(classes: Sequence[str] = CLASSES, reference: int = 4, size: int = 32) -> Plan:
+    return check_plan({
+        "model": "colours",
+        "sources": [{"name": "island", "export": "e.json", "images": "images"}],
+        "labels": {"classes": {c: [c] for c in classes}},
+        "model_input": {"size": size, "mean": [0.5] * 3, "std": [0.5] * 3},
+        "package": {"reference_predictions": reference},
+    })  # fmt: skip
+
+
+def crop_rows(drawn: Sequence[CropSpec], store: Store, plan: Plan) -> pd.DataFrame:
+    """The crops table's rows, their pictures and crops put into the store."""
+    rows = []
+    for i, d in enumerate(drawn):
+        image = jpeg(64, 64, d.colour, seed=i) + bytes(d.padding)
+        buffer = io.BytesIO()
+        extract_crop(open_image(image), BOX, plan.model_input).save(buffer, "PNG")
+        png = buffer.getvalue()
+        rows.append({
+            "crop_id": hashlib.sha256(f"crop {i}".encode()).hexdigest()[:32], "source": "island", "image_id": f"image-{i}",
+            "annotation_id": f"object-{i}",
+            "class_id": d.class_id, "location": d.location, "taken": "", "sequence": "", **BOX.model_dump(), "origin": "annotation", "confidence": 1.0,
+            "image": store.put_blob(image), "image_bytes": len(image), "blob": store.put_blob(png), "bytes": len(png), "phash": "", "with_people": False, "split": d.split,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def make_data_steps(store: Store, drawn: Sequence[CropSpec], plan: Plan, classes: Sequence[str] = CLASSES, *, blob: bytes | None = None) -> DataSteps:
+    """Model, crops and splits steps in a store; ``blob`` replaces the first crop's picture of itself."""
+    rows = crop_rows(drawn, store, plan)
+    if blob is not None:
+        rows.loc[0, ["blob", "bytes"]] = [store.put_blob(blob), len(blob)]
+
+    def model(space: Workspace) -> StepOutput:
+        colour_model(space.out, tuple(classes))
+        return StepOutput(Counts(kept=1))
+
+    def crops(space: Workspace) -> StepOutput:
+        write_parquet(space.out / "crops.parquet", rows.drop(columns="split"))
+        return StepOutput(Counts(kept=len(rows)), blobs=(BlobColumn(file="crops.parquet"),))
+
+    def splits(space: Workspace) -> StepOutput:
+        write_parquet(space.out / "splits.parquet", rows[["crop_id", "split"]])
+        return StepOutput(Counts(kept=len(rows)))
+
+    def digest(table: pd.DataFrame) -> dict[str, str]:
+        return {"rows": hashlib.sha256(table.to_json().encode()).hexdigest()}
+
+    return DataSteps(
+        store.make(Step("training", version=1), config={"classes": list(classes)}, build=model),
+        store.make(Step("crops", version=1), digests=digest(rows), build=crops),
+        store.make(Step("splits", version=1), digests=digest(rows), build=splits),
+    )
+
+
+def evaluate(store: Store, drawn: Sequence[CropSpec] = NINE, plan: Plan | None = None, step_counts: Sequence[tuple[str, Counts]] = ()) -> Artifact:
+    plan = plan or plan_of()
+    return evaluate_classifier(*make_data_steps(store, drawn, plan, tuple(plan.labels.classes)), plan, store, step_counts=step_counts)
+
+
+def read_report(evaluation: Artifact, store: Store) -> str:
+    """The report's HTML."""
+    return store.path(evaluation, "report.html").read_text(encoding="utf-8")
+
+
+class ReportPage(HTMLParser):
+    """What a page shows as text, and every address in it."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self._hidden = 0
+        self.feed(html)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._hidden += tag == "style"
+        self.addresses += [value or "" for name, value in attrs if name in {"src", "href", "xlink:href", "srcset", "data", "action"}]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden -= tag == "style"
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.words.append(data)
+
+
+# -- an island with an invader, and models that learnt it well or badly ---------------------------------------------------------
+
+ISLAND = {"rat": (200, 60, 60), "fox": (60, 200, 60), "bird": (60, 60, 200)}
+"""Three animals by their colour; the rat is the invader."""
+
+
+def island_plan(**changes: Any) -> Plan:
+    """A plan whose gate a good model of the island passes."""
+    return check_plan({
+        "model": "isle", "description": "An island of colours.",
+        "sources": [{"name": "isle", "export": "e.json", "images": "images"}],
+        "labels": {"classes": {c: [c] for c in ISLAND}},
+        "model_input": {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3},
+        "thresholds": {"invasive": ["rat"]},
+        "gate": {"min_examples": 6, "min_locations": 2},
+        "package": {"reference_predictions": 3},
+        **changes,
+    })  # fmt: skip
+
+
+def island_crops(seed: int = 0, each: int = 4, noise: float = 45.0) -> list[CropSpec]:
+    """Crops of all classes at six train, four val and four test places; colours vary, so that a few are hard to tell."""
+    rng = np.random.default_rng(seed)
+    sides = ["train"] * 6 + ["val"] * 4 + ["test"] * 4
+    drawn = []
+    for number, side in enumerate(sides):
+        light = rng.normal(0, noise / 3, 3)
+        for class_id, colour in ISLAND.items():
+            for _ in range(each):
+                varied = (np.asarray(colour) + light + rng.normal(0, noise, 3)).clip(0, 255).astype(int)
+                drawn.append(CropSpec(class_id, (int(varied[0]), int(varied[1]), int(varied[2])), f"isle/p{number}", side))
+    return drawn
+
+
+def fit_linear(drawn: Sequence[CropSpec], *, shuffled: str | None = None, seed: int = 1) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weights [3, classes] and bias [classes] of a softmax on mean colours, fitted to the train crops; one class's labels shuffled if asked."""
+    from sklearn.linear_model import LogisticRegression
+
+    train = [d for d in drawn if d.split == "train"]
+    labels = np.array([d.class_id for d in train])
+    if shuffled:
+        rng = np.random.default_rng(seed)
+        labels = np.where(labels == shuffled, rng.choice([c for c in ISLAND if c != shuffled] * 4 + [shuffled], len(labels)), labels)
+    colours = np.array([d.colour for d in train], np.float64) / 127.5 - 1
+    fitted = LogisticRegression(C=10.0, max_iter=1000).fit(colours, labels)
+    order = [list(fitted.classes_).index(c) for c in ISLAND]
+    return fitted.coef_.T[:, order].astype(np.float32), fitted.intercept_[order].astype(np.float32)
+
+
+def linear_model(folder: Path, classes: Sequence[str], weights: NDArray[np.float32], bias: NDArray[np.float32], model_input: ModelInput) -> None:
+    """model.onnx whose logits are mean colours x weights + bias, and its card."""
+    nodes = [
+        onnx.helper.make_node("GlobalAveragePool", ["input"], ["pooled"]),
+        onnx.helper.make_node("Flatten", ["pooled"], ["flat"]),
+        onnx.helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
+    ]
+    ends = [("input", ["n", 3, model_input.size, model_input.size]), ("logits", ["n", len(classes)])]
+    inputs, outputs = ([onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)] for name, shape in ends)
+    known = [onnx.numpy_helper.from_array(v, n) for n, v in (("weights", weights), ("bias", bias))]
+    graph = onnx.helper.make_graph(nodes, "linear", inputs, outputs, known)
+    data = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+    (folder / "model.onnx").write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    card = ModelCard(
+        model="isle", version=sha256[:12], architecture="linear", classes=tuple(ClassInfo(id=c, name=c) for c in classes),
+        model_input=model_input, onnx_sha256=sha256, agreement=Agreement(max_abs=0, crops=1),
+        data_digest="0" * 64, weights="none", plan={},
+    )  # fmt: skip
+    (folder / "card.json").write_text(card.model_dump_json(), encoding="utf-8")
+
+
+def make_linear_model(
+    store: Store,
+    fit_linear: tuple[NDArray[np.float32], NDArray[np.float32]],
+    classes: Sequence[str] = tuple(ISLAND),
+    model_input: ModelInput | None = None,
+) -> Artifact:
+    """What the step 'training' would make of such a model."""
+    weights, bias = fit_linear
+    seen = model_input or island_plan().model_input
+
+    def build(space: Workspace) -> StepOutput:
+        linear_model(space.out, classes, weights, bias, seen)
+        return StepOutput(Counts(kept=1, unit="models"))
+
+    told = {"weights": weights.tolist(), "bias": bias.tolist(), "classes": list(classes), "model_input": seen.model_dump(mode="json")}
+    return store.make(Step("training", version=1), config=told, build=build)
+
+
+class EvaluatedModel(NamedTuple):
+    """A model through calibration, evaluation and package."""
+
+    calibrated: Artifact
+    evaluation: Artifact
+    package: Artifact
+
+
+def run_evaluation_steps(store: Store, model: Artifact, steps: DataSteps, plan: Plan, champion: Artifact | None = None) -> EvaluatedModel:
+    """The last part of the street for a model."""
+    calibrated = calibrate_classifier(model, steps.crops, steps.splits, plan, store)
+    evaluation = evaluate_classifier(calibrated, steps.crops, steps.splits, plan, store, champion=champion)
+    return EvaluatedModel(calibrated, evaluation, package_model(calibrated, evaluation, plan, store))
