@@ -1,4 +1,4 @@
-"""Crops → train, val and test by place: no place, burst or copy of a picture on two sides, and the test set frozen."""
+"""The step `splits`: crops → train, val and test. No location, sequence or image is in two splits, and the test set stays frozen."""
 
 from animl_pipeline.steps.splits.step import split_by_location
 

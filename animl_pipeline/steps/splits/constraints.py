@@ -1,4 +1,4 @@
-"""What the plan asks of a split, in numbers for the search; and why a class has less of val or test than was asked for."""
+"""Turn the plan's wishes into constraints for the search, and explain where a class has fewer crops in val or test than wanted."""
 
 from __future__ import annotations
 
@@ -6,161 +6,175 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from animl_pipeline.config import SplitsConfig
 from animl_pipeline.core.errors import SplitsError
-from animl_pipeline.steps.splits.grouping import Codes
-from animl_pipeline.steps.splits.history import WAS_LEARNT, WAS_TESTED
-from animl_pipeline.steps.splits.optimise import SIDES, TEST, TRAIN, VAL, Counted, Sides, Wanted
+from animl_pipeline.steps.splits.grouping import Bools, Ints
+from animl_pipeline.steps.splits.optimise import SPLIT_NAMES, TEST, TRAIN, VAL, Floats, SplitProblem
+from animl_pipeline.steps.splits.test_set_registry import TESTED, TRAINED
 
 
-class Grouped(NamedTuple):
-    """Crops that are left to share out, by numbers."""
+class SplittableCrops(NamedTuple):
+    """The n crops that can be divided into splits.
 
-    group: Codes  # groups are numbered without gaps
-    location: Codes
-    class_id: Codes
-    usable: NDArray[np.bool_]  # [3, crops]: on which sides a crop may be by the plan's dates
-    locations: tuple[str, ...]  # name of each place
-    standing: Codes  # of each place, as earlier runs left it
+    Attributes:
+        group: int [n], numbered without gaps. A group stays in one split.
+        location, class_number: int [n].
+        usable: bool [3, n], the splits in which the plan's dates allow the crop.
+        locations: name of each location.
+        location_use: int [locations], what earlier runs used each location for.
+    """
+
+    group: Ints
+    location: Ints
+    class_number: Ints
+    usable: Bools
+    locations: tuple[str, ...]
+    location_use: Ints
 
 
 class Shortfall(NamedTuple):
-    """A class of which val or test has less than asked for."""
+    """A class that has fewer crops or locations in val or test than wanted."""
 
     class_id: str
     split: str
     crops: int
     locations: int
-    why: str
+    reason: str
 
-    def against(self, spec: SplitsConfig) -> str:
-        """``test has 0 owl at 0 places, asked for are 10 crops at 1 place: it has 9 crops at 1 place; …``."""
-        here, asked = f"{self.crops:,} {self.class_id} at {_locations_of(self.locations)}", _lies(spec.min_per_class, spec.min_locations_per_class)
-        return f"{self.split} has {here}, asked for are {asked}: {self.why}"
-
-
-def _lies(crops: int, locs: int) -> str:
-    return f"{crops:,} {'crop' if crops == 1 else 'crops'} at {_locations_of(locs)}"
+    def message(self, config: SplitsConfig) -> str:
+        """One line for a person."""
+        wanted = f"{_crops(config.min_per_class)} at {_locations(config.min_locations_per_class)}"
+        return f"{self.class_id}: wanted {wanted} in {self.split}, got {_crops(self.crops)} at {_locations(self.locations)}. {self.reason}"
 
 
-def _locations_of(n: int) -> str:
-    return f"{n:,} {'place' if n == 1 else 'places'}"
+def _crops(n: int) -> str:
+    return f"{n:,} {'crop' if n == 1 else 'crops'}"
 
 
-def wanted_of(crops: Grouped, spec: SplitsConfig, classes: tuple[str, ...]) -> Wanted:
+def _locations(n: int) -> str:
+    return f"{n:,} {'location' if n == 1 else 'locations'}"
+
+
+def make_problem(crops: SplittableCrops, config: SplitsConfig, classes: tuple[str, ...]) -> SplitProblem:
     """What the search works on.
 
     Raises:
-        SplitsError: the plan asks to train on what was tested on, to test on what was learnt from, or gives tied places
-            different sides.
+        SplitsError: the plan wants to train on locations of the test set, to test on locations that were used for training, or wants
+            linked locations in different splits.
     """
     shape = (int(crops.group.max()) + 1, len(classes))
-    counts = np.stack([_table(crops.group[u], crops.class_id[u], shape) for u in crops.usable])
-    locs = np.stack([_locations(crops, u, shape) for u in crops.usable])
-    allowed = _allowed(crops, spec) & (counts.sum(2) > 0).T
-    shares = np.array([1 - spec.val - spec.test, spec.val, spec.test])
-    return Wanted(counts, locs, shares, *_least(counts, locs, allowed, spec), allowed)
+    counts = np.stack([_count_pairs(crops.group[u], crops.class_number[u], shape) for u in crops.usable])
+    locations = np.stack([_count_locations(crops, u, shape) for u in crops.usable])
+    allowed = _allowed_splits(crops, config) & (counts.sum(2) > 0).T
+    shares = np.array([1 - config.val - config.test, config.val, config.test])
+    return SplitProblem(counts, locations, shares, *_minimums(counts, locations, allowed, shares, config), allowed)
 
 
-def _table(rows: Codes, columns: Codes, shape: tuple[int, int]) -> Counted:
+def _count_pairs(rows: Ints, columns: Ints, shape: tuple[int, int]) -> Floats:
+    """How often each pair of a row and a column occurs."""
     return np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape).astype(float)
 
 
-def _locations(crops: Grouped, usable: NDArray[np.bool_], shape: tuple[int, int]) -> Counted:
-    """[groups, classes]: places of the group that hold the class."""
+def _count_locations(crops: SplittableCrops, usable: Bools, shape: tuple[int, int]) -> Floats:
+    """[groups, classes]: locations of the group that have the class."""
     n = shape[1]
-    pairs = np.unique(crops.location[usable] * n + crops.class_id[usable])
+    pairs = np.unique(crops.location[usable] * n + crops.class_number[usable])
     group = np.zeros(len(crops.locations), np.int64)
     group[crops.location] = crops.group
-    return _table(group[pairs // n], pairs % n, shape)
+    return _count_pairs(group[pairs // n], pairs % n, shape)
 
 
-def _least(counts: Counted, locs: Counted, allowed: NDArray[np.bool_], spec: SplitsConfig) -> tuple[Counted, Counted]:
-    """Examples and places of each class wanted at least on each side; 0 where it cannot be had.
+def _minimums(counts: Floats, locations: Floats, allowed: Bools, shares: Floats, config: SplitsConfig) -> tuple[Floats, Floats]:
+    """Crops and locations of each class wanted in each split, at least: both [3, classes]; 0 where that is impossible.
 
-    With one group a class can only be trained on; with two it is tested too; with three it is on every side. Val and test
-    ask for no more of a class than their share of it (a third of its places), and train for half of its share, so that a
-    small class is not spent on being measured.
+    A class in one group is only trained on, in two groups tested as well, in three groups in every split. Val and test want no more
+    of a class than their share of it (a third of its locations), and train wants half of its share, so that a small class is not
+    used up for testing.
     """
-    may = np.stack([((counts[s] > 0) & allowed[:, [s]]).sum(0) for s in range(3)])
-    held_by = ((counts > 0).any(0) & allowed.any(1, keepdims=True)).sum(0)
-    needs = np.stack([held_by >= 1, held_by >= 3, held_by >= 2]) & (may > 0)
-    asked = np.array([1 - spec.val - spec.test, spec.val, spec.test])[:, None] * counts.max(0).sum(0)
-    examples = np.stack([asked[TRAIN] / 2, *np.minimum(spec.min_per_class, asked[[VAL, TEST]])]).round().clip(1)
-    locations = np.clip(np.minimum(spec.min_locations_per_class, locs.max(0).sum(0) // 3), 1, None)
-    return needs * examples, needs * np.stack([np.ones_like(locations), locations, locations])
+    possible = np.stack([((counts[s] > 0) & allowed[:, [s]]).any(0) for s in range(3)])
+    groups = ((counts > 0).any(0) & allowed.any(1, keepdims=True)).sum(0)
+    needed = np.stack([groups >= 1, groups >= 3, groups >= 2]) & possible
+    by_share = shares[:, None] * counts.max(0).sum(0)
+    crops = np.stack([by_share[TRAIN] / 2, *np.minimum(config.min_per_class, by_share[[VAL, TEST]])]).round().clip(1)
+    of_class = np.clip(np.minimum(config.min_locations_per_class, locations.max(0).sum(0) // 3), 1, None)
+    return needed * crops, needed * np.stack([np.ones_like(of_class), of_class, of_class])
 
 
-def _allowed(crops: Grouped, spec: SplitsConfig) -> NDArray[np.bool_]:
-    """[groups, 3]: only test for what was tested on or is named so, not test for what was learnt from, else any side."""
-    n = int(crops.group.max()) + 1
-    tested, learnt = (_groups_with(crops, crops.standing == was) for was in (WAS_TESTED, WAS_LEARNT))
-    test_only, train_only = (_groups_with(crops, _named(crops.locations, names)) for names in (spec.test_only, spec.train_only))
-    _refuse(crops, spec.train_only, tested, "train_only", "was tested on before; what was once tested on is never trained on")
-    _refuse(crops, spec.test_only, learnt, "test_only", "was learnt from before; tested on, it would flatter the model")
-    _refuse(crops, spec.train_only, test_only, "train_only", "shares a burst or a picture with a place in splits.test_only")
-    allowed = np.ones((n, 3), bool)
-    allowed[learnt, TEST] = False
+def _allowed_splits(crops: SplittableCrops, config: SplitsConfig) -> Bools:
+    """Bool [groups, 3]: test only for tested or test_only locations, no test for trained ones, train only for train_only ones."""
+    tested, trained = (_groups_with(crops, crops.location_use == use) for use in (TESTED, TRAINED))
+    test_only, train_only = (_groups_with(crops, _is_named(crops.locations, names)) for names in (config.test_only, config.train_only))
+    _refuse(crops, config.train_only, tested, "train_only", "was used for testing before, and is never trained on")
+    _refuse(crops, config.test_only, trained, "test_only", "was used for training before, so that its test scores would be too good")
+    _refuse(crops, config.train_only, test_only, "train_only", "shares a sequence or an image with a location in splits.test_only")
+    allowed = np.ones((int(crops.group.max()) + 1, 3), bool)
+    allowed[trained, TEST] = False
     allowed[train_only] = [True, False, False]
     allowed[tested | test_only] = [False, False, True]
     return allowed
 
 
-def _groups_with(crops: Grouped, locs: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _groups_with(crops: SplittableCrops, locations: Bools) -> Bools:
+    """The groups that have any of these locations."""
     found = np.zeros(int(crops.group.max()) + 1, bool)
-    found[crops.group[locs[crops.location]]] = True
+    found[crops.group[locations[crops.location]]] = True
     return found
 
 
-def _named(locs: tuple[str, ...], names: Collection[str]) -> NDArray[np.bool_]:
-    return np.array([location in set(names) for location in locs], bool)
+def _is_named(locations: tuple[str, ...], names: Collection[str]) -> Bools:
+    return np.array([location in set(names) for location in locations], bool)
 
 
-def _refuse(crops: Grouped, names: tuple[str, ...], groups: NDArray[np.bool_], key: str, why: str) -> None:
-    wrong = _named(crops.locations, names)[crops.location] & groups[crops.group]
+def _refuse(crops: SplittableCrops, names: tuple[str, ...], groups: Bools, key: str, why: str) -> None:
+    wrong = _is_named(crops.locations, names)[crops.location] & groups[crops.group]
     if wrong.any():
         name = crops.locations[int(crops.location[wrong].min())]
-        raise SplitsError(f"splits.{key} names {name!r}, which {why} (or is tied to a place of which that is so): take it out of splits.{key}")
+        raise SplitsError(
+            f"splits.{key} names {name!r}, which {why} (or it is linked to such a location); remove it from splits.{key}",
+            code=f"{key}_conflict",
+            location=name,
+        )
 
 
-def shortfalls(sides: Sides, wanted: Wanted, crops: Grouped, spec: SplitsConfig, classes: tuple[str, ...]) -> list[Shortfall]:
-    """The classes of which val or test has less than the plan asks for, each with the reason."""
+# -- shortfalls --------------------------------------------------------------------------------------------------------
+
+
+def find_shortfalls(splits: Ints, problem: SplitProblem, crops: SplittableCrops, config: SplitsConfig, classes: tuple[str, ...]) -> list[Shortfall]:
+    """The classes that have fewer crops or locations in val or test than the plan wants, each with the reason."""
     found = []
-    for side in (VAL, TEST):
-        examples, locs = (a[side][sides == side].sum(0) for a in (wanted.counts, wanted.locations))
+    for split in (VAL, TEST):
+        counts, locations = (a[split][splits == split].sum(0) for a in (problem.counts, problem.locations))
         for c, class_id in enumerate(classes):
-            if examples[c] < spec.min_per_class or locs[c] < spec.min_locations_per_class:
-                found.append(Shortfall(class_id, SIDES[side], int(examples[c]), int(locs[c]), _why(side, c, wanted, crops)))
+            if counts[c] < config.min_per_class or locations[c] < config.min_locations_per_class:
+                found.append(Shortfall(class_id, SPLIT_NAMES[split], int(counts[c]), int(locations[c]), _explain(split, c, problem, crops)))
     return found
 
 
-def _why(side: int, c: int, wanted: Wanted, crops: Grouped) -> str:
-    holds = wanted.counts[:, :, c].max(0) > 0
-    groups, may = int(holds.sum()), int((holds & wanted.allowed[:, side] & (wanted.counts[side][:, c] > 0)).sum())
-    locs = int(wanted.locations.max(0)[:, c].sum())
-    total = int(wanted.counts.max(0)[:, c].sum())
-    lives = f"it has {_lies(total, locs)}"
-    tied = f", tied to {groups:,} by shared bursts or pictures" if groups < locs else ""
+def _explain(split: int, c: int, problem: SplitProblem, crops: SplittableCrops) -> str:
+    """Why a class has too little in a split."""
+    has_class = problem.counts[:, :, c].max(0) > 0
+    groups = int(has_class.sum())
+    possible = int((has_class & problem.allowed[:, split] & (problem.counts[split][:, c] > 0)).sum())
+    locations = int(problem.locations.max(0)[:, c].sum())
     if groups == 0:
-        return "it has no crop at a known place"
-    if may == 0:
-        return f"{lives}{tied}, none of which may be in {SIDES[side]}: {_kept_apart(holds, side, wanted, crops)}"
-    if groups < (3 if side == VAL else 2):
-        return f"{lives}{tied}; train comes first, then test, then val"
-    if may < groups:
-        return f"{lives}{tied}, of which {may:,} may be in {SIDES[side]}: {_kept_apart(holds, side, wanted, crops)}"
-    return f"{lives}{tied}; more would starve the other sides"
+        return "It has no crop at a known location."
+    has = f"It has {_crops(int(problem.counts.max(0)[:, c].sum()))} at {_locations(locations)}"
+    has += f", in {groups:,} groups that share sequences or images" if groups < locations else ""
+    if possible > 0 and groups < (3 if split == VAL else 2):
+        return f"{has}. Train comes first, then test, then val."
+    if possible < groups:
+        return f"{has}, but only {possible:,} may be in {SPLIT_NAMES[split]}: {_forbidden(has_class, split, problem, crops)}."
+    return f"{has}. More would leave too little for the other splits."
 
 
-def _kept_apart(holds: NDArray[np.bool_], side: int, wanted: Wanted, crops: Grouped) -> str:
-    """Why groups that hold a class may not be on a side."""
-    learnt, tested = (holds & _groups_with(crops, crops.standing == was) for was in (WAS_LEARNT, WAS_TESTED))
-    kept = holds & ~wanted.allowed[:, side]
-    parts = {
-        "once learnt from": int((kept & learnt).sum()) if side == TEST else 0,
-        "once tested on": int((kept & tested).sum()) if side != TEST else 0,
+def _forbidden(has_class: Bools, split: int, problem: SplitProblem, crops: SplittableCrops) -> str:
+    """Why groups that have a class may not be in a split."""
+    trained, tested = (has_class & _groups_with(crops, crops.location_use == use) for use in (TRAINED, TESTED))
+    forbidden = has_class & ~problem.allowed[:, split]
+    reasons = {
+        "used for training before": int((forbidden & trained).sum()) if split == TEST else 0,
+        "used for testing before": int((forbidden & tested).sum()) if split != TEST else 0,
     }
-    parts["kept away by the plan's train_only, test_only or dates"] = int(kept.sum()) - sum(parts.values())
-    return ", ".join(f"{n:,} {what}" for what, n in parts.items() if n > 0)
+    reasons["excluded by the plan's train_only, test_only or dates"] = int(forbidden.sum()) - sum(reasons.values())
+    return ", ".join(f"{n:,} {reason}" for reason, n in reasons.items() if n > 0)

@@ -1,8 +1,8 @@
-"""What may still be learnt from and what may still be tested on, by what earlier runs did with the same places and pictures.
+"""Apply the history of earlier runs: which crops may still be used for training, and which for testing.
 
-A place once tested on stays in test; one once learnt from is never tested on. Names change and places are merged, so a
-place is known by its pictures as well. Where both were done with what is one place now, it is left out: tested on it would
-flatter the model, learnt from it would make all earlier tests void.
+A location that was used for testing stays in test; one that was used for training is never tested. Names change and locations are
+merged, so a location is recognised by its images, too. If one location was used for both, it is left out: it would make test scores
+too good, or make all earlier tests worthless.
 """
 
 from __future__ import annotations
@@ -13,107 +13,110 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from animl_pipeline.steps.splits.grouping import Codes, groups_of, on_two
-from animl_pipeline.steps.splits.test_set_registry import ELSEWHERE, LEARNT, MARK, NOWHERE, TESTED, Past
-
-NEW, WAS_TESTED, WAS_LEARNT, BOTH = 0, 1, 2, 3
-USES = {TESTED: WAS_TESTED, LEARNT: WAS_LEARNT}
+from animl_pipeline.steps.splits.grouping import Bools, Ints, group_crops, has_several
+from animl_pipeline.steps.splits.test_set_registry import ANY_LOCATION, BOTH, NEW, PREFIX, TESTED, TRAINED, UNKNOWN_LOCATION, History
 
 
-class Crops(NamedTuple):
-    """Crops of known places, by numbers."""
+class LocatedCrops(NamedTuple):
+    """The n crops with a known location, as numbers (see :class:`~animl_pipeline.steps.splits.read_crops.NumberedCrops`)."""
 
-    location: Codes
-    locations: tuple[str, ...]  # name of each place
-    image: Codes
-    images: NDArray[np.object_]  # name of each picture
-    ties: tuple[Codes, ...]  # bursts, pictures, copies
+    location: Ints
+    locations: tuple[str, ...]
+    image: Ints
+    images: NDArray[np.object_]
+    links: tuple[Ints, ...]
 
-    def of(self, some: NDArray[np.bool_]) -> Crops:
-        """Some of the crops; places and pictures keep their numbers."""
-        return self._replace(location=self.location[some], image=self.image[some], ties=tuple(t[some] for t in self.ties))
-
-
-class Settled(NamedTuple):
-    """What is left of the crops, and why the others are left out."""
-
-    reason: NDArray[np.object_]  # a crop: empty text where it stays
-    standing: Codes  # a place: NEW, WAS_TESTED, WAS_LEARNT or BOTH
-    group: Codes  # a crop: its group; -1 where it is left out
+    def select(self, mask: Bools) -> LocatedCrops:
+        """Some of the crops. Locations and images keep their numbers."""
+        return self._replace(location=self.location[mask], image=self.image[mask], links=tuple(link[mask] for link in self.links))
 
 
-def settle(crops: Crops, past: Past) -> Settled:
-    """Who is in conflict with the past is left out, so that no group holds both what was tested and what was learnt."""
-    use, gone = _images(crops, past)
-    standing = _standing(crops, past, use, gone)
-    here, was = standing[crops.location], use[crops.image]
-    cut = _cut(crops, here)
+class GroupedCrops(NamedTuple):
+    """The crops that are left, in groups that must stay in one split.
+
+    Attributes:
+        reason: text [n], why a crop is left out, "" if it is not.
+        location_use: int [locations], ``NEW``, ``TRAINED``, ``TESTED`` or ``BOTH``.
+        group: int [n], -1 for a crop that is left out.
+    """
+
+    reason: NDArray[np.object_]
+    location_use: Ints
+    group: Ints
+
+
+def apply_history(crops: LocatedCrops, history: History) -> GroupedCrops:
+    """Leave out crops that conflict with the history, so that no group holds both tested and trained locations. Group the others."""
+    image_use, location_gone = _image_history(crops, history)
+    location_use = _location_history(crops, history, image_use, location_gone)
+    here, image = location_use[crops.location], image_use[crops.image]
+    cut = _links_tested_to_trained(crops, here)
     rules = {
-        "tested_and_learnt_from": here == BOTH,
-        "once_tested": (here == WAS_LEARNT) & (was == WAS_TESTED),
-        "once_learnt_from": (here == WAS_TESTED) & (was == WAS_LEARNT),
-        "tied_to_a_test_location": cut & (here != WAS_TESTED),
-        "tied_to_a_learnt_location": cut & (here == WAS_TESTED) & (was != WAS_TESTED),
+        "used_for_training_and_testing": here == BOTH,
+        "image_was_tested": (here == TRAINED) & (image == TESTED),
+        "image_was_trained_on": (here == TESTED) & (image == TRAINED),
+        "linked_to_a_test_location": cut & (here != TESTED),
+        "linked_to_a_training_location": cut & (here == TESTED) & (image != TESTED),
     }
     reason = np.select(list(rules.values()), list(rules), default="").astype(object)
-    between = _between(crops, standing, reason == "")
-    reason[between] = "tied_to_both"
+    reason[_connects_tested_and_trained(crops, location_use, reason == "")] = "linked_to_test_and_training_locations"
     group = np.full(len(reason), -1, np.int64)
-    left = reason == ""
-    remaining = crops.of(left)
-    group[left] = groups_of(remaining.location, remaining.ties)
-    return Settled(reason, standing, group)
+    remaining = crops.select(reason == "")
+    group[reason == ""] = group_crops(remaining.location, remaining.links)
+    return GroupedCrops(reason, location_use, group)
 
 
-def _images(crops: Crops, past: Past) -> tuple[Codes, NDArray[np.bool_]]:
-    """For each picture what was done with it, and whether the place that it was of is here no more."""
+def _image_history(crops: LocatedCrops, history: History) -> tuple[Ints, Bools]:
+    """For each image its earlier use, and whether its location then is no longer among the locations."""
     n = len(crops.images)
-    if not past.images:
-        return np.zeros(n, np.int64), np.zeros(n, bool)
-    uses = sorted(past.images)
-    number = pd.Series(crops.images, dtype=str).str.slice(0, MARK).map(past.done()).fillna(len(uses)).to_numpy(np.int64)
-    use = np.array([*(USES[u.how] for u in uses), NEW])[number]
-    at_home = np.zeros(n, bool)  # an early register did not say of which place a tested picture was
-    at_home[crops.image[_by_name(crops, past)[crops.location] == WAS_TESTED]] = True
-    here = np.array([*(u.home in {NOWHERE, *crops.locations} for u in uses), True])[number]
-    elsewhere = np.array([*(u.home == ELSEWHERE for u in uses), False])[number]
-    return use, ~here & ~(elsewhere & at_home)
+    if not history.images:
+        return np.full(n, NEW), np.zeros(n, bool)
+    uses, position_of = history.image_uses()
+    position = pd.Series(crops.images, dtype=str).str.slice(0, PREFIX).map(position_of).fillna(len(uses)).to_numpy(np.int64)
+    image_use = np.array([*(u.use for u in uses), NEW])[position]
+    present = np.array([*(u.location in {UNKNOWN_LOCATION, *crops.locations} for u in uses), True])[position]
+    any_location = np.array([*(u.location == ANY_LOCATION for u in uses), False])[position]
+    at_test_location = np.zeros(n, bool)
+    at_test_location[crops.image[_use_by_name(crops, history)[crops.location] == TESTED]] = True
+    return image_use, ~present & ~(any_location & at_test_location)
 
 
-def _by_name(crops: Crops, past: Past) -> Codes:
-    return np.array([USES.get(past.locations.get(name, ""), NEW) for name in crops.locations], np.int64)
+def _use_by_name(crops: LocatedCrops, history: History) -> Ints:
+    return np.array([history.locations.get(name, NEW) for name in crops.locations], np.int64)
 
 
-def _standing(crops: Crops, past: Past, use: Codes, gone: NDArray[np.bool_]) -> Codes:
-    """What was done with each place: by its name, and by pictures of a place that is here no more (or of any, at a new place)."""
-    by_name = _by_name(crops, past)
-    tells = gone[crops.image] | (by_name[crops.location] == NEW)
-    standing = by_name
-    for kind in (WAS_TESTED, WAS_LEARNT):
-        held = np.zeros(len(by_name), bool)
-        held[crops.location[tells & (use[crops.image] == kind)]] = True
-        standing = standing | np.where(held, kind, NEW)
-    return standing
+def _location_history(crops: LocatedCrops, history: History, image_use: Ints, location_gone: Bools) -> Ints:
+    """Each location's earlier use: by its name, and by images whose own location is gone (at a new location: by any images)."""
+    by_name = _use_by_name(crops, history)
+    counts = location_gone[crops.image] | (by_name[crops.location] == NEW)
+    found = by_name
+    for use in (TRAINED, TESTED):
+        has_use = np.zeros(len(by_name), bool)
+        has_use[crops.location[counts & (image_use[crops.image] == use)]] = True
+        found = found | np.where(has_use, use, NEW)
+    return found
 
 
-def _cut(crops: Crops, here: Codes) -> NDArray[np.bool_]:
-    """Crops with a tie between a place once tested on and one once learnt from: the tie is cut, so that both can stay."""
-    cut = np.zeros(len(here), bool)
-    for tie in crops.ties:
-        both = on_two(tie, np.where(here == WAS_TESTED, 0, np.where(here == WAS_LEARNT, 1, -1)))
-        cut |= (tie >= 0) & both[tie]
-    return cut
+def _tested_or_trained(use: Ints) -> Ints:
+    """0 for tested, 1 for trained, -1 for anything else."""
+    return np.where(use == TESTED, 0, np.where(use == TRAINED, 1, -1))
 
 
-def _between(crops: Crops, standing: Codes, left: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Crops of new places that tie a place once tested on to one once learnt from."""
+def _links_tested_to_trained(crops: LocatedCrops, use: Ints) -> Bools:
+    """The crops whose sequence, image or copy links a tested location to a trained one. Without them, both can stay."""
+    found = np.zeros(len(use), bool)
+    for link in crops.links:
+        found |= (link >= 0) & has_several(link, _tested_or_trained(use))[link]
+    return found
+
+
+def _connects_tested_and_trained(crops: LocatedCrops, location_use: Ints, left: Bools) -> Bools:
+    """The crops of new locations that connect a tested location with a trained one."""
     found = np.zeros(len(left), bool)
-    if not {WAS_TESTED, WAS_LEARNT} <= set(standing.tolist()):
+    if not {TESTED, TRAINED} <= set(location_use.tolist()):
         return found
-    some = crops.of(left)
-    group = groups_of(some.location, some.ties)
-    here = standing[some.location]
-    mixed = on_two(group, np.where(here == WAS_TESTED, 0, np.where(here == WAS_LEARNT, 1, -1)))
+    remaining = crops.select(left)
+    group, use = group_crops(remaining.location, remaining.links), location_use[remaining.location]
     if len(group):
-        found[np.flatnonzero(left)] = mixed[group] & (here == NEW)
+        found[np.flatnonzero(left)] = has_several(group, _tested_or_trained(use))[group] & (use == NEW)
     return found

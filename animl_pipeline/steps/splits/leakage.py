@@ -1,51 +1,56 @@
-"""The proof of a split: how much lies on two sides, and how much of the past is on the wrong one. All of it must be zero."""
+"""Check finished splits for leakage: anything that is in two splits, or in a split that the history forbids. All counts must be 0."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
-from animl_pipeline.steps.splits.grouping import Codes, on_two
-from animl_pipeline.steps.splits.history import USES, WAS_LEARNT, WAS_TESTED
+from animl_pipeline.steps.splits.grouping import Bools, Ints, has_several
 from animl_pipeline.steps.splits.near_duplicates import Pairs
 from animl_pipeline.steps.splits.optimise import TEST
-from animl_pipeline.steps.splits.read_crops import Table
-from animl_pipeline.steps.splits.test_set_registry import MARK, Past
+from animl_pipeline.steps.splits.read_crops import NumberedCrops
+from animl_pipeline.steps.splits.test_set_registry import NEW, PREFIX, TESTED, TRAINED, History
 
 
-def leaks(table: Table, side: Codes, past: Past) -> dict[str, int]:
-    """How many places, bursts, pictures and copies of pictures lie on two sides; how many crops are learnt from though once
-    tested on, or tested on though once learnt from. ``side``: 0 train, 1 val, 2 test, -1 on none.
+def count_leaks(crops: NumberedCrops, split: Ints, history: History) -> dict[str, int]:
+    """How many locations, sequences, images and pairs of near-duplicates are in two splits; and how many crops the history forbids.
+
+    Args:
+        crops: n crops.
+        split: int [n], 0 train, 1 val, 2 test, -1 for none.
+        history: what earlier runs used.
     """
-    was = _was(table, past)
+    earlier_use = _earlier_use(crops, history)
     return {
-        "locations": int(on_two(table.location, side).sum()),
-        "bursts": int(on_two(table.burst, side).sum()),
-        "images": int(on_two(table.image, side).sum()),
-        "near_duplicates": int(on_two(table.copy, side).sum()) + _apart(table, side, table.likely),
-        "once_tested": int(((side >= 0) & (side != TEST) & (was == WAS_TESTED)).sum()),
-        "once_learnt_from": int(((side == TEST) & (was == WAS_LEARNT)).sum()),
+        "locations": int(has_several(crops.location, split).sum()),
+        "sequences": int(has_several(crops.sequence, split).sum()),
+        "images": int(has_several(crops.image, split).sum()),
+        "near_duplicates": int(has_several(crops.copy, split).sum()) + int(in_two_splits(crops, split, crops.likely_copies).sum()),
+        "tested_before_and_not_in_test": int(((split >= 0) & (split != TEST) & (earlier_use == TESTED)).sum()),
+        "trained_on_before_and_in_test": int(((split == TEST) & (earlier_use == TRAINED)).sum()),
     }
 
 
-def side_of_images(table: Table, side: Codes) -> Codes:
-    """The side of each picture; -1 where none of its crops is on any."""
-    found = np.full(len(table.images), -1, np.int64)
-    np.maximum.at(found, table.image, side)
+def split_of_images(crops: NumberedCrops, split: Ints) -> Ints:
+    """The split of each image; -1 if none of its crops is in a split."""
+    found = np.full(len(crops.images), -1, np.int64)
+    np.maximum.at(found, crops.image, split)
     return found
 
 
-def _apart(table: Table, side: Codes, pairs: Pairs) -> int:
-    sides = side_of_images(table, side)
-    one, other = sides[pairs.one], sides[pairs.other]
-    return int(((one >= 0) & (other >= 0) & (one != other)).sum())
+def in_two_splits(crops: NumberedCrops, split: Ints, pairs: Pairs) -> Bools:
+    """For each pair of images, whether they are in different splits."""
+    of_image = split_of_images(crops, split)
+    one, other = of_image[pairs.one], of_image[pairs.other]
+    return np.asarray((one >= 0) & (other >= 0) & (one != other))
 
 
-def _was(table: Table, past: Past) -> Codes:
-    """What the register says of each crop, by its picture or else by the name of its place."""
-    location = np.array([USES.get(past.locations.get(name, ""), 0) for name in (*table.locations, "")], np.int64)[table.location]
-    if not past.images:
-        return location
-    done = past.done().map({n: USES[use.how] for n, use in enumerate(sorted(past.images))})
-    image = pd.Series(table.images, dtype=str).str.slice(0, MARK).map(done).to_numpy(float)[table.image]
-    return np.where(np.isnan(image), location, image).astype(np.int64)
+def _earlier_use(crops: NumberedCrops, history: History) -> Ints:
+    """What the registry says about each crop, by its image or else by the name of its location."""
+    by_location = np.array([history.locations.get(name, NEW) for name in (*crops.locations, "")], np.int64)[crops.location]
+    if not history.images:
+        return by_location
+    uses, position_of = history.image_uses()
+    use_of = position_of.map(dict(enumerate(u.use for u in uses)))
+    by_image = pd.Series(crops.images, dtype=str).str.slice(0, PREFIX).map(use_of).to_numpy(float)[crops.image]
+    return np.where(np.isnan(by_image), by_location, by_image).astype(np.int64)

@@ -1,10 +1,10 @@
-"""Near duplicates: one picture in two files of different bytes, resized or encoded again, under two places.
+"""Find near-duplicates: one image in two files with different bytes (resized or encoded again) at two locations.
 
-Pictures look alike in ``phash`` (128 bits, from the crops step). Many night pictures do, so likeness alone never ties two
-places together: a copy is certain only where the times agree as well, to the second and up to a whole number of quarter
-hours within a day (another time zone). Where a time is unknown, a copy is only likely, and must agree in nearly every bit.
+Images look alike when their ``phash`` (128 bits, from the step `crops`) differs in few bits. Many night images look alike, so this
+alone never links two locations: a near-duplicate is certain only if the times agree as well, to the second and up to a whole number
+of quarter hours within a day (another time zone). If a time is unknown, it is only likely, and nearly all bits must agree.
 
-Work is linear: candidates come from sorting, and each picture meets only the next few.
+The work is linear: candidates come from sorting, and each image is compared with the next few only.
 """
 
 from __future__ import annotations
@@ -16,84 +16,82 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from animl_pipeline.steps.splits.grouping import texts
+from animl_pipeline.steps.splits.grouping import Bools, Ints, to_list
 
-QUARTER_HOUR = 900
-DAY = 26 * 3600
-"""The farthest that two clocks of the world are apart, in seconds."""
+QUARTER_HOUR_S = 900
+MAX_ZONE_DIFFERENCE_S = 26 * 3600
+"""The largest difference between two time zones."""
 LIKELY_BITS = 3
-"""In how many bits pictures may differ where a time is unknown; below the number of bands, so that no pair is missed."""
+"""Likely near-duplicates differ in at most this many bits. It is below the number of bands, so no pair is missed."""
 BANDS = 4
-NEXT = 16
-"""How many neighbours in a band, or at a second, a picture is compared with."""
-
-Indices = NDArray[np.int64]
+NEIGHBOURS = 16
+"""Each image is compared with this many next images, in a band or at a second."""
 
 
 class Pairs(NamedTuple):
-    """Pairs of pictures, as indices of rows."""
+    """Pairs of images, as positions in a table."""
 
-    one: Indices
-    other: Indices
+    one: Ints
+    other: Ints
 
 
-def near_duplicates(images: pd.DataFrame, bits: int) -> tuple[Pairs, Pairs]:
-    """Certain and likely copies of one another among pictures of different places.
+NO_PAIRS = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+def near_duplicates(images: pd.DataFrame, max_bits: int) -> tuple[Pairs, Pairs]:
+    """Certain and likely near-duplicates among images of different locations.
 
     Args:
-        pictures: ``place, phash, moment`` a row; moment is seconds since 1970 (NaN: unknown).
-        bits: in how many of 128 bits certain copies may differ.
+        images: columns ``location``, ``phash`` (32 hexadecimal digits, or "") and ``seconds`` (since 1970, NaN where unknown).
+        max_bits: certain near-duplicates differ in at most this many of 128 bits.
     """
     rows = np.flatnonzero(images["phash"].str.len().to_numpy() == 32)
-    known = images.iloc[rows]
-    words = np.frombuffer(bytes.fromhex("".join(texts(known["phash"]))), ">u8").astype(np.uint64).reshape(-1, 2)
-    location = pd.factorize(known["location"])[0]
-    moment = known["moment"].to_numpy(float)
-    certain = _certain(words, location, moment, bits)
-    likely = _likely(words, location, moment, min(bits, LIKELY_BITS))
+    hashed = images.iloc[rows]
+    words = np.frombuffer(bytes.fromhex("".join(to_list(hashed["phash"]))), ">u8").astype(np.uint64).reshape(-1, 2)
+    location = pd.factorize(hashed["location"])[0]
+    seconds = hashed["seconds"].to_numpy(float)
+    certain = _certain(words, location, seconds, max_bits)
+    likely = _likely(words, location, seconds, min(max_bits, LIKELY_BITS))
     return Pairs(*(rows[i] for i in certain)), Pairs(*(rows[i] for i in likely))
 
 
-def _certain(words: NDArray[np.uint64], location: Indices, moment: NDArray[np.float64], bits: int) -> Pairs:
-    timed = np.flatnonzero(~np.isnan(moment))
-    second = np.floor(moment[timed]).astype(np.int64)
-    order = np.lexsort((second, second % QUARTER_HOUR))
+def _certain(words: NDArray[np.uint64], location: Ints, seconds: NDArray[np.float64], max_bits: int) -> Pairs:
+    timed = np.flatnonzero(~np.isnan(seconds))
+    second = np.floor(seconds[timed]).astype(np.int64)
+    order = np.lexsort((second, second % QUARTER_HOUR_S))
     timed, second = timed[order], second[order]
 
-    def together(near: Indices, far: Indices) -> NDArray[np.bool_]:
-        return np.asarray((second[near] % QUARTER_HOUR == second[far] % QUARTER_HOUR) & (second[far] - second[near] <= DAY))
+    def same_time(near: Ints, far: Ints) -> Bools:
+        return np.asarray((second[near] % QUARTER_HOUR_S == second[far] % QUARTER_HOUR_S) & (second[far] - second[near] <= MAX_ZONE_DIFFERENCE_S))
 
-    return _compared(timed, together, words, location, bits)
+    return _compare_neighbours(timed, same_time, words, location, max_bits)
 
 
-def _likely(words: NDArray[np.uint64], location: Indices, moment: NDArray[np.float64], bits: int) -> Pairs:
-    untimed = np.isnan(moment)
+def _likely(words: NDArray[np.uint64], location: Ints, seconds: NDArray[np.float64], max_bits: int) -> Pairs:
+    untimed = np.isnan(seconds)
     if not untimed.any():
-        return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64))
-    halves = np.stack([words[:, 0] >> 32, words[:, 0] & 0xFFFFFFFF, words[:, 1] >> 32, words[:, 1] & 0xFFFFFFFF])
+        return NO_PAIRS
+    bands = np.stack([words[:, 0] >> 32, words[:, 0] & 0xFFFFFFFF, words[:, 1] >> 32, words[:, 1] & 0xFFFFFFFF])
     found = []
     for band in range(BANDS):
-        order = np.lexsort(np.roll(halves, -band, axis=0)[::-1])
-        key = halves[band][order]
+        order = np.lexsort(np.roll(bands, -band, axis=0)[::-1])
+        key = bands[band][order]
 
-        def together(near: Indices, far: Indices, key: NDArray[np.uint64] = key, order: Indices = order) -> NDArray[np.bool_]:
+        def same_band(near: Ints, far: Ints, key: NDArray[np.uint64] = key, order: Ints = order) -> Bools:
             return np.asarray((key[near] == key[far]) & (untimed[order[near]] | untimed[order[far]]))
 
-        found.append(_compared(order, together, words, location, bits))
-    return Pairs(*(np.concatenate([f[i] for f in found]) for i in (0, 1)))
+        found.append(_compare_neighbours(order, same_band, words, location, max_bits))
+    return Pairs(*(np.concatenate([pairs[i] for pairs in found]) for i in (0, 1)))
 
 
-def _compared(
-    order: Indices, together: Callable[[Indices, Indices], NDArray[np.bool_]], words: NDArray[np.uint64], location: Indices, bits: int
-) -> Pairs:
-    """Pairs of different places and nearly the same words among each row and those that come next to it in ``order``."""
+def _compare_neighbours(order: Ints, comparable: Callable[[Ints, Ints], Bools], words: NDArray[np.uint64], location: Ints, max_bits: int) -> Pairs:
+    """Pairs of different locations with nearly equal words, among each image and its next neighbours in ``order``."""
     one, other = [], []
-    for step in range(1, NEXT + 1):
-        near = np.arange(max(len(order) - step, 0))
-        near = near[together(near, near + step)]
-        a, b = order[near], order[near + step]
-        alike = np.bitwise_count(words[a] ^ words[b]).sum(1) <= bits
-        some = alike & (location[a] != location[b])
-        one.append(a[some])
-        other.append(b[some])
+    for distance in range(1, NEIGHBOURS + 1):
+        near = np.arange(max(len(order) - distance, 0))
+        near = near[comparable(near, near + distance)]
+        a, b = order[near], order[near + distance]
+        found = (np.bitwise_count(words[a] ^ words[b]).sum(1) <= max_bits) & (location[a] != location[b])
+        one.append(a[found])
+        other.append(b[found])
     return Pairs(np.concatenate(one), np.concatenate(other))

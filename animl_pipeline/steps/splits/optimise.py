@@ -1,7 +1,7 @@
-"""The search for balanced shares: the score of the field, made small by moving and swapping whole groups of places.
+"""Search for balanced splits: move and swap whole groups of locations until the score stops improving.
 
-A descent looks at one group after the other, scores every side that it could be on and every group that it could change
-places with, and does what helps most, until nothing helps. The best split found is then shaken and improved again.
+A descent looks at one group after another, scores every split that it could be in and every group that it could be swapped with,
+and makes the best change, until no change helps. The best result is then partly shuffled and improved again.
 """
 
 from __future__ import annotations
@@ -14,209 +14,219 @@ import numpy as np
 from numpy.typing import NDArray
 
 from animl_pipeline.core.errors import SplitsError
+from animl_pipeline.steps.splits.grouping import Bools, Ints
 
-SIDES = ("train", "val", "test")
+SPLIT_NAMES = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
-EXAMPLES, LOCATIONS, MIX = 2.0, 1.0, 2.0
-"""Weights of the score of the field: animl-ml's create_classification_dataset.py, ``create_splits_random``."""
-LACKS = np.array([1000.0, 20.0, 100.0])
-"""What it costs that a class has no example in train, val, test; far above any score of shares, so it is avoided first."""
-SHORT = np.array([8.0, 4.0, 2.0])
-"""What it costs that a class has fewer examples or places than asked for, at most; train first, then val, since it chooses the epoch."""
-EMPTY = 1e6
-"""What it costs that a side has no example at all."""
+CROPS_WEIGHT, LOCATIONS_WEIGHT, MIX_WEIGHT = 2.0, 1.0, 2.0
+"""Weights of the score: animl-ml's create_classification_dataset.py, ``create_splits_random``."""
+MISSING_COST = np.array([1000.0, 20.0, 100.0])
+"""Cost of a class without any crop in train, val, test. It is far above any other part of the score, so it is avoided first."""
+SHORTAGE_COST = np.array([8.0, 4.0, 2.0])
+"""Highest cost of a class with fewer crops or locations than wanted: train first, then val, because val chooses the epoch."""
+EMPTY_COST = 1e6
+"""Cost of a split without any crop."""
 GOOD_ENOUGH = 0.005
-"""A score below which nobody could tell two splits apart: shares within about one per cent of the wanted ones."""
-WORTHWHILE = 1e-5
-"""What a change must gain, so that a descent ends."""
-PARTNERS = 400
-"""With how many groups of a side a group may change places, at most; a sample where there are more."""
-LOOKS = 20_000
-"""Groups looked at in all rounds together, at most, so that many places take seconds."""
+"""Below this score all shares are within about one per cent of the wanted ones."""
+MIN_GAIN = 1e-5
+"""A change must improve the score by this much, so that a descent ends."""
+MAX_PARTNERS = 400
+"""A group is compared with at most this many groups of a split to swap with, chosen at random."""
+MAX_STEPS = 20_000
+"""Groups looked at in all rounds together, at most, so that a search with many locations takes seconds."""
 
-Counted = NDArray[np.float64]
-Sides = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a search works on."""
+class SplitProblem:
+    """What the search works on, for g groups and c classes.
 
-    counts: Counted  # [3, groups, classes] examples that a group brings to train, val, test
-    locations: Counted  # [3, groups, classes] places with the class that it brings
-    shares: Counted  # [3] wanted shares of train, val, test
-    least: Counted  # [3, classes] examples wanted at least; 0 where the class cannot be had
-    least_locations: Counted  # [3, classes]
-    allowed: NDArray[np.bool_]  # [groups, 3] the sides on which a group may be
+    Attributes:
+        counts: [3, g, c] crops that a group brings to train, val, test.
+        locations: [3, g, c] locations with the class that it brings.
+        shares: [3] wanted shares of train, val, test.
+        min_counts: [3, c] wanted crops, at least; 0 where the class is not wanted.
+        min_locations: [3, c] wanted locations, at least.
+        allowed: bool [g, 3], the splits that a group may be in.
+    """
+
+    counts: Floats
+    locations: Floats
+    shares: Floats
+    min_counts: Floats
+    min_locations: Floats
+    allowed: Bools
 
     @cached_property
-    def brings(self) -> Counted:
-        """[3, groups, 2 classes] examples, then places."""
+    def both(self) -> Floats:
+        """[3, g, 2 c] crops, then locations."""
         return np.concatenate([self.counts, self.locations], axis=2)
 
     @cached_property
-    def floors(self) -> Counted:
-        """[3, 2 classes] examples and places wanted at least."""
-        return np.concatenate([self.least, self.least_locations], axis=1)
+    def minimums(self) -> Floats:
+        """[3, 2 c] wanted crops and locations, at least."""
+        return np.concatenate([self.min_counts, self.min_locations], axis=1)
 
     @cached_property
-    def aims(self) -> Counted:
-        """[3, 2 classes] examples and places wanted: the side's share of all that could lie there."""
-        return np.asarray(self.shares[:, None] * self.brings.sum(1))
+    def targets(self) -> Floats:
+        """[3, 2 c] wanted crops and locations: the split's share of all that it could have."""
+        return np.asarray(self.shares[:, None] * self.both.sum(1))
 
     @cached_property
-    def weights(self) -> Counted:
-        """[3, 2 classes] what a squared difference of one example or place from the aims counts."""
-        each = np.repeat([EXAMPLES, LOCATIONS], self.counts.shape[2])
-        return np.asarray(each / np.square(np.maximum(self.brings.sum(1), 1)))
+    def weights(self) -> Floats:
+        """[3, 2 c] weight of a squared difference of one crop or location from the targets."""
+        each = np.repeat([CROPS_WEIGHT, LOCATIONS_WEIGHT], self.counts.shape[2])
+        return np.asarray(each / np.square(np.maximum(self.both.sum(1), 1)))
 
     @cached_property
-    def mix(self) -> Counted:
-        """[3, classes] the classes' shares of all that could lie on each side."""
-        everything = self.counts.sum(1)
-        return np.asarray(everything / np.maximum(everything.sum(1, keepdims=True), 1))
+    def mix(self) -> Floats:
+        """[3, c] the classes' shares of all crops that each split could have."""
+        total = self.counts.sum(1)
+        return np.asarray(total / np.maximum(total.sum(1, keepdims=True), 1))
 
 
-class _Sums(NamedTuple):
-    """What the three sides hold now."""
+class _State(NamedTuple):
+    """What the three splits hold: [3, 2 c] crops, then locations; and their costs [3]."""
 
-    held: Counted  # [3, 2 classes] examples, then places
-    costs: Counted  # [3]
+    held: Floats
+    costs: Floats
 
 
 class _Change(NamedTuple):
-    """The best that can be done with a group: to go to ``to``, in exchange for ``partner`` or alone."""
+    """The best change of a group: to the split ``to``, in exchange for ``partner`` or alone."""
 
     gain: float
     to: int
     partner: int | None
 
 
-def search(wanted: Wanted, rounds: int, rng: np.random.Generator) -> Sides:
-    """The best split found in so many rounds; fewer when it is good enough.
+def search(problem: SplitProblem, max_rounds: int, rng: np.random.Generator) -> Ints:
+    """The best splits found in at most ``max_rounds`` rounds, fewer when they are good enough.
 
     Returns:
-        int64 [groups]: 0 train, 1 val, 2 test.
+        int [g]: 0 train, 1 val, 2 test.
 
     Raises:
-        SplitsError: what is allowed leaves a side without any group.
+        SplitsError: a split stays empty, because no group may be in it.
     """
-    best, lowest, looks = np.zeros(0, np.int64), np.inf, 0
-    for n in range(rounds):
-        start = _dealt(wanted) if n == 0 else _drawn(wanted, rng) if n == 1 else _shaken(best, wanted, rng)
-        sides, looked = _descend(start, wanted, rng, LOOKS - looks)
-        looks += looked
-        cost = score(sides, wanted)
+    best, lowest, steps = np.zeros(0, np.int64), np.inf, 0
+    for n in range(max_rounds):
+        start = _greedy_start(problem) if n == 0 else _random_start(problem, rng) if n == 1 else _shuffle_some(best, problem, rng)
+        found, taken = _descend(start, problem, rng, MAX_STEPS - steps)
+        steps += taken
+        cost = score(found, problem)
         if cost < lowest:
-            best, lowest = sides, cost
-        if lowest < GOOD_ENOUGH or looks >= LOOKS:
+            best, lowest = found, cost
+        if lowest < GOOD_ENOUGH or steps >= MAX_STEPS:
             break
-    if lowest >= EMPTY:
+    if lowest >= EMPTY_COST:
         raise SplitsError(
-            "the places that must be in test or in train leave no place for another side; add sources with new places, "
-            "or shorten splits.test_only and splits.train_only"
+            "the locations that must be in test or in train leave no location for another split; add sources with new locations, "
+            "or shorten splits.test_only and splits.train_only",
+            code="empty_split",
         )
     return best
 
 
-def score(sides: Sides, wanted: Wanted) -> float:
-    """How far a split is from the wanted shares; lower is better.
+def score(splits: Ints, problem: SplitProblem) -> float:
+    """How far splits are from the wanted shares; lower is better.
 
-    The score of the field (animl-ml's splitter): over classes, 2 × (share of the class's examples on a side - wanted)² +
-    (share of its places - wanted)² + for val and test 2 × (the class's share of the side - of all)²; and penalties far above
-    it for a class that a side could have and has not, or has too little of.
+    The score of animl-ml's splitter, summed over classes and splits: 2 × (share of the class's crops - wanted share)² + (share of its
+    locations - wanted share)², and for val and test 2 × (the class's share of the split - its share of all)². Added are costs far
+    above it for a class that a split could have and does not have, or has too few of.
     """
-    return float(_sums(sides, wanted).costs.sum())
+    return float(_state(splits, problem).costs.sum())
 
 
-def _sums(sides: Sides, wanted: Wanted) -> _Sums:
-    held = np.stack([wanted.brings[s][sides == s].sum(0) for s in range(3)])
-    return _Sums(held, np.array([_cost(s, held[s], wanted) for s in range(3)]))
+def _state(splits: Ints, problem: SplitProblem) -> _State:
+    held = np.stack([problem.both[s][splits == s].sum(0) for s in range(3)])
+    return _State(held, np.array([_cost(s, held[s], problem) for s in range(3)]))
 
 
-def _cost(side: int, held: Counted, wanted: Wanted) -> Counted:
-    """One side's part of the score. held: [..., 2 classes] examples and places on that side → [...]."""
-    cost = np.square(held - wanted.aims[side]) @ wanted.weights[side]
-    counts = held[..., : wanted.counts.shape[2]]
-    here = counts.sum(-1)
-    if side != TRAIN:
-        cost += MIX * np.square(counts / np.maximum(here, 1)[..., None] - wanted.mix[side]).sum(-1)
-    floors = wanted.floors[side]
-    if (held < floors).any():
-        short = (1 - held / np.maximum(floors, 1)).clip(0) * (floors > 0)
-        cost += SHORT[side] * short.sum(-1) + LACKS[side] * ((counts == 0) & (wanted.least[side] > 0)).sum(-1)
-    return np.asarray(cost + EMPTY * (here == 0))
+def _cost(split: int, held: Floats, problem: SplitProblem) -> Floats:
+    """One split's part of the score: [..., 2 c] crops and locations that it holds → [...]."""
+    cost = np.square(held - problem.targets[split]) @ problem.weights[split]
+    counts = held[..., : problem.counts.shape[2]]
+    total = counts.sum(-1)
+    if split != TRAIN:
+        cost += MIX_WEIGHT * np.square(counts / np.maximum(total, 1)[..., None] - problem.mix[split]).sum(-1)
+    minimums = problem.minimums[split]
+    if (held < minimums).any():
+        shortage = (1 - held / np.maximum(minimums, 1)).clip(0) * (minimums > 0)
+        missing = (counts == 0) & (problem.min_counts[split] > 0)
+        cost += SHORTAGE_COST[split] * shortage.sum(-1) + MISSING_COST[split] * missing.sum(-1)
+    return np.asarray(cost + EMPTY_COST * (total == 0))
 
 
-def _descend(start: Sides, wanted: Wanted, rng: np.random.Generator, looks: int) -> tuple[Sides, int]:
-    """Change group after group as long as that lowers the score; also how many groups were looked at."""
-    sides, now = start.copy(), _sums(start, wanted)
-    free = rng.permutation(np.flatnonzero(wanted.allowed.sum(1) > 1))
-    looked = idle = 0
-    while idle < len(free) and looked < max(looks, len(free)):
-        group = free[looked % len(free)]
-        change = _best_change(group, sides, now, wanted, rng)
-        looked += 1
-        idle = 0 if change else idle + 1
+def _descend(start: Ints, problem: SplitProblem, rng: np.random.Generator, max_steps: int) -> tuple[Ints, int]:
+    """Change one group after another while that lowers the score. Also the number of groups that were looked at."""
+    splits, state = start.copy(), _state(start, problem)
+    free = rng.permutation(np.flatnonzero(problem.allowed.sum(1) > 1))
+    steps = unchanged = 0
+    while unchanged < len(free) and steps < max(max_steps, len(free)):
+        group = free[steps % len(free)]
+        change = _best_change(group, splits, state, problem, rng)
+        steps += 1
+        unchanged = 0 if change else unchanged + 1
         if change:
             if change.partner is not None:
-                sides[change.partner] = sides[group]
-            sides[group] = change.to
-            now = _sums(sides, wanted)
-    return sides, looked
+                splits[change.partner] = splits[group]
+            splits[group] = change.to
+            state = _state(splits, problem)
+    return splits, steps
 
 
-def _best_change(group: int, sides: Sides, now: _Sums, wanted: Wanted, rng: np.random.Generator) -> _Change | None:
-    here = int(sides[group])
+def _best_change(group: int, splits: Ints, state: _State, problem: SplitProblem, rng: np.random.Generator) -> _Change | None:
+    now = int(splits[group])
     best: _Change | None = None
-    for to in np.flatnonzero(wanted.allowed[group]):
-        if to == here:
+    for to in np.flatnonzero(problem.allowed[group]):
+        if to == now:
             continue
-        partners = np.flatnonzero((sides == to) & wanted.allowed[:, here])
-        if len(partners) > PARTNERS:
-            partners = rng.choice(partners, PARTNERS, replace=False)
-        costs = _costs_after(group, here, int(to), partners, now, wanted)
+        partners = np.flatnonzero((splits == to) & problem.allowed[:, now])
+        if len(partners) > MAX_PARTNERS:
+            partners = rng.choice(partners, MAX_PARTNERS, replace=False)
+        costs = _costs_after(group, now, int(to), partners, state, problem)
         i = int(costs.argmin())
-        gain = float(now.costs[here] + now.costs[to] - costs[i])
-        if gain > (best.gain if best else WORTHWHILE):
+        gain = float(state.costs[now] + state.costs[to] - costs[i])
+        if gain > (best.gain if best else MIN_GAIN):
             best = _Change(gain, int(to), None if i == 0 else int(partners[i - 1]))
     return best
 
 
-def _costs_after(group: int, here: int, to: int, partners: Sides, now: _Sums, wanted: Wanted) -> Counted:
-    """[1 + partners]: what the two sides cost after the group went over alone, or in exchange for each partner."""
+def _costs_after(group: int, now: int, to: int, partners: Ints, state: _State, problem: SplitProblem) -> Floats:
+    """[1 + partners]: the costs of the two splits after the group moves alone, or in exchange for each partner."""
 
-    def side(which: int, sign: int) -> Counted:
-        brings = wanted.brings[which]
-        change = np.concatenate([-brings[[group]], brings[partners] - brings[group]])
-        return _cost(which, now.held[which] + sign * change, wanted)
+    def cost(split: int, sign: int) -> Floats:
+        both = problem.both[split]
+        change = np.concatenate([-both[[group]], both[partners] - both[group]])
+        return _cost(split, state.held[split] + sign * change, problem)
 
-    return side(here, 1) + side(to, -1)
-
-
-def _dealt(wanted: Wanted) -> Sides:
-    """Groups dealt out, those with most of any class first, each to where it fits best; the sides that have little choice first."""
-    brings = wanted.counts.max(0) / np.maximum(wanted.counts.max(0).sum(0), 1)
-    sides = np.full(len(brings), -1, np.int64)
-    held = np.zeros((3, brings.shape[1]))
-    for g in np.lexsort((-brings.max(1), wanted.allowed.sum(1))):
-        may = np.flatnonzero(wanted.allowed[g])
-        after = np.square(held[may] + brings[g] - wanted.shares[may, None]).sum(1)
-        before = np.square(held[may] - wanted.shares[may, None]).sum(1)
-        sides[g] = may[int((after - before).argmin())]
-        held[sides[g]] += brings[g]
-    return sides
+    return cost(now, 1) + cost(to, -1)
 
 
-def _drawn(wanted: Wanted, rng: np.random.Generator) -> Sides:
-    """Every group on a side drawn by the wanted shares."""
-    weights = wanted.allowed * wanted.shares
+def _greedy_start(problem: SplitProblem) -> Ints:
+    """Each group where it fits best: groups with little choice first, then those with most of any class."""
+    share = problem.counts.max(0) / np.maximum(problem.counts.max(0).sum(0), 1)
+    splits = np.full(len(share), -1, np.int64)
+    held = np.zeros((3, share.shape[1]))
+    for g in np.lexsort((-share.max(1), problem.allowed.sum(1))):
+        allowed = np.flatnonzero(problem.allowed[g])
+        after = np.square(held[allowed] + share[g] - problem.shares[allowed, None]).sum(1)
+        before = np.square(held[allowed] - problem.shares[allowed, None]).sum(1)
+        splits[g] = allowed[int((after - before).argmin())]
+        held[splits[g]] += share[g]
+    return splits
+
+
+def _random_start(problem: SplitProblem, rng: np.random.Generator) -> Ints:
+    """Each group in a random split, by the wanted shares."""
+    weights = problem.allowed * problem.shares
     bounds = weights.cumsum(1) / weights.sum(1, keepdims=True)
-    sides = (rng.random((len(weights), 1)) > bounds).sum(1)
-    return np.asarray(sides, np.int64)
+    return np.asarray((rng.random((len(weights), 1)) > bounds).sum(1), np.int64)
 
 
-def _shaken(best: Sides, wanted: Wanted, rng: np.random.Generator) -> Sides:
-    """The best split with a twelfth of its groups, at least three, drawn anew."""
-    some = rng.random(len(best)) < max(3 / len(best), 1 / 12)
-    return np.where(some, _drawn(wanted, rng), best)
+def _shuffle_some(best: Ints, problem: SplitProblem, rng: np.random.Generator) -> Ints:
+    """The best splits, with about a twelfth of the groups (at least three) in a random split."""
+    chosen = rng.random(len(best)) < max(3 / len(best), 1 / 12)
+    return np.where(chosen, _random_start(problem, rng), best)

@@ -1,87 +1,153 @@
-"""The table of crops as numbers: what is the same place, burst, picture, or copy of a picture has the same number."""
+"""Read the crops as columns of numbers: crops with the same location, sequence, image or copy of an image have the same number."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from animl_pipeline.config import SplitsConfig
-from animl_pipeline.steps.splits.grouping import Codes, codes_of, components
-from animl_pipeline.steps.splits.near_duplicates import Pairs, near_duplicates
-from animl_pipeline.steps.splits.timestamps import days_of, moments_of
+from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.errors import SplitsError
+from animl_pipeline.core.table_schemas import CROPS
+from animl_pipeline.steps.splits.grouping import Bools, Ints, connected_components, number_texts
+from animl_pipeline.steps.splits.near_duplicates import NO_PAIRS, Pairs, near_duplicates
+from animl_pipeline.storage.step_cache import Store
 
-NEEDED = ("crop_id", "location", "class_id", "sequence", "image")
-OPTIONAL = ("source", "taken", "phash")
-"""Empty text where a table does not have them."""
+COLUMNS = ["crop_id", "location", "class_id", "sequence", "image", "source", "taken", "phash"]
 
 
-class Table(NamedTuple):
-    """Crops in the order of their ids; numbers are -1 where there is nothing."""
+class NumberedCrops(NamedTuple):
+    """n crops in the order of their ids, as numbers; -1 where a crop has no value.
+
+    Attributes:
+        rows: the table of crops.
+        location, image, sequence, class_number: int [n].
+        copy: int [n], the same for certain near-duplicates.
+        locations, images: names by number.
+        likely_copies: pairs of images.
+        seconds: float [n], since 1970, NaN where unknown or not needed.
+        usable: bool [3, n], whether the plan's dates allow the crop in train, val and test.
+        undated: number of crops whose day the plan needs and does not know.
+    """
 
     rows: pd.DataFrame
-    location: Codes
-    locations: tuple[str, ...]  # sorted names
-    image: Codes
-    images: NDArray[np.object_]  # names
-    burst: Codes
-    copy: Codes  # pictures that are certain copies of one another
-    likely: Pairs  # pictures that are likely copies of one another
-    moment: NDArray[np.float64]  # seconds since 1970, NaN where unknown or of no use
-    day: NDArray[np.datetime64]  # NaT where unknown or of no use
+    location: Ints
+    locations: tuple[str, ...]
+    image: Ints
+    images: NDArray[np.object_]
+    sequence: Ints
+    class_number: Ints
+    copy: Ints
+    likely_copies: Pairs
+    seconds: NDArray[np.float64]
+    usable: Bools
+    undated: int
 
-    def ties(self) -> tuple[Codes, ...]:
-        """What ties places together."""
-        return self.burst, self.image, self.copy
-
-
-def read_crops(path: Path) -> pd.DataFrame:
-    """What the step needs of crops.parquet, by crop id."""
-    there = set(pq.read_schema(path).names)
-    rows = pd.read_parquet(path, columns=[c for c in (*NEEDED, *OPTIONAL) if c in there])
-    if not rows["crop_id"].is_monotonic_increasing:
-        rows = rows.sort_values("crop_id", ignore_index=True)
-    return rows
+    def links(self) -> tuple[Ints, ...]:
+        """What links locations to each other."""
+        return self.sequence, self.image, self.copy
 
 
-def numbered(crops: pd.DataFrame, spec: SplitsConfig) -> Table:
-    """The crops in numbers; near duplicates are looked for where the plan and the table allow it."""
-    rows = crops.assign(**{c: "" for c in OPTIONAL if c not in crops})
+def read_crops(crops: Artifact, store: Store) -> pd.DataFrame:
+    """The columns of the crops that this step needs, in the order of the crops' ids."""
+    rows = store.table(crops, CROPS, COLUMNS)
+    return rows if rows["crop_id"].is_monotonic_increasing else rows.sort_values("crop_id", ignore_index=True)
+
+
+def number_crops(rows: pd.DataFrame, config: SplitsConfig, classes: tuple[str, ...]) -> NumberedCrops:
+    """The crops as numbers, with near-duplicates if the plan looks for them.
+
+    Raises:
+        SplitsError: a crop has a class that the plan does not have.
+    """
     location = pd.Categorical(rows["location"])
-    names = tuple(location.categories)
-    nowhere = names.index("") if "" in names else None
-    codes = np.asarray(location.codes, np.int64)
-    if nowhere is not None:  # empty text comes first
-        codes, names = codes - 1, names[1:]
+    names, codes = tuple(location.categories), np.asarray(location.codes, np.int64)
+    if "" in names:  # empty text is sorted first
+        names, codes = names[1:], codes - 1
     image, images = pd.factorize(rows["image"])
     first = ~pd.Series(image).duplicated().to_numpy()
     taken = rows.loc[first, "taken"]
-    timed, dated = "phash" in crops or spec.unknown_location == "train", bool(spec.train_only_before or spec.test_only_after)
-    moment = (moments_of(taken) if timed else np.full(len(taken), np.nan))[image]
-    day = (days_of(taken) if dated else np.full(len(taken), "NaT", "datetime64[D]"))[image]
-    certain, likely = _copies(rows[first], codes[first], moment[first], spec.near_duplicate_bits)
-    return Table(
-        rows, codes, names, image.astype(np.int64), np.asarray(images, object), codes_of(rows["sequence"]),
-        _clusters(len(images), certain)[image], likely, moment, day,
-    )  # fmt: skip
+    seconds = _parse_seconds(taken)[image]
+    needs_day = bool(config.train_only_before or config.test_only_after)
+    day = (_parse_days(taken) if needs_day else np.full(len(taken), "NaT", "datetime64[D]"))[image]
+    never = np.full(len(day), False)  # a comparison with an unknown day is False, too
+    old = never if config.train_only_before is None else day < np.datetime64(config.train_only_before)
+    new = never if config.test_only_after is None else day >= np.datetime64(config.test_only_after)
+    certain, likely = _find_copies(rows[first], codes[first], seconds[first], config.near_duplicate_bits)
+    return NumberedCrops(
+        rows=rows,
+        location=codes,
+        locations=names,
+        image=image.astype(np.int64),
+        images=np.asarray(images, object),
+        sequence=number_texts(rows["sequence"]),
+        class_number=_class_numbers(rows["class_id"], classes),
+        copy=_number_copies(len(images), certain)[image],
+        likely_copies=likely,
+        seconds=seconds,
+        usable=np.stack([~new, ~old & ~new, ~old]),
+        undated=int(np.isnat(day).sum()) if needs_day else 0,
+    )
 
 
-def _copies(images: pd.DataFrame, location: Codes, moment: NDArray[np.float64], bits: int | None) -> tuple[Pairs, Pairs]:
-    if bits is None:
-        none = np.zeros(0, np.int64)
-        return Pairs(none, none), Pairs(none, none)
-    return near_duplicates(pd.DataFrame({"location": location, "phash": images["phash"].to_numpy(), "moment": moment}), bits)
+def _class_numbers(class_id: pd.Series, classes: tuple[str, ...]) -> Ints:
+    codes = pd.Categorical(class_id, categories=list(classes)).codes.astype(np.int64)
+    if (codes < 0).any():
+        raise SplitsError(
+            f"expected crops of {', '.join(classes)}, found {class_id[codes < 0].iloc[0]!r}; run the steps `labels` to `crops` of this plan",
+            code="unknown_class",
+        )
+    return codes
 
 
-def _clusters(n: int, pairs: Pairs) -> Codes:
-    """For each of ``n`` pictures the number of the copies that it is one of; -1 where it has none."""
+def _find_copies(images: pd.DataFrame, location: Ints, seconds: NDArray[np.float64], max_bits: int | None) -> tuple[Pairs, Pairs]:
+    if max_bits is None:
+        return NO_PAIRS, NO_PAIRS
+    return near_duplicates(pd.DataFrame({"location": location, "phash": images["phash"].to_numpy(), "seconds": seconds}), max_bits)
+
+
+def _number_copies(n: int, pairs: Pairs) -> Ints:
+    """For each of ``n`` images a number that it shares with its copies; -1 for an image without a copy."""
     codes = np.full(n, -1, np.int64)
     if len(pairs.one):
-        codes[:] = components(n, pairs.one, pairs.other)
-        alone = np.bincount(codes)[codes] == 1
-        codes[alone] = -1
+        codes[:] = connected_components(n, pairs.one, pairs.other)
+        codes[np.bincount(codes)[codes] == 1] = -1
     return codes
+
+
+# -- times -------------------------------------------------------------------------------------------------------------
+
+
+def _parse_seconds(taken: pd.Series) -> NDArray[np.float64]:
+    """Seconds since 1970; NaN where the text is not an ISO 8601 time. A time without an offset counts as UTC."""
+    times = pd.to_datetime(_as_iso(taken), utc=True, format="ISO8601", errors="coerce")
+    seconds = times.to_numpy(dtype="datetime64[ms]").astype(np.int64) / 1000
+    return np.where(times.isna(), np.nan, seconds)
+
+
+def _parse_days(taken: pd.Series) -> NDArray[np.datetime64]:
+    """The day on the camera's own clock; NaT where the text has none."""
+    days = pd.to_datetime(_as_iso(taken).str.slice(0, 10), format="%Y-%m-%d", errors="coerce")
+    return days.to_numpy(dtype="datetime64[D]")
+
+
+def sequences_by_time(source: pd.Series, seconds: NDArray[np.float64], max_gap_s: float) -> Ints:
+    """A number for each image: the same for images of one source with at most ``max_gap_s`` between neighbours; -1 without a time."""
+    timed = np.flatnonzero(~np.isnan(seconds))
+    code = pd.factorize(source)[0][timed]
+    order = np.lexsort((seconds[timed], code))
+    is_new = (np.diff(code[order], prepend=-1) != 0) | (np.diff(seconds[timed][order], prepend=-np.inf) > max_gap_s)
+    found = np.full(len(seconds), -1, np.int64)
+    found[timed[order]] = np.cumsum(is_new) - 1
+    return found
+
+
+def _as_iso(taken: pd.Series) -> pd.Series:
+    """EXIF's days, such as 2024:05:31, in ISO 8601's form."""
+    exif = taken.str.slice(4, 5) == ":"
+    if not exif.any():
+        return taken
+    return taken.where(~exif, taken.str.slice(0, 4) + "-" + taken.str.slice(5, 7) + "-" + taken.str.slice(8))

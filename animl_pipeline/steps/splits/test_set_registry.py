@@ -1,7 +1,7 @@
-"""The register of what was tested on and learnt from, which freezes a model's test set from one retraining to the next.
+"""The registry of the locations and images that earlier runs used for training or testing. It freezes a model's test set.
 
-It lies in the store's memory, for each model and test set. A place has an entry by its name; the pictures of a place have
-one for each run that used new ones, so that a place is known again under another name.
+It is part of the store's index, one for each model and number of the test set. A location has an entry by its name. The images of a
+location have an entry for each run that used new ones, so that a location is recognised under another name.
 """
 
 from __future__ import annotations
@@ -12,86 +12,116 @@ import numpy as np
 import pandas as pd
 
 from animl_pipeline.core.errors import StoreError
-from animl_pipeline.steps.splits.grouping import texts
+from animl_pipeline.steps.splits.grouping import to_list
 from animl_pipeline.storage.step_cache import Store, digest_of
 
-TESTED, LEARNT = "tested", "learnt"
-MARK = 16
-"""So many first characters of a picture's name stand for it."""
-NOWHERE, ELSEWHERE = "", "?"
-"""The home of a picture whose place was unknown, and of one that an early register kept without its place."""
+NEW, TRAINED, TESTED, BOTH = 0, 1, 2, 3
+"""What a location or image was used for by earlier runs."""
+WORDS = {"learnt": TRAINED, "tested": TESTED}
+"""The words in the registry's files. They stay as they are, so that registries of earlier versions keep test sets frozen."""
+PREFIX = 16
+"""The first characters of an image's sha256 stand for the image."""
+UNKNOWN_LOCATION, ANY_LOCATION = "", "?"
+"""The location of images whose location was unknown, and of images that an early registry kept without their location."""
 
 
-class Use(NamedTuple):
-    """What was done with pictures, tested or learnt, and the place that they were of."""
+class ImageUse(NamedTuple):
+    """What some images were used for (``TRAINED`` or ``TESTED``), and their location then."""
 
-    how: str
-    home: str
+    use: int
+    location: str
 
 
-class Past(NamedTuple):
-    """What other runs did with places and pictures that are here again."""
+class History(NamedTuple):
+    """What earlier runs used those locations and images for that are among the present ones.
 
-    locations: dict[str, str]  # name of a place: tested or learnt
-    images: dict[Use, set[str]]  # marks of pictures
-    complete: bool = False  # whether this very run has been written down already
+    Attributes:
+        locations: name → ``TRAINED`` or ``TESTED``.
+        images: use → prefixes of images.
+        recorded: whether this very run is in the registry.
+    """
+
+    locations: dict[str, int]
+    images: dict[ImageUse, set[str]]
+    recorded: bool = False
 
     def digest(self) -> str:
-        """The same for the same past."""
-        images = [[*use, digest_of(sorted(marks))] for use, marks in sorted(self.images.items())]
+        """The same for the same history."""
+        images = [[*use, digest_of(sorted(prefixes))] for use, prefixes in sorted(self.images.items())]
         return digest_of([sorted(self.locations.items()), images])
 
-    def done(self) -> pd.Series:
-        """For each mark its use, by its number in the sorted uses; of a picture with two uses the tested one."""
-        uses = sorted(self.images)  # learnt before tested
-        marks = pd.Series([mark for use in uses for mark in sorted(self.images[use])], dtype=str)
-        number = np.repeat(np.arange(len(uses)), [len(self.images[use]) for use in uses])
-        last = ~marks.duplicated(keep="last").to_numpy()
-        return pd.Series(number[last], index=marks[last])
+    def image_uses(self) -> tuple[list[ImageUse], pd.Series]:
+        """All uses, and for each prefix of an image the position of its use. An image that was used for both counts as tested."""
+        uses = sorted(self.images)  # TRAINED before TESTED
+        prefixes = pd.Series([prefix for use in uses for prefix in sorted(self.images[use])], dtype=str)
+        position = np.repeat(np.arange(len(uses)), [len(self.images[use]) for use in uses])
+        last = ~prefixes.duplicated(keep="last").to_numpy()
+        return uses, pd.Series(position[last], index=prefixes[last])
+
+    def tested_images(self) -> set[str]:
+        """Prefixes of the images that were used for testing."""
+        return set().union(*(prefixes for use, prefixes in self.images.items() if use.use == TESTED))
 
 
-def register_of(lineage: str, test_set: int) -> str:
-    """The name of a register in the store's memory; no model is called so, since names hold no dot."""
-    return f"splits/{lineage}" if test_set == 1 else f"splits/{lineage}.{test_set}"
+def registry_name(model: str, test_set: int) -> str:
+    """The name of a registry in the store's index. No model has such a name with a dot."""
+    return f"splits/{model}" if test_set == 1 else f"splits/{model}.{test_set}"
 
 
-def read_past(store: Store, register: str, run: str, locations: set[str], marks: set[str]) -> Past:
-    """What other runs did with these; a run's own entries do not change its key.
+def read_history(store: Store, registry: str, run: str, locations: set[str], images: set[str]) -> History:
+    """What earlier runs used these locations and images for. The entries of ``run`` itself do not count.
+
+    Args:
+        store: the store.
+        registry: name of the registry.
+        run: id of this run.
+        locations: names of the present locations.
+        images: prefixes of the present images.
 
     Raises:
-        StoreError: the register is damaged or not what this version wrote: to go on without would thaw the test set.
+        StoreError: the registry cannot be read. Without it, the test set would not stay frozen.
     """
-    entries = store.recall(register, irreplaceable=True)
-    strange = [name for name, entry in entries.items() if set(entry) not in ({"as", "run"}, {"as", "run", "location", "images"})]
-    if strange:
+    entries = store.read_index(registry, irreplaceable=True)
+    unknown = [name for name, e in entries.items() if set(e) not in ({"as", "run"}, {"as", "run", "location", "images"}) or e["as"] not in WORDS]
+    if unknown:
         raise StoreError(
-            f"the register of tested places has no entry of this version for {strange[0]!r}; "
-            f"restore memory/{register} in the store from a copy, or raise splits.test_set in the plan to begin a new test set"
+            f"the registry of test locations has an unknown entry for {unknown[0]!r}; restore index/{registry} in the store from a backup, "
+            "or raise splits.test_set in the plan to start a new test set",
+            code="unknown_registry_entry",
         )
-    used: dict[str, str] = {}
-    images: dict[Use, set[str]] = {}
+    used: dict[str, int] = {}
+    image_uses: dict[ImageUse, set[str]] = {}
     for name, entry in entries.items():
         if entry["run"] == run:
             continue
+        use = WORDS[entry["as"]]
         if "images" in entry:
-            images.setdefault(Use(entry["as"], entry["location"]), set()).update(marks.intersection(entry["images"].split()))
+            image_uses.setdefault(ImageUse(use, entry["location"]), set()).update(images.intersection(entry["images"].split()))
         elif name in locations:
-            used[name] = entry["as"]
-        elif name[:MARK] in marks:
-            images.setdefault(Use(entry["as"], ELSEWHERE), set()).add(name[:MARK])
-    return Past(used, {use: there for use, there in images.items() if there}, any(e["run"] == run for e in entries.values()))
+            used[name] = use
+        elif name[:PREFIX] in images:
+            image_uses.setdefault(ImageUse(use, ANY_LOCATION), set()).add(name[:PREFIX])
+    present = {use: prefixes for use, prefixes in image_uses.items() if prefixes}
+    return History(used, present, recorded=any(e["run"] == run for e in entries.values()))
 
 
-def write_register(store: Store, register: str, run: str, used: pd.DataFrame) -> None:
-    """Remember what is tested on and learnt from now (``place, picture, split``); what is known already stays as it is."""
-    entries = store.recall(register, irreplaceable=True)
-    known = {name[:MARK] for name in entries} | {mark for entry in entries.values() for mark in entry.get("images", "").split()}
-    use = used["split"].eq("test").map({True: TESTED, False: LEARNT})
-    table = pd.DataFrame({"location": used["location"], "use": use, "mark": used["image"].str.slice(0, MARK)}).drop_duplicates()
+def record_split(store: Store, registry: str, run: str, crops: pd.DataFrame) -> None:
+    """Add the locations and images of a split to the registry. What it holds already stays as it is.
+
+    Args:
+        store: the store.
+        registry: name of the registry.
+        run: id of this run.
+        crops: columns ``location``, ``image`` and ``split``.
+    """
+    entries = store.read_index(registry, irreplaceable=True)
+    known = {name[:PREFIX] for name in entries} | {prefix for entry in entries.values() for prefix in entry.get("images", "").split()}
+    use = crops["split"].eq("test").map({True: "tested", False: "learnt"})
+    table = pd.DataFrame({"location": crops["location"], "use": use, "image": crops["image"].str.slice(0, PREFIX)}).drop_duplicates()
     new: dict[str, dict[str, str]] = {}
-    for (location, how), rows in ((map(str, key), rows) for key, rows in table.groupby(["location", "use"])):
+    for (location, word), rows in ((map(str, key), rows) for key, rows in table.groupby(["location", "use"])):
         if location and location not in entries:
-            new[location] = {"as": how, "run": run}
-        if marks := sorted(set(texts(rows["mark"])) - known):
-            new[f"{run} {how} {location}"] = {"as": how, "run": run, "location": location, "images": " ".join(marks)}
-    store.remember(register, new)
+            new[location] = {"as": word, "run": run}
+        if images := sorted(set(to_list(rows["image"])) - known):
+            new[f"{run} {word} {location}"] = {"as": word, "run": run, "location": location, "images": " ".join(images)}
+    store.add_to_index(registry, new)
