@@ -1,28 +1,27 @@
-"""The packaged model on the frozen test set: scores, the gate's verdict, golden answers, and a page that a biologist can read.
+"""The evaluation step: score the packaged model on the test set, compare it with the released model, decide the verdict, write the report.
 
 ::
 
-    judging      the verb: evaluate_classifier, and read_metrics
-    predictions  the test crops, seen to be fit and scored
-    scores       rows → Metrics, the headline in words, and what calls for caution
-    intervals    95 % intervals by bootstrap over places
-    parts        scores by light, box size, picture and burst; with the plan's equivalents
-    sureness     calibration on test, and what the thresholds reach there
-    contest      the model released last on the same crops, compared pair by pair
-    gate         figures → promote, hold or need_more_data, with reasons
-    alarms       false alarms, missed invaders, Animl's own table
-    auditing     labels that the model firmly disbelieves
-    folding      train without a k-th of its places, for the audit
-    golden       the test crops whose answers a release checks
-    charts       precision-recall curves and confusion.png
-    pictures     the crops that the page shows
-    page         all of it → report.html
+    step                   evaluate_classifier, read_metrics
+    score_test_set         check and score the test crops
+    metrics                scores per class and overall; the headline in words
+    bootstrap_intervals    95 % intervals by bootstrap over locations
+    slices                 scores by light, box size, image and sequence; with equivalent classes
+    calibration_metrics    calibration error on test; recall and precision at the thresholds
+    compare_champion       the released model on the same crops
+    gate                   the plan's rules: promote, hold or need_more_data, with reasons
+    error_tables           false alarms, missed invasive animals, Animl's own table
+    label_audit            labels that may be wrong
+    audit_folds            splits that leave out a part of the train locations, for the audit
+    reference_predictions  test crops whose answers the live check of a release compares
+    plots                  confusion.png and precision-recall curves
+    report, report_images  report.html and the crops in it
 """
 
 from __future__ import annotations
 
 from animl_pipeline.steps.evaluation.audit_folds import fold_splits
-from animl_pipeline.steps.evaluation.metrics import headline
+from animl_pipeline.steps.evaluation.metrics import write_headline
 from animl_pipeline.steps.evaluation.step import Fold, evaluate_classifier, read_metrics
 
-__all__ = ["Fold", "evaluate_classifier", "fold_splits", "headline", "read_metrics"]
+__all__ = ["Fold", "evaluate_classifier", "fold_splits", "read_metrics", "write_headline"]

@@ -1,4 +1,4 @@
-"""The train side without a k-th of its places, so that a model trained on the rest can say what it thinks of their labels."""
+"""Splits for the label audit of train crops: a model is trained without a part of the train locations, and audits the labels there."""
 
 from __future__ import annotations
 
@@ -6,58 +6,57 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from animl_pipeline.core.records import Artifact, Counts
+from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.step import Step
 from animl_pipeline.core.table_schemas import CROPS, SPLITS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
 FOLD_STEP = Step("fold", version=1, sections=("audit",), reads=(CROPS, SPLITS), writes=(SPLITS,))
-
-
-HELD = "held"
-"""The side of crops that a fold's model does not see, instead of train."""
+HELD_OUT = "held_out"
+"""The split of train crops that the fold's model does not see."""
 
 
 def fold_splits(crops: Artifact, splits: Artifact, folds: int, fold: int, store: Store) -> Artifact:
-    """The splits once more (splits.parquet), the train crops of one fold's places on the side ``held``.
+    """The splits (splits.parquet) with the train crops of one fold in the split ``held_out``.
 
-    Whole places are shared out to folds of about equal size. A place that holds all of a class's train crops, or without which a fold
-    would have none of a class, is in no fold: its labels are not audited, and counted.
+    Each fold is a set of whole locations; folds are about equal in size. A location is in no fold if a fold's model would have no example
+    of a class without it. The labels there are not audited; their number is in the counts.
 
     Args:
         crops: the crops step.
         splits: the splits step.
-        folds: how many there are.
+        folds: number of folds.
         fold: which one, from 0.
-        store: where the steps are.
+        store: holds the steps.
     """
 
     def build(space: Workspace) -> StepOutput:
-        table = store.table(splits, "splits.parquet")
-        train = table[table["split"] == "train"].merge(store.table(crops, "crops.parquet")[["crop_id", "location", "class_id"]], on="crop_id")
-        of_location = folds_of(train, folds)
-        held = set(train.loc[train["location"].map(of_location) == fold, "crop_id"])
-        never = int(train["location"].map(of_location).isna().sum())
-        table["split"] = table["split"].where(~table["crop_id"].isin(list(held)), HELD)
+        table = store.table(splits, SPLITS)
+        train = table[table["split"] == "train"].merge(store.table(crops, CROPS, ["crop_id", "location", "class_id"]), on="crop_id")
+        fold_of_row = train["location"].map(assign_folds(train, folds))
+        held_out = train.loc[fold_of_row == fold, "crop_id"]
+        in_no_fold = int(fold_of_row.isna().sum())
+        table["split"] = table["split"].where(~table["crop_id"].isin(held_out), HELD_OUT)
         write_table(space.out, SPLITS, table)
-        return StepOutput(Counts(kept=len(held), noted={"train_crops_in_no_fold": never} if never else {}, unit="held crops"))
+        return StepOutput(Counts(kept=len(held_out), notes={"train_crops_in_no_fold": in_no_fold} if in_no_fold else {}, unit="held-out crops"))
 
-    config = {"folds": folds, "fold": fold}
-    return store.make(FOLD_STEP, inputs={"crops": crops, "splits": splits}, config=config, build=build)
+    return store.make(FOLD_STEP, inputs={"crops": crops, "splits": splits}, config={"folds": folds, "fold": fold}, build=build)
 
 
-def folds_of(train: pd.DataFrame, folds: int) -> Mapping[str, int]:
-    """Place → fold, for the places that are in one."""
+def assign_folds(train: pd.DataFrame, folds: int) -> Mapping[str, int]:
+    """Location → fold, largest locations first, each to the smallest fold so far. Locations that must stay in training are left out."""
     known = train[train["location"] != ""]
     sizes = known.groupby("location").size().sort_index().sort_values(ascending=False, kind="stable")
-    filled = [0] * folds
+    fold_sizes = [0] * folds
     found: dict[str, int] = {}
     for location, size in sizes.items():
-        found[str(location)] = filled.index(min(filled))
-        filled[found[str(location)]] += int(size)
-    for _, part in train.groupby("class_id"):
-        locations = part.groupby("location").size().sort_index().sort_values(ascending=False, kind="stable")
-        if "" not in locations.index and len({found.get(str(p), -1) for p in locations.index}) == 1 and str(locations.index[0]) in found:
-            del found[str(locations.index[0])]  # the fold would have nothing to learn this class from
+        fold = fold_sizes.index(min(fold_sizes))
+        found[str(location)] = fold
+        fold_sizes[fold] += int(size)
+    for _, rows in train.groupby("class_id"):
+        counts = rows.groupby("location").size().sort_index().sort_values(ascending=False, kind="stable")
+        largest = str(counts.index[0])
+        if "" not in counts.index and len({found.get(str(c), -1) for c in counts.index}) == 1 and largest in found:
+            del found[largest]  # all locations of this class are in one fold, whose model could not learn it
     return found

@@ -1,4 +1,4 @@
-"""Champion against challenger: both answer the same test crops, each through its own view, and are compared pair by pair."""
+"""Compare the new model (challenger) with the released one (champion) on the same test crops."""
 
 from __future__ import annotations
 
@@ -11,165 +11,149 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from animl_pipeline.core.records import Artifact, ClassComparison, Comparison, ModelCard, ModelInput
+from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.evaluation_results import ClassComparison, Comparison
+from animl_pipeline.core.model_card import ModelCard, ModelInput
 from animl_pipeline.inference.scoring import probability_column, score_crops
-from animl_pipeline.steps.evaluation.bootstrap_intervals import Draws, interval, mean_of_held, rates
-from animl_pipeline.steps.evaluation.metrics import numbers
+from animl_pipeline.steps.evaluation.bootstrap_intervals import (
+    BootstrapDraws,
+    Floats,
+    mean_over_present_classes,
+    percentile_interval,
+    precision_recall_f1,
+)
+from animl_pipeline.steps.evaluation.metrics import class_indices
 from animl_pipeline.storage.step_cache import Store
 
 log = logging.getLogger(__name__)
 
 OTHER = "$other"
-"""Whatever else a model knows is one more class; no class may be called so."""
-
-ANSWERS = ["predicted", "probability", "infrared"]
+"""Stands for all classes that only one of the two models knows. A class id cannot begin with $."""
 
 
-class _Side(NamedTuple):
-    """A model's figures on the common crops and, first axis, in each draw."""
+class _Scores(NamedTuple):
+    """A model's scores per class, each [draws, classes]."""
 
-    recall: NDArray[np.float64]
-    f1: NDArray[np.float64]
-    precision_average: NDArray[np.float64]
+    recall: Floats
+    f1: Floats
+    average_precision: Floats
 
 
-def compare(
+def compare_with_champion(
     scored: pd.DataFrame, ids: tuple[str, ...], thresholds: Mapping[str, float], champion: Artifact, stored: ModelInput, store: Store
-) -> tuple[Comparison, pd.DataFrame]:
-    """The comparison on test crops whose class both models know, and the champion's scored crops.
+) -> Comparison:
+    """Compare both models on the test crops whose class both know. Each may predict any of its own classes.
 
-    The champion is asked as it was released: its own package, temperature and view; where its view has another size or margin, its
-    crops are cut anew from the pictures. Each model may answer with any of its classes.
+    The champion is used as it was released: its package, temperature and model input. If its model input has another size or margin, its
+    crops are extracted from the images again.
 
     Args:
-        scored: the test crops with the challenger's answers.
+        scored: the test crops with the challenger's probabilities.
         ids: the challenger's classes.
-        thresholds: the challenger's, by class; the champion has its own.
+        thresholds: the challenger's thresholds by class; the champion has its own.
         champion: the package step of the released model.
-        stored: the view that the stored crops show.
-        store: where crops, pictures and packages are.
+        stored: the model input that the stored crops were made for.
+        store: holds crops, images and packages.
 
     Raises:
-        DamagedError: the store lacks the champion's package.
-        PackageError: it does not hold a model.
+        DamagedError: the champion's package is missing or changed.
+        PackageError: the package holds no model.
     """
     from animl_pipeline.inference.classifier import Classifier
 
     with tempfile.TemporaryDirectory() as folder, tarfile.open(store.path(champion, "model.tar.gz")) as archive:
         archive.extractall(folder, filter="data")
         classifier = Classifier.load(Path(folder))
-    own = classifier.card.class_ids()
-    common = tuple(c for c in ids if c in own)
+    card = classifier.card
+    common = tuple(c for c in ids if c in card.class_ids())
     rows = scored[scored["class_id"].isin(common)].reset_index(drop=True)
-    plain = rows.drop(columns=[*ANSWERS, *(probability_column(c) for c in ids)])
-    answers = score_crops(plain, classifier, store, stored, "test crops, champion")
-    log.info("compared with the released model %s on %d test crops", classifier.card.version, len(rows))
-    comparison = _compared(rows, answers, common, (classifier.card.thresholds, thresholds)).model_copy(
-        update={
-            "champion": classifier.card.version,
-            "package": champion.digest,
-            "left_out": len(scored) - len(rows),
-            "new": tuple(c for c in ids if c not in own),
-            "gone": tuple(c for c in own if c not in ids),
-            "gone_invasive": tuple(c for c in _invasive(classifier.card) if c not in ids),
-            "own_view": (classifier.card.model_input.size, classifier.card.model_input.margin) != (stored.size, stored.margin),
-        }
-    )
-    return comparison, answers
-
-
-def _invasive(card: ModelCard) -> list[str]:
-    """The classes that a card's plan calls invasive."""
-    thresholds = card.plan.get("thresholds") or {}
-    return [str(c) for c in thresholds.get("invasive", ())]
-
-
-def _compared(challenger: pd.DataFrame, champion: pd.DataFrame, common: tuple[str, ...], thresholds: tuple[Mapping[str, float], ...]) -> Comparison:
-    """The figures of two tables of the same crops, row by row."""
-    if challenger.empty:
-        return _NOTHING_IN_COMMON
-    draws = Draws(challenger)
-    whole, drawn = ([_side(table, common, d) for table in (champion, challenger)] for d in (None, draws))
-    held = [i for i, c in enumerate(common) if (challenger["class_id"] == c).any()]
-    macros = {name: [float(getattr(side, name)[0, held].mean()) if held else 0.0 for side in whole] for name in ("f1", "precision_average")}
-    macro_draws = {name: mean_of_held(getattr(drawn[1], name)[:, held]) - mean_of_held(getattr(drawn[0], name)[:, held]) for name in macros}
-    changes = {name: interval(values, draws.locations) for name, values in macro_draws.items()} if held else dict.fromkeys(macros)
+    crops = rows.drop(columns=["predicted", "probability", "infrared", *map(probability_column, ids)])
+    champion_rows = score_crops(crops, classifier, store, stored, "test crops, champion")
+    log.info("compared with the released model %s on %d test crops", card.version, len(rows))
     return Comparison(
-        champion="", package="0" * 64, left_out=0, new=(), gone=(), own_view=False,
-        examples=len(challenger),
-        locations=len(set(challenger["location"]) - {""}),
-        macro_f1=(macros["f1"][0], macros["f1"][1]),
-        macro_f1_change=macros["f1"][1] - macros["f1"][0],
-        macro_f1_interval=changes["f1"],
-        macro_average_precision=(macros["precision_average"][0], macros["precision_average"][1]),
-        macro_average_precision_change=macros["precision_average"][1] - macros["precision_average"][0],
-        macro_average_precision_interval=changes["precision_average"],
-        classes=tuple(
-            _difference(i, common[i], challenger, whole, drawn, draws).model_copy(
-                update=_named(common[i], (champion, challenger), thresholds, draws)
-            )
-            for i in held
-        ),
-    )  # fmt: skip
-
-
-_NOTHING_IN_COMMON = Comparison(
-    champion="", package="0" * 64, examples=0, locations=0, left_out=0, new=(), gone=(), own_view=False, macro_f1=(0, 0), macro_f1_change=0,
-    macro_f1_interval=None, macro_average_precision=(0, 0), macro_average_precision_change=0, macro_average_precision_interval=None, classes=(),
-)  # fmt: skip
-
-
-def _named(class_id: str, tables: tuple[pd.DataFrame, ...], thresholds: tuple[Mapping[str, float], ...], draws: Draws) -> dict[str, Any]:
-    """The recall of a class at each model's own threshold, which is what Animl's users see."""
-    if any(class_id not in known for known in thresholds):
-        return {}
-    is_one = (tables[0]["class_id"] == class_id).to_numpy()
-    hits = [
-        is_one & (table[probability_column(class_id)].to_numpy(np.float64) >= known[class_id])
-        for table, known in zip(tables, thresholds, strict=True)
-    ]
-    ones, *sums = (draws.sums(values.astype(np.float64)) for values in (is_one, *hits))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        change = (sums[1] - sums[0]) / ones
-    named = tuple(float(h.sum() / is_one.sum()) for h in hits)
-    return {"named": named, "named_interval": interval(change, draws.locations_of(is_one))}
-
-
-def _difference(i: int, class_id: str, rows: pd.DataFrame, whole: list[_Side], drawn: list[_Side], draws: Draws) -> ClassComparison:
-    is_one = (rows["class_id"] == class_id).to_numpy()
-    locations = draws.locations_of(is_one)
-    recall, f1, ap = ([float(values[0, i]) for values in pair] for pair in zip(*whole, strict=True))
-    ends = [interval(pair[1][:, i] - pair[0][:, i], locations) for pair in zip(*drawn, strict=True)]
-    return ClassComparison(
-        id=class_id,
-        examples=int(is_one.sum()),
-        locations=len(set(rows.loc[is_one, "location"]) - {""}),
-        recall=(recall[0], recall[1]),
-        f1=(f1[0], f1[1]),
-        recall_change=recall[1] - recall[0],
-        recall_interval=ends[0],
-        f1_change=f1[1] - f1[0],
-        f1_interval=ends[1],
-        average_precision_change=ap[1] - ap[0],
-        average_precision_interval=ends[2],
+        champion=card.version,
+        package=champion.digest,
+        examples=len(rows),
+        locations=len(set(rows["location"]) - {""}),
+        left_out=len(scored) - len(rows),
+        added_classes=tuple(c for c in ids if c not in common),
+        removed_classes=tuple(c for c in card.class_ids() if c not in ids),
+        removed_invasive=tuple(c for c in _invasive_classes(card) if c not in ids),
+        own_model_input=(card.model_input.size, card.model_input.margin) != (stored.size, stored.margin),
+        **_compare_scores((champion_rows, rows), common, (card.thresholds, thresholds)),
     )
 
 
-def _side(table: pd.DataFrame, common: tuple[str, ...], draws: Draws | None) -> _Side:
-    """Recall, F1 and average precision [draws, classes]; without draws those of the table itself, as a single draw."""
-    truth = numbers(table["class_id"], common)
-    named = numbers(table["predicted"].where(table["predicted"].isin(common), OTHER), (*common, OTHER))
-    drawn = draws or _Once(table)
-    _, recall, f1 = rates(drawn.confusions(truth, named, len(common) + 1))
-    aps = [drawn.average_precisions(table[probability_column(c)].to_numpy(np.float64), truth == i) for i, c in enumerate(common)]
-    return _Side(recall, f1, np.stack(aps, axis=1) if aps else np.empty((len(recall), 0)))
+def _invasive_classes(card: ModelCard) -> list[str]:
+    """The classes that are invasive by the plan in a card."""
+    return [str(c) for c in (card.plan.get("thresholds") or {}).get("invasive", ())]
 
 
-class _Once(Draws):
-    """Every place once: the figures themselves."""
+def _compare_scores(
+    tables: tuple[pd.DataFrame, pd.DataFrame], common: tuple[str, ...], thresholds: tuple[Mapping[str, float], ...]
+) -> dict[str, Any]:
+    """Macro scores and class scores of champion and challenger. Both tables have the same crops in the same order."""
+    rows = tables[1]
+    if rows.empty:
+        none: dict[str, Any] = {"macro_f1": (0, 0), "macro_f1_change": 0, "macro_f1_interval": None, "classes": ()}
+        return none | {"macro_average_precision": (0, 0), "macro_average_precision_change": 0, "macro_average_precision_interval": None}
+    draws = BootstrapDraws(rows)
+    scores = [_score_classes(table, common, draws) for table in tables]
+    values: dict[str, Any] = {}
+    for name in ("f1", "average_precision"):
+        champion, challenger = (mean_over_present_classes(getattr(s, name)) for s in scores)
+        values |= _pair(f"macro_{name}", champion, challenger, draws.locations)
+    compared = []
+    for i, c in enumerate(common):
+        is_class = (rows["class_id"] == c).to_numpy()
+        if not is_class.any():
+            continue
+        of_class: dict[str, Any] = {}
+        for name in _Scores._fields:
+            champion, challenger = (getattr(s, name)[:, i] for s in scores)
+            of_class |= _pair(name, champion, challenger, draws.count_locations(is_class))
+        del of_class["average_precision"]
+        compared.append(
+            ClassComparison(
+                id=c,
+                examples=int(is_class.sum()),
+                locations=len(set(rows.loc[is_class, "location"]) - {""}),
+                **of_class,
+                **_recall_at_thresholds(c, tables, thresholds, draws),
+            )
+        )
+    return values | {"classes": tuple(compared)}
 
-    def __init__(self, rows: pd.DataFrame) -> None:
-        super().__init__(rows)
-        self.times = np.ones((1, self.locations))
+
+def _pair(name: str, champion: Floats, challenger: Floats, locations: int) -> dict[str, Any]:
+    """Both values, their difference and its interval, as fields of a comparison."""
+    change = challenger - champion
+    return {
+        name: (float(champion[0]), float(challenger[0])),
+        f"{name}_change": float(change[0]),
+        f"{name}_interval": percentile_interval(change, locations),
+    }
+
+
+def _score_classes(table: pd.DataFrame, common: tuple[str, ...], draws: BootstrapDraws) -> _Scores:
+    truth = class_indices(table["class_id"], common)
+    predicted = class_indices(table["predicted"].where(table["predicted"].isin(common), OTHER), (*common, OTHER))
+    _, recall, f1 = precision_recall_f1(draws.confusion_matrices(truth, predicted, len(common) + 1))
+    average_precision = [draws.average_precisions(table[probability_column(c)].to_numpy(np.float64), truth == i) for i, c in enumerate(common)]
+    return _Scores(recall, f1, np.stack(average_precision, axis=1))
+
+
+def _recall_at_thresholds(
+    class_id: str, tables: tuple[pd.DataFrame, ...], thresholds: tuple[Mapping[str, float], ...], draws: BootstrapDraws
+) -> dict[str, Any]:
+    """A class's recall at each model's own threshold, which is what Animl's users see."""
+    if any(class_id not in of_model for of_model in thresholds):
+        return {}
+    is_class = (tables[0]["class_id"] == class_id).to_numpy()
+    reaches = [table[probability_column(class_id)].to_numpy(np.float64) >= t[class_id] for table, t in zip(tables, thresholds, strict=True)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        champion, challenger = (draws.sums(is_class & r) / draws.sums(is_class) for r in reaches)
+    found = _pair("recall_at_threshold", champion, challenger, draws.count_locations(is_class))
+    del found["recall_at_threshold_change"]
+    return found

@@ -1,76 +1,76 @@
-"""What the thresholds let through and what they miss: false alarms and missed invaders, as tables; and Animl's own table."""
+"""The CSV tables of errors: false alarms, missed invasive animals, and the table in Animl's own columns."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
-from animl_pipeline.core.records import Threshold
+from animl_pipeline.core.evaluation_results import Threshold
 from animl_pipeline.inference.scoring import probability_column
 
-WHERE = ["location", "source", "image_id", "crop_id"]
+_CROP_COLUMNS = ["location", "source", "image_id", "crop_id"]
 
 
 def false_alarms(scored: pd.DataFrame, thresholds: Sequence[Threshold]) -> pd.DataFrame:
-    """Crops that a class's threshold lets through though people say otherwise: invasive classes first, then the surest.
+    """Crops that reach the threshold of a class that is not theirs: invasive classes first, then by falling probability.
 
-    Columns: class, group, label, probability, place, source, image_id, crop_id.
+    Columns: class (of the threshold), group, class_id (the true class), probability (of class), location, source, image_id, crop_id.
     """
-    parts = [_alarms(scored, t) for t in sorted(thresholds, key=lambda t: t.group)]
-    columns = ["class", "group", "class_id", "probability", *WHERE]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+    tables = []
+    for t in sorted(thresholds, key=lambda t: t.group):
+        probability = scored[probability_column(t.id)].astype("float64")
+        false = (scored["class_id"] != t.id) & (probability >= t.value)
+        rows = scored[false].assign(group=t.group, probability=probability[false]).assign(**{"class": t.id})
+        tables.append(rows.sort_values(["probability", "crop_id"], ascending=[False, True]))
+    return _join(tables, ["class", "group", "class_id", "probability", *_CROP_COLUMNS])
 
 
 def missed_invaders(scored: pd.DataFrame, thresholds: Sequence[Threshold]) -> pd.DataFrame:
-    """Crops of invasive classes that the model takes for something else, or that stay below the class's threshold; the least seen first.
+    """Crops of invasive classes that get another class or stay below their class's threshold, lowest probability first.
 
-    Columns: label, own (its probability), threshold, at_threshold (named or missed), predicted, probability, place, source,
-    image_id, crop_id.
+    Columns: class_id, class_probability (of class_id), threshold, reaches_threshold, predicted, probability (of predicted), location,
+    source, image_id, crop_id.
     """
-    parts = []
+    tables = []
     for t in (t for t in thresholds if t.group == "invasive"):
-        own = scored[probability_column(t.id)].astype("float64")
-        missed = (scored["class_id"] == t.id) & ((own < t.value) | (scored["predicted"] != t.id))
-        below = np.where(own[missed] < t.value, "missed", "named")
-        parts.append(scored[missed].assign(own=own[missed], threshold=t.value, at_threshold=below).sort_values(["own", "crop_id"]))
-    columns = ["class_id", "own", "threshold", "at_threshold", "predicted", "probability", *WHERE]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+        probability = scored[probability_column(t.id)].astype("float64")
+        missed = (scored["class_id"] == t.id) & ((probability < t.value) | (scored["predicted"] != t.id))
+        rows = scored[missed].assign(class_probability=probability[missed], threshold=t.value, reaches_threshold=probability[missed] >= t.value)
+        tables.append(rows.sort_values(["class_probability", "crop_id"]))
+    return _join(tables, ["class_id", "class_probability", "threshold", "reaches_threshold", "predicted", "probability", *_CROP_COLUMNS])
 
 
-def animl_table(scored: pd.DataFrame, named: pd.Series[str], ids: tuple[str, ...]) -> pd.DataFrame:
-    """Animl's own table: cameraId, deploymentName, targetClass, TP, FP, FN, precision, recall, f1; a row a place and class that occurs.
+def animl_table(scored: pd.DataFrame, predicted: pd.Series[str], ids: tuple[str, ...]) -> pd.DataFrame:
+    """Animl's own table: cameraId, deploymentName, targetClass, TP, FP, FN, precision, recall, f1; one row per location and class.
 
-    A place is a camera deployment; only a deployment without a name of its own (``<camera>-default``) says which camera it is of.
-    ``named`` is what each crop was called, the plan's equivalents counted as right, as Animl scores its own models.
+    A location is a camera deployment. Only a deployment without a name of its own (``<camera>-default``) tells its camera.
+
+    Args:
+        scored: the test crops.
+        predicted: their predicted classes; Animl counts the plan's equivalents as right.
+        ids: the model's classes.
     """
     rows = []
-    for loc, part in [*scored.groupby("location", sort=True), ("ALL", scored)]:
-        camera, deployment = _camera(str(loc))
-        called = named.loc[part.index]
+    for location, part in [*scored.groupby("location", sort=True), ("ALL", scored)]:
+        camera, deployment = _camera_and_deployment(str(location))
         for c in ids:
-            is_one, says = part["class_id"] == c, called == c
-            tp, fp, fn = int((is_one & says).sum()), int((~is_one & says).sum()), int((is_one & ~says).sum())
+            is_class, is_predicted = part["class_id"] == c, predicted.loc[part.index] == c
+            tp, fp, fn = int((is_class & is_predicted).sum()), int((~is_class & is_predicted).sum()), int((is_class & ~is_predicted).sum())
             if tp + fp + fn:
-                rows.append((camera, deployment, c, tp, fp, fn, _ratio(tp, tp + fp), _ratio(tp, tp + fn), _ratio(2 * tp, 2 * tp + fp + fn)))
-    columns = ["cameraId", "deploymentName", "targetClass", "TP", "FP", "FN", "precision", "recall", "f1"]
-    return pd.DataFrame(rows, columns=columns)
+                scores = (_ratio(tp, tp + fp), _ratio(tp, tp + fn), _ratio(2 * tp, 2 * tp + fp + fn))
+                rows.append((camera, deployment, c, tp, fp, fn, *scores))
+    return pd.DataFrame(rows, columns=["cameraId", "deploymentName", "targetClass", "TP", "FP", "FN", "precision", "recall", "f1"])
 
 
-def _alarms(scored: pd.DataFrame, t: Threshold) -> pd.DataFrame:
-    own = scored[probability_column(t.id)].astype("float64")
-    false = (scored["class_id"] != t.id) & (own >= t.value)
-    rows = scored[false].assign(group=t.group, probability=own[false])
-    rows["class"] = t.id
-    return rows.sort_values(["probability", "crop_id"], ascending=[False, True])
+def _join(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
-def _camera(loc: str) -> tuple[str, str]:
-    """Camera and deployment of a place, ``<source>/<location>``."""
-    location = loc.split("/", 1)[-1]
-    return (location.removesuffix("-default"), "default") if location.endswith("-default") else ("", location)
+def _camera_and_deployment(location: str) -> tuple[str, str]:
+    name = location.split("/", 1)[-1]
+    return (name.removesuffix("-default"), "default") if name.endswith("-default") else ("", name)
 
 
 def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else float(np.nan)
+    return part / whole if whole else float("nan")

@@ -1,99 +1,99 @@
-"""The gate: whether the model may be released, by the plan's rules, with the reasons in words."""
+"""The gate: whether a model may be released by the plan's rules, with the reasons in words."""
 
 from __future__ import annotations
 
 from animl_pipeline.config import GateConfig
-from animl_pipeline.core.records import ClassComparison, ClassScores, Comparison, Metrics, Verdict
-from animl_pipeline.steps.evaluation.metrics import count, ranged, some
+from animl_pipeline.core.evaluation_results import ClassComparison, Interval, Metrics, Verdict
+from animl_pipeline.steps.evaluation.metrics import format_count, format_interval, join_words
 
 
-def judged(metrics: Metrics, gate: GateConfig, invasive: tuple[str, ...], unreadable: str = "") -> tuple[Verdict, tuple[str, ...]]:
-    """The verdict and its reasons, the weightiest first.
+def decide_verdict(metrics: Metrics, gate: GateConfig, invasive: tuple[str, ...], comparison_error: str = "") -> tuple[Verdict, tuple[str, ...]]:
+    """The verdict and its reasons, the most important first.
 
-    ``hold``: a rule is broken. ``need_more_data``: none is, but the test set is too small to say so. ``promote``: neither. The rules
-    look at the figures themselves; an interval that holds 0 makes a fall no smaller, but the reason says that it may be chance.
+    ``hold``: the model breaks a rule. ``need_more_data``: it breaks none, but the test set is too small. ``promote``: otherwise. The rules
+    look at the scores themselves, not at their intervals. If an interval includes 0, the reason says that the change may be chance.
 
     Args:
-        metrics: the scores, with the comparison where there is a champion.
+        metrics: the scores, with the comparison if there is a champion.
         gate: the plan's rules.
         invasive: the classes that must not be missed.
-        unreadable: why the released model could not be asked, where it could not.
+        comparison_error: why the champion could not be compared; "" if it could or if there is none.
     """
-    broken = [*_invaders(metrics.comparison, gate, invasive), *_whole(metrics, gate)]
-    if unreadable:
-        broken.append(f"the released model could not be asked, so nothing is known of what would be lost: {unreadable}")
-    thin = _thin(metrics, gate)
+    broken = [*_lost_invasive_classes(metrics, gate, invasive), *_low_mean_f1(metrics, gate)]
+    if comparison_error:
+        broken.append(f"the released model could not be compared with it: {comparison_error}")
+    too_small = _too_small_test_set(metrics, gate)
     if broken:
-        return "hold", (*broken, *thin)
-    if thin:
-        return "need_more_data", thin
-    return "promote", _good(metrics, gate, invasive)
+        return "hold", (*broken, *too_small)
+    if too_small:
+        return "need_more_data", too_small
+    return "promote", _reasons_to_promote(metrics, gate, invasive)
 
 
-def _invaders(comparison: Comparison | None, gate: GateConfig, invasive: tuple[str, ...]) -> list[str]:
-    """What is lost of invasive classes, the worst loss first."""
-    if comparison is None:
+def _lost_invasive_classes(metrics: Metrics, gate: GateConfig, invasive: tuple[str, ...]) -> list[str]:
+    """Invasive classes that the champion finds better, the largest loss first."""
+    if metrics.comparison is None:
         return []
-    gone = [f"the released model knows the invasive class {c}, this one does not" for c in comparison.gone_invasive]
+    removed = [f"the released model knows the invasive class {c} and this model does not" for c in metrics.comparison.removed_invasive]
     lost = []
-    for d in (d for d in comparison.classes if d.id in invasive):
-        if d.recall_change < -gate.max_invasive_recall_drop:
-            lost.append((d.recall_change, _fallen(d, d.recall, d.recall_interval, "", gate)))
-        elif d.named is not None and d.named[1] - d.named[0] < -gate.max_invasive_recall_drop:
-            lost.append((d.named[1] - d.named[0], _fallen(d, d.named, d.named_interval, " at its threshold", gate)))
-    return gone + [reason for _, reason in sorted(lost)]
+    for c in (c for c in metrics.comparison.classes if c.id in invasive):
+        limit = -gate.max_invasive_recall_drop
+        at_threshold = c.recall_at_threshold
+        if c.recall_change < limit:
+            lost.append((c.recall_change, _describe_recall_drop(c, c.recall, c.recall_interval, "", limit)))
+        elif at_threshold is not None and (change := at_threshold[1] - at_threshold[0]) < limit:
+            lost.append((change, _describe_recall_drop(c, at_threshold, c.recall_at_threshold_interval, " at its threshold", limit)))
+    return removed + [reason for _, reason in sorted(lost)]
 
 
-def _fallen(d: ClassComparison, recall: tuple[float, float], ends: tuple[float, float] | None, how: str, gate: GateConfig) -> str:
-    missed = round((1 - recall[1]) * d.examples)
+def _describe_recall_drop(c: ClassComparison, recall: tuple[float, float], interval: Interval | None, where: str, limit: float) -> str:
+    missed = round((1 - recall[1]) * c.examples)
     return (
-        f"it misses the invasive class {d.id}: its recall{how} fell from the released model's {recall[0]:.2f} to {recall[1]:.2f} "
-        f"({missed:,} of {count(d.examples, 'test example')} missed), a change of {recall[1] - recall[0]:+.2f}{_sure(ends)} where at most "
-        f"-{gate.max_invasive_recall_drop:.2f} is allowed"
+        f"it misses more of the invasive class {c.id} than the released model: recall{where} fell from {recall[0]:.2f} to {recall[1]:.2f} "
+        f"({missed:,} of {format_count(c.examples, 'test example')} missed), a change of {recall[1] - recall[0]:+.2f}{_describe_interval(interval)}; "
+        f"the plan allows {limit:.2f}"
     )
 
 
-def _whole(metrics: Metrics, gate: GateConfig) -> list[str]:
+def _low_mean_f1(metrics: Metrics, gate: GateConfig) -> list[str]:
     reasons = []
     c = metrics.comparison
     if c is not None and c.macro_f1_change < -gate.max_macro_f1_drop:
         reasons.append(
-            f"its mean F1 fell from the released model's {c.macro_f1[0]:.2f} to {c.macro_f1[1]:.2f}, a change of {c.macro_f1_change:+.3f}"
-            f"{_sure(c.macro_f1_interval)} where at most -{gate.max_macro_f1_drop:.3f} is allowed"
+            f"its mean F1 is lower than the released model's: it fell from {c.macro_f1[0]:.2f} to {c.macro_f1[1]:.2f}, a change of "
+            f"{c.macro_f1_change:+.3f}{_describe_interval(c.macro_f1_interval)}; the plan allows {-gate.max_macro_f1_drop:.3f}"
         )
     if metrics.macro_f1 < gate.min_macro_f1:
-        reasons.append(f"its mean F1 is {metrics.macro_f1:.2f}, and the plan asks for at least {gate.min_macro_f1:.2f}")
+        reasons.append(f"its mean F1 is {metrics.macro_f1:.2f}; the plan asks for at least {gate.min_macro_f1:.2f}")
     return reasons
 
 
-def _sure(ends: tuple[float, float] | None) -> str:
-    """An interval of a change, and whether it may be chance."""
-    if ends is None:
-        return " (one place only, so it may be chance)"
-    return f"{ranged(ends, sign=True)[:-1]}, so it may be chance)" if ends[1] >= 0 else ranged(ends, sign=True)
+def _describe_interval(interval: Interval | None) -> str:
+    """The interval of a drop, and whether the drop may be chance."""
+    if interval is None:
+        return " (one location only, so it may be chance)"
+    text = format_interval(interval, sign=True)
+    return f"{text[:-1]}, so it may be chance)" if interval[1] >= 0 else text
 
 
-def _thin(metrics: Metrics, gate: GateConfig) -> tuple[str, ...]:
-    """One reason that names every class with too few test examples or places."""
-    thin = sorted((c for c in metrics.classes if _is_thin(c, gate)), key=lambda c: (c.examples, c.locations, c.id))
-    if not thin:
+def _too_small_test_set(metrics: Metrics, gate: GateConfig) -> tuple[str, ...]:
+    """One reason that names every class with too few test examples or locations."""
+    few = [c for c in metrics.classes if c.examples < gate.min_examples or c.locations < gate.min_locations]
+    if not few:
         return ()
-    named = some([f"{c.id} ({count(c.examples, 'example')} from {count(c.locations, 'place')})" for c in thin])
+    few.sort(key=lambda c: (c.examples, c.locations, c.id))
+    names = join_words([f"{c.id} ({format_count(c.examples, 'example')} from {format_count(c.locations, 'location')})" for c in few])
     return (
-        f"the test set is too small to judge {named}, where the plan asks for {count(gate.min_examples, 'example')} from "
-        f"{count(gate.min_locations, 'place')} of every class",
+        f"the test set has too few examples of {names}; the plan asks for {format_count(gate.min_examples, 'example')} from "
+        f"{format_count(gate.min_locations, 'location')} of every class",
     )
 
 
-def _is_thin(c: ClassScores, gate: GateConfig) -> bool:
-    return c.examples < gate.min_examples or c.locations < gate.min_locations
-
-
-def _good(metrics: Metrics, gate: GateConfig, invasive: tuple[str, ...]) -> tuple[str, ...]:
+def _reasons_to_promote(metrics: Metrics, gate: GateConfig, invasive: tuple[str, ...]) -> tuple[str, ...]:
     c = metrics.comparison
-    enough = f"every class has at least {count(gate.min_examples, 'test example')} from {count(gate.min_locations, 'place')}"
+    enough = f"every class has at least {format_count(gate.min_examples, 'test example')} from {format_count(gate.min_locations, 'location')}"
     if c is None:
-        return ("it is the first model for its endpoint, and no rule of the plan's gate is broken", enough)
-    known = [d.id for d in c.classes if d.id in invasive]
-    kept = f" and no invasive class ({some(known)}) lost more than {gate.max_invasive_recall_drop:.2f} of its recall" if known else ""
-    return (f"its mean F1 did not fall by more than {gate.max_macro_f1_drop:.2f} against the released model{kept}", enough)
+        return ("it breaks no rule of the plan and is the first model for its endpoint", enough)
+    compared = [d.id for d in c.classes if d.id in invasive]
+    recall = f", and no invasive class ({join_words(compared)}) lost more than {gate.max_invasive_recall_drop:.2f} of its recall" if compared else ""
+    return (f"its mean F1 did not fall by more than {gate.max_macro_f1_drop:.2f} against the released model{recall}", enough)

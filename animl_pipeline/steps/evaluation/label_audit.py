@@ -1,12 +1,11 @@
-"""Labels that the model firmly disbelieves, so that a reviewer can mend them before the next run.
+"""Find labels that may be wrong, so that a reviewer can check them before the next training.
 
-Only answers of models that have not learnt from the crop's place count: of the model itself for val and test, and of further models,
-each trained without a k-th of the places, for train (``audit.folds``). A model believes what it was taught, so its answers about
-its own training crops find little.
+A label is audited only by a model that never saw its location: the model itself for val and test, and the folds' models for train
+(``audit.folds``). A model mostly repeats the labels that it was trained on.
 
-The rule is confident learning's (Northcutt, Jiang, Chuang 2021, arXiv 1911.00068): a class's usual probability is its mean over the
-crops that carry its label. A label is suspect where its own probability is below its usual and the likeliest class's is at or above
-that one's, or at or above ``FIRM``; the largest gap between the two comes first.
+The rule is confident learning (Northcutt, Jiang, Chuang 2021, arXiv 1911.00068). The usual probability of a class is its mean over the
+crops with that label. A label is suspect if its probability is below the usual one of its class, and the predicted class reaches its own
+usual probability or ``HIGH_PROBABILITY``. The largest difference between the two probabilities comes first.
 """
 
 from __future__ import annotations
@@ -18,53 +17,45 @@ import numpy as np
 import pandas as pd
 
 from animl_pipeline.inference.scoring import probability_matrix
+from animl_pipeline.steps.evaluation.metrics import class_indices
 
-FIRM = 0.9
-"""Firm whatever is usual: where a class is told with ease its usual probability is so near 1 that half of what is certain stays below it."""
-
-COLUMNS = [
-    "rank",
-    "class_id",
-    "model_says",
-    "of_label",
-    "of_model",
-    "gap",
-    "split",
-    "location",
-    "source",
-    "image_id",
-    "annotation_id",
-    "crop_id",
-    "link",
-]
+HIGH_PROBABILITY = 0.9
+"""Enough for any class. The usual probability of an easy class is near 1, so half of its clear cases are below it."""
+SUSPECT_COLUMNS = [
+    "rank", "class_id", "label_probability", "predicted", "predicted_probability", "difference",
+    "split", "location", "source", "image_id", "annotation_id", "crop_id", "link",
+]  # fmt: skip
 
 
-def suspects(scored: pd.DataFrame, ids: tuple[str, ...], link: str = "") -> pd.DataFrame:
-    """The suspect labels, the firmest disbelief first; columns ``COLUMNS`` and ``blob``.
+def find_suspect_labels(scored: pd.DataFrame, ids: tuple[str, ...], link: str = "") -> pd.DataFrame:
+    """The suspect labels, the largest difference first: all columns of ``scored`` and ``SUSPECT_COLUMNS``.
 
     Args:
-        scored: crops with their split and out-of-fold answers.
+        scored: crops with their split, and probabilities by a model that did not see their location.
         ids: the classes.
-        link: an address with {project} and {image}, under which a person finds an image; "" for none.
+        link: address of an image in Animl, with {project} and {image}; "" for no links.
     """
     p = probability_matrix(scored, ids)
-    given = scored["class_id"].map({c: i for i, c in enumerate(ids)}).to_numpy(np.int64)
-    usual = np.array([p[given == i, i].mean() if (given == i).any() else 1.0 for i in range(len(ids))])
-    likeliest = p.argmax(axis=1)
+    label = class_indices(scored["class_id"], ids)
+    usual = np.array([p[label == i, i].mean() if (label == i).any() else 1.0 for i in range(len(ids))])
+    predicted = p.argmax(axis=1)
     rows = np.arange(len(p))
-    own, other = p[rows, given], p[rows, likeliest]
-    suspect = (likeliest != given) & (own < usual[given]) & (other >= np.minimum(usual[likeliest], FIRM))
-    found = scored[suspect].assign(
-        model_says=np.asarray(ids, dtype=object)[likeliest[suspect]], of_label=own[suspect], of_model=other[suspect], gap=(other - own)[suspect]
+    of_label, of_predicted = p[rows, label], p[rows, predicted]
+    suspect = (predicted != label) & (of_label < usual[label]) & (of_predicted >= np.minimum(usual[predicted], HIGH_PROBABILITY))
+    found: pd.DataFrame = scored[suspect].assign(
+        predicted=np.asarray(ids, dtype=object)[predicted[suspect]],
+        label_probability=of_label[suspect],
+        predicted_probability=of_predicted[suspect],
+        difference=(of_predicted - of_label)[suspect],
     )
-    found = found.sort_values(["gap", "crop_id"], ascending=[False, True], ignore_index=True)
-    links = [image_link(link, image) for image in found["image_id"]]
-    table: pd.DataFrame = found.assign(rank=np.arange(1, len(found) + 1), link=links)[[*COLUMNS, "blob"]]
-    return table
+    found = found.sort_values(["difference", "crop_id"], ascending=[False, True], ignore_index=True)
+    found["rank"] = np.arange(1, len(found) + 1)
+    found["link"] = [image_link(link, image) for image in found["image_id"]]
+    return found
 
 
 def image_link(pattern: str, image_id: str) -> str:
-    """Where a person finds an image of Animl's, whose id is ``<project>:<md5>``; "" for images of elsewhere or without a pattern."""
+    """The address of an Animl image, whose id is ``<project>:<md5>``; "" for other images or without a pattern."""
     if not pattern or not re.fullmatch(r"[A-Za-z0-9_-]+:[0-9a-f]{32}", image_id):
         return ""
     return pattern.replace("{project}", quote(image_id.split(":", maxsplit=1)[0])).replace("{image}", quote(image_id, safe=""))

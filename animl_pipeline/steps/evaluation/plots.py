@@ -1,4 +1,4 @@
-"""The confusion matrix as a PNG, and precision-recall curves as points. No state of matplotlib's pyplot is touched."""
+"""The confusion matrix as a PNG file, and the points of precision-recall curves. Does not use pyplot, which has global state."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from animl_pipeline.core.records import Metrics
+from animl_pipeline.core.evaluation_results import Metrics
 from animl_pipeline.inference.scoring import probability_column
 
-MOST_POINTS = 200
-"""Of a curve; more cannot be told apart at the size it is drawn."""
+MAX_POINTS = 200
+"""Points of a curve; more make no visible difference at the size of the plot."""
 
 
 class Curve(NamedTuple):
-    """A precision-recall curve: points (recall, precision) by rising recall, to be joined by steps, as average precision sums them.
+    """A precision-recall curve of one class against the rest.
 
-    ``share`` is the class's share of the test set, the precision that guessing reaches.
+    Attributes:
+        class_id: the class.
+        average_precision: the area under the steps.
+        share: share of the test set that is of this class, which is the precision of guessing.
+        points: (recall, precision) by rising recall, to be joined by steps.
     """
 
     class_id: str
@@ -29,22 +32,23 @@ class Curve(NamedTuple):
 
 
 def precision_recall_curves(scored: pd.DataFrame, metrics: Metrics) -> list[Curve]:
-    """A curve of (recall, precision) for each class that the test set holds, one class against the rest."""
+    """A curve for each class that the test set has."""
     from sklearn.metrics import precision_recall_curve
 
     curves = []
     for c in metrics.classes:
         if c.average_precision is None:
             continue
-        precision, recall, _ = precision_recall_curve(scored["label"] == c.id, scored[probability_column(c.id)], drop_intermediate=True)
-        points = np.stack([recall[-2::-1], precision[-2::-1]], axis=1)  # without sklearn's added end at recall 0, precision 1
-        points = points[: int(np.argmax(recall[-2::-1])) + 1]  # all is found: lower thresholds only add false alarms
-        curves.append(Curve(c.id, c.average_precision, c.examples / metrics.examples, _thinned(points)))
+        precision, recall, _ = precision_recall_curve(scored["class_id"] == c.id, scored[probability_column(c.id)], drop_intermediate=True)
+        points = np.stack([recall[-2::-1], precision[-2::-1]], axis=1)  # without scikit-learn's extra point at recall 0, precision 1
+        points = points[: int(np.argmax(points[:, 0])) + 1]  # after recall 1, lower thresholds only add false alarms
+        kept = np.unique(np.linspace(0, len(points) - 1, min(len(points), MAX_POINTS)).round().astype(int))
+        curves.append(Curve(c.id, c.average_precision, c.examples / metrics.examples, tuple((float(x), float(y)) for x, y in points[kept])))
     return curves
 
 
-def confusion_png(metrics: Metrics) -> bytes:
-    """The confusion matrix as a PNG: counts, coloured by the share of each true class. The same bytes for the same metrics."""
+def confusion_matrix_png(metrics: Metrics) -> bytes:
+    """The confusion matrix: counts, coloured by the share of each true class. The same bytes for the same metrics."""
     from matplotlib.figure import Figure
 
     ids = [c.id for c in metrics.classes]
@@ -66,8 +70,3 @@ def confusion_png(metrics: Metrics) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _thinned(points: NDArray[np.float64]) -> tuple[tuple[float, float], ...]:
-    keep = np.unique(np.linspace(0, len(points) - 1, min(len(points), MOST_POINTS)).round().astype(int))
-    return tuple((float(x), float(y)) for x, y in points[keep])

@@ -1,57 +1,51 @@
-"""The test crops whose answers a release checks: whole picture and box in, the offline model's probabilities out."""
+"""Choose reference predictions: boxes of whole images with the offline model's probabilities. The live check of a release compares with them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from animl_pipeline.core.animl_contract import MAX_IMAGE_BYTES
+from animl_pipeline.core.boxes import Box
 from animl_pipeline.core.errors import EvaluationError
 from animl_pipeline.core.imaging import open_image
-from animl_pipeline.core.records import Box
 from animl_pipeline.inference.scoring import probability_column
 from animl_pipeline.storage.step_cache import Store
 
 if TYPE_CHECKING:
     from animl_pipeline.inference.classifier import Classifier
 
-MAX_IMAGE_BYTES = 2_800_000
-"""Larger pictures do not travel to an endpoint as they are: Animl shrinks them first."""
-
 TOLERANCE = 1e-5
-"""Largest difference of a probability between the stored crop and the same box cut from its picture."""
+"""Largest difference of a probability between the stored crop and the same box of its image."""
 
 
-def reference_answers(scored: pd.DataFrame, classifier: Classifier, store: Store, wanted: int) -> list[dict[str, Any]]:
-    """Up to ``wanted`` records ``{"picture": blob, "box": [ymin, xmin, ymax, xmax], "probabilities": {class id: p}}``.
+def choose_reference_predictions(scored: pd.DataFrame, classifier: Classifier, store: Store, wanted: int) -> list[dict[str, Any]]:
+    """Up to ``wanted`` records ``{"image": blob, "box": [ymin, xmin, ymax, xmax], "probabilities": {class id: p}}``.
 
-    The crops take turns by class; within a class, pictures small enough to be sent as they are come first, then the
-    crop's id decides, which is as good as chance and the same every time. Pictures that show people come after all others.
+    Classes take turns. Images without people come first, then images that are small enough to be sent unchanged, then the order is by
+    crop_id, which is a hash and so as good as random.
 
     Raises:
-        EvaluationError: what the model says of a box of the picture is not what it said of the stored crop.
+        EvaluationError: the probabilities for the box of the image differ from those for the stored crop.
     """
-    return [_answer(row, classifier, store) for row in _by_turns(scored, classifier.card.class_ids(), wanted)]
+    rows = scored.assign(people=scored.get("with_people", False), large=scored["image_bytes"] > MAX_IMAGE_BYTES)
+    rows = rows.sort_values(["people", "large", "crop_id"])
+    rows = rows.assign(
+        turn=rows.groupby("class_id").cumcount(), order=rows["class_id"].map({c: i for i, c in enumerate(classifier.card.class_ids())})
+    )
+    chosen = rows.sort_values(["people", "large", "turn", "order"]).head(wanted)
+    return [_predict_box(row, classifier, store) for _, row in chosen.iterrows()]
 
 
-def _by_turns(scored: pd.DataFrame, ids: tuple[str, ...], wanted: int) -> Iterator[pd.Series[Any]]:
-    people = scored.get("with_people", False)
-    order = scored.assign(people=people, large=scored["image_bytes"] > MAX_IMAGE_BYTES).sort_values(["people", "large", "crop_id"])
-    turn = order.groupby("class_id").cumcount()
-    seat = order["class_id"].map({c: i for i, c in enumerate(ids)})
-    chosen = order.assign(turn=turn, seat=seat).sort_values(["people", "large", "turn", "seat"]).head(wanted)
-    for _, row in chosen.iterrows():
-        yield row
-
-
-def _answer(row: pd.Series[Any], classifier: Classifier, store: Store) -> dict[str, Any]:
+def _predict_box(row: pd.Series[Any], classifier: Classifier, store: Store) -> dict[str, Any]:
     box = Box.of([float(row[side]) for side in ("ymin", "xmin", "ymax", "xmax")])
     probabilities = classifier.classify(open_image(store.blob(row["image"])), box)
-    apart = max(abs(p - float(row[probability_column(c)])) for c, p in probabilities.items())
-    if apart > TOLERANCE:
+    difference = max(abs(p - float(row[probability_column(c)])) for c, p in probabilities.items())
+    if difference > TOLERANCE:
         raise EvaluationError(
-            f"expected the same answer for crop {row['crop_id'][:12]} and for its box of the whole picture, found probabilities {apart:.2g} apart; "
-            "the stored crops show another view than the endpoint's: run the steps 'crops' to 'training' again"
+            f"the model's probabilities for crop {row['crop_id'][:12]} differ by {difference:.2g} from those for its box in the whole image; "
+            "the stored crops are not what the endpoint sees: run the steps 'crops' to 'training' again",
+            code="crop_differs_from_image",
         )
     return {"image": row["image"], "box": box.as_list(), "probabilities": probabilities}

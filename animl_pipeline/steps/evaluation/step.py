@@ -1,4 +1,4 @@
-"""The verb: score the model that ships on the test split, judge it, and write what it did as figures, pictures and words."""
+"""The evaluation step: score the packaged model on the test split, decide the verdict, write scores, tables and the report."""
 
 from __future__ import annotations
 
@@ -10,26 +10,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
+from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import DamagedError, EvaluationError, PipelineError
-from animl_pipeline.core.records import Artifact, Comparison, Counts, Metrics, Threshold
+from animl_pipeline.core.evaluation_results import Comparison, Metrics, Threshold
 from animl_pipeline.core.step import Step
-from animl_pipeline.core.table_schemas import CROPS, SPLITS, TEST_PREDICTIONS, VAL_PREDICTIONS
+from animl_pipeline.core.table_schemas import CROPS, SPLITS, TEST_PREDICTIONS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.inference.scoring import score_crops
-from animl_pipeline.steps.evaluation import (
-    audit_folds,
-    calibration_metrics,
-    compare_champion,
-    error_tables,
-    gate,
-    label_audit,
-    plots,
-    predictions,
-    reference_predictions,
-    report,
-    slices,
-)
-from animl_pipeline.steps.evaluation import metrics as scores
+from animl_pipeline.steps.evaluation import error_tables, metrics, slices
+from animl_pipeline.steps.evaluation.audit_folds import HELD_OUT
+from animl_pipeline.steps.evaluation.calibration_metrics import measure_calibration, score_thresholds
+from animl_pipeline.steps.evaluation.compare_champion import compare_with_champion
+from animl_pipeline.steps.evaluation.gate import decide_verdict
+from animl_pipeline.steps.evaluation.label_audit import SUSPECT_COLUMNS, find_suspect_labels
+from animl_pipeline.steps.evaluation.plots import confusion_matrix_png
+from animl_pipeline.steps.evaluation.reference_predictions import choose_reference_predictions
+from animl_pipeline.steps.evaluation.report import ReportData, render_report
+from animl_pipeline.steps.evaluation.report_images import classes_of_people
+from animl_pipeline.steps.evaluation.score_test_set import join_splits, score_test_crops, select_columns
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
 if TYPE_CHECKING:
@@ -41,26 +39,25 @@ log = logging.getLogger(__name__)
 STEP = Step(
     "evaluation",
     version=1,
-    sections=("gate", "thresholds", "audit", "labels"),
-    reads=(CROPS, SPLITS, VAL_PREDICTIONS),
+    sections=("labels", "model_input", "thresholds", "gate", "audit", "package"),
+    reads=(CROPS, SPLITS),
     writes=(TEST_PREDICTIONS,),
     libraries=("onnxruntime", "matplotlib"),
 )
-
-
 METRICS_FILE = "metrics.json"
 THRESHOLDS_FILE = "thresholds.json"
+REFERENCE_FILE = "reference_predictions.json"
 
 
 class Fold(NamedTuple):
-    """A model that was trained without the crops that its splits call ``held``."""
+    """A model of the label audit: trained without the crops that its splits hold out."""
 
     model: Artifact
     splits: Artifact
 
 
-class _Case(NamedTuple):
-    """All that a judgement is made from."""
+class _Inputs(NamedTuple):
+    """Everything that an evaluation depends on."""
 
     model: Artifact
     crops: Artifact
@@ -69,27 +66,34 @@ class _Case(NamedTuple):
     store: Store
     champion: Artifact | None
     folds: tuple[Fold, ...]
-    story: tuple[tuple[str, Counts], ...]
+    step_counts: tuple[tuple[str, Counts], ...]
     image_url: str
 
-    def inputs(self) -> dict[str, Artifact]:
-        """Every artifact that is read."""
-        held = {f"{what}_{i}": a for i, fold in enumerate(self.folds) for what, a in (("fold_model", fold.model), ("fold_splits", fold.splits))}
+    def artifacts(self) -> dict[str, Artifact]:
+        folds = {f"{what}_{i}": a for i, fold in enumerate(self.folds) for what, a in (("fold_model", fold.model), ("fold_splits", fold.splits))}
         champion = {"champion": self.champion} if self.champion else {}
-        return {"model": self.model, "crops": self.crops, "splits": self.splits} | champion | held
+        return {"model": self.model, "crops": self.crops, "splits": self.splits} | champion | folds
+
+    def labels(self) -> dict[str, list[str]]:
+        """Class → the labels that people give it."""
+        return {c: list(spec.labels()) for c, spec in self.plan.labels.classes.items()}
+
+    def equivalents(self) -> dict[str, list[str]]:
+        """Class → the classes that count as right for it."""
+        return {c: list(others) for c, others in self.plan.labels.equivalents.items()}
 
     def config(self) -> dict[str, Any]:
-        """The parts of the plan that count."""
+        """The values that are part of the cache key."""
         plan = self.plan
         return {
-            "classes": {c: list(spec.names()) for c, spec in plan.labels.classes.items()},
-            "equivalents": equivalents_of(plan),
+            "classes": self.labels(),
+            "equivalents": self.equivalents(),
             "model_input": plan.model_input.model_dump(mode="json"),
-            "reference": plan.package.reference_predictions,
+            "reference_predictions": plan.package.reference_predictions,
             "invasive": list(plan.thresholds.invasive),
             "gate": plan.gate.model_dump(mode="json"),
             "audit": plan.audit.model_dump(mode="json"),
-            "story": [[name, counts.model_dump(mode="json")] for name, counts in self.story],
+            "step_counts": [[name, counts.model_dump(mode="json")] for name, counts in self.step_counts],
             "image_url": self.image_url,
         }
 
@@ -103,34 +107,33 @@ def evaluate_classifier(
     *,
     champion: Artifact | None = None,
     folds: Sequence[Fold] = (),
-    story: Sequence[tuple[str, Counts]] = (),
+    step_counts: Sequence[tuple[str, Counts]] = (),
     image_url: str = "",
 ) -> Artifact:
-    """The packaged model's judgement on the test split and on nothing else, and the gate's verdict.
+    """Score the packaged model on the test split only, and decide the verdict.
 
-    It holds metrics.json (``records.Metrics``), predictions.parquet (one row a test crop), golden.json (offline answers that
-    a release checks), confusion.png, report.html (one self-contained page), and as CSV: animl.csv (Animl's own columns),
-    false_alarms.csv, missed_invaders.csv, suspect_labels.csv.
+    The artifact has metrics.json (``evaluation_results.Metrics``), predictions.parquet (one row per test crop),
+    reference_predictions.json, confusion.png, report.html, animl.csv, false_alarms.csv, missed_invaders.csv and suspect_labels.csv.
 
     Args:
-        model: the step calibration, with model.onnx, card.json and thresholds.json; or the step model, which has no thresholds.
+        model: the calibration step, with model.onnx, card.json and thresholds.json; or the training step, which has no thresholds.
         crops: the crops step.
         splits: the splits step.
-        plan: gives classes, view, gate, what the audit shows, and the number of golden crops.
-        store: where the steps are.
-        champion: the package that was released last; None: there is none.
+        plan: only the sections in ``STEP`` are used.
+        store: holds the steps.
+        champion: the package of the released model; None if there is none.
         folds: models for the label audit of train crops.
-        story: name and counts of each earlier step, shown in the report as what was kept and dropped.
-        image_url: an address with {project} and {image}, under which a person finds an image of Animl's.
+        step_counts: name and counts of each earlier step, for the report.
+        image_url: address of an image in Animl, with {project} and {image}, for links in the report; "" for no links.
 
     Raises:
-        EvaluationError: nothing to score; crops, splits, plan and model do not fit together; a place is in the test split
-            and in another; the model's answers are no probabilities, or differ between stored crop and whole picture.
+        EvaluationError: there is nothing to score; crops, splits, plan and model do not match; a location is in the test split and in
+            another; probabilities are not finite, or differ between stored crop and whole image.
     """
-    case = _Case(model, crops, splits, plan, store, champion, tuple(folds), tuple(story), image_url)
+    inputs = _Inputs(model, crops, splits, plan, store, champion, tuple(folds), tuple(step_counts), image_url)
     return store.make(
-        STEP, inputs=case.inputs(), config=case.config(),
-        build=lambda space: _judge(space, case, _load_classifier(model, plan, store)),
+        STEP, inputs=inputs.artifacts(), config=inputs.config(),
+        build=lambda space: _evaluate(space, inputs, _load_classifier(model, plan, store)),
     )  # fmt: skip
 
 
@@ -138,7 +141,7 @@ def read_metrics(evaluation: Artifact, store: Store) -> Metrics:
     """The scores of an evaluation.
 
     Raises:
-        DamagedError: they are not there or not of this version.
+        DamagedError: the file is missing or of another version.
     """
     try:
         return Metrics.model_validate_json(store.path(evaluation, METRICS_FILE).read_bytes())
@@ -146,122 +149,115 @@ def read_metrics(evaluation: Artifact, store: Store) -> Metrics:
         raise DamagedError(f"{METRICS_FILE} of the step evaluation does not fit this version; run the step 'evaluation' again") from e
 
 
-def equivalents_of(plan: Plan) -> dict[str, list[str]]:
-    """Class → the classes whose name for it counts as right, by the plan."""
-    return {class_id: list(names) for class_id, names in plan.labels.equivalents.items()}
+def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> StepOutput:
+    store, plan, card = inputs.store, inputs.plan, classifier.card
+    split = join_splits(store.table(inputs.crops, CROPS), store.table(inputs.splits, SPLITS))
+    test = score_test_crops(split, classifier, store, plan.model_input)
+    found, final = _compute_metrics(test, classifier, inputs)
+    log.info("evaluation: %s", metrics.write_headline(found))
 
-
-def _judge(space: Workspace, case: _Case, classifier: Classifier) -> StepOutput:
-    store, ids = case.store, classifier.card.class_ids()
-    split = predictions.join_splits(store.table(case.crops, "crops.parquet"), store.table(case.splits, "splits.parquet"))
-    test = predictions.score_test_crops(split, classifier, store, case.plan.model_input)
-    metrics, whole = _judged(test, classifier, case)
-    log.info("evaluation: %s", scores.headline(metrics))
-
-    write_table(space.out, TEST_PREDICTIONS, predictions.public_columns(test, ids))
-    (space.out / METRICS_FILE).write_text(metrics.model_dump_json(indent=1), encoding="utf-8")
-    answers = reference_predictions.reference_answers(test, classifier, store, case.plan.package.reference_predictions)
-    (space.out / "reference.json").write_text(json.dumps(answers, indent=1), encoding="utf-8")
-    (space.out / "confusion.png").write_bytes(plots.confusion_png(metrics))
-    suspects, audited = _audited(test, split, classifier, case)
-    _write_tables(space, test, metrics, suspects, ids, case.plan)
-    done = report.Scored(classifier.card, metrics, test, split, suspects, audited)
-    digests = {name: artifact.digest for name, artifact in case.inputs().items()}
-    (space.out / "report.html").write_text(report.render(done, digests, case.plan, store, case.story), encoding="utf-8")
-    return StepOutput(_counts(metrics, len(suspects)), final=whole)
-
-
-def _judged(test: pd.DataFrame, classifier: Classifier, case: _Case) -> tuple[Metrics, bool]:
-    """All figures, and the verdict on them; False beside them where the champion could not be asked, but may be another time."""
-    card = classifier.card
-    equivalents = equivalents_of(case.plan)
-    comparison, unreadable = _compared(test, classifier, case)
-    metrics = scores.metrics_of(test, card.class_ids()).model_copy(
-        update={
-            "calibration": calibration_metrics.calibration_of(test, card),
-            "thresholds": calibration_metrics.tested_thresholds(_thresholds(case), test),
-            "parts": slices.parts_of(test, card.class_ids()),
-            "credited": slices.credited(test, card.class_ids(), equivalents) if equivalents else None,
-            "comparison": comparison,
-        }
-    )
-    verdict, reasons = gate.judged(metrics, case.plan.gate, case.plan.thresholds.invasive, unreadable)
-    return metrics.model_copy(update={"verdict": verdict, "reasons": reasons}), not unreadable
-
-
-def _compared(test: pd.DataFrame, classifier: Classifier, case: _Case) -> tuple[Comparison | None, str]:
-    """The comparison with the champion, or why there could be none."""
-    if case.champion is None:
-        return None, ""
-    try:
-        card = classifier.card
-        return compare_champion.compare(test, card.class_ids(), card.thresholds, case.champion, case.plan.model_input, case.store)[0], ""
-    except PipelineError as e:
-        log.warning("the released model cannot be asked: %s", e)
-        return None, str(e)
-
-
-def _thresholds(case: _Case) -> list[Threshold]:
-    """The thresholds that the step calibration chose; none where there was no such step."""
-    if THRESHOLDS_FILE not in case.store.files(case.model):
-        return []
-    return TypeAdapter(list[Threshold]).validate_json(case.store.path(case.model, THRESHOLDS_FILE).read_bytes())
-
-
-def _audited(test: pd.DataFrame, split: pd.DataFrame, classifier: Classifier, case: _Case) -> tuple[pd.DataFrame, str]:
-    """The suspect labels with the answers that make them so, and which crops were looked at."""
-    ids = classifier.card.class_ids()
-    val = score_crops(split[split["split"] == "val"], classifier, case.store, case.plan.model_input, "val crops")
-    held = [_held(split, fold, case) for fold in case.folds]
-    looked = pd.concat([test, val, *held], ignore_index=True)
-    found = label_audit.suspects(looked, ids, case.image_url)
-    answers = looked.drop(columns=[c for c in found.columns if c in looked and c != "crop_id"])
-    words = f"{scores.count(len(looked), 'crop')} of {len(split):,}: val and test{' and the train locations of each fold' if held else ''}"
-    return found.merge(answers, on="crop_id", how="left", validate="one_to_one"), words
-
-
-def _held(split: pd.DataFrame, fold: Fold, case: _Case) -> pd.DataFrame:
-    """The crops that a fold's model did not see, with its answers."""
-    sides = case.store.table(fold.splits, "splits.parquet").set_index("crop_id")["split"]
-    rows = split[split["crop_id"].map(sides) == audit_folds.HELD]
-    return score_crops(rows, _load_classifier(fold.model, case.plan, case.store), case.store, case.plan.model_input, "held crops")
-
-
-def _write_tables(space: Workspace, test: pd.DataFrame, metrics: Metrics, suspects: pd.DataFrame, ids: tuple[str, ...], plan: Plan) -> None:
-    named = slices.credited_names(test, equivalents_of(plan))
+    write_table(space.out, TEST_PREDICTIONS, select_columns(test, card.class_ids()))
+    (space.out / METRICS_FILE).write_text(found.model_dump_json(indent=1), encoding="utf-8")
+    reference = choose_reference_predictions(test, classifier, store, plan.package.reference_predictions)
+    (space.out / REFERENCE_FILE).write_text(json.dumps(reference, indent=1), encoding="utf-8")
+    (space.out / "confusion.png").write_bytes(confusion_matrix_png(found))
+    suspects, audited = _audit_labels(test, split, classifier, inputs)
     tables = {
-        "animl.csv": error_tables.animl_table(test, named, ids),
-        "false_alarms.csv": error_tables.false_alarms(test, metrics.thresholds),
-        "missed_invaders.csv": error_tables.missed_invaders(test, metrics.thresholds),
-        "suspect_labels.csv": suspects[label_audit.COLUMNS],
+        "animl.csv": error_tables.animl_table(test, slices.apply_equivalents(test, inputs.equivalents()), card.class_ids()),
+        "false_alarms.csv": error_tables.false_alarms(test, found.thresholds),
+        "missed_invaders.csv": error_tables.missed_invaders(test, found.thresholds),
+        "suspect_labels.csv": suspects[SUSPECT_COLUMNS],
     }
     for name, table in tables.items():
         table.to_csv(space.out / name, index=False, float_format="%.4f", lineterminator="\n")
+    digests = {name: artifact.digest for name, artifact in inputs.artifacts().items()}
+    data = ReportData(card, found, test, split, suspects, audited, inputs.step_counts, digests)
+    page = render_report(data, classes_of_people(inputs.labels()), plan.audit.show, store)
+    (space.out / "report.html").write_text(page, encoding="utf-8")
+    return StepOutput(_counts(found, len(suspects)), final=final, blob_digests=tuple(sorted({str(r["image"]) for r in reference})))
 
 
-def _counts(metrics: Metrics, suspects: int) -> Counts:
-    right = sum(metrics.confusion[i][i] for i in range(len(metrics.classes)))
-    noted = {
-        "named_wrongly": metrics.examples - right,
-        "classes_without_test_crops": sum(c.examples == 0 for c in metrics.classes),
-        "classes_with_few_test_crops_or_locations": len(scores.thin_classes(metrics)),
-        "labels_to_look_at_again": suspects,
+def _compute_metrics(test: pd.DataFrame, classifier: Classifier, inputs: _Inputs) -> tuple[Metrics, bool]:
+    """All scores and the verdict. False beside them if the champion could not be compared, so that the next run tries again."""
+    card, equivalents = classifier.card, inputs.equivalents()
+    comparison, comparison_error = _compare(test, classifier, inputs)
+    found = metrics.compute_metrics(test, card.class_ids()).model_copy(
+        update={
+            "calibration": measure_calibration(test, card),
+            "thresholds": score_thresholds(_read_thresholds(inputs.model, inputs.store), test),
+            "slices": slices.score_slices(test, card.class_ids()),
+            "with_equivalents": slices.score_with_equivalents(test, card.class_ids(), equivalents) if equivalents else None,
+            "comparison": comparison,
+        }
+    )
+    verdict, reasons = decide_verdict(found, inputs.plan.gate, inputs.plan.thresholds.invasive, comparison_error)
+    return found.model_copy(update={"verdict": verdict, "reasons": reasons}), not comparison_error
+
+
+def _compare(test: pd.DataFrame, classifier: Classifier, inputs: _Inputs) -> tuple[Comparison | None, str]:
+    """The comparison with the champion, or why it is not possible."""
+    if inputs.champion is None:
+        return None, ""
+    try:
+        card = classifier.card
+        return compare_with_champion(test, card.class_ids(), card.thresholds, inputs.champion, inputs.plan.model_input, inputs.store), ""
+    except PipelineError as e:
+        log.warning("the released model cannot be compared: %s", e)
+        return None, str(e)
+
+
+def _read_thresholds(model: Artifact, store: Store) -> list[Threshold]:
+    """The thresholds of the calibration step; none if ``model`` is the training step."""
+    if THRESHOLDS_FILE not in store.files(model):
+        return []
+    return TypeAdapter(list[Threshold]).validate_json(store.path(model, THRESHOLDS_FILE).read_bytes())
+
+
+def _audit_labels(test: pd.DataFrame, split: pd.DataFrame, classifier: Classifier, inputs: _Inputs) -> tuple[pd.DataFrame, str]:
+    """The suspect labels with the probabilities of the model that audited them, and which crops were audited."""
+    val = score_crops(split[split["split"] == "val"], classifier, inputs.store, inputs.plan.model_input, "val crops")
+    scored = pd.concat([test, val, *(_score_held_out(split, fold, inputs) for fold in inputs.folds)], ignore_index=True)
+    audited = (
+        f"{metrics.format_count(len(scored), 'crop')} of {len(split):,}, from val and test{' and from the folds of train' if inputs.folds else ''}"
+    )
+    return find_suspect_labels(scored, classifier.card.class_ids(), inputs.image_url), audited
+
+
+def _score_held_out(split: pd.DataFrame, fold: Fold, inputs: _Inputs) -> pd.DataFrame:
+    """The crops that a fold holds out, scored by the fold's model."""
+    split_of_crop = inputs.store.table(fold.splits, SPLITS).set_index("crop_id")["split"]
+    rows = split[split["crop_id"].map(split_of_crop) == HELD_OUT]
+    classifier = _load_classifier(fold.model, inputs.plan, inputs.store)
+    return score_crops(rows, classifier, inputs.store, inputs.plan.model_input, "held-out crops")
+
+
+def _counts(found: Metrics, suspects: int) -> Counts:
+    right = sum(found.confusion[i][i] for i in range(len(found.classes)))
+    notes = {
+        "named_wrongly": found.examples - right,
+        "classes_without_test_crops": len(metrics.classes_without_examples(found)),
+        "classes_with_few_test_crops_or_locations": len(metrics.classes_with_few_examples(found)),
+        "suspect_labels": suspects,
     }
-    return Counts(kept=metrics.examples, noted={k: n for k, n in noted.items() if n}, unit="test crops")
+    return Counts(kept=found.examples, notes={k: n for k, n in notes.items() if n}, unit="test crops")
 
 
 def _load_classifier(model: Artifact, plan: Plan, store: Store) -> Classifier:
-    """The model step's classifier, which must be one of this plan's classes and view."""
+    """The model's classifier, which must have the plan's classes and model input."""
     from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, Classifier
 
     store.path(model, CARD_FILE)
     classifier = Classifier.load(store.path(model, MODEL_FILE).parent)
     card = classifier.card
     if card.class_ids() != tuple(plan.labels.classes):
-        wanted, found = ", ".join(plan.labels.classes), ", ".join(card.class_ids())
-        raise EvaluationError(f"expected a model of the plan's classes {wanted}, found one of {found}; run the step 'training' again")
+        raise EvaluationError(
+            f"expected a model of the plan's classes {', '.join(plan.labels.classes)}, found one of {', '.join(card.class_ids())}; "
+            "run the step 'training' again",
+            code="other_classes",
+        )
     if card.model_input != plan.model_input:
         raise EvaluationError(
-            f"expected a model that sees what the plan's view says ({plan.model_input}), found one that sees {card.model_input}; run the step 'training' again"
+            f"expected a model for the plan's model_input ({plan.model_input}), found one for {card.model_input}; run the step 'training' again",
+            code="other_model_input",
         )
     return classifier

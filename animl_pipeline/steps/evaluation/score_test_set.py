@@ -1,0 +1,63 @@
+"""Check the test crops and score them with the packaged model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from animl_pipeline.core.errors import EvaluationError
+from animl_pipeline.core.model_card import ModelInput
+from animl_pipeline.core.table_schemas import TEST_PREDICTIONS
+from animl_pipeline.inference.scoring import probability_column, score_crops
+from animl_pipeline.steps.evaluation.metrics import format_count
+from animl_pipeline.storage.step_cache import Store
+
+if TYPE_CHECKING:
+    from animl_pipeline.inference.classifier import Classifier
+
+
+def join_splits(crops: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
+    """The crops that are in a split, with their ``split``, ordered by crop_id.
+
+    Raises:
+        EvaluationError: a crop of the splits is missing, or a location is in the test split and in another.
+    """
+    joined = splits[["crop_id", "split"]].merge(crops, on="crop_id", how="left", validate="one_to_one", indicator=True)
+    missing = int((joined["_merge"] == "left_only").sum())
+    if missing:
+        raise EvaluationError(
+            f"the crops step lacks {missing} of the {len(joined)} crops in the splits; run the step 'splits' again",
+            code="missing_crops", missing=missing,
+        )  # fmt: skip
+    test = joined["split"] == "test"
+    shared = sorted((set(joined.loc[test, "location"]) & set(joined.loc[~test, "location"])) - {""})
+    if shared:
+        raise EvaluationError(
+            f"{format_count(len(shared), 'location')} of test also in train or val, such as {shared[0]!r}; run the step 'splits' again",
+            code="location_in_two_splits", locations=shared,
+        )  # fmt: skip
+    return joined.drop(columns="_merge").sort_values("crop_id", ignore_index=True)
+
+
+def score_test_crops(split: pd.DataFrame, classifier: Classifier, store: Store, stored: ModelInput) -> pd.DataFrame:
+    """The test crops with the model's probabilities; see :func:`animl_pipeline.inference.scoring.score_crops`.
+
+    Raises:
+        EvaluationError: there are no test crops, the model does not know the class of one, or a crop has the wrong size.
+    """
+    test = split[split["split"] == "test"].reset_index(drop=True)
+    if test.empty:
+        raise EvaluationError("there are no test crops; raise splits.test in the plan or add sources with more locations", code="no_test_crops")
+    unknown = sorted(set(test["class_id"]) - set(classifier.card.class_ids()))
+    if unknown:
+        raise EvaluationError(
+            f"the model does not know the class {unknown[0]!r} of some test crops; run the steps 'labels' to 'training' again",
+            code="unknown_class", classes=unknown,
+        )  # fmt: skip
+    return score_crops(test, classifier, store, stored, "test crops")
+
+
+def select_columns(scored: pd.DataFrame, ids: tuple[str, ...]) -> pd.DataFrame:
+    """The columns of predictions.parquet."""
+    return scored[[*TEST_PREDICTIONS.names(), *map(probability_column, ids)]]
