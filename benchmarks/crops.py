@@ -148,8 +148,9 @@ def parts(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds a picture that the parts of cutting take, ours and the script's."""
     from PIL import Image
 
+    from animl_pipeline.core.boxes import Box
     from animl_pipeline.core.imaging import extract_crop, open_image, square_around
-    from animl_pipeline.core.records import Box, ModelInput
+    from animl_pipeline.core.model_card import ModelInput
     from animl_pipeline.steps.crops.extract import LOSSLESS
     from animl_pipeline.steps.crops.perceptual_hash import compute_phash
 
@@ -265,7 +266,7 @@ class Steps:
         import pandas as pd
 
         from animl_pipeline.config import DetectionsConfig
-        from animl_pipeline.core.records import Counts
+        from animl_pipeline.core.artifacts import Counts
         from animl_pipeline.steps.detections import detect_animals
         from animl_pipeline.storage.step_cache import StepOutput
 
@@ -292,7 +293,7 @@ class Steps:
     def extract_crop(self, labels: Any, detections: Any) -> Any:
         """The step crops."""
         from animl_pipeline.config import CropsConfig
-        from animl_pipeline.core.records import ModelInput
+        from animl_pipeline.core.model_card import ModelInput
         from animl_pipeline.steps.crops import extract_crops
 
         return extract_crops(labels, detections, CropsConfig(), ModelInput(size=VIEW), self.store, self.settings)

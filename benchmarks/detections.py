@@ -116,7 +116,7 @@ def ours(images: list[Path], detector: str) -> dict[str, Any]:
 
     from animl_pipeline.config import DetectionsConfig
     from animl_pipeline.config.settings import Settings
-    from animl_pipeline.core.records import Counts
+    from animl_pipeline.core.artifacts import Counts
     from animl_pipeline.steps.detections import detect_animals, find_animals
     from animl_pipeline.storage.step_cache import StepOutput, open_store
 
@@ -186,7 +186,7 @@ def torch_lite(images: list[Path], _: str) -> dict[str, Any]:
 def ultralytics(images: list[Path], checkpoint: str) -> dict[str, Any]:
     """Peer (b): predict with its defaults."""
     from animl_pipeline.config.settings import Settings
-    from animl_pipeline.steps.detections.ultralytics_checkpoint import NAMES, import_ultralytics
+    from animl_pipeline.steps.detections.ultralytics_detector import NAMES, import_ultralytics
 
     yolo, _ = import_ultralytics(Settings())
     model = yolo(checkpoint)
@@ -261,7 +261,7 @@ def untrained(path: Path, images: list[Path]) -> Path:
     from PIL import Image
 
     from animl_pipeline.config.settings import Settings
-    from animl_pipeline.steps.detections.ultralytics_checkpoint import import_ultralytics
+    from animl_pipeline.steps.detections.ultralytics_detector import import_ultralytics
 
     yolo, _ = import_ultralytics(Settings())
     torch.manual_seed(0)

@@ -1,1 +1,1 @@
-"""The packaged ONNX classifier, and scoring with it."""
+"""The packaged ONNX classifier, and scoring of crops with it."""

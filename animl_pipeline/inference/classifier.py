@@ -1,6 +1,7 @@
-"""A packaged model that answers: model.onnx and card.json in a folder. What is scored is what ships.
+"""The packaged classifier: model.onnx and card.json in a folder, run by ONNX Runtime.
 
-The evaluation, the package's golden answers and the endpoint all ask this class. onnxruntime, numpy and pillow only.
+Evaluation, reference predictions and the endpoint all use this class, so what is scored is what ships. It needs onnxruntime, numpy and
+Pillow only.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
+from animl_pipeline.core.boxes import Box
 from animl_pipeline.core.errors import PackageError
 from animl_pipeline.core.imaging import extract_crop, normalise
-from animl_pipeline.core.records import Box, ModelCard
+from animl_pipeline.core.model_card import ModelCard
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -38,14 +40,14 @@ class Classifier:
 
     @classmethod
     def load(cls, folder: Path, threads: int = 1) -> Classifier:
-        """The classifier in a folder.
+        """Load the classifier from a folder.
 
         Args:
-            folder: holds model.onnx and card.json.
-            threads: of one forward pass.
+            folder: contains model.onnx and card.json.
+            threads: number of threads of one forward pass.
 
         Raises:
-            PackageError: a file is missing, the card does not fit, or the model is not the one that the card names.
+            PackageError: a file is missing, the card does not fit, or the sha256 of the model is not the one on the card.
         """
         card = read_card(folder / CARD_FILE)
         model = folder / MODEL_FILE
@@ -53,49 +55,50 @@ class Classifier:
             with model.open("rb") as f:
                 found = hashlib.file_digest(f, "sha256").hexdigest()
         except OSError as e:
-            raise PackageError(f"expected {MODEL_FILE} in {folder}, found none; unpack a model.tar.gz there") from e
+            raise PackageError(f"expected {MODEL_FILE} in {folder}, found none; unpack a model.tar.gz there", code="file_missing") from e
         if found != card.onnx_sha256:
-            raise PackageError(f"{model} is not the model that {CARD_FILE} names (sha256 differs); unpack the package again")
-        return cls(card, _session(model, threads))
+            raise PackageError(f"{model} has another sha256 than {CARD_FILE} says; unpack the package again", code="wrong_model")
+        return cls(card, _open_session(model, threads))
 
     def probabilities(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Softmax probabilities [n, classes] of normalised views [n, 3, size, size], by the card's temperature."""
+        """Softmax probabilities [n, classes] of normalised crops [n, 3, size, size], at the card's temperature."""
         (logits,) = self._session.run(["logits"], {"input": inputs})
         return softmax(np.asarray(logits, np.float32) / np.float32(self.card.temperature))
 
     def classify(self, image: Image.Image, box: Box) -> dict[str, float]:
-        """Each class id's probability for one box of one picture.
+        """Class id → probability, for one box of one image.
 
-        Boxes of one picture are asked about one by one: in a batch the last bits of an answer depend on its neighbours.
+        Boxes are classified one at a time, because in a batch the last bits of a result depend on the other crops.
         """
-        model_input = extract_crop(image, box, self.card.model_input)
-        row = self.probabilities(normalise([model_input], self.card.model_input))[0]
+        crop = extract_crop(image, box, self.card.model_input)
+        row = self.probabilities(normalise([crop], self.card.model_input))[0]
         return {c: float(p) for c, p in zip(self.card.class_ids(), row, strict=True)}
 
 
 def read_card(path: Path) -> ModelCard:
-    """A model card.
+    """Read a model card.
 
     Raises:
-        PackageError: it is not there or does not fit.
+        PackageError: the file is missing or is not a model card of this version.
     """
     try:
         return ModelCard.model_validate_json(path.read_bytes())
     except OSError as e:
-        raise PackageError(f"expected a model card at {path}, found none; unpack a model.tar.gz there") from e
+        raise PackageError(f"expected a model card at {path}, found none; unpack a model.tar.gz there", code="file_missing") from e
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
-        raise PackageError(f"{path} is not a model card of this version: {'.'.join(map(str, first['loc']))}: {first['msg']}") from e
+        field = ".".join(map(str, first["loc"]))
+        raise PackageError(f"{path} is not a model card of this version: {field}: {first['msg']}", code="wrong_card", field=field) from e
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Row-wise softmax, safe for large values."""
+    """Softmax of each row, without overflow on large logits."""
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), np.float32)
 
 
-def _session(model: Path, threads: int) -> ort.InferenceSession:
-    # From 1.29 on onnxruntime tells its makers what it runs, from its import on, over a thread and a file of its own, unless told not to.
+def _open_session(model: Path, threads: int) -> ort.InferenceSession:
+    # Since version 1.29 onnxruntime sends telemetry from the moment of its import, unless this variable is set.
     os.putenv("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime as ort
 
@@ -105,5 +108,5 @@ def _session(model: Path, threads: int) -> ort.InferenceSession:
     options.log_severity_level = 3
     try:
         return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # onnxruntime's own errors share no base below Exception
-        raise PackageError(f"onnxruntime cannot load {MODEL_FILE}: {str(e).splitlines()[0]}") from e
+    except Exception as e:  # onnxruntime's errors have no common base class below Exception
+        raise PackageError(f"onnxruntime cannot load {MODEL_FILE}: {str(e).splitlines()[0]}", code="wrong_model") from e

@@ -20,10 +20,10 @@ from PIL import Image
 
 from animl_pipeline.config.settings import Settings
 from flows.distributed import task_runner
-from tests.steps.test_detections import build_checkpoint
+from tests.support.detectors import build_checkpoint
 from tests.support.coco_export import Export
-from tests.support.endpoint_process import until
-from tests.support.team_server import ROOT, end, free_port, kill
+from tests.support.endpoint_process import wait_until
+from tests.support.team_server import ROOT, free_port, kill, stop
 from tests.support.tiny_project import COLOURS, draw_image, write_plan
 
 LOCATIONS, EACH, LARGER, SHARES = 8, 10, 16, 6
@@ -94,7 +94,7 @@ def environment(prefect_address: str, plan: Path) -> dict[str, str]:
 def alone(plan: Path, environment: dict[str, str]) -> Path:
     """The store of a run in one process."""
     store = plan.parent / "alone"
-    told = environment | {"ANIML_STORE": str(store), "ANIML_RUNNER": "threads"}
+    told = environment | {"ANIML_STORE": str(store), "ANIML_TASK_RUNNER": "threads"}
     done = subprocess.run(retrain(plan), cwd=ROOT, capture_output=True, text=True, env=told, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     return store
@@ -120,13 +120,13 @@ def cluster(folder: Path, environment: dict[str, str], workers: tuple[str, ...] 
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-            running.callback(end, process)
+            running.callback(stop, process)
             return process
 
         port = free_port()
         address, quiet = f"tcp://127.0.0.1:{port}", ["--host", "127.0.0.1", "--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
         scheduler = started("scheduler", "scheduler", "--port", str(port), *quiet)
-        until(lambda: scheduler.poll() is not None or "Scheduler at" in (folder / "scheduler.log").read_text(), "the scheduler is up")
+        wait_until(lambda: scheduler.poll() is not None or "Scheduler at" in (folder / "scheduler.log").read_text(), "the scheduler is up")
         options = ["--nthreads", "1", "--no-nanny", "--memory-limit", "0", "--local-directory", str(folder / "dask"), *quiet]
         processes = {name: started(name, "worker", address, "--name", name, *options) for name in workers}
         with Client(address, set_as_default=False, timeout=60) as client:
@@ -155,17 +155,17 @@ def test_workers_killed_with_work_in_hand_change_nothing_of_what_comes_out(
     store, said = tmp_path / "store", tmp_path / "run.log"
     shared = environment | {"ANIML_STORE": str(store)}
     with cluster(tmp_path, shared) as dask, said.open("wb") as log:
-        told = shared | {"ANIML_RUNNER": f"dask:{dask.address}", "ANIML_SHARES": str(SHARES)}
+        told = shared | {"ANIML_TASK_RUNNER": f"dask:{dask.address}", "ANIML_CLUSTER_BATCHES": str(SHARES)}
         run = subprocess.Popen(
             retrain(plan), cwd=ROOT, env=told, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
             for dead, (worker, _, remembered) in enumerate(KILLED, start=1):
                 memory = store / "index" / remembered
-                until(lambda m=memory: run.poll() is not None or list(m.rglob("*.jsonl")), f"first {remembered} are remembered", seconds=180)
+                wait_until(lambda m=memory: run.poll() is not None or list(m.rglob("*.jsonl")), f"first {remembered} are remembered", seconds=180)
                 kill(dask.workers[worker])
-                until(lambda n=dead: len(dask.missed()) == n, f"the scheduler misses the {worker}")
-            until(lambda: run.poll() is not None, "the run ends", seconds=180)
+                wait_until(lambda n=dead: len(dask.missed()) == n, f"the scheduler misses the {worker}")
+            wait_until(lambda: run.poll() is not None, "the run ends", seconds=180)
             missed = dask.missed()
         finally:
             kill(run)
@@ -194,7 +194,7 @@ def test_workers_killed_with_work_in_hand_change_nothing_of_what_comes_out(
 )
 def test_a_cluster_that_is_not_there_is_one_line(plan: Path, environment: dict[str, str], alone: Path, runner: str, message: str) -> None:
     port = free_port()
-    told = environment | {"ANIML_STORE": str(alone), "ANIML_RUNNER": runner.format(port=port), "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"}
+    told = environment | {"ANIML_STORE": str(alone), "ANIML_TASK_RUNNER": runner.format(port=port), "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"}
     (plan.parent / "more.yaml").write_text(plan.read_text().replace("confidence: 1.0e-06", "confidence: 2.0e-06"))
     done = subprocess.run(retrain(plan.parent / "more.yaml"), cwd=ROOT, capture_output=True, text=True, env=told, timeout=120, check=False)
     assert (done.returncode, message.format(port=port) in done.stderr.splitlines()[-1]) == (2, True), done.stderr
@@ -202,5 +202,5 @@ def test_a_cluster_that_is_not_there_is_one_line(plan: Path, environment: dict[s
 
 def test_a_cluster_without_workers_is_told(environment: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with cluster(tmp_path, environment, workers=()) as dask, caplog.at_level("WARNING", logger="animl_pipeline"):
-        task_runner(Settings(runner=f"dask:{dask.address}"))
+        task_runner(Settings(task_runner=f"dask:{dask.address}"))
     assert f"the cluster at {dask.address} has no worker yet" in caplog.text

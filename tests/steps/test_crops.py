@@ -19,9 +19,11 @@ from PIL import Image
 from animl_pipeline.config import CropsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core import progress
+from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.core.boxes import Box
 from animl_pipeline.core.errors import CropsError, ImageError
 from animl_pipeline.core.imaging import extract_crop, open_image
-from animl_pipeline.core.records import Artifact, Box, Counts, ModelInput
+from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.core.step import Step
 from animl_pipeline.core.tables import write_parquet
 from animl_pipeline.steps.crops import extract_crops
@@ -243,7 +245,7 @@ def test_crops_of_images_that_show_a_person_or_a_vehicle_say_so_whoever_saw_it(s
     made = extract_crops(labels, detections, CropsConfig(), VIEW, store, settings)
     said = crops_of(store, made).set_index("image_id")["with_people"]
     assert said.to_dict() == {name: name != "plain" for name in images}
-    assert made.counts.noted == {"with_people_never_shown": 4}
+    assert made.counts.notes == {"with_people_never_shown": 4}
 
 
 def encoded(image: Image.Image, kind: str) -> bytes:

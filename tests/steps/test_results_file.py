@@ -1,4 +1,4 @@
-"""MegaDetector results files of other tools: old formats, names written elsewhere, boxes that are none, and files of something else."""
+"""MegaDetector results files of other tools: old formats, names of other systems, unusable boxes, and files that are something else."""
 
 from __future__ import annotations
 
@@ -11,114 +11,135 @@ import pytest
 
 from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import DetectionsError
-from animl_pipeline.core.records import Artifact
 from animl_pipeline.steps.detections import detect_animals
+from animl_pipeline.steps.detections.read_results_file import match_files, parse_results
 from animl_pipeline.storage.step_cache import Store
 from tests.conftest import jpeg
-from tests.steps.test_detections import boxes_of, class_id, labels_of
+from tests.support.detectors import label_row, make_labels, read_boxes, read_failures, write_results
 
 BOX = [0.2, 0.1, 0.5, 0.4]
 FOX: dict[str, Any] = {"category": "1", "conf": 0.8, "bbox": BOX}
 
 
-def write(folder: Path, images: Any, **more: Any) -> DetectionsConfig:
-    """A plan with a results file of these images."""
-    content = {"info": {"format_version": "1.3"}, "detection_categories": {"1": "animal", "2": "person"}, "images": images} | more
-    (folder / "r.json").write_text(json.dumps(content), encoding="utf-8")
-    return DetectionsConfig(source="results", results="r.json")
+def use_results(folder: Path, images: Any, **more: Any) -> DetectionsConfig:
+    return DetectionsConfig(source="results", results=write_results(folder, images, **more), detector="nowhere.pt")
 
 
-def looked(store: Store, settings: Settings, spec: DetectionsConfig, *names: str) -> Artifact:
-    rows = [class_id(store, jpeg(seed=i), f"i{i}", file_name=name) for i, name in enumerate(names)]
-    return detect_animals(labels_of(store, rows), spec, store, settings)
+def run_step(store: Store, settings: Settings, config: DetectionsConfig, *file_names: str) -> Artifact:
+    rows = [label_row(store, jpeg(seed=i), f"i{i}", file_name=name) for i, name in enumerate(file_names)]
+    return detect_animals(make_labels(store, rows), config, store, settings)
 
 
-def failures(store: Store, made: Artifact) -> dict[str, str]:
-    table = store.table(made, "failures.parquet")
-    return dict(zip(table["image_id"], table["reason"], strict=True))
+def test_images_match_by_file_name_and_reviewed_boxes_stay(store: Store, settings: Settings, tmp_path: Path) -> None:
+    images = [
+        {"file": "cards\\one\\a.jpg", "detections": [FOX, {"category": "2", "conf": 0.9, "bbox": [0, 0, 0.1, 0.1]}]},
+        {"file": "b.jpg", "failure": "image access failure", "detections": None},
+        {"file": "d.jpg", "detections": [FOX | {"conf": 0.05}]},
+    ]
+    config = use_results(tmp_path, images)
+    rows = [label_row(store, jpeg(seed=i), name) for i, name in enumerate("abcd")]
+    rows.append(label_row(store, jpeg(seed=9), "e", "o5", (0.1, 0.2, 0.5, 0.6)))
+    labels = make_labels(store, rows)
+    made = detect_animals(labels, config, store, settings)
+    assert [(r.image_id, r.origin, r.category, r.ymin, r.xmin, r.ymax, r.xmax) for r in read_boxes(store, made).itertuples()] == [
+        ("a", "detector", "2", 0.0, 0.0, 0.1, 0.1),
+        ("a", "detector", "1", 0.1, 0.2, 0.5, 0.7),
+        ("e", "annotation", "1", 0.1, 0.2, 0.5, 0.6),
+    ]
+    assert read_failures(store, made) == {"b": "failed_in_results", "c": "not_in_results"}
+    assert made.counts.notes["images_without_animal"] == 1
+    write_results(tmp_path, images[:1])
+    assert detect_animals(labels, config, store, settings).key != made.key
 
 
-def test_a_image_without_a_list_of_detections_has_failed_whatever_the_format_called_that(store: Store, settings: Settings, tmp_path: Path) -> None:
-    spec = write(
+def test_a_name_that_two_files_end_in_does_not_match() -> None:
+    content = {"detection_categories": {}, "images": [{"file": "x/a.jpg", "detections": []}, {"file": "y/a.jpg", "detections": []}]}
+    by_file = parse_results(json.dumps(content).encode(), "r.json", 0.2).by_file
+    assert match_files([("s", "a.jpg"), ("s", "x/a.jpg")], by_file) == {("s", "a.jpg"): "not_in_results", ("s", "x/a.jpg"): []}
+
+
+def test_names_match_with_windows_folders_and_other_accents(store: Store, settings: Settings, tmp_path: Path) -> None:
+    decomposed = unicodedata.normalize("NFD", "café.jpg")
+    files = ["C:\\cards\\one\\a.jpg", "/mnt/cards/two/b.jpg", f"./{decomposed}", "island/d.jpg"]
+    config = use_results(tmp_path, [{"file": f, "detections": [FOX]} for f in files])
+    made = run_step(store, settings, config, "one\\a.jpg", "two/b.jpg", "café.jpg", "d.jpg")
+    assert (len(read_boxes(store, made)), read_failures(store, made)) == (4, {})
+
+
+def test_an_image_without_a_list_of_detections_has_failed_in_every_version_of_the_format(store: Store, settings: Settings, tmp_path: Path) -> None:
+    config = use_results(
         tmp_path,
         [{"file": "a.jpg", "detections": None}, {"file": "b.jpg"}, {"file": "c.jpg", "failure": None, "detections": []}],
         info={"format_version": "1.0"},
     )
-    made = looked(store, settings, spec, "a.jpg", "b.jpg", "c.jpg")
-    assert failures(store, made) == {"i0": "failed_in_results", "i1": "failed_in_results"}
-    assert made.counts.noted["images_without_animal"] == 1
+    made = run_step(store, settings, config, "a.jpg", "b.jpg", "c.jpg")
+    assert read_failures(store, made) == {"i0": "failed_in_results", "i1": "failed_in_results"}
+    assert made.counts.notes["images_without_animal"] == 1
 
 
-def test_boxes_without_area_or_numbers_are_counted_and_what_reaches_past_the_image_ends_there(
-    store: Store, settings: Settings, tmp_path: Path
-) -> None:
+def test_unusable_boxes_are_counted_and_boxes_are_clipped_to_the_image(store: Store, settings: Settings, tmp_path: Path) -> None:
     nan = float("nan")
-    odd = [[0.5, 0.5, -0.1, 0.1], [0.5, 0.5, 0, 0.1], [0.5, 0.5, 1e-9, 0.1], [nan, 0, 0.5, 0.5], [0.1, nan, 0.1, 0.1], [1.2, 0, 0.1, 0.1]]
-    found = [FOX | {"bbox": box} for box in odd] + [FOX | {"bbox": [0.9, -0.05, 0.2, 0.5]}, FOX | {"conf": nan}]
-    made = looked(store, settings, write(tmp_path, [{"file": "a.jpg", "detections": found}]), "a.jpg")
-    assert made.counts.noted["unusable_boxes"] == len(odd) + 1
-    assert [[r.ymin, r.xmin, r.ymax, r.xmax] for r in boxes_of(store, made).itertuples()] == [[0, 0.9, 0.45, 1]]
+    unusable = [[0.5, 0.5, -0.1, 0.1], [0.5, 0.5, 0, 0.1], [0.5, 0.5, 1e-9, 0.1], [nan, 0, 0.5, 0.5], [0.1, nan, 0.1, 0.1], [1.2, 0, 0.1, 0.1]]
+    found = [FOX | {"bbox": box} for box in unusable] + [FOX | {"bbox": [0.9, -0.05, 0.2, 0.5]}, FOX | {"conf": nan}]
+    made = run_step(store, settings, use_results(tmp_path, [{"file": "a.jpg", "detections": found}]), "a.jpg")
+    assert made.counts.notes["unusable_boxes"] == len(unusable) + 1
+    assert [[r.ymin, r.xmin, r.ymax, r.xmax] for r in read_boxes(store, made).itertuples()] == [[0, 0.9, 0.45, 1]]
+
+
+def test_two_entries_for_one_image_are_merged(store: Store, settings: Settings, tmp_path: Path) -> None:
+    other = FOX | {"bbox": [0, 0, 0.1, 0.1]}
+    entries: list[dict[str, Any]] = [{"detections": [FOX]}, {"detections": [FOX, other]}, {"detections": None, "failure": "image access failure"}]
+    made = run_step(store, settings, use_results(tmp_path, [{"file": "a.jpg"} | e for e in entries]), "a.jpg")
+    assert len(read_boxes(store, made)) == 2
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [
-        ({"images": [{"file": "a.jpg", "detections": [FOX | {"bbox": [100, 200, 300, 400]}]}]}, r"a\.jpg: expected boxes as \[x, y, width, height\]"),
-        ({"images": [{"file": "a.jpg", "detections": [FOX | {"bbox": BOX[:3]}]}]}, r"a\.jpg: expected boxes as \[x, y, width, height\]"),
-        ({"images": [{"file": "a.jpg", "detections": [FOX | {"conf": 87}]}]}, r"a\.jpg: expected confidences from 0 to 1, found 87"),
-        ({"images": [{"file": "a.jpg", "detections": [FOX | {"category": "9"}]}]}, r"a\.jpg: category '9' is not in detection_categories"),
+        ({"images": [{"file": "a.jpg", "detections": [FOX | {"bbox": [100, 200, 300, 400]}]}]}, "a.jpg: expected boxes"),
+        ({"images": [{"file": "a.jpg", "detections": [FOX | {"bbox": BOX[:3]}]}]}, "a.jpg: expected boxes"),
+        ({"images": [{"file": "a.jpg", "detections": [FOX | {"conf": 87}]}]}, "a.jpg: expected confidences"),
+        ({"images": [{"file": "a.jpg", "detections": [FOX | {"category": "9"}]}]}, "a.jpg: category '9'"),
+        ({"images": [{"file": "a.jpg", "detections": [{"conf": 1}]}]}, "no 'category'"),
         ({"detection_categories": {"1": "deer"}}, "expected a detection category named animal, found deer"),
-        ({"detection_categories": ["animal"]}, "expected detection_categories as an object"),
-        ({"images": None}, "expected images as a list"),
+        ({"detection_categories": ["animal"]}, "expected detection_categories"),
+        ({"images": None}, "expected images"),
     ],
 )
-def test_what_the_format_does_not_allow_is_one_line_that_names_it(
-    store: Store, settings: Settings, tmp_path: Path, change: dict[str, Any], said: str
+def test_a_file_that_breaks_the_format_is_refused_with_the_reason(
+    store: Store, settings: Settings, tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
-    spec = write(tmp_path, **({"images": [{"file": "a.jpg", "detections": [FOX]}]} | change))
-    with pytest.raises(
-        DetectionsError, match=rf"detections\.results: r\.json is no MegaDetector results file \({said}.*mend detections\.results"
-    ) as no:
-        looked(store, settings, spec, "a.jpg")
-    assert "\n" not in str(no.value)
+    config = use_results(tmp_path, **({"images": [{"file": "a.jpg", "detections": [FOX]}]} | change))
+    with pytest.raises(DetectionsError) as refused:
+        run_step(store, settings, config, "a.jpg")
+    assert refused.value.code == "wrong_format"
+    assert refused.value.details["reason"].startswith(reason)
 
 
-def test_a_file_of_endless_brackets_is_one_line(store: Store, settings: Settings, tmp_path: Path) -> None:
-    (tmp_path / "r.json").write_text("[" * 200_000, encoding="utf-8")
-    with pytest.raises(DetectionsError, match=r"r\.json is no MegaDetector results file"):
-        looked(store, settings, DetectionsConfig(source="results", results="r.json"), "a.jpg")
+@pytest.mark.parametrize("content", ["not json", "[]", "{}", '{"images": 3}', "[" * 200_000], ids=["text", "list", "object", "number", "nested"])
+def test_a_file_that_is_not_a_results_file_is_refused_in_one_line(store: Store, settings: Settings, tmp_path: Path, content: str) -> None:
+    (tmp_path / "r.json").write_text(content, encoding="utf-8")
+    with pytest.raises(DetectionsError) as refused:
+        run_step(store, settings, DetectionsConfig(source="results", results="r.json"), "a.jpg")
+    assert refused.value.code == "wrong_format"
+    assert "\n" not in str(refused.value)
 
 
-def test_names_match_whoever_wrote_their_folders_and_accents(store: Store, settings: Settings, tmp_path: Path) -> None:
-    apart = unicodedata.normalize("NFD", "café.jpg")
-    files = ["C:\\cards\\one\\a.jpg", "/mnt/cards/two/b.jpg", f"./{apart}", "island/d.jpg"]
-    made = looked(store, settings, write(tmp_path, [{"file": f, "detections": [FOX]} for f in files]), "one\\a.jpg", "two/b.jpg", "café.jpg", "d.jpg")
-    assert (len(boxes_of(store, made)), failures(store, made)) == (4, {})
+def test_results_of_other_images_are_refused_unless_people_drew_all_boxes(store: Store, settings: Settings, tmp_path: Path) -> None:
+    config = use_results(tmp_path, [{"file": "card/x.jpg", "detections": []}])
+    with pytest.raises(DetectionsError) as refused:
+        run_step(store, settings, config, "a.jpg", "b.jpg")
+    assert (refused.value.code, refused.value.details) == ("other_images", {"wanted": "a.jpg", "found": "card/x.jpg"})
+    reviewed = make_labels(store, [label_row(store, jpeg(), box=(0.1, 0.1, 0.5, 0.5))])
+    assert detect_animals(reviewed, config, store, settings).counts.kept == 1
 
 
-def test_a_image_that_a_file_has_twice_keeps_what_either_entry_found(store: Store, settings: Settings, tmp_path: Path) -> None:
-    other = FOX | {"bbox": [0, 0, 0.1, 0.1]}
-    entries: list[dict[str, Any]] = [{"detections": [FOX]}, {"detections": [FOX, other]}, {"detections": None, "failure": "image access failure"}]
-    made = looked(store, settings, write(tmp_path, [{"file": "a.jpg"} | e for e in entries]), "a.jpg")
-    assert len(boxes_of(store, made)) == 2
-
-
-def test_a_file_of_other_images_is_told_with_a_name_of_each(store: Store, settings: Settings, tmp_path: Path) -> None:
-    spec = write(tmp_path, [{"file": "card/x.jpg", "detections": []}])
-    with pytest.raises(
-        DetectionsError, match=r"expected results of the labels' pictures, such as a\.jpg, found those of 1 others, such as card/x\.jpg"
-    ):
-        looked(store, settings, spec, "a.jpg", "b.jpg")
-    reviewed = labels_of(store, [class_id(store, jpeg(), box=(0.1, 0.1, 0.5, 0.5))])
-    assert detect_animals(reviewed, spec, store, settings).counts.kept == 1, "where people drew all boxes it does not matter"
-
-
-def test_the_confidence_is_the_plans_or_else_the_one_that_the_file_names_for_its_detector(store: Store, settings: Settings, tmp_path: Path) -> None:
-    found = [FOX | {"conf": c, "bbox": [c / 2, 0, 0.1, 0.1]} for c in (0.05, 0.15, 0.24, 0.3)]
+def test_the_confidence_is_the_plans_else_the_files_else_a_quarter(store: Store, settings: Settings, tmp_path: Path) -> None:
+    images = [{"file": "a.jpg", "detections": [FOX | {"conf": c, "bbox": [c / 2, 0, 0.1, 0.1]} for c in (0.05, 0.15, 0.24, 0.3)]}]
     metadata = {"format_version": "1.4", "detector_metadata": {"typical_detection_threshold": 0.1}}
-    spec = write(tmp_path, [{"file": "a.jpg", "detections": found}], info=metadata)
-    assert len(boxes_of(store, looked(store, settings, spec, "a.jpg"))) == 3
-    assert len(boxes_of(store, looked(store, settings, spec.model_copy(update={"confidence": 0.2}), "a.jpg"))) == 2
-    spec = write(tmp_path, [{"file": "a.jpg", "detections": found}])
-    assert len(boxes_of(store, looked(store, settings, spec, "a.jpg"))) == 1, "0.25 where nobody says"
+    config = use_results(tmp_path, images, info=metadata)
+    assert len(read_boxes(store, run_step(store, settings, config, "a.jpg"))) == 3
+    assert len(read_boxes(store, run_step(store, settings, config.model_copy(update={"confidence": 0.2}), "a.jpg"))) == 2
+    assert len(read_boxes(store, run_step(store, settings, use_results(tmp_path, images), "a.jpg"))) == 1

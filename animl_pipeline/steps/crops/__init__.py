@@ -1,4 +1,4 @@
-"""Labelled boxes become pictures: the view of every animal, cut out once and kept without loss."""
+"""The step crops: the part of the image around each labelled animal, as the classifier sees it, stored without loss."""
 
 from animl_pipeline.steps.crops.step import extract_crops, extract_crops_share
 

@@ -1,153 +1,118 @@
-"""Boxes of pictures are cut out: every picture decoded once for all of its boxes, and no box ever cut twice."""
+"""Extract crops from images. Each image is decoded once for all of its boxes, and a crop is never extracted twice."""
 
 from __future__ import annotations
 
 import io
 import logging
-import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core import imaging
+from animl_pipeline.core.boxes import Box
 from animl_pipeline.core.errors import ImageError
 from animl_pipeline.core.imaging import DecodeBudget, ImageHeader, decoded_bytes, extract_crop, open_image, read_header, square_around
+from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.core.progress import track
-from animl_pipeline.core.records import Box, ModelInput
 from animl_pipeline.core.step import installed_version
 from animl_pipeline.steps.crops import perceptual_hash
-from animl_pipeline.steps.crops.match_labels import Chosen, Corners
+from animl_pipeline.steps.crops.match_labels import BoxTuple, Match
 from animl_pipeline.steps.crops.perceptual_hash import compute_phash
 from animl_pipeline.storage.step_cache import Store, batches, digest_of
 
 log = logging.getLogger(__name__)
 
-BATCH, BATCH_A_CUTTER = 32, 8
-"""Pictures at least between two notes of what was cut, and for each that is cut at a time; a kill loses at most the work on these."""
-
+BATCH_PER_WORKER = 8
+"""Images per worker between two writes to the index. A killed process loses at most the work on one batch."""
 LOSSLESS: dict[str, Any] = {"format": "WEBP", "lossless": True, "quality": 0, "method": 0}
-"""How a crop is kept: WebP's lossless mode at its fastest, which takes less time and room than PNG at its fastest."""
+"""Crops are stored as lossless WebP in its fastest mode, which takes less time and space than PNG in its fastest mode."""
+IMAGE_BROKEN = "image_broken"
+
+IndexRecords = dict[str, dict[str, Any]]
+"""Key → record of an image index."""
 
 
 class Crop(NamedTuple):
-    """A crop in the store, and what the whole picture looks like (:func:`likeness`)."""
+    """A stored crop: its sha256, its size in bytes, and the perceptual hash of the whole image."""
 
     blob: str
     bytes: int
     phash: str
 
 
-class Cut(NamedTuple):
-    """A picture's views, a box each (None where it does not decode), and what the whole picture looks like."""
-
-    views: list[bytes] | None
-    look: str
-
-
-def cut_boxes(chosen: Iterable[Chosen], model_input: ModelInput, store: Store, settings: Settings) -> dict[str, Crop]:
-    """The crop of every box that can be cut out, by ``box_key``; a picture that does not decode has none.
+def extract_boxes(matches: Iterable[Match], model_input: ModelInput, store: Store, settings: Settings) -> dict[str, Crop]:
+    """The crop of each box, by :func:`box_key`. A box of an image that does not decode has none.
 
     Raises:
-        DamagedError: the store lacks a picture.
+        DamagedError: the store lacks an image.
     """
-    name = f"crops/{digest_of([model_input.size, model_input.margin, imaging.VERSION, installed_version('pillow'), LOSSLESS])[:32]}"
-    known = store.read_index(name)
-    looks_name = f"likeness/{perceptual_hash.VERSION}"
-    looks = store.read_index(looks_name)
-    boxes: dict[str, set[Corners]] = defaultdict(set)
-    for c in chosen:
-        boxes[c.what.blob].add(c.where.box)
-
-    todo = _not_whole(boxes, known, looks, store)
-    log.info("crops: %d pictures, %d of them cut before", len(boxes), len(boxes) - len(todo))
-    cutters = min(settings.workers, os.cpu_count() or 1)
-    cut_image = partial(_cut_image, model_input=model_input, memory=DecodeBudget())
-    with (
-        ThreadPoolExecutor(settings.workers) as travels,
-        ThreadPoolExecutor(cutters) as pool,
-        track("crops", len(boxes), len(boxes) - len(todo)) as step,
-    ):
-        try:
-            for batch in batches(todo, max(BATCH, BATCH_A_CUTTER * cutters)):
-                new, new_looks = _cut_batch(batch, boxes, cut_image, store, travels, pool, step)
-                store.object_store.flush()  # one flush for the crops of a batch, before it is noted that they are there
-                store.add_to_index(name, new)
-                store.add_to_index(looks_name, new_looks)
-                known |= new
-                looks |= new_looks
-        finally:
-            travels.shutdown(wait=False, cancel_futures=True)  # what stopped one picture would stop each that still waits
-    keys = [(blob, box_key(blob, corners)) for blob, all_corners in boxes.items() for corners in all_corners]
-    return {key: Crop(known[key]["blob"], known[key]["bytes"], looks[blob]["phash"]) for blob, key in keys if "blob" in known[key]}
+    index = f"crops/{digest_of([model_input.size, model_input.margin, imaging.VERSION, installed_version('pillow'), LOSSLESS])[:32]}"
+    phash_index = f"phash/{digest_of([perceptual_hash.VERSION, installed_version('pillow')])[:32]}"
+    crops, phashes = store.read_index(index), store.read_index(phash_index)
+    boxes: dict[str, set[BoxTuple]] = defaultdict(set)
+    for match in matches:
+        boxes[match.annotation.blob].add(match.animal.box)
+    missing = _images_to_crop(boxes, crops, phashes, store)
+    log.info("crops: %d images, %d of them finished earlier", len(boxes), len(boxes) - len(missing))
+    crop_image = partial(_crop_image, boxes=boxes, model_input=model_input, store=store, budget=DecodeBudget())
+    with ThreadPoolExecutor(settings.workers) as pool, track("crops", len(boxes), len(boxes) - len(missing)) as advance:
+        for batch in batches(missing, BATCH_PER_WORKER * settings.workers):
+            new_crops: IndexRecords = {}
+            new_phashes: IndexRecords = {}
+            for blob, (records, phash) in zip(batch, pool.map(crop_image, batch), strict=True):
+                new_crops |= records
+                new_phashes[blob] = {"phash": phash}
+                advance(1)
+            store.object_store.flush()  # one flush for the crops of a batch, before the index says that they exist
+            store.add_to_index(index, new_crops)
+            store.add_to_index(phash_index, new_phashes)
+            crops |= new_crops
+            phashes |= new_phashes
+    keys = [(blob, box_key(blob, box)) for blob, image_boxes in boxes.items() for box in image_boxes]
+    return {key: Crop(crops[key]["blob"], crops[key]["bytes"], phashes[blob]["phash"]) for blob, key in keys if "blob" in crops[key]}
 
 
-def _cut_batch(
-    batch: list[str],
-    boxes: Mapping[str, set[Corners]],
-    cut_image: Callable[[Future[bytes], list[Corners]], Cut],
-    store: Store,
-    travels: ThreadPoolExecutor,
-    pool: ThreadPoolExecutor,
-    step: Callable[[int], None],
-) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Box → where its crop is or why it is not, and picture → what it looks like, of some pictures."""
-    new: dict[str, dict[str, Any]] = {}
-    looks: dict[str, dict[str, Any]] = {}
-    reads = [travels.submit(store.blob, blob) for blob in batch]
-    cuts = [pool.submit(cut_image, read, sorted(boxes[blob])) for blob, read in zip(batch, reads, strict=True)]
-    keeps = [travels.submit(_kept, blob, sorted(boxes[blob]), done, store) for blob, done in zip(batch, cuts, strict=True)]
-    for blob, done, keep in zip(batch, cuts, keeps, strict=True):
-        new |= keep.result()
-        looks[blob] = {"phash": done.result().look}
-        step(1)
-    return new, looks
+def box_key(blob: str, box: BoxTuple) -> str:
+    """A box of an image as text, the same for the same bytes and numbers on every machine."""
+    return f"{blob}|{'|'.join(repr(float(v)) for v in box)}"
 
 
-def box_key(blob: str, corners: Corners) -> str:
-    """A box of a picture, in text: the same for the same bytes and numbers, on every machine."""
-    return f"{blob}|{'|'.join(repr(float(v)) for v in corners)}"
+def _images_to_crop(boxes: Mapping[str, set[BoxTuple]], crops: IndexRecords, phashes: IndexRecords, store: Store) -> list[str]:
+    """The images, sorted, with a box that has no crop yet, or whose crop is no longer in the store."""
+    keys = {blob: [box_key(blob, box) for box in boxes[blob]] for blob in sorted(boxes)}
+    stored = {key: crops[key] for image_keys in keys.values() for key in image_keys if "blob" in crops.get(key, {})}
+    present = store.has_blobs([r["blob"] for r in stored.values()], [r["bytes"] for r in stored.values()])
+    lost = {key for key, is_present in zip(stored, present, strict=True) if not is_present}
+    return [blob for blob, image_keys in keys.items() if blob not in phashes or any(key not in crops or key in lost for key in image_keys)]
 
 
-def _not_whole(boxes: Mapping[str, set[Corners]], known: Mapping[str, Any], looks: Mapping[str, Any], store: Store) -> list[str]:
-    """The pictures, sorted, of which a box was never cut, or its crop is no longer in the store."""
-    keys = {blob: [box_key(blob, corners) for corners in boxes[blob]] for blob in sorted(boxes)}
-    cut_before = {key: known[key] for some in keys.values() for key in some if "blob" in known.get(key, {})}
-    there = store.has_blobs([r["blob"] for r in cut_before.values()], [r["bytes"] for r in cut_before.values()])
-    lost = {key for key, is_there in zip(cut_before, there, strict=True) if not is_there}
-    return [blob for blob, some in keys.items() if blob not in looks or any(key not in known or key in lost for key in some)]
-
-
-def _cut_image(read: Future[bytes], boxes: list[Corners], model_input: ModelInput, memory: DecodeBudget) -> Cut:
-    """The views of the boxes, encoded without loss."""
-    data = read.result()
+def _crop_image(
+    blob: str, boxes: Mapping[str, set[BoxTuple]], model_input: ModelInput, store: Store, budget: DecodeBudget
+) -> tuple[IndexRecords, str]:
+    """The index records of an image's crops, which are stored now, and the image's perceptual hash."""
+    image_boxes = sorted(boxes[blob])
+    data = store.blob(blob)
     try:
-        with memory.reserve(_bytes_of(read_header(data), boxes, model_input)):
+        with budget.reserve(_bytes_needed(read_header(data), image_boxes, model_input)):
             image = open_image(data)
-            return Cut([_encoded(extract_crop(image, Box.of(corners), model_input)) for corners in boxes], compute_phash(image))
+            crops = [_encode(image, box, model_input) for box in image_boxes]
+            phash = compute_phash(image)
     except ImageError as e:
-        log.warning("crops: a picture is left out: %s", e)
-        return Cut(None, "")
+        log.warning("crops: an image is left out: %s", e)
+        return {box_key(blob, box): {"failure": IMAGE_BROKEN} for box in image_boxes}, ""
+    stored = [{"blob": store.put_blob(crop, durable=False), "bytes": len(crop)} for crop in crops]
+    return {box_key(blob, box): record for box, record in zip(image_boxes, stored, strict=True)}, phash
 
 
-def _bytes_of(header: ImageHeader, boxes: list[Corners], model_input: ModelInput) -> int:
-    """Memory that cutting the boxes out takes; one after the other is a square beside the picture."""
+def _bytes_needed(header: ImageHeader, boxes: list[BoxTuple], model_input: ModelInput) -> int:
+    """Memory to decode an image and hold the largest of its squares, one at a time."""
     return decoded_bytes(header, max(square_around(Box.of(b), header.width, header.height, model_input.margin).side for b in boxes))
 
 
-def _encoded(model_input: Image.Image) -> bytes:
+def _encode(image: Any, box: BoxTuple, model_input: ModelInput) -> bytes:
     buffer = io.BytesIO()
-    model_input.save(buffer, **LOSSLESS)
+    extract_crop(image, Box.of(box), model_input).save(buffer, **LOSSLESS)
     return buffer.getvalue()
-
-
-def _kept(blob: str, boxes: list[Corners], done: Future[Cut], store: Store) -> dict[str, dict[str, Any]]:
-    """Box → where its crop is, or why it is not."""
-    views = done.result().views
-    if views is None:
-        return {box_key(blob, corners): {"failure": "image_broken"} for corners in boxes}
-    return {box_key(blob, corners): {"blob": store.put_blob(v, durable=False), "bytes": len(v)} for corners, v in zip(boxes, views, strict=True)}

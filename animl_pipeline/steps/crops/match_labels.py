@@ -1,4 +1,4 @@
-"""Which labelled object meets which box: on tables only, before any picture is opened."""
+"""Decide which labelled annotation gets which box, from the tables only, before any image is opened."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import pandas as pd
 
 from animl_pipeline.config import CropsConfig
 from animl_pipeline.core.category_names import is_person, is_vehicle
-from animl_pipeline.core.records import Artifact
-from animl_pipeline.storage.step_cache import Store
 
 ANIMAL = "1"
-Corners = tuple[float, float, float, float]
-Image = tuple[str, str]
-LABEL_COLUMNS = ["source", "image_id", "annotation_id", "class_id", "location", "taken", "sequence", "blob", "bytes", "width", "height"]
-CORNERS = ["ymin", "xmin", "ymax", "xmax"]
+"""MegaDetector's category."""
+ImageKey = tuple[str, str]
+"""Source and image id."""
+BoxTuple = tuple[float, float, float, float]
+"""[ymin, xmin, ymax, xmax], relative."""
+ANNOTATION_COLUMNS = ["source", "image_id", "annotation_id", "class_id", "location", "taken", "sequence", "blob", "bytes", "width", "height"]
+ROUNDING = 1e-6
+"""Relative coordinates do not give back whole pixels exactly."""
 
 
-class Labelled(NamedTuple):
-    """One object of a class: a row of labels.parquet. ``boxed`` tells whether it came with a box of its own."""
+class Annotation(NamedTuple):
+    """An annotation with a class: a row of labels.parquet. ``has_box`` says whether it came with a box."""
 
     source: str
     image_id: str
@@ -33,31 +35,31 @@ class Labelled(NamedTuple):
     bytes: int
     width: int
     height: int
-    boxed: bool
+    has_box: bool
 
-    def dropped(self, reason: str) -> Dropped:
-        """The record of its not being cut out."""
-        return Dropped(self.source, self.image_id, self.annotation_id, reason)
+    def drop(self, reason: str) -> DroppedLabel:
+        """The record of this annotation without a crop."""
+        return DroppedLabel(self.source, self.image_id, self.annotation_id, reason)
 
 
-class Animal(NamedTuple):
-    """One animal's box in an image: a row of detections.parquet."""
+class AnimalBox(NamedTuple):
+    """The box of an animal: a row of detections.parquet."""
 
     annotation_id: str
     origin: str
     confidence: float
-    box: Corners
+    box: BoxTuple
 
 
-class Chosen(NamedTuple):
-    """An object and a box to cut out for it."""
+class Match(NamedTuple):
+    """An annotation and the box to crop for it."""
 
-    what: Labelled
-    where: Animal
+    annotation: Annotation
+    animal: AnimalBox
 
 
-class Dropped(NamedTuple):
-    """An object, or one of an image-level label's boxes, that is not cut out."""
+class DroppedLabel(NamedTuple):
+    """An annotation, or one of the boxes of an image-level label, that gets no crop."""
 
     source: str
     image_id: str
@@ -65,120 +67,112 @@ class Dropped(NamedTuple):
     reason: str
 
 
-Choice = tuple[list[Chosen], list[Dropped]]
+Matches = tuple[list[Match], list[DroppedLabel]]
 
 
-def choose_boxes(labels: pd.DataFrame, detections: pd.DataFrame, failures: pd.DataFrame, spec: CropsConfig) -> Choice:
-    """What is to be cut out, each box of each picture once, and what is not.
+def match_labels(labels: pd.DataFrame, detections: pd.DataFrame, failures: pd.DataFrame, config: CropsConfig) -> Matches:
+    """Match annotations and boxes. Each box of each image is matched at most once.
 
-    Persons and vehicles are never cut out, whatever class the plan gives them (person_or_vehicle).
+    People and vehicles never match, whatever class the plan gives them (``person_or_vehicle``).
 
-    Other reasons for a drop: the detections' own (such as picture_broken), no_animal_found, ambiguous_label (an image-level label
-    in an image with another class), duplicate_label (a second one of the same class), several_boxes, too_small, beyond_cap,
-    duplicate_picture, duplicate_box, contradictory_label.
+    Other reasons for a dropped label: a reason of the step detections (such as ``image_broken``), ``no_animal_found``, ``ambiguous_label``
+    (an image-level label in an image with another class), ``duplicate_label`` (a second one of the same class), ``several_boxes``,
+    ``too_small``, ``beyond_cap``, ``duplicate_image``, ``duplicate_box``, ``contradictory_label``.
+
+    Args:
+        labels: labels.parquet.
+        detections: detections.parquet.
+        failures: detector_failures.parquet.
+        config: the plan's section ``crops``.
     """
-    animals = _animals_by_image(detections)
+    people = labels["label"].map(lambda label: is_person(label) or is_vehicle(label)).astype(bool)
+    rows = labels.loc[people, ["source", "image_id", "annotation_id"]]
+    dropped = [DroppedLabel(source, image, annotation, "person_or_vehicle") for source, image, annotation in rows.itertuples(index=False, name=None)]
     failed = dict(zip(zip(failures["source"], failures["image_id"], strict=True), failures["reason"], strict=True))
-    chosen: list[Chosen] = []
-    people = labels["label"].map(lambda name: is_person(name) or is_vehicle(name)).astype(bool)
-    columns = labels.loc[people, ["source", "image_id", "annotation_id"]]
-    dropped = [Dropped(source, image, of, "person_or_vehicle") for source, image, of in columns.itertuples(index=False, name=None)]
-    for image, objects in sorted(_objects_by_image(labels[~people]).items()):
-        reason = failed.get(image, "no_box")
-        some, others = _in_image(objects, animals.get(image, []), "no_animal_found" if reason == "no_box" else reason, spec)
-        chosen += some
-        dropped += others
-    once, again = _each_box_once(chosen)
-    return once, dropped + again
+    animals = _animals_by_image(detections)
+    matches: list[Match] = []
+    for image, labelled in sorted(_annotations_by_image(labels[~people]).items()):
+        failure = failed.get(image, "no_box")
+        no_box_reason = "no_animal_found" if failure == "no_box" else failure
+        matched_here, dropped_here = _match_image(labelled, animals.get(image, []), no_box_reason, config)
+        matches += matched_here
+        dropped += dropped_here
+    unique, repeated = _drop_duplicate_boxes(matches)
+    return unique, dropped + repeated
 
 
-def _objects_by_image(labels: pd.DataFrame) -> dict[Image, list[Labelled]]:
-    found: dict[Image, list[Labelled]] = defaultdict(list)
-    for row, boxed in zip(labels[LABEL_COLUMNS].itertuples(index=False, name=None), labels["ymin"].notna(), strict=True):
-        item = Labelled._make((*row, bool(boxed)))
-        found[item.source, item.image_id].append(item)
-    return {image: sorted(objects) for image, objects in found.items()}
+def _annotations_by_image(labels: pd.DataFrame) -> dict[ImageKey, list[Annotation]]:
+    by_image: dict[ImageKey, list[Annotation]] = defaultdict(list)
+    for row, has_box in zip(labels[ANNOTATION_COLUMNS].itertuples(index=False, name=None), labels["ymin"].notna(), strict=True):
+        annotation = Annotation._make((*row, bool(has_box)))
+        by_image[annotation.source, annotation.image_id].append(annotation)
+    return {image: sorted(annotations) for image, annotations in by_image.items()}
 
 
-def _animals_by_image(detections: pd.DataFrame) -> dict[Image, list[Animal]]:
-    """Animals only, persons and vehicles never; most certain first."""
+def _animals_by_image(detections: pd.DataFrame) -> dict[ImageKey, list[AnimalBox]]:
+    """The boxes of animals only, highest confidence first."""
     rows = detections[detections["category"] == ANIMAL]
-    found: dict[Image, list[Animal]] = defaultdict(list)
-    columns = rows[["source", "image_id", "annotation_id", "origin", "confidence", *CORNERS]]
-    for source, image_id, annotation_id, origin, confidence, *corners in columns.itertuples(index=False, name=None):
-        ymin, xmin, ymax, xmax = corners
-        found[source, image_id].append(Animal(annotation_id, origin, confidence, (ymin, xmin, ymax, xmax)))
-    return {image: sorted(animals, key=lambda a: (-a.confidence, a.box)) for image, animals in found.items()}
+    by_image: dict[ImageKey, list[AnimalBox]] = defaultdict(list)
+    columns = rows[["source", "image_id", "annotation_id", "origin", "confidence", "ymin", "xmin", "ymax", "xmax"]]
+    for source, image_id, annotation_id, origin, confidence, *box in columns.itertuples(index=False, name=None):
+        ymin, xmin, ymax, xmax = box
+        by_image[source, image_id].append(AnimalBox(annotation_id, origin, confidence, (ymin, xmin, ymax, xmax)))
+    return {image: sorted(animals, key=lambda a: (-a.confidence, a.box)) for image, animals in by_image.items()}
 
 
-def _in_image(objects: list[Labelled], animals: list[Animal], nothing: str, spec: CropsConfig) -> Choice:
-    """One image's choice; ``nothing`` is the reason to give where an object has no box."""
-    own = {a.annotation_id: a for a in animals if a.annotation_id}
-    chosen: list[Chosen] = []
-    dropped: list[Dropped] = []
-    for item in (o for o in objects if o.boxed):
-        if item.annotation_id not in own:
-            dropped.append(item.dropped(nothing))
-        elif _too_small(item, own[item.annotation_id], spec.min_pixels):
-            dropped.append(item.dropped("too_small"))
+def _match_image(annotations: list[Annotation], animals: list[AnimalBox], no_box_reason: str, config: CropsConfig) -> Matches:
+    """The matches of one image. An annotation with a box gets the detection with its id."""
+    reviewed = {a.annotation_id: a for a in animals if a.annotation_id}
+    matches: list[Match] = []
+    dropped: list[DroppedLabel] = []
+    for annotation in (a for a in annotations if a.has_box):
+        if annotation.annotation_id not in reviewed:
+            dropped.append(annotation.drop(no_box_reason))
+        elif _is_too_small(annotation, reviewed[annotation.annotation_id], config.min_pixels):
+            dropped.append(annotation.drop("too_small"))
         else:
-            chosen.append(Chosen(item, own[item.annotation_id]))
-    some, others = _image_level(objects, [a for a in animals if not a.annotation_id], nothing, spec)
-    return chosen + some, dropped + others
+            matches.append(Match(annotation, reviewed[annotation.annotation_id]))
+    more_matches, more_dropped = _match_image_level(annotations, [a for a in animals if not a.annotation_id], no_box_reason, config)
+    return matches + more_matches, dropped + more_dropped
 
 
-def _image_level(objects: list[Labelled], free: list[Animal], nothing: str, spec: CropsConfig) -> Choice:
-    """The choice for an image's labels without a box: all animals that are nobody else's, if the image has one class only."""
-    level = [o for o in objects if not o.boxed]
-    if not level:
+def _match_image_level(annotations: list[Annotation], free: list[AnimalBox], no_box_reason: str, config: CropsConfig) -> Matches:
+    """The matches of an image's labels without a box: they get the boxes without an annotation, if the image has one class only."""
+    image_level = [a for a in annotations if not a.has_box]
+    if not image_level:
         return [], []
-    if len({o.class_id for o in objects}) > 1:
-        return [], [o.dropped("ambiguous_label") for o in level]
-    item, *others = level
-    dropped = [o.dropped("duplicate_label") for o in others]
+    if len({a.class_id for a in annotations}) > 1:
+        return [], [a.drop("ambiguous_label") for a in image_level]
+    first, *others = image_level
+    dropped = [a.drop("duplicate_label") for a in others]
     if not free:
-        return [], [item.dropped(nothing), *dropped]
-    if spec.image_level_label == "drop_image" and len(free) > 1:
-        return [], [item.dropped("several_boxes"), *dropped]
-    large = [a for a in free if not _too_small(item, a, spec.min_pixels)]
-    cap = 1 if spec.image_level_label == "highest_confidence" else spec.max_per_image_level_label
-    dropped += [item.dropped("too_small")] * (len(free) - len(large)) + [item.dropped("beyond_cap")] * len(large[cap:])
-    return [Chosen(item, a) for a in large[:cap]], dropped
+        return [], [first.drop(no_box_reason), *dropped]
+    if config.image_level_label == "drop_image" and len(free) > 1:
+        return [], [first.drop("several_boxes"), *dropped]
+    large = [a for a in free if not _is_too_small(first, a, config.min_pixels)]
+    cap = 1 if config.image_level_label == "highest_confidence" else config.max_per_image_level_label
+    dropped += [first.drop("too_small")] * (len(free) - len(large)) + [first.drop("beyond_cap")] * len(large[cap:])
+    return [Match(first, a) for a in large[:cap]], dropped
 
 
-def _too_small(item: Labelled, animal: Animal, min_pixels: int) -> bool:
+def _is_too_small(annotation: Annotation, animal: AnimalBox, min_pixels: int) -> bool:
     ymin, xmin, ymax, xmax = animal.box
-    longer = max((ymax - ymin) * item.height, (xmax - xmin) * item.width)
-    return longer < min_pixels - 1e-6  # relative corners do not give back whole pixels exactly
+    return max((ymax - ymin) * annotation.height, (xmax - xmin) * annotation.width) < min_pixels - ROUNDING
 
 
-def _each_box_once(chosen: list[Chosen]) -> Choice:
-    """One of all that have the same box in the same picture, whatever its name; none where their classes differ."""
-    groups: dict[tuple[str, Corners], list[Chosen]] = defaultdict(list)
-    for c in chosen:
-        groups[c.what.blob, c.where.box].append(c)
-    once: list[Chosen] = []
-    dropped: list[Dropped] = []
+def _drop_duplicate_boxes(matches: list[Match]) -> Matches:
+    """Keep one match of all with the same box in the same image file; none if their classes differ."""
+    groups: dict[tuple[str, BoxTuple], list[Match]] = defaultdict(list)
+    for match in matches:
+        groups[match.annotation.blob, match.animal.box].append(match)
+    unique: list[Match] = []
+    dropped: list[DroppedLabel] = []
     for first, *others in groups.values():
-        if any(c.what.class_id != first.what.class_id for c in others):
-            dropped += [c.what.dropped("contradictory_label") for c in (first, *others)]
+        if any(m.annotation.class_id != first.annotation.class_id for m in others):
+            dropped += [m.annotation.drop("contradictory_label") for m in (first, *others)]
             continue
-        once.append(first)
-        dropped += [c.what.dropped(_same_as(first, c)) for c in others]
-    return once, dropped
-
-
-def _same_as(first: Chosen, other: Chosen) -> str:
-    return "duplicate_box" if first.what[:2] == other.what[:2] else "duplicate_image"
-
-
-def images_with_people(labels: Artifact, detections: Artifact, store: Store) -> set[Image]:
-    """Images with a person or a vehicle, as far as people have labelled one or the detector has found one."""
-    boxes = store.table(detections, "detections.parquet")
-    tables = [boxes[boxes["category"] != ANIMAL]]
-    if "people.parquet" in store.files(detections):  # persons labelled, and found beside reviewed boxes
-        tables.append(store.table(detections, "people.parquet"))
-    for name in {"labels.parquet", "dropped.parquet"} & set(store.files(labels)):
-        named = store.table(labels, name)
-        tables.append(named[named["label"].map(is_vehicle).astype(bool)])
-    return {image for table in tables for image in zip(table["source"], table["image_id"], strict=True)}
+        unique.append(first)
+        for match in others:
+            same_image = match.annotation[:2] == first.annotation[:2]
+            dropped.append(match.annotation.drop("duplicate_box" if same_image else "duplicate_image"))
+    return unique, dropped

@@ -1,21 +1,24 @@
-"""The step: labels and boxes in, a table of crops out."""
+"""The step crops: labels and boxes in, one crop for each labelled animal out."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 
 import pandas as pd
 
 from animl_pipeline.config import CropsConfig
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.core.category_names import is_vehicle
 from animl_pipeline.core.errors import CropsError
-from animl_pipeline.core.records import Artifact, Counts, ModelInput
+from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.core.step import Step
 from animl_pipeline.core.table_schemas import CROPS, DETECTION_FAILURES, DETECTIONS, DROPPED_ANNOTATIONS, DROPPED_LABELS, IMAGES_WITH_PEOPLE, LABELS
 from animl_pipeline.core.tables import write_table
-from animl_pipeline.steps.crops.extract import Crop, box_key, cut_boxes
-from animl_pipeline.steps.crops.match_labels import CORNERS, Chosen, Dropped, Image, choose_boxes, images_with_people
+from animl_pipeline.steps.crops.extract import IMAGE_BROKEN, Crop, box_key, extract_boxes
+from animl_pipeline.steps.crops.match_labels import ANIMAL, BoxTuple, DroppedLabel, ImageKey, Match, Matches, match_labels
 from animl_pipeline.storage.image_index import in_batch
 from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace
 
@@ -29,94 +32,92 @@ STEP = Step(
 )
 
 
-COLUMNS = [
-    "crop_id", "source", "image_id", "annotation_id", "class_id", "location", "taken", "sequence", *CORNERS,
-    "origin", "confidence", "image", "image_bytes", "blob", "bytes", "phash", "with_people",
-]  # fmt: skip
+def extract_crops(labels: Artifact, detections: Artifact, config: CropsConfig, model_input: ModelInput, store: Store, settings: Settings) -> Artifact:
+    """Extract one crop for each labelled animal: crops.parquet, and dropped.parquet with the labels that have none.
 
-
-def extract_crops(labels: Artifact, detections: Artifact, spec: CropsConfig, model_input: ModelInput, store: Store, settings: Settings) -> Artifact:
-    """One crop a labelled animal: crops.parquet, whose blobs are lossless WebP pictures of ``view.size`` squared, and dropped.parquet.
-
-    ``phash`` is what the whole picture looks like, by which copies of it are found; ``with_people`` says that the picture
-    shows a person or a vehicle, so that no report shows the crop.
-
-    An object with a reviewed box has the detection of its id. An image-level label goes to the animals that the detector
-    found in the image and that are nobody else's, most certain first.
+    A crop is a lossless WebP image of ``model_input.size`` x ``model_input.size`` pixels. An annotation with a reviewed box gets the
+    detection with its id. An image-level label goes to the animals that the detector found and that have no annotation, highest confidence
+    first. ``with_people`` marks crops of images with a person or vehicle; reports never show them.
 
     Args:
-        labels: the step that gave every object its class.
-        detections: the step that gave every image its boxes.
-        spec: which boxes are too small, and how many an image-level label may have.
-        view: what the model sees of a box; only size and margin change a crop.
-        store: holds the pictures and keeps the crops; remembers which box of which picture was cut.
-        settings: how many pictures are worked on at a time.
+        labels: the step that gave each annotation its class.
+        detections: the step that gave each image its boxes.
+        config: the smallest box, and how many boxes an image-level label may have.
+        model_input: what the model sees of a box; only size and margin change a crop.
+        store: holds the images and crops, and an index of the crops that exist.
+        settings: how many images are cropped at a time.
 
     Raises:
-        CropsError: nothing was left to cut out; the message says what the others were dropped for.
+        CropsError: no crop is left; the message says why labels were dropped.
     """
 
     def build(space: Workspace) -> StepOutput:
-        chosen, dropped = choose_boxes(*_tables(labels, detections, store), spec)
-        cuts = cut_boxes(chosen, model_input, store, settings)
-        return _write(space, chosen, dropped, cuts, images_with_people(labels, detections, store))
+        matches, dropped = _match(labels, detections, config, store)
+        crops = extract_boxes(matches, model_input, store, settings)
+        return _write(space, matches, dropped, crops, _images_with_people(labels, detections, store))
 
     return store.make(
         STEP,
         inputs={"labels": labels, "detections": detections},
-        config=spec.model_dump() | {"size": model_input.size, "margin": model_input.margin},
+        config=config.model_dump() | {"size": model_input.size, "margin": model_input.margin},
         build=build,
     )
 
 
 def extract_crops_share(
-    labels: Artifact, detections: Artifact, spec: CropsConfig, model_input: ModelInput, share: int, of: int, store: Store, settings: Settings
+    labels: Artifact, detections: Artifact, config: CropsConfig, model_input: ModelInput, share: int, of: int, store: Store, settings: Settings
 ) -> int:
-    """Cut the boxes of one share of the pictures ahead of the step, which then remembers; how many boxes there are comes back.
+    """Extract the crops of share number ``share`` (from 0) of the images before the step does, and return the number of crops.
 
-    Shares are by the pictures' content, so that several workers with the same store do the work once between them.
+    Shares are made from the images' sha256, so that several workers with the same store extract each crop once.
     """
-    chosen, _ = choose_boxes(*_tables(labels, detections, store), spec)
-    mine = [c for c in chosen if in_batch(c.what.blob, share, of)]
-    cut_boxes(mine, model_input, store, settings)
+    matches, _ = _match(labels, detections, config, store)
+    mine = [m for m in matches if in_batch(m.annotation.blob, share, of)]
+    extract_boxes(mine, model_input, store, settings)
     return len(mine)
 
 
-def _tables(labels: Artifact, detections: Artifact, store: Store) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    return store.table(labels, "labels.parquet"), store.table(detections, "detections.parquet"), store.table(detections, "failures.parquet")
+def crop_id(blob: str, box: BoxTuple) -> str:
+    """A crop's id, made from the image's bytes and the box, so that it stays the same when a label, an image id or a file name changes."""
+    return hashlib.sha256(box_key(blob, box).encode()).hexdigest()[:32]
 
 
-def _write(space: Workspace, chosen: list[Chosen], dropped: list[Dropped], cuts: dict[str, Crop], people: set[Image]) -> StepOutput:
+def _match(labels: Artifact, detections: Artifact, config: CropsConfig, store: Store) -> Matches:
+    return match_labels(store.table(labels, LABELS), store.table(detections, DETECTIONS), store.table(detections, DETECTION_FAILURES), config)
+
+
+def _images_with_people(labels: Artifact, detections: Artifact, store: Store) -> set[ImageKey]:
+    """Images with a person or a vehicle that people labelled or the detector found."""
+    boxes = store.table(detections, DETECTIONS, ["source", "image_id", "category"])
+    tables = [boxes[boxes["category"] != ANIMAL], store.table(detections, IMAGES_WITH_PEOPLE)]
+    for table in (LABELS, DROPPED_ANNOTATIONS):
+        labelled = store.table(labels, table, ["source", "image_id", "label"])
+        tables.append(labelled[labelled["label"].map(is_vehicle).astype(bool)])
+    return {image for table in tables for image in zip(table["source"], table["image_id"], strict=True)}
+
+
+def _write(space: Workspace, matches: list[Match], dropped: list[DroppedLabel], crops: Mapping[str, Crop], with_people: set[ImageKey]) -> StepOutput:
     rows = []
-    for c in chosen:
-        crop = cuts.get(box_key(c.what.blob, c.where.box))
+    for annotation, animal in matches:
+        crop = crops.get(box_key(annotation.blob, animal.box))
         if crop is None:
-            dropped.append(c.what.dropped("image_broken"))
-        else:
-            rows.append(_row(c, crop, (c.what.source, c.what.image_id) in people))
-    reasons = dict(Counter(d.reason for d in dropped))
+            dropped.append(annotation.drop(IMAGE_BROKEN))
+            continue
+        source, image_id, annotation_id, class_id, location, taken, sequence, *_ = annotation
+        rows.append((
+            crop_id(annotation.blob, animal.box), source, image_id, annotation_id, class_id, location, taken, sequence, *animal.box, animal.origin,
+            animal.confidence, annotation.blob, annotation.bytes, crop.blob, crop.bytes, crop.phash, (source, image_id) in with_people,
+        ))  # fmt: skip
+    counts = Counts(kept=len(rows), dropped=dict(Counter(d.reason for d in dropped)), unit="crops")
     if not rows:
-        raise CropsError(_nothing_left(reasons))
-    write_table(space.out, CROPS, pd.DataFrame(sorted(rows), columns=COLUMNS))  # by crop_id, whatever thread was first
-    write_table(space.out, DROPPED_LABELS, pd.DataFrame(sorted(dropped), columns=Dropped._fields).astype("str"))
-    shy = sum(row[-1] is True for row in rows)
-    counts = Counts(kept=len(rows), dropped=reasons, noted={"with_people_never_shown": shy} if shy else {}, unit="crops")
-    return StepOutput(counts, blobs=(BlobColumn(file="crops.parquet"),))
-
-
-def _row(c: Chosen, crop: Crop, with_people: bool) -> tuple[object, ...]:
-    what, where = c
-    return (
-        crop_id(what.blob, where.box), what.source, what.image_id, what.annotation_id, what.class_id, what.location, what.taken, what.sequence, *where.box,
-        where.origin, where.confidence, what.blob, what.bytes, crop.blob, crop.bytes, crop.phash, with_people,
-    )  # fmt: skip
-
-
-def crop_id(blob: str, corners: tuple[float, float, float, float]) -> str:
-    """A crop's name: of the picture's bytes and the box, so that it stays when a label, an id or a file name changes."""
-    return hashlib.sha256(box_key(blob, corners).encode()).hexdigest()[:32]
-
-
-def _nothing_left(reasons: dict[str, int]) -> str:
-    listed = ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in sorted(reasons.items())) or "there was no labelled object"
-    return f"expected boxes to cut out, found none: {listed}; look at the step labels, or lower detections.confidence or crops.min_pixels in the plan"
+        raise CropsError(
+            f"expected boxes to crop, found none: {counts.drop_reasons() or 'there is no labelled annotation'}; look at the step labels, or lower "
+            "detections.confidence or crops.min_pixels in the plan",
+            code="no_crops",
+            dropped=counts.dropped,
+        )
+    write_table(space.out, CROPS, pd.DataFrame(sorted(rows), columns=CROPS.names()))
+    write_table(space.out, DROPPED_LABELS, pd.DataFrame(sorted(dropped), columns=DROPPED_LABELS.names()))
+    hidden = sum(row[-1] for row in rows)
+    notes = {"with_people_never_shown": hidden} if hidden else {}
+    return StepOutput(counts.model_copy(update={"notes": notes}), blobs=(BlobColumn(file=CROPS.file),))

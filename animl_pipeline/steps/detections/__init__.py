@@ -1,4 +1,4 @@
-"""Where the animals are: the reviewed boxes of the labels, and a MegaDetector's where there are none."""
+"""The step detections: the boxes of each labelled image, reviewed by people or found by a detector such as MegaDetector."""
 
 from animl_pipeline.steps.detections.choose_detector import check_ready
 from animl_pipeline.steps.detections.run_detector import find_animals

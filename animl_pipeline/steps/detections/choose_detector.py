@@ -1,4 +1,4 @@
-"""Which detector a plan means, known by the sha256 of its weights before any of them is fetched or loaded."""
+"""Choose the detector that the plan names: its family, weights, input size and confidence, before anything is downloaded or loaded."""
 
 from __future__ import annotations
 
@@ -6,115 +6,161 @@ import re
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError
-from animl_pipeline.integrations.weights import KnownWeights, check_weights, fetch_weights, known_weights, registry
+from animl_pipeline.core.step import installed_version
+from animl_pipeline.integrations.weights import KnownWeights, check_weights, fetch_weights, known_weights, list_known_weights
 from animl_pipeline.steps.detections import sagemaker_detector, ultralytics_detector, yolov5, yolox_lite
 from animl_pipeline.steps.detections.detector import CATEGORIES, PERSON, STRIDE, Detector
-from animl_pipeline.steps.detections.read_results_file import check_results
+from animl_pipeline.steps.detections.read_results_file import check_results_file
 from animl_pipeline.storage.step_cache import digest_of, sha256_of
 
-KEY = "detections.detector"
-ENDPOINT = "sagemaker:"
-IMAGE_SIZE, CONFIDENCE = 640, 0.25
-"""For checkpoints of which nothing is known."""
+PLAN_KEY = "detections.detector"
+ENDPOINT_PREFIX = "sagemaker:"
+ENDPOINT_NAME = r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}"
+DEFAULT_IMAGE_SIZE, DEFAULT_CONFIDENCE = 640, 0.25
+"""For a checkpoint that is not a known name."""
+DETECTOR_SOURCES = frozenset({"detector", "auto"})
+"""Values of ``detections.source`` for which a detector runs."""
+FAMILIES: dict[str, ModuleType] = {
+    "yolox-lite": yolox_lite,
+    "ultralytics": ultralytics_detector,
+    "yolov5": yolov5,
+    "sagemaker": sagemaker_detector,
+}
+"""Family → the module with its VERSION and LIBRARIES."""
 
-RECIPES = {"yolox-lite": yolox_lite.RECIPE, "ultralytics": ultralytics_detector.RECIPE, "yolov5": yolov5.RECIPE}
 
+class ChosenDetector(NamedTuple):
+    """A detector that is not yet loaded.
 
-class Choice(NamedTuple):
-    """A detector that can be loaded. All but its name and how it is loaded say what its answers depend on."""
+    Attributes:
+        name: for messages and for the results file.
+        family: a key of ``FAMILIES``.
+        sha256: of the weights; of the name for an endpoint.
+        image_size: longer side of the network's input in pixels; 0 for an endpoint.
+        confidence: detections below it are dropped.
+        load: downloads the weights if necessary and loads the detector.
+    """
 
     name: str
+    family: str
     sha256: str
-    recipe: str
     image_size: int
     confidence: float
     load: Callable[[], Detector]
 
+    def identity(self) -> dict[str, Any]:
+        """Everything in the plan and the code that the detections depend on; it is part of the step's key."""
+        return {
+            "family": self.family,
+            "version": FAMILIES[self.family].VERSION,
+            "sha256": self.sha256,
+            "image_size": self.image_size,
+            "confidence": self.confidence,
+        }
 
-LOOKING = frozenset({"detector", "auto"})
-"""Sources of boxes for which a detector looks at pictures."""
+    def index_name(self) -> str:
+        """The name of the index with this detector's detections of each image.
+
+        It also holds the versions of the libraries that shape a box. It does not hold the processor: a GPU computes in half precision,
+        but its boxes are within a tenth of a pixel of a CPU's, and workers with and without a GPU must share their results.
+        """
+        libraries = {name: installed_version(name) for name in FAMILIES[self.family].LIBRARIES}
+        return f"detections/{digest_of(self.identity() | {'libraries': libraries})[:32]}"
 
 
-def check_ready(spec: DetectionsConfig, settings: Settings) -> None:
-    """See that the plan names a detector that can be asked for, or a results file. Nothing is fetched, and nothing is loaded.
+def check_ready(config: DetectionsConfig, settings: Settings) -> None:
+    """Check that the plan names a detector or results file that can be used. Nothing is downloaded or loaded.
 
     Raises:
-        As :func:`choose_detector`.
-        DetectionsError: also where the detector is known to find no persons, whose pictures the plan leaves out.
+        DetectionsError, WeightsError: as :func:`choose_detector`; or the file does not exist; or images with people shall be dropped,
+            but the detector cannot find people.
     """
-    if spec.results is not None:
-        check_results(spec.results, settings)
-    if spec.source not in LOOKING:
+    if config.results is not None:
+        check_results_file(config.results, settings)
+    if config.source not in DETECTOR_SOURCES:
         return
-    if not spec.detector.startswith(ENDPOINT):
-        check_weights(spec.detector, settings, spec.sha256, key=KEY)
-    choice = choose_detector(spec, settings)  # by now what has no sha256 is a file that is here
-    if spec.images_with_people == "drop" and choice.recipe == yolox_lite.RECIPE:
-        check_finds_people(yolox_lite.YoloxLite.categories, choice.name)
+    if not config.detector.startswith(ENDPOINT_PREFIX):
+        check_weights(config.detector, settings, config.sha256, key=PLAN_KEY)
+    detector = choose_detector(config, settings)  # reads a file's sha256; after check_weights this is a local file
+    if config.images_with_people == "drop" and detector.family == "yolox-lite":
+        check_finds_people(yolox_lite.YoloxLite.categories, detector.name)
 
 
 def check_finds_people(categories: Collection[str], name: str) -> None:
-    """See that a detector finds persons.
+    """Check that a detector finds people.
 
     Raises:
         DetectionsError: it does not.
     """
     if PERSON not in categories:
         found = ", ".join(CATEGORIES[c] for c in sorted(categories))
-        raise DetectionsError(f"detections.people: drop needs a detector that finds persons, {name} finds {found} only; set detections.detector")
+        raise DetectionsError(
+            f"detections.images_with_people: drop needs a detector that finds people, but {name} only finds: {found}; set detections.detector",
+            code="finds_no_people",
+        )
 
 
-def choose_detector(spec: DetectionsConfig, settings: Settings) -> Choice:
+def choose_detector(config: DetectionsConfig, settings: Settings) -> ChosenDetector:
     """The detector that the plan names.
 
     Raises:
-        DetectionsError: the plan's numbers do not fit it, or the name is of other weights.
-        WeightsError: there is no such file, or nobody says its sha256.
+        DetectionsError: a number of the plan does not fit the detector, or the name is of weights that are not a detector's.
+        WeightsError: the file does not exist, or a URL has no sha256 in the plan.
     """
-    if spec.detector.startswith(ENDPOINT):
-        return _endpoint(spec, settings)
-    known = known_weights(spec.detector)
+    if config.detector.startswith(ENDPOINT_PREFIX):
+        return _choose_endpoint(config, settings)
+    known = known_weights(config.detector)
     if known is not None and known.for_ != "detections":
-        names = ", ".join(w.name for w in registry() if w.for_ == "detections")
-        raise DetectionsError(f"{KEY}: {known.name!r} are weights of a classifier; set it to one of {names}, or to a checkpoint of a detector")
-    size, confidence = _numbers(spec, known)
-    family = (known and known.family) or ("ultralytics" if spec.family == "auto" else spec.family)
-    sha256 = spec.sha256 or (known and known.sha256) or sha256_of(fetch_weights(spec.detector, settings, key=KEY))
-    name = known.name if known else PurePosixPath(spec.detector.partition("?")[0]).name  # without a signature or a machine's folders
+        names = ", ".join(w.name for w in list_known_weights() if w.for_ == "detections")
+        raise DetectionsError(
+            f"{PLAN_KEY}: {known.name!r} are weights of a classifier; set it to one of {names}, or to a detector's checkpoint", code="not_a_detector"
+        )
+    image_size, confidence = _numbers(config, known)
+    family = (known and known.family) or ("ultralytics" if config.family == "auto" else config.family)
+    sha256 = config.sha256 or (known and known.sha256) or sha256_of(fetch_weights(config.detector, settings, key=PLAN_KEY))
+    # Without the query of a signed URL, and without folders of this machine
+    name = known.name if known else PurePosixPath(config.detector.partition("?")[0]).name
     if known is None and family == "ultralytics":
-        ultralytics_detector.check_name(name)
-    if family == "yolov5" and spec.sha256 is None:
-        raise DetectionsError(f"{name} is a pickle that runs what is in it when it is loaded; if you trust it, set detections.sha256 to {sha256}")
-    return Choice(name, sha256, RECIPES[family], size, confidence, partial(_load, family, spec, sha256, size, confidence, settings))
+        ultralytics_detector.check_file_name(name)
+    if family == "yolov5" and config.sha256 is None:
+        raise DetectionsError(
+            f"{name} is a pickle that runs code when it is loaded; if you trust it, set detections.sha256 to {sha256}", code="sha256_required"
+        )
+    load = partial(_load_weights, family, config, sha256, image_size, confidence, settings)
+    return ChosenDetector(name, family, sha256, image_size, confidence, load)
 
 
-def _numbers(spec: DetectionsConfig, known: KnownWeights | None) -> tuple[int, float]:
-    """Image size and confidence: the plan's, else those that the detector was made for."""
-    size = spec.image_size or (known and known.image_size) or IMAGE_SIZE
-    if size % STRIDE:
-        raise DetectionsError(f"detections.image_size: expected a multiple of {STRIDE}, found {size}")
-    return size, spec.confidence or (known and known.confidence) or CONFIDENCE
+def _numbers(config: DetectionsConfig, known: KnownWeights | None) -> tuple[int, float]:
+    """Image size and confidence: the plan's, else those of the known weights, else the defaults."""
+    image_size = config.image_size or (known and known.image_size) or DEFAULT_IMAGE_SIZE
+    if image_size % STRIDE:
+        raise DetectionsError(f"detections.image_size: expected a multiple of {STRIDE}, found {image_size}", code="wrong_image_size")
+    return image_size, config.confidence or (known and known.confidence) or DEFAULT_CONFIDENCE
 
 
-def _load(family: str, spec: DetectionsConfig, sha256: str, size: int, confidence: float, settings: Settings) -> Detector:
-    path = fetch_weights(spec.detector, settings, spec.sha256, key=KEY)
+def _load_weights(family: str, config: DetectionsConfig, sha256: str, image_size: int, confidence: float, settings: Settings) -> Detector:
+    path = fetch_weights(config.detector, settings, config.sha256, key=PLAN_KEY)
     if family == "yolox-lite":
-        return yolox_lite.YoloxLite.load(path, sha256, size, confidence, settings)
+        return yolox_lite.YoloxLite.load(path, sha256, image_size, confidence, settings)
     if family == "yolov5":
-        return yolov5.YoloV5.load(path, size, confidence)
-    verified = spec.sha256 is not None
-    return ultralytics_detector.load_ultralytics(path, sha256, size, confidence, verified=verified, settings=settings)
+        return yolov5.YoloV5.load(path, image_size, confidence)
+    verified = config.sha256 is not None
+    return ultralytics_detector.load_ultralytics(path, sha256, image_size, confidence, verified=verified, settings=settings)
 
 
-def _endpoint(spec: DetectionsConfig, settings: Settings) -> Choice:
-    name = spec.detector.removeprefix(ENDPOINT)
-    if not re.fullmatch(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}", name):
-        raise DetectionsError(f"{KEY}: expected an endpoint's name, such as sagemaker:megadetector-realtime, found {spec.detector!r}")
-    confidence = spec.confidence or CONFIDENCE
-    load = partial(sagemaker_detector.AskedEndpoint, name, confidence, settings)
-    return Choice(name, digest_of(name), sagemaker_detector.RECIPE, 0, confidence, load)
+def _choose_endpoint(config: DetectionsConfig, settings: Settings) -> ChosenDetector:
+    name = config.detector.removeprefix(ENDPOINT_PREFIX)
+    if not re.fullmatch(ENDPOINT_NAME, name):
+        raise DetectionsError(
+            f"{PLAN_KEY}: expected the name of an endpoint, such as sagemaker:megadetector-realtime, found {config.detector!r}",
+            code="wrong_endpoint_name",
+        )
+    confidence = config.confidence or DEFAULT_CONFIDENCE
+    load = partial(sagemaker_detector.SagemakerDetector, name, confidence, settings)
+    return ChosenDetector(name, "sagemaker", digest_of(name), 0, confidence, load)

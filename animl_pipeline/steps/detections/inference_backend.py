@@ -1,7 +1,7 @@
-"""A network's forward pass as the machine does it best: ONNX Runtime on a CPU, torch in half precision on a GPU.
+"""Run a detector's network: ONNX Runtime on a CPU, torch in half precision on a GPU.
 
-On a CPU the network is exported to ONNX once, compared with torch, and kept in the cache; later runs load neither torch nor
-the package that made the checkpoint. Where the two differ, or the export fails, torch answers.
+On a CPU the network is exported to ONNX once, compared with torch, and kept in the cache. Later runs import neither torch nor the package
+that made the checkpoint. If the export fails or gives other outputs, torch runs the network.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError
-from animl_pipeline.storage.object_store import disk_errors, write_atomic
+from animl_pipeline.storage.atomic_files import disk_errors, write_atomic
 from animl_pipeline.storage.step_cache import digest_of, sha256_of
 
 log = logging.getLogger(__name__)
@@ -31,227 +31,217 @@ Arrays = list[NDArray[np.float32]]
 Forward = Callable[[NDArray[np.uint8]], Arrays]
 """RGB uint8 [n, height, width, 3] → the network's outputs, float32."""
 
-CLOSE = 1e-3
-"""How far an output of ONNX Runtime may be from torch's, relative to that output's largest value."""
-
-DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/nvmap")
-"""What drivers of GPUs show on Linux: NVIDIA's, Windows' for its Linux, AMD's, and that of NVIDIA's small boards."""
-
-NO_ROOM = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory", "bad_alloc")
-"""What MPS, cuDNN, cuBLAS and torch's allocator for CPUs say where memory does not suffice; they have no error of their own."""
+MAX_DIFFERENCE = 1e-3
+"""Largest accepted difference between ONNX Runtime and torch, relative to the largest value of an output."""
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/nvmap")
+"""Device files of GPU drivers on Linux: NVIDIA, WSL, AMD, and NVIDIA's embedded boards."""
+OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory", "bad_alloc")
+"""Texts of out-of-memory errors that have no class of their own: of MPS, cuDNN, cuBLAS and torch's CPU allocator."""
 
 
 class Network(NamedTuple):
-    """A network in torch that takes uint8 [n, height, width, 3], and what its family must know to read its outputs."""
+    """A network in torch.
+
+    Attributes:
+        module: takes uint8 [n, height, width, 3] and gives a tuple of arrays.
+        metadata: JSON values that its detector needs to read the outputs, such as class names.
+        height, width: size of the input in pixels.
+        any_size: whether it also takes inputs of other sizes.
+    """
 
     module: Any
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     height: int
     width: int
     any_size: bool = False
 
 
-class Loaded(NamedTuple):
-    """A forward pass. ``alone``: ask it a picture at a time from several threads, else in batches from one."""
+class LoadedNetwork(NamedTuple):
+    """A network that is ready to run. ``batched``: one thread runs batches (a GPU); else several threads run one image each."""
 
     forward: Forward
-    facts: dict[str, Any]
-    alone: bool
+    metadata: dict[str, Any]
+    batched: bool
 
 
-def load_network(names: list[Any], make: Callable[[], Network], settings: Settings) -> Loaded:
-    """The forward pass of the network that ``make`` builds.
+def load_network(identity: list[Any], build: Callable[[], Network], settings: Settings) -> LoadedNetwork:
+    """Load the network for this machine's processor.
 
     Args:
-        names: what its outputs depend on: the weights' sha256, the family's recipe, sizes.
-        make: builds it in torch; not called where the cache holds its ONNX already.
+        identity: JSON values that its outputs depend on, such as the sha256 of the weights.
+        build: builds the network in torch. Not called if the cache holds the exported network.
         settings: where the cache is.
+
+    Raises:
+        DetectionsError: the GPU cannot run it.
+        Exception: whatever ``build`` raises.
     """
-    device = device_here()
+    device = find_device()
     if device != "cpu":
-        network = make()
-        return Loaded(by_torch(network.module, device), network.facts, alone=False)
-    folder = settings.cache.expanduser() / "detectors" / digest_of([names, version("torch")])[:32]
+        network = build()
+        return LoadedNetwork(run_with_torch(network.module, device), network.metadata, batched=True)
+    folder = settings.cache.expanduser() / "detectors" / digest_of([identity, version("torch")])[:32]
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            facts = _facts(folder)
-            if facts is None:
-                network = make()
+            metadata = _read_metadata(folder)
+            if metadata is None:
+                network = build()
                 if not _export(network, folder):
-                    return Loaded(by_torch(network.module, device), network.facts, alone=True)
-                facts = network.facts
-    return Loaded(_by_onnx(folder / "network.onnx"), facts, alone=True)
+                    return LoadedNetwork(run_with_torch(network.module, device), network.metadata, batched=False)
+                metadata = network.metadata
+    return LoadedNetwork(_run_with_onnxruntime(folder / "network.onnx"), metadata, batched=False)
 
 
-def _facts(folder: Path) -> dict[str, Any] | None:
-    """What was noted beside a network in the cache, None where there is none or it had changed."""
-    try:
-        noted = json.loads((folder / "network.json").read_bytes())
-        return dict(noted["facts"]) if sha256_of(folder / "network.onnx") == noted["sha256"] else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _export(network: Network, folder: Path) -> bool:
-    """Write the network as ONNX into the cache, if it answers as torch does; whether it does comes back."""
-    import torch
-
-    path, fresh = folder / "network.onnx", folder / ".part.onnx"
-    sizes = {1: "height", 2: "width"}
-    example = torch.zeros(1, network.height, network.width, 3, dtype=torch.uint8)
-    try:
-        with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")  # the exporter's about its own insides
-            outputs = [f"out{i}" for i in range(len(network.module(example)))]
-            torch.onnx.export(
-                network.module, (example,), str(fresh), input_names=["pixels"], output_names=outputs, dynamo=False, opset_version=17,
-                dynamic_axes={"pixels": sizes} | {name: {2: "anchors"} for name in outputs} if network.any_size else None,
-            )  # fmt: skip
-        apart = _difference(_by_onnx(fresh), by_torch(network.module, "cpu"), network)
-    except Exception as e:  # noqa: BLE001 - whatever an exporter of another's network may raise: torch then answers, more slowly
-        log.warning("detections: the network could not be turned into ONNX (%s); torch answers, more slowly", str(e).splitlines()[0] if str(e) else e)
-        fresh.unlink(missing_ok=True)
-        return False
-    if apart > CLOSE:
-        log.warning("detections: ONNX Runtime and torch differ by %.1e; torch answers, more slowly", apart)
-        fresh.unlink()
-        return False
-    fresh.replace(path)
-    write_atomic(folder / "network.json", json.dumps({"sha256": sha256_of(path), "facts": network.facts, "difference": apart}).encode())
-    log.info("detections: the network is kept as ONNX in %s; it differs from torch by %.1e", folder, apart)
-    return True
-
-
-def _difference(one: Forward, other: Forward, network: Network) -> float:
-    """How far two forward passes are apart on made-up pictures, of several shapes where the network takes any."""
-    chance = np.random.default_rng(0)
-    shapes = [(network.height, network.width)]
-    if network.any_size:
-        shapes += [(network.width, network.height), (max(32, network.height // 64 * 32), network.width)]
-    largest = 0.0
-    for height, width in shapes:
-        coarse = chance.integers(0, 256, (1, height // 32, width // 32, 3)).repeat(32, 1).repeat(32, 2)
-        pixels = (coarse * 0.8 + chance.integers(0, 52, (1, height, width, 3))).astype(np.uint8)
-        for a, b in zip(one(pixels), other(pixels), strict=True):
-            largest = max(largest, float(np.abs(a - b).max() / max(1.0, float(np.abs(b).max()))))
-    return largest
-
-
-def _by_onnx(path: Path) -> Forward:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1  # pictures are looked at side by side instead
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-
-    def forward(pixels: NDArray[np.uint8]) -> Arrays:
-        answers = [session.run(None, {"pixels": pixels[i : i + 1]}) for i in range(len(pixels))]  # on a CPU more at a time is slower
-        return [np.concatenate(output) for output in zip(*answers, strict=True)]
-
-    return forward
-
-
-def by_torch(module: Any, device: str) -> Forward:
-    """The network's forward pass by torch, in half precision on a GPU, and in smaller parts where memory does not suffice.
-
-    Raises:
-        DetectionsError: the device cannot be used.
-    """
-    import torch
-
-    try:
-        with faults_of(device):
-            module = module.eval().to(device)
-    except MemoryError as e:
-        raise DetectionsError(
-            f"the memory of {device} does not suffice for the detector ({e}); end what else uses it, or set detections.detector to a smaller one"
-        ) from e
-
-    def forward(pixels: NDArray[np.uint8]) -> Arrays:
-        inputs = torch.from_numpy(pixels).to(device, non_blocking=True)
-        with torch.inference_mode(), torch.autocast(device, torch.float16, enabled=device == "cuda"):
-            return [output.float().cpu().numpy() for output in module(inputs)]
-
-    return _in_parts(forward, device)
-
-
-def _in_parts(forward: Forward, device: str) -> Forward:
-    """The same for any number of pictures: where memory does not suffice, half as many go at a time from then on."""
-    most = sys.maxsize
-
-    def in_parts(pixels: NDArray[np.uint8]) -> Arrays:
-        nonlocal most
-        answers: list[Arrays] = []
-        start = 0
-        while start < len(pixels):
-            part = pixels[start : start + most]
-            answer = _unless_no_room(forward, part, device)
-            if answer is None:
-                most = len(part) // 2
-                log.warning("detections: the memory of %s does not suffice for %d pictures at a time; from here on %d", device, len(part), most)
-                continue
-            answers.append(answer)
-            start += len(part)
-        return [np.concatenate(output) for output in zip(*answers, strict=True)]
-
-    return in_parts
-
-
-def _unless_no_room(forward: Forward, pixels: NDArray[np.uint8], device: str) -> Arrays | None:
-    """The answer, None where memory does not suffice for so many; what a failed try held is free again by then.
-
-    Raises:
-        DetectionsError: it does not suffice for one, or the device failed.
-    """
-    try:
-        with faults_of(device):
-            return forward(pixels)
-    except MemoryError as e:
-        if len(pixels) == 1:
-            raise no_room(device, pixels[0], e) from e
-    if device == "cuda":
-        import torch
-
-        torch.cuda.empty_cache()
-    return None
-
-
-def no_room(device: str, pixels: NDArray[np.uint8], error: MemoryError) -> DetectionsError:
-    """Where memory does not suffice for a single picture, as a line."""
-    height, width = pixels.shape[:2]
-    return DetectionsError(
-        f"the memory of {device} does not suffice for one picture of {width} x {height} pixels ({error}); lower detections.image_size, "
-        "end what else uses it, or set CUDA_VISIBLE_DEVICES= to look on the processor"
-    )
-
-
-@contextmanager
-def faults_of(device: str) -> Iterator[None]:
-    """What torch raises: MemoryError where memory does not suffice, DetectionsError for any other fault of a GPU."""
-    import torch
-
-    try:
-        yield
-    except (RuntimeError, MemoryError) as e:
-        said = (str(e).splitlines() or [type(e).__name__])[0]
-        if isinstance(e, MemoryError | torch.OutOfMemoryError) or any(sign in str(e) for sign in NO_ROOM):
-            raise MemoryError(said) from e
-        if device == "cpu":
-            raise
-        raise DetectionsError(
-            f"torch cannot look at pictures on {device} ({said}); mend its driver, or set CUDA_VISIBLE_DEVICES= to look on the processor"
-        ) from e
-
-
-def device_here() -> str:
-    """Where torch would compute: cuda, mps or cpu. On a Linux machine without a GPU's driver torch need not be loaded to know."""
-    if sys.platform == "linux" and not any(Path(driver).exists() for driver in DRIVERS):
+def find_device() -> str:
+    """The device that torch uses here: cuda, mps or cpu. On Linux without a GPU driver torch is not imported."""
+    if sys.platform == "linux" and not any(Path(driver).exists() for driver in GPU_DEVICES):
         return "cpu"
     import torch
 
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+# -- ONNX Runtime ------------------------------------------------------------------------------------------------------
+
+
+def _run_with_onnxruntime(path: Path) -> Forward:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1  # several threads run one image each instead
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+
+    def forward(pixels: NDArray[np.uint8]) -> Arrays:
+        outputs = [session.run(None, {"pixels": pixels[i : i + 1]}) for i in range(len(pixels))]  # batches are slower on a CPU
+        return [np.concatenate(output) for output in zip(*outputs, strict=True)]
+
+    return forward
+
+
+def _read_metadata(folder: Path) -> dict[str, Any] | None:
+    """The metadata of the exported network in a cache folder; None if there is none, or the file has another sha256."""
+    try:
+        saved = json.loads((folder / "network.json").read_bytes())
+        return dict(saved["metadata"]) if sha256_of(folder / "network.onnx") == saved["sha256"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _export(network: Network, folder: Path) -> bool:
+    """Export the network to ONNX in the cache folder. False if that fails or its outputs differ from torch's."""
+    import torch
+
+    path, temporary = folder / "network.onnx", folder / ".part.onnx"
+    sizes = {1: "height", 2: "width"}
+    example = torch.zeros(1, network.height, network.width, 3, dtype=torch.uint8)
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # the exporter warns about its own internals
+            names = [f"out{i}" for i in range(len(network.module(example)))]
+            torch.onnx.export(
+                network.module, (example,), str(temporary), input_names=["pixels"], output_names=names, dynamo=False, opset_version=17,
+                dynamic_axes={"pixels": sizes} | {name: {2: "anchors"} for name in names} if network.any_size else None,
+            )  # fmt: skip
+        difference = _largest_difference(_run_with_onnxruntime(temporary), run_with_torch(network.module, "cpu"), network)
+    except Exception as e:  # noqa: BLE001 - an exporter may raise anything about another package's network; torch is the slower fallback
+        log.warning("detections: the export to ONNX failed (%s); torch runs the detector, more slowly", _first_line(e))
+        temporary.unlink(missing_ok=True)
+        return False
+    if difference > MAX_DIFFERENCE:
+        log.warning("detections: ONNX Runtime and torch differ by %.1e; torch runs the detector, more slowly", difference)
+        temporary.unlink()
+        return False
+    temporary.replace(path)
+    write_atomic(folder / "network.json", json.dumps({"sha256": sha256_of(path), "metadata": network.metadata, "difference": difference}).encode())
+    log.info("detections: exported the network to ONNX in %s; it differs from torch by %.1e", folder, difference)
+    return True
+
+
+def _largest_difference(one: Forward, other: Forward, network: Network) -> float:
+    """The largest relative difference between two forward passes on random images, in several shapes if the network takes any."""
+    rng = np.random.default_rng(0)
+    shapes = [(network.height, network.width)]
+    if network.any_size:
+        shapes += [(network.width, network.height), (max(32, network.height // 64 * 32), network.width)]
+    largest = 0.0
+    for height, width in shapes:
+        blocks = rng.integers(0, 256, (1, height // 32, width // 32, 3)).repeat(32, 1).repeat(32, 2)
+        pixels = (blocks * 0.8 + rng.integers(0, 52, (1, height, width, 3))).astype(np.uint8)
+        for a, b in zip(one(pixels), other(pixels), strict=True):
+            largest = max(largest, float(np.abs(a - b).max() / max(1.0, float(np.abs(b).max()))))
+    return largest
+
+
+# -- torch -------------------------------------------------------------------------------------------------------------
+
+
+def run_with_torch(module: Any, device: str) -> Forward:
+    """The forward pass of a torch module, in half precision on cuda. If memory runs out, the batch is run in two halves.
+
+    Raises:
+        DetectionsError: the device cannot be used, or its memory is too small.
+    """
+    import torch
+
+    try:
+        with torch_errors(device):
+            module = module.eval().to(device)
+    except MemoryError as e:
+        raise DetectionsError(
+            f"the detector needs more memory than {device} has free ({e}); stop other programs that use it, or set detections.detector to a "
+            "smaller one",
+            code="out_of_memory",
+        ) from e
+
+    def forward(pixels: NDArray[np.uint8]) -> Arrays:
+        try:
+            with torch_errors(device), torch.inference_mode(), torch.autocast(device, torch.float16, enabled=device == "cuda"):
+                return [output.float().cpu().numpy() for output in module(torch.from_numpy(pixels).to(device, non_blocking=True))]
+        except MemoryError as e:
+            if len(pixels) == 1:
+                raise out_of_memory(device, pixels[0], e) from e
+        # Outside of the except block, so that the tensors of the failed batch are freed.
+        if device == "cuda":
+            torch.cuda.empty_cache()
+        half = len(pixels) // 2
+        log.warning("detections: a batch of %d images needs more memory than %s has; running it in two halves", len(pixels), device)
+        return [np.concatenate(halves) for halves in zip(forward(pixels[:half]), forward(pixels[half:]), strict=True)]
+
+    return forward
+
+
+def out_of_memory(device: str, pixels: NDArray[np.uint8], error: MemoryError) -> DetectionsError:
+    """The error for a single image that does not fit into memory."""
+    height, width = pixels.shape[:2]
+    return DetectionsError(
+        f"one image of {width} x {height} pixels needs more memory than {device} has free ({error}); lower detections.image_size, stop other "
+        "programs that use it, or set CUDA_VISIBLE_DEVICES= to use the CPU",
+        code="out_of_memory",
+    )
+
+
+@contextmanager
+def torch_errors(device: str) -> Iterator[None]:
+    """Raise MemoryError when torch runs out of memory, and DetectionsError for any other error of a GPU."""
+    import torch
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as e:
+        if isinstance(e, MemoryError | torch.OutOfMemoryError) or any(text in str(e) for text in OUT_OF_MEMORY):
+            raise MemoryError(_first_line(e)) from e
+        if device == "cpu":
+            raise
+        raise DetectionsError(
+            f"torch cannot run the detector on {device} ({_first_line(e)}); repair the driver, or set CUDA_VISIBLE_DEVICES= to use the CPU",
+            code="gpu_failed",
+        ) from e
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,4 +1,7 @@
-"""Boxes that another tool found: a MegaDetector batch results file, matched to images by file name."""
+"""Read boxes that another tool found, from a MegaDetector batch results file, and match them to images by file name.
+
+The format is https://lila.science/megadetector-output-format.
+"""
 
 from __future__ import annotations
 
@@ -11,161 +14,179 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import DetectionsError, redact_url
-from animl_pipeline.steps.detections.detector import ANIMAL, PERSON, VEHICLE, Detection, tidy
+from animl_pipeline.core.errors import DetectionsError, DetectorUnreachableError, redact_url
+from animl_pipeline.steps.detections.detector import ANIMAL, CATEGORY_OF_NAME, Detection, clean_detections
 from animl_pipeline.storage.remote_files import RemoteError, read_path_or_url
 
 log = logging.getLogger(__name__)
 
-KEY = "detections.results"
-NAMES = {
-    "animal": ANIMAL, "animals": ANIMAL, "person": PERSON, "people": PERSON, "human": PERSON, "vehicle": VEHICLE, "vehicles": VEHICLE,
-}  # fmt: skip
+PLAN_KEY = "detections.results"
 NOT_IN_RESULTS = "not_in_results"
-FAILED = "failed_in_results"
-CONFIDENCE = 0.25
-"""From which on boxes count where neither the plan nor the file says so."""
-FAR = 2.0
-"""A box that reaches so far is in pixels: relative ones end at 1, but for what rounding and clipping leave."""
+FAILED_IN_RESULTS = "failed_in_results"
+DEFAULT_CONFIDENCE = 0.25
+"""Lowest confidence of a box if neither the plan nor the file names one."""
+MAX_COORDINATE = 2.0
+"""Relative coordinates end at 1, plus rounding and clipping. A larger number is in pixels."""
 
-Seen = list[Detection] | str
+FileResult = list[Detection] | str
+"""The detections of a file, or the reason why there are none."""
 
 
 class Results(NamedTuple):
-    """File name → what was found in it, or why nothing could be; and how many boxes had no area in the picture, or no numbers."""
+    """The content of a results file.
 
-    by_file: dict[str, Seen]
+    Attributes:
+        by_file: file name → its detections, or the reason why there are none.
+        unusable: number of boxes without an area inside the image, or with values that are not numbers.
+    """
+
+    by_file: dict[str, FileResult]
     unusable: int
 
 
-def check_results(location: str, settings: Settings) -> None:
-    """See that a results file is there; one at an address is not asked for.
+def check_results_file(path_or_url: str, settings: Settings) -> None:
+    """Check that a results file exists. A URL is not checked.
 
     Raises:
-        DetectionsError: there is no such file.
+        DetectionsError: the file does not exist.
     """
-    path = settings.data_path(location)
-    if "://" not in location and not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
-        raise DetectionsError(f"{KEY}: expected a MegaDetector results file at {path}, found no such file; mend it in the plan or set ANIML_DATA")
-
-
-def read_results(location: str, settings: Settings) -> bytes:
-    """The file's bytes.
-
-    Raises:
-        DetectionsError: it cannot be had.
-    """
-    try:
-        return read_path_or_url(location, settings)
-    except RemoteError as e:
-        raise DetectionsError(f"{KEY}: expected a MegaDetector results file, {e}; mend it in the plan or set ANIML_DATA") from e
-
-
-def results_by_file(data: bytes, location: str, confidence: float | None) -> Results:
-    """What a results file says, of boxes of at least this confidence; None: the one that the file itself names as its detector's.
-
-    Raises:
-        DetectionsError: it is no such file.
-    """
-    try:
-        content = _content(json.loads(data))
-        categories = {str(key): NAMES.get(str(name).casefold(), "") for key, name in content["detection_categories"].items()}
-        if categories and ANIMAL not in categories.values():
-            raise ValueError(f"expected a detection category named animal, found {', '.join(map(str, content['detection_categories'].values()))}")
-        floor = _advised(content) if confidence is None else confidence
-        by_file: dict[str, Seen] = {}
-        unusable = 0
-        for image in content["images"]:
-            file = _plain(str(image["file"]))
-            seen, without_area = _seen(image, categories, floor)
-            by_file[file] = _together(by_file.get(file, FAILED), seen)
-            unusable += without_area
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        reason = f"no {e}" if isinstance(e, KeyError) else str(e)
-        raise DetectionsError(f"{KEY}: {redact_url(location)} is no MegaDetector results file ({reason}); mend {KEY} in the plan") from e
-    if unusable:
-        log.warning("detections: %d boxes of %s have no area in their picture, or no numbers, and are left out", unusable, redact_url(location))
-    return Results(by_file, unusable)
-
-
-def match_files(names: Iterable[tuple[str, str]], by_file: Mapping[str, Seen]) -> dict[tuple[str, str], Seen]:
-    """(source, file name) → what the results say of it.
-
-    A name is looked for as it stands, after the source's name, and then below any folder of the results, if only one file
-    of theirs ends so.
-    """
-    endings: dict[str, list[str]] = {}
-    for file in by_file:
-        parts = file.split("/")
-        for start in range(len(parts)):
-            endings.setdefault("/".join(parts[start:]), []).append(file)
-    seen: dict[tuple[str, str], Seen] = {}
-    for source, name in names:
-        plain = _plain(name)
-        exact = [f for f in (f"{_plain(source)}/{plain}", plain) if f in by_file]
-        files = exact[:1] or endings.get(plain, [])
-        seen[source, name] = by_file[files[0]] if len(files) == 1 else NOT_IN_RESULTS
-    return seen
-
-
-def check_some(said: Mapping[tuple[str, str], Seen], by_file: Mapping[str, Seen]) -> None:
-    """See that the results are of these pictures.
-
-    Raises:
-        DetectionsError: they say nothing of any.
-    """
-    if said and all(seen == NOT_IN_RESULTS for seen in said.values()):
-        wanted, there = next(iter(said))[1], next(iter(by_file), "none")
+    path = settings.data_path(path_or_url)
+    if "://" not in path_or_url and not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a name that is too long
         raise DetectionsError(
-            f"{KEY}: expected results of the labels' pictures, such as {wanted}, found those of {len(by_file):,} others, such as {there}; "
-            f"the names must be the same below some folder: mend {KEY} in the plan"
+            f"{PLAN_KEY}: expected a MegaDetector results file at {path}, found no such file; correct the plan or set ANIML_DATA",
+            code="file_missing",
         )
 
 
-def _content(content: Any) -> dict[str, Any]:
-    """The file's content, its outermost parts as the format has them."""
-    parts: Mapping[str, Any] = content if isinstance(content, dict) else {}
-    for key, kind, what in (("detection_categories", dict, "an object"), ("images", list, "a list")):
+def read_results_file(path_or_url: str, settings: Settings) -> bytes:
+    """The bytes of a results file.
+
+    Raises:
+        DetectorUnreachableError: its host does not answer now.
+        DetectionsError: it cannot be read.
+    """
+    try:
+        return read_path_or_url(path_or_url, settings)
+    except RemoteError as e:
+        error = DetectorUnreachableError if e.retryable else DetectionsError
+        raise error(f"{PLAN_KEY}: expected a MegaDetector results file, {e}; correct the plan or set ANIML_DATA", code="file_missing") from e
+
+
+def parse_results(data: bytes, path_or_url: str, confidence: float | None) -> Results:
+    """Parse a results file and drop boxes below a confidence.
+
+    Args:
+        data: the file's bytes.
+        path_or_url: where they came from, for messages.
+        confidence: boxes below it are dropped; None: the threshold that the file names for its detector, else 0.25.
+
+    Raises:
+        DetectionsError: it is not such a file.
+    """
+    name = redact_url(path_or_url)
+    try:
+        content = _check_content(json.loads(data))
+        categories = {str(key): CATEGORY_OF_NAME.get(str(label).casefold(), "") for key, label in content["detection_categories"].items()}
+        if categories and ANIMAL not in categories.values():
+            raise ValueError(f"expected a detection category named animal, found {', '.join(map(str, content['detection_categories'].values()))}")
+        threshold = _typical_threshold(content) if confidence is None else confidence
+        by_file: dict[str, FileResult] = {}
+        unusable = 0
+        for image in content["images"]:
+            file = _normal_name(str(image["file"]))
+            result, unusable_here = _parse_image(image, categories, threshold)
+            by_file[file] = _merge(by_file.get(file, FAILED_IN_RESULTS), result)
+            unusable += unusable_here
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        reason = f"no {e}" if isinstance(e, KeyError) else str(e)
+        raise DetectionsError(
+            f"{PLAN_KEY}: {name} is not a MegaDetector results file ({reason}); correct {PLAN_KEY} in the plan", code="wrong_format", reason=reason
+        ) from e
+    if unusable:
+        log.warning("detections: %d boxes of %s are left out, because they have no area inside the image or are not numbers", unusable, name)
+    return Results(by_file, unusable)
+
+
+def match_files(names: Iterable[tuple[str, str]], by_file: Mapping[str, FileResult]) -> dict[tuple[str, str], FileResult]:
+    """(source, file name) → the result of this file.
+
+    A name matches a file of the results with the source's name in front of it, or with the same name. Otherwise it matches the only
+    file that ends in this name, below any folder.
+    """
+    files_ending_in: dict[str, list[str]] = {}
+    for file in by_file:
+        parts = file.split("/")
+        for start in range(len(parts)):
+            files_ending_in.setdefault("/".join(parts[start:]), []).append(file)
+    results: dict[tuple[str, str], FileResult] = {}
+    for source, name in names:
+        normal = _normal_name(name)
+        exact = [f for f in (f"{_normal_name(source)}/{normal}", normal) if f in by_file]
+        files = exact[:1] or files_ending_in.get(normal, [])
+        results[source, name] = by_file[files[0]] if len(files) == 1 else NOT_IN_RESULTS
+    return results
+
+
+def check_any_match(matched: Mapping[tuple[str, str], FileResult], by_file: Mapping[str, FileResult]) -> None:
+    """Check that the results contain at least one of the images.
+
+    Raises:
+        DetectionsError: they contain none.
+    """
+    if matched and all(result == NOT_IN_RESULTS for result in matched.values()):
+        wanted, found = next(iter(matched))[1], next(iter(by_file), "none")
+        raise DetectionsError(
+            f"{PLAN_KEY}: expected results for the labelled images, such as {wanted}, found {len(by_file):,} other images, such as {found}; "
+            f"the names must be the same below some folder: correct {PLAN_KEY} in the plan",
+            code="other_images",
+            wanted=wanted,
+            found=found,
+        )
+
+
+def _check_content(content: Any) -> dict[str, Any]:
+    """The file's content, if its two main parts have the right type."""
+    parts: dict[str, Any] = content if isinstance(content, dict) else {}
+    for key, kind, description in (("detection_categories", dict, "an object"), ("images", list, "a list")):
         if not isinstance(parts.get(key), kind):
-            raise ValueError(f"expected {key} as {what}")
-    return dict(parts)
+            raise ValueError(f"expected {key} as {description}")
+    return parts
 
 
-def _advised(content: Mapping[str, Any]) -> float:
-    """The confidence that the file names as usual for its detector."""
+def _typical_threshold(content: Mapping[str, Any]) -> float:
+    """The confidence threshold that the file names as typical for its detector."""
     info = content.get("info")
     metadata = info.get("detector_metadata") if isinstance(info, dict) else None
-    advised = metadata.get("typical_detection_threshold") if isinstance(metadata, dict) else None
-    return float(advised) if isinstance(advised, int | float) and 0 < advised < 1 else CONFIDENCE
+    typical = metadata.get("typical_detection_threshold") if isinstance(metadata, dict) else None
+    return float(typical) if isinstance(typical, int | float) and 0 < typical < 1 else DEFAULT_CONFIDENCE
 
 
-def _seen(image: Mapping[str, Any], categories: Mapping[str, str], floor: float) -> tuple[Seen, int]:
-    """What was found in a picture, and how many of its boxes have no area in it, or no numbers."""
-    detections = image.get("detections")
-    if image.get("failure") or detections is None:
-        return FAILED, 0
-    found = []
-    for detection in detections:
+def _parse_image(image: Mapping[str, Any], categories: Mapping[str, str], threshold: float) -> tuple[FileResult, int]:
+    """The detections of an image, and how many of its boxes are unusable."""
+    if image.get("failure") or image.get("detections") is None:
+        return FAILED_IN_RESULTS, 0
+    detections = []
+    for detection in image["detections"]:
         if str(detection["category"]) not in categories:
             raise ValueError(f"{image['file']}: category {detection['category']!r} is not in detection_categories")
         confidence, box = float(detection["conf"]), [float(v) for v in detection["bbox"]]
-        if len(box) != 4 or max(map(abs, box)) > FAR:
-            raise ValueError(f"{image['file']}: expected boxes as [x, y, width, height], shares of the picture from 0 to 1, found {box}")
+        if len(box) != 4 or max(map(abs, box)) > MAX_COORDINATE:
+            raise ValueError(f"{image['file']}: expected boxes as [x, y, width, height], relative from 0 to 1, found {box}")
         if abs(confidence - 0.5) > 0.51:
             raise ValueError(f"{image['file']}: expected confidences from 0 to 1, found {confidence:g}")
         left, top, width, height = box
-        found.append(Detection(categories[str(detection["category"])], confidence, top, left, top + height, left + width))
-    with_area = [f for f in found if not math.isnan(f.confidence) and tidy([f])]
-    return tidy(f for f in with_area if f.category and f.confidence >= floor), len(found) - len(with_area)
+        detections.append(Detection(categories[str(detection["category"])], confidence, top, left, top + height, left + width))
+    usable = [d for d in detections if not math.isnan(d.confidence) and clean_detections([d])]
+    return clean_detections(d for d in usable if d.category and d.confidence >= threshold), len(detections) - len(usable)
 
 
-def _together(one: Seen, other: Seen) -> Seen:
-    """What two entries of one picture say: a failure only where both do."""
+def _merge(one: FileResult, other: FileResult) -> FileResult:
+    """The result of two entries for one file. It is a failure only if both are."""
     if isinstance(one, str) or isinstance(other, str):
         return other if isinstance(one, str) else one
-    return tidy([*one, *other])
+    return clean_detections([*one, *other])
 
 
-def _plain(name: str) -> str:
-    """A file's name with slashes, its accents written in one way, whatever system wrote it."""
+def _normal_name(name: str) -> str:
+    """A file name with slashes and composed accents, whatever operating system wrote it."""
     return unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./")

@@ -1,6 +1,7 @@
-"""Boxes that come again and again at the same spot of a place: a stone or a stump that a detector takes for an animal.
+"""Repeat detections: a detector's box that comes again and again in the same position at one location, such as a stone or a stump.
 
-Only a detector's boxes are looked at, never reviewed ones. A burst counts once, so that an animal that sits still is none.
+Only unreviewed boxes of a detector are checked. Boxes of one occasion (a sequence, or an hour) count once, so an animal that sits still
+is not a repeat detection.
 """
 
 from __future__ import annotations
@@ -9,62 +10,47 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Corners = tuple[float, float, float, float]
+from animl_pipeline.steps.detections.box_overlap import intersection_and_union
+
+NEIGHBOURS = 256
+"""A box is first compared with so many boxes on either side, in the order of their left edges. This is mostly enough, and without it the
+time would grow with the square of the number of boxes."""
 
 
-NEAR = 256
-"""So many boxes to either side are looked at before all that may overlap: else a place's time grows with the square of its boxes."""
-
-
-class Spotted(NamedTuple):
-    """A detector's box at a place, on an occasion (a burst, or an hour); ``key`` is the caller's."""
+class LocatedBox(NamedTuple):
+    """A detector's box [ymin, xmin, ymax, xmax] at a location, on an occasion. ``key`` is the caller's name for it."""
 
     key: int
     location: str
     occasion: str
-    box: Corners
+    box: tuple[float, float, float, float]
 
 
-def repeated(spotted: Iterable[Spotted], occasions: int, overlap: float) -> set[int]:
-    """The keys of boxes that overlap boxes of at least ``occasions`` occasions (their own among them) at their place."""
-    locations: dict[str, list[Spotted]] = {}
-    for s in spotted:
-        if s.location:
-            locations.setdefault(s.location, []).append(s)
-    again: set[int] = set()
-    for at_location in locations.values():
-        again |= _at_location(at_location, occasions, overlap)
-    return again
+def find_repeat_detections(boxes: Iterable[LocatedBox], min_occasions: int, min_iou: float) -> set[int]:
+    """Keys of the boxes that overlap boxes of at least ``min_occasions`` occasions, including their own, at the same location."""
+    by_location: dict[str, list[LocatedBox]] = {}
+    for box in boxes:
+        if box.location:
+            by_location.setdefault(box.location, []).append(box)
+    return {key for at_location in by_location.values() for key in _find_at_location(at_location, min_occasions, min_iou)}
 
 
-def _at_location(spotted: list[Spotted], occasions: int, overlap: float) -> set[int]:
-    names = {name: i for i, name in enumerate(sorted({s.occasion for s in spotted}))}
-    if len(names) < occasions:
+def _find_at_location(located: list[LocatedBox], min_occasions: int, min_iou: float) -> set[int]:
+    number = {name: i for i, name in enumerate(sorted({b.occasion for b in located}))}
+    if len(number) < min_occasions:
         return set()
-    boxes = np.array([s.box for s in spotted])
-    when = np.array([names[s.occasion] for s in spotted])
-    order = np.argsort(boxes[:, 1], kind="stable")  # by left side: boxes that overlap so much begin close to each other
-    boxes, when = boxes[order], when[order]
-    again = set()
+    boxes = np.array([b.box for b in located])
+    occasions = np.array([number[b.occasion] for b in located])
+    order = np.argsort(boxes[:, 1], kind="stable")  # by left edge: boxes that overlap this much have left edges that are close
+    boxes, occasions = boxes[order], occasions[order]
+    repeated = set()
     for i, box in enumerate(boxes):
-        reach = (box[3] - box[1]) * (1 / overlap - 1) + 1e-9  # how far another box's left side may be away
+        reach = (box[3] - box[1]) * (1 / min_iou - 1) + 1e-9  # the largest possible distance between the left edges
         first, last = np.searchsorted(boxes[:, 1], [box[1] - reach, box[1] + reach], side="left")
-        near = max(first, i - NEAR), min(last, i + NEAR)  # mostly enough where a stone is in thousands of pictures
-        for some in (near, (first, last)):
-            same = _overlaps(box, boxes[slice(*some)]) >= overlap
-            if len(np.unique(when[slice(*some)][same])) >= occasions:
-                again.add(spotted[order[i]].key)
+        for start, stop in ((max(first, i - NEIGHBOURS), min(last, i + NEIGHBOURS)), (first, last)):
+            shared, union = intersection_and_union(box, boxes[start:stop])
+            if len(np.unique(occasions[start:stop][shared / union >= min_iou])) >= min_occasions:
+                repeated.add(located[order[i]].key)
                 break
-    return again
-
-
-def _overlaps(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of one box [ymin, xmin, ymax, xmax] with each of [n, 4]."""
-    height = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0])
-    width = np.minimum(box[3], others[:, 3]) - np.maximum(box[1], others[:, 1])
-    shared = height.clip(0) * width.clip(0)
-    areas = (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
-    result: NDArray[np.float64] = shared / ((box[2] - box[0]) * (box[3] - box[1]) + areas - shared)
-    return result
+    return repeated

@@ -1,143 +1,132 @@
-"""A detector over many pictures, each looked at once in its life: what was seen is remembered after every batch."""
+"""Run a detector over many images. Each image is detected once: the results are added to the store's index after every batch."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.boxes import Box
 from animl_pipeline.core.errors import ImageError
 from animl_pipeline.core.imaging import DecodeBudget, open_image
 from animl_pipeline.core.progress import track
-from animl_pipeline.core.records import Box
-from animl_pipeline.steps.detections.choose_detector import Choice, check_finds_people, choose_detector
+from animl_pipeline.steps.detections.choose_detector import ChosenDetector, check_finds_people, choose_detector
 from animl_pipeline.steps.detections.detector import ANIMAL, Detection, Detector
-from animl_pipeline.storage.step_cache import Store, batches, digest_of
+from animl_pipeline.storage.step_cache import Store, batches
 
 log = logging.getLogger(__name__)
 
-BROKEN = "image_broken"
-LOOKING_AT_ONCE = 2
-"""Batches that a GPU is given at a time: it looks at one while the processor sorts out what it saw in the other."""
+IMAGE_BROKEN = "image_broken"
+"""The reason for an image that does not decode."""
+GPU_BATCHES = 2
+"""Batches that a GPU has at a time: it computes one while the CPU reads the boxes out of the other."""
+Record = dict[str, Any]
+"""What the index holds of an image: ``boxes``, or the ``failure``."""
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def run_detector(blobs: list[str], choice: Choice, spec: DetectionsConfig, store: Store, settings: Settings) -> dict[str, list[Detection] | str]:
-    """What the detector finds in each picture, or the reason why it was not looked at.
+def run_detector(
+    blobs: list[str], detector: ChosenDetector, config: DetectionsConfig, store: Store, settings: Settings
+) -> dict[str, list[Detection] | str]:
+    """The detections of each image, or the reason why there are none, by the image's sha256.
 
     Args:
-        blobs: pictures in the store, by sha256, each once.
-        choice: the detector, loaded only when there is a picture that it has not seen.
-        spec: how many pictures are noted at a time, and whether persons are to be found.
-        store: holds the pictures and the memory.
-        settings: how many pictures are decoded at a time.
+        blobs: sha256 of the images in the store, each once.
+        detector: the detector; it is loaded only if an image is not in its index.
+        config: the batch size, and whether people must be found.
+        store: holds the images and the index.
+        settings: how many images are decoded at a time.
 
     Raises:
-        DetectionsError, WeightsError: the detector cannot be loaded.
-        DamagedError: the store lacks a picture.
+        DetectionsError, WeightsError: the detector cannot be loaded, or fails.
+        DamagedError: the store lacks an image.
     """
-    name = memory_name(choice)
-    seen = store.read_index(name)
-    todo = [blob for blob in blobs if blob not in seen]
-    if spec.images_with_people == "drop":
-        check_finds_people(choice.load().categories, choice.name)
-    log.info("detections: %d pictures for %s, %d of them seen before", len(blobs), choice.name, len(blobs) - len(todo))
-    with track("detections", len(blobs), len(blobs) - len(todo)) as step:
-        for batch in _answers(todo, choice, spec, store, settings) if todo else ():
-            store.add_to_index(name, batch)
-            seen |= batch
-            step(len(batch))
-    return {blob: _from_record(seen[blob]) for blob in blobs}
+    index = detector.index_name()
+    records = store.read_index(index)
+    missing = [blob for blob in blobs if blob not in records]
+    if config.images_with_people == "drop":
+        check_finds_people(detector.load().categories, detector.name)
+    log.info("detections: %d images for %s, %d of them finished earlier", len(blobs), detector.name, len(blobs) - len(missing))
+    with track("detections", len(blobs), len(blobs) - len(missing)) as advance:
+        for batch in _detect(missing, detector.load(), config.batch_size, store, settings) if missing else ():
+            store.add_to_index(index, batch)
+            records |= batch
+            advance(len(batch))
+    return {blob: _from_record(records[blob]) for blob in blobs}
 
 
-def find_animals(data: bytes, spec: DetectionsConfig, settings: Settings) -> list[Box]:
-    """The boxes of the animals in one picture, most certain first; nothing is remembered.
+def find_animals(data: bytes, config: DetectionsConfig, settings: Settings) -> list[Box]:
+    """The boxes of the animals in one image, highest confidence first. Nothing is stored.
 
     Raises:
-        PictureError: the picture does not decode.
+        ImageError: the image does not decode.
         DetectionsError, WeightsError: the detector cannot be loaded.
     """
-    open_image(data)  # what is no picture is said before anything is loaded
-    detector = choose_detector(spec, settings).load()
-    (found,) = detector.predict([detector.preprocess(data)])
-    return [Box.of([f.ymin, f.xmin, f.ymax, f.xmax]) for f in found if f.category == ANIMAL]
+    open_image(data)  # report a broken image before a detector is loaded
+    detector = choose_detector(config, settings).load()
+    (detections,) = detector.predict([detector.preprocess(data)])
+    return [Box.of([d.ymin, d.xmin, d.ymax, d.xmax]) for d in detections if d.category == ANIMAL]
 
 
-def memory_name(choice: Choice) -> str:
-    """Where answers of this detector are remembered."""
-    return f"detections/{digest_of([choice.sha256, choice.recipe, choice.image_size, choice.confidence])[:32]}"
+def _detect(blobs: list[str], detector: Detector, batch_size: int, store: Store, settings: Settings) -> Iterator[dict[str, Record]]:
+    """Batches of blob → record, in order. The next batch is read and decoded while this one is in the detector."""
+    budget = DecodeBudget()
 
+    def preprocess(blob: str) -> Any:
+        data = store.blob(blob)
+        try:
+            with budget.reserve_for(data):
+                return detector.preprocess(data)
+        except ImageError as e:
+            log.warning("detections: an image is left out: %s", e)
+            return None
 
-def _answers(todo: list[str], choice: Choice, spec: DetectionsConfig, store: Store, settings: Settings) -> Iterator[dict[str, dict[str, Any]]]:
-    """Batches of picture → record, in order; the next batch is prepared while this one is looked at."""
-    detector = choice.load()
-    threads = min(settings.workers, os.cpu_count() or 1) if detector.alone else settings.workers
+    def predict(inputs: list[Any]) -> list[Record]:
+        valid = [i for i in inputs if i is not None]
+        results = iter(detector.predict(valid) if valid else [])
+        return [{"failure": IMAGE_BROKEN} if i is None else {"boxes": [list(d) for d in next(results)]} for i in inputs]
 
-    memory = DecodeBudget()
+    def detect_one(blob: str) -> Record:
+        return predict([preprocess(blob)])[0]
 
-    def prepare(blob: str) -> Any:
-        return _prepared(store.blob(blob), detector, memory)
-
-    def look(blob: str) -> dict[str, Any]:
-        return _records([prepare(blob)], detector)[0]
-
-    pool, lookers = ThreadPoolExecutor(threads), ThreadPoolExecutor(LOOKING_AT_ONCE)
-    groups = batches(todo, spec.batch_size)
+    threads = settings.workers if detector.batched else min(settings.workers, os.cpu_count() or 1)
+    pool, gpu = ThreadPoolExecutor(threads), ThreadPoolExecutor(GPU_BATCHES)
+    groups = batches(blobs, batch_size)
+    records: Iterable[list[Record]]
+    if detector.batched:
+        inputs = _map_ahead(lambda group: _submit_each(pool, preprocess, group), groups)
+        records = _map_ahead(lambda batch: gpu.submit(predict, batch).result, inputs)
+    else:
+        records = _map_ahead(lambda group: _submit_each(pool, detect_one, group), groups)
     try:
-        if detector.alone:
-            answers = _ahead(pool, look, groups)
-        else:
-            answers = _behind(lookers, lambda ready: _records(ready, detector), _ahead(pool, prepare, groups))
-        for batch, records in zip(batches(todo, spec.batch_size), answers, strict=True):
-            yield dict(zip(batch, records, strict=True))
+        for group, group_records in zip(batches(blobs, batch_size), records, strict=True):
+            yield dict(zip(group, group_records, strict=True))
     finally:
-        for some in (pool, lookers):
-            some.shutdown(cancel_futures=True)  # what stopped one picture would stop each that still waits, after all its tries
+        for executor in (pool, gpu):
+            executor.shutdown(cancel_futures=True)  # an error of one image would only repeat for those that still wait
 
 
-def _prepared(data: bytes, detector: Detector, memory: DecodeBudget) -> Any:
-    """What the detector makes of a picture, None where it is no picture."""
-    try:
-        with memory.reserve_for(data):
-            return detector.preprocess(data)
-    except ImageError as e:
-        log.warning("detections: a picture is left out: %s", e)
-        return None
+def _submit_each(pool: ThreadPoolExecutor, work: Callable[[T], R], items: list[T]) -> Callable[[], list[R]]:
+    """Start the work on all items; the result is a function that waits for all of them."""
+    futures = [pool.submit(work, item) for item in items]
+    return lambda: [future.result() for future in futures]
 
 
-def _records(prepared: list[Any], detector: Detector) -> list[dict[str, Any]]:
-    """What is remembered of each picture."""
-    whole = [p for p in prepared if p is not None]
-    answers = iter(detector.predict(whole) if whole else [])
-    return [{"failure": BROKEN} if p is None else {"boxes": [list(found) for found in next(answers)]} for p in prepared]
-
-
-def _from_record(record: dict[str, Any]) -> list[Detection] | str:
-    return str(record["failure"]) if "failure" in record else [Detection(*box) for box in record["boxes"]]
-
-
-def _ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], groups: Iterable[list[T]]) -> Iterator[list[R]]:
-    """Each group's results in order, while the next group is being worked on."""
-    waiting: list[Future[R]] = []
-    for group in groups:
-        ready, waiting = waiting, [pool.submit(work, item) for item in group]
-        if ready:
-            yield [future.result() for future in ready]
-    if waiting:
-        yield [future.result() for future in waiting]
-
-
-def _behind(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Each item's result in order, while the next item is being worked on."""
-    waiting: Future[R] | None = None
+def _map_ahead(start: Callable[[T], Callable[[], R]], items: Iterable[T]) -> Iterator[R]:
+    """The result for each item in order. The work on the next item starts before the result of this one is waited for."""
+    wait: Callable[[], R] | None = None
     for item in items:
-        ready, waiting = waiting, pool.submit(work, item)
-        if ready is not None:
-            yield ready.result()
-    if waiting is not None:
-        yield waiting.result()
+        previous, wait = wait, start(item)
+        if previous is not None:
+            yield previous()
+    if wait is not None:
+        yield wait()
+
+
+def _from_record(record: Record) -> list[Detection] | str:
+    return str(record["failure"]) if "failure" in record else [Detection(*box) for box in record["boxes"]]

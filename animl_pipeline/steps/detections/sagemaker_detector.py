@@ -1,6 +1,6 @@
-"""A MegaDetector behind a SageMaker endpoint, as Animl runs it: a picture's bytes in, boxes out.
+"""A MegaDetector behind a SageMaker endpoint, as Animl runs it: the bytes of an image in, boxes out.
 
-The answer is a list of ``{x1, y1, x2, y2, confidence, class}``, relative, with MegaDetector's classes 1 to 3 (animl-api,
+The endpoint answers with a list of ``{x1, y1, x2, y2, confidence, class}``: relative boxes and MegaDetector's classes 1 to 3 (animl-api,
 modelInterfaces.ts).
 """
 
@@ -15,107 +15,122 @@ from PIL import Image
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import DetectionsError
+from animl_pipeline.core.animl_contract import MAX_REQUEST_BYTES, RESIZED_WIDTH
+from animl_pipeline.core.errors import DetectionsError, DetectorUnreachableError
 from animl_pipeline.core.imaging import open_image
-from animl_pipeline.steps.detections.detector import ANIMAL, CATEGORIES, PERSON, VEHICLE, Detection, tidy
+from animl_pipeline.steps.detections.detector import ANIMAL, CATEGORIES, PERSON, VEHICLE, Detection, clean_detections
 
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker_runtime import SageMakerRuntimeClient
 
-RECIPE = "sagemaker-endpoint/1"
-"""Moves on when the same picture would be asked about otherwise."""
+VERSION = 1
+"""Raised when the same image is sent differently."""
+LIBRARIES = ("pillow",)
+MAX_JPEG_SIDE = 65_500
+MAX_COORDINATE = 2.0
+"""Relative coordinates end at 1, plus rounding. A larger number is in pixels or per cent."""
+MAX_ATTEMPTS = 8
+RETRYABLE_CODES = frozenset({
+    "ThrottlingException", "ModelNotReadyException", "ServiceUnavailable", "InternalFailure", "InternalDependencyException",
+})  # fmt: skip
 
-MOST_BYTES, WIDTH, TALLEST = 4_000_000, 3500, 65_500
-"""A serverless endpoint takes 4 MB; larger pictures are made as wide as animl-api makes them, and no JPEG is taller."""
 
-FAR = 2.0
-"""A number of an answer that is larger is no share of a picture: those end at 1, but for what rounding and clipping leave."""
+class SagemakerDetector:
+    """A detector behind an endpoint. Several threads send one image each."""
 
-ATTEMPTS = 8
-HEALS = frozenset({"ThrottlingException", "ModelNotReadyException", "ServiceUnavailable", "InternalFailure", "InternalDependencyException"})
-
-
-class AskedEndpoint:
-    """An endpoint; several pictures are asked about at a time."""
-
-    alone = True
+    batched = False
     categories = frozenset({ANIMAL, PERSON, VEHICLE})
 
     def __init__(self, endpoint: str, confidence: float, settings: Settings) -> None:
         self._endpoint, self._confidence = endpoint, confidence
-        self._client = _client(settings)
+        self._client = _create_client(settings)
 
     def preprocess(self, data: bytes) -> bytes:
-        image = open_image(data)  # what does not decode is not sent
-        return data if len(data) <= MOST_BYTES else _smaller(image)
+        image = open_image(data)  # an image that does not decode is not sent
+        return data if len(data) <= MAX_REQUEST_BYTES else _shrink(image)
 
-    def predict(self, prepared: Sequence[bytes]) -> list[list[Detection]]:
-        return [tidy(f for f in self._found(self._ask(body)) if f.confidence >= self._confidence) for body in prepared]
+    def predict(self, inputs: Sequence[bytes]) -> list[list[Detection]]:
+        return [clean_detections(d for d in self._parse(self._send(body)) if d.confidence >= self._confidence) for body in inputs]
 
-    def _ask(self, body: bytes) -> bytes:
+    def _send(self, body: bytes) -> bytes:
+        """The endpoint's answer, after several attempts if it throttles or is not ready.
+
+        Raises:
+            DetectorUnreachableError: it still does not answer.
+            DetectionsError: it refuses the image.
+        """
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import ConnectionError as AwsConnectionError
 
-        patiently = Retrying(retry=retry_if_exception(_heals), stop=stop_after_attempt(ATTEMPTS), wait=wait_exponential_jitter(0.2, 20), reraise=True)
+        retrying = Retrying(
+            retry=retry_if_exception(_is_retryable), stop=stop_after_attempt(MAX_ATTEMPTS), wait=wait_exponential_jitter(0.2, 20), reraise=True
+        )
         try:
-            return patiently(self._ask_once, body)
-        except ClientError as e:
-            said = f"{e.response.get('Error', {}).get('Code', 'error')}: {e.response.get('Error', {}).get('Message', '')}".strip(": ")
+            return retrying(self._send_once, body)
+        except (ClientError, BotoCoreError) as e:
+            if _is_retryable(e) or isinstance(e, AwsConnectionError):
+                raise DetectorUnreachableError(
+                    f"the endpoint {self._endpoint!r} does not answer ({_describe(e)}); run again later, finished images are kept"
+                ) from e
             raise DetectionsError(
-                f"the endpoint {self._endpoint!r} refused a picture ({said}); check detections.detector, AWS's region and your permissions"
-            ) from e
-        except BotoCoreError as e:
-            raise DetectionsError(
-                f"the endpoint {self._endpoint!r} cannot be reached ({e}); check the network and AWS's usual variables, then run again: "
-                "what was seen is kept"
+                f"the endpoint {self._endpoint!r} refused an image ({_describe(e)}); check detections.detector, the AWS region and your permissions",
+                code="endpoint_refused",
             ) from e
 
-    def _ask_once(self, body: bytes) -> bytes:
+    def _send_once(self, body: bytes) -> bytes:
         return self._client.invoke_endpoint(EndpointName=self._endpoint, Body=body, ContentType="application/octet-stream")["Body"].read()
 
-    def _found(self, answer: bytes) -> list[Detection]:
+    def _parse(self, answer: bytes) -> list[Detection]:
         try:
-            return [_object(item) for item in json.loads(answer)]
+            return [_detection(item) for item in json.loads(answer)]
         except (ValueError, KeyError, TypeError, RecursionError) as e:
             start = answer[:80].decode("utf-8", "replace")
             raise DetectionsError(
-                f"the endpoint {self._endpoint!r}: expected a list of {{x1, y1, x2, y2, confidence, class}}, shares of the picture from 0 to 1, "
-                f"found {start!r}; is it a MegaDetector?"
+                f"the endpoint {self._endpoint!r}: expected a list of {{x1, y1, x2, y2, confidence, class}} with coordinates from 0 to 1, found "
+                f"{start!r}; is it a MegaDetector?",
+                code="endpoint_not_megadetector",
             ) from e
 
 
-def _object(item: dict[str, Any]) -> Detection:
+def _detection(item: dict[str, Any]) -> Detection:
     category = str(int(item["class"]))
     if category not in CATEGORIES:
         raise ValueError(category)
-    found = Detection(category, float(item["confidence"]), *(float(item[k]) for k in ("y1", "x1", "y2", "x2")))
-    if not all(abs(v) <= FAR for v in found[1:]):  # pixels, per cent, or no numbers
-        raise ValueError(found)
-    return found
+    detection = Detection(category, float(item["confidence"]), *(float(item[k]) for k in ("y1", "x1", "y2", "x2")))
+    if not all(abs(v) <= MAX_COORDINATE for v in detection[1:]):  # false for NaN, too
+        raise ValueError(detection)
+    return detection
 
 
-def _heals(error: BaseException) -> bool:
-    """Whether a later try may succeed: throttling, a cold start, a connection that broke."""
+def _is_retryable(error: BaseException) -> bool:
+    """Whether another attempt may succeed: after throttling, a cold start, or a broken connection."""
     from botocore.exceptions import ClientError, HTTPClientError
 
     if isinstance(error, ClientError):
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        return error.response.get("Error", {}).get("Code", "") in HEALS or status in {429, 503}
+        return error.response.get("Error", {}).get("Code", "") in RETRYABLE_CODES or status in {429, 502, 503, 504}
     return isinstance(error, HTTPClientError)
 
 
-def _smaller(image: Image.Image) -> bytes:
-    """The picture as a JPEG that an endpoint takes: as wide as animl-api makes it, or narrower where that does not suffice."""
-    width = max(1, min(WIDTH, image.width, image.width * TALLEST // image.height))
+def _describe(error: Exception) -> str:
+    response = getattr(error, "response", None)
+    details = response.get("Error", {}) if isinstance(response, dict) else {}
+    return f"{details.get('Code', 'error')}: {details.get('Message', '')}".strip(": ") if details else str(error)
+
+
+def _shrink(image: Image.Image) -> bytes:
+    """The image as a JPEG that the endpoint accepts: as wide as animl-api makes it, or narrower if that is still too large."""
+    width = max(1, min(RESIZED_WIDTH, image.width, image.width * MAX_JPEG_SIDE // image.height))
     while True:
         buffer = io.BytesIO()
-        height = min(TALLEST, max(1, round(image.height * width / image.width)))
+        height = min(MAX_JPEG_SIDE, max(1, round(image.height * width / image.width)))
         image.resize((width, height)).save(buffer, "JPEG", quality=90)
-        if buffer.tell() <= MOST_BYTES or width == 1:
+        if buffer.tell() <= MAX_REQUEST_BYTES or width == 1:
             return buffer.getvalue()
-        width = max(1, int(width * 0.9 * (MOST_BYTES / buffer.tell()) ** 0.5))
+        width = max(1, int(width * 0.9 * (MAX_REQUEST_BYTES / buffer.tell()) ** 0.5))
 
 
-def _client(settings: Settings) -> SageMakerRuntimeClient:
+def _create_client(settings: Settings) -> SageMakerRuntimeClient:
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
@@ -124,4 +139,4 @@ def _client(settings: Settings) -> SageMakerRuntimeClient:
     try:
         return boto3.client("sagemaker-runtime", config=config)
     except (BotoCoreError, ValueError) as e:
-        raise DetectionsError(f"no endpoint can be asked: {e}; set AWS's usual variables, such as AWS_REGION") from e
+        raise DetectionsError(f"no AWS client for the detector's endpoint: {e}; set AWS's usual variables, such as AWS_REGION") from e

@@ -1,17 +1,20 @@
-"""The step: which boxes of which images, reviewed ones or the detector's, as one table."""
+"""The step detections: the boxes of all labelled images as one table, reviewed by people or found by a detector."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.records import Artifact, Counts
+from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.core.megadetector_format import ResultBoxes, write_results
 from animl_pipeline.core.step import Step
 from animl_pipeline.core.table_schemas import (
     DETECTION_FAILURES,
@@ -23,20 +26,22 @@ from animl_pipeline.core.table_schemas import (
     REPEAT_DETECTIONS,
 )
 from animl_pipeline.core.tables import write_table
-from animl_pipeline.steps.detections import labelled_images as differences
-from animl_pipeline.steps.detections.choose_detector import LOOKING, Choice, choose_detector
+from animl_pipeline.steps.detections.choose_detector import DETECTOR_SOURCES, ChosenDetector, choose_detector
 from animl_pipeline.steps.detections.detector import ANIMAL, PERSON, Detection
-from animl_pipeline.steps.detections.iou import same_objects
-from animl_pipeline.steps.detections.labelled_images import Image, LabelledImage, images_of, shown_people
-from animl_pipeline.steps.detections.megadetector_writer import batch_file
-from animl_pipeline.steps.detections.read_results_file import Results, check_some, match_files, read_results, results_by_file
-from animl_pipeline.steps.detections.repeat_detections import Spotted, repeated
-from animl_pipeline.steps.detections.run_detector import run_detector
+from animl_pipeline.steps.detections.read_results_file import Results, check_any_match, match_files, parse_results, read_results_file
+from animl_pipeline.steps.detections.repeat_detections import LocatedBox, find_repeat_detections
+from animl_pipeline.steps.detections.reviewed_boxes import (
+    ImageKey,
+    LabelledImage,
+    find_disagreements,
+    images_labelled_person,
+    match_animals,
+    read_labelled_images,
+)
+from animl_pipeline.steps.detections.run_detector import IMAGE_BROKEN, run_detector
 from animl_pipeline.storage.image_index import in_batch
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
-NO_BOX = "no_box"
-PERSON_SHOWN = "person_in_image"
 STEP = Step(
     "detections",
     version=1,
@@ -45,191 +50,222 @@ STEP = Step(
     writes=(DETECTIONS, REPEAT_DETECTIONS, DETECTION_FAILURES, DISAGREEMENTS, IMAGES_WITH_PEOPLE),
     libraries=("pillow", "onnxruntime", "torch", "ultralytics"),
 )
+RESULTS_FILE = "megadetector.json"
+NO_BOX = "no_box"
+PERSON_IN_IMAGE = "person_in_image"
+FAILURE_TEXTS = {IMAGE_BROKEN: "image access failure"}
+"""The words of MegaDetector's format for a failure, where it has its own."""
 
-Looked = dict[Image, list[Detection] | str]
-"""What the detector, or another tool, says of images."""
+Detected = dict[ImageKey, list[Detection] | str]
+"""The detections of each image that a detector or a results file was asked for, or the reason why there are none."""
 
 
-class Seen(NamedTuple):
-    """An image's boxes with the reviewed object that each one is ("" for none), or the reason for having none."""
+class ImageBoxes(NamedTuple):
+    """The boxes of one image that the pipeline uses.
+
+    Attributes:
+        origin: ``annotation`` or ``detector``.
+        boxes: the boxes, or the reason why there are none.
+        annotation_ids: for each box the reviewed annotation that it belongs to; empty for none.
+    """
 
     origin: str
-    found: list[Detection] | str
-    object_ids: list[str]
+    boxes: list[Detection] | str
+    annotation_ids: list[str]
 
 
-def detect_animals(labels: Artifact, spec: DetectionsConfig, store: Store, settings: Settings) -> Artifact:
-    """The animals' boxes in the labels' images: detections.parquet, failures.parquet and megadetector.json.
+def detect_animals(labels: Artifact, config: DetectionsConfig, store: Store, settings: Settings) -> Artifact:
+    """Collect the boxes of all labelled images: detections.parquet and, in MegaDetector's format, megadetector.json.
 
-    repeated.parquet has the detector's boxes that were set aside as stones, disagreements.parquet where people and the
-    detector differ (of pictures that both have looked at), people.parquet the pictures that show a person.
+    Further tables: detector_failures.parquet (images without boxes), repeat_detections.parquet (detector boxes that are not used, because
+    they repeat at a location), disagreements.parquet (between people and the detector, for images that both have looked at) and
+    images_with_people.parquet.
 
     Args:
-        labels: the step that gave every object its class.
-        spec: whose boxes count, and which detector draws the missing ones.
-        store: holds the pictures; remembers per picture what the detector saw in it.
-        settings: the cache of weights, and how many pictures are decoded at a time.
+        labels: the step that gave each annotation its class.
+        config: whose boxes are used, and which detector finds the missing ones.
+        store: holds the images, and an index with the detections of each image.
+        settings: the cache of weights, and how many images are decoded at a time.
 
     Raises:
-        WeightsError: the detector's weights cannot be had.
-        DetectionsError: they are not of a detector that finds what the plan wants, or the results file cannot be read.
+        WeightsError: the detector's weights cannot be loaded.
+        DetectionsError: the detector does not fit the plan, it fails, or the results file cannot be read.
+        DetectorUnreachableError: the detector's endpoint does not answer now.
     """
-    choice = choose_detector(spec, settings) if spec.source in LOOKING else None
-    results = read_results(spec.results, settings) if spec.results else None
-    config: dict[str, Any] = spec.model_dump(include={"source", "images_with_people", "repeat_min_occasions", "repeat_iou"})
+    detector = choose_detector(config, settings) if config.source in DETECTOR_SOURCES else None
+    results_file = read_results_file(config.results, settings) if config.results else None
+    key: dict[str, Any] = config.model_dump(include={"source", "images_with_people", "repeat_min_occasions", "repeat_iou"})
     digests = {}
-    if choice is not None:
-        config |= {"recipe": choice.recipe, "image_size": choice.image_size, "confidence": choice.confidence}
-        digests["detector"] = choice.sha256
-    if results is not None:
-        config["confidence"] = spec.confidence
-        digests["results"] = hashlib.sha256(results).hexdigest()
+    if detector is not None:
+        key["detector"] = detector.identity()
+    if results_file is not None:
+        key["confidence"] = config.confidence
+        digests["results"] = hashlib.sha256(results_file).hexdigest()
 
     def build(space: Workspace) -> StepOutput:
-        images = images_of(store.table(labels, "labels.parquet"))
-        looked: Looked = {}
-        noted: dict[str, int] = {}
-        if results is not None:
-            said = results_by_file(results, str(spec.results), spec.confidence)
-            looked, noted = _in_results(images, said), {"unusable_boxes": said.unusable}
-        elif choice is not None:
-            looked = _by_detector(images, choice, spec, store, settings)
-        return _write(space, images, looked, shown_people(labels, store), choice, spec, noted)
+        images = read_labelled_images(labels, store)
+        detected: Detected = {}
+        notes: dict[str, int] = {}
+        if results_file is not None:
+            results = parse_results(results_file, str(config.results), config.confidence)
+            detected, notes = _match_results(images, results), {"unusable_boxes": results.unusable}
+        elif detector is not None:
+            blobs = _images_to_detect(images, config)
+            found = run_detector(sorted(set(blobs.values())), detector, config, store, settings)
+            detected = {image: found[blob] for image, blob in blobs.items()}
+        people = (images_labelled_person(labels, store) & images.keys()) | {image for image, boxes in detected.items() if _has(boxes, PERSON)}
+        return _write(space.out, images, detected, people, detector, config, notes)
 
-    return store.make(STEP, inputs={"labels": labels}, digests=digests, config=config, build=build)
+    return store.make(STEP, inputs={"labels": labels}, digests=digests, config=key, build=build)
 
 
-def run_detector_share(labels: Artifact, spec: DetectionsConfig, share: int, of: int, store: Store, settings: Settings) -> int:
-    """Let the detector look at one share of the pictures ahead of the step, which then remembers; how many there are comes back.
+def run_detector_share(labels: Artifact, config: DetectionsConfig, share: int, of: int, store: Store, settings: Settings) -> int:
+    """Run the detector over share number ``share`` (from 0) of the images before the step does, and return their number.
 
-    Shares are by the pictures' content, so that several workers with the same store, on one machine or many, do the work
-    once between them.
-
-    Raises:
-        As :func:`detect_animals`.
+    The step then finds the detections in the store's index. Shares are made from the images' sha256, so that workers with the same store,
+    on one machine or several, detect each image once. Raises as :func:`detect_animals`.
     """
-    if spec.source not in LOOKING:
+    if config.source not in DETECTOR_SOURCES:
         return 0
-    asked = _asked(images_of(store.table(labels, "labels.parquet")), spec)
-    mine = [blob for blob in sorted(set(asked.values())) if in_batch(blob, share, of)]
-    run_detector(mine, choose_detector(spec, settings), spec, store, settings)
+    blobs = set(_images_to_detect(read_labelled_images(labels, store), config).values())
+    mine = [blob for blob in sorted(blobs) if in_batch(blob, share, of)]
+    run_detector(mine, choose_detector(config, settings), config, store, settings)
     return len(mine)
 
 
-def _asked(images: Mapping[Image, LabelledImage], spec: DetectionsConfig) -> dict[Image, str]:
-    """The images that the detector must see, and their pictures: people's boxes suffice, unless persons are to be found, too."""
-    every = spec.source == "detector" or spec.images_with_people == "drop"
-    return {key: image.blob for key, image in images.items() if every or not image.reviewed}
+def _images_to_detect(images: Mapping[ImageKey, LabelledImage], config: DetectionsConfig) -> dict[ImageKey, str]:
+    """Image → blob of the images for which the detector must run: those without reviewed boxes, and all if it must find people."""
+    all_images = config.source == "detector" or config.images_with_people == "drop"
+    return {key: image.blob for key, image in images.items() if all_images or not image.reviewed}
 
 
-def _by_detector(images: Mapping[Image, LabelledImage], choice: Choice, spec: DetectionsConfig, store: Store, settings: Settings) -> Looked:
-    asked = _asked(images, spec)
-    answers = run_detector(sorted(set(asked.values())), choice, spec, store, settings)
-    return {key: answers[blob] for key, blob in asked.items()}
-
-
-def _in_results(images: Mapping[Image, LabelledImage], results: Results) -> Looked:
-    said = match_files([(key[0], image.file_name) for key, image in images.items()], results.by_file)
+def _match_results(images: Mapping[ImageKey, LabelledImage], results: Results) -> Detected:
+    matched = match_files([(key[0], image.file_name) for key, image in images.items()], results.by_file)
     if not all(image.reviewed for image in images.values()):
-        check_some(said, results.by_file)
-    return {key: said[key[0], image.file_name] for key, image in images.items()}
+        check_any_match(matched, results.by_file)
+    return {key: matched[key[0], image.file_name] for key, image in images.items()}
+
+
+# -- which boxes are used ----------------------------------------------------------------------------------------------
+
+
+def _choose_boxes(image: LabelledImage, detected: list[Detection] | str | None, config: DetectionsConfig) -> ImageBoxes:
+    """One image's boxes: the reviewed ones if the plan wants them and there are any, else the detector's."""
+    if config.source != "detector" and image.reviewed:
+        return ImageBoxes("annotation", [Detection(ANIMAL, 1.0, *box) for box in image.reviewed.values()], list(image.reviewed))
+    if detected is None:
+        return ImageBoxes("annotation", NO_BOX, [])
+    if isinstance(detected, str):
+        return ImageBoxes("detector", detected, [])
+    matched = match_animals(image.reviewed, detected)
+    return ImageBoxes("detector", detected, [matched.get(i, "") for i in range(len(detected))])
+
+
+def _repeat_detections(
+    images: Mapping[ImageKey, LabelledImage], boxes: Mapping[ImageKey, ImageBoxes], config: DetectionsConfig
+) -> dict[ImageKey, list[Detection]]:
+    """The detector's unreviewed animals that repeat in the same position at a location, by image."""
+    if config.repeat_min_occasions is None:
+        return {}
+    candidates = [
+        (key, detection)
+        for key, chosen in boxes.items()
+        if chosen.origin == "detector" and not isinstance(chosen.boxes, str)
+        for annotation_id, detection in zip(chosen.annotation_ids, chosen.boxes, strict=True)
+        if detection.category == ANIMAL and not annotation_id
+    ]
+    located = [LocatedBox(i, images[key].location, images[key].occasion, detection[2:]) for i, (key, detection) in enumerate(candidates)]
+    repeats: dict[ImageKey, list[Detection]] = {}
+    for i in sorted(find_repeat_detections(located, config.repeat_min_occasions, config.repeat_iou)):
+        key, detection = candidates[i]
+        repeats.setdefault(key, []).append(detection)
+    return repeats
+
+
+def _without(chosen: ImageBoxes, repeats: list[Detection]) -> ImageBoxes:
+    if isinstance(chosen.boxes, str):
+        return chosen
+    kept = [(annotation_id, d) for annotation_id, d in zip(chosen.annotation_ids, chosen.boxes, strict=True) if d not in repeats]
+    return ImageBoxes(chosen.origin, [d for _, d in kept], [annotation_id for annotation_id, _ in kept])
+
+
+def _has(boxes: list[Detection] | str, category: str) -> bool:
+    return isinstance(boxes, list) and any(d.category == category for d in boxes)
+
+
+# -- output ------------------------------------------------------------------------------------------------------------
 
 
 def _write(
-    space: Workspace,
-    images: Mapping[Image, LabelledImage],
-    looked: Looked,
-    people: set[Image],
-    choice: Choice | None,
-    spec: DetectionsConfig,
-    noted: Mapping[str, int],
+    folder: Path,
+    images: Mapping[ImageKey, LabelledImage],
+    detected: Detected,
+    people: Collection[ImageKey],
+    detector: ChosenDetector | None,
+    config: DetectionsConfig,
+    notes: Mapping[str, int],
 ) -> StepOutput:
-    people = {key for key in people if key in images} | {key for key, found in looked.items() if _has(found, PERSON)}
-    seen = {key: _seen(image, looked.get(key), spec) for key, image in images.items()}
-    stones = _stones(images, seen, spec)
-    for key, found in stones.items():
-        seen[key] = _without(seen[key], found)
-    if spec.images_with_people == "drop":
-        seen |= {key: Seen("", PERSON_SHOWN, []) for key in people}
-    differ = [
+    boxes = {key: _choose_boxes(image, detected.get(key), config) for key, image in images.items()}
+    repeats = _repeat_detections(images, boxes, config)
+    boxes |= {key: _without(boxes[key], repeated) for key, repeated in repeats.items()}
+    if config.images_with_people == "drop":
+        boxes |= {key: ImageBoxes("", PERSON_IN_IMAGE, []) for key in people}
+    disagreements = [
         (*key, d.annotation_id, d.kind, d.overlap, d.confidence, *d.box)
-        for key, found in looked.items()
+        for key, found in detected.items()
         if images[key].reviewed and isinstance(found, list)
-        for d in differences.disagreements(images[key].reviewed, found)
+        for d in find_disagreements(images[key].reviewed, found)
     ]
-    tables = {
-        DETECTIONS: _rows(seen, images),
-        DETECTION_FAILURES: [(*key, s.found) for key, s in seen.items() if isinstance(s.found, str)],
-        REPEAT_DETECTIONS: [(*key, images[key].blob, "", "detector", *f) for key, found in stones.items() for f in found],
-        DISAGREEMENTS: differ,
+    tables: dict[Any, Iterable[tuple[Any, ...]]] = {
+        DETECTIONS: [
+            (*key, images[key].blob, annotation_id, chosen.origin, *detection)
+            for key, chosen in boxes.items()
+            if not isinstance(chosen.boxes, str)
+            for annotation_id, detection in zip(chosen.annotation_ids, chosen.boxes, strict=True)
+        ],
+        DETECTION_FAILURES: [(*key, chosen.boxes) for key, chosen in boxes.items() if isinstance(chosen.boxes, str)],
+        REPEAT_DETECTIONS: [(*key, images[key].blob, "", "detector", *d) for key, repeated in repeats.items() for d in repeated],
+        DISAGREEMENTS: disagreements,
         IMAGES_WITH_PEOPLE: sorted(people),
     }
     for table, rows in tables.items():
-        write_table(space.out, table, pd.DataFrame(rows, columns=table.names()))
-    told = choice.name if choice else spec.source
-    text = batch_file(told, ((f"{key[0]}/{images[key].file_name}", s.found) for key, s in seen.items()), choice.confidence if choice else None)
-    (space.out / "megadetector.json").write_text(text, encoding="utf-8")
-    kinds = Counter(row[3] for row in differ)
-    return StepOutput(_counts(seen, {"repeated_boxes": sum(map(len, stones.values())), "images_with_people": len(people), **kinds, **noted}))
+        write_table(folder, table, pd.DataFrame(rows, columns=table.names()))
+    _write_results_file(folder / RESULTS_FILE, images, boxes, detector, config)
+    kinds = Counter(row[3] for row in disagreements)
+    extra = {"repeat_detections": sum(map(len, repeats.values())), "images_with_people": len(people), **kinds, **notes}
+    return StepOutput(_count(boxes, extra))
 
 
-def _has(found: list[Detection] | str | None, category: str) -> bool:
-    return isinstance(found, list) and any(f.category == category for f in found)
+def _write_results_file(
+    path: Path,
+    images: Mapping[ImageKey, LabelledImage],
+    boxes: Mapping[ImageKey, ImageBoxes],
+    detector: ChosenDetector | None,
+    config: DetectionsConfig,
+) -> None:
+    """Write the boxes in MegaDetector's batch format, for other tools."""
+    name = detector.name if detector else config.source
+    info: dict[str, Any] = {"detector": name}
+    if detector is not None:
+        info["detector_metadata"] = {"megadetector_version": name, "typical_detection_threshold": detector.confidence}
+    results = [chosen.boxes for chosen in boxes.values()]
+    rows = [(i, d) for i, result in enumerate(results) if not isinstance(result, str) for d in result]
+    result_boxes = ResultBoxes(
+        image=np.array([i for i, _ in rows], np.int64),
+        category=[d.category for _, d in rows],
+        confidence=np.array([d.confidence for _, d in rows], float),
+        boxes=np.array([d[2:] for _, d in rows], float).reshape(-1, 4),
+    )
+    failures = {i: FAILURE_TEXTS.get(r, r.replace("_", " ")) for i, r in enumerate(results) if isinstance(r, str)}
+    write_results(path, info, [f"{key[0]}/{images[key].file_name}" for key in boxes], result_boxes, failures=failures)
 
 
-def _seen(image: LabelledImage, looked: list[Detection] | str | None, spec: DetectionsConfig) -> Seen:
-    """One image's boxes: the reviewed ones where the plan wants them and there are any, else the detector's."""
-    if spec.source != "detector" and image.reviewed:
-        return Seen("annotation", [Detection(ANIMAL, 1.0, *corners) for corners in image.reviewed.values()], list(image.reviewed))
-    if looked is None:
-        return Seen("annotation", NO_BOX, [])
-    if isinstance(looked, str):
-        return Seen("detector", looked, [])
-    matched = same_objects(image.reviewed, looked, ANIMAL)
-    return Seen("detector", looked, [matched.get(i, "") for i in range(len(looked))])
-
-
-def _stones(images: Mapping[Image, LabelledImage], seen: Mapping[Image, Seen], spec: DetectionsConfig) -> dict[Image, list[Detection]]:
-    """The detector's animals that nobody reviewed and that come again and again at one spot, by image."""
-    if spec.repeat_min_occasions is None:
-        return {}
-    boxes = [
-        (key, found)
-        for key, s in seen.items()
-        if s.origin == "detector" and not isinstance(s.found, str)
-        for annotation_id, found in zip(s.object_ids, s.found, strict=True)
-        if found.category == ANIMAL and not annotation_id
-    ]
-    spotted = [Spotted(i, images[key].location, images[key].occasion, found[2:]) for i, (key, found) in enumerate(boxes)]
-    stones: dict[Image, list[Detection]] = {}
-    for i in sorted(repeated(spotted, spec.repeat_min_occasions, spec.repeat_iou)):
-        key, found = boxes[i]
-        stones.setdefault(key, []).append(found)
-    return stones
-
-
-def _without(seen: Seen, stones: list[Detection]) -> Seen:
-    if isinstance(seen.found, str):
-        return seen
-    kept = [(annotation_id, f) for annotation_id, f in zip(seen.object_ids, seen.found, strict=True) if f not in stones]
-    return Seen(seen.origin, [f for _, f in kept], [annotation_id for annotation_id, _ in kept])
-
-
-def _rows(seen: Mapping[Image, Seen], images: Mapping[Image, LabelledImage]) -> list[tuple[Any, ...]]:
-    return [
-        (*key, images[key].blob, annotation_id, s.origin, *found)
-        for key, s in seen.items()
-        if not isinstance(s.found, str)
-        for annotation_id, found in zip(s.object_ids, s.found, strict=True)
-    ]
-
-
-def _counts(seen: Mapping[Image, Seen], noted: Mapping[str, int]) -> Counts:
-    """Images with an answer, images without one by reason, how many boxes came from whom, and what else was noted."""
-    dropped = Counter(s.found for s in seen.values() if isinstance(s.found, str))
-    counted: Counter[str] = Counter(noted)
-    for s in seen.values():
-        if not isinstance(s.found, str):
-            counted[f"{s.origin}_boxes"] += len(s.found)
-            counted["images_without_animal"] += not _has(s.found, ANIMAL)
-    return Counts(kept=len(seen) - sum(dropped.values()), dropped=dict(dropped), noted={k: n for k, n in counted.items() if n}, unit="images")
+def _count(boxes: Mapping[ImageKey, ImageBoxes], extra: Mapping[str, int]) -> Counts:
+    """Images with and without a result, the latter by reason; the number of boxes by origin; and ``extra``."""
+    dropped = Counter(chosen.boxes for chosen in boxes.values() if isinstance(chosen.boxes, str))
+    notes: Counter[str] = Counter(extra)
+    for chosen in boxes.values():
+        if not isinstance(chosen.boxes, str):
+            notes[f"{chosen.origin}_boxes"] += len(chosen.boxes)
+            notes["images_without_animal"] += not _has(chosen.boxes, ANIMAL)
+    return Counts(kept=len(boxes) - sum(dropped.values()), dropped=dict(dropped), notes={k: n for k, n in notes.items() if n}, unit="images")
