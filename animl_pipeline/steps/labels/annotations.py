@@ -69,7 +69,7 @@ class Annotations(NamedTuple):
         coded = self.images["location"].combine_chunks().dictionary_encode()
         codes = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         codes[codes == pc.index(coded.dictionary, "").as_py()] = -1
-        return codes[self.image]
+        return np.asarray(codes[self.image], np.int64)
 
 
 def read_annotations(sources: Iterable[SourceArtifacts], store: Store) -> Annotations:
