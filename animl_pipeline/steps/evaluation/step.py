@@ -217,9 +217,8 @@ def _audit_labels(test: pd.DataFrame, split: pd.DataFrame, classifier: Classifie
     """The suspect labels with the probabilities of the model that audited them, and which crops were audited."""
     val = score_crops(split[split["split"] == "val"], classifier, inputs.store, inputs.plan.model_input, "val crops")
     scored = pd.concat([test, val, *(_score_held_out(split, fold, inputs) for fold in inputs.folds)], ignore_index=True)
-    audited = (
-        f"{metrics.format_count(len(scored), 'crop')} of {len(split):,}, from val and test{' and from the folds of train' if inputs.folds else ''}"
-    )
+    splits = "val, test and the folds of train" if inputs.folds else "val and test"
+    audited = f"{metrics.format_count(len(scored), 'crop')} of {len(split):,}, from {splits}"
     return find_suspect_labels(scored, classifier.card.class_ids(), inputs.image_url), audited
 
 
