@@ -1,4 +1,4 @@
-"""The steps before a judgement, made of drawn crops: coloured squares at places, and a real ONNX model that goes by colour."""
+"""Small synthetic data for calibration and evaluation: crops of one colour each, and real ONNX models that classify by mean colour."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from animl_pipeline.core.boxes import Box
 from animl_pipeline.core.imaging import extract_crop, open_image
 from animl_pipeline.core.model_card import Agreement, ClassInfo, ModelCard, ModelInput
 from animl_pipeline.core.step import Step
-from animl_pipeline.core.tables import write_parquet
+from animl_pipeline.core.table_schemas import CROPS, SPLITS
+from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.calibration import calibrate_classifier
 from animl_pipeline.steps.evaluation import evaluate_classifier
 from animl_pipeline.steps.package import package_model
 from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace
 from tests.conftest import colour_model, jpeg
+from tests.support.table_rows import fill_rows
 
 BOX = Box(ymin=0.25, xmin=0.25, ymax=0.75, xmax=0.75)
 CLASSES = ("red", "green", "blue")
@@ -34,7 +36,7 @@ RED, GREEN, REDDISH_GREEN, GREENISH_BLUE, REDDISH_BLUE = (250, 5, 5), (5, 250, 5
 
 
 class CropSpec(NamedTuple):
-    """A crop to be: the label it carries, the colour that decides what the model calls it, and where it was taken."""
+    """A crop to make: its class, the colour (which decides what the model predicts), its location and its split."""
 
     class_id: str
     colour: Colour
@@ -50,11 +52,11 @@ NINE = (
     + [CropSpec("green", GREENISH_BLUE, "island/b")]
     + [CropSpec("blue", REDDISH_BLUE, "island/c")] * 2
 )
-"""Nine test crops: one red is taken for green, one green for blue."""
+"""Nine test crops. The model predicts green for one red crop, and blue for one green crop."""
 
 
 class DataSteps(NamedTuple):
-    """What the steps before the evaluation made."""
+    """The artifacts of the steps before the evaluation."""
 
     model: Artifact
     crops: Artifact
@@ -72,7 +74,7 @@ def plan_of(classes: Sequence[str] = CLASSES, reference: int = 4, size: int = 32
 
 
 def crop_rows(drawn: Sequence[CropSpec], store: Store, plan: Plan) -> pd.DataFrame:
-    """The crops table's rows, their pictures and crops put into the store."""
+    """Rows of the crops table with their split. Images and crops are put into the store."""
     rows = []
     for i, d in enumerate(drawn):
         image = jpeg(64, 64, d.colour, seed=i) + bytes(d.padding)
@@ -82,14 +84,14 @@ def crop_rows(drawn: Sequence[CropSpec], store: Store, plan: Plan) -> pd.DataFra
         rows.append({
             "crop_id": hashlib.sha256(f"crop {i}".encode()).hexdigest()[:32], "source": "island", "image_id": f"image-{i}",
             "annotation_id": f"object-{i}",
-            "class_id": d.class_id, "location": d.location, "taken": "", "sequence": "", **BOX.model_dump(), "origin": "annotation", "confidence": 1.0,
-            "image": store.put_blob(image), "image_bytes": len(image), "blob": store.put_blob(png), "bytes": len(png), "phash": "", "with_people": False, "split": d.split,
+            "class_id": d.class_id, "location": d.location, **BOX.model_dump(), "origin": "annotation", "confidence": 1.0,
+            "image": store.put_blob(image), "image_bytes": len(image), "blob": store.put_blob(png), "bytes": len(png), "split": d.split,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def make_data_steps(store: Store, drawn: Sequence[CropSpec], plan: Plan, classes: Sequence[str] = CLASSES, *, blob: bytes | None = None) -> DataSteps:
-    """Model, crops and splits steps in a store; ``blob`` replaces the first crop's picture of itself."""
+    """The artifacts of the steps training, crops and splits. ``blob`` replaces the bytes of the first crop."""
     rows = crop_rows(drawn, store, plan)
     if blob is not None:
         rows.loc[0, ["blob", "bytes"]] = [store.put_blob(blob), len(blob)]
@@ -99,11 +101,11 @@ def make_data_steps(store: Store, drawn: Sequence[CropSpec], plan: Plan, classes
         return StepOutput(Counts(kept=1))
 
     def crops(space: Workspace) -> StepOutput:
-        write_parquet(space.out / "crops.parquet", rows.drop(columns="split"))
-        return StepOutput(Counts(kept=len(rows)), blobs=(BlobColumn(file="crops.parquet"),))
+        write_table(space.out, CROPS, fill_rows(CROPS, rows.to_dict("records")))
+        return StepOutput(Counts(kept=len(rows)), blobs=(BlobColumn(file=CROPS.file),))
 
     def splits(space: Workspace) -> StepOutput:
-        write_parquet(space.out / "splits.parquet", rows[["crop_id", "split"]])
+        write_table(space.out, SPLITS, rows[SPLITS.names()])
         return StepOutput(Counts(kept=len(rows)))
 
     def digest(table: pd.DataFrame) -> dict[str, str]:
@@ -117,6 +119,7 @@ def make_data_steps(store: Store, drawn: Sequence[CropSpec], plan: Plan, classes
 
 
 def evaluate(store: Store, drawn: Sequence[CropSpec] = NINE, plan: Plan | None = None, step_counts: Sequence[tuple[str, Counts]] = ()) -> Artifact:
+    """The artifact of the step evaluation for these crops and a model that classifies by colour."""
     plan = plan or plan_of()
     return evaluate_classifier(*make_data_steps(store, drawn, plan, tuple(plan.labels.classes)), plan, store, step_counts=step_counts)
 
@@ -127,7 +130,7 @@ def read_report(evaluation: Artifact, store: Store) -> str:
 
 
 class ReportPage(HTMLParser):
-    """What a page shows as text, and every address in it."""
+    """The visible text of a page, its tags, and every URL in it."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -151,14 +154,14 @@ class ReportPage(HTMLParser):
             self.words.append(data)
 
 
-# -- an island with an invader, and models that learnt it well or badly ---------------------------------------------------------
+# -- an island with an invasive species, and linear models that fit it well or badly ---------------------------------------------
 
 ISLAND = {"rat": (200, 60, 60), "fox": (60, 200, 60), "bird": (60, 60, 200)}
-"""Three animals by their colour; the rat is the invader."""
+"""Three classes and their colours. The rat is invasive."""
 
 
 def island_plan(**changes: Any) -> Plan:
-    """A plan whose gate a good model of the island passes."""
+    """A plan whose gate is passed by a good model of the island."""
     return check_plan({
         "model": "isle", "description": "An island of colours.",
         "sources": [{"name": "isle", "export": "e.json", "images": "images"}],
@@ -172,21 +175,24 @@ def island_plan(**changes: Any) -> Plan:
 
 
 def island_crops(seed: int = 0, each: int = 4, noise: float = 45.0) -> list[CropSpec]:
-    """Crops of all classes at six train, four val and four test places; colours vary, so that a few are hard to tell."""
+    """Crops of all classes at six train, four val and four test locations. Colours vary, so a few crops are difficult."""
     rng = np.random.default_rng(seed)
-    sides = ["train"] * 6 + ["val"] * 4 + ["test"] * 4
+    splits = ["train"] * 6 + ["val"] * 4 + ["test"] * 4
     drawn = []
-    for number, side in enumerate(sides):
+    for number, split in enumerate(splits):
         light = rng.normal(0, noise / 3, 3)
         for class_id, colour in ISLAND.items():
             for _ in range(each):
                 varied = (np.asarray(colour) + light + rng.normal(0, noise, 3)).clip(0, 255).astype(int)
-                drawn.append(CropSpec(class_id, (int(varied[0]), int(varied[1]), int(varied[2])), f"isle/p{number}", side))
+                drawn.append(CropSpec(class_id, (int(varied[0]), int(varied[1]), int(varied[2])), f"isle/p{number}", split))
     return drawn
 
 
 def fit_linear(drawn: Sequence[CropSpec], *, shuffled: str | None = None, seed: int = 1) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Weights [3, classes] and bias [classes] of a softmax on mean colours, fitted to the train crops; one class's labels shuffled if asked."""
+    """Weights [3, classes] and bias [classes] of a softmax on mean colours, fitted to the train crops.
+
+    ``shuffled`` names a class whose labels are shuffled first, for a bad model.
+    """
     from sklearn.linear_model import LogisticRegression
 
     train = [d for d in drawn if d.split == "train"]
@@ -200,8 +206,10 @@ def fit_linear(drawn: Sequence[CropSpec], *, shuffled: str | None = None, seed: 
     return fitted.coef_.T[:, order].astype(np.float32), fitted.intercept_[order].astype(np.float32)
 
 
-def linear_model(folder: Path, classes: Sequence[str], weights: NDArray[np.float32], bias: NDArray[np.float32], model_input: ModelInput) -> None:
-    """model.onnx whose logits are mean colours x weights + bias, and its card."""
+def write_linear_model(
+    folder: Path, classes: Sequence[str], weights: NDArray[np.float32], bias: NDArray[np.float32], model_input: ModelInput
+) -> None:
+    """Write model.onnx, whose logits are mean colours x weights + bias, and its card."""
     nodes = [
         onnx.helper.make_node("GlobalAveragePool", ["input"], ["pooled"]),
         onnx.helper.make_node("Flatten", ["pooled"], ["flat"]),
@@ -224,24 +232,24 @@ def linear_model(folder: Path, classes: Sequence[str], weights: NDArray[np.float
 
 def make_linear_model(
     store: Store,
-    fit_linear: tuple[NDArray[np.float32], NDArray[np.float32]],
+    parameters: tuple[NDArray[np.float32], NDArray[np.float32]],
     classes: Sequence[str] = tuple(ISLAND),
     model_input: ModelInput | None = None,
 ) -> Artifact:
-    """What the step 'training' would make of such a model."""
-    weights, bias = fit_linear
-    seen = model_input or island_plan().model_input
+    """The artifact of the step training with a linear model; ``parameters`` are weights and bias."""
+    weights, bias = parameters
+    model_input = model_input or island_plan().model_input
 
     def build(space: Workspace) -> StepOutput:
-        linear_model(space.out, classes, weights, bias, seen)
+        write_linear_model(space.out, classes, weights, bias, model_input)
         return StepOutput(Counts(kept=1, unit="models"))
 
-    told = {"weights": weights.tolist(), "bias": bias.tolist(), "classes": list(classes), "model_input": seen.model_dump(mode="json")}
-    return store.make(Step("training", version=1), config=told, build=build)
+    config = {"weights": weights.tolist(), "bias": bias.tolist(), "classes": list(classes), "model_input": model_input.model_dump(mode="json")}
+    return store.make(Step("training", version=1), config=config, build=build)
 
 
 class EvaluatedModel(NamedTuple):
-    """A model through calibration, evaluation and package."""
+    """The artifacts of calibration, evaluation and package for one model."""
 
     calibrated: Artifact
     evaluation: Artifact
@@ -249,7 +257,7 @@ class EvaluatedModel(NamedTuple):
 
 
 def run_evaluation_steps(store: Store, model: Artifact, steps: DataSteps, plan: Plan, champion: Artifact | None = None) -> EvaluatedModel:
-    """The last part of the street for a model."""
-    calibrated = calibrate_classifier(model, steps.crops, steps.splits, plan, store)
+    """Run calibration, evaluation and package for a model."""
+    calibrated = calibrate_classifier(model, steps.crops, steps.splits, plan.thresholds, store)
     evaluation = evaluate_classifier(calibrated, steps.crops, steps.splits, plan, store, champion=champion)
     return EvaluatedModel(calibrated, evaluation, package_model(calibrated, evaluation, plan, store))
