@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from animl_pipeline.config import LabelsConfig, Plan, check_plan, load_plan
 from animl_pipeline.config.renamed_keys import RENAMED
 from animl_pipeline.core.errors import PlanError
+from animl_pipeline.steps.labels import class_by_label
 from tests.support.paths import ROOT
 
 PLANS = ROOT / "deployments" / "plans"
@@ -268,7 +269,7 @@ def test_label_names_mean_one_class_or_are_refused(pairs: list[tuple[str, list[s
     if ambiguous or unfit:
         fault(data)
         return
-    meaning = check_plan(data).labels.class_of()
+    meaning = class_by_label(check_plan(data).labels)
     assert meaning == {name: next(iter(classes)) for name, classes in claimed.items()}
 
 

@@ -18,15 +18,16 @@ import pytest
 
 from animl_pipeline.config import Plan, load_plan
 from animl_pipeline.config.settings import Settings, load_settings, use_local_aws
-from animl_pipeline.core.records import Artifact, Box
+from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.boxes import Box
 from animl_pipeline.deploy import invoke_endpoint
-from animl_pipeline.deploy.latest_report import newest_report
+from animl_pipeline.deploy.latest_report import read_latest_report
 from animl_pipeline.dev.sagemaker_local import local_sagemaker
 from animl_pipeline.steps.crops import extract_crops
 from animl_pipeline.steps.detections import detect_animals
 from animl_pipeline.steps.export import export_annotations
-from animl_pipeline.steps.images import fetch_images
-from animl_pipeline.steps.labels import SourceSteps, resolve_labels, wanted_names
+from animl_pipeline.steps.images import download_images
+from animl_pipeline.steps.labels import SourceArtifacts, class_by_label, resolve_labels, wanted_labels
 from animl_pipeline.steps.splits import split_by_location
 from animl_pipeline.storage.step_cache import Store, open_store
 from tests.support.paths import DATA, ROOT
@@ -61,8 +62,8 @@ def steps(home: Path, real_store: Store, plan: Plan) -> dict[str, Artifact]:
     sources = []
     for source in plan.sources:
         export = export_annotations(source, real_store, settings)
-        wanted = wanted_names(plan.labels, source.name, settings)
-        sources.append(SourceSteps(source, export, fetch_images(source, export, wanted, real_store, settings)))
+        wanted = wanted_labels(plan.labels, source.name, settings)
+        sources.append(SourceArtifacts(source, export, download_images(source, export, wanted, real_store, settings)))
     labels = resolve_labels(sources, plan.labels, real_store, settings)
     detections = detect_animals(labels, plan.detections, real_store, settings)
     crops = extract_crops(labels, detections, plan.crops, plan.model_input, real_store, settings)
@@ -73,7 +74,7 @@ def steps(home: Path, real_store: Store, plan: Plan) -> dict[str, Artifact]:
 def test_the_plans_classes_are_the_coarse_classes_beside_the_data(plan: Plan) -> None:
     with (DATA / "coarse_classes.csv").open(encoding="utf-8") as f:
         coarse = {row["name"]: row["coarse_class"] for row in csv.DictReader(f)}
-    assert plan.labels.class_of() == {name: c for name, c in coarse.items() if c in plan.labels.classes}
+    assert class_by_label(plan.labels) == {name: c for name, c in coarse.items() if c in plan.labels.classes}
 
 
 def test_boxes_are_peoples_where_there_are_any_and_the_detectors_elsewhere(steps: dict[str, Artifact], real_store: Store) -> None:
@@ -137,7 +138,7 @@ def test_the_whole_street_is_held_by_the_gate_and_released_by_force_every_test_c
     assert "Hold: its mean F1 is" in said["retrain"]
     assert "the plan asks for at least" in said["refused"]
     assert re.search(r"now serves|served already", said["released"])
-    report = newest_report(plan.model, real_store)
+    report = read_latest_report(plan.model, real_store)
     predictions = real_store.table(report.evaluation, "predictions.parquet")
     crops = real_store.table(Artifact.model_validate(_crops_of(real_store, report.model_artifact)), "crops.parquet")
     asked = predictions.merge(crops, on="crop_id", suffixes=("", "_crop"))
