@@ -1,4 +1,4 @@
-"""A small Camtrap DP (1.0.2), as its example data set is laid out: media-based and event-based observations."""
+"""Build small Camtrap DPs (1.0.2) with media-based and event-based observations."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ FIELDS = {
 
 
 class CamtrapPackage:
-    """A package under construction, and the pictures that it holds."""
+    """A package under construction, and its image files."""
 
     def __init__(self) -> None:
         self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in FIELDS}
-        self.images: dict[str, bytes] = {}
+        self.image_files: dict[str, bytes] = {}
         self.description: dict[str, Any] = {
             "profile": "https://raw.githubusercontent.com/tdwg/camtrap-dp/1.0.2/camtrap-dp-profile.json",
             "name": "isle",
@@ -39,16 +39,16 @@ class CamtrapPackage:
         return name
 
     def image(self, deployment: str, second: int = 0, **fields: Any) -> str:
-        """Add a picture taken at 12:00:<second> in a zone east of UTC; its id comes back."""
+        """Add an image taken at 12:00:<second> in a time zone east of UTC and return its id."""
         name = f"m{len(self.rows['media'])}"
         path = f"media/{name}.jpg"
-        self.images[path] = jpeg(seed=len(self.rows["media"]))
+        self.image_files[path] = jpeg(seed=len(self.rows["media"]))
         row = {"timestamp": f"2026-03-01T12:00:{second:02d}+02:00", "filePath": path, "fileName": f"{name}.JPG", "fileMediatype": "image/jpeg"}
         self.rows["media"].append({"mediaID": name, "deploymentID": deployment} | row | fields)
         return name
 
-    def seen(self, deployment: str, taxon: str = "", media: str = "", box: tuple[Any, ...] = (), **fields: Any) -> str:
-        """Add an observation of a picture, or of an event when no picture is named; its id comes back."""
+    def observation(self, deployment: str, taxon: str = "", media: str = "", box: tuple[Any, ...] = (), **fields: Any) -> str:
+        """Add an observation of an image, or of an event if no image is named, and return its id."""
         name = f"o{len(self.rows['observations'])}"
         row = {
             "observationLevel": "media" if media else "event",
@@ -61,16 +61,16 @@ class CamtrapPackage:
         return name
 
     def event(self, deployment: str, taxon: str, seconds: tuple[int, int] = (0, 59), **fields: Any) -> str:
-        """Add an observation of an event, its times in UTC."""
+        """Add an observation of an event, its times in UTC, and return its id."""
         start, end = (f"2026-03-01T10:00:{s:02d}Z" for s in seconds)
-        return self.seen(deployment, taxon, eventID=fields.pop("eventID", "e"), eventStart=start, eventEnd=end, **fields)
+        return self.observation(deployment, taxon, eventID=fields.pop("eventID", "e"), eventStart=start, eventEnd=end, **fields)
 
     def files(self) -> dict[str, bytes]:
-        files = {f"{name}.csv": _table(name, rows) for name, rows in self.rows.items()}
-        return files | {"datapackage.json": json.dumps(self.description).encode()}
+        tables = {f"{name}.csv": _table(name, rows) for name, rows in self.rows.items()}
+        return tables | {"datapackage.json": json.dumps(self.description).encode()}
 
     def write(self, folder: Path) -> None:
-        for name, data in (self.files() | self.images).items():
+        for name, data in (self.files() | self.image_files).items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
@@ -81,6 +81,15 @@ class CamtrapPackage:
             for name, data in self.files().items():
                 archive.writestr(below + name, data)
         return buffer.getvalue()
+
+
+def three_deployments() -> CamtrapPackage:
+    """Two deployments within metres of each other, and one far away, without images."""
+    package = CamtrapPackage()
+    package.deployment("d1", 34.0, -119.7, "2026-01-01T00:00:00Z", locationID="gate")
+    package.deployment("d2", 34.00002, -119.7, "2026-02-01T00:00:00Z", locationID="new gate")
+    package.deployment("d3", 34.1, -119.7)
+    return package
 
 
 def _table(name: str, rows: list[dict[str, Any]]) -> bytes:

@@ -22,7 +22,7 @@ class Export:
         self.files: dict[str, bytes] = {}
         self.categories = CATEGORIES
 
-    def image(self, location: str = "cove", seed: int | None = None, data: bytes | None = None, **fields: Any) -> str:
+    def image(self, location: str | None = "cove", seed: int | None = None, data: bytes | None = None, **fields: Any) -> str:
         """Add an image and return its id."""
         data = jpeg(seed=len(self.images) if seed is None else seed) if data is None else data
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -91,7 +91,8 @@ class ExportState:
 
     def finish(self, export: ProjectExport) -> None:
         """Remember the result. No attempt is unfinished any more."""
-        self._store.add_to_index(f"animl/{self._name}", {"exported": export.model_dump(mode="json"), "attempt": {}})
+        blobs = [answer.blob for answer in export.answers]  # garbage collection keeps the blobs in this list
+        self._store.add_to_index(f"animl/{self._name}", {"exported": export.model_dump(mode="json") | {"blobs": blobs}, "attempt": {}})
 
     def progress(self, attempt: Attempt) -> dict[str, WindowProgress]:
         """Window's key → how far it has come."""
@@ -106,7 +107,8 @@ class ExportState:
         return f"animl-windows/{self._name}-{attempt.begun:%Y%m%dT%H%M%S%f}"
 
     def _read(self, key: str, kind: type[R]) -> R | None:
-        record = self._store.read_index(f"animl/{self._name}").get(key)
+        record = dict(self._store.read_index(f"animl/{self._name}").get(key, {}))
+        record.pop("blobs", None)
         try:
             return kind.model_validate(record) if record else None
         except ValidationError:

@@ -139,7 +139,10 @@ def _list_folder(source: SourceConfig, store: Store, settings: Settings) -> list
     """The files below a folder with their dates. An image that has not changed since the last time is not opened again."""
     if "://" in source.export:
         scheme = source.export.partition(":")[0]
-        raise ExportError(f"source {source.name!r}: folders cannot be listed over {scheme}; give a folder on this machine or s3://bucket/prefix")
+        raise ExportError(
+            f"source {source.name!r}: folders cannot be listed over {scheme}; give a folder on this machine or s3://bucket/prefix",
+            code="not_listable",
+        )
     base = settings.data_path(source.export)
     if not base.is_dir():
         raise ExportError(

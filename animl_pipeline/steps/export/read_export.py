@@ -168,7 +168,7 @@ def _chunks(packed: IO[bytes], where: str, limit: int) -> Iterator[bytes]:
         size += len(chunk)
         if size > limit:
             raise ExportError(
-                f"{where}: expected an archive that unpacks to at most {limit:,} bytes, found more; unpack it if you trust it, and name the file inside",
+                f"{where}: expected an archive of at most {limit:,} bytes unpacked, found more; if you trust it, unpack it and name the file inside",
                 code="archive_too_large",
             )
         yield chunk
@@ -219,7 +219,7 @@ def _check_parts(where: str, seen: set[str]) -> None:
     missing = [part for part in COCO_PARTS if part not in seen]
     if missing:
         raise ExportError(
-            f"{where} is not COCO for Camera Traps: expected the lists {', '.join(COCO_PARTS)}, found no {missing[0]!r}; export it in the format 'coco'",
+            f"{where} is not COCO for Camera Traps: expected the lists {', '.join(COCO_PARTS)}, found no {missing[0]!r}; export it as 'coco'",
             code="not_coco",
             missing=missing,
         )
