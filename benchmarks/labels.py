@@ -2,10 +2,10 @@
 
 python benchmarks/labels.py [--large] [--export FILE]
 
-Ours does all that the pipeline does: the export kept untouched and checked, every problem listed, labels, MegaDetector's
-format, splits with their register, everything in the store. The two scripts write one CSV. Pictures are not looked at:
-what the steps for pictures and crops would leave behind is written by a few lines, whose CPU is left out. What the script
-with scans would take at larger sizes is reckoned from two that were measured.
+Ours does all that the pipeline does: keeps and checks the export, lists every problem, makes labels, MegaDetector's format and
+splits with their registry, and puts everything into the store. The two scripts write one CSV. Images are not used: stand-ins
+write what the steps images and crops would write, and their CPU seconds do not count. The seconds of the script with scans at
+larger sizes are extrapolated from two measured sizes.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ from exports import write_export
 from measure import Measured, conclude, measured, show
 
 from animl_pipeline.core.step import Step
-from animl_pipeline.core.tables import write_parquet
+from animl_pipeline.core.table_schemas import CROPS, DOWNLOADED_IMAGES, EXPORT_IMAGES, LABELS, MISSING_IMAGES
+from animl_pipeline.core.tables import write_table
 
 HERE = Path(__file__)
 CLASSES = ("rodent", "bird", "fox", "cat", "lizard", "skunk", "rat", "pig")
 SMALL, MIDDLE, LARGE = 20_000, 200_000, 1_000_000
 QUADRATIC = (2_000, 8_000)
-"""Sizes at which the quadratic script is run; a·n + b·n² through them says what larger ones take."""
+"""Sizes at which the quadratic script runs; a·n + b·n² through them gives the seconds at larger sizes."""
 PARTS = ("export", "labels", "splits")
 CPU_S, PEAK_GB, GROWTH, LARGE_GB = 12.0, 1.2, 1.3, 4.0
-"""What is aimed at: at 200,000 images; growth of CPU an image from 20,000 to 1,000,000; memory there."""
+"""Aims at 200,000 images; growth of CPU seconds for each image from 20,000 to 1,000,000 images, and the memory there."""
 
 
 def ours(export: Path, folder: Path) -> dict[str, Any]:
-    """The pipeline's steps in a new store; CPU seconds of each, and of what stands in for pictures and crops."""
+    """The pipeline's steps in a new store; CPU seconds of each, and of the stand-ins for images and crops."""
     from animl_pipeline.config import LabelsConfig, SourceConfig, SplitsConfig
     from animl_pipeline.config.settings import Settings
     from animl_pipeline.steps.export import export_annotations
-    from animl_pipeline.steps.labels import SourceSteps, resolve_labels
+    from animl_pipeline.steps.labels import SourceArtifacts, resolve_labels
     from animl_pipeline.steps.splits import split_by_location
     from animl_pipeline.storage.step_cache import open_store
 
@@ -48,23 +49,23 @@ def ours(export: Path, folder: Path) -> dict[str, Any]:
     settings = Settings(store=str(folder / "store"), cache=folder / "cache")
     store = open_store(settings)
     source = SourceConfig.model_validate({"name": "island", "export": str(export), "images": str(folder)})
-    spec = LabelsConfig.model_validate({"classes": {c: [c] for c in CLASSES}})
+    config = LabelsConfig.model_validate({"classes": {c: [c] for c in CLASSES}})
     clock.stop("imports")
     exported = export_annotations(source, store, settings)
     clock.stop("export")
     imgs = _stand_in_images(store, exported)
-    clock.stop("(pictures)")
-    labels = resolve_labels([SourceSteps(source, exported, imgs)], spec, store, settings)
+    clock.stop("(images)")
+    labels = resolve_labels([SourceArtifacts(source, exported, imgs)], config, store, settings)
     clock.stop("labels")
     crops = _stand_in_crops(store, labels)
     clock.stop("(crops)")
     splits = split_by_location(crops, SplitsConfig(val=0.2, test=0.1), CLASSES, store, "bench")
     clock.stop("splits")
-    return {"steps": clock.seconds, "labels": labels.counts.kept, "splits": splits.counts.noted}
+    return {"steps": clock.seconds, "labels": labels.counts.kept, "splits": splits.counts.notes}
 
 
 class _Clock:
-    """CPU seconds of this process since it began, by what they were for."""
+    """CPU seconds of this process, by part."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -75,50 +76,51 @@ class _Clock:
 
 
 def _stand_in_images(store: Any, export: Any) -> Any:
-    """The images step as if every picture had arrived."""
+    """The step images as if every image had been downloaded."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    from animl_pipeline.core.records import Counts
+    from animl_pipeline.core.artifacts import Counts
     from animl_pipeline.storage.step_cache import StepOutput
 
     def build(space: Any) -> Any:
-        table = pq.read_table(store.path(export, "images.parquet"), columns=["image_id", "path", "width", "height"])
+        table = store.arrow_table(export, EXPORT_IMAGES, ["image_id", "path", "width", "height"])
         digests = pa.array([f"{i:064x}" for i in range(len(table))])
         table = table.append_column("blob", digests).append_column("bytes", pa.repeat(680_000, len(table)))
-        write_parquet(space.out / "images.parquet", table)
-        nothing = {c: pa.array([], pa.string()) for c in ("image_id", "path", "reason", "detail")}
-        write_parquet(space.out / "missing.parquet", pa.table(nothing))
+        write_table(space.out, DOWNLOADED_IMAGES, table.select(DOWNLOADED_IMAGES.names()))
+        write_table(space.out, MISSING_IMAGES, MISSING_IMAGES.schema().empty_table())
         return StepOutput(Counts(kept=len(table), unit="images"))
 
     return store.make(Step("images", version=1), inputs={"export": export}, build=build)
 
 
 def _stand_in_crops(store: Any, labels: Any) -> Any:
-    """The crops step as if every labelled box had been cut out."""
+    """The step crops as if every labelled box had been cropped."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    from animl_pipeline.core.records import Counts
+    from animl_pipeline.core.artifacts import Counts
     from animl_pipeline.storage.step_cache import StepOutput
 
     def build(space: Any) -> Any:
-        columns = "source image_id object_id label place taken sequence ymin xmin ymax xmax blob bytes".split()
-        table = pq.read_table(store.path(labels, "labels.parquet"), columns=columns).rename_columns(
-            [{"blob": "image", "bytes": "image_bytes"}.get(c, c) for c in columns]
-        )
+        table = store.arrow_table(labels, LABELS)
         n = len(table)
-        made = {"crop_id": table["annotation_id"], "blob": table["image"], "bytes": pa.repeat(50_000, n), "origin": pa.repeat("annotation", n)}
-        for name, column in (made | {"confidence": pa.repeat(1.0, n)}).items():
-            table = table.append_column(name, column)
-        write_parquet(space.out / "crops.parquet", table)
+        columns = {name: table[name] for name in table.column_names} | {
+            "crop_id": table["annotation_id"],
+            "image": table["blob"],
+            "image_bytes": table["bytes"],
+            "bytes": pa.repeat(50_000, n),
+            "origin": pa.repeat("annotation", n),
+            "confidence": pa.repeat(1.0, n),
+            "phash": pa.repeat("", n),
+            "with_people": pa.repeat(False, n),
+        }
+        write_table(space.out, CROPS, pa.table({name: columns[name] for name in CROPS.names()}))
         return StepOutput(Counts(kept=n, unit="crops"))
 
     return store.make(Step("crops", version=1), inputs={"labels": labels}, build=build)
 
 
 def with_dictionaries(export: Path, folder: Path) -> dict[str, Any]:
-    """A plain script: everything parsed at once, look-ups in dictionaries, places shuffled into three sides, a CSV."""
+    """A plain script: everything parsed at once, look-ups in dictionaries, locations shuffled into three splits, a CSV."""
     with export.open() as f:
         cct = json.load(f)
     images = {image["id"]: image for image in cct["images"]}
@@ -134,7 +136,7 @@ def with_dictionaries(export: Path, folder: Path) -> dict[str, Any]:
 
 
 def with_scans(export: Path, folder: Path) -> dict[str, Any]:
-    """The script in use, restated: for every annotation its image and its category are searched for in whole lists."""
+    """The script in use, restated: for each annotation, its image and its category are searched in whole lists."""
     with export.open() as f:
         cct = json.load(f)
     rows = []
@@ -161,7 +163,7 @@ RUNS = {"ours": ours, "dictionaries": with_dictionaries, "scans": with_scans}
 
 
 def main() -> None:
-    """Measure each in processes of its own, show the table, say whether the aims are met."""
+    """Measure each in its own process, show the table, and say whether the aims are met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true", help="ours at 1,000,000 images too, for growth and memory (a minute or two, 5 GB of disk)")
     parser.add_argument("--export", type=Path, help="an export of about 200,000 images to take instead of a synthetic one")
@@ -174,7 +176,7 @@ def main() -> None:
 
 
 def compare(export: Path | None, *, large: bool) -> None:
-    """The table and the last line."""
+    """Print the table and the last line."""
     with tempfile.TemporaryDirectory(prefix="labels-") as name:
         folder = Path(name)
         made = {n: _export(folder, n) for n in (*QUADRATIC, SMALL, MIDDLE, *([LARGE] if large else []))} | ({MIDDLE: export} if export else {})
@@ -187,7 +189,7 @@ def compare(export: Path | None, *, large: bool) -> None:
     imports = {n: steps["imports"] for n, steps in said.items()}
     blank = ("",) * len(PARTS)
     rows: list[tuple[object, ...]] = [("scans", n, m.cpu_s, m.peak_mb / 1000, *blank) for n, m in scans.items()]
-    rows += [("scans, reckoned", n, f"{_extrapolated(scans, n):,.0f}", "", *blank) for n in (SMALL, MIDDLE)]
+    rows += [("scans, extrapolated", n, f"{_extrapolated(scans, n):,.0f}", "", *blank) for n in (SMALL, MIDDLE)]
     rows += [("dictionaries", n, m.cpu_s, m.peak_mb / 1000, *blank) for n, m in plain.items()]
     rows += [("ours", n, cpu[n], m.peak_mb / 1000, *(said[n][p] for p in PARTS)) for n, m in own.items()]
     show("From an export to labels and splits: CPU s", ("what", "images", "CPU s", "peak GB", *PARTS), rows)
@@ -216,7 +218,7 @@ def _measured(what: str, export: Path, folder: Path) -> Measured:
 
 
 def _extrapolated(known: dict[int, Measured], n: int) -> float:
-    """a·n + b·n² through the two sizes that were measured."""
+    """a·n + b·n² through the two measured sizes."""
     (n1, m1), (n2, m2) = known.items()
     b = (m2.cpu_s / n2 - m1.cpu_s / n1) / (n2 - n1)
     return (m1.cpu_s / n1 - b * n1) * n + b * n * n

@@ -1,10 +1,10 @@
-"""Our search for a split by place beside the field's 10,000 random ones, on the same counts: scores and CPU seconds.
+"""Our search for splits by location, compared with 10,000 random splits on the same counts: scores and CPU seconds.
 
 The peer restates the random method of animl-ml's splitter (tnc-ca-geo/animl-ml, classification/utils/
-create_classification_dataset.py, ``create_splits_random``; MegaDetector's has the same): 10,000 times permute the places,
-cut the row at the wanted shares give or take 3 %, score with pandas, keep the best. Both are judged by a third, plain
-restatement of the field's score (``score``). Counts are drawn here (Zipf classes, log-normal places, rare classes at few
-places), or come from a table with the columns place and label: ``--csv FILE``.
+create_classification_dataset.py, ``create_splits_random``; MegaDetector's has the same): 10,000 times it permutes the locations,
+cuts the list at the wanted shares ± 3 %, scores with pandas, and keeps the best. Both are scored by a third, plain
+implementation of that score (``score``). Counts are random (Zipf classes, log-normal locations, rare classes at few
+locations), or come from a table with the columns location and class_id: ``--csv FILE``.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from measure import conclude, measured, show
 from numpy.typing import NDArray
 
 VAL, TEST = 0.2, 0.1
-TRIES = 10_000
+PERMUTATIONS = 10_000
 CLASSES = ("rodent", "bird", "fox", "cat", "lizard", "skunk", "rat", "pig", "coyote")
 Counts = NDArray[np.float64]
 
 
-def drawn(images: int, locations: int, seed: int) -> Counts:
-    """[places, classes] examples: classes by a Zipf law of exponent 1.3, sizes of places log-normal, a rare class at few places."""
+def random_counts(images: int, locations: int, seed: int) -> Counts:
+    """[locations, classes] examples: classes by a Zipf law of exponent 1.3, log-normal locations, rare classes at few locations."""
     rng = np.random.default_rng(seed)
     n = len(CLASSES)
     here = rng.random((locations, n)) < 0.9 * (1 - np.arange(n) / n) ** 1.5 + 0.08
@@ -35,12 +35,12 @@ def drawn(images: int, locations: int, seed: int) -> Counts:
         here[rng.choice(locations, 3, replace=False), c] = True
     rate = rng.lognormal(0, 1, (locations, 1)) * rng.gamma(0.7, 1, (locations, n)) * here
     rate = rate / rate.sum(0) * np.arange(1, n + 1) ** -1.3
-    counts = rng.multinomial(images // 3, (rate / rate.sum()).ravel()).reshape(locations, n) * 3.0  # bursts of three
+    counts = rng.multinomial(images // 3, (rate / rate.sum()).ravel()).reshape(locations, n) * 3.0  # sequences of three
     return np.asarray(counts[counts.sum(1) > 0])
 
 
 def score(counts: Counts, sides: NDArray[np.int64]) -> float:
-    """The field's score, said plainly: for each side and class, how far examples and places are from the wanted shares."""
+    """The score of animl-ml's splitter: for each split and class, how far examples and locations are from the wanted shares."""
     total = 0.0
     for side, wanted in enumerate((1 - VAL - TEST, VAL, TEST)):
         part = counts[sides == side]
@@ -53,13 +53,13 @@ def score(counts: Counts, sides: NDArray[np.int64]) -> float:
 
 
 def permuted(counts: Counts) -> NDArray[np.int64]:
-    """The best of 10,000 random splits, as the field finds it."""
+    """The best of 10,000 random splits, as animl-ml's splitter finds it."""
     rng = np.random.default_rng(0)
     table = pd.DataFrame(counts)
     of_class, locations_of_class = table.sum(), (table > 0).sum()
     mix = of_class / of_class.sum()
     lowest, best = np.inf, {}
-    for _ in range(TRIES):
+    for _ in range(PERMUTATIONS):
         train = int(len(table) * (1 - VAL - TEST + rng.uniform(-0.03, 0.03)))
         val = int(len(table) * (VAL + rng.uniform(-0.03, 0.03)))
         order = table.index[rng.permutation(len(table))]
@@ -79,57 +79,57 @@ def permuted(counts: Counts) -> NDArray[np.int64]:
     return found
 
 
-def searched(counts: Counts) -> NDArray[np.int64]:
-    """Our split, with the plan's defaults and these shares."""
+def optimised(counts: Counts) -> NDArray[np.int64]:
+    """Our splits, with the plan's defaults and these shares."""
     from animl_pipeline.config import SplitsConfig
-    from animl_pipeline.steps.splits.constraints import Grouped, wanted_of
+    from animl_pipeline.steps.splits.constraints import SplittableCrops, make_problem
     from animl_pipeline.steps.splits.optimise import search
 
     location, class_id = (np.repeat(index, counts[counts > 0].astype(int)) for index in np.nonzero(counts))
     names = tuple(str(p) for p in range(len(counts)))
-    crops = Grouped(location, location, class_id, np.ones((3, len(location)), bool), names, np.zeros(len(counts), np.int64))
-    spec = SplitsConfig(val=VAL, test=TEST)
-    wanted = wanted_of(crops, spec, tuple(str(c) for c in range(counts.shape[1])))
-    return search(wanted, spec.tries, np.random.default_rng(spec.seed))
+    crops = SplittableCrops(location, location, class_id, np.ones((3, len(location)), bool), names, np.zeros(len(counts), np.int64))
+    config = SplitsConfig(val=VAL, test=TEST)
+    problem = make_problem(crops, config, tuple(str(c) for c in range(counts.shape[1])))
+    return search(problem, config.max_rounds, np.random.default_rng(config.seed))
 
 
-WAYS = {"ours": searched, "permuted": permuted}
+METHODS = {"ours": optimised, "permuted": permuted}
 
 
 def _one(way: str, file: Path) -> None:
     counts = np.load(file)
-    sides = WAYS[way](counts) if way in WAYS else np.zeros(0)
-    print(json.dumps(score(counts, sides) if way in WAYS else None))
+    sides = METHODS[way](counts) if way in METHODS else np.zeros(0)
+    print(json.dumps(score(counts, sides) if way in METHODS else None))
 
 
 def _compared(name: str, counts: Counts, folder: Path) -> tuple[list[object], float, float]:
-    """A row of the table; how many times our score is the peer's; how many times its CPU is ours."""
+    """A row of the table, our score divided by the peer's, and the peer's CPU seconds divided by ours."""
     file = folder / "counts.npy"
     np.save(file, counts)
     ours, peer, nothing = (measured(Path(__file__), "--one", way, str(file)) for way in ("ours", "permuted", "nothing"))
-    own, its = ours.cpu_s - nothing.cpu_s, peer.cpu_s - nothing.cpu_s  # without Python and numpy coming up, which both need
+    own, its = ours.cpu_s - nothing.cpu_s, peer.cpu_s - nothing.cpu_s  # without the start of Python and numpy, which both need
     ratio, faster = ours.said / peer.said, its / own
     return [name, peer.said, ours.said, ratio, its, own, faster], ratio, faster
 
 
 def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--csv", type=Path, help="a table with the columns place (or location) and label, a row an example")
+    parser.add_argument("--csv", type=Path, help="a table with the columns location and class_id, one row for each example")
     parser.add_argument("--one", nargs=2, metavar=("WAY", "COUNTS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         _one(arguments.one[0], Path(arguments.one[1]))
         return
     if arguments.csv:
-        rows = pd.read_csv(arguments.csv).rename(columns={"location": "location"})
+        rows = pd.read_csv(arguments.csv)
         every = {arguments.csv.stem: pd.crosstab(rows["location"], rows["class_id"]).to_numpy(float)}
     else:
-        every = {f"{locations}, draw {seed}": drawn(26_000, locations, seed) for locations in (75, 500) for seed in (1, 2)}
+        every = {f"{locations}, draw {seed}": random_counts(26_000, locations, seed) for locations in (75, 500) for seed in (1, 2)}
     with TemporaryDirectory() as folder:
         found = [_compared(name, counts, Path(folder)) for name, counts in every.items()]
     columns = ["locations", "peer", "ours", "ratio", "peer CPU s", "ours CPU s", "faster"]
     show(
-        f"Score of the split (lower is better) and CPU seconds; peer: best of {TRIES:,} permutations; val {VAL}, test {TEST}",
+        f"Score of the split (lower is better) and CPU seconds; peer: best of {PERMUTATIONS:,} permutations; val {VAL}, test {TEST}",
         columns,
         [row for row, _, _ in found],
     )
