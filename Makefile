@@ -9,10 +9,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-slow bench screenshots docs check fix lock images clean
+.PHONY: help install demo serve test test-slow accept-step-changes bench screenshots docs docs-reference check fix lock images clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
 
 install: $(STAMP)  ## make .venv with the exact versions of constraints.txt (5.5 GB, a few minutes the first time)
 
@@ -36,6 +36,9 @@ test: install  ## the tests, a file at a time on each of two processes
 test-slow: install  ## all tests, the minutes-long ones too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
 
+accept-step-changes: install  ## accept changes in the code of steps; first raise VERSION in each step that now makes something else
+	$(BIN)/python -m tests.project.step_digests --accept
+
 BENCHES = $(sort $(filter-out measure,$(basename $(notdir $(wildcard benchmarks/*.py)))))
 
 bench: install  ## a benchmark, side by side with its peer: make bench NAME=splits (names: benchmarks/)
@@ -47,6 +50,9 @@ screenshots: install  ## what a browser shows of Prefect's UI, anew into docs/sc
 
 docs: install  ## the pages of docs/ as a site, in runs/site; a link that leads nowhere fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+docs-reference: install  ## write docs/data-contracts.md from the tables that steps declare
+	$(BIN)/python -m tests.project.data_contracts --write
 
 check: install  ## lint, format and types
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What category names mean that are no animal: people, vehicles, empty images, unknown. The only definition of these lists."""
+"""Category names that are not animals: people, vehicles, empty images, unknown. The only definition of these lists."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 from typing import Literal
 
 Role = Literal["", "people", "vehicle", "empty", "unknown"]
-"""What a name stands for; empty text for the name of an animal."""
+"""What a name means; empty text for the name of an animal."""
 
 NAMES: dict[Role, frozenset[str]] = {
     "people": frozenset(
@@ -23,7 +23,7 @@ NAMES: dict[Role, frozenset[str]] = {
         "bad corrupt test setup start end ref misc various".split()
     ),
 }
-"""Role → names in the singular, as :func:`plain` writes them."""
+"""Role → names in the singular, as :func:`normalise_name` writes them."""
 UNKNOWN_PREFIXES = ("unknown ", "unidentified ", "unidentifiable ", "undetermined ", "other ", "possible ")
 IRREGULAR = {
     "mice": "mouse",
@@ -39,7 +39,7 @@ IRREGULAR = {
 
 
 def normalise_name(name: object) -> str:
-    """A category name without what spellings differ in: case, separators, a plural, "grey" for "gray"."""
+    """A category name in one spelling: lower case, words separated by spaces, the singular, "gray" for "grey"."""
     words = re.sub(r"[^\w]+", " ", str(name).casefold().replace("_", " ")).split()
     words = ["gray" if word == "grey" else word for word in words]
     return " ".join([*words[:-1], _singular(words[-1])]) if words else str(name).casefold()
@@ -47,7 +47,7 @@ def normalise_name(name: object) -> str:
 
 @cache
 def role(name: object) -> Role:
-    """What a category name stands for."""
+    """What a category name means."""
     word = normalise_name(name)
     return _roles().get(word, "unknown" if word.startswith(UNKNOWN_PREFIXES) else "")
 

@@ -1,4 +1,4 @@
-"""Which names of places mean one place: by what is known of them, and by where they lie."""
+"""Merge location names that mean the same location: those known to be the same, and those near to each other."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-EARTH_M = 6_371_008.8
-"""Mean radius of the Earth (IUGG), in metres."""
+EARTH_RADIUS_M = 6_371_008.8
+"""Mean radius of the Earth in metres (IUGG)."""
 
 
 def merge_locations(
     names: Sequence[str], points: NDArray[np.float64], within_m: float | None, same: Iterable[tuple[str, str]] = ()
 ) -> dict[str, str]:
-    """Each name's place, called by the first of its names: those within ``within_m`` metres are one, and so is a chain of them.
+    """Each name's location, called by the first of its names.
 
-    Distances are great-circle (haversine). A name that stands several times is one place, wherever it lies.
+    Names within ``within_m`` metres of each other are one location, and so is a chain of such names. Distances are great-circle
+    distances (haversine). A name that occurs several times is one location, whatever its coordinates.
 
     Args:
-        names: n names, in the order in which they give their place its name.
-        points: [n, 2] latitude and longitude in degrees, NaN where unknown.
-        within_m: None: nearness does not count.
-        same: pairs of names that mean one place, each among ``names``.
+        names: n names; the first name of a location is the location's name.
+        points: [n, 2], latitude and longitude in degrees, NaN where unknown.
+        within_m: None: names are not merged by distance.
+        same: pairs of names of one location, each among ``names``.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -34,11 +35,12 @@ def merge_locations(
     known = np.flatnonzero(~np.isnan(points).any(axis=1)) if within_m is not None else np.array([], int)
     nodes = len(distinct)
     if len(known) and within_m is not None:
-        # with one sample enough for a core point, DBSCAN's clusters are the connected components of "nearer than eps"
-        search = DBSCAN(eps=within_m / EARTH_M, min_samples=1, metric="haversine", algorithm="ball_tree")
-        near = search.fit_predict(np.radians(points[known]))
-        pairs += [(number[names[i]], len(distinct) + int(cluster)) for i, cluster in zip(known, near, strict=True)]
-        nodes += int(near.max()) + 1
+        # with min_samples=1, DBSCAN's clusters are the connected components of "nearer than eps"
+        clusters = DBSCAN(eps=within_m / EARTH_RADIUS_M, min_samples=1, metric="haversine", algorithm="ball_tree").fit_predict(
+            np.radians(points[known])
+        )
+        pairs += [(number[names[i]], len(distinct) + int(cluster)) for i, cluster in zip(known, clusters, strict=True)]
+        nodes += int(clusters.max()) + 1
     edges = np.array(pairs, int).reshape(-1, 2)
     component = connected_components(coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(nodes, nodes)), directed=False)[1]
     first: dict[int, str] = {}

@@ -1,8 +1,9 @@
-"""What a step declares of itself. The step cache makes the key of a step's artifact from it.
+"""The declaration of a step, from which the step cache makes the key of the step's artifact.
 
-The key holds the step's name and VERSION, the digests of its inputs, its part of the plan, and the versions of the libraries
-that shape its bytes (major.minor). The code is not part of the key: renaming or rewording it never invalidates a store. Whoever
-changes what a step does raises its version; a committed digest of each step's code reminds of that (tests/project).
+The key holds the step's name and version, the digests of its inputs, its part of the plan, and the versions (major.minor) of the
+libraries that shape its files. The code is not part of the key, so renaming or rewording it never invalidates a store. Raise the
+version when you change what a step does; a test compares a digest of each step's code with a committed one
+(tests/project/step_digests.py).
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ class Step(NamedTuple):
     libraries: tuple[str, ...] = ()
 
     def library_versions(self) -> dict[str, str]:
-        """Library name → installed version as major.minor; "" for an optional library that is not installed."""
+        """Library name → installed version as major.minor; "" for a library that is not installed."""
         return {name: installed_version(name) for name in self.libraries}
 
 
 @cache
 def installed_version(distribution: str) -> str:
-    """The installed version of a library as major.minor, "" where it is not installed."""
+    """The installed version of a library as major.minor; "" if it is not installed."""
     try:
         return ".".join(version(distribution).split(".")[:2])
     except PackageNotFoundError:

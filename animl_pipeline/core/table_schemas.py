@@ -1,7 +1,7 @@
-"""All tables that pass between steps: file, columns, types and units. The only place where columns are declared.
+"""All tables that pass between steps, with their columns, types and units. Columns are declared here and nowhere else.
 
-``docs/data-contracts.md`` is made from this module (``make docs-reference``). Boxes in tables are ``ymin, xmin, ymax, xmax``,
-relative to the image's height and width. Text is empty where a value is unknown.
+``docs/data-contracts.md`` is made from this module (``make docs-reference``). Boxes are ``ymin, xmin, ymax, xmax``, relative to the
+height and width of the image. Text is empty where a value is unknown.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ from __future__ import annotations
 from animl_pipeline.core.tables import Column, Table
 
 SOURCE = Column("source", "string", "name of the plan's source")
-IMAGE_ID = Column("image_id", "string", "the image's id in its export")
-ANNOTATION_ID = Column("annotation_id", "string", "the annotation's id in its export")
-CLASS_ID = Column("class_id", "string", "class of the model")
-LOCATION = Column("location", "string", "where the camera stood, as <namespace>/<location>; empty where unknown")
+IMAGE_ID = Column("image_id", "string", "id of the image in its export")
+ANNOTATION_ID = Column("annotation_id", "string", "id of the annotation in its export")
+CLASS_ID = Column("class_id", "string", "class that the model learns")
+LOCATION = Column("location", "string", "location of the camera, as <namespace>/<location>; empty where unknown")
 TAKEN = Column("taken", "string", "when the image was taken, as the export writes it; empty where unknown")
-SEQUENCE = Column("sequence", "string", "the sequence (one trigger of the camera) that the image belongs to; empty where unknown")
+SEQUENCE = Column("sequence", "string", "sequence (images of one trigger) that the image belongs to; empty where unknown")
 BLOB = Column("blob", "string", "sha256 of the file in the store")
 BYTES = Column("bytes", "int64", "size of that file", "bytes")
-WIDTH = Column("width", "int64", "width as stored; 0 where unknown", "pixels")
-HEIGHT = Column("height", "int64", "height as stored; 0 where unknown", "pixels")
+WIDTH = Column("width", "int64", "width of the image; 0 where unknown", "pixels")
+HEIGHT = Column("height", "int64", "height of the image; 0 where unknown", "pixels")
 REASON = Column("reason", "string", "why it was dropped")
 BOX = (
-    Column("ymin", "double", "upper edge of the box", "share of the height"),
-    Column("xmin", "double", "left edge of the box", "share of the width"),
-    Column("ymax", "double", "lower edge of the box", "share of the height"),
-    Column("xmax", "double", "right edge of the box", "share of the width"),
+    Column("ymin", "double", "upper edge of the box", "0–1 of the height"),
+    Column("xmin", "double", "left edge of the box", "0–1 of the width"),
+    Column("ymax", "double", "lower edge of the box", "0–1 of the height"),
+    Column("xmax", "double", "right edge of the box", "0–1 of the width"),
 )
-"""In labels and disagreements the box is NaN where an annotation has none."""
+"""Box columns. In labels they are NaN where an annotation has no box."""
 
 EXPORT_IMAGES = Table(
     "images.parquet",
@@ -35,7 +35,7 @@ EXPORT_IMAGES = Table(
         IMAGE_ID,
         Column("file_name", "string", "the export's file name"),
         Column("path", "string", "path below the source's images"),
-        Column("location", "string", "where the camera stood, as the export names it; empty where unknown"),
+        Column("location", "string", "location of the camera, as the export names it; empty where unknown"),
         TAKEN,
         SEQUENCE,
         WIDTH,
@@ -48,12 +48,12 @@ EXPORT_ANNOTATIONS = Table(
     (
         ANNOTATION_ID,
         IMAGE_ID,
-        Column("label", "string", "the label that a person gave"),
+        Column("label", "string", "label, as the export has it"),
         Column("x", "double", "left edge of the box; NaN without a box", "pixels"),
         Column("y", "double", "upper edge of the box; NaN without a box", "pixels"),
         Column("w", "double", "width of the box; NaN without a box", "pixels"),
         Column("h", "double", "height of the box; NaN without a box", "pixels"),
-        Column("confidence", "double", "the detector's confidence; NaN where the box was drawn by hand"),
+        Column("confidence", "double", "confidence of the detector; NaN where a person drew the box", "0–1"),
         Column("reviewed", "bool", "whether a person validated the label"),
     ),
 )
@@ -70,8 +70,8 @@ EXPORT_LOCATIONS = Table(
     "locations.parquet",
     "one camera deployment of an export, where coordinates are known",
     (
-        Column("deployment", "string", "the deployment's name in the export"),
-        Column("location", "string", "the location that it is part of"),
+        Column("deployment", "string", "name of the deployment in the export"),
+        Column("location", "string", "location that it belongs to"),
         Column("lat", "double", "latitude; NaN where unknown", "degrees"),
         Column("lon", "double", "longitude; NaN where unknown", "degrees"),
     ),
@@ -99,7 +99,7 @@ LABELS = Table(
         IMAGE_ID,
         ANNOTATION_ID,
         CLASS_ID,
-        Column("label", "string", "the label that a person gave"),
+        Column("label", "string", "label, as the export has it"),
         *BOX,
         LOCATION,
         TAKEN,
@@ -114,16 +114,16 @@ LABELS = Table(
 DROPPED_ANNOTATIONS = Table(
     "dropped.parquet",
     "one annotation without a class",
-    (SOURCE, IMAGE_ID, ANNOTATION_ID, Column("label", "string", "the label that a person gave"), REASON),
+    (SOURCE, IMAGE_ID, ANNOTATION_ID, Column("label", "string", "label, as the export has it"), REASON),
 )
 _DETECTION = (
     SOURCE,
     IMAGE_ID,
     BLOB,
-    Column("annotation_id", "string", "the annotation that the box came from; empty for the detector's"),
-    Column("origin", "string", "annotation, detector or results"),
-    Column("category", "string", "the detector's category: 1 animal, 2 person, 3 vehicle"),
-    Column("confidence", "double", "the detector's confidence; 1 for a reviewed box"),
+    Column("annotation_id", "string", "id of the annotation that the box comes from; empty for a detector's box"),
+    Column("origin", "string", "where the box comes from: annotation, detector or results (a MegaDetector file)"),
+    Column("category", "string", "category of the detector: 1 animal, 2 person, 3 vehicle"),
+    Column("confidence", "double", "confidence of the detector; 1 for a reviewed box", "0–1"),
     *BOX,
 )
 DETECTIONS = Table("detections.parquet", "one box in an image", _DETECTION)
@@ -136,9 +136,14 @@ DISAGREEMENTS = Table(
         SOURCE,
         IMAGE_ID,
         ANNOTATION_ID,
-        Column("kind", "string", "what differs"),
-        Column("overlap", "double", "intersection over union"),
-        Column("confidence", "double", "the detector's confidence"),
+        Column(
+            "kind",
+            "string",
+            "not_found: no detection overlaps the reviewed box; drawn_otherwise: the best one overlaps it less than half; not_reviewed: an animal "
+            "was detected where nobody drew a box",
+        ),
+        Column("overlap", "double", "intersection over union with the best box of the other side", "0–1"),
+        Column("confidence", "double", "confidence of the detection; NaN where there is none", "0–1"),
         *BOX,
     ),
 )
@@ -147,7 +152,7 @@ CROPS = Table(
     "crops.parquet",
     "one crop of a labelled animal",
     (
-        Column("crop_id", "string", "name of the crop"),
+        Column("crop_id", "string", "id of the crop"),
         SOURCE,
         IMAGE_ID,
         ANNOTATION_ID,
@@ -156,13 +161,13 @@ CROPS = Table(
         TAKEN,
         SEQUENCE,
         *BOX,
-        Column("origin", "string", "annotation, detector or results"),
-        Column("confidence", "double", "the detector's confidence; 1 for a reviewed box"),
+        Column("origin", "string", "where the box comes from: annotation, detector or results (a MegaDetector file)"),
+        Column("confidence", "double", "confidence of the detector; 1 for a reviewed box", "0–1"),
         Column("image", "string", "sha256 of the whole image in the store"),
         Column("image_bytes", "int64", "size of the whole image's file", "bytes"),
         BLOB,
         BYTES,
-        Column("phash", "string", "perceptual hash of the image, 128 bits in hexadecimal"),
+        Column("phash", "string", "perceptual hash of the image, 128 bits in hexadecimal; empty for images with little contrast"),
         Column("with_people", "bool", "whether the image shows a person or a vehicle"),
     ),
 )
@@ -170,14 +175,14 @@ DROPPED_LABELS = Table("dropped.parquet", "one label without a crop", (SOURCE, I
 SPLITS = Table(
     "splits.parquet",
     "one crop in a split",
-    (Column("crop_id", "string", "name of the crop"), Column("split", "string", "train, val or test")),
+    (Column("crop_id", "string", "id of the crop"), Column("split", "string", "train, val or test; held_out in a fold of the audit")),
 )
 SPLIT_LOCATIONS = Table(
     "locations.parquet",
     "one location in a split",
-    (LOCATION, Column("split", "string", "train, val or test"), Column("crops", "int64", "number of its crops")),
+    (LOCATION, Column("split", "string", "train, val or test"), Column("crops", "int64", "how many crops it has")),
 )
-DROPPED_CROPS = Table("dropped.parquet", "one crop in no split", (Column("crop_id", "string", "name of the crop"), REASON))
+DROPPED_CROPS = Table("dropped.parquet", "one crop in no split", (Column("crop_id", "string", "id of the crop"), REASON))
 TRAINING_HISTORY = Table(
     "history.parquet",
     "one epoch",
@@ -185,13 +190,13 @@ TRAINING_HISTORY = Table(
         Column("epoch", "int64", "number of the epoch, from 1"),
         Column("train_loss", "double", "mean loss on train"),
         Column("val_loss", "double", "mean loss on val"),
-        Column("val_macro_ap", "double", "mean average precision over classes on val"),
-        Column("val_macro_f1", "double", "mean F1 over classes on val"),
-        Column("lr", "double", "learning rate of the head at the end of the epoch"),
+        Column("val_macro_ap", "double", "macro average precision on val: mean over classes", "0–1"),
+        Column("val_macro_f1", "double", "macro F1 on val: mean over classes", "0–1"),
+        Column("lr", "double", "learning rate of the head after the epoch"),
     ),
 )
 _PREDICTION = (
-    Column("crop_id", "string", "name of the crop"),
+    Column("crop_id", "string", "id of the crop"),
     SOURCE,
     IMAGE_ID,
     LOCATION,
@@ -201,7 +206,7 @@ _PREDICTION = (
 VAL_PREDICTIONS = Table(
     "val.parquet",
     "one calibrated prediction on val",
-    (*_PREDICTION, Column("probability", "double", "calibrated probability of the predicted class")),
+    (*_PREDICTION, Column("probability", "double", "calibrated probability of that class", "0–1")),
     class_columns="p_",
     class_type="double",
 )
@@ -210,8 +215,8 @@ TEST_PREDICTIONS = Table(
     "one prediction on the test set",
     (
         *_PREDICTION,
-        Column("probability", "float", "calibrated probability of the predicted class"),
-        Column("infrared", "bool", "whether the crop has no colour"),
+        Column("probability", "float", "calibrated probability of that class", "0–1"),
+        Column("infrared", "bool", "whether the crop has no colour, as in infrared images at night"),
     ),
     class_columns="p_",
     class_type="float",
@@ -232,5 +237,5 @@ TABLES = {
 
 
 def declared_table(step: str, file: str) -> Table | None:
-    """The declaration of one of a step's tables; None where the step declares no such file."""
+    """The declaration of one of a step's tables; None if the step declares no such file."""
     return next((t for t in TABLES.get(step, ()) if t.file == file), None)

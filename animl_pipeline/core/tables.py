@@ -1,7 +1,7 @@
 """The Parquet tables that pass between steps: how a table's columns are declared, written and checked.
 
-The tables themselves are declared in :mod:`animl_pipeline.core.table_schemas`. A step that gets a table with other columns
-than declared says so in one line.
+The tables themselves are declared in :mod:`animl_pipeline.core.table_schemas`. A table with other columns than declared is an
+error of one line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Column(NamedTuple):
-    """One column: its pyarrow type by name, what it holds, and its unit ("" where it has none)."""
+    """One column: its pyarrow type by name, what it holds, and its unit ("" if it has none)."""
 
     name: str
     type: str
@@ -76,10 +76,10 @@ def write_table(folder: Path, table: Table, rows: pd.DataFrame | pa.Table) -> No
 
 
 def check_schema(path: Path, table: Table) -> None:
-    """See that a Parquet file has a table's declared columns and types.
+    """Check that a Parquet file has a table's declared columns and types.
 
     Raises:
-        TableError: it does not.
+        TableError: it has others.
     """
     import pyarrow.parquet as pq
 

@@ -24,12 +24,6 @@ LABELS = Step("labels", version=1)
 IMAGES = Step("images", version=1)
 
 
-@pytest.fixture(params=["folder", "s3"])
-def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    address = str(tmp_path / "store") if request.param == "folder" else f"s3://{request.getfixturevalue('bucket')}/store"
-    return open_store(Settings(store=address, cache=tmp_path / "cache"))
-
-
 class Builder:
     """Builds a step with one file, and counts how often it ran."""
 
