@@ -1,14 +1,14 @@
-"""Flows and tasks on Prefect's real server: what the UI shows, what is retried and what is not."""
+"""The flow retrain on a real Prefect server: what the UI shows, the state in which it ends, and what runs side by side."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
-from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -21,28 +21,24 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
 
 from animl_pipeline.config import Overrides, SourceConfig
-from animl_pipeline.core.errors import DamagedError, ExportError
-from animl_pipeline.core.records import Report
+from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.errors import ExportError
+from animl_pipeline.core.evaluation_results import Report
+from animl_pipeline.steps import export as export_step
+from animl_pipeline.steps import images as images_step
 from flows.approval import start_release
 from flows.release import release
 from flows.retrain import retrain
-from tasks.dataset import export_annotations
-from tasks.policies import PATIENT
-from tests.support.tiny_project import write_island, write_plan
+from tests.support.prefect_server import PREFECT_TEST
+from tests.support.tiny_project import write_plan, write_project
 
-pytestmark = [
-    pytest.mark.prefect,
-    pytest.mark.usefixtures("prefect"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = PREFECT_TEST
 
 
 @pytest.fixture(scope="module")
-def location(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder, as this process's store and cache while these tests run."""
-    folder = tmp_path_factory.mktemp("location")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder that is this process's store and cache while these tests run."""
+    folder = tmp_path_factory.mktemp("folder")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANIML_STORE", str(folder / "store"))
         patch.setenv("ANIML_CACHE", str(folder / "cache"))
@@ -50,27 +46,27 @@ def location(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def asks_first(location: Path, prefect: str) -> Path:
-    """A plan whose releases are started by a training and wait for a person."""
+def plan_with_approval(folder: Path, prefect: str) -> Path:
+    """A plan whose trainings start a release, which a person must approve."""
     release.to_deployment(name="release").apply()
-    write_island(location / "island")
-    return planned(location, approval="required", start="after_retrain")
+    write_project(folder / "island")
+    return change_plan(folder, approval="required", start="after_retrain")
 
 
 @pytest.fixture(scope="module")
-def first(asks_first: Path) -> State[Report]:
-    """How the first training ended."""
-    return retrain(str(asks_first), return_state=True)
+def first(plan_with_approval: Path) -> State[Report]:
+    """The state in which the first training ended."""
+    return retrain(str(plan_with_approval), return_state=True)
 
 
-def planned(location: Path, gate: float = 0.0, **changes: str) -> Path:
-    """The island's plan with another release and gate; everything up to the model stays as it was made."""
+def change_plan(folder: Path, gate: float = 0.0, **changes: str) -> Path:
+    """The plan with another release and gate. Everything up to the model stays as it was made."""
     lenient = {"min_examples": 1, "min_locations": 1, "max_macro_f1_drop": 1.0, "min_macro_f1": gate}
-    return write_plan(location / "island", gate=lenient, release={"memory_mb": 1024, "max_concurrency": 2, "timeout_s": 60} | changes)
+    return write_plan(folder / "island", gate=lenient, release={"memory_mb": 1024, "max_concurrency": 2, "timeout_s": 60} | changes)
 
 
 def releases_of(plan: Path) -> list[FlowRun]:
-    """The runs of release/release that are of a plan."""
+    """The runs of release/release for a plan."""
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("release/release")
         runs = client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])))
@@ -84,7 +80,7 @@ def task_runs(run: FlowRun) -> dict[str, TaskRun]:
 
 
 def run_of(state: State[Report]) -> FlowRun:
-    """A run as the API tells of it."""
+    """A run as the server knows it."""
     with get_client(sync_client=True) as client:
         return client.read_flow_run(cast("UUID", state.state_details.flow_run_id))
 
@@ -95,69 +91,70 @@ def artifact_keys() -> set[str]:
         return {str(a.key) for a in client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=wanted)))}
 
 
-def test_a_run_leaves_its_tables_in_the_ui_and_a_second_one_is_shown_as_cached(asks_first: Path, first: State[Report]) -> None:
+def test_a_run_leaves_its_tables_in_the_ui_and_a_second_one_is_shown_as_cached(plan_with_approval: Path, first: State[Report]) -> None:
     assert artifact_keys() == {"kept-and-dropped", "scores", "verdict"}
-    again = retrain(str(asks_first), return_state=True)
-    assert again.result().model_dump() == first.result().model_dump()  # but for which steps were reused
+    again = retrain(str(plan_with_approval), return_state=True)
+    assert again.result().model_dump() == first.result().model_dump()  # except for which steps were reused
 
-    def states(state: State[Report]) -> list[str]:
-        return sorted({str(t.state_name) for t in task_runs(run_of(state)).values()})
+    def states(state: State[Report]) -> set[str]:
+        return {str(t.state_name) for t in task_runs(run_of(state)).values() if t.name not in {"preflight", "report", "results"}}
 
-    assert states(first) == ["Completed"]
-    assert states(again) == ["Cached"]
+    assert states(first) == {"Completed"}
+    assert states(again) == {"Cached"}
 
 
-def test_a_training_whose_release_a_person_must_approve_starts_it_once_and_ends_as_that(asks_first: Path, first: State[Report]) -> None:
+def test_a_training_whose_release_a_person_must_approve_starts_it_once(plan_with_approval: Path, first: State[Report]) -> None:
     assert (run_of(first).state_name, run_of(first).state_type) == ("AwaitingApproval", StateType.COMPLETED)
-    (asking,) = releases_of(asks_first)
-    assert f"its release is the run {asking.name!r}" in str(first.message)
-    again = retrain(str(asks_first), return_state=True)
+    (release_run,) = releases_of(plan_with_approval)
+    assert repr(release_run.name) in str(first.message)
+    again = retrain(str(plan_with_approval), return_state=True)
     assert run_of(again).state_name == "NothingNew"
-    assert len(releases_of(asks_first)) == 1
+    assert len(releases_of(plan_with_approval)) == 1
 
 
-def test_plans_that_share_a_model_have_a_release_each(asks_first: Path, first: State[Report]) -> None:
-    told = [start_release(plan, first.result()) for plan in ("isle", "isle", "deployments/plans/isle.yaml", "isle-for-batches")]
-    assert told[0] == told[1] == told[2] != told[3]
-    assert str(releases_of(asks_first)[0].name) not in " ".join(told)
+def test_plans_that_share_a_model_have_a_release_each(plan_with_approval: Path, first: State[Report]) -> None:
+    started = [start_release(plan, first.result()) for plan in ("isle", "isle", "deployments/plans/isle.yaml", "isle-for-batches")]
+    assert started[0] == started[1] == started[2] != started[3]
+    assert str(releases_of(plan_with_approval)[0].name) not in " ".join(started)
 
 
-def test_a_run_is_named_after_what_came_of_it(location: Path, first: State[Report]) -> None:
-    held = run_of(retrain(str(planned(location, gate=1.0)), return_state=True))
+def test_a_run_is_named_after_its_result(folder: Path, first: State[Report]) -> None:
+    held = run_of(retrain(str(change_plan(folder, gate=1.0)), return_state=True))
     assert (held.state_name, held.state_type) == ("Held", StateType.COMPLETED)
-    free = planned(location, gate=1e-9)
+    free = change_plan(folder, gate=1e-9)
     assert run_of(retrain(str(free), return_state=True)).state_name == "Promoted"
-    tried = retrain(str(planned(location, gate=2e-9, start="after_retrain")), Overrides(epochs=1), return_state=True)
-    assert "not started, since this run has changed the plan" in str(tried.message)
+    trial = change_plan(folder, gate=2e-9, start="after_retrain")
+    releases = len(releases_of(trial))
+    retrain(str(trial), Overrides(epochs=1), return_state=True)
+    assert len(releases_of(trial)) == releases, "a run that changes the plan is a trial"
 
 
-def test_what_a_person_must_mend_is_not_tried_again(location: Path) -> None:
-    @flow
-    def one() -> None:
-        source = SourceConfig(name="isle", export=str(location / "none.json"), images=str(location))
-        export_annotations.with_options(retry_delay_seconds=[0, 0]).submit(source).result()
+def test_a_slow_export_does_not_delay_the_images_of_another_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images_done = threading.Event()
+    export, download = export_step.export_annotations, images_step.download_images
 
-    with pytest.raises(ExportError, match="expected an export at"):
-        one()
-    with get_client(sync_client=True) as client:
-        runs = [t for t in client.read_task_runs() if t.name == "export isle" and t.state_name == "Failed"]
-    assert [t.run_count for t in runs] == [1]
+    def slow_export(source: SourceConfig, *rest: Any) -> Artifact:
+        if source.name == "slow":
+            assert images_done.wait(60), "the images of the other source wait for this export"
+        return export(source, *rest)
+
+    def record_images(source: SourceConfig, *rest: Any) -> Artifact:
+        artifact = download(source, *rest)
+        images_done.set()
+        return artifact
+
+    monkeypatch.setattr(export_step, "export_annotations", slow_export)
+    monkeypatch.setattr(images_step, "download_images", record_images)
+    write_project(tmp_path, locations=2, each=1)
+    sources = [{"name": name, "export": "export.json", "images": "images"} for name in ("slow", "fast")]
+    plan = write_plan(tmp_path, sources=sources)
+    state = retrain(str(plan), store=str(tmp_path / "store"), data=str(tmp_path), return_state=True)
+    assert images_done.is_set()
+    tasks = task_runs(run_of(state))
+    assert {tasks[f"{step} {name}"].state_name for step in ("export", "images") for name in ("slow", "fast")} <= {"Completed", "Cached"}
 
 
-def test_what_can_heal_is_tried_again() -> None:
-    from prefect import task
-
-    attempts: list[int] = []
-
-    @task(**(PATIENT | {"retry_delay_seconds": [0, 0]}))
-    def mends_itself() -> int:
-        attempts.append(1)
-        if len(attempts) < 3:
-            raise DamagedError("a blob had changed and was removed")
-        return len(attempts)
-
-    @flow
-    def one() -> int:
-        return mends_itself.submit().result()
-
-    assert one() == 3
+def test_the_first_error_of_a_training_is_its_cause(tmp_path: Path, first: State[Report]) -> None:
+    plan = write_plan(tmp_path, sources=[{"name": "isle", "export": "none.json", "images": str(tmp_path)}])
+    with pytest.raises(ExportError):
+        retrain(str(plan), store=str(tmp_path / "store"), data=str(tmp_path))

@@ -1,4 +1,4 @@
-"""AWS on this machine for tests: its variables with a bucket for models, and a place to type commands from."""
+"""AWS on this machine for tests: the environment variables that lead to it, with a bucket for models."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import boto3
 import pytest
 
 from animl_pipeline.cli import console
-from animl_pipeline.deploy.sagemaker_api import Aws
+from animl_pipeline.deploy.sagemaker_api import AwsApi
 from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE, local_sagemaker
 
 
 @contextmanager
-def aws_here(folder: Path, bucket: str = "") -> Iterator[dict[str, str]]:
-    """The variables that lead to SageMaker and S3 on this machine, for settings of our own too; with the models' bucket where it is named."""
+def local_aws_services(folder: Path, bucket: str = "") -> Iterator[dict[str, str]]:
+    """The environment variables that lead to SageMaker and S3 on this machine; with the bucket for models, if it is named."""
     with local_sagemaker(folder) as addresses:
         variables = addresses.variables() | {"ANIML_ROLE_ARN": ROLE, "ANIML_ENDPOINT_IMAGE": IMAGE}
         if bucket:
@@ -28,14 +28,14 @@ def aws_here(folder: Path, bucket: str = "") -> Iterator[dict[str, str]]:
 
 @contextmanager
 def release_environment(cloud: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A store and a bucket of its own in this process's environment, and a wide terminal; no endpoint outlives it."""
+    """A test's own store and bucket in this process's environment, and a wide terminal. Its endpoints are removed at the end."""
     bucket = folder.name.replace("_", "-").lower()[-40:].strip("-")
     for name, value in (cloud | {"ANIML_STORE": str(folder / "store"), "ANIML_MODELS_BUCKET": bucket}).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(console.out, "width", 200)  # whatever terminal the tests run in
+    monkeypatch.setattr(console.out, "width", 200)  # independent of the terminal that the tests run in
     boto3.setup_default_session()
     boto3.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
     yield
-    aws = Aws()
+    aws = AwsApi()
     for endpoint in aws.sagemaker.list_endpoints()["Endpoints"]:
         aws.remove(endpoint["EndpointName"], 60)

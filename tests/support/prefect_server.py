@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+import pytest
 import requests
 from prefect import Flow
 from prefect.client.orchestration import get_client
@@ -25,7 +26,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.utilities.asyncutils import run_coro_as_sync
 
-from tests.support.endpoint_process import until
+from tests.support.endpoint_process import wait_until
 
 FAST_SERVER = {
     "PREFECT_SERVER_UI_ENABLED": "false",
@@ -34,12 +35,22 @@ FAST_SERVER = {
     "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "0.2",
     "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
 }
-"""What makes a server start sooner and look oftener."""
+"""Settings that make a server start sooner and check more often."""
+
+
+PREFECT_TEST = [
+    pytest.mark.prefect,
+    pytest.mark.usefixtures("prefect"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+"""The marks of a module whose tests run flows on the server."""
 
 
 @contextmanager
 def prefect_server(folder: Path) -> Iterator[str]:
-    """The address of a server that keeps everything in a folder; it ends with the block."""
+    """The address of a server that keeps everything in a folder. It ends with the block."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -49,7 +60,7 @@ def prefect_server(folder: Path) -> Iterator[str]:
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
-            until(lambda: server.poll() is not None or _answers(address), "Prefect's server answers", seconds=180)
+            wait_until(lambda: server.poll() is not None or _answers(address), "Prefect's server answers", seconds=180)
             assert server.poll() is None, (folder / "server.log").read_text()
             yield address
         finally:
@@ -63,20 +74,20 @@ def prefect_server(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def use_server(address: str) -> Iterator[None]:
-    """This process's flows and clients speak to the server; without heartbeats, whose threads take a second to end."""
+    """Let this process's flows and clients use the server, without heartbeats, whose threads take a second to end."""
     with temporary_settings({PREFECT_API_URL: address, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield
 
 
 def send_remaining_events() -> None:
-    """Send what this process's threads still have to tell a server, before it ends."""
+    """Send what this process's threads still have for the server, before it ends."""
 
-    async def drained() -> None:
+    async def drain() -> None:
         for left in (APILogWorker.instance().drain(), EventsWorker.drain_all()):
             if inspect.isawaitable(left):
                 await left
 
-    run_coro_as_sync(drained())
+    run_coro_as_sync(drain())
 
 
 def read_run(run: FlowRun) -> FlowRun:
@@ -85,24 +96,24 @@ def read_run(run: FlowRun) -> FlowRun:
         return client.read_flow_run(run.id)
 
 
+def start_run(flow: Flow[..., Any], deployment: str, parameters: dict[str, Any]) -> FlowRun:
+    """A run of a deployment, carried out here as a worker's process does, until it ends or waits for a person."""
+    made = flow.to_deployment(name=deployment).apply()
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run_from_deployment(cast("UUID", made), parameters=parameters)
+    return resume_run(flow, run)
+
+
+def resume_run(flow: Flow[..., Any], run: FlowRun) -> FlowRun:
+    """A scheduled run, carried out here. Returns it as it is then."""
+    now = read_run(run)
+    with contextlib.suppress(Pause):  # the process of a suspended run ends with it
+        run_flow(flow, flow_run=now, parameters=now.parameters, return_type="state")
+    return read_run(run)
+
+
 def _answers(address: str) -> bool:
     try:
         return requests.get(f"{address}/health", timeout=5).ok
     except requests.RequestException:
         return False
-
-
-def start_run(flow: Flow[..., Any], deployment: str, parameters: dict[str, Any]) -> FlowRun:
-    """A run of a deployment, carried out here as a worker's process does, up to where it ends or waits for a person."""
-    made = flow.to_deployment(name=deployment).apply()
-    with get_client(sync_client=True) as client:
-        run = client.create_flow_run_from_deployment(cast("UUID", made), parameters=parameters)
-    return carried_on(flow, run)
-
-
-def carried_on(flow: Flow[..., Any], run: FlowRun) -> FlowRun:
-    """A scheduled run, carried out here; how it is then comes back."""
-    now = read_run(run)
-    with contextlib.suppress(Pause):  # what a suspended run's process ends with
-        run_flow(flow, flow_run=now, parameters=now.parameters, return_type="state")
-    return read_run(run)

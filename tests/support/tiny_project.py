@@ -1,4 +1,4 @@
-"""A tiny island for whole-street tests: coloured squares at eight places, with boxes, and a plan that trains in seconds."""
+"""A tiny project for tests of the whole pipeline: coloured squares at eight locations, with boxes, and a plan that trains in seconds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def draw_image(colour: tuple[int, int, int], seed: int) -> tuple[bytes, list[flo
 
 
 def write_project(folder: Path, locations: int = 8, each: int = 3) -> Path:
-    """Write export.json, images/ and plan.yaml; the plan's path comes back."""
+    """Write export.json, images/ and plan.yaml; returns the plan's path."""
     e = Export()
     for seed, (location, name, _) in enumerate((p, c, i) for p in range(locations) for c in COLOURS for i in range(each)):
         data, bbox = draw_image(COLOURS[name], seed)
@@ -37,7 +37,7 @@ def write_project(folder: Path, locations: int = 8, each: int = 3) -> Path:
 
 
 def write_plan(folder: Path, **changes: object) -> Path:
-    """Write plan.yaml with some top-level keys changed."""
+    """Write plan.yaml with some top-level keys changed. Returns its path."""
     plan = {
         "model": "tiny-island",
         "sources": [{"name": "isle", "export": str(folder / "export.json"), "images": str(folder / "images")}],
@@ -46,8 +46,8 @@ def write_plan(folder: Path, **changes: object) -> Path:
         "detections": {"source": "annotations"},
         "splits": {"val": 0.2, "test": 0.25, "max_rounds": 5},
         "train": {"backbone": "tf_efficientnet_lite0", "weights": "none", "epochs": 1, "head_epochs": 0, "batch_size": 16},
-        "gate": {"min_examples": 1, "min_locations": 1, "max_macro_f1_drop": 1.0},  # what is tried here is the street
-        "package": {"reference": 4},
+        "gate": {"min_examples": 1, "min_locations": 1, "max_macro_f1_drop": 1.0},  # the pipeline is tested here, not the model
+        "package": {"reference_predictions": 4},
         "release": {"memory_mb": 1024, "max_concurrency": 2, "timeout_s": 60},
     } | changes
     path = folder / "plan.yaml"
