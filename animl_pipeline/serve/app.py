@@ -1,4 +1,4 @@
-"""The web application: /ping, /invocations, /openapi.json, and one line of log a request."""
+"""The web application: /ping, /invocations and /openapi.json. Errors become JSON responses, and each request one log line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,117 +16,115 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from animl_pipeline.serve.errors import Refusal
-from animl_pipeline.serve.json_logging import milliseconds_since, note
-from animl_pipeline.serve.limits import PathOrUrl
-from animl_pipeline.serve.model_worker import Program
-from animl_pipeline.serve.openapi import openapi
+from animl_pipeline.serve.errors import RequestError
+from animl_pipeline.serve.json_logging import log_event, milliseconds_since
+from animl_pipeline.serve.limits import Reservation
+from animl_pipeline.serve.model_worker import ModelWorker
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-DRAIN = 32_000_000
-"""So much of a body that is refused is still read (and thrown away), so that the client gets to read why."""
-READ_S = 60
-"""Seconds that a body may take to arrive; SageMaker waits no longer for an answer."""
+MAX_DISCARDED = 32_000_000
+"""Bytes of a refused body that are still read and discarded, so that the client receives the reason."""
+READ_TIMEOUT_S = 60
+"""Seconds for a body to arrive. SageMaker does not wait longer for an answer."""
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a client that disconnected. Only the log shows it."""
+OPENAPI_FILE = Path(__file__).with_name("openapi.json")
 
 
-def create_app(program: Program) -> Starlette:
-    """The application over a program; ``program`` begins to load when the application starts."""
+def create_app(worker: ModelWorker) -> Starlette:
+    """The application. The worker starts to load its model when the application starts."""
 
     async def ping(_: Request) -> Response:
-        program.ready()
+        worker.require_classifier()
         return Response(status_code=200)
 
     async def invocations(request: Request) -> Response:
-        with program.door.location() as location:
-            body = await _read_body(request, program.max_body, location)
-            return JSONResponse(await program.answer(request.headers.get("content-type", ""), body))
+        with worker.admission.reservation() as reservation:
+            body = await _read_body(request, worker.max_body, reservation)
+            return JSONResponse(await worker.answer(request.headers.get("content-type", ""), body))
 
-    async def contract(_: Request) -> Response:
-        return JSONResponse(openapi(program.classifier.card if program.classifier else None, program.max_body))
+    async def openapi(_: Request) -> Response:
+        return Response(await asyncio.to_thread(OPENAPI_FILE.read_bytes), media_type="application/json")
 
     @asynccontextmanager
-    async def life(_: Starlette) -> AsyncIterator[None]:
-        program.begin()
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        worker.start()
         yield
-        await asyncio.to_thread(program.end)
+        await asyncio.to_thread(worker.stop)
 
     routes = [
-        Route("/ping", _spoken(ping), methods=["GET"]),
-        Route("/invocations", _spoken(invocations), methods=["POST"]),
-        Route("/openapi.json", _spoken(contract), methods=["GET"]),
+        Route("/ping", _with_json_errors(ping), methods=["GET"]),
+        Route("/invocations", _with_json_errors(invocations), methods=["POST"]),
+        Route("/openapi.json", _with_json_errors(openapi), methods=["GET"]),
     ]
-    return Starlette(routes=routes, lifespan=life, exception_handlers={HTTPException: _refused_route})
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _unknown_route})
 
 
-def _spoken(handler: Handler) -> Handler:
-    """``handler`` with a request id, a line of log, and every fault as one status with one reason."""
+def _with_json_errors(handler: Handler) -> Handler:
+    """``handler`` with a request id, one log line for each request, and errors as JSON responses."""
 
-    async def spoken(request: Request) -> Response:
+    async def handle(request: Request) -> Response:
         started = time.monotonic()
         request_id = request.headers.get("x-amzn-sagemaker-inference-id", uuid.uuid4().hex)[:64]
         error: str | None = None
         try:
             response = await handler(request)
-        except Refusal as e:
-            error = e.reason
-            response = JSONResponse({"error": e.reason}, e.status, e.headers)
+        except RequestError as e:
+            error, response = e.reason, JSONResponse({"error": e.reason}, e.status, e.headers)
         except ClientDisconnect:
-            error = "the client went away"
-            response = Response(status_code=499)
+            error, response = "the client disconnected", Response(status_code=CLIENT_CLOSED_REQUEST)
         except Exception:
-            logging.getLogger("animl_pipeline.serve").exception("fault", extra={"facts": {"request": request_id}})
-            error = "internal fault"
-            response = JSONResponse({"error": f"an internal fault; the log says more under request {request_id}"}, 500)
+            logging.getLogger("animl_pipeline.serve").exception("internal error", extra={"facts": {"request": request_id}})
+            error = "internal error"
+            response = JSONResponse({"error": f"internal error; see the log for request {request_id}"}, 500)
         if request.url.path != "/ping" or response.status_code not in {200, 503}:
-            note("request", request=request_id, path=request.url.path, status=response.status_code, ms=milliseconds_since(started), error=error)
+            log_event("request", request=request_id, path=request.url.path, status=response.status_code, ms=milliseconds_since(started), error=error)
         return response
 
-    return spoken
+    return handle
 
 
-async def _refused_route(request: Request, error: Exception) -> Response:
+async def _unknown_route(request: Request, error: Exception) -> Response:
+    """The JSON response for a path or method that does not exist."""
     status, headers = (error.status_code, error.headers) if isinstance(error, HTTPException) else (500, None)
-    return JSONResponse(
-        {"error": f"{request.method} {request.url.path[:80]} is not spoken here; GET /ping and POST /invocations are"}, status, headers
-    )
+    reason = f"{request.method} {request.url.path[:80]} does not exist; expected GET /ping or POST /invocations"
+    return JSONResponse({"error": reason}, status, headers)
 
 
-async def _read_body(request: Request, limit: int, location: PathOrUrl) -> bytes:
-    """The body; once there is a reason to refuse it, the rest is read and thrown away.
+async def _read_body(request: Request, max_bytes: int, reservation: Reservation) -> bytes:
+    """The body. As soon as there is a reason to refuse it, the rest is discarded.
 
     Raises:
-        Refusal: 408, 413 or 429.
+        RequestError: 408, 413 or 429.
     """
-    refused: Refusal | None = None
+    error: RequestError | None = None
     chunks: list[bytes] = []
-    seen = 0
+    received = 0
     try:
-        async with asyncio.timeout(READ_S):
+        async with asyncio.timeout(READ_TIMEOUT_S):
             async for chunk in request.stream():
-                seen += len(chunk)
-                refused = refused or _reason_against(chunk, seen, limit, location)
-                if refused is None:
+                received += len(chunk)
+                error = error or _reason_to_refuse(chunk, received, max_bytes, reservation)
+                if error is None:
                     chunks.append(chunk)
                 else:
                     chunks.clear()
-                if seen > max(DRAIN, limit):
+                if received > max(MAX_DISCARDED, max_bytes):
                     break
     except TimeoutError as e:
-        raise Refusal(408, f"the body did not arrive within {READ_S} s") from e
-    if refused is not None:
-        raise refused
+        raise RequestError(408, f"the body did not arrive within {READ_TIMEOUT_S} s") from e
+    if error is not None:
+        raise error
     return b"".join(chunks)
 
 
-def _reason_against(chunk: bytes, seen: int, limit: int, location: PathOrUrl) -> Refusal | None:
-    """Why a body is refused at this chunk of it, if it is."""
-    if seen > limit:
-        return Refusal(413, f"a body of more than {limit:,} bytes; shrink the picture")
+def _reason_to_refuse(chunk: bytes, received: int, max_bytes: int, reservation: Reservation) -> RequestError | None:
+    """Why a body is refused when this chunk arrives, None if it is not."""
+    if received > max_bytes:
+        return RequestError(413, f"the body has more than {max_bytes:,} bytes; shrink the image")
     try:
-        if location.requests == 0:
-            location.enter()
-        location.hold(len(chunk))
-    except Refusal as full:
-        return full
+        reservation.add(len(chunk))
+    except RequestError as e:
+        return e
     return None

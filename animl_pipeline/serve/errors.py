@@ -1,13 +1,13 @@
-"""What the endpoint says when it cannot answer: one status, one reason."""
+"""The error of a request that cannot be answered. Without imports, so that the program listens before it loads starlette."""
 
 from __future__ import annotations
 
-TRY_AGAIN = frozenset({429, 503})
-"""Statuses after which the same request may succeed: they carry a Retry-After."""
+RETRY_STATUSES = frozenset({429, 503})
+"""Statuses after which the same request may succeed."""
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer, not an error of the program
-    """A request that gets no answer, and why; becomes ``{"error": reason}`` under ``status``."""
+class RequestError(Exception):
+    """A request that cannot be answered. The response has ``status`` and the body ``{"error": reason}``."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -16,5 +16,5 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not an error of the p
 
     @property
     def headers(self) -> dict[str, str]:
-        """When to ask again, where that may help."""
-        return {"Retry-After": "1"} if self.status in TRY_AGAIN else {}
+        """Retry-After, if another try may succeed."""
+        return {"Retry-After": "1"} if self.status in RETRY_STATUSES else {}

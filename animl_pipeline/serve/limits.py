@@ -1,56 +1,60 @@
-"""How much is let in at once, so that memory stays bounded: requests, their bytes, and the pictures being decoded."""
+"""Limits that keep memory bounded: cores and memory of the container, and the admission of requests and their bytes."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
-from animl_pipeline.serve.errors import Refusal
+from animl_pipeline.serve.errors import RequestError
 
 MAX_BODY = 6_000_000
-"""SageMaker's own limit is 6 MB for a real-time endpoint, 4 MB for a serverless one."""
-MAX_IN_HAND = 256
-"""Requests being read, waiting or being answered; SageMaker sends at most 200 at once to a serverless endpoint."""
-BYTES_IN_HAND = 256_000_000
-OF_ITS_OWN = 400_000_000
-"""Bytes that the program and a model of some ten million parameters take before the first picture."""
-LEAST_FOR_IMAGES = 100_000_000
-"""A machine too small for its model gets to say so by itself; an ordinary picture is tried all the same."""
+"""Bytes of a request. SageMaker allows 6 MB for a real-time endpoint and 4 MB for a serverless one."""
+MAX_REQUESTS = 256
+"""Requests that are read, wait or are answered at the same time. SageMaker sends a serverless endpoint at most 200."""
+MAX_REQUEST_BYTES = 256_000_000
+"""Bytes of all these requests together."""
+PROGRAM_BYTES = 400_000_000
+"""Memory of the program with a model of about ten million parameters, before the first image."""
+MIN_IMAGE_BYTES = 100_000_000
+"""Memory for images that is assumed in any case, so that a too small container still tries ordinary images."""
+CGROUP = Path("/sys/fs/cgroup")
 
 
-class Limits(NamedTuple):
-    """Bytes for the requests in hand, and for the pictures that are decoded at the same time."""
+class MemoryLimits(NamedTuple):
+    """Bytes for all admitted requests together, and for all images that are decoded at the same time."""
 
     requests: int
     images: int
 
     @classmethod
-    def of(cls, memory: int) -> Limits:
-        """What a machine with so many bytes of memory allows."""
-        requests = min(BYTES_IN_HAND, memory // 8)
-        return cls(requests, max(LEAST_FOR_IMAGES, memory - requests - OF_ITS_OWN))
+    def for_memory(cls, memory: int) -> MemoryLimits:
+        """The limits for a container with ``memory`` bytes."""
+        requests = min(MAX_REQUEST_BYTES, memory // 8)
+        return cls(requests, max(MIN_IMAGE_BYTES, memory - requests - PROGRAM_BYTES))
 
 
-class Door:
-    """Counts what is in hand; all its calls come from the event loop's one thread."""
+class Admission:
+    """Counts admitted requests and their bytes. Only the event loop's thread may call it."""
 
     def __init__(self, max_requests: int, max_bytes: int) -> None:
         self._free_requests = max_requests
         self._free_bytes = max_bytes
 
     @contextmanager
-    def location(self) -> Iterator[PathOrUrl]:
-        """A request's place, given back at the end."""
-        taken = PathOrUrl(self)
+    def reservation(self) -> Iterator[Reservation]:
+        """An empty reservation. What it has reserved is free again at the end of the block."""
+        reservation = Reservation(self)
         try:
-            yield taken
+            yield reservation
         finally:
-            self._free_requests += taken.requests
-            self._free_bytes += taken.bytes
+            self._free_requests += reservation.requests
+            self._free_bytes += reservation.bytes
 
-    def take(self, requests: int, size: int) -> bool:
-        """Whether there was room for it."""
+    def reserve(self, requests: int, size: int) -> bool:
+        """Reserve so many requests and bytes; False if there is not enough left."""
         if self._free_requests < requests or self._free_bytes < size:
             return False
         self._free_requests -= requests
@@ -58,32 +62,45 @@ class Door:
         return True
 
 
-class PathOrUrl:
-    """What one request holds of the door's room."""
+class Reservation:
+    """What one request has reserved."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
         self.requests = 0
         self.bytes = 0
 
-    def enter(self) -> None:
-        """Take a place.
+    def add(self, size: int) -> None:
+        """Reserve ``size`` more bytes, and the request itself at the first call.
 
         Raises:
-            Refusal: 429, all are taken.
+            RequestError: 429, there is not enough left.
         """
-        self._take(1, 0)
-
-    def hold(self, size: int) -> None:
-        """Take room for ``size`` more bytes.
-
-        Raises:
-            Refusal: 429, there is not enough.
-        """
-        self._take(0, size)
-
-    def _take(self, requests: int, size: int) -> None:
-        if not self._door.take(requests, size):
-            raise Refusal(429, "as many requests as fit are in hand; ask again in a moment")
+        requests = 0 if self.requests else 1
+        if not self._admission.reserve(requests, size):
+            raise RequestError(429, "the endpoint is busy with as many requests as it can hold; try again in a moment")
         self.requests += requests
         self.bytes += size
+
+
+def usable_cores(cgroup: Path = CGROUP) -> int:
+    """CPU cores that this process may use, at least 1. A container's CPU quota counts, rounded to whole cores."""
+    cores = len(os.sched_getaffinity(0))
+    quota, period = _numbers(cgroup / "cpu.max") or (_numbers(cgroup / "cpu/cpu.cfs_quota_us") + _numbers(cgroup / "cpu/cpu.cfs_period_us")) or (0, 0)
+    return max(1, min(cores, round(quota / period))) if quota > 0 and period else cores
+
+
+def usable_memory(cgroup: Path = CGROUP) -> int:
+    """Bytes of memory that this process may use: the machine's, or the container's limit if that is lower."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = _numbers(cgroup / "memory.max") or _numbers(cgroup / "memory/memory.limit_in_bytes")
+    return min([machine, *limits])
+
+
+def _numbers(path: Path) -> tuple[int, ...]:
+    """The numbers in a cgroup file; () if it does not exist or says "max"."""
+    try:
+        words = path.read_text(encoding="ascii").split()
+    except (OSError, UnicodeDecodeError):
+        return ()
+    return tuple(map(int, words)) if words and all(w.lstrip("-").isdigit() for w in words) else ()

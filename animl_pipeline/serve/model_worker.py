@@ -1,9 +1,8 @@
-"""The classifier behind the endpoint: loaded in a thread while /ping says 503, asked by as many threads as there are cores."""
+"""The classifier behind the endpoint: loaded in a worker thread, then called by as many threads as there are cores."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -13,72 +12,72 @@ from typing import TYPE_CHECKING, TypeVar
 
 from animl_pipeline.core.errors import ImageError, PipelineError
 from animl_pipeline.core.imaging import DecodeBudget, ImageHeader, decoded_bytes, open_image, read_header, square_around
-from animl_pipeline.serve.container_resources import give_memory_back, usable_cores, usable_memory
-from animl_pipeline.serve.errors import Refusal
-from animl_pipeline.serve.json_logging import milliseconds_since, note
-from animl_pipeline.serve.limits import MAX_BODY, MAX_IN_HAND, Door, Limits
-from animl_pipeline.serve.request_parsing import Question, read_question
+from animl_pipeline.serve.errors import RequestError
+from animl_pipeline.serve.json_logging import log_event, milliseconds_since
+from animl_pipeline.serve.limits import MAX_BODY, MAX_REQUESTS, Admission, MemoryLimits, usable_cores, usable_memory
+from animl_pipeline.serve.request_parsing import ClassifyRequest, parse_request
 
 if TYPE_CHECKING:
     from animl_pipeline.inference.classifier import Classifier
 
 Answer = dict[str, float] | list[dict[str, float]]
-Read = TypeVar("Read")
-
-TIDY_EVERY = 64
-"""Requests after which freed memory is returned; more often costs more time than it saves memory."""
+T = TypeVar("T")
 
 
-class Program:
-    """The classifier, once it is loaded, and the threads that ask it: one a core, each with one thread of onnxruntime's."""
+class ModelWorker:
+    """The classifier and its threads: one for each core, each with one onnxruntime thread.
+
+    Attributes:
+        classifier: None until the model is loaded.
+        failure: why the model could not be loaded, None if it could.
+    """
 
     def __init__(
         self,
         model: Path,
         max_body: int = MAX_BODY,
         *,
-        max_in_hand: int = MAX_IN_HAND,
+        max_requests: int = MAX_REQUESTS,
         memory: int | None = None,
-        loaded: Callable[[], None] = lambda: None,
-        failed: Callable[[], None] = lambda: None,
+        on_loaded: Callable[[], None] = lambda: None,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
-        limits = Limits.of(memory or usable_memory())
+        limits = MemoryLimits.for_memory(memory or usable_memory())
         self.model = model
         self.max_body = max_body
-        self.door = Door(max_in_hand, max(limits.requests, max_body))
+        self.admission = Admission(max_requests, max(limits.requests, max_body))
         self.classifier: Classifier | None = None
-        self.fault: str | None = None
-        self._images = DecodeBudget(limits.images)
-        self._loaded = loaded
-        self._failed = failed
-        self._answered = itertools.count(1)
+        self.failure: str | None = None
+        self._budget = DecodeBudget(limits.images)
+        self._on_loaded = on_loaded
+        self._on_failure = on_failure
         self._threads = ThreadPoolExecutor(usable_cores(), thread_name_prefix="answer")
 
-    def begin(self) -> None:
-        """Load in a worker thread."""
+    def start(self) -> None:
+        """Start to load the model in a worker thread."""
         self._threads.submit(self._load)
 
-    def end(self) -> None:
-        """Finish what is under way."""
+    def stop(self) -> None:
+        """Finish the running requests."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     async def answer(self, content_type: str, body: bytes) -> Answer:
-        """Every class's probability, a list of such where several boxes were asked about; a worker thread decodes and infers.
+        """Class id → probability, or a list of these for several boxes. A worker thread parses, decodes and classifies.
 
         Raises:
-            Refusal: what is wrong with the request, or 503 while loading.
+            RequestError: 400 or 415 for a wrong request, 503 while the model is loading.
         """
-        self.ready()
+        self.require_classifier()
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, content_type, body)
 
-    def ready(self) -> Classifier:
+    def require_classifier(self) -> Classifier:
         """The loaded classifier.
 
         Raises:
-            Refusal: 503, it is not there yet or cannot be loaded.
+            RequestError: 503, it is still loading or cannot be loaded.
         """
         if self.classifier is None:
-            raise Refusal(503, self.fault or "the model is still loading; ask again in a moment")
+            raise RequestError(503, self.failure or "the model is still loading; try again in a moment")
         return self.classifier
 
     def _load(self) -> None:
@@ -87,62 +86,54 @@ class Program:
             from animl_pipeline.inference.classifier import Classifier
 
             self.classifier = Classifier.load(self.model, threads=1)
-            note("loaded", model=self.classifier.card.model, version=self.classifier.card.version, ms=milliseconds_since(started))
-            self._loaded()
+            log_event("loaded", model=self.classifier.card.model, version=self.classifier.card.version, ms=milliseconds_since(started))
+            self._on_loaded()
         except PipelineError as e:
-            self._give_up(str(e))
-        except Exception as e:  # noqa: BLE001 - a thread that dies in silence would leave /ping at 503 for ever
-            self._give_up(f"the model cannot be loaded: {type(e).__name__}: {e}")
+            self._fail(str(e))
+        except Exception as e:  # noqa: BLE001 - if this thread ended silently, /ping would answer 503 for ever
+            self._fail(f"the model cannot be loaded: {type(e).__name__}: {e}")
 
-    def _give_up(self, fault: str) -> None:
-        self.fault = fault
-        note("not loaded", level=logging.ERROR, error=fault)
-        self._failed()
+    def _fail(self, failure: str) -> None:
+        self.failure = failure
+        log_event("not loaded", level=logging.ERROR, error=failure)
+        self._on_failure()
 
     def _answer(self, content_type: str, body: bytes) -> Answer:
-        try:
-            question = read_question(content_type, body)
-            answers = self._ask(question)
-            return answers if question.several else answers[0]
-        finally:
-            if next(self._answered) % TIDY_EVERY == 0:
-                give_memory_back()
+        request = parse_request(content_type, body)
+        answers = self._classify(request)
+        return answers if request.is_list else answers[0]
 
-    def _ask(self, question: Question) -> list[dict[str, float]]:
-        classifier = self.ready()
-        header = _decoded(read_header, question.image)
-        with self._images.reserve(self._room_for(header, question, classifier.card.model_input.margin)):
-            image = _decoded(open_image, question.image)
+    def _classify(self, request: ClassifyRequest) -> list[dict[str, float]]:
+        classifier = self.require_classifier()
+        header = _decode(read_header, request.image)
+        with self._budget.reserve(self._memory_for(header, request, classifier.card.model_input.margin)):
+            image = _decode(open_image, request.image)
             try:
-                return [classifier.classify(image, box) for box in question.boxes]
+                return [classifier.classify(image, box) for box in request.boxes]
             except ImageError as e:
-                raise Refusal(400, f"bbox: {e}") from e
+                raise RequestError(400, f"bbox: {e}") from e
 
-    def _room_for(self, header: ImageHeader, question: Question, margin: float) -> int:
-        """Memory that the picture and its largest square take.
+    def _memory_for(self, header: ImageHeader, request: ClassifyRequest, margin: float) -> int:
+        """Bytes for the decoded image and the largest square cropped from it.
 
         Raises:
-            Refusal: 400, that is more than all there is.
+            RequestError: 400, that is more than the whole limit for images.
         """
-        size = decoded_bytes(header, max(square_around(box, header.width, header.height, margin).side for box in question.boxes))
-        if size > self._images.size:
-            raise Refusal(
+        size = decoded_bytes(header, max(square_around(box, header.width, header.height, margin).side for box in request.boxes))
+        if size > self._budget.size:
+            raise RequestError(
                 400,
-                f"image: decoding it and cutting its box out takes {size / 1e6:,.0f} MB, {self._images.size / 1e6:,.0f} MB are there for pictures; "
-                "shrink the picture, or give the endpoint more memory",
+                f"image: decoding and cropping it takes {size / 1e6:,.0f} MB, but only {self._budget.size / 1e6:,.0f} MB are available for images; "
+                "shrink the image, or give the endpoint more memory",
             )
         return size
 
 
-def _decoded(read: Callable[[bytes], Read], image: bytes) -> Read:
-    """What ``read`` makes of a picture's bytes.
-
-    Raises:
-        Refusal: 400, they are at fault.
-    """
+def _decode(read: Callable[[bytes], T], image: bytes) -> T:
+    """``read(image)``, with all errors of a decoder as status 400."""
     try:
         return read(image)
     except ImageError as e:
-        raise Refusal(400, f"image: {e}") from e
-    except Exception as e:  # decoders fall over hostile bytes in their own ways (struct.error, KeyError, …)
-        raise Refusal(400, f"image: not a picture that decodes: {type(e).__name__}") from e
+        raise RequestError(400, f"image: {e}") from e
+    except Exception as e:  # damaged bytes make decoders raise errors of many kinds (struct.error, KeyError, …)
+        raise RequestError(400, f"image: cannot be decoded: {type(e).__name__}") from e

@@ -1,4 +1,4 @@
-"""The same answer offline, from the endpoint program and from the local SageMaker, for a hundred real crops and a real network."""
+"""Offline model, endpoint program and local SageMaker give the same answers for a hundred real crops and a real network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import io
 import json
 import tarfile
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,67 +18,66 @@ from botocore.config import Config
 from PIL import Image
 
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.animl_contract import MAX_IMAGE_BYTES, MAX_REQUEST_BYTES, RESIZED_WIDTH
+from animl_pipeline.core.boxes import WHOLE_IMAGE, Box
 from animl_pipeline.core.imaging import open_image
-from animl_pipeline.core.records import WHOLE_IMAGE, Agreement, Box, ClassInfo, ModelCard, ModelInput
+from animl_pipeline.core.model_card import Agreement, ClassInfo, ModelCard, ModelInput
 from animl_pipeline.dev.sagemaker_local import local_sagemaker
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.integrations.weights import fetch_weights
-from tests.support.endpoint_process import ping, program, until
+from tests.support.endpoint_process import endpoint_process, ping, wait_until
 from tests.support.paths import DATA
 
 pytestmark = [
     pytest.mark.realdata,
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(not DATA.is_dir(), reason="the real test pictures are not beside this checkout"),
+    pytest.mark.skipif(not DATA.is_dir(), reason="the real test images are not available"),
 ]
 
 ANIMALS = {"grey fox": 280, "hare": 331, "hog": 341, "ox": 345, "ram": 348, "skunk": 361, "cougar": 286, "hen": 8, "squirrel": 335, "elephant": 386}
-"""Ten of ImageNet's thousand classes, so that a network with its real weights, none trained here, tells animals apart."""
-TOO_LARGE = 2_800_000
-"""Bytes above which Animl shrinks a picture before it asks about it."""
+"""Ten of ImageNet's classes: a network with its published weights separates them without training."""
 LARGE = 8
+"""Crops that are enlarged until Animl would resize their image."""
 MAX_DIFFERENCE = 0.02
-
-Ask = Callable[[bytes], dict[str, float]]
 
 
 class Crop(NamedTuple):
-    """A box of a real picture: the camera's bytes, and what Animl sends of them."""
+    """A box of a real image: the camera's bytes, and the bytes that Animl sends."""
 
-    img: bytes
+    image: bytes
     sent: bytes
     box: Box
 
 
-def test_a_hundred_real_crops_are_answered_alike_offline_by_the_program_and_by_sagemaker(tmp_path: Path) -> None:
+def test_offline_program_and_sagemaker_give_equal_answers_for_a_hundred_real_crops(tmp_path: Path) -> None:
     model, crops = animal_model(tmp_path / "model"), real_crops(100)
     assert (len(crops), sum(c.image != c.sent for c in crops)) == (100, LARGE)
     classifier = Classifier.load(model)
     offline = [classifier.classify(open_image(c.sent), c.box) for c in crops]
-    assert len({top(a) for a in offline}) > 5  # the network tells them apart
+    assert len({top(a) for a in offline}) > 5  # the network separates them
     live = {"program": by_program(model, crops, tmp_path / "log"), "local SageMaker": by_sagemaker(model, crops, tmp_path / "sagemaker")}
     for who, answers in live.items():
         worst = max(map(difference, offline, answers))
         print(f"{who}: {len(answers)} crops, top class equal in {sum(map(same_top, offline, answers))}, largest difference {worst:.2g}")  # noqa: T201
         assert all(map(same_top, offline, answers))
         assert worst <= MAX_DIFFERENCE
-    shrunk = [(classifier.classify(open_image(c.image), c.box), a) for c, a in zip(crops, offline, strict=True) if c.image != c.sent]
-    costs, kept = sorted(difference(*pair) for pair in shrunk), sum(same_top(*pair) for pair in shrunk)
-    print(f"Animl's shrinking changes {LARGE} answers by {costs[LARGE // 2]:.2g} (median) to {costs[-1]:.2g}; top class kept in {kept}")  # noqa: T201
-    assert costs[LARGE // 2] <= MAX_DIFFERENCE
+    resized = [(classifier.classify(open_image(c.image), c.box), a) for c, a in zip(crops, offline, strict=True) if c.image != c.sent]
+    changes, kept = sorted(difference(*pair) for pair in resized), sum(same_top(*pair) for pair in resized)
+    print(f"Animl's resizing changes {LARGE} answers by {changes[LARGE // 2]:.2g} (median) to {changes[-1]:.2g}; top class kept in {kept}")  # noqa: T201
+    assert changes[LARGE // 2] <= MAX_DIFFERENCE
 
 
 def by_program(model: Path, crops: list[Crop], log: Path) -> list[dict[str, float]]:
-    with program(model, log) as running:
-        until(lambda: ping(running.address) == 200, "/ping says 200", 120)
+    with endpoint_process(model, log) as running:
+        wait_until(lambda: ping(running.address) == 200, "/ping answers 200", 120)
 
         def ask(body: bytes) -> dict[str, float]:
             answer = requests.post(f"{running.address}/invocations", data=body, timeout=60)
             assert answer.status_code == 200, answer.text
             return dict(answer.json())
 
-        return [ask(question(c)) for c in crops]
+        return [ask(request_body(c)) for c in crops]
 
 
 def by_sagemaker(model: Path, crops: list[Crop], state: Path) -> list[dict[str, float]]:
@@ -96,19 +94,19 @@ def by_sagemaker(model: Path, crops: list[Crop], state: Path) -> list[dict[str, 
         variant: Any = {"VariantName": "AllTraffic", "ModelName": name, "ServerlessConfig": {"MemorySizeInMB": 2048, "MaxConcurrency": 5}}
         sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
         sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
-        until(lambda: sagemaker.describe_endpoint(EndpointName=name)["EndpointStatus"] == "InService", "the endpoint is in service", 180)
-        return [json.loads(runtime.invoke_endpoint(EndpointName=name, Body=question(c))["Body"].read()) for c in crops]
+        wait_until(lambda: sagemaker.describe_endpoint(EndpointName=name)["EndpointStatus"] == "InService", "the endpoint is in service", 180)
+        return [json.loads(runtime.invoke_endpoint(EndpointName=name, Body=request_body(c))["Body"].read()) for c in crops]
 
 
-def question(crop: Crop) -> bytes:
-    """As Animl asks; within a serverless endpoint's 4 MB."""
+def request_body(crop: Crop) -> bytes:
+    """A request as Animl sends it, within the limit of a serverless endpoint."""
     body = json.dumps({"image": base64.b64encode(crop.sent).decode(), "bbox": crop.box.as_list()}).encode()
-    assert len(body) <= 4_000_000
+    assert len(body) <= MAX_REQUEST_BYTES
     return body
 
 
 def real_crops(wanted: int) -> list[Crop]:
-    """Reviewed boxes and whole pictures of every source; the largest cameras' ones enlarged beyond what Animl sends as it is."""
+    """Reviewed boxes and whole images of every source; the first ones enlarged until Animl would resize them."""
     boxed = [
         Crop(*[read(s, image)] * 2, box) for s, take in (("animl_py", 36), ("missouri", 32)) for image, box in boxes_of(s)[:: stride(s, take)][:take]
     ]
@@ -118,12 +116,14 @@ def real_crops(wanted: int) -> list[Crop]:
 
 
 def enlarged(crop: Crop) -> Crop:
-    """The picture at 4,800 pixels across, and shrunk as Animl does: to a width of 3,500, JPEG of quality 80."""
+    """The image with a width of 4,800 pixels, and resized as Animl does it: to its width, as JPEG of quality 80."""
     img = open_image(crop.image)
     wide = img.resize((4800, round(4800 * img.height / img.width)), Image.Resampling.BICUBIC)
     original = as_jpeg(wide, 97)
-    assert len(original) > TOO_LARGE
-    return Crop(original, as_jpeg(wide.resize((3500, round(3500 * wide.height / wide.width)), Image.Resampling.LANCZOS), 80), crop.box)
+    assert len(original) > MAX_IMAGE_BYTES
+    return Crop(
+        original, as_jpeg(wide.resize((RESIZED_WIDTH, round(RESIZED_WIDTH * wide.height / wide.width)), Image.Resampling.LANCZOS), 80), crop.box
+    )
 
 
 def as_jpeg(img: Image.Image, quality: int) -> bytes:
@@ -133,16 +133,16 @@ def as_jpeg(img: Image.Image, quality: int) -> bytes:
 
 
 def images_of(source: str) -> dict[str, Any]:
-    told = json.loads((DATA / source / "cct.json").read_bytes())
-    return {image["file_name"]: image for image in told["images"]}
+    export = json.loads((DATA / source / "cct.json").read_bytes())
+    return {image["file_name"]: image for image in export["images"]}
 
 
 def boxes_of(source: str) -> list[tuple[str, Box]]:
     """File name and box of every annotation that has one."""
-    told = json.loads((DATA / source / "cct.json").read_bytes())
-    images = {image["id"]: image for image in told["images"]}
+    export = json.loads((DATA / source / "cct.json").read_bytes())
+    images = {image["id"]: image for image in export["images"]}
     found = []
-    for a in told["annotations"]:
+    for a in export["annotations"]:
         if a.get("bbox"):
             image, (x, y, w, h) = images[a["image_id"]], a["bbox"]
             sides = (y / image["height"], x / image["width"], (y + h) / image["height"], (x + w) / image["width"])
@@ -160,7 +160,7 @@ def read(source: str, file_name: str) -> bytes:
 
 
 def animal_model(folder: Path) -> Path:
-    """A package's folder with EfficientNet-Lite0 as it was trained on ImageNet, of whose classes ten are kept."""
+    """A package folder with EfficientNet-Lite0 as trained on ImageNet, reduced to ten classes."""
     import timm
     import torch
 

@@ -21,8 +21,7 @@ from animl_pipeline.dev.sagemaker_local.api_validation import IMAGE, REGION, ROL
 from animl_pipeline.dev.sagemaker_local.app import create_app
 from animl_pipeline.dev.sagemaker_local.control_api import ControlApi
 from animl_pipeline.dev.sagemaker_local.fault_injection import Faults
-from animl_pipeline.serve.__main__ import listen_on
-from animl_pipeline.serve.parent_watch import watch_parent
+from animl_pipeline.serve.server_process import listen_on, watch_parent
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
