@@ -1,10 +1,7 @@
-"""A first plan, drafted from what exports hold: classes that can be learnt, what is left out, and what looks wrong.
+"""A first plan from exports: survey_export counts what an export has, suggest_plan chooses classes, render_plan writes the YAML."""
 
-Public doors: :func:`surveyed` looks at an export, :func:`drafted` suggests, :func:`plan_text` writes it down.
-"""
+from animl_pipeline.plan_init.render_yaml import render_plan
+from animl_pipeline.plan_init.suggest import SuggestedClass, SuggestedPlan, suggest_plan
+from animl_pipeline.plan_init.survey import LabelCounts, Survey, survey_export
 
-from animl_pipeline.plan_init.render_yaml import plan_text
-from animl_pipeline.plan_init.suggest import Draft, Suggested, drafted
-from animl_pipeline.plan_init.survey import Category, Survey, surveyed
-
-__all__ = ["Category", "Draft", "Suggested", "Survey", "drafted", "plan_text", "surveyed"]
+__all__ = ["LabelCounts", "SuggestedClass", "SuggestedPlan", "Survey", "render_plan", "suggest_plan", "survey_export"]

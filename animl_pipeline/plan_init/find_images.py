@@ -1,4 +1,4 @@
-"""Where the pictures of an export probably lie: looked for beside it, or where its platform keeps them."""
+"""Guess where the images of an export are: beside it, or in Animl's bucket."""
 
 from __future__ import annotations
 
@@ -10,39 +10,38 @@ import pandas as pd
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
 
-SAMPLE = 25
-"""Pictures that are looked for."""
+SAMPLE_SIZE = 25
+"""Images that are looked for in each folder."""
 ANIML_BUCKET = "s3://animl-images-serving-prod"
 
 
-class Found(NamedTuple):
-    """A place for ``images``, the ``key`` that fits it, and what is not sure about it (empty where it is)."""
+class ImageFolder(NamedTuple):
+    """A source's ``images`` and ``path_field``, and what is uncertain about them ("" if nothing is)."""
 
     images: str
-    key: str
-    unsure: str
+    path_field: str
+    doubt: str
 
 
-def images_of(source: SourceConfig, images: pd.DataFrame, head: bytes, settings: Settings) -> Found:
-    """Where a source's pictures lie, when nobody said so.
+def find_images(source: SourceConfig, images: pd.DataFrame, head: bytes, settings: Settings) -> ImageFolder:
+    """Where a source's images are, if the user does not say so.
 
     Args:
-        source: the source; its own ``images`` is the last guess.
+        source: the source.
         images: its images.parquet.
         head: the first bytes of its export.json.
         settings: where relative paths start.
     """
     if source.project() is not None:
-        return Found(ANIML_BUCKET, "serving_bucket_key", "the bucket of Animl's production stage; other stages have their own")
-    paths = [str(p) for p in images["path"].iloc[:: max(1, len(images) // SAMPLE)]][:SAMPLE]
-    if "://" not in source.export:
-        beside = Path(source.export).parent
-        for folder in (beside, beside / "images", beside / Path(source.export).stem.partition(".")[0], Path("images")):
-            if any(settings.data_path(str(folder / p)).is_file() for p in paths):
-                return Found(folder.as_posix(), source.key, "")
+        return ImageFolder(ANIML_BUCKET, "serving_bucket_key", "this is the bucket of Animl's production stage; other stages have their own")
+    paths = [str(p) for p in images["path"].iloc[:: max(1, len(images) // SAMPLE_SIZE)]][:SAMPLE_SIZE]
+    remote = "://" in source.export
+    if not remote:
+        folder = Path(source.export).parent
+        for candidate in (folder, folder / "images", folder / Path(source.export).stem.partition(".")[0], Path("images")):
+            if any(settings.data_path(str(candidate / p)).is_file() for p in paths):
+                return ImageFolder(candidate.as_posix(), source.path_field, "")
     if b'"serving_bucket_key"' in head:
-        return Found(
-            ANIML_BUCKET, "serving_bucket_key", "an export of Animl, whose production stage keeps its pictures there; the stage may be another"
-        )
-    guess = f"{source.export.rpartition('/')[0] or '.'}/images" if "://" in source.export else (Path(source.export).parent / "images").as_posix()
-    return Found(guess, source.key, f"the pictures were not found ({paths[0] if paths else 'none is named'} …): say where they lie")
+        return ImageFolder(ANIML_BUCKET, "serving_bucket_key", "an export of Animl; its images may be in the bucket of another stage")
+    guess = f"{source.export.rpartition('/')[0] or '.'}/images" if remote else (Path(source.export).parent / "images").as_posix()
+    return ImageFolder(guess, source.path_field, f"no image was found ({paths[0] if paths else 'the export names none'} …); enter their folder here")

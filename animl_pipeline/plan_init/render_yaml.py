@@ -1,4 +1,4 @@
-"""A draft as the text of a plan: valid YAML, with what a person needs to know beside each line."""
+"""Write a suggested plan as YAML with comments."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from animl_pipeline.config import SourceConfig
-from animl_pipeline.plan_init.suggest import Draft, Suggested
+from animl_pipeline.plan_init.suggest import SuggestedClass, SuggestedPlan
 from animl_pipeline.plan_init.survey import Survey
 
-WIDTH = 118
-MOST_FEW = 60
-"""Names with too few objects that are listed one by one."""
+COMMENT_WIDTH = 118
+MAX_TOO_FEW = 60
+"""Labels with too few annotations that are listed one by one."""
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9 _()/.-]*")
-_WORDS_OF_YAML = frozenset({"yes", "no", "on", "off", "true", "false", "null", "y", "n"})
-
-QUOTED = '"\\'
-
-REST = """\
-view:                           # what the model sees of an animal
+_YAML_KEYWORDS = frozenset({"yes", "no", "on", "off", "true", "false", "null", "y", "n"})
+_ESCAPED = '"\\'
+OTHER_SECTIONS = """\
+model_input:                    # how a crop is made
   size: 224
-  mean: [0.5, 0.5, 0.5]         # as the pretrained weights below want it
+  mean: [0.5, 0.5, 0.5]         # as the pretrained weights below need it
   std: [0.5, 0.5, 0.5]
 
 detections:
-  source: auto                  # people's boxes where there are any, MegaDetector's elsewhere
+  source: auto                  # reviewed boxes, and MegaDetector for images without any
 
-splits:                         # whole places, never single pictures
+splits:                         # whole locations, never single images
   val: 0.15
   test: 0.2
 
@@ -36,7 +34,7 @@ train:
   weights: efficientnet-lite0-imagenet
   epochs: 15
   lr: 0.0005
-  patience: 4                   # stop after so many epochs without a better val macro AP
+  patience: 4                   # stop after so many epochs without a better score on val
 
 release:
   memory_mb: 3072
@@ -44,118 +42,107 @@ release:
 """
 
 
-def plan_text(model: str, surveys: Sequence[Survey], draft: Draft, guessed: Mapping[str, str]) -> str:
-    """The plan, ready to be written to a file.
+def render_plan(model: str, surveys: Sequence[Survey], plan: SuggestedPlan, doubts: Mapping[str, str]) -> str:
+    """The text of the plan file: valid YAML.
 
     Args:
         model: the model's name.
-        surveys: the exports that it was drafted from.
-        draft: what is suggested.
-        guessed: source → what is not known of where its pictures lie, for sources of which it was guessed.
+        surveys: the exports.
+        plan: what is suggested.
+        doubts: source → what is uncertain about the folder of its images; "" or absent if nothing is.
     """
-    parts = [
-        *_comment(_headline(surveys)),
+    names = ", ".join(s.source.name for s in surveys)
+    warnings = ["# Warnings:", *(c for line in plan.warnings for c in _comment(line, "  - "))] if plan.warnings else ["# No warnings."]
+    return "\n".join([
+        *_comment(_summary(names, surveys)),
         "#",
-        *_comment("Look over what looks wrong, the sources, and which names became which class; then: animl-pipeline plan check"),
-        *_comment("Every key that a plan can have is explained in deployments/plans/sample.yaml, kinds of sources in docs/sources.md."),
+        *_comment("Read the warnings, the sources and the classes, then run: animl-pipeline plan check"),
+        *_comment("deployments/plans/sample.yaml explains all keys of a plan; docs/sources.md explains the kinds of sources."),
         "",
-        *_wrong(draft.wrong),
-        f"model: {scalar(model)}",
-        f"description: {scalar(f'Drafted from {_names_of(surveys)}.')}",
+        *warnings,
+        "",
+        f"model: {yaml_scalar(model)}",
+        f"description: {yaml_scalar(f'First plan, suggested from {names}.')}",
         "",
         "sources:",
-        *(line for s in surveys for line in _source(s, guessed.get(s.source.name, ""))),
+        *(line for s in surveys for line in _source(s, doubts.get(s.source.name, ""))),
         "",
         "labels:",
-        *_classes(draft.classes),
-        *_left_out(draft),
+        *_classes(plan.classes),
+        *_other_labels(plan),
         "",
-        REST,
-    ]
-    return "\n".join(parts)
+        OTHER_SECTIONS,
+    ])  # fmt: skip
 
 
-def scalar(text: str) -> str:
-    """Text as YAML that is read as the same text."""
-    if _PLAIN.fullmatch(text) and text == text.strip() and text.casefold() not in _WORDS_OF_YAML:
+def yaml_scalar(text: str) -> str:
+    """Text as YAML, in quotes if needed."""
+    if _PLAIN.fullmatch(text) and text == text.strip() and text.casefold() not in _YAML_KEYWORDS:
         return text
-    return f'"{"".join(c if c.isprintable() and c not in QUOTED else _escaped(c) for c in text)}"'
+    return f'"{"".join(c if c.isprintable() and c not in _ESCAPED else _escape(c) for c in text)}"'
 
 
-def _escaped(c: str) -> str:
-    return f"\\{c}" if c in QUOTED else f"\\U{ord(c):08x}"
+def _escape(c: str) -> str:
+    return f"\\{c}" if c in _ESCAPED else f"\\U{ord(c):08x}"
 
 
-def _names(names: Iterable[str]) -> str:
-    return f"[{', '.join(scalar(n) for n in names)}]"
+def _yaml_list(texts: Iterable[str]) -> str:
+    return f"[{', '.join(yaml_scalar(t) for t in texts)}]"
 
 
-def _names_of(surveys: Sequence[Survey]) -> str:
-    return ", ".join(s.source.name for s in surveys)
-
-
-def _headline(surveys: Sequence[Survey]) -> str:
+def _summary(names: str, surveys: Sequence[Survey]) -> str:
     days = sorted(d for s in surveys for d in (s.first, s.last) if d)
     locations = len(frozenset[str]().union(*(s.locations for s in surveys)))
-    dates = f"taken {days[0]} to {days[-1]}" if days else "of unknown dates"
+    dates = f"taken {days[0]} to {days[-1]}" if days else "without dates"
     return (
-        f"A first plan, drafted from {_names_of(surveys)}: {sum(s.images for s in surveys):,} pictures {dates} at {locations:,} known places, "
-        f"{sum(s.objects for s in surveys):,} labels, {sum(s.boxes for s in surveys):,} of them with a box."
+        f"A first plan, suggested from {names}: {sum(s.images for s in surveys):,} images {dates} at {locations:,} known locations, "
+        f"{sum(s.annotations for s in surveys):,} annotations, {sum(s.boxes for s in surveys):,} of them with a box."
     )
 
 
-def _wrong(lines: Sequence[str]) -> list[str]:
-    if not lines:
-        return ["# Nothing looks wrong.", ""]
-    return ["# What looks wrong:", *(c for line in lines for c in _comment(line, "  - ")), ""]
-
-
-def _comment(text: str, bullet: str = "") -> list[str]:
-    """Text as comment lines; what an export says may hold anything, a comment may not."""
+def _comment(text: str, bullet: str = "", margin: str = "") -> list[str]:
+    """Text as comment lines. Characters that could end a comment are replaced, since an export may contain anything."""
     shown = "".join(c if c.isprintable() else "?" for c in text)
-    indent = " " * len(bullet)
-    return [f"# {line}" for line in textwrap.wrap(shown, WIDTH, initial_indent=bullet, subsequent_indent=indent)] or ["#"]
+    lines = textwrap.wrap(shown, COMMENT_WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet))
+    return [f"{margin}# {line}" for line in lines] or [f"{margin}#"]
 
 
-def _source(survey: Survey, unknown: str) -> list[str]:
-    """A source with what differs from the defaults."""
+def _source(survey: Survey, doubt: str) -> list[str]:
+    """A source, with only the keys that differ from their defaults."""
     s = survey.source
-    lines = [f"  - name: {scalar(s.name)}", f"    kind: {s.kind}", f"    export: {scalar(s.export)}"]
-    lines += [f"    # {line[2:]}" for line in _comment(unknown)] if unknown else []
+    lines = [f"  - name: {yaml_scalar(s.name)}", f"    kind: {s.kind}", f"    export: {yaml_scalar(s.export)}"]
+    if doubt:
+        lines += _comment(doubt, margin="    ")
     if s.images != s.export:
-        lines.append(f"    images: {scalar(s.images)}")
-    defaults = SourceConfig.model_fields
-    for field in ("key", "location_field", "layout", "locations"):
+        lines.append(f"    images: {yaml_scalar(s.images)}")
+    for field in ("path_field", "location_field", "layout", "location_namespace"):
         value = getattr(s, field)
-        if value != defaults[field].default:
-            lines.append(f"    {field}: {scalar(value)}")
+        if value != SourceConfig.model_fields[field].default:
+            lines.append(f"    {field}: {yaml_scalar(value)}")
     if survey.unreviewed:
-        lines.append(f"    unreviewed: {s.unreviewed}            # {survey.unreviewed:,} of its {survey.objects:,} labels: no person validated them")
+        lines.append(f"    unreviewed: {s.unreviewed}            # no person validated {survey.unreviewed:,} of {survey.annotations:,} labels")
     return lines
 
 
-def _classes(classes: Sequence[Suggested]) -> list[str]:
-    lines = [f"{'    ' + scalar(c.id)}: {_names(c.names)}" for c in classes]
-    wide = min(max(map(len, lines)), 60)
-    return ["  classes:", *(f"{line.ljust(wide)}  # {_figures(c)}" for line, c in zip(lines, classes, strict=True))]
+def _classes(classes: Sequence[SuggestedClass]) -> list[str]:
+    lines = [f"    {yaml_scalar(c.id)}: {_yaml_list(c.labels)}" for c in classes]
+    width = min(max(map(len, lines)), 60)
+    return ["  classes:", *(f"{line.ljust(width)}  # {_counts(c)}" for line, c in zip(lines, classes, strict=True))]
 
 
-def _figures(c: Suggested) -> str:
-    locations = f"{len(c.locations):,} place{'' if len(c.locations) == 1 else 's'}"
-    return f"{c.objects:,} objects ({c.boxes:,} boxes) in {c.images:,} pictures at {locations}, {c.dates}"
+def _counts(c: SuggestedClass) -> str:
+    locations = f"{len(c.locations):,} location{'' if len(c.locations) == 1 else 's'}"
+    return f"{c.annotations:,} annotations ({c.boxes:,} boxes) in {c.images:,} images at {locations}, {c.dates}"
 
 
-def _left_out(draft: Draft) -> list[str]:
-    empty = draft.asides.get("empty", ("empty",))
-    exclude = [n for role in ("people", "vehicle", "unknown") for n in draft.asides.get(role, ())]
-    lines = [f"  empty: {_names(empty)}", f"  exclude: {_names(exclude)}"]
-    if draft.few:
-        lines += ["  # Not suggested: too few objects or places. Their pictures are left out, and counted, unless a class names them:"]
-        lines += [line for c in draft.few[:MOST_FEW] for line in _few(c)]
-        more = len(draft.few) - MOST_FEW
-        lines += [f"  #   … and {more:,} more names"] if more > 0 else []
+def _other_labels(plan: SuggestedPlan) -> list[str]:
+    """The keys empty and exclude, and the labels that are in no class as comments."""
+    exclude = [label for role in ("people", "vehicle", "unknown") for label in plan.no_animals.get(role, ())]
+    lines = [f"  empty: {_yaml_list(plan.no_animals.get('empty', ('empty',)))}", f"  exclude: {_yaml_list(exclude)}"]
+    if plan.too_few:
+        lines.append("  # Too few annotations or locations for a class. These labels are dropped, and counted, unless you add them to a class:")
+        for c in plan.too_few[:MAX_TOO_FEW]:
+            lines += _comment(f"{yaml_scalar(c.id)}: {_yaml_list(c.labels)}  {_counts(c)}", bullet="  ", margin="  ")
+        more = len(plan.too_few) - MAX_TOO_FEW
+        lines += [f"  #   … and {more:,} more labels"] if more > 0 else []
     return lines
-
-
-def _few(c: Suggested) -> list[str]:
-    return [f"  #   {line[2:]}" for line in _comment(f"{scalar(c.id)}: {_names(c.names)}  {_figures(c)}")]

@@ -1,4 +1,4 @@
-"""Which names could be classes, which are left out, and what looks wrong: a suggestion for a person to look over."""
+"""Suggest classes from the labels of exports, and warn about what looks wrong in them."""
 
 from __future__ import annotations
 
@@ -8,223 +8,214 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from animl_pipeline.core.category_names import plain as key
-from animl_pipeline.core.category_names import role
+from animl_pipeline.core.category_names import normalise_name, role
 from animl_pipeline.core.errors import ExportError
-from animl_pipeline.plan_init.category_names import is_slip, spellings
-from animl_pipeline.plan_init.survey import Category, Survey
+from animl_pipeline.plan_init.label_spellings import group_spellings, is_likely_typo
+from animl_pipeline.plan_init.survey import LabelCounts, Survey
 
-MOST_CLASSES = 40
-LONGEST_ID = 60
-CROWDED = 0.6
-"""A place with more than this share of a class's objects may teach its background instead of the animal."""
+MAX_CLASSES = 40
+MAX_ID_LENGTH = 60
+MAX_SHARE_OF_LOCATION = 0.6
+"""If one location has a larger share of a class, the model may learn its background instead of the animal."""
 
 
-class Suggested(NamedTuple):
-    """One kind of animal: a class, or too few of it to be one. ``names`` are its spellings, the most frequent first."""
+class SuggestedClass(NamedTuple):
+    """One kind of animal: a class, or one with too few annotations. ``labels`` are its spellings, the most frequent first."""
 
     id: str
-    names: tuple[str, ...]
-    objects: int
+    labels: tuple[str, ...]
+    annotations: int
     images: int
     boxes: int
     locations: Counter[str]
     dates: str
 
 
-class Draft(NamedTuple):
-    """What is suggested. ``asides`` are names that are no animals, by role; ``wrong`` is what looks wrong, a line each."""
+class SuggestedPlan(NamedTuple):
+    """The suggestion: classes, kinds of animals with too few annotations or locations, labels of no animal by role, warnings (a line each)."""
 
-    classes: tuple[Suggested, ...]
-    few: tuple[Suggested, ...]
-    asides: dict[str, tuple[str, ...]]
-    wrong: tuple[str, ...]
+    classes: tuple[SuggestedClass, ...]
+    too_few: tuple[SuggestedClass, ...]
+    no_animals: dict[str, tuple[str, ...]]
+    warnings: tuple[str, ...]
 
 
-def drafted(surveys: Sequence[Survey], min_objects: int, min_locations: int) -> Draft:
-    """Classes for the names that have at least ``min_objects`` at ``min_locations`` places, in all exports together.
+def suggest_plan(surveys: Sequence[Survey], min_annotations: int, min_locations: int) -> SuggestedPlan:
+    """Suggest a class for each kind of animal with enough annotations and locations in all exports together.
 
-    Where fewer than two have, the two most frequent names are taken, and what looks wrong says so.
+    If fewer than two kinds have enough, the two most frequent ones are suggested, with a warning.
 
     Raises:
-        ExportError: the exports hold fewer than two kinds of animals.
+        ExportError: the exports have fewer than two kinds of animals.
     """
-    merged = _merged(c for s in surveys for c in s.categories)
-    asides = _asides(merged)
-    kinds = _kinds({n: c for n, c in merged.items() if not role(n)})
+    merged = _merge_labels(c for s in surveys for c in s.labels)
+    no_animals: dict[str, list[str]] = defaultdict(list)
+    for label, counts in sorted(merged.items(), key=lambda item: -item[1].annotations):
+        if role(label):
+            no_animals[role(label)].append(counts.label)
+    kinds = _group_kinds({label: c for label, c in merged.items() if not role(label)})
     if len(kinds) < 2:
-        held = ", ".join(f"{c.name} {c.objects:,}" for c in sorted(merged.values(), key=lambda c: -c.objects)[:12]) or "no label at all"
-        raise ExportError(f"expected at least two kinds of animals to tell apart, found {len(kinds)} (names: {held}); give another export as well")
-    enough = [k for k in kinds if k.objects >= min_objects and len(k.locations) >= min_locations]
-    classes = (enough if len(enough) >= 2 else kinds[:2])[:MOST_CLASSES]
-    wrong = [
-        *_about_classes(classes, min_objects, min_locations),
-        *_about_locations(kinds, classes, min_objects, min_locations),
-        *_about_names(kinds),
-        *_about_sources(surveys),
+        labels = ", ".join(f"{c.label} {c.annotations:,}" for c in sorted(merged.values(), key=lambda c: -c.annotations)[:12]) or "none"
+        raise ExportError(
+            f"a classifier needs at least two kinds of animals, found {len(kinds)} (labels: {labels}); give another export as well",
+            code="too_few_kinds", kinds=len(kinds),
+        )  # fmt: skip
+    enough = [k for k in kinds if k.annotations >= min_annotations and len(k.locations) >= min_locations]
+    classes = (enough if len(enough) >= 2 else kinds[:2])[:MAX_CLASSES]
+    warnings = [
+        *_warn_about_classes(classes, min_annotations, min_locations),
+        *_warn_about_few_locations(kinds, classes, min_annotations, min_locations),
+        *_warn_about_spellings(kinds),
+        *_warn_about_sources(surveys),
     ]
-    if len(enough) > MOST_CLASSES:
-        wrong.append(
-            f"{len(enough)} names have enough to be classes; the {MOST_CLASSES} with most objects are suggested, the others stand below them"
+    if len(enough) > MAX_CLASSES:
+        warnings.append(
+            f"{len(enough)} labels have enough annotations; the {MAX_CLASSES} most frequent are suggested, the others are listed below them"
         )
-    return Draft(tuple(classes), tuple(k for k in kinds if k not in classes), asides, tuple(wrong))
+    too_few = tuple(k for k in kinds if k not in classes)
+    return SuggestedPlan(tuple(classes), too_few, {r: tuple(labels) for r, labels in no_animals.items()}, tuple(warnings))
 
 
-def _merged(categories: Iterable[Category]) -> dict[str, Category]:
-    """Names of all exports, compared without case, as a plan does."""
-    merged: dict[str, Category] = {}
-    for c in categories:
-        folded = c.name.casefold()
-        known = merged.get(folded)
-        if known is None:
-            merged[folded] = c
+def _merge_labels(labels: Iterable[LabelCounts]) -> dict[str, LabelCounts]:
+    """The labels of all exports, compared without case, as a plan compares them."""
+    merged: dict[str, LabelCounts] = {}
+    for c in labels:
+        known = merged.setdefault(c.label.casefold(), c)
+        if known is c:
             continue
-        days = sorted(d for d in (known.first, known.last, c.first, c.last) if d)
-        merged[folded] = Category(
-            name=max(known, c, key=lambda x: x.objects).name,
-            objects=known.objects + c.objects,
+        first, last = _first_and_last([known, c])
+        merged[c.label.casefold()] = LabelCounts(
+            label=max(known, c, key=lambda x: x.annotations).label,
+            annotations=known.annotations + c.annotations,
             images=known.images + c.images,
             boxes=known.boxes + c.boxes,
             locations=known.locations + c.locations,
-            first=days[0] if days else "",
-            last=days[-1] if days else "",
+            first=first,
+            last=last,
         )
     return merged
 
 
-def _asides(merged: dict[str, Category]) -> dict[str, tuple[str, ...]]:
-    """Names that are no animals, by role, the most frequent first."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for name, category in sorted(merged.items(), key=lambda item: -item[1].objects):
-        if role(name):
-            found[role(name)].append(category.name)
-    return {r: tuple(names) for r, names in found.items()}
-
-
-def _kinds(merged: dict[str, Category]) -> list[Suggested]:
-    """The kinds of animals, spellings together, the most frequent first."""
-    kinds: list[Suggested] = []
-    for names in spellings({n: c.objects for n, c in merged.items()}):
-        parts = [merged[n] for n in names]
-        days = sorted(d for p in parts for d in (p.first, p.last) if d)
+def _group_kinds(merged: dict[str, LabelCounts]) -> list[SuggestedClass]:
+    """The kinds of animals, each with all its spellings, the most frequent first."""
+    kinds: list[SuggestedClass] = []
+    for labels in group_spellings({label: c.annotations for label, c in merged.items()}):
+        counts = [merged[label] for label in labels]
+        first, last = _first_and_last(counts)
         kinds.append(
-            Suggested(
-                id=_class_id(merged[names[0]].name, {k.id for k in kinds}),
-                names=tuple(p.name for p in parts),
-                objects=sum(p.objects for p in parts),
-                images=sum(p.images for p in parts),
-                boxes=sum(p.boxes for p in parts),
-                locations=sum((p.locations for p in parts), Counter[str]()),
-                dates=f"{days[0]} to {days[-1]}" if days else "no dates",
+            SuggestedClass(
+                id=_class_id(counts[0].label, {k.id for k in kinds}),
+                labels=tuple(c.label for c in counts),
+                annotations=sum(c.annotations for c in counts),
+                images=sum(c.images for c in counts),
+                boxes=sum(c.boxes for c in counts),
+                locations=sum((c.locations for c in counts), Counter[str]()),
+                dates=f"{first} to {last}" if first else "no dates",
             )
         )
     return kinds
 
 
-def _class_id(name: str, taken: set[str]) -> str:
-    """A class id that MongoDB, YAML and people can bear, made of a name; another one where it is taken."""
-    plain = re.sub(r"[^\w ()/,'-]+", " ", unicodedata.normalize("NFC", name).replace("_", " "))
-    plain = " ".join(plain.split())[:LONGEST_ID].strip() or "class"
-    return plain if plain not in taken else next(f"{plain} {i}" for i in range(2, len(taken) + 3) if f"{plain} {i}" not in taken)
+def _first_and_last(counts: Sequence[LabelCounts]) -> tuple[str, str]:
+    days = sorted(day for c in counts for day in (c.first, c.last) if day)
+    return (days[0], days[-1]) if days else ("", "")
 
 
-def _about_sources(surveys: Sequence[Survey]) -> Iterable[str]:
+def _class_id(label: str, taken: set[str]) -> str:
+    """A class id made of a label, which is valid in MongoDB and YAML and not taken yet."""
+    allowed = re.sub(r"[^\w ()/,'-]+", " ", unicodedata.normalize("NFC", label).replace("_", " "))
+    class_id = " ".join(allowed.split())[:MAX_ID_LENGTH].strip() or "class"
+    return class_id if class_id not in taken else next(f"{class_id} {i}" for i in range(2, len(taken) + 3) if f"{class_id} {i}" not in taken)
+
+
+# -- warnings --------------------------------------------------------------------------------------------------------------------
+
+
+def _warn_about_sources(surveys: Sequence[Survey]) -> Iterable[str]:
     for s in surveys:
         name = s.source.name
         for problem, n in sorted(s.problems.items(), key=lambda item: -item[1]):
-            yield f"{name}: {n:,} {problem.replace('_', ' ')} (each is listed in the export step's problems.parquet)"
-        if s.unreviewed and s.unreviewed == s.objects:
-            yield (
-                f"{name}: no person validated any of its {_some(s.objects, 'label')}, so nothing of it is learnt as the plan stands; "
-                "`unreviewed: keep` would learn from a machine's own answers"
-            )
+            yield f"{name}: {n:,} {problem.replace('_', ' ')} (problems.parquet of the export step lists them)"
+        if s.unreviewed and s.unreviewed == s.annotations:
+            yield f"{name}: no person validated its {_count(s.annotations, 'label')}, so none is used (`unreviewed: keep` would use them)"
         elif s.unreviewed:
-            share = f"{s.unreviewed:,} of {s.objects:,} labels ({_percent(s.unreviewed, s.objects)})"
-            yield f"{name}: {share} were validated by no person; they are left out unless its `unreviewed` says keep"
+            share = f"{s.unreviewed:,} of {s.annotations:,} labels ({_percent(s.unreviewed, s.annotations)})"
+            yield f"{name}: no person validated {share}; they are not used unless `unreviewed` is keep"
         if not s.locations:
-            yield f"{name}: no picture says where it was taken, so none can be in an honest split; set location_field or layout if something does"
-        elif s.unplaced:
-            share = f"{s.unplaced:,} of {s.images:,} pictures ({_percent(s.unplaced, s.images)})"
-            yield f"{name}: {share} do not say where they were taken; they are left out (splits.unknown_location)"
-        if s.odd_dates:
-            yield f"{name}: {_some(s.odd_dates, 'picture')} dated before 2000 or after today: a camera's clock was wrong"
-    undated = [f"{s.source.name} ({_of(s.undated, s.images)})" for s in surveys if s.undated]
+            yield f"{name}: no image has a location, so the images cannot be split by location; set location_field or layout"
+        elif s.without_location:
+            share = f"{s.without_location:,} of {s.images:,} images ({_percent(s.without_location, s.images)})"
+            yield f"{name}: {share} have no location; they are not used (splits.unknown_location)"
+        if s.wrong_dates:
+            yield f"{name}: {_count(s.wrong_dates, 'image')} dated before 2000 or after today, so a camera's clock was wrong"
+    undated = [f"{s.source.name} ({s.without_date:,} of {s.images:,})" for s in surveys if s.without_date]
     if undated:
-        yield f"pictures without a date, whose bursts are known by sequence ids only: {', '.join(undated)}"
-    boxless = [s.source.name for s in surveys if s.objects and not s.boxes]
+        yield f"images without a date are in one sequence only if the export says so: {', '.join(undated)}"
+    boxless = [s.source.name for s in surveys if s.annotations and not s.boxes]
     if boxless:
-        yield f"no label has a box, so MegaDetector looks for the animals: {', '.join(boxless)}"
-    yield from _shared_locations(surveys)
-    yield from _alike_locations(surveys)
+        yield f"no label has a box, so MegaDetector has to find the animals: {', '.join(boxless)}"
+    yield from _warn_about_same_locations(surveys)
     locations = frozenset[str]().union(*(s.locations for s in surveys))
     if 0 < len(locations) < 3:
-        yield f"{_some(len(locations), 'known location')} in all; train, val and test need one each at least"
+        yield f"{_count(len(locations), 'known location')} in all; train, val and test need at least one each"
 
 
-def _shared_locations(surveys: Sequence[Survey]) -> Iterable[str]:
-    """Places of one name in sources that keep theirs apart."""
-    where: dict[str, list[str]] = defaultdict(list)
-    for space in sorted({s.source.namespace() for s in surveys}):
-        for location in {p.removeprefix(f"{space}/") for s in surveys if s.source.namespace() == space for p in s.locations}:
-            where[location].append(space)
-    both = {location: spaces for location, spaces in where.items() if len(spaces) > 1}
-    if both:
-        location, spaces = min(both.items())
+def _warn_about_same_locations(surveys: Sequence[Survey]) -> Iterable[str]:
+    """Locations that may be the same camera: one name in several sources, or names that differ by case or spaces only."""
+    sources: dict[str, set[str]] = defaultdict(set)
+    similar: dict[str, set[str]] = defaultdict(set)
+    for s in surveys:
+        for location in s.locations:
+            sources[location.removeprefix(f"{s.source.namespace()}/")].add(s.source.namespace())
+            similar[" ".join(unicodedata.normalize("NFC", location).casefold().split()).replace("/ ", "/")].add(location)
+    shared = {location: sorted(names) for location, names in sources.items() if len(names) > 1}
+    if shared:
+        location, names = min(shared.items())
         yield (
-            f"{_some(len(both), 'place name')} in several sources (such as {location!r} in {' and '.join(spaces)}); "
-            "where the same cameras are meant, give these sources the same `places`"
+            f"{_count(len(shared), 'location name')} in several sources (such as {location!r} in {' and '.join(names)}); "
+            "if these are the same cameras, give the sources the same `location_namespace`"
         )
-
-
-def _alike_locations(surveys: Sequence[Survey]) -> Iterable[str]:
-    """Places whose names differ by case or blanks alone: one camera under two names would be on two sides of the split."""
-    alike: dict[str, set[str]] = defaultdict(set)
-    for location in frozenset[str]().union(*(s.locations for s in surveys)):
-        alike[" ".join(unicodedata.normalize("NFC", location).casefold().split()).replace("/ ", "/")].add(location)
-    pairs = sorted(sorted(names) for names in alike.values() if len(names) > 1)
+    pairs = sorted(sorted(names) for names in similar.values() if len(names) > 1)
     if pairs:
         yield (
-            f"{_some(len(pairs), 'place')} under names that differ by case or blanks alone (such as {pairs[0][0]!r} and {pairs[0][1]!r}); "
-            "where one camera is meant, give it one name in the export: it would be trained on and tested on"
+            f"{_count(len(pairs), 'location')} with names that differ by case or spaces only (such as {pairs[0][0]!r} and {pairs[0][1]!r}); "
+            "if this is one camera, give it one name in the export: otherwise it can be in train and in test"
         )
 
 
-def _about_names(kinds: Sequence[Suggested]) -> Iterable[str]:
+def _warn_about_spellings(kinds: Sequence[SuggestedClass]) -> Iterable[str]:
     for kind in kinds:
-        if len(kind.names) > 1:
-            sure = len({key(n) for n in kind.names}) == 1
-            yield f"{', '.join(map(repr, kind.names))} were taken as spellings of one name{'' if sure else ', perhaps wrongly'}"
+        if len(kind.labels) > 1:
+            same_name = len({normalise_name(label) for label in kind.labels}) == 1
+            yield f"{', '.join(map(repr, kind.labels))} are taken as spellings of one name{'' if same_name else '; this may be wrong'}"
     for i, kind in enumerate(kinds):
         for other in kinds[i + 1 :]:
-            if is_slip(key(kind.names[0]), key(other.names[0])):
-                yield f"{kind.names[0]!r} and {other.names[0]!r} are spelled nearly alike: two kinds, or a slip?"
+            if is_likely_typo(normalise_name(kind.labels[0]), normalise_name(other.labels[0])):
+                yield f"{kind.labels[0]!r} and {other.labels[0]!r} have nearly the same spelling: two kinds of animals, or a typing error?"
 
 
-def _about_classes(classes: Sequence[Suggested], min_objects: int, min_locations: int) -> Iterable[str]:
-    few = [c for c in classes if c.objects < min_objects or len(c.locations) < min_locations]
+def _warn_about_classes(classes: Sequence[SuggestedClass], min_annotations: int, min_locations: int) -> Iterable[str]:
+    few = [c for c in classes if c.annotations < min_annotations or len(c.locations) < min_locations]
     if few:
-        told = ", ".join(f"{c.id} ({_some(c.objects, 'object')} at {_some(len(c.locations), 'place')})" for c in few)
-        yield f"fewer than two names have {_some(min_objects, 'object')} at {_some(min_locations, 'place')}; suggested all the same: {told}"
-    crowded = [(c, *c.locations.most_common(1)[0]) for c in classes if c not in few and c.locations]
-    crowded = [(c, location, n) for c, location, n in crowded if n > CROWDED * c.objects]
-    if crowded:
-        told = ", ".join(f"{c.id} ({_percent(n, c.objects)} at {location})" for c, location, n in crowded)
-        yield f"most objects at one place, whose background they may teach (max_per_location sets a limit): {told}"
+        shown = ", ".join(f"{c.id} ({_count(c.annotations, 'annotation')} at {_count(len(c.locations), 'location')})" for c in few)
+        enough = f"{_count(min_annotations, 'annotation')} at {_count(min_locations, 'location')}"
+        yield f"fewer than two labels have {enough}; suggested all the same: {shown}"
+    largest = [(c, *c.locations.most_common(1)[0]) for c in classes if c not in few and c.locations]
+    uneven = [f"{c.id} ({_percent(n, c.annotations)} at {location})" for c, location, n in largest if n > MAX_SHARE_OF_LOCATION * c.annotations]
+    if uneven:
+        yield f"most annotations are at one location, so the model may learn its background (max_per_location sets a limit): {', '.join(uneven)}"
 
 
-def _about_locations(kinds: Sequence[Suggested], classes: Sequence[Suggested], min_objects: int, min_locations: int) -> Iterable[str]:
-    """Names that lack nothing but places."""
-    lacking = [k for k in kinds if k not in classes and k.objects >= min_objects and len(k.locations) < min_locations]
-    if lacking:
-        told = ", ".join(f"{k.id} ({k.objects:,} at {len(k.locations)})" for k in lacking[:MOST_CLASSES])
-        yield f"enough objects, but at fewer than {_some(min_locations, 'known location')} to learn from and be tested at: {told}"
+def _warn_about_few_locations(
+    kinds: Sequence[SuggestedClass], classes: Sequence[SuggestedClass], min_annotations: int, min_locations: int
+) -> Iterable[str]:
+    few = [k for k in kinds if k not in classes and k.annotations >= min_annotations and len(k.locations) < min_locations]
+    if few:
+        shown = ", ".join(f"{k.id} ({k.annotations:,} at {len(k.locations)})" for k in few[:MAX_CLASSES])
+        yield f"enough annotations, but at fewer than {_count(min_locations, 'known location')}: {shown}"
 
 
-def _of(n: int, whole: int) -> str:
-    return f"all {whole:,}" if n == whole else f"{n:,} of {whole:,}"
-
-
-def _some(n: int, what: str) -> str:
+def _count(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 

@@ -1,4 +1,4 @@
-"""What one export holds, in figures: its names, places, dates, and the problems that were found in it."""
+"""Count what one export has: its labels, locations, dates, and the problems that were found in it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ import numpy as np
 import pandas as pd
 
 from animl_pipeline.config import SourceConfig
-from animl_pipeline.core.records import Artifact
+from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES
 from animl_pipeline.storage.step_cache import Store
 
-TOLD = frozenset({"unreviewed", "no_capture_time"})
-"""Notes of an export step whose figures a survey has itself."""
+COUNTED_HERE = frozenset({"unreviewed", "no_capture_time"})
+"""Notes of the export step that the survey counts itself."""
+FIRST_YEAR = "2000"
+"""Images dated before are from a camera whose clock was wrong."""
 
 
-class Category(NamedTuple):
-    """One name of an export. ``places`` counts objects by place, as <name space>/<place>; dates are days, empty where unknown."""
+class LabelCounts(NamedTuple):
+    """One label of an export. ``locations``: annotations per location (<namespace>/<location>); ``first`` and ``last`` are days or ""."""
 
-    name: str
-    objects: int
+    label: str
+    annotations: int
     images: int
     boxes: int
     locations: Counter[str]
@@ -29,74 +32,77 @@ class Category(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """One export in figures. ``problems`` counts what was left out or odd, as its export step found it."""
+    """One export. ``problems`` counts what its export step dropped or found odd."""
 
     source: SourceConfig
     images: int
-    objects: int
+    annotations: int
     locations: frozenset[str]
-    unplaced: int
-    undated: int
-    odd_dates: int
+    without_location: int
+    without_date: int
+    wrong_dates: int
     unreviewed: int
     boxes: int
     first: str
     last: str
-    categories: tuple[Category, ...]
+    labels: tuple[LabelCounts, ...]
     problems: dict[str, int]
 
 
-def surveyed(source: SourceConfig, export: Artifact, store: Store, today: str) -> Survey:
-    """An export in figures.
+def survey_export(source: SourceConfig, export: Artifact, store: Store, today: str) -> Survey:
+    """Count what an export has.
 
     Args:
         source: the source.
         export: its export step.
-        store: holds it.
-        today: ISO day; pictures from later days, and from before 2000, are of cameras whose clock was wrong.
+        store: holds the export step.
+        today: day as YYYY-MM-DD; later dates are wrong.
     """
-    images = store.table(export, "images.parquet")[["image_id", "location", "taken"]].astype(str)
-    objects = store.table(export, "annotations.parquet")
+    images = store.table(export, EXPORT_IMAGES)[["image_id", "location", "taken"]].astype(str)
+    annotations = store.table(export, EXPORT_ANNOTATIONS)
     day = _days(images["taken"])
-    odd = (day != "") & ((day < "2000") | (day > today))
-    images = images.assign(day=day.mask(odd, ""), location=np.where(images["location"] == "", "", f"{source.namespace()}/" + images["location"]))
-    both = objects.astype({"label": str, "image_id": str}).merge(images, on="image_id", how="left")
-    known = sorted(d for d in images["day"].unique() if d)
-    counts = export.counts
+    wrong = (day != "") & ((day < FIRST_YEAR) | (day > today))
+    images = images.assign(day=day.mask(wrong, ""), location=np.where(images["location"] == "", "", f"{source.namespace()}/" + images["location"]))
+    rows = annotations.astype({"label": str, "image_id": str}).merge(images, on="image_id", how="left")
+    first, last = _first_and_last(images["day"])
     return Survey(
         source=source,
         images=len(images),
-        objects=len(objects),
+        annotations=len(annotations),
         locations=frozenset(images["location"]) - {""},
-        unplaced=int((images["location"] == "").sum()),
-        undated=int((day == "").sum()),
-        odd_dates=int(odd.sum()),
-        unreviewed=int((~objects["reviewed"].astype(bool)).sum()),
-        boxes=int(objects["x"].notna().sum()),
-        first=known[0] if known else "",
-        last=known[-1] if known else "",
-        categories=tuple(_category(str(name), rows) for name, rows in both.groupby("label", sort=False, observed=True)),
-        problems={**counts.dropped, **{k: n for k, n in counts.noted.items() if k not in TOLD}},
+        without_location=int((images["location"] == "").sum()),
+        without_date=int((day == "").sum()),
+        wrong_dates=int(wrong.sum()),
+        unreviewed=int((~annotations["reviewed"].astype(bool)).sum()),
+        boxes=int(annotations["x"].notna().sum()),
+        first=first,
+        last=last,
+        labels=tuple(_count_label(str(label), of_label) for label, of_label in rows.groupby("label", sort=False, observed=True)),
+        problems={**export.counts.dropped, **{k: n for k, n in export.counts.notes.items() if k not in COUNTED_HERE}},
     )
 
 
 def _days(taken: pd.Series) -> pd.Series:
-    """The day of each time, as ISO text, empty where there is none; EXIF writes 2024:05:31."""
-    said = taken.str.slice(0, 10).str.replace(":", "-", regex=False)
-    known = pd.Series(said.unique())
-    sound = known[pd.to_datetime(known, format="%Y-%m-%d", errors="coerce").notna() & (known.str.len() == len("2024-05-31"))]
-    return said.where(said.isin(sound), "")
+    """The day of each time as YYYY-MM-DD, "" without a valid one. EXIF writes 2024:05:31."""
+    days = taken.str.slice(0, 10).str.replace(":", "-", regex=False)
+    unique = pd.Series(days.unique())
+    valid = unique[pd.to_datetime(unique, format="%Y-%m-%d", errors="coerce").notna() & (unique.str.len() == len("2024-05-31"))]
+    return days.where(days.isin(valid), "")
 
 
-def _category(name: str, rows: pd.DataFrame) -> Category:
-    days = rows.loc[rows["day"] != "", "day"]
-    locations = Counter({str(p): int(n) for p, n in rows["location"].value_counts().items() if p and n})
-    return Category(
-        name=name,
-        objects=len(rows),
+def _first_and_last(days: pd.Series) -> tuple[str, str]:
+    known = sorted(d for d in days.unique() if d)
+    return (known[0], known[-1]) if known else ("", "")
+
+
+def _count_label(label: str, rows: pd.DataFrame) -> LabelCounts:
+    first, last = _first_and_last(rows["day"])
+    return LabelCounts(
+        label=label,
+        annotations=len(rows),
         images=int(rows["image_id"].nunique()),
         boxes=int(rows["x"].notna().sum()),
-        locations=locations,
-        first=days.min() if len(days) else "",
-        last=days.max() if len(days) else "",
+        locations=Counter({str(p): int(n) for p, n in rows["location"].value_counts().items() if p and n}),
+        first=first,
+        last=last,
     )
