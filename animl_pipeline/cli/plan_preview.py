@@ -116,8 +116,7 @@ def _print_wrapped(line: str) -> None:
 
 
 def _reasons(dropped: Mapping[str, int]) -> str:
-    words = {"image_unusable": "over a source's limits"}  # the only reason before an image is downloaded
-    return ", ".join(f"{n:,} {words.get(reason, reason.replace('_', ' '))}" for reason, n in dropped.items())
+    return ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in dropped.items())
 
 
 def _disk(store: Store, needed: int) -> str:

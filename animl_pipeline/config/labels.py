@@ -47,7 +47,7 @@ class ClassConfig(Record):
     exclude_taxa: tuple[TaxonConfig, ...] = Field(default=(), description="taxa within `taxa` that do not become the class")
     max_count: int | None = Field(default=None, ge=1, description="keep at most this many annotations")
     max_per_location: int | None = Field(default=None, ge=1, description="keep at most this many annotations of one location")
-    prioritize: Labels = Field(default=(), description="what a maximum keeps first: names of sources or labels, in this order")
+    prioritize: Labels = Field(default=(), description="what a limit keeps first: names of sources or labels, in this order")
     min_count: int | None = Field(default=None, ge=0, description="expected number of annotations, at least")
     min_locations: int | None = Field(default=None, ge=0, description="expected number of locations, at least")
 
@@ -94,7 +94,7 @@ class LabelsConfig(Record):
     equivalents: dict[str, tuple[str, ...]] = Field(
         default={}, description="scoring only: class → other classes that count as right when they are predicted for it"
     )
-    seed: Seed = Field(default=0, description="which annotations a maximum keeps")
+    seed: Seed = Field(default=0, description="which annotations a limit keeps")
 
     @field_validator("classes", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Labels: a class for each annotation or a reason why it has none, stable maximum numbers, MegaDetector's format."""
+"""Labels: a class for each annotation or a reason why it has none, stable limits, MegaDetector's format."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_each_annotation_has_a_class_or_a_reason(store: Store, settings: Setting
     assert list(t.loc[fox, ["ymin", "xmin", "ymax", "xmax"]]) == [0.25, 0.25, 0.75, 0.75]
     assert t.loc[rat, ["ymin", "xmin"]].isna().all()
     assert (t.loc[fox, "location"], t.loc[rat, "location"], t.loc[rat, "sequence"]) == ("isle/cove", "isle/bay", "isle/s1")
-    assert artifact.counts.dropped == {"empty": 1, "excluded": 1, "unreviewed": 1, "image_unusable": 1}
+    assert artifact.counts.dropped == {"empty": 1, "excluded": 1, "unreviewed": 1, "image_missing": 1}
     assert len(store.table(artifact, "dropped.parquet")) == 4
 
 
@@ -63,7 +63,7 @@ def test_a_label_that_the_plan_does_not_name_is_counted(store: Store, settings: 
     e.annotation(e.image(), 2)
     spec = {"classes": {"fox": ["fox"], "rat": ["rat"]}}
     e.annotation(e.image(), 3)
-    assert resolved(e, store, settings, tmp_path, spec).counts.dropped == {"unlisted_name": 1}
+    assert resolved(e, store, settings, tmp_path, spec).counts.dropped == {"unlisted_label": 1}
 
 
 def test_boxes_are_cut_at_the_image_and_boxes_of_the_whole_image_are_ignored(store: Store, settings: Settings, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_box_is_relative_to_the_size_in_the_export_or_else_to_the_images_own_s
         assert list(t.loc[annotation_id, ["ymin", "xmin", "ymax", "xmax"]]) == [0.5, 0.5, 0.75, 0.75]
 
 
-def test_maximum_numbers_keep_the_same_annotations_when_the_data_grow(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_limits_keep_the_same_annotations_when_the_data_grow(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = Export()
     for i in range(30):
         e.annotation(e.image(f"p{i % 2}"), 1, [4, 4, 20, 20])
@@ -95,7 +95,7 @@ def test_maximum_numbers_keep_the_same_annotations_when_the_data_grow(store: Sto
     first = resolved(e, store, settings, tmp_path / "a", spec)
     kept = set(store.table(first, "labels.parquet").query("class_id == 'fox'")["annotation_id"])
     assert len(kept) == 10
-    assert first.counts.dropped == {"over_cap": 20}
+    assert first.counts.dropped == {"over_class_limit": 20}
     for _ in range(4):
         e.annotation(e.image("p7"), 1, [4, 4, 20, 20])
     grown = resolved(e, store, settings, tmp_path / "b", spec)
@@ -249,8 +249,8 @@ def test_a_written_label_counts_before_taxa_and_a_narrow_taxon_before_a_wide_one
 @pytest.mark.parametrize(
     ("of_class", "of_all", "reason"),
     [
-        ({"exclude": ["Dog"]}, {}, "unlisted_name"),
-        ({"exclude_taxa": [{"level": "genus", "name": "canis"}]}, {}, "unlisted_name"),
+        ({"exclude": ["Dog"]}, {}, "unlisted_label"),
+        ({"exclude_taxa": [{"level": "genus", "name": "canis"}]}, {}, "unlisted_label"),
         ({}, {"exclude": ["dog"]}, "excluded"),
         ({}, {"exclude_taxa": [{"level": "genus", "name": "canis"}]}, "excluded"),
     ],
@@ -325,7 +325,7 @@ def test_labels_are_made_again_when_the_taxonomy_changes(store: Store, settings:
     assert resolved(e, store, settings, tmp_path, spec).counts.kept == 2
 
 
-def test_a_maximum_keeps_first_what_the_plan_prioritizes(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_a_limit_keeps_first_what_the_plan_prioritizes(store: Store, settings: Settings, tmp_path: Path) -> None:
     rule = {"from": ["fox", "rat"], "max_count": 6, "prioritize": ["Rat", "cape", "fox"]}
     plan = LabelsConfig.model_validate({"classes": {"animal": rule, "person": ["person"]}})
     both = []
@@ -340,7 +340,7 @@ def test_a_maximum_keeps_first_what_the_plan_prioritizes(store: Store, settings:
     artifact = resolve_labels(both, plan, store, settings)
     t = store.table(artifact, "labels.parquet").query("class_id == 'animal'")
     assert t.groupby(["source", "label"]).size().to_dict() == {("cape", "Rat"): 2, ("isle", "Rat"): 2, ("cape", "fox"): 2}
-    assert artifact.counts.dropped == {"over_cap": 8}
+    assert artifact.counts.dropped == {"over_class_limit": 8}
 
 
 @pytest.mark.parametrize("expected", [{"min_count": 3}, {"min_locations": 2}])
@@ -383,7 +383,7 @@ def test_the_preview_has_the_counts_of_the_step(store: Store, settings: Settings
     found = preview_labels(plan.sources, plan.labels, {"isle": export_annotations(plan.sources[0], store, settings)}, {}, store, settings)
     assert (found.annotations, found.dropped) == (artifact.counts.kept, artifact.counts.dropped)
     assert {c.id: c.annotations for c in found.classes} == {c: artifact.counts.notes[c] for c in ("fox", "rat")}
-    assert [(c.annotations, c.locations, c.dropped.get("over_cap", 0)) for c in found.classes] == [(4, 2, 1), (4, 2, 0)]
+    assert [(c.annotations, c.locations, c.dropped.get("over_class_limit", 0)) for c in found.classes] == [(4, 2, 1), (4, 2, 0)]
     assert (found.unlisted, found.conflicts, found.too_few) == ({"person": 4}, (), ())
 
 
@@ -399,7 +399,7 @@ def test_the_preview_lists_faults_instead_of_raising(store: Store, settings: Set
     )
     assert ["'rat'" in line for line in found.conflicts] == [True]
     assert [line.split("'")[1] for line in found.too_few] == ["fox", "rat"]
-    assert found.dropped == {"image_unusable": 1}
+    assert found.dropped == {"over_source_limit": 1}
 
 
 def test_equivalents_change_no_labels(store: Store, settings: Settings, tmp_path: Path) -> None:

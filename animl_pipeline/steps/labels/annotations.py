@@ -71,6 +71,15 @@ class Annotations(NamedTuple):
         codes[codes == pc.index(coded.dictionary, "").as_py()] = -1
         return np.asarray(codes[self.image], np.int64)
 
+    def over_source_limit(self) -> Bools:
+        """The annotations whose image is left out by its source's limits: bool [n]."""
+        return np.asarray(self.images["over_limit"].to_numpy()[self.image], bool)
+
+    def image_missing(self) -> Bools:
+        """The annotations whose image was not downloaded: bool [n]."""
+        missing = pc.or_(self.images["missing"], pc.is_null(self.images["blob"]))
+        return np.asarray(missing.to_numpy()[self.image], bool)
+
 
 def read_annotations(sources: Iterable[SourceArtifacts], store: Store) -> Annotations:
     """The annotations of all sources, sorted by the sources' names."""

@@ -1,4 +1,4 @@
-"""Why an annotation is left out, if it is: by its label, its review, its image, its box, or a maximum of its class."""
+"""Why an annotation is left out, if it is: by its label, its review, its image, its box, or a limit of its class."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from animl_pipeline.config import ClassConfig, LabelsConfig
 from animl_pipeline.steps.labels.annotations import Annotations, Bools, Ints
 from animl_pipeline.steps.labels.class_mapping import EMPTY, EXCLUDED, ClassMapping
 
-UNLISTED, OVER_CAP = "unlisted_name", "over_cap"
-REASONS = ("", EMPTY, EXCLUDED, UNLISTED, "unreviewed", "over_source_limit", "image_unusable", "box_outside", OVER_CAP)
+UNLISTED, OVER_CLASS_LIMIT = "unlisted_label", "over_class_limit"
+REASONS = ("", EMPTY, EXCLUDED, UNLISTED, "unreviewed", "over_source_limit", "image_missing", "box_outside", OVER_CLASS_LIMIT)
 """The first reason that applies counts."""
 
 
@@ -36,14 +35,17 @@ class Choice(NamedTuple):
         return np.equal(self.reason, 0)
 
 
-def choose_annotations(annotations: Annotations, config: LabelsConfig, mappings: Mapping[str, ClassMapping], unusable: Bools) -> Choice:
+def choose_annotations(
+    annotations: Annotations, config: LabelsConfig, mappings: Mapping[str, ClassMapping], over_source_limit: Bools, image_missing: Bools
+) -> Choice:
     """The class of each annotation, or why it is left out.
 
     Args:
         annotations: the annotations of all sources.
         config: the plan's labels.
         mappings: source → what its labels mean.
-        unusable: bool [n], the annotations whose image is not there.
+        over_source_limit: bool [n], the annotations whose image is left out by its source's limits.
+        image_missing: bool [n], the annotations whose image was not downloaded.
     """
     class_number, other = _apply_mappings(annotations, list(config.classes), mappings)
     rules = [
@@ -51,19 +53,13 @@ def choose_annotations(annotations: Annotations, config: LabelsConfig, mappings:
         other == REASONS.index(EXCLUDED),
         class_number < 0,
         annotations.unreviewed,
-        annotations.images["over_limit"].to_numpy()[annotations.image],
-        unusable,
+        over_source_limit,
+        image_missing,
         _box_is_empty(annotations),
     ]
     choice = Choice(class_number, np.select(rules, list(range(1, len(rules) + 1)), 0))
-    choice.reason[_over_caps(annotations, choice, config)] = REASONS.index(OVER_CAP)
+    choice.reason[_over_class_limits(annotations, choice, config)] = REASONS.index(OVER_CLASS_LIMIT)
     return choice
-
-
-def without_image(annotations: Annotations) -> Bools:
-    """The annotations whose image was not downloaded: bool [n]."""
-    without = pc.or_(annotations.images["missing"], pc.is_null(annotations.images["blob"]))
-    return np.asarray(without.to_numpy(), bool)[annotations.image]
 
 
 def _apply_mappings(annotations: Annotations, classes: list[str], mappings: Mapping[str, ClassMapping]) -> tuple[Ints, Ints]:
@@ -83,22 +79,22 @@ def _box_is_empty(annotations: Annotations) -> Bools:
     return np.asarray(annotations.has_box & ((ymin >= ymax) | (xmin >= xmax)))
 
 
-# -- maximum numbers ---------------------------------------------------------------------------------------------------
+# -- limits ------------------------------------------------------------------------------------------------------------
 
 
-def _over_caps(annotations: Annotations, choice: Choice, config: LabelsConfig) -> Ints:
-    """The rows of all annotations that a maximum of their class leaves out."""
+def _over_class_limits(annotations: Annotations, choice: Choice, config: LabelsConfig) -> Ints:
+    """The rows of all annotations that a limit of their class leaves out."""
     location = annotations.location()
     over = [np.empty(0, np.int64)]
     for number, rule in enumerate(config.classes.values()):
         rows = np.flatnonzero((choice.reason == 0) & (choice.class_number == number))
         per_location = rule.max_per_location or config.max_per_location
-        over.append(_over_caps_of_class(rows, location[rows], rule, per_location, annotations, config.seed))
+        over.append(_over_limits_of_class(rows, location[rows], rule, per_location, annotations, config.seed))
     return np.concatenate(over)
 
 
-def _over_caps_of_class(rows: Ints, location: Ints, rule: ClassConfig, per_location: int | None, annotations: Annotations, seed: int) -> Ints:
-    """Those of a class's rows that its maximum leaves out. Rows that the plan prioritizes are kept first."""
+def _over_limits_of_class(rows: Ints, location: Ints, rule: ClassConfig, per_location: int | None, annotations: Annotations, seed: int) -> Ints:
+    """Those of a class's rows that its limits leave out. Rows that the plan prioritizes are kept first."""
     crowded = per_location is not None and len(rows) > 0 and bool(np.bincount(location[location >= 0], minlength=1).max() > per_location)
     if not crowded and (rule.max_count is None or len(rows) <= rule.max_count):
         return np.empty(0, np.int64)

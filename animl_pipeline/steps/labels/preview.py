@@ -63,7 +63,7 @@ def preview_labels(
     taxonomy = read_taxonomy(config, settings)
     mappings = {s.name: map_labels(config, s.name, taxonomy) for s in sources}
     annotations = read_annotations([SourceArtifacts(s, exports[s.name]) for s in sources], store)
-    choice = choose_annotations(annotations, config, mappings, _of_images(annotations, over_limit))
+    choice = choose_annotations(annotations, config, mappings, _of_images(annotations, over_limit), np.zeros(len(annotations.image), bool))
     counts, kept, location = count_classes(annotations, choice, config), choice.kept(), annotations.location()
     unlisted = annotations.label[choice.reason == REASONS.index(UNLISTED)]
     return LabelsPreview(

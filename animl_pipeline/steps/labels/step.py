@@ -29,7 +29,7 @@ from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.labels.annotations import Annotations, Ints, SourceArtifacts, read_annotations
 from animl_pipeline.steps.labels.class_counts import count_classes, count_codes, find_too_few, report_too_few
 from animl_pipeline.steps.labels.class_mapping import map_labels
-from animl_pipeline.steps.labels.exclusions import REASONS, Choice, choose_annotations, without_image
+from animl_pipeline.steps.labels.exclusions import REASONS, Choice, choose_annotations
 from animl_pipeline.steps.labels.taxonomy import read_taxonomy
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
@@ -66,7 +66,7 @@ def resolve_labels(sources: Sequence[SourceArtifacts], config: LabelsConfig, sto
         for conflict in dict.fromkeys(line for m in mappings.values() for line in m.conflicts):
             log.warning("%s; the first counts", conflict)
         annotations = read_annotations(sources, store)
-        choice = choose_annotations(annotations, config, mappings, without_image(annotations))
+        choice = choose_annotations(annotations, config, mappings, annotations.over_source_limit(), annotations.image_missing())
         all_labels = count_codes(annotations.label, annotations.labels)
         report_too_few(find_too_few(count_classes(annotations, choice, config), all_labels, config), config)
         if not choice.kept().any():
