@@ -1,19 +1,18 @@
-"""Crops beside the script in use, and what a second run after five per cent new pictures costs.
+"""Cropping compared with a plain script, and the cost of a second run with five per cent new images.
 
-The script, restated plainly: decode the picture, for each box a square of its longer side that may reach past the frame,
-`crop.save(path)` as JPEG at pillow's default quality and at the picture's own resolution. Ours cuts the very view that the
-model and the endpoint see (bicubic, 224 px), keeps it without loss, and knows what it cut; what the picture looks like is
-noted on the way, for finding copies. Both decode every picture once and wholly: by a third side, which does only that, one
-sees what is left to anybody who does. The table of parts says where the time goes, the decoder's entropy part too (a decode
-at an eighth of the size does little else).
+The script: decode the image; for each box crop a square of its longer side that may reach beyond the image; `crop.save(path)` as JPEG with
+Pillow's default quality and at the image's own resolution. Ours makes the model's input (bicubic, 224 px), stores it without loss, records
+what exists, and computes a perceptual hash of the image. Both decode every image once; a third side only decodes, which shows the least
+possible time. The table of parts shows where the time goes, also the decoder's entropy part (a decode at an eighth of the size does little
+else).
 
-The script leaves resizing to every epoch of the training. So what a training's epochs read is shown as well: the script's JPEGs
-decoded and resized, ours decoded. The script has one thread, and so has ours.
+The script leaves resizing to every epoch of training. So the reading of a training's epochs is shown, too: the script's JPEGs are decoded and
+resized, ours are decoded. Both use one thread.
 
-The rerun is of the steps detections (MegaDetector Lite on pictures without a reviewed box, a fifth of them) and crops.
-Pictures: 2048 x 1536 and 0.7 MB, 1.7 bits a pixel as cameras' own have, 1.3 boxes each; --pictures FOLDER --boxes FILE.json
-({name: [[ymin, xmin, ymax, xmax]]}) for others. CPU seconds are of a loop in a process of its own after imports and one
-picture; each picture comes several times, so that a run's fixed costs count as little as in a long one. Memory: of the whole process.
+The second run is of the steps detections (MegaDetector Lite for images without a reviewed box, a fifth of them) and crops. Images: 2048 x 1536
+pixels and 0.7 MB, 1.7 bits per pixel as cameras write them, 1.3 boxes each; --images FOLDER --boxes FILE.json ({name: [[ymin, xmin, ymax,
+xmax]]}) for others. CPU seconds are of a loop in its own process after imports and one image; each image comes several times, so that fixed
+costs count as little as in a long run. Memory is of the whole process.
 """
 
 from __future__ import annotations
@@ -27,54 +26,51 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from detections import SIZE, cpu, gather
+from detections import SIZE, cpu_seconds, draw_images, find_images, make_labels
 from measure import conclude, measured, out, show
 
-from animl_pipeline.core.step import Step
-from animl_pipeline.core.tables import write_parquet
-
-COUNT, ROUNDS, SHARE = 84, 3, 0.05
-RERUN_IMAGES = 420
-"""At least, each as often as it takes: in fewer, loading the detector anew is more than a twentieth of the work."""
-TIMES = 4
-"""How often each picture comes, but in the rerun."""
+COUNT, ROUNDS, NEW_SHARE = 84, 3, 0.05
+SECOND_RUN_IMAGES = 420
+"""With fewer images, loading the detector again is more than a twentieth of the work."""
+REPEATS = 4
+"""How often each image comes, except in the second run."""
 GRAIN = 9
-"""Grey levels of more grain in the drawn pictures, which makes them as dense as real ones."""
-AIM, RERUN, MEMORY_MB = 1.6, 0.07, 400
+"""Grey levels of additional grain, which makes the synthetic JPEGs as large as real ones."""
+AIM, MAX_SECOND_RUN, MAX_MEMORY_MB = 1.6, 0.07, 400
 EPOCHS = 10
-"""Of a training: a plan's default."""
-VIEW = 224
-ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
-"""As every run of the pipeline has it."""
+"""Of a training: the plan's default."""
+CROP_SIZE = 224
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
+"""As every run of the pipeline sets it."""
 
 
 def main() -> None:
     """Run all comparisons."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pictures", type=Path, help="folder of pictures instead of drawn ones")
+    parser.add_argument("--images", type=Path, help="folder of images instead of synthetic ones")
     parser.add_argument("--boxes", type=Path, help="their boxes, as JSON")
     parser.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.side:
-        side, folder, boxes = asked.side
+    arguments = parser.parse_args()
+    if arguments.side:
+        side, folder, boxes = arguments.side
         print(json.dumps(SIDES[side](Path(folder), json.loads(Path(boxes).read_text()))))
         return
     with tempfile.TemporaryDirectory() as folder:
-        if asked.images:
-            compare(asked.images, asked.boxes)
+        if arguments.images:
+            compare(arguments.images, arguments.boxes)
         else:
-            compare(*drawn(Path(folder)))
+            compare(*draw_boxed_images(Path(folder)))
 
 
 def compare(images: Path, boxes: Path) -> None:
-    """All sides in turn, the best of several rounds, and the verdict."""
+    """Run all sides in turn, and print the best of several rounds."""
     best: dict[str, Any] = {}
     for number in range(ROUNDS):
         for side in SIDES:
-            if number and side in {"rerun", "parts"}:
+            if number and side in {"second run", "parts"}:
                 continue
             workers = "64" if side == "ours, 64 threads" else "1"
-            env = os.environ | {"OMP_NUM_THREADS": "1", "ANIML_WORKERS": workers} | ({} if side == "script" else ONE_HEAP)
+            env = os.environ | {"OMP_NUM_THREADS": "1", "ANIML_WORKERS": workers} | ({} if side == "script" else ONE_ARENA)
             run = measured(Path(__file__), "--side", side, str(images), str(boxes), env=env)
             if side not in best or run.said["cpu"] < best[side]["cpu"]:
                 best[side] = run.said | {"peak": run.peak_mb}
@@ -82,32 +78,32 @@ def compare(images: Path, boxes: Path) -> None:
     for name in ("decoding alone", "script", "ours", "ours, 64 threads"):
         b = best[name]
         rows.append((name, b["images"], 1e3 * b["cpu"] / b["images"], 1e3 * b["epoch"] / b["images"], b["bytes"] // 1000, b["peak"]))
-    show(f"crops, best of {ROUNDS}", ("side", "images", "ms a picture", "an epoch's reading", "kB a crop", "peak MB"), rows)
-    show("by part", ("part", "ms a picture"), list(best["parts"]["ms"].items()))
-    rerun = best["rerun"]
-    share = rerun["again"] / rerun["cpu"]
+    show(f"crops, best of {ROUNDS}", ("side", "images", "ms per image", "ms to read in an epoch", "kB per crop", "peak MB"), rows)
+    show("by part", ("part", "ms per image"), list(best["parts"]["ms"].items()))
+    second = best["second run"]
+    share = second["again"] / second["cpu"]
     columns = ("first run, CPU s", "5 % new", "share")
-    show("detections and crops, and again", columns, [(rerun["cpu"], rerun["again"], share)])
+    show("detections and crops, twice", columns, [(second["cpu"], second["again"], share)])
     script, ours = best["script"], best["ours"]
     bare, most = script["cpu"] / ours["cpu"], script["cpu"] / best["decoding alone"]["cpu"]
     trained = (script["cpu"] + EPOCHS * script["epoch"]) / (ours["cpu"] + EPOCHS * ours["epoch"])
     peak = max(best["ours"]["peak"], best["ours, 64 threads"]["peak"])
-    figure = f"{bare:.2f} x the script, peak {peak:.0f} MB, rerun {100 * share:.1f} %"
-    met = bare >= AIM and peak < MEMORY_MB and share <= RERUN
-    out.print(f"who only decodes has {most:.2f} x the script; with {EPOCHS} epochs' reading ours has {trained:.2f} x")
-    conclude("crops", figure=figure, aim=f"at least {AIM} x, below {MEMORY_MB} MB, at most {100 * RERUN:.0f} %", met=met)
+    figure = f"{bare:.2f} x the script, peak {peak:.0f} MB, second run {100 * share:.1f} %"
+    met = bare >= AIM and peak < MAX_MEMORY_MB and share <= MAX_SECOND_RUN
+    out.print(f"decoding alone is {most:.2f} x as fast as the script; with the reading of {EPOCHS} epochs ours is {trained:.2f} x as fast")
+    conclude("crops", figure=figure, aim=f"at least {AIM} x, below {MAX_MEMORY_MB} MB, at most {100 * MAX_SECOND_RUN:.0f} %", met=met)
 
 
 # -- the sides ---------------------------------------------------------------------------------------------------------
 
 
 def script(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
-    """The script in use."""
+    """The script."""
     from PIL import Image
 
     with tempfile.TemporaryDirectory() as target:
 
-        def cut_all(name: str, time: int = 0) -> None:
+        def crop_all(name: str, time: int = 0) -> None:
             with Image.open(folder / name) as image:
                 image.load()
             for i, (top, left, bottom, right) in enumerate(boxes[name]):
@@ -119,33 +115,33 @@ def script(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
                 image.crop((int(x), int(y), int(x) + side, int(y) + side)).save(Path(target) / f"{time}-{name}___crop{i}.jpg")
 
         names = sorted(boxes)
-        cut_all(names[0])
-        begun = cpu()
-        for time in range(TIMES):
+        crop_all(names[0])
+        start = cpu_seconds()
+        for time in range(REPEATS):
             for name in names:
-                cut_all(name, time)
-        spent = cpu() - begun
+                crop_all(name, time)
+        spent = cpu_seconds() - start
         crops = sorted(Path(target).iterdir())
-        begun = cpu()
+        start = cpu_seconds()
         for crop in crops:
-            Image.open(crop).resize((VIEW, VIEW), Image.Resampling.BICUBIC).load()
-        images = TIMES * len(names)
-        return {"cpu": spent, "epoch": cpu() - begun, "images": images, "bytes": sum(c.stat().st_size for c in crops) // len(crops)}
+            Image.open(crop).resize((CROP_SIZE, CROP_SIZE), Image.Resampling.BICUBIC).load()
+        images = REPEATS * len(names)
+        return {"cpu": spent, "epoch": cpu_seconds() - start, "images": images, "bytes": sum(c.stat().st_size for c in crops) // len(crops)}
 
 
 def decoding(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
-    """Pillow's decoding and nothing else, for the floor."""
+    """Only decode."""
     from PIL import Image
 
     def decode(name: str) -> None:
         with Image.open(folder / name) as image:
             image.load()
 
-    return {"cpu": TIMES * _cpu_of(decode, list(boxes)), "epoch": 0.0, "images": TIMES * len(boxes), "bytes": 0}
+    return {"cpu": REPEATS * _best_cpu_seconds(decode, list(boxes)), "epoch": 0.0, "images": REPEATS * len(boxes), "bytes": 0}
 
 
 def parts(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
-    """Milliseconds a picture that the parts of cutting take, ours and the script's."""
+    """Milliseconds per image of each part of the work, ours and the script's."""
     from PIL import Image
 
     from animl_pipeline.core.boxes import Box
@@ -155,7 +151,7 @@ def parts(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
     from animl_pipeline.steps.crops.perceptual_hash import compute_phash
 
     data = {name: (folder / name).read_bytes() for name in boxes}
-    views = {name: [extract_crop(open_image(d), Box.of(b), ModelInput(size=VIEW)) for b in boxes[name]] for name, d in data.items()}
+    crops = {name: [extract_crop(open_image(d), Box.of(b), ModelInput(size=CROP_SIZE)) for b in boxes[name]] for name, d in data.items()}
     image = {"": open_image(next(iter(data.values())))}
 
     def entropy(name: str) -> None:
@@ -163,13 +159,13 @@ def parts(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
         small.draft(None, (small.width // 8, small.height // 8))
         small.load()
 
-    def views_of(name: str) -> None:
+    def crop_boxes(name: str) -> None:
         for box in boxes[name]:
-            extract_crop(image[""], Box.of(box), ModelInput(size=VIEW))
+            extract_crop(image[""], Box.of(box), ModelInput(size=CROP_SIZE))
 
     def encode(name: str) -> None:
-        for model_input in views[name]:
-            model_input.save(io.BytesIO(), **LOSSLESS)
+        for crop in crops[name]:
+            crop.save(io.BytesIO(), **LOSSLESS)
 
     def save(name: str) -> None:
         for box in boxes[name]:
@@ -179,23 +175,23 @@ def parts(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
     work = {
         "decoding": lambda name: open_image(data[name]),
         "  of that, entropy": entropy,
-        "ours: squares to 224 px": views_of,
-        "ours: without loss": encode,
-        "ours: likeness": lambda _: compute_phash(image[""]),
+        "ours: squares to 224 px": crop_boxes,
+        "ours: lossless WebP": encode,
+        "ours: perceptual hash": lambda _: compute_phash(image[""]),
         "script: squares as JPEG": save,
     }
-    return {"cpu": 0.0, "ms": {what: 1e3 * _cpu_of(do, list(boxes)) / len(boxes) for what, do in work.items()}}
+    return {"cpu": 0.0, "ms": {what: 1e3 * _best_cpu_seconds(do, list(boxes)) / len(boxes) for what, do in work.items()}}
 
 
-def _cpu_of(do: Callable[[str], object], names: list[str]) -> float:
-    """CPU seconds for all names, the best of several times."""
+def _best_cpu_seconds(do: Callable[[str], object], names: list[str]) -> float:
+    """CPU seconds for all images, the best of several rounds."""
     do(names[0])
     best = float("inf")
     for _ in range(ROUNDS):
-        begun = cpu()
+        start = cpu_seconds()
         for name in names:
             do(name)
-        best = min(best, cpu() - begun)
+        best = min(best, cpu_seconds() - start)
     return best
 
 
@@ -206,37 +202,37 @@ def ours(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as location:
         steps = Steps(Path(location), folder)
         steps.run(dict(list(boxes.items())[:1]), all_reviewed=True)
-        boxes = steps.more(boxes, range(1, TIMES + 1))
+        boxes = steps.repeat(boxes, range(1, REPEATS + 1))
         labels, detections = steps.inputs(boxes, all_reviewed=True)
-        begun = cpu()  # the steps that write the inputs are not counted
-        crops = steps.cut(labels, detections)
-        spent = cpu() - begun
+        start = cpu_seconds()  # without the steps that write the inputs
+        crops = steps.crop(labels, detections)
+        spent = cpu_seconds() - start
         blobs = steps.store.table(crops, "crops.parquet")["blob"]
-        begun = cpu()
+        start = cpu_seconds()
         sizes = []
         for blob in blobs:
             data = steps.store.blob(blob)
             sizes.append(len(data))
             Image.open(io.BytesIO(data)).load()
-        return {"cpu": spent, "epoch": cpu() - begun, "images": len(boxes), "bytes": sum(sizes) // len(sizes)}
+        return {"cpu": spent, "epoch": cpu_seconds() - start, "images": len(boxes), "bytes": sum(sizes) // len(sizes)}
 
 
-def rerun(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
-    """Detections and crops on nineteen twentieths of the pictures, then on all."""
+def second_run(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
+    """Detections and crops of nineteen twentieths of the images, then of all."""
     with tempfile.TemporaryDirectory() as location:
         steps = Steps(Path(location), folder)
-        boxes = steps.more(boxes, range(-(-RERUN_IMAGES // len(boxes))))
-        old = dict(list(boxes.items())[: round(len(boxes) / (1 + SHARE))])
-        begun = cpu()
+        boxes = steps.repeat(boxes, range(-(-SECOND_RUN_IMAGES // len(boxes))))
+        old = dict(list(boxes.items())[: round(len(boxes) / (1 + NEW_SHARE))])
+        start = cpu_seconds()
         steps.run(old)
-        first = cpu() - begun
-        begun = cpu()
+        first = cpu_seconds() - start
+        start = cpu_seconds()
         steps.run(boxes)
-        return {"cpu": first, "again": cpu() - begun}
+        return {"cpu": first, "again": cpu_seconds() - start}
 
 
 class Steps:
-    """A store with pictures, and the steps over some of them."""
+    """A store with images, and the steps for some of them."""
 
     def __init__(self, location: Path, images: Path) -> None:
         from animl_pipeline.config.settings import Settings
@@ -244,31 +240,26 @@ class Steps:
 
         self.settings = Settings(store=str(location / "store"))
         self.store = open_store(self.settings)
-        self.blobs = {p.name: (self.store.put_blob(p.read_bytes()), p.stat().st_size) for p in gather(images)}
-        self.made = 0
+        self.blobs = {p.name: (self.store.put_blob(p.read_bytes()), p.stat().st_size) for p in find_images(images)}
 
-    def more(self, boxes: dict[str, Any], copies: Iterable[int]) -> dict[str, Any]:
-        """Each picture again under other names, with bytes after its end that no decoder reads: other content, the same work."""
-        more = {}
+    def repeat(self, boxes: dict[str, Any], copies: Iterable[int]) -> dict[str, Any]:
+        """Each image again under other names, with bytes after its end that no decoder reads: other content, the same work."""
+        repeated = {}
         for copy in copies:
             for name, corners in boxes.items():
                 data = self.store.blob(self.blobs[name][0]) + b"\0" * copy
-                more[f"{copy}-{name}"] = corners
+                repeated[f"{copy}-{name}"] = corners
                 self.blobs[f"{copy}-{name}"] = self.store.put_blob(data), len(data)
-        return more
+        return repeated
 
     def run(self, boxes: dict[str, Any], *, all_reviewed: bool = False) -> None:
-        """Labels (not counted as work of these steps, a few milliseconds), detections, crops."""
-        self.cut(*self.inputs(boxes, all_reviewed=all_reviewed))
+        """Run detections and crops."""
+        self.crop(*self.inputs(boxes, all_reviewed=all_reviewed))
 
     def inputs(self, boxes: dict[str, Any], *, all_reviewed: bool) -> tuple[Any, Any]:
-        """The steps before crops; a fifth of the pictures has no reviewed box unless all shall have them."""
-        import pandas as pd
-
+        """The artifacts before crops. Unless all boxes are reviewed, a fifth of the images has none."""
         from animl_pipeline.config import DetectionsConfig
-        from animl_pipeline.core.artifacts import Counts
         from animl_pipeline.steps.detections import detect_animals
-        from animl_pipeline.storage.step_cache import StepOutput
 
         nan = float("nan")
         rows = []
@@ -276,54 +267,46 @@ class Steps:
             blob, size = self.blobs[name]
             for i, box in enumerate(corners if all_reviewed or n % 5 else [[nan] * 4]):
                 rows.append(
-                    {"source": "s", "image_id": name, "annotation_id": f"{name}{i}", "class_id": "a", "label": "a", "ymin": box[0], "xmin": box[1],
-                     "ymax": box[2], "xmax": box[3], "location": f"s/{n % 20}", "taken": "", "sequence": "", "blob": blob, "bytes": size,
-                     "width": SIZE[0], "height": SIZE[1], "file_name": name}
+                    {"source": "s", "image_id": name, "annotation_id": f"{name}{i}", "class_id": "a", "label": "a", "location": f"s/{n % 20}",
+                     "ymin": box[0], "xmin": box[1], "ymax": box[2], "xmax": box[3], "blob": blob, "bytes": size, "width": SIZE[0], "height": SIZE[1]}
                 )  # fmt: skip
-        self.made += 1
+        labels = make_labels(self.store, rows)
+        config = DetectionsConfig(source="annotations" if all_reviewed else "auto")
+        return labels, detect_animals(labels, config, self.store, self.settings)
 
-        def build(space: Any) -> StepOutput:
-            write_parquet(space.out / "labels.parquet", pd.DataFrame(rows))
-            return StepOutput(Counts(kept=len(rows)))
-
-        labels = self.store.make(Step("labels", version=1), config={"made": self.made}, build=build)
-        spec = DetectionsConfig(source="annotations" if all_reviewed else "auto")
-        return labels, detect_animals(labels, spec, self.store, self.settings)
-
-    def extract_crop(self, labels: Any, detections: Any) -> Any:
+    def crop(self, labels: Any, detections: Any) -> Any:
         """The step crops."""
         from animl_pipeline.config import CropsConfig
         from animl_pipeline.core.model_card import ModelInput
         from animl_pipeline.steps.crops import extract_crops
 
-        return extract_crops(labels, detections, CropsConfig(), ModelInput(size=VIEW), self.store, self.settings)
+        return extract_crops(labels, detections, CropsConfig(), ModelInput(size=CROP_SIZE), self.store, self.settings)
 
 
-SIDES = {"decoding alone": decoding, "parts": parts, "script": script, "ours": ours, "ours, 64 threads": ours, "rerun": rerun}
+SIDES = {"decoding alone": decoding, "parts": parts, "script": script, "ours": ours, "ours, 64 threads": ours, "second run": second_run}
 
 
-# -- what they look at -------------------------------------------------------------------------------------------------
+# -- inputs -------------------------------------------------------------------------------------------------
 
 
-def drawn(folder: Path) -> tuple[Path, Path]:
-    """Pictures of the drawn island at a camera's size and density, and boxes of a quarter of their width on the mean, 1.3 a picture."""
+def draw_boxed_images(folder: Path) -> tuple[Path, Path]:
+    """Synthetic images with the size and bit rate of a camera's, and boxes of a quarter of their width on average, 1.3 per image."""
     import numpy as np
-    from detections import drawn as draw
     from PIL import Image
 
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     images = folder / "images"
     images.mkdir()
     boxes: dict[str, list[list[float]]] = {}
-    for path in draw(folder, COUNT):
-        pixels = np.asarray(Image.open(path), np.int16) + chance.integers(-GRAIN, GRAIN + 1, (SIZE[1], SIZE[0], 1), np.int16)
+    for path in draw_images(folder, COUNT):
+        pixels = np.asarray(Image.open(path), np.int16) + rng.integers(-GRAIN, GRAIN + 1, (SIZE[1], SIZE[0], 1), np.int16)
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(images / path.name, quality=85)
         path.unlink()
         boxes[path.name] = []
-        for _ in range(1 + int(chance.random() < 0.3)):
-            width = float(np.clip(chance.lognormal(np.log(0.25), 0.4), 0.05, 0.8))
-            height = min(0.9, width * float(chance.uniform(0.8, 1.6)))
-            left, top = chance.uniform(0, 1 - width), chance.uniform(0, 1 - height)
+        for _ in range(1 + int(rng.random() < 0.3)):
+            width = float(np.clip(rng.lognormal(np.log(0.25), 0.4), 0.05, 0.8))
+            height = min(0.9, width * float(rng.uniform(0.8, 1.6)))
+            left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
             boxes[path.name].append([round(float(v), 4) for v in (top, left, top + height, left + width)])
     (folder / "boxes.json").write_text(json.dumps(boxes))
     return images, folder / "boxes.json"

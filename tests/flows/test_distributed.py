@@ -20,8 +20,8 @@ from PIL import Image
 
 from animl_pipeline.config.settings import Settings
 from flows.distributed import task_runner
-from tests.support.detectors import build_checkpoint
 from tests.support.coco_export import Export
+from tests.support.detectors import build_checkpoint
 from tests.support.endpoint_process import wait_until
 from tests.support.team_server import ROOT, free_port, kill, stop
 from tests.support.tiny_project import COLOURS, draw_image, write_plan
