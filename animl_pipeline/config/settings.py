@@ -109,7 +109,7 @@ def check_store_address(value: str) -> str:
     scheme, found, rest = value.rpartition("://")
     half_an_address = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:(?!//)", value)  # s3:/bucket would be a folder called "s3:"
     if not value.strip() or half_an_address or (found and (scheme != "s3" or not rest.strip("/"))):
-        raise ValueError(f"expected a folder or s3://bucket/prefix, found {value!r}")
+        raise ValueError(f"expected a folder or s3://bucket/prefix, found {redact_url(value)!r}")
     return value
 
 
