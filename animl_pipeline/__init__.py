@@ -1,1 +1,1 @@
-"""The street: from an Animl export to a released classifier. Nothing here knows of Prefect, and importing does nothing."""
+"""animl-pipeline: from labels validated in Animl to a released species classifier. It does not use Prefect, and importing it does nothing."""
