@@ -49,19 +49,20 @@ def make_training(store: Store, folder: Path, version: str = "1", **card: Any) -
 def make_evaluation(
     store: Store, model: Artifact, folder: Path, images: list[bytes] | None = None, shift: float = 0.0, classes: tuple[str, ...] = CLASSES
 ) -> Artifact:
-    """What the step 'evaluation' would make: metrics, and the model's own answers for a few pictures, ``shift`` off the truth."""
+    """An artifact like that of the step 'evaluation': metrics, and the model's predictions for a few images, changed by ``shift``."""
+    copy = folder / f"copy-{model.key[:8]}"
+    copy.mkdir(exist_ok=True)
     for name in ("model.onnx", "card.json"):
-        (folder / f"ask-{model.key[:8]}").mkdir(exist_ok=True)
-        (folder / f"ask-{model.key[:8]}" / name).write_bytes(store.path(model, name).read_bytes())
-    classifier = Classifier.load(folder / f"ask-{model.key[:8]}")
+        (copy / name).write_bytes(store.path(model, name).read_bytes())
+    classifier = Classifier.load(copy)
     colours = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
     images = images if images is not None else [jpeg(colour=c, seed=i) for i, c in enumerate(colours)]
     boxes = [[0.1, 0.2, 0.8, 0.9], [0.0, 0.0, 1.0, 1.0], [0.25, 0.25, 0.5, 0.75]]
     reference = []
     for i, data in enumerate(images):
         box = boxes[i % 3]
-        answer = classifier.classify(open_image(data), Box.of(box))
-        reference.append({"image": store.put_blob(data), "box": box, "probabilities": {c: p + shift for c, p in answer.items()}})
+        prediction = classifier.classify(open_image(data), Box.of(box))
+        reference.append({"image": store.put_blob(data), "box": box, "probabilities": {c: p + shift for c, p in prediction.items()}})
     scores = tuple(ClassScores(id=c, examples=1, locations=1, precision=1, recall=1, f1=1, average_precision=1) for c in classes)
     one = dict.fromkeys(("accuracy", "macro_precision", "macro_recall", "macro_f1", "macro_average_precision"), 1.0)
     metrics = Metrics(examples=3, locations=3, classes=scores, confusion=((1, 0, 0), (0, 1, 0), (0, 0, 1)), **one)
@@ -75,14 +76,14 @@ def make_evaluation(
 
 
 def make_package(store: Store, folder: Path, version: str = "1", **card: Any) -> Artifact:
-    """A real, proven package."""
+    """A complete package."""
     model = make_training(store, folder, version, **card)
-    return package_model(model, make_evaluation(store, model, folder), colour_plan(), store)
+    return package_model(model, make_evaluation(store, model, folder), colour_plan().package, store)
 
 
 def make_report(package: Artifact, store: Store, **values: Any) -> Report:
-    """The report that a retraining would have kept of a package."""
+    """The report of a training that made the package."""
     card = ModelCard.model_validate_json(store.path(package, "card.json").read_bytes())
     metrics = Metrics.model_validate(card.metrics)
-    told = {"headline": "all three colours are told apart", "model_artifact": package, "evaluation": package} | values
-    return Report(model=card.model, version=card.version, metrics=metrics, package=package, **told)
+    fields = {"headline": "The model names all colours correctly.", "model_artifact": package, "evaluation": package} | values
+    return Report(model=card.model, version=card.version, metrics=metrics, package=package, **fields)

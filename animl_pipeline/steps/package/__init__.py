@@ -1,10 +1,4 @@
-"""A scored model → model.tar.gz that ships, with its model card for people; or one line that says why it does not ship.
-
-::
-
-    packing     the verb: package_model
-    model_card  MODEL_CARD.md: what the model is for, what it knows, where it fails
-"""
+"""The package step: model.tar.gz with its model card and reference predictions."""
 
 from animl_pipeline.steps.package.step import package_model
 

@@ -1,7 +1,7 @@
-"""model.onnx + card.json + metrics → model.tar.gz that ships, or one line that says why it does not.
+"""The package step: make model.tar.gz, its model card and the reference predictions, and refuse a model that must not ship.
 
-The package is the same, byte for byte, for the same model: no times, names or ids in the archive. Beside it lie the golden
-answers: what the offline classifier said of a few test crops, which a release compares the live endpoint with.
+The archive has no times and no machine names, so the same model gives the same bytes. MODEL_CARD.md has the usual form of model cards
+(Mitchell et al. 2019, arXiv 1810.03993).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import logging
 import tarfile
 import tempfile
 from pathlib import Path
@@ -17,77 +16,114 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from animl_pipeline.config import Plan
+from animl_pipeline.config import PackageConfig
+from animl_pipeline.core.animl_contract import MAX_IMAGE_BYTES
+from animl_pipeline.core.artifacts import Artifact, Counts, Digest, Record
+from animl_pipeline.core.boxes import Box
 from animl_pipeline.core.errors import PackageError
+from animl_pipeline.core.evaluation_results import Interval, Metrics
 from animl_pipeline.core.imaging import open_image
-from animl_pipeline.core.records import Answer, Artifact, Box, Counts, Digest, Metrics, ModelCard, Record
+from animl_pipeline.core.model_card import ModelCard
+from animl_pipeline.core.release_results import ReferencePrediction
 from animl_pipeline.core.step import Step
 from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, Classifier, read_card
-from animl_pipeline.steps.package.model_card import model_card
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, sha256_of
 
-log = logging.getLogger(__name__)
-
-STEP = Step("package", version=1, sections=("package",), reads=(), writes=(), libraries=("onnxruntime",))
-
-
+STEP = Step("package", version=1, sections=("package", "description"), libraries=("onnxruntime",))
 PACKAGE_FILE = "model.tar.gz"
-REFERENCE_FILE = "reference.json"
+REFERENCE_FILE = "reference_predictions.json"
+REFERENCE_FOLDER = "reference_predictions"
 MODEL_CARD_FILE = "MODEL_CARD.md"
-MAX_IMAGE = 2_800_000
-"""Larger pictures do not fit into a serverless request (4 MB) as base64."""
+TEMPLATE = Path(__file__).with_name("model_card.md.j2")
+FEW_EXAMPLES, FEW_LOCATIONS = 30, 3
+"""The model card warns about classes with fewer test examples or locations."""
 OFFLINE_TOLERANCE = 1e-5
-"""The same onnxruntime on the same machine: only the order of sums may differ."""
+"""Largest difference of a probability: the same onnxruntime on the same machine differs only in the order of sums."""
 
 
-class _Scored(Record):
-    """One golden answer as the evaluation hands it on: the picture is a blob."""
+class _StoredPrediction(Record):
+    """A reference prediction of the evaluation step, whose image is a blob."""
 
     image: Digest
     box: tuple[float, float, float, float] = Field(description="[ymin, xmin, ymax, xmax]")
     probabilities: dict[str, float]
 
 
-def package_model(model: Artifact, evaluation: Artifact, plan: Plan, store: Store) -> Artifact:
-    """The package: model.tar.gz (model.onnx, card.json), card.json with its metrics, MODEL_CARD.md, golden.json and the golden pictures.
+def package_model(model: Artifact, evaluation: Artifact, config: PackageConfig, store: Store, *, description: str = "") -> Artifact:
+    """Make the package: model.tar.gz (model.onnx and card.json), card.json with the metrics, MODEL_CARD.md, and the reference predictions.
+
+    Args:
+        model: the calibration step.
+        evaluation: the evaluation of the same model.
+        config: the plan's section ``package``.
+        store: holds the steps.
+        description: the plan's description, for the model card.
 
     Raises:
-        PackageError: torch and ONNX did not agree or were not compared, the model is not the card's, the metrics are of
-            other classes, or the unpacked package does not give its golden answers again.
+        PackageError: torch and ONNX differ or were not compared; the model is not the one in its card; the metrics are of other classes; or
+            the unpacked package does not give its reference predictions again.
     """
 
     def build(space: Workspace) -> StepOutput:
-        card, metrics = _fit_card(model, evaluation, plan, store)
-        _write_archive(space.out / PACKAGE_FILE, {MODEL_FILE: store.path(model, MODEL_FILE).read_bytes(), CARD_FILE: _card_bytes(card)})
-        (space.out / CARD_FILE).write_bytes(_card_bytes(card))
-        (space.out / MODEL_CARD_FILE).write_text(model_card(card, metrics, plan), encoding="utf-8")
-        answers, too_large = _copy_reference(space.out, _read_scored(evaluation, store)[: plan.package.reference_predictions], store)
-        _prove(space.out, answers)
+        card, metrics = _checked_card(model, evaluation, config, store)
+        card_json = card.model_dump_json(indent=1).encode()
+        _write_archive(space.out / PACKAGE_FILE, {MODEL_FILE: store.path(model, MODEL_FILE).read_bytes(), CARD_FILE: card_json})
+        (space.out / CARD_FILE).write_bytes(card_json)
+        (space.out / MODEL_CARD_FILE).write_text(render_model_card(card, metrics, description), encoding="utf-8")
+        stored = _read_predictions(evaluation, store)[: config.reference_predictions]
+        reference = _write_reference_predictions(space.out, stored, store)
+        _check_package(space.out, reference)
+        too_large = len(stored) - len(reference)
         dropped = {"image_too_large_for_a_request": too_large} if too_large else {}
-        return StepOutput(Counts(kept=len(answers), dropped=dropped, unit="golden answers"))
+        return StepOutput(Counts(kept=len(reference), dropped=dropped, unit="reference predictions"))
 
     inputs = {"model": model, "evaluation": evaluation}
-    config = plan.package.model_dump() | {"classes": [c.id for c in plan.classes()], "description": plan.description}
-    return store.make(STEP, inputs=inputs, config=config, build=build)
+    return store.make(STEP, inputs=inputs, config=config.model_dump() | {"description": description}, build=build)
 
 
-def _fit_card(model: Artifact, evaluation: Artifact, plan: Plan, store: Store) -> tuple[ModelCard, Metrics]:
-    """The model's card with its metrics, and these, after every reason to refuse it was looked for."""
+def render_model_card(card: ModelCard, metrics: Metrics, description: str) -> str:
+    """MODEL_CARD.md: intended use, data, scores and limits, as Markdown."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)  # noqa: S701 - Markdown
+    environment.filters.update(score="{:.2f}".format, interval=_format_interval, cell=_escape_markdown)
+    few = [c for c in metrics.classes if c.examples < FEW_EXAMPLES or c.locations < FEW_LOCATIONS]
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        card=card, metrics=metrics, description=description, few=few, sources=card.plan.get("sources", [])
+    )
+
+
+def _format_interval(interval: Interval | None) -> str:
+    return "" if interval is None else f" ({interval[0]:.2f}–{interval[1]:.2f})"
+
+
+def _escape_markdown(text: str) -> str:
+    """Text on one line that breaks no table and begins no HTML."""
+    return " ".join(str(text).replace("|", "/").replace("<", "‹").replace(">", "›").split())
+
+
+def _checked_card(model: Artifact, evaluation: Artifact, config: PackageConfig, store: Store) -> tuple[ModelCard, Metrics]:
+    """The model's card with the metrics in it, and the metrics, if the model may ship."""
     card = read_card(store.path(model, CARD_FILE))
     found = sha256_of(store.path(model, MODEL_FILE))
     if found != card.onnx_sha256:
-        raise PackageError(f"expected {MODEL_FILE} with sha256 {card.onnx_sha256[:12]}… as its card says, found {found[:12]}…; train again")
-    if card.agreement.crops == 0:
-        raise PackageError("the card says that torch and ONNX were compared on 0 crops; expected at least one, so run the step 'training' again")
-    if card.agreement.max_abs > plan.package.torch_onnx_tolerance:
         raise PackageError(
-            f"torch and ONNX differ by {card.agreement.max_abs:.2g} in a probability, at most {plan.package.torch_onnx_tolerance:.2g} is allowed "
-            "(package.torch_onnx_tolerance); the package is refused"
+            f"{MODEL_FILE} has sha256 {found[:12]}…, its card says {card.onnx_sha256[:12]}…; run the step 'training' again", code="other_model"
+        )
+    if card.agreement.crops == 0:
+        raise PackageError("torch and ONNX were compared on 0 crops; run the step 'training' again", code="not_compared")
+    if card.agreement.max_abs > config.torch_onnx_tolerance:
+        raise PackageError(
+            f"torch and ONNX differ by {card.agreement.max_abs:.2g} in a probability; package.torch_onnx_tolerance allows "
+            f"{config.torch_onnx_tolerance:.2g}, so the model must not ship",
+            code="torch_and_onnx_differ",
         )
     metrics = _read_metrics(evaluation, store)
-    scored, told = {c.id for c in metrics.classes}, set(card.class_ids())
-    if scored != told:
-        raise PackageError(f"the metrics are of the classes {sorted(scored)}, the card's are {sorted(told)}; run the step 'evaluation' again")
+    scored, known = {c.id for c in metrics.classes}, set(card.class_ids())
+    if scored != known:
+        raise PackageError(
+            f"the metrics are of the classes {sorted(scored)}, the card's are {sorted(known)}; run 'evaluation' again", code="other_classes"
+        )
     return card.model_copy(update={"metrics": metrics.model_dump(mode="json")}), metrics
 
 
@@ -96,47 +132,47 @@ def _read_metrics(evaluation: Artifact, store: Store) -> Metrics:
         return Metrics.model_validate_json(store.path(evaluation, "metrics.json").read_bytes())
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
-        raise PackageError(f"metrics.json does not fit: {'.'.join(map(str, first['loc']))}: {first['msg']}; run the step 'evaluation' again") from e
+        where = ".".join(map(str, first["loc"]))
+        raise PackageError(f"metrics.json is not valid: {where}: {first['msg']}; run the step 'evaluation' again", code="invalid_metrics") from e
 
 
-def _read_scored(evaluation: Artifact, store: Store) -> list[_Scored]:
+def _read_predictions(evaluation: Artifact, store: Store) -> list[_StoredPrediction]:
     try:
         rows: list[Any] = json.loads(store.path(evaluation, REFERENCE_FILE).read_bytes())
-        return [_Scored.model_validate(row) for row in rows]
+        return [_StoredPrediction.model_validate(row) for row in rows]
     except (ValueError, TypeError) as e:
-        raise PackageError(f"{REFERENCE_FILE} is not a list of picture, box and probabilities; run the step 'evaluation' again") from e
+        raise PackageError(f"{REFERENCE_FILE} is not valid; run the step 'evaluation' again", code="invalid_reference_predictions") from e
 
 
-def _copy_reference(out: Path, scored: list[_Scored], store: Store) -> tuple[list[Answer], int]:
-    """Golden pictures as reference/NN.<ext> and their answers; how many were too large for a request comes back as well."""
-    (out / "reference").mkdir()
-    answers: list[Answer] = []
-    too_large = 0
-    for one in scored:
-        data = store.blob(one.image)
-        if len(data) > MAX_IMAGE:
-            too_large += 1
+def _write_reference_predictions(out: Path, stored: list[_StoredPrediction], store: Store) -> list[ReferencePrediction]:
+    """Write the images as reference_predictions/NN.<suffix> and the predictions as JSON. Images too large for a request are left out."""
+    (out / REFERENCE_FOLDER).mkdir()
+    written: list[ReferencePrediction] = []
+    for prediction in stored:
+        image = store.blob(prediction.image)
+        if len(image) > MAX_IMAGE_BYTES:
             continue
-        name = f"{len(answers):02d}.{_extension(data)}"
-        (out / "reference" / name).write_bytes(data)
-        answers.append(Answer(image=name, box=Box.of(one.box), probabilities=one.probabilities))
-    if not answers:
+        name = f"{len(written):02d}.{_image_suffix(image)}"
+        (out / REFERENCE_FOLDER / name).write_bytes(image)
+        written.append(ReferencePrediction(image=name, box=Box.of(prediction.box), probabilities=prediction.probabilities))
+    if not written:
         raise PackageError(
-            f"expected golden crops of pictures of at most {MAX_IMAGE:,} bytes, found 0 of {len(scored)}; a release could not be checked"
+            f"none of the {len(stored)} images with reference predictions has at most {MAX_IMAGE_BYTES:,} bytes, so a release could not be checked",
+            code="no_reference_predictions",
         )
-    (out / REFERENCE_FILE).write_text(json.dumps([a.model_dump(mode="json") for a in answers], indent=1), encoding="utf-8")
-    return answers, too_large
+    (out / REFERENCE_FILE).write_text(json.dumps([p.model_dump(mode="json") for p in written], indent=1), encoding="utf-8")
+    return written
 
 
-def _extension(image: bytes) -> str:
-    """By content: what cameras write is JPEG, what people add may be PNG."""
+def _image_suffix(image: bytes) -> str:
+    """The file name suffix by content: JPEG from cameras, or PNG."""
     if image.startswith(b"\x89PNG"):
         return "png"
     return "jpg" if image.startswith(b"\xff\xd8") else "img"
 
 
 def _write_archive(path: Path, files: dict[str, bytes]) -> None:
-    """A tar.gz of ``files`` with nothing in it that differs between two runs."""
+    """A tar.gz with the same bytes for the same files: no times, owners or file name in it."""
     with (
         path.open("wb") as raw,
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as zipped,
@@ -148,26 +184,24 @@ def _write_archive(path: Path, files: dict[str, bytes]) -> None:
             archive.addfile(entry, io.BytesIO(files[name]))
 
 
-def _card_bytes(card: ModelCard) -> bytes:
-    return card.model_dump_json(indent=1).encode()
-
-
-def _prove(out: Path, answers: list[Answer]) -> None:
-    """Unpack what was packed and ask it again: what ships is what was scored."""
+def _check_package(out: Path, reference: list[ReferencePrediction]) -> None:
+    """Unpack the archive and see that it gives the reference predictions, so that what ships is what was scored."""
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(out / PACKAGE_FILE) as archive:
             archive.extractall(folder, filter="data")
         classifier = Classifier.load(Path(folder))
-        for expected in answers:
-            said = classifier.classify(open_image((out / "reference" / expected.image).read_bytes()), expected.box)
-            if said.keys() != expected.probabilities.keys():
+        for expected in reference:
+            found = classifier.classify(open_image((out / REFERENCE_FOLDER / expected.image).read_bytes()), expected.box)
+            if found.keys() != expected.probabilities.keys():
                 raise PackageError(
-                    f"the package answers the classes {sorted(said)}, the evaluation saw {sorted(expected.probabilities)}; evaluate again"
+                    f"the package has the classes {sorted(found)}, the reference predictions {sorted(expected.probabilities)}; "
+                    "run the step 'evaluation' again",
+                    code="other_classes",
                 )
-            worst = max(abs(said[c] - p) for c, p in expected.probabilities.items())
-            if worst > OFFLINE_TOLERANCE:
+            difference = max(abs(found[c] - p) for c, p in expected.probabilities.items())
+            if difference > OFFLINE_TOLERANCE:
                 raise PackageError(
-                    f"the unpacked package differs by {worst:.2g} from the golden answer for {expected.image}, at most {OFFLINE_TOLERANCE:.0e} is "
-                    "allowed; run the step 'evaluation' again"
+                    f"the unpacked package differs by {difference:.2g} from the reference prediction for {expected.image}, more than "
+                    f"{OFFLINE_TOLERANCE:.0e}; run the step 'evaluation' again",
+                    code="reference_differs",
                 )
-    log.info("the unpacked package gave %d golden answers again", len(answers))
