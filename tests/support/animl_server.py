@@ -1,7 +1,7 @@
-"""A real HTTP server on this machine that speaks Animl's GraphQL as its API does, with a knob for each fault.
+"""An HTTP server that behaves like Animl's GraphQL API, with an attribute for each fault.
 
-Its doors, filters, task states, addresses that die, and files that are cut off above a number of images follow Animl's API;
-queries are executed by graphql-core against Animl's own type names, so a query that Animl would refuse is refused here.
+URLs, filters, task states, expiring addresses and files that are cut off follow Animl's API. graphql-core executes the queries
+against Animl's own type names, so a query that Animl would refuse is refused here.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 @dataclass
 class AnimlObject:
-    """An object with its representative label."""
+    """An object of an image, with one label."""
 
     id: str
     name: str = "fox"
@@ -88,7 +88,7 @@ class AnimlObject:
 
 @dataclass
 class AnimlImage:
-    """An image as Animl's database has it."""
+    """An image in Animl's database."""
 
     id: str
     project: str = "isle"
@@ -117,36 +117,36 @@ class Task:
 
 
 class AnimlServer:
-    """What the server holds and how it misbehaves."""
+    """The server's data, and the faults that a test switches on."""
 
-    def __init__(self, imgs: list[AnimlImage]) -> None:
-        self.images = imgs
+    def __init__(self, images: list[AnimlImage]) -> None:
+        self.images = images
         self.labels = ["fox", "Rat", "person"]
         self.cameras: list[dict[str, Any]] = []
         self.rules: list[dict[str, Any]] = []
         self.models: list[dict[str, Any]] = []
-        self.user_is_manager = True  # whether users may change automation rules
-        self.concurrent_rule: dict[str, Any] | None = None  # a rule that somebody adds while ours are written
+        self.user_is_manager = True  # users may change automation rules
+        self.concurrent_rule: dict[str, Any] | None = None  # somebody adds this rule while ours are written
         self.tokens: dict[str, set[str]] = {"token-of-a-service-user": {"isle"}}
         self.api_key = "an-api-key"
         self.polls_until_done = 2
         self.api_timeout_s = 30.0
-        self.count_seconds_per_image = 0.0  # what counting one image costs, in seconds that nobody waits for
+        self.count_seconds_per_image = 0.0  # simulated; above api_timeout_s a count answers 504
         self.stream_above = 18_000
-        self.vanishing_images = 0  # exports during which the newest image vanishes between the counting and the writing
-        self.count_error = 0  # every export says so many images more than it holds
-        self.failing_images: set[str] = set()  # images whose deployment is gone: an export with one of them fails
+        self.vanishing_images = 0  # in so many exports an image disappears after the count
+        self.count_error = 0  # added to the count of every export
+        self.failing_images: set[str] = set()  # ids; an export with one of these images fails
         self.fail_all_exports = False
-        self.never_finish = False  # exports that never end
-        self.never_finish_after: int | None = None  # only so many exports end
-        self.expired_urls = 0  # so many addresses are dead when they are first asked for
-        self.new_url_on_poll = False  # whether a later look at the task gives a new address
-        self.truncated_downloads = 0  # so many downloads end early
-        self.errors_503 = 0  # so many requests are answered 503
-        self.revoke_tokens_after: int | None = None  # all tokens of now are refused after so many requests
-        self.next_answers: list[Any] = []  # what is answered next, whatever was asked
-        self.echo_secrets = False  # the server tells in an error what it was sent
-        self.unavailable_after: int | None = None  # after so many exports every request is answered 503
+        self.never_finish = False  # exports stay RUNNING
+        self.never_finish_after: int | None = None  # the later exports stay RUNNING
+        self.expired_urls = 0  # so many downloads find an expired address
+        self.new_url_on_poll = False  # polling again gives a new address
+        self.truncated_downloads = 0  # so many downloads are cut off
+        self.errors_503 = 0  # so many requests get 503
+        self.revoke_tokens_after: int | None = None  # after so many requests all tokens are refused
+        self.next_answers: list[Any] = []  # answers to the next requests
+        self.echo_secrets = False  # errors hold the Authorization header
+        self.unavailable_after: int | None = None  # after so many exports every request gets 503
         self.tasks: dict[str, Task] = {}
         self.request_counts: Counter[str] = Counter()
         self.export_filters: list[dict[str, Any]] = []
@@ -158,34 +158,34 @@ class AnimlServer:
     def url(self) -> str:
         return f"{self.address}/external"
 
-    # -- GraphQL's root: called by graphql-core, as context comes who asks --------------------------------------------
+    # -- GraphQL resolvers, called by graphql-core ---------------------------------------------------------------------
 
     def imagesCount(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: N802 - Animl's own names
         self.request_counts["imagesCount"] += 1
         filters = input["filters"]
-        in_time = self.fitting({k: v for k, v in filters.items() if k.startswith("created")}, info.context["project"])
+        in_time = self.select({k: v for k, v in filters.items() if k.startswith("created")}, info.context["project"])
         if len(in_time) * self.count_seconds_per_image > self.api_timeout_s:
             raise _SlowError
-        return {"count": len(self.fitting(filters, info.context["project"]))}
+        return {"count": len(self.select(filters, info.context["project"]))}
 
     def exportAnnotations(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        project = _of_current(info)
+        project = _current_project(info)
         self.request_counts["exportAnnotations"] += 1
         self.export_filters.append(input["filters"])
         task_id = f"{len(self.tasks):024x}"
         self.tasks[task_id] = Task(project=project, input=input)
-        return self._shown(task_id)
+        return self._task_fields(task_id)
 
     def task(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:
         self.request_counts["task"] += 1
         task = self.tasks.get(input["taskId"])
-        if task is None or task.project != _of_current(info):
+        if task is None or task.project != _current_project(info):
             raise GraphQLError("this task belongs to another project", extensions={"code": "FORBIDDEN"})
         task.polls += 1
         stuck = self.never_finish or (self.never_finish_after is not None and int(input["taskId"], 16) >= self.never_finish_after)
         if not stuck and task.polls > self.polls_until_done and (task.output is None or self.new_url_on_poll):
             self._finish(input["taskId"], task)
-        return self._shown(input["taskId"])
+        return self._task_fields(input["taskId"])
 
     def projects(self, info: Any, input: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         self.request_counts["projects"] += 1
@@ -198,8 +198,8 @@ class AnimlServer:
         return [m for m in self.models if not input or input.get("_ids") is None or m["_id"] in input["_ids"]]
 
     def updateAutomationRules(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        """All rules are replaced, as in Animl."""
-        _of_current(info)
+        """Replace all rules, as Animl does."""
+        _current_project(info)
         self.request_counts["updateAutomationRules"] += 1
         if not self.user_is_manager:
             raise GraphQLError("Forbidden", extensions={"code": "FORBIDDEN"})
@@ -208,15 +208,15 @@ class AnimlServer:
 
     # -- exports -----------------------------------------------------------------------------------------------------
 
-    def fitting(self, filters: dict[str, Any], project: str | None) -> list[AnimlImage]:
-        """The pictures that fit, in order of time."""
-        start, end = (_moment(filters.get(k)) for k in ("createdStart", "createdEnd"))
+    def select(self, filters: dict[str, Any], project: str | None) -> list[AnimlImage]:
+        """The images that fit the filters, in order of time."""
+        start, end = (_parse_time(filters.get(k)) for k in ("createdStart", "createdEnd"))
         since = None
         if filters.get("custom"):
             match = VALIDATED_SINCE.match(filters["custom"])
             if match is None:
                 raise GraphQLError(f"not a filter: {filters['custom']}")
-            since = _moment(match[1])
+            since = _parse_time(match[1])
 
         def fits(p: AnimlImage) -> bool:
             return (
@@ -232,7 +232,7 @@ class AnimlServer:
 
         return sorted((p for p in self.images if fits(p)), key=lambda p: (p.taken or DAY, p.id))
 
-    def _shown(self, task_id: str) -> dict[str, Any]:
+    def _task_fields(self, task_id: str) -> dict[str, Any]:
         task = self.tasks[task_id]
         status = "SUBMITTED" if task.polls < 2 else "RUNNING"
         if task.output is not None:
@@ -243,29 +243,29 @@ class AnimlServer:
 
     def _finish(self, task_id: str, task: Task) -> None:
         filters = dict(task.input["filters"]) | ({"reviewed": True} if task.input["onlyIncludeReviewed"] else {})
-        imgs = self.fitting(filters, task.project)
-        count = len(imgs)
-        if self.fail_all_exports or any(p.id in self.failing_images for p in imgs):
+        images = self.select(filters, task.project)
+        count = len(images)
+        if self.fail_all_exports or any(p.id in self.failing_images for p in images):
             task.failed, task.output = True, {"error": "Error exporting to COCO: could not find deployment"}
             return
-        if self.vanishing_images and imgs:
+        if self.vanishing_images and images:
             self.vanishing_images -= 1
-            self.images.remove(imgs.pop())
-        task.body = self._coco(task_id, imgs, count)
+            self.images.remove(images.pop())
+        task.body = self._coco(task_id, images, count)
         task.signature = secrets.token_hex(16)
         self.signatures.append(task.signature)
         url = f"{self.address}/files/{task_id}_coco.json?X-Amz-Expires=3600&X-Amz-Signature={task.signature}"
         task.output = {"url": url, "count": count + self.count_error, "meta": {"reviewedCount": {"reviewed": count, "notReviewed": 0}}}
 
-    def _coco(self, task_id: str, imgs: list[AnimlImage], count: int) -> bytes:
-        """The file, in one piece or streamed: streamed, its end is written with the last object of the image number ``count``."""
+    def _coco(self, task_id: str, exported: list[AnimlImage], count: int) -> bytes:
+        """The file. Above ``stream_above`` images it is streamed: its end is written with the last object of image number ``count``."""
         labels = self.labels[len(self.tasks) % len(self.labels) :] + self.labels[: len(self.tasks) % len(self.labels)]
         categories = [{"id": i, "name": n} for i, n in enumerate(["empty", *labels])]
         number = {c["name"]: c["id"] for c in categories}
         description = f"Image data exported from Animl project 'isle'. Export ID: {task_id}"
         info = {"version": "1.0", "description": description, "date_created": datetime.now(UTC).isoformat()}
-        images = [_image(p) for p in imgs]
-        objects = [[_annotation(t, p, number) for t in p.objects] for p in imgs]
+        images = [_image(p) for p in exported]
+        objects = [[_annotation(t, p, number) for t in p.objects] for p in exported]
         if count <= self.stream_above:
             whole = {"images": images, "annotations": [o for part in objects for o in part], "categories": categories, "info": info}
             return json.dumps(whole, indent=4).encode()
@@ -278,17 +278,17 @@ class AnimlServer:
 
 
 class _SlowError(Exception):
-    """A question that takes longer than the API's limit."""
+    """A query that takes longer than the API's limit."""
 
 
-def _of_current(info: Any) -> str:
+def _current_project(info: Any) -> str:
     project = info.context["project"]
     if project is None:
         raise GraphQLError("no current project", extensions={"code": "FORBIDDEN"})
     return str(project)
 
 
-def _moment(text: str | None) -> datetime | None:
+def _parse_time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
@@ -305,7 +305,7 @@ def _annotation(t: AnimlObject, p: AnimlImage, number: dict[str, int]) -> dict[s
 
 
 def make_images(n: int, names: tuple[str, ...] = ("fox", "Rat"), start: datetime = DAY, step: timedelta = timedelta(hours=1)) -> list[AnimlImage]:
-    """``n`` reviewed pictures, one an hour, of two kinds of animals at three cameras."""
+    """``n`` reviewed images, one an hour, with two labels at three cameras."""
     return [
         AnimlImage(
             id=f"isle:{i:032x}",
@@ -318,20 +318,20 @@ def make_images(n: int, names: tuple[str, ...] = ("fox", "Rat"), start: datetime
     ]
 
 
-def images_from_coco(cct: dict[str, Any], project: str = "isle") -> list[AnimlImage]:
-    """Pictures as an export in COCO for Camera Traps has them."""
-    names = {c["id"]: c["name"] for c in cct["categories"]}
-    things: dict[str, list[AnimlObject]] = {}
-    for a in cct["annotations"]:
-        thing = AnimlObject(a["id"], names[a["category_id"]], tuple(a["bbox"]), a["confidence"], a["validated"], a["validated_by"])
-        things.setdefault(a["image_id"], []).append(thing)
-    imgs = []
-    for row in cct["images"]:
+def images_from_coco(coco: dict[str, Any], project: str = "isle") -> list[AnimlImage]:
+    """The images of a COCO for Camera Traps export."""
+    names = {c["id"]: c["name"] for c in coco["categories"]}
+    objects: dict[str, list[AnimlObject]] = {}
+    for a in coco["annotations"]:
+        obj = AnimlObject(a["id"], names[a["category_id"]], tuple(a["bbox"]), a["confidence"], a["validated"], a["validated_by"])
+        objects.setdefault(a["image_id"], []).append(obj)
+    images = []
+    for row in coco["images"]:
         camera = row["file_name"].split("/")[1]
         name = "default" if row["location"].endswith("-default") else row["location"]
-        p = AnimlImage(row["id"], project, camera, name, datetime.fromisoformat(row["datetime"]), things.get(row["id"], []))
-        imgs.append(replace(p, width=row["width"], height=row["height"]))
-    return imgs
+        p = AnimlImage(row["id"], project, camera, name, datetime.fromisoformat(row["datetime"]), objects.get(row["id"], []))
+        images.append(replace(p, width=row["width"], height=row["height"]))
+    return images
 
 
 def camera_config(name: str, *deployments: tuple[str, str | None, float | None, float | None]) -> dict[str, Any]:
@@ -344,9 +344,9 @@ def camera_config(name: str, *deployments: tuple[str, str | None, float | None, 
 
 
 @contextmanager
-def serve_animl(imgs: list[AnimlImage]) -> Iterator[AnimlServer]:
-    """Animl, answering at ``site.url`` until the end of the block."""
-    site = AnimlServer(imgs)
+def serve_animl(images: list[AnimlImage]) -> Iterator[AnimlServer]:
+    """A running server, at ``site.url``, until the end of the block."""
+    site = AnimlServer(images)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(site))
     server.daemon_threads = True
     site.address = f"http://127.0.0.1:{server.server_address[1]}"
@@ -369,10 +369,10 @@ def _handler(site: AnimlServer) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             with site.lock:
-                status, answer = self._answered(body)
+                status, answer = self._answer(body)
             self._send(status, json.dumps(answer).encode())
 
-        def _answered(self, body: bytes) -> tuple[int, Any]:
+        def _answer(self, body: bytes) -> tuple[int, Any]:
             site.request_counts["POST"] += 1
             if site.revoke_tokens_after is not None and site.request_counts["POST"] > site.revoke_tokens_after:
                 site.tokens, site.revoke_tokens_after = {}, None
@@ -385,13 +385,13 @@ def _handler(site: AnimlServer) -> type[BaseHTTPRequestHandler]:
                 return 200, site.next_answers.pop(0)
             if site.echo_secrets:
                 return 200, {"errors": [{"message": f"boom: {self.headers['Authorization']}"}]}
-            return self._through_a_door(json.loads(body))
+            return self._route(json.loads(body))
 
-        def _through_a_door(self, question: dict[str, Any]) -> tuple[int, Any]:
+        def _route(self, request: dict[str, Any]) -> tuple[int, Any]:
             if self.path == "/internal":
                 if self.headers.get("x-api-key") != site.api_key:
                     return 403, {"message": "Forbidden"}
-                return self._executed(question, None)
+                return self._execute(request, None)
             if self.path != "/external":
                 return 404, {"message": "Not Found"}
             projects = site.tokens.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
@@ -400,11 +400,11 @@ def _handler(site: AnimlServer) -> type[BaseHTTPRequestHandler]:
             project = self.headers.get("x-selected-project")
             if project not in projects:
                 return 200, {"errors": [{"message": "Forbidden", "extensions": {"code": "FORBIDDEN"}}], "data": None}
-            return self._executed(question, project)
+            return self._execute(request, project)
 
-        def _executed(self, question: dict[str, Any], project: str | None) -> tuple[int, Any]:
+        def _execute(self, request: dict[str, Any], project: str | None) -> tuple[int, Any]:
             context = {"project": project}
-            result = graphql_sync(SCHEMA, question["query"], site, context, question.get("variables"))
+            result = graphql_sync(SCHEMA, request["query"], site, context, request.get("variables"))
             if any(isinstance(e.original_error, _SlowError) for e in result.errors or []):
                 return 504, {"message": "Endpoint request timed out"}
             return (400 if result.data is None and result.errors else 200), result.formatted
@@ -441,6 +441,6 @@ def _handler(site: AnimlServer) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     return Handler

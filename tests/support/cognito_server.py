@@ -1,7 +1,7 @@
-"""The server's half of Amazon Cognito's sign-in by SRP, over HTTP on this machine: it checks a real proof of the password.
+"""The server's half of Amazon Cognito's sign-in by SRP, over HTTP: it checks a real proof of the password.
 
 Written from the protocol: SRP-6a (RFC 5054) in the 3072-bit group of RFC 3526 with SHA-256, and Cognito's own key derivation
-("Caldera Derived Key") and signature. It is not Cognito: pools, clients and limits of AWS are not here.
+("Caldera Derived Key") and signature. It has one pool, one client and one user, and none of the limits of AWS.
 """
 
 from __future__ import annotations
@@ -52,35 +52,35 @@ class CognitoPool:
         self.address = ""
         self._sessions: dict[str, tuple[int, int, int, int]] = {}
 
-    def answer(self, target: str, question: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        self.requests.append(question)
-        if question.get("ClientId") != self.client:
+    def answer(self, target: str, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        self.requests.append(request)
+        if request.get("ClientId") != self.client:
             return refused("ResourceNotFoundException")
-        return self._begin(question) if target.endswith("InitiateAuth") else self._verify(question)
+        return self._begin(request) if target.endswith("InitiateAuth") else self._verify(request)
 
-    def _begin(self, question: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        said = question["AuthParameters"]
-        if question["AuthFlow"] != "USER_SRP_AUTH" or said["USERNAME"] != self.user:
+    def _begin(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        parameters = request["AuthParameters"]
+        if request["AuthFlow"] != "USER_SRP_AUTH" or parameters["USERNAME"] != self.user:
             return refused("NotAuthorizedException")
         salt, b, block = secrets.randbits(128), secrets.randbits(1024), base64.b64encode(secrets.token_bytes(64)).decode()
         inner = hashlib.sha256(f"{self.pool.partition('_')[2]}{USER_ID}:{self.password}".encode()).digest()
         verifier = pow(G, hashed(padded(salt), inner), N)
         public = (hashed(padded(N), padded(G)) * verifier + pow(G, b, N)) % N
-        self._sessions[block] = (int(said["SRP_A"], 16), verifier, b, public)
+        self._sessions[block] = (int(parameters["SRP_A"], 16), verifier, b, public)
         challenge = {"SALT": f"{salt:x}", "SRP_B": f"{public:x}", "SECRET_BLOCK": block, "USERNAME": self.user, "USER_ID_FOR_SRP": USER_ID}
         return 200, {"ChallengeName": "PASSWORD_VERIFIER", "ChallengeParameters": challenge}
 
-    def _verify(self, question: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        said = question["ChallengeResponses"]
-        block = said["PASSWORD_CLAIM_SECRET_BLOCK"]
+    def _verify(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        responses = request["ChallengeResponses"]
+        block = responses["PASSWORD_CLAIM_SECRET_BLOCK"]
         client_public, verifier, b, public = self._sessions.pop(block)
         u = hashed(padded(client_public), padded(public))
         shared = pow(client_public * pow(verifier, u, N) % N, b, N)
         extracted = hmac.new(padded(u), padded(shared), hashlib.sha256).digest()
         key = hmac.new(extracted, b"Caldera Derived Key\x01", hashlib.sha256).digest()[:16]
-        message = self.pool.partition("_")[2].encode() + USER_ID.encode() + base64.b64decode(block) + said["TIMESTAMP"].encode()
+        message = self.pool.partition("_")[2].encode() + USER_ID.encode() + base64.b64decode(block) + responses["TIMESTAMP"].encode()
         expected = base64.b64encode(hmac.new(key, message, hashlib.sha256).digest()).decode()
-        if not hmac.compare_digest(expected, said["PASSWORD_CLAIM_SIGNATURE"]):
+        if not hmac.compare_digest(expected, responses["PASSWORD_CLAIM_SIGNATURE"]):
             return refused("NotAuthorizedException")
         if self.second_factor:
             return 200, {"ChallengeName": "SOFTWARE_TOKEN_MFA", "Session": "s" * 32, "ChallengeParameters": {}}
@@ -97,8 +97,8 @@ def serve_cognito(cognito: CognitoPool) -> Iterator[CognitoPool]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, answer = cognito.answer(self.headers["X-Amz-Target"], question)
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status, answer = cognito.answer(self.headers["X-Amz-Target"], request)
             body = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/x-amz-json-1.1")
@@ -107,7 +107,7 @@ def serve_cognito(cognito: CognitoPool) -> Iterator[CognitoPool]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
