@@ -14,21 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.steps.splits.grouping import Bools, Ints, group_crops, has_several
+from animl_pipeline.steps.splits.read_crops import NumberedCrops
 from animl_pipeline.steps.splits.test_set_registry import ANY_LOCATION, BOTH, NEW, PREFIX, TESTED, TRAINED, UNKNOWN_LOCATION, History
-
-
-class LocatedCrops(NamedTuple):
-    """The n crops with a known location, as numbers (see :class:`~animl_pipeline.steps.splits.read_crops.NumberedCrops`)."""
-
-    location: Ints
-    locations: tuple[str, ...]
-    image: Ints
-    images: NDArray[np.object_]
-    links: tuple[Ints, ...]
-
-    def select(self, mask: Bools) -> LocatedCrops:
-        """Some of the crops. Locations and images keep their numbers."""
-        return self._replace(location=self.location[mask], image=self.image[mask], links=tuple(link[mask] for link in self.links))
 
 
 class GroupedCrops(NamedTuple):
@@ -45,8 +32,13 @@ class GroupedCrops(NamedTuple):
     group: Ints
 
 
-def apply_history(crops: LocatedCrops, history: History) -> GroupedCrops:
-    """Leave out crops that conflict with the history, so that no group holds both tested and trained locations. Group the others."""
+def apply_history(crops: NumberedCrops, history: History) -> GroupedCrops:
+    """Leave out crops that conflict with the history, so that no group holds both tested and trained locations. Group the others.
+
+    Args:
+        crops: n crops, all with a known location.
+        history: what earlier runs used.
+    """
     image_use, location_gone = _image_history(crops, history)
     location_use = _location_history(crops, history, image_use, location_gone)
     here, image = location_use[crops.location], image_use[crops.image]
@@ -62,11 +54,11 @@ def apply_history(crops: LocatedCrops, history: History) -> GroupedCrops:
     reason[_connects_tested_and_trained(crops, location_use, reason == "")] = "linked_to_test_and_training_locations"
     group = np.full(len(reason), -1, np.int64)
     remaining = crops.select(reason == "")
-    group[reason == ""] = group_crops(remaining.location, remaining.links)
+    group[reason == ""] = group_crops(remaining.location, remaining.links())
     return GroupedCrops(reason, location_use, group)
 
 
-def _image_history(crops: LocatedCrops, history: History) -> tuple[Ints, Bools]:
+def _image_history(crops: NumberedCrops, history: History) -> tuple[Ints, Bools]:
     """For each image its earlier use, and whether its location then is no longer among the locations."""
     n = len(crops.images)
     if not history.images:
@@ -81,11 +73,11 @@ def _image_history(crops: LocatedCrops, history: History) -> tuple[Ints, Bools]:
     return image_use, ~present & ~(any_location & at_test_location)
 
 
-def _use_by_name(crops: LocatedCrops, history: History) -> Ints:
+def _use_by_name(crops: NumberedCrops, history: History) -> Ints:
     return np.array([history.locations.get(name, NEW) for name in crops.locations], np.int64)
 
 
-def _location_history(crops: LocatedCrops, history: History, image_use: Ints, location_gone: Bools) -> Ints:
+def _location_history(crops: NumberedCrops, history: History, image_use: Ints, location_gone: Bools) -> Ints:
     """Each location's earlier use: by its name, and by images whose own location is gone (at a new location: by any images)."""
     by_name = _use_by_name(crops, history)
     counts = location_gone[crops.image] | (by_name[crops.location] == NEW)
@@ -102,21 +94,21 @@ def _tested_or_trained(use: Ints) -> Ints:
     return np.where(use == TESTED, 0, np.where(use == TRAINED, 1, -1))
 
 
-def _links_tested_to_trained(crops: LocatedCrops, use: Ints) -> Bools:
+def _links_tested_to_trained(crops: NumberedCrops, use: Ints) -> Bools:
     """The crops whose sequence, image or copy links a tested location to a trained one. Without them, both can stay."""
     found = np.zeros(len(use), bool)
-    for link in crops.links:
+    for link in crops.links():
         found |= (link >= 0) & has_several(link, _tested_or_trained(use))[link]
     return found
 
 
-def _connects_tested_and_trained(crops: LocatedCrops, location_use: Ints, left: Bools) -> Bools:
+def _connects_tested_and_trained(crops: NumberedCrops, location_use: Ints, left: Bools) -> Bools:
     """The crops of new locations that connect a tested location with a trained one."""
     found = np.zeros(len(left), bool)
     if not {TESTED, TRAINED} <= set(location_use.tolist()):
         return found
     remaining = crops.select(left)
-    group, use = group_crops(remaining.location, remaining.links), location_use[remaining.location]
+    group, use = group_crops(remaining.location, remaining.links()), location_use[remaining.location]
     if len(group):
         found[np.flatnonzero(left)] = has_several(group, _tested_or_trained(use))[group] & (use == NEW)
     return found

@@ -50,6 +50,11 @@ class NumberedCrops(NamedTuple):
         """What links locations to each other."""
         return self.sequence, self.image, self.copy
 
+    def select(self, mask: Bools) -> NumberedCrops:
+        """Some of the crops. Locations and images keep their numbers."""
+        columns = ("rows", "location", "image", "sequence", "class_number", "copy", "seconds")
+        return self._replace(usable=self.usable[:, mask], **{name: getattr(self, name)[mask] for name in columns})
+
 
 def read_crops(crops: Artifact, store: Store) -> pd.DataFrame:
     """The columns of the crops that this step needs, in the order of the crops' ids."""
@@ -76,7 +81,10 @@ def number_crops(rows: pd.DataFrame, config: SplitsConfig, classes: tuple[str, .
     never = np.full(len(day), False)  # a comparison with an unknown day is False, too
     old = never if config.train_only_before is None else day < np.datetime64(config.train_only_before)
     new = never if config.test_only_after is None else day >= np.datetime64(config.test_only_after)
-    certain, likely = _find_copies(rows[first], codes[first], seconds[first], config.near_duplicate_bits)
+    certain = likely = NO_PAIRS
+    if config.near_duplicate_bits is not None:
+        hashed = pd.DataFrame({"location": codes[first], "phash": rows["phash"].to_numpy()[first], "seconds": seconds[first]})
+        certain, likely = near_duplicates(hashed, config.near_duplicate_bits)
     return NumberedCrops(
         rows=rows,
         location=codes,
@@ -101,12 +109,6 @@ def _class_numbers(class_id: pd.Series, classes: tuple[str, ...]) -> Ints:
             code="unknown_class",
         )
     return codes
-
-
-def _find_copies(images: pd.DataFrame, location: Ints, seconds: NDArray[np.float64], max_bits: int | None) -> tuple[Pairs, Pairs]:
-    if max_bits is None:
-        return NO_PAIRS, NO_PAIRS
-    return near_duplicates(pd.DataFrame({"location": location, "phash": images["phash"].to_numpy(), "seconds": seconds}), max_bits)
 
 
 def _number_copies(n: int, pairs: Pairs) -> Ints:

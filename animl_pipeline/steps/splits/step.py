@@ -20,7 +20,7 @@ from animl_pipeline.core.table_schemas import CROPS, DROPPED_CROPS, SPLIT_LOCATI
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.splits.constraints import Shortfall, SplittableCrops, find_shortfalls, make_problem
 from animl_pipeline.steps.splits.grouping import Bools, Ints, to_list
-from animl_pipeline.steps.splits.history import GroupedCrops, LocatedCrops, apply_history
+from animl_pipeline.steps.splits.history import GroupedCrops, apply_history
 from animl_pipeline.steps.splits.leakage import count_leaks, in_two_splits, split_of_images
 from animl_pipeline.steps.splits.optimise import SPLIT_NAMES, TEST, TRAIN, VAL, search
 from animl_pipeline.steps.splits.read_crops import NumberedCrops, number_crops, read_crops, sequences_by_time
@@ -94,11 +94,11 @@ def split_by_location(crops: Artifact, config: SplitsConfig, classes: tuple[str,
 
 
 def _divide(crops: NumberedCrops, config: SplitsConfig, classes: tuple[str, ...], history: History) -> SplitCrops:
-    known, usable = crops.location >= 0, crops.usable
-    located = LocatedCrops(crops.location[known], crops.locations, crops.image[known], crops.images, tuple(link[known] for link in crops.links()))
+    known, usable = np.asarray(crops.location >= 0), crops.usable
+    located = crops.select(known)
     grouped = apply_history(located, history)
     split, reason = np.full(len(known), -1, np.int64), np.full(len(known), "unknown_location", object)
-    split[known], shortfalls = _divide_groups(grouped, crops, known, config, classes)
+    split[known], shortfalls = _divide_groups(grouped, located, config, classes)
     reason[known] = grouped.reason
     result = SplitCrops(split, reason, shortfalls)
     result.drop((split == TRAIN) & ~usable[TRAIN], "too_new_for_training")
@@ -111,11 +111,8 @@ def _divide(crops: NumberedCrops, config: SplitsConfig, classes: tuple[str, ...]
     return result
 
 
-def _divide_groups(
-    grouped: GroupedCrops, crops: NumberedCrops, known: Bools, config: SplitsConfig, classes: tuple[str, ...]
-) -> tuple[Ints, list[Shortfall]]:
-    """The split of each crop with a known location, -1 for crops that are left out; and the shortfalls."""
-    location, class_number, usable = crops.location[known], crops.class_number[known], crops.usable[:, known]
+def _divide_groups(grouped: GroupedCrops, crops: NumberedCrops, config: SplitsConfig, classes: tuple[str, ...]) -> tuple[Ints, list[Shortfall]]:
+    """The split of each crop (all have a known location), -1 for crops that are left out; and the shortfalls."""
     left = np.flatnonzero(grouped.group >= 0)
     while True:  # twice at most: first all groups, then those that may be in any split
         group = np.unique(grouped.group[left], return_inverse=True)[1]
@@ -125,14 +122,16 @@ def _divide_groups(
                 "location; add sources with more locations, or check sources.location_field in the plan",
                 code="too_few_locations",
             )
-        splittable = SplittableCrops(group, location[left], class_number[left], usable[:, left], crops.locations, grouped.location_use)
+        splittable = SplittableCrops(
+            group, crops.location[left], crops.class_number[left], crops.usable[:, left], crops.locations, grouped.location_use
+        )
         problem = make_problem(splittable, config, classes)
         forbidden = np.asarray(~problem.allowed.any(1))
         if not forbidden.any():
             break
         left = left[~forbidden[group]]
     splits = search(problem, config.max_rounds, np.random.default_rng(config.seed))
-    split = np.full(len(location), -1, np.int64)
+    split = np.full(len(crops.location), -1, np.int64)
     split[left] = splits[group]
     return split, find_shortfalls(splits, problem, splittable, config, classes)
 
