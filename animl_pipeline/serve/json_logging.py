@@ -33,6 +33,7 @@ def start_json_log() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed body, which gets status 400 anyway
 
 
 def log_event(event: str, *, level: int = logging.INFO, **facts: object) -> None:

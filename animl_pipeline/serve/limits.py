@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from animl_pipeline.serve.errors import RequestError
+from animl_pipeline.serve.http_errors import RequestError
 
 MAX_BODY = 6_000_000
 """Bytes of a request. SageMaker allows 6 MB for a real-time endpoint and 4 MB for a serverless one."""

@@ -27,7 +27,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from animl_pipeline.core.boxes import WHOLE_IMAGE, Box
-from animl_pipeline.serve.errors import RequestError
+from animl_pipeline.serve.http_errors import RequestError
 
 UNSPECIFIC_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded"})
 JSON_TYPES = frozenset({"application/json", "text/json", "text/plain"})

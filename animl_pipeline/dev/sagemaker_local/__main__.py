@@ -18,9 +18,9 @@ from filelock import FileLock, Timeout
 
 from animl_pipeline.core.errors import PipelineError, SettingsError
 from animl_pipeline.dev.sagemaker_local.api_validation import IMAGE, REGION, ROLE
-from animl_pipeline.dev.sagemaker_local.app import create_app
 from animl_pipeline.dev.sagemaker_local.control_api import ControlApi
 from animl_pipeline.dev.sagemaker_local.fault_injection import Faults
+from animl_pipeline.dev.sagemaker_local.http_api import create_app
 from animl_pipeline.serve.server_process import listen_on, watch_parent
 
 if TYPE_CHECKING:

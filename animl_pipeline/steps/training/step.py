@@ -17,7 +17,7 @@ from animl_pipeline.core.step import Step
 from animl_pipeline.core.table_schemas import CROPS, SPLITS, TRAINING_HISTORY
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.training.initial_weights import InitialWeights, choose_initial_weights
-from animl_pipeline.steps.training.plots import CURVES_FILE, plot_training_curves
+from animl_pipeline.steps.training.learning_curves import CURVES_FILE, plot_training_curves
 from animl_pipeline.storage.manifest import digest_of
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
