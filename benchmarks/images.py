@@ -106,10 +106,10 @@ def proxy(port: str, delay_s: str, faults: str) -> None:
     dice = random.Random(0)  # noqa: S311 - which requests meet a fault
     while True:
         client, _ = listener.accept()
-        threading.Thread(target=_passed_on, args=(client, int(port), float(delay_s), float(faults), dice), daemon=True).start()
+        threading.Thread(target=_pass_on, args=(client, int(port), float(delay_s), float(faults), dice), daemon=True).start()
 
 
-def _passed_on(client: Any, port: int, delay_s: float, faults: float, dice: random.Random) -> None:
+def _pass_on(client: Any, port: int, delay_s: float, faults: float, dice: random.Random) -> None:
     import socket
 
     server = socket.create_connection(("127.0.0.1", port))
@@ -127,7 +127,7 @@ def _passed_on(client: Any, port: int, delay_s: float, faults: float, dice: rand
                 client.recv(1)  # until the client gives up
                 return
             server.sendall(request)
-            if not _answered(server, client, pipe, head_only=request.startswith(b"HEAD"), fault=fault):
+            if not _send_answer(server, client, pipe, head_only=request.startswith(b"HEAD"), fault=fault):
                 return
     except OSError:
         pass
@@ -148,12 +148,12 @@ def _head(end: Any) -> bytes:
     return data
 
 
-def _answered(server: Any, client: Any, pipe: tuple[int, int], *, head_only: bool, fault: str) -> bool:
+def _send_answer(server: Any, client: Any, pipe: tuple[int, int], *, head_only: bool, fault: str) -> bool:
     """Pass the server's answer on. Whether the connection can be used again."""
     data = _head(server)
     head, _, body = data.partition(b"\r\n\r\n")
-    said = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-    left = 0 if head_only or not said else int(said[0]) - len(body)
+    lengths = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    left = 0 if head_only or not lengths else int(lengths[0]) - len(body)
     if fault == "cut":
         client.sendall(data[: len(head) + 4 + len(body) // 2])
         return False
@@ -245,7 +245,7 @@ def ours(names: str, location: str) -> None:
 # -- the trials -----------------------------------------------------------------------------------------------------------
 
 
-def beside_the_script(folder: Path, n: int, rounds: int) -> list[tuple[object, ...]]:
+def compare_with_script(folder: Path, n: int, rounds: int) -> list[tuple[object, ...]]:
     """Files a second and CPU milliseconds for each file, of both."""
     names = _named(folder / "s3", n, (2048, 1536), 6.0)
     theirs, first = [], []
@@ -268,12 +268,12 @@ def beside_the_script(folder: Path, n: int, rounds: int) -> list[tuple[object, .
         ],
     )
     return [
-        ("throughput beside the script", rate, ">= 2.5", rate >= 2.5),
-        ("CPU a file beside the script", cpu, "<= 0.5", cpu <= 0.5),
+        ("throughput compared with the script", rate, ">= 2.5", rate >= 2.5),
+        ("CPU a file compared with the script", cpu, "<= 0.5", cpu <= 0.5),
     ]
 
 
-def again(folder: Path, n: int) -> list[tuple[object, ...]]:
+def run_again(folder: Path, n: int) -> list[tuple[object, ...]]:
     """CPU seconds of a second run, compared with the first: with the same export, and with another export."""
     names = _named(folder / "many", n, (2048, 1536), 6.0)
     with s3(folder / "many", delay_s=0.01) as env:
@@ -289,7 +289,7 @@ def again(folder: Path, n: int) -> list[tuple[object, ...]]:
     ]
 
 
-def under_faults(folder: Path, n: int) -> list[tuple[object, ...]]:
+def with_faults(folder: Path, n: int) -> list[tuple[object, ...]]:
     """Faults in each twentieth request, and some keys that do not exist."""
     names = _named(folder / "faulty", n, (320, 240), 9.0)
     gone = [f"isle:{hashlib.md5(str(i).encode(), usedforsecurity=False).hexdigest()}" for i in range(n // 100)]
@@ -302,12 +302,12 @@ def under_faults(folder: Path, n: int) -> list[tuple[object, ...]]:
     measure.show(
         f"{FAULTS:.0%} of the requests get a fault (503, cut off, wrong bytes, no answer)",
         ("", "expected", "found"),
-        [("arrived and verified", n, right), ("not there, and named", len(gone), len(said["missing"]))],
+        [("arrived and verified", n, right), ("missing, and named", len(gone), len(said["missing"]))],
     )
     return [("arrived of all under faults", right / n, "= 1", right == n), ("missing keys named", float(named), "= 1", named)]
 
 
-def under_kills(folder: Path, n: int, kills: int) -> list[tuple[object, ...]]:
+def with_kills(folder: Path, n: int, kills: int) -> list[tuple[object, ...]]:
     """Kill processes (-9) at random times, then run to the end, and compare with a run that was not killed."""
     names, location, dice = _named(folder / "killed", n, (320, 240), 9.0), folder / "killed-store", random.Random(1)  # noqa: S311 - moments of kills
     held, broken, lost, amid = 0, 0, 0, 0
@@ -376,7 +376,7 @@ def _md5_of(location: Path, blob: str) -> str:
 def main() -> None:
     """Run all trials, or the chosen ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=400, help="files beside the script in use")
+    parser.add_argument("--files", type=int, default=400, help="files for the comparison with the script in use")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each; the best counts")
     parser.add_argument("--again", type=int, default=2000, help="files of the run that is repeated (each takes 1.4 MB of disk)")
     parser.add_argument("--faulty", type=int, default=4000, help="files under faults")
@@ -389,10 +389,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="bench-images-") as name:
         folder = Path(name)
         trials: dict[str, Callable[[], list[tuple[object, ...]]]] = {
-            "script": lambda: beside_the_script(folder, options.files, options.rounds),
-            "again": lambda: again(folder, options.again),
-            "faults": lambda: under_faults(folder, options.faulty),
-            "kills": lambda: under_kills(folder, 500 * options.kills, options.kills),
+            "script": lambda: compare_with_script(folder, options.files, options.rounds),
+            "again": lambda: run_again(folder, options.again),
+            "faults": lambda: with_faults(folder, options.faulty),
+            "kills": lambda: with_kills(folder, 500 * options.kills, options.kills),
         }
         for trial in chosen:
             results += trials[trial]()

@@ -153,9 +153,9 @@ def with_scans(export: Path, folder: Path) -> dict[str, Any]:
 def _written(rows: list[list[Any]], folder: Path) -> dict[str, Any]:
     locations = sorted({row[1] for row in rows})
     random.Random(0).shuffle(locations)  # noqa: S311 - no secret
-    sides = {p: "test" if i < 0.1 * len(locations) else "val" if i < 0.3 * len(locations) else "train" for i, p in enumerate(locations)}
+    splits = {p: "test" if i < 0.1 * len(locations) else "val" if i < 0.3 * len(locations) else "train" for i, p in enumerate(locations)}
     with (folder / "crops.csv").open("w", newline="") as f:
-        csv.writer(f).writerows([*row, sides[row[1]]] for row in rows)
+        csv.writer(f).writerows([*row, splits[row[1]]] for row in rows)
     return {"labels": len(rows)}
 
 

@@ -39,15 +39,15 @@ def random_counts(images: int, locations: int, seed: int) -> Counts:
     return np.asarray(counts[counts.sum(1) > 0])
 
 
-def score(counts: Counts, sides: NDArray[np.int64]) -> float:
+def score(counts: Counts, splits: NDArray[np.int64]) -> float:
     """The score of animl-ml's splitter: for each split and class, how far examples and locations are from the wanted shares."""
     total = 0.0
-    for side, wanted in enumerate((1 - VAL - TEST, VAL, TEST)):
-        part = counts[sides == side]
+    for split, wanted in enumerate((1 - VAL - TEST, VAL, TEST)):
+        part = counts[splits == split]
         for c in range(counts.shape[1]):
             total += 2 * (part[:, c].sum() / counts[:, c].sum() - wanted) ** 2
             total += ((part[:, c] > 0).sum() / (counts[:, c] > 0).sum() - wanted) ** 2
-            if side > 0:
+            if split > 0:
                 total += 2 * (part[:, c].sum() / part.sum() - counts[:, c].sum() / counts.sum()) ** 2
     return float(total)
 
@@ -63,19 +63,19 @@ def permuted(counts: Counts) -> NDArray[np.int64]:
         train = int(len(table) * (1 - VAL - TEST + rng.uniform(-0.03, 0.03)))
         val = int(len(table) * (VAL + rng.uniform(-0.03, 0.03)))
         order = table.index[rng.permutation(len(table))]
-        sides = {0: order[:train], 1: order[train : train + val], 2: order[train + val :]}
+        splits = {0: order[:train], 1: order[train : train + val], 2: order[train + val :]}
         now = 0.0
-        for side, wanted in enumerate((1 - VAL - TEST, VAL, TEST)):
-            part = table.loc[sides[side]]
-            if side > 0:
+        for split, wanted in enumerate((1 - VAL - TEST, VAL, TEST)):
+            part = table.loc[splits[split]]
+            if split > 0:
                 now += 2 * ((part.sum() / part.sum().sum() - mix) ** 2).sum()
             now += 2 * ((part.sum() / of_class - wanted) ** 2).sum()
             now += (((part > 0).sum() / locations_of_class - wanted) ** 2).sum()
         if now < lowest:
-            lowest, best = now, sides
+            lowest, best = now, splits
     found = np.zeros(len(table), np.int64)
-    for side, locations in best.items():
-        found[locations] = side
+    for split, locations in best.items():
+        found[locations] = split
     return found
 
 
@@ -98,11 +98,11 @@ METHODS = {"ours": optimised, "permuted": permuted}
 
 def _one(way: str, file: Path) -> None:
     counts = np.load(file)
-    sides = METHODS[way](counts) if way in METHODS else np.zeros(0)
-    print(json.dumps(score(counts, sides) if way in METHODS else None))
+    splits = METHODS[way](counts) if way in METHODS else np.zeros(0)
+    print(json.dumps(score(counts, splits) if way in METHODS else None))
 
 
-def _compared(name: str, counts: Counts, folder: Path) -> tuple[list[object], float, float]:
+def _compare(name: str, counts: Counts, folder: Path) -> tuple[list[object], float, float]:
     """A row of the table, our score divided by the peer's, and the peer's CPU seconds divided by ours."""
     file = folder / "counts.npy"
     np.save(file, counts)
@@ -126,7 +126,7 @@ def _main() -> None:
     else:
         every = {f"{locations}, draw {seed}": random_counts(26_000, locations, seed) for locations in (75, 500) for seed in (1, 2)}
     with TemporaryDirectory() as folder:
-        found = [_compared(name, counts, Path(folder)) for name, counts in every.items()]
+        found = [_compare(name, counts, Path(folder)) for name, counts in every.items()]
     columns = ["locations", "peer", "ours", "ratio", "peer CPU s", "ours CPU s", "faster"]
     show(
         f"Score of the split (lower is better) and CPU seconds; peer: best of {PERMUTATIONS:,} permutations; val {VAL}, test {TEST}",
