@@ -1,4 +1,4 @@
-"""How a model is judged: which classes must not be missed, what thresholds are to reach, when it may be released."""
+"""The plan's sections `thresholds`, `gate` and `audit`: how a model is evaluated, and when it may be released."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ Group = Literal["invasive", "native"]
 
 
 class AimConfig(Record):
-    """What a class's threshold is to reach on val: one measure, or several at once."""
+    """What a class's threshold must reach on val: one of these, or several together."""
 
-    recall: Share | None = Field(default=None, description="at least; without other aims the highest threshold that reaches it is taken")
-    precision: Share | None = Field(default=None, description="at least; without a recall the lowest threshold from 0.5 on that reaches it is taken")
-    max_false_alarms_per_1000: float | None = Field(default=None, ge=0, le=1000, description="crops of other classes named so, of 1000 crops")
+    recall: Share | None = Field(default=None, description="at least; if it is the only aim, the highest threshold that reaches it is chosen")
+    precision: Share | None = Field(
+        default=None, description="at least; without a recall, the lowest threshold from 0.5 on that reaches it is chosen"
+    )
+    max_false_alarms_per_1000: float | None = Field(
+        default=None, ge=0, le=1000, description="crops of other classes that reach the threshold, of 1000 crops"
+    )
 
     @model_validator(mode="after")
-    def _aims_at_something(self) -> Self:
+    def _has_an_aim(self) -> Self:
         if self.recall is None and self.precision is None and self.max_false_alarms_per_1000 is None:
-            raise ValueError("an aim without recall, precision or max_false_alarms_per_1000; give at least one of them")
+            raise ValueError("expected recall, precision or max_false_alarms_per_1000, found none of them; give at least one")
         return self
 
     def __str__(self) -> str:
-        """The aim as a person writes it."""
+        """The aim in words."""
         parts = [
             f"recall >= {self.recall:g}" if self.recall is not None else "",
             f"precision >= {self.precision:g}" if self.precision is not None else "",
@@ -34,66 +38,68 @@ class AimConfig(Record):
         return " and ".join(filter(None, parts))
 
 
-USUAL_AIMS: dict[str, AimConfig] = {"invasive": AimConfig(recall=0.95), "native": AimConfig(precision=0.9)}
-"""An invader must not be missed; a native animal's name must be right."""
+DEFAULT_AIMS: dict[str, AimConfig] = {"invasive": AimConfig(recall=0.95), "native": AimConfig(precision=0.9)}
+"""An invasive animal must not be missed; the name of a native animal must be right."""
 
 
 class UnknownConfig(Record):
-    """When an animal is unknown although a native class leads: its probability is below a floor, chosen on val."""
+    """A floor, chosen on val: with a probability below it, an animal is unknown even if a native class is the most probable."""
 
-    keep: Share = Field(default=0.95, description="share of the rightly named val crops that the floor may not make unknown")
-    left_out: tuple[str, ...] = Field(
-        default=(), description="classes that stand in for strangers: their own answer is struck out to choose the floor"
+    keep: Share = Field(default=0.95, description="share of the correctly named val crops that must stay above the floor")
+    held_out_classes: tuple[str, ...] = Field(
+        default=(), description="classes that stand for unknown animals: the floor is chosen without the model's probability of their own class"
     )
 
 
 class ThresholdsConfig(Record):
-    """From which probability on a class is named: chosen on val, written as Animl's categoryConfig."""
+    """How the thresholds are chosen on val. They are written as Animl's categoryConfig."""
 
     invasive: tuple[str, ...] = Field(default=(), description="classes that must not be missed; all others are native")
-    aims: dict[str, AimConfig] = Field(default=USUAL_AIMS, description="by group (invasive, native) or by class, which goes first")
-    unknown: UnknownConfig | None = Field(default=None, description="null: no floor; an animal is unknown where no class reaches its threshold")
+    aims: dict[str, AimConfig] = Field(default=DEFAULT_AIMS, description="group (invasive, native) or class → aim; that of a class goes first")
+    unknown: UnknownConfig | None = Field(default=None, description="null: no floor; an animal is unknown if it reaches no class's threshold")
 
     def group_of(self, class_id: str) -> Group:
         """The group of a class."""
         return "invasive" if class_id in self.invasive else "native"
 
     def aim_of(self, class_id: str) -> AimConfig:
-        """The aim of a class: its own, else its group's."""
+        """The aim of a class: its own, else that of its group."""
         group = self.group_of(class_id)
-        return self.aims.get(class_id) or self.aims.get(group) or USUAL_AIMS[group]
+        return self.aims.get(class_id) or self.aims.get(group) or DEFAULT_AIMS[group]
 
     def check(self, classes: tuple[str, ...]) -> None:
-        """See that every class that is spoken of is one of the plan's.
+        """Check that all classes in this section are classes of the plan.
 
         Raises:
             ValueError: one is not.
         """
-        unknown = self.unknown.left_out if self.unknown else ()
-        spoken = {"invasive": self.invasive, "aims": set(self.aims) - set(USUAL_AIMS), "unknown.left_out": unknown}
-        for key, names in spoken.items():
+        held_out = self.unknown.held_out_classes if self.unknown else ()
+        named = {"invasive": self.invasive, "aims": set(self.aims) - set(DEFAULT_AIMS), "unknown.held_out_classes": held_out}
+        for key, names in named.items():
             for name in sorted(set(names) - set(classes)):
-                raise ValueError(f"thresholds.{key}: {name!r} is no class of labels.classes ({', '.join(classes)})")
+                raise ValueError(f"thresholds.{key}: {name!r} is not a class of labels.classes ({', '.join(classes)})")
 
 
 class GateConfig(Record):
-    """When a model may be released. The champion is the model that was released last; both answer the same test crops."""
+    """When a model may be released. The champion is the released model; both models answer the same test crops."""
 
-    min_examples: int = Field(default=10, ge=0, description="test crops of every class; fewer: need_more_data")
-    min_locations: int = Field(default=2, ge=0, description="test places of every class; fewer: need_more_data")
-    min_macro_f1: Share = Field(default=0.0, description="less: hold, also for a first model")
-    max_macro_f1_drop: Share = Field(default=0.01, description="more than this below the champion: hold")
-    max_invasive_recall_drop: Share = Field(default=0.02, description="of any invasive class, more than this below the champion: hold")
+    min_examples: int = Field(default=10, ge=0, description="test crops of every class; with fewer: need_more_data")
+    min_locations: int = Field(default=2, ge=0, description="test locations of every class; with fewer: need_more_data")
+    min_macro_f1: Share = Field(default=0.0, description="mean F1; if it is lower: hold, also for a first model")
+    max_macro_f1_drop: Share = Field(default=0.01, description="largest drop of the mean F1 below the champion's; if it is larger: hold")
+    max_invasive_recall_drop: Share = Field(default=0.02, description="largest drop of an invasive class's recall; if it is larger: hold")
 
 
 class AuditConfig(Record):
-    """The search for wrong labels: crops whose label the model firmly disbelieves."""
+    """The search for wrong labels: crops with a label that the model strongly disagrees with."""
 
-    folds: int = Field(default=0, ge=0, le=20, description="0: val and test only; k: also train, by k further trainings without a k-th of the places")
-    show: int = Field(default=24, ge=0, le=500, description="pictures in the report; the table holds all")
+    folds: int = Field(
+        default=0, ge=0, le=20, description="0: audit val and test; k: also train, with k more trainings, each without a part of the locations"
+    )
+    show: int = Field(default=24, ge=0, le=500, description="suspect labels shown as images in the report; the table has all")
 
     @model_validator(mode="after")
-    def _folds_are_several(self) -> Self:
+    def _not_one_fold(self) -> Self:
         if self.folds == 1:
-            raise ValueError("folds: expected 0 or at least 2, found 1; with one fold there would be nothing to train on")
+            raise ValueError("folds: expected 0 or at least 2, found 1; with one fold nothing would be left to train on")
         return self

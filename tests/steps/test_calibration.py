@@ -202,7 +202,7 @@ def test_calibration_without_val_crops_is_refused(store: Store) -> None:
         ({"invasive": ["cat"]}, "thresholds.invasive"),
         ({"aims": {"cat": {"recall": 0.9}}}, "thresholds.aims"),
         ({"aims": {"rat": {}}}, "thresholds.aims.rat"),
-        ({"unknown": {"left_out": ["cat"]}}, "thresholds.unknown.left_out"),
+        ({"unknown": {"held_out_classes": ["cat"]}}, "thresholds.unknown.held_out_classes"),
     ],
 )
 def test_aims_for_unknown_classes_are_refused(thresholds: dict[str, object], key: str) -> None:

@@ -64,7 +64,7 @@ def meets_aim(point: OperatingPoint, aim: AimConfig) -> bool:
 def unknown_floor(val: pd.DataFrame, classes: tuple[str, ...], config: UnknownConfig) -> float:
     """The lowest threshold of native classes, so that unknown species get no class.
 
-    The share ``config.keep`` of the correctly predicted val crops stays at or above the floor. With ``config.left_out``, crops of
+    The share ``config.keep`` of the correctly predicted val crops stays at or above the floor. With ``config.held_out_classes``, crops of
     these classes stand for unknown species: the probability of their own class is removed. The floor is then the value, at most
     as high, that separates them best from the correctly predicted crops (Youden's J). This is optimistic: the network was trained
     on these classes; a truly unknown species may get higher probabilities.
@@ -74,7 +74,7 @@ def unknown_floor(val: pd.DataFrame, classes: tuple[str, ...], config: UnknownCo
     if not len(correct):
         return 0.0
     highest = float(correct[int(np.floor((1 - config.keep) * (len(correct) - 1)))])
-    unknown = [_largest_without(probabilities[(val["class_id"] == c).to_numpy()], classes.index(c)) for c in config.left_out]
+    unknown = [_largest_without(probabilities[(val["class_id"] == c).to_numpy()], classes.index(c)) for c in config.held_out_classes]
     unknown_probabilities = np.sort(np.concatenate([np.empty(0), *unknown]))
     if not len(unknown_probabilities):
         return _round_down(highest)
