@@ -101,7 +101,7 @@ def _survey(options: Mapping[str, Any], images: str | None, store: Store, settin
     doubt = ""
     if images is None and (source.kind in {"cct", "animl", "megadetector"} or source.images == "."):
         found = find_images(source, store.table(export, EXPORT_IMAGES), _read_head(export, store), settings)
-        doubt, source = found.unsure, source.model_copy(update={"images": found.images, "path_field": found.key})
+        doubt, source = found.doubt, source.model_copy(update={"images": found.images, "path_field": found.path_field})
     return survey_export(source, export, store, datetime.now(UTC).date().isoformat()), doubt
 
 
@@ -173,22 +173,22 @@ def _show(output: Path, surveys: list[Survey], plan: SuggestedPlan, doubts: Mapp
     """What a person needs to know before opening the file."""
     for s in surveys:
         dates = f"{s.first} to {s.last}" if s.first else "no dates"
-        counts = f"{s.images:,} images, {s.objects:,} annotations, {len(s.locations):,} known locations"
+        counts = f"{s.images:,} images, {s.annotations:,} annotations, {len(s.locations):,} known locations"
         console.out.print(f"{s.source.name} ({s.source.kind}): {counts}; {dates}")
         if doubts[s.source.name]:
             console.out.print(f"  images: {redact_url(s.source.images)}: {doubts[s.source.name]}")
     numbers = ("annotations", "boxes", "locations")
     table = console.new_table(f"Suggested classes: {len(plan.classes)}", "class", *numbers, "labels", right=numbers)
     for c in plan.classes[:SHOWN]:
-        table.add_row(c.id, f"{c.objects:,}", f"{c.boxes:,}", f"{len(c.locations):,}", ", ".join(c.names))
+        table.add_row(c.id, f"{c.annotations:,}", f"{c.boxes:,}", f"{len(c.locations):,}", ", ".join(c.labels))
     console.out.print(table)
     if len(plan.classes) > SHOWN:
         console.out.print(f"… and {len(plan.classes) - SHOWN} more")
-    left_out = "; ".join(f"{role}: {', '.join(names)}" for role, names in plan.asides.items())
-    console.out.print(f"left out: {left_out or 'nothing by its label'}; {len(plan.few)} labels with too few annotations or locations")
-    console.out.print("warnings:" if plan.wrong else "no warnings")
-    for line in plan.wrong[:SHOWN]:
+    left_out = "; ".join(f"{role}: {', '.join(labels)}" for role, labels in plan.no_animals.items())
+    console.out.print(f"left out: {left_out or 'nothing by its label'}; {len(plan.too_few)} labels with too few annotations or locations")
+    console.out.print("warnings:" if plan.warnings else "no warnings")
+    for line in plan.warnings[:SHOWN]:
         console.out.print(f"  - {line}")
-    if len(plan.wrong) > SHOWN:
-        console.out.print(f"  … {len(plan.wrong) - SHOWN} more in the plan")
+    if len(plan.warnings) > SHOWN:
+        console.out.print(f"  … {len(plan.warnings) - SHOWN} more in the plan")
     console.out.print(f"written: {output}; read it, then: animl-pipeline plan check {output}")
