@@ -1,4 +1,4 @@
-"""What Prefect's server does by itself: messages that arrive, and runs that nobody works at any more."""
+"""The automations on a real Prefect server: messages about runs, and runs whose process died."""
 
 from __future__ import annotations
 
@@ -20,31 +20,25 @@ from prefect.states import Completed, Running
 
 from animl_pipeline.core.errors import SettingsError
 from flows.automations import put_automations
-from flows.run_states import NAMES, ended
-from tests.support.endpoint_process import until
+from flows.run_states import STATE_NAMES, end_as
+from tests.support.endpoint_process import wait_until
 from tests.support.paths import ROOT
-from tests.support.prefect_server import read_run
+from tests.support.prefect_server import PREFECT_TEST, read_run
 
 FILE = ROOT / "deployments" / "automations.yaml"
-pytestmark = [
-    pytest.mark.prefect,
-    pytest.mark.usefixtures("prefect"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = PREFECT_TEST
 
 
-@flow(name="release", flow_run_name="release {what}", persist_result=False)
-def ends(what: str) -> None:
-    """A run by the name of ours that ends as it is told."""
-    if what == "Failed":
+@flow(name="release", flow_run_name="release {state}", persist_result=False)
+def release_ending_as(state: str) -> None:
+    """A run of a flow with the name of ours that ends in a given state."""
+    if state == "Failed":
         raise ValueError("expected a bucket, found none")
-    return ended(what, f"the reason for {what}", None)
+    return end_as(state, f"the reason for {state}", None)
 
 
 class Listener:
-    """A web address that messages go to."""
+    """A web server that receives the messages."""
 
     def __init__(self) -> None:
         heard = self.heard = []  # type: list[dict[str, Any]]
@@ -88,52 +82,53 @@ def test_messages_of_failed_held_and_released_runs_arrive_where_a_block_says(pre
     assert {"animl zombies", "animl failed", "animl held", "animl promoted", "animl asks for approval", "animl released"} == set(names)
     there = automations(prefect)
     assert [a["type"] for name in names[1:] for a in there[name]["actions"]] == ["do-nothing"] * 5
-    with pytest.raises(SettingsError, match="ANIML_NOTIFY: expected a block that the Prefect server knows"):
+    with pytest.raises(SettingsError) as refused:
         put_automations(FILE, "slack-webhook/nobody")
+    assert refused.value.code == "no_block"
     text = {"title": "{{subject}}", "text": "{{body}}"}
     CustomWebhookNotificationBlock(name="rangers", url=listener.address, json_data=text).save("rangers", overwrite=True)
     put_automations(FILE, "custom-webhook/rangers")
-    assert {a["id"] for a in automations(prefect).values()} == {a["id"] for a in there.values()}  # renewed, not made twice
-    told = ("Failed", "Held", "Promoted", "Released")
+    assert {a["id"] for a in automations(prefect).values()} == {a["id"] for a in there.values()}  # updated, not made twice
+    states = ("Failed", "Held", "Promoted", "Released")
 
-    def all_arrived() -> bool:  # the server takes new automations up in its own time, so the runs are repeated until then
-        missing = [what for what in told if f"release {what}: release {what}" not in listener.subjects()]
-        for what in missing:
-            ends(what, return_state=True)
+    def all_arrived() -> bool:  # the server loads new automations after a while, so the runs are repeated until then
+        missing = [state for state in states if f"release {state}: release {state}" not in listener.subjects()]
+        for state in missing:
+            release_ending_as(state, return_state=True)
         return not missing
 
     try:
-        until(all_arrived, "all four messages arrive", seconds=90)
+        wait_until(all_arrived, "all four messages arrive", seconds=90)
     finally:
         put_automations(FILE, "")
     held = next(m for m in listener.heard if m["title"] == "release Held: release Held")
     assert "the reason for Held" in held["text"]
 
 
-def test_every_way_to_end_is_known_to_the_automation_for_runs_without_a_sign_of_life() -> None:
+def test_the_automation_for_zombies_knows_every_state_in_which_a_run_ends() -> None:
     zombies = next(a for a in yaml.safe_load(FILE.read_text(encoding="utf-8"))["automations"] if a["name"] == "animl zombies")
-    assert {f"prefect.flow-run.{name}" for names in NAMES.values() for name in names} <= set(zombies["trigger"]["expect"])
+    assert {f"prefect.flow-run.{name}" for names in STATE_NAMES.values() for name in names} <= set(zombies["trigger"]["expect"])
 
 
 @pytest.mark.slow
-def test_a_run_without_a_sign_of_life_has_crashed_and_one_that_ended_under_a_name_of_its_own_has_not(prefect: str, tmp_path: Path) -> None:
-    told = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    zombies = next(a for a in told["automations"] if a["name"] == "animl zombies")
+def test_a_run_without_heartbeats_has_crashed_and_one_that_ended_as_promoted_has_not(prefect: str, tmp_path: Path) -> None:
+    automations_file = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    zombies = next(a for a in automations_file["automations"] if a["name"] == "animl zombies")
     zombies["trigger"]["within"] = 10  # the least that Prefect takes
     (tmp_path / "quick.yaml").write_text(yaml.safe_dump({"automations": [zombies]}), encoding="utf-8")
     put_automations(tmp_path / "quick.yaml", "")
     try:
         with get_client(sync_client=True) as client:
-            done, dead = (client.create_flow_run(ends, parameters={"what": "Held"}, state=Running()) for _ in range(2))
+            done, dead = (client.create_flow_run(release_ending_as, parameters={"state": "Held"}, state=Running()) for _ in range(2))
 
-            def given_up() -> bool:
+            def has_crashed() -> bool:
                 return read_run(dead).state_name == "Crashed"
 
             for run in (done, dead):
                 emit_event("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{run.id}"})
                 if run is done:
                     client.set_flow_run_state(done.id, Completed(name="Promoted"), force=True)
-            until(given_up, "the run without heartbeats is Crashed", seconds=120)
+            wait_until(has_crashed, "the run without heartbeats is Crashed", seconds=120)
     finally:
         put_automations(FILE, "")
     assert read_run(done).state_name == "Promoted"

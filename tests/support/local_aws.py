@@ -38,4 +38,4 @@ def release_environment(cloud: dict[str, str], folder: Path, monkeypatch: pytest
     yield
     aws = AwsApi()
     for endpoint in aws.sagemaker.list_endpoints()["Endpoints"]:
-        aws.remove(endpoint["EndpointName"], 60)
+        aws.delete_endpoint(endpoint["EndpointName"], 60)
