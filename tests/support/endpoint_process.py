@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import requests
+
+from tests.support.paths import ROOT
 
 
 class RunningEndpoint(NamedTuple):
@@ -45,12 +49,17 @@ def ping(address: str) -> int:
     return requests.get(f"{address}/ping", timeout=5).status_code
 
 
+def malloc_settings() -> dict[str, str]:
+    """The malloc variables that the endpoint's Docker image sets."""
+    return dict(re.findall(r"(MALLOC_\w+)=(\d+)", (ROOT / "docker/endpoint.Dockerfile").read_text(encoding="utf-8")))
+
+
 @contextlib.contextmanager
 def endpoint_process(model: Path, log: Path, *more: str) -> Iterator[RunningEndpoint]:
     """Start the program with a model folder, wait until it listens, and end it after the block."""
     command = [sys.executable, "-m", "animl_pipeline.serve", "serve", "--model", str(model), "--host", "127.0.0.1", "--port", "0", *more]
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | malloc_settings())
     try:
         wait_until(lambda: logged_events(log, "listening") or process.poll() is not None, "the program listens")
         port = logged_events(log, "listening")[0]["port"]

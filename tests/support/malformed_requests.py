@@ -1,6 +1,6 @@
-"""Malformed requests for the endpoint program, drawn from a seed: the same number gives the same request, everywhere.
+"""Random malformed requests for the endpoint program. The same number always gives the same request.
 
-Each kind spoils one layer: HTTP itself, the body's type, JSON, multipart, base64, boxes, a picture's header or its bytes.
+Each kind damages one layer: HTTP itself, the content type, JSON, multipart, base64, boxes, an image's header or its bytes.
 """
 
 from __future__ import annotations
@@ -56,50 +56,50 @@ class Malformed(NamedTuple):
 
 
 def malformed(number: int) -> Malformed:
-    """The malformed request of this number. A few are right after all: what was spoiled did not matter."""
+    """The malformed request with this number. A few are valid, because the damage did not matter."""
     draw = random.Random(number)  # noqa: S311 - reproducible, not secret
     return draw.choice(_KINDS)(draw)
 
 
 def send_malformed(address: str, numbers: Iterable[int], threads: int = 4) -> collections.Counter[int]:
-    """Send the requests of these numbers over kept connections, every 50th as broken HTTP; how often each status came back.
+    """Send the requests with these numbers over kept connections, every 50th as broken HTTP. The counts of the statuses come back.
 
-    0 counts broken HTTP that was not answered, which is as it should be: the connection is closed.
+    Status 0 counts broken HTTP without an answer: the program rightly closes the connection.
     """
     host, port = address.removeprefix("http://").split(":")
     with ThreadPoolExecutor(threads) as pool:
-        wanted = list(numbers)
-        counts = pool.map(lambda some: _send(host, int(port), some), [wanted[i::threads] for i in range(threads)])
+        all_numbers = list(numbers)
+        counts = pool.map(lambda some: _send(host, int(port), some), [all_numbers[i::threads] for i in range(threads)])
         return functools.reduce(lambda a, b: a + b, counts, collections.Counter[int]())
 
 
 def _send(host: str, port: int, numbers: list[int]) -> collections.Counter[int]:
-    seen: collections.Counter[int] = collections.Counter()
+    counts: collections.Counter[int] = collections.Counter()
     connection = http.client.HTTPConnection(host, port, timeout=60)
     for number in numbers:
         if number % 50 == 7:
-            seen[_broken_http(host, port, random.Random(number))] += 1  # noqa: S311 - reproducible, not secret
+            counts[_broken_http(host, port, random.Random(number))] += 1  # noqa: S311 - reproducible, not secret
             continue
-        asked = malformed(number)
+        request = malformed(number)
         try:
-            seen[_post(connection, asked)] += 1
-        except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):  # a kept connection that had timed out
+            counts[_post(connection, request)] += 1
+        except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):  # the kept connection had timed out
             connection.close()
-            seen[_post(connection, asked)] += 1
+            counts[_post(connection, request)] += 1
     connection.close()
-    return seen
+    return counts
 
 
-def _post(connection: http.client.HTTPConnection, asked: Malformed) -> int:
-    headers = {} if asked.content_type is None else {"Content-Type": asked.content_type.encode("latin-1", "replace")}
-    connection.request("POST", "/invocations", asked.body, headers)  # type: ignore[arg-type]  # http.client takes bytes as header values too
+def _post(connection: http.client.HTTPConnection, request: Malformed) -> int:
+    headers = {} if request.content_type is None else {"Content-Type": request.content_type.encode("latin-1", "replace")}
+    connection.request("POST", "/invocations", request.body, headers)  # type: ignore[arg-type]  # http.client takes bytes as header values too
     response = connection.getresponse()
     response.read()
     return response.status
 
 
 def _broken_http(host: str, port: int, draw: random.Random) -> int:
-    """Bytes that are no HTTP, half a request, or a client that goes away; the status, or 0 when there was none."""
+    """Send bytes that are not HTTP or half a request, then close; the status, or 0 if there was no answer."""
     sent = draw.choice([
         draw.randbytes(draw.randrange(1, 3000)),
         b"GET / HTTP/9.9\r\n\r\n",
@@ -120,7 +120,7 @@ def _broken_http(host: str, port: int, draw: random.Random) -> int:
 
 @functools.cache
 def images() -> tuple[bytes, ...]:
-    """Small pictures of many formats and modes."""
+    """Small images of many formats and modes."""
     colours = Image.effect_mandelbrot((96, 64), (-2, -1, 1, 1), 20)
     kinds = [
         ("RGB", "JPEG"),
@@ -145,19 +145,19 @@ def images() -> tuple[bytes, ...]:
     return (*made, buffer.getvalue())
 
 
-def claims(width: int, height: int, bits: int = 8, colour: int = 2) -> bytes:
-    """A PNG's beginning that claims a size, and a little of its data."""
+def png_with_size(width: int, height: int, bits: int = 8, colour: int = 2) -> bytes:
+    """A PNG with this size in its header, and only a little data."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     data = zlib.compress(bytes(2000))
     chunks = [struct.pack(">I", 13) + header, struct.pack(">I", len(data)) + b"IDAT" + data]
     return b"\x89PNG\r\n\x1a\n" + b"".join(c + struct.pack(">I", zlib.crc32(c[4:])) for c in chunks)
 
 
-def _spoiled_image(draw: random.Random) -> bytes:
-    """A picture with flipped, cut, doubled or foreign bytes, or one that claims any size."""
+def _damaged_image(draw: random.Random) -> bytes:
+    """An image with changed, removed, repeated or foreign bytes, or with any size in its header."""
     if draw.random() < 0.1:
         sides = (0, 1, 2, 255, 9_999, 10_001, 65_535, 2**31 - 1)
-        return claims(draw.choice(sides), draw.choice(sides), draw.choice((1, 8, 16)), draw.choice((0, 2, 3, 4, 6)))
+        return png_with_size(draw.choice(sides), draw.choice(sides), draw.choice((1, 8, 16)), draw.choice((0, 2, 3, 4, 6)))
     data = bytearray(draw.choice(images()))
     for _ in range(draw.choice((1, 1, 2, 20))):
         where, much = draw.randrange(len(data)), draw.randrange(1, 40)
@@ -176,16 +176,16 @@ def _spoiled_image(draw: random.Random) -> bytes:
 
 
 def _image_alone(draw: random.Random) -> Malformed:
-    return Malformed(draw.choice(("image/jpeg", "image/png", "application/octet-stream", None)), _spoiled_image(draw))
+    return Malformed(draw.choice(("image/jpeg", "image/png", "application/octet-stream", None)), _damaged_image(draw))
 
 
 def _image_in_json(draw: random.Random) -> Malformed:
-    asked = {"image": base64.b64encode(_spoiled_image(draw)).decode()} | draw.choice(({}, {"bbox": [0, 0, 1, 1]}, {"bbox": "[0.1,0.1,0.9,0.9]"}))
-    return Malformed(draw.choice(("application/json", None)), json.dumps(asked).encode())
+    body = {"image": base64.b64encode(_damaged_image(draw)).decode()} | draw.choice(({}, {"bbox": [0, 0, 1, 1]}, {"bbox": "[0.1,0.1,0.9,0.9]"}))
+    return Malformed(draw.choice(("application/json", None)), json.dumps(body).encode())
 
 
 def _odd_boxes(draw: random.Random) -> Malformed:
-    """A good picture with boxes that are none, mostly."""
+    """A valid image, mostly with invalid boxes."""
 
     def box() -> object:
         if draw.random() < 0.2:
@@ -222,7 +222,7 @@ def _odd_base64(draw: random.Random) -> Malformed:
 
 def _odd_multipart(draw: random.Random) -> Malformed:
     names = ("image", "bbox", "bboxes", "data", "", 'a"b', "é")
-    contents = (draw.choice(images()), _spoiled_image(draw), b"[0,0,1,1]", b"{}", b"", base64.b64encode(draw.choice(images())))
+    contents = (draw.choice(images()), _damaged_image(draw), b"[0,0,1,1]", b"{}", b"", base64.b64encode(draw.choice(images())))
     parts = [
         b'--xyz\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (draw.choice(names).encode(), draw.choice(contents))
         for _ in range(draw.choice((0, 1, 2, 3, 200)))
@@ -241,7 +241,7 @@ def _noise(draw: random.Random) -> Malformed:
 
 
 def _too_large(draw: random.Random) -> Malformed:
-    """Rarely, since each is megabytes long."""
+    """A body around the limit of 6 MB, but only in a tenth of the cases."""
     if draw.random() < 0.9:
         return _noise(draw)
     return Malformed(
