@@ -1,4 +1,4 @@
-"""Turn the plan's wishes into constraints for the search, and explain where a class has fewer crops in val or test than wanted."""
+"""Turn the plan's section `splits` into constraints for the search, and explain why a class has too few crops in val or test."""
 
 from __future__ import annotations
 
