@@ -7,7 +7,7 @@ import pytest
 from animl_pipeline.config.settings import RENAMED, Settings, load_settings
 from animl_pipeline.core.errors import SettingsError, redact_url
 
-SECRET = "owl"
+HIDDEN = "owl"
 
 
 def error_of(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> SettingsError:
@@ -22,20 +22,20 @@ def error_of(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> Sett
     [
         ("ANIML_TASK_RUNNER", "dusk", "'dusk'"),
         ("ANIML_STAGE", "Dev", "'Dev'"),
-        ("ANIML_IMAGE_URL", f"https://ranger:{SECRET}@animl.camera/app", "'https://animl.camera/…'"),
+        ("ANIML_IMAGE_URL", f"https://ranger:{HIDDEN}@animl.camera/app", "'https://animl.camera/…'"),
         ("ANIML_NOTIFICATION_BLOCK", "Slack", "'Slack'"),
-        ("ANIML_NOTIFICATION_BLOCK", f"https://hooks.slack.com/services/T0/{SECRET}", "'https://hooks.slack.com/…'"),
-        ("ANIML_NOTIFICATION_BLOCK", f"hooks.slack.com/services/T0/{SECRET}", "'hooks.slack.com/…'"),
-        ("ANIML_NOTIFICATION_BLOCK", f"slack://{SECRET}/T0", "'slack://…'"),
-        ("ANIML_NOTIFICATION_BLOCK", f"smtp://ranger:{SECRET}/@host", "'smtp://…'"),
-        ("ANIML_NOTIFICATION_BLOCK", f"ranger:{SECRET}@host/T0", "'…'"),
+        ("ANIML_NOTIFICATION_BLOCK", f"https://hooks.slack.com/services/T0/{HIDDEN}", "'https://hooks.slack.com/…'"),
+        ("ANIML_NOTIFICATION_BLOCK", f"hooks.slack.com/services/T0/{HIDDEN}", "'hooks.slack.com/…'"),
+        ("ANIML_NOTIFICATION_BLOCK", f"slack://{HIDDEN}/T0", "'slack://…'"),
+        ("ANIML_NOTIFICATION_BLOCK", f"smtp://ranger:{HIDDEN}/@host", "'smtp://…'"),
+        ("ANIML_NOTIFICATION_BLOCK", f"ranger:{HIDDEN}@host/T0", "'…'"),
     ],
 )
 def test_an_invalid_value_is_refused_without_its_secret(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, shown: str) -> None:
     error = error_of(monkeypatch, variable, value)
     assert (error.code, error.details) == ("invalid_variable", {"variable": variable})
     assert str(error).endswith(shown)
-    assert SECRET not in str(error)
+    assert HIDDEN not in str(error)
 
 
 @pytest.mark.parametrize("address", ["", " ", "s3://", "s3:///", "https://bucket/prefix", "s3:/bucket/prefix", "s3:bucket", "s3:", "file:/folder"])
