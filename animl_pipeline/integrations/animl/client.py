@@ -17,8 +17,16 @@ from urllib.parse import urlsplit
 
 import requests
 from pydantic import Field, SecretStr, ValidationError
-from requests.auth import AuthBase
-from tenacity import Retrying, retry_if_exception, retry_if_result, stop_after_attempt, stop_after_delay, wait_exponential, wait_exponential_jitter
+from tenacity import (
+    RetryError,
+    Retrying,
+    retry_if_exception,
+    retry_if_result,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential,
+    wait_exponential_jitter,
+)
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Record
@@ -35,7 +43,6 @@ ENDED = {"COMPLETE", "FAIL"}
 EXPIRED_STATUS = {400, 401, 403, 404, 410}
 """What S3 answers for a presigned address that has expired."""
 TOKEN_REFUSED = {"UNAUTHENTICATED", "UNAUTHORIZED"}
-MANAGER_HINT = "the user must be a member of it (for automation rules: a manager)"
 
 
 class ExportTask(Record):
@@ -114,17 +121,12 @@ class AnimlClient:
             RemoteError: ``timed_out``: it has not ended within ``timeout_s`` seconds.
         """
         pauses = wait_exponential(multiplier=self._settings.poll_s, exp_base=1.5, max=max(MAX_POLL_PAUSE_S, self._settings.poll_s))
-        last_task = lambda state: state.outcome.result()  # noqa: E731 - after the timeout the last answer is returned
-        poll = Retrying(
-            retry=retry_if_result(lambda task: task.status not in ENDED),
-            wait=pauses,
-            stop=stop_after_delay(timeout_s),
-            retry_error_callback=last_task,
-        )
-        task: ExportTask = poll(self._export_task, task_id)
-        if task.status not in ENDED:
-            raise RemoteError("timed_out", f"the export {task_id} was still {task.status} after {timeout_s:.0f} s", retryable=True)
-        return task
+        poll = Retrying(retry=retry_if_result(lambda task: task.status not in ENDED), wait=pauses, stop=stop_after_delay(timeout_s))
+        try:
+            return poll(self._export_task, task_id)
+        except RetryError as e:
+            status = e.last_attempt.result().status
+            raise RemoteError("timed_out", f"the export {task_id} was still {status} after {timeout_s:.0f} s", retryable=True) from None
 
     def _export_task(self, task_id: str) -> ExportTask:
         with self._expected_form():
@@ -224,16 +226,18 @@ class AnimlClient:
                 self._url,
                 json={"query": query, "variables": variables},
                 headers={"x-selected-project": self.project},
-                auth=_BearerAuth(self._sign_in),
+                auth=self._add_token,  # as an ``auth`` of requests, so that a .netrc cannot replace it
                 timeout=self._settings.timeout_s,
                 allow_redirects=False,
             )
-        except requests.ConnectTimeout:
-            raise RemoteError("unreachable", f"{self._url} does not answer", retryable=True) from None
-        except requests.Timeout:
+        except requests.ReadTimeout:
             raise RemoteError("timed_out", f"{self._url} gave no answer within {self._settings.timeout_s:.0f} s", retryable=True) from None
         except requests.RequestException as e:
             raise RemoteError("unreachable", f"{self._url}: {type(e).__name__}", retryable=True) from None
+
+    def _add_token(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._sign_in.token().get_secret_value()}"
+        return request
 
     def _data(self, response: requests.Response) -> dict[str, Any]:
         """The data of a response, or the error that says why there is none."""
@@ -243,8 +247,8 @@ class AnimlClient:
             raise SettingsError(line, code="token_refused")
         if status == 403 or "FORBIDDEN" in _codes(errors):
             raise SettingsError(
-                f"Animl does not let this user work with the project {self.project!r}; {MANAGER_HINT}; check ANIML_USER "
-                "(or whose ANIML_ID_TOKEN it is), ANIML_API_URL, and the project's id in sources.export of the plan",
+                f"Animl does not let this user work with the project {self.project!r}. The user must be a member of it (for automation rules: "
+                "a manager). Check ANIML_USER (or whose ANIML_ID_TOKEN it is), ANIML_API_URL, and the project's id in sources.export of the plan",
                 code="project_forbidden",
                 project=self.project,
             )
@@ -257,17 +261,6 @@ class AnimlClient:
             raise RemoteError("timed_out" if slow else "refused", f"Animl: {message}", retryable=slow)
         _check_status(status, self._url)
         return dict(response.json()["data"])
-
-
-class _BearerAuth(AuthBase):
-    """Sends the ID token. An ``auth`` of requests, so that a .netrc cannot replace it."""
-
-    def __init__(self, sign_in: SignIn) -> None:
-        self._sign_in = sign_in
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._sign_in.token().get_secret_value()}"
-        return request
 
 
 class _QueryFilter(logging.Filter):
@@ -294,22 +287,17 @@ def drop_nulls(value: Any) -> Any:
 
 def _check_url(url: str) -> str:
     """The API's URL without a slash at its end. A token is sent over https only, or to this machine."""
-    if not url:
-        raise SettingsError("a source says animl://…: set ANIML_API_URL to Animl's GraphQL address, https://…/external", code="bad_url")
     try:
         parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as e:
-        raise SettingsError(f"ANIML_API_URL: expected https://…/external, found no valid address ({e})", code="bad_url") from None
-    local = parts.hostname in {"localhost", "127.0.0.1", "::1"}
-    if not parts.hostname or parts.scheme not in ({"http", "https"} if local else {"https"}):
-        line = f"ANIML_API_URL: expected https://…/external, found {parts.scheme or 'no scheme'}; a token is sent over https only"
-        raise SettingsError(line, code="bad_url")
-    if parts.username or parts.password or parts.query:
-        raise SettingsError(
-            "ANIML_API_URL holds a user, a password or a query; give the address only, secrets have their own settings", code="bad_url"
-        )
-    return url.rstrip("/")
+        _ = parts.port  # raises for an impossible port
+    except ValueError:
+        parts = urlsplit("")
+    safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in {"localhost", "127.0.0.1", "::1"})
+    if safe and parts.hostname and not (parts.username or parts.password or parts.query):
+        return url.rstrip("/")
+    found = "another value" if url else "nothing"  # the value itself may hold a password
+    line = f"ANIML_API_URL: expected Animl's GraphQL address, https://…/external, without user, password and query; found {found}"
+    raise SettingsError(line, code="bad_url")
 
 
 def _retry(call: Callable[[], T], pause_s: float, except_reason: str = "") -> T:

@@ -46,10 +46,6 @@ class ExportContext(NamedTuple):
     store: Store
     scratch: Path
 
-    def filters_of(self, window: Window) -> ImageFilters:
-        """The filters for one window."""
-        return window_filters(self.filters, window)
-
 
 def window_filters(filters: ImageFilters, window: Window) -> ImageFilters:
     """The plan's filters, limited to one window."""
@@ -105,7 +101,7 @@ def _halves(context: ExportContext, window: Window, error: RemoteError) -> tuple
     if pair is None or error.reason not in HALVED or window.images <= smallest:
         return ()
     try:
-        counts = [context.animl.count_images(context.filters_of(half)) for half in pair]
+        counts = [context.animl.count_images(window_filters(context.filters, half)) for half in pair]
     except RemoteError as e:
         log.warning("%s cannot be halved: %s", window, e)
         return ()
@@ -161,7 +157,7 @@ def _download(context: ExportContext, window: Window, task_id: str, target: Path
 
 def _start(context: ExportContext, window: Window) -> str:
     """Start an export and remember its task, so that a killed run waits for it instead of starting another."""
-    task_id = context.animl.start_export(context.filters_of(window))
+    task_id = context.animl.start_export(window_filters(context.filters, window))
     context.state.save_progress(context.attempt, window, WindowProgress(task=task_id))
     return task_id
 
