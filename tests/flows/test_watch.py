@@ -29,9 +29,9 @@ from flows.retrain import retrain
 from flows.watch import validated, watch
 from tasks.watch import count_validated
 from tests.support.animl_server import LONG_AGO, AnimlServer, make_images, serve_animl
-from tests.support.gate import gate_before
 from tests.support.paths import ROOT
 from tests.support.prefect_server import PREFECT_TEST, send_remaining_events
+from tests.support.request_barrier import request_barrier
 
 pytestmark = PREFECT_TEST
 
@@ -225,7 +225,7 @@ def ask_at_once(count: int, ask: Callable[[], State[Any]]) -> list[State[Any]]:
 
 
 def test_of_events_at_the_same_moment_one_starts_the_run_and_the_others_find_it_under_way(plan: str, deployed: UUID, prefect: str) -> None:
-    with gate_before(prefect, b"/create_flow_run ", together=3) as gate, temporary_settings({PREFECT_API_URL: gate}):
+    with request_barrier(prefect, b"/create_flow_run ", count=3) as url, temporary_settings({PREFECT_API_URL: url}):
         answers = ask_at_once(3, lambda: validated({"plan": plan, "batch": "night shift"}, return_state=True))
         send_remaining_events()
     (run,) = runs_of(deployed)
