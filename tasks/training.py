@@ -41,15 +41,19 @@ def check_training_preconditions(plan: Plan, paths: RunPaths) -> None:
 
 @step_task("training")
 def train_classifier(crops: Artifact, splits: Artifact, plan: Plan, paths: RunPaths) -> Artifact:
-    """Train the classifier and export it to ONNX, here or on SageMaker (``train.run_on``). A killed training goes on from its last checkpoint."""
-    train = sagemaker_training.train_elsewhere if plan.train.run_on == "sagemaker" else training_step.train_classifier
-    return train(crops, splits, plan, paths.open_store(), paths.settings())
+    """Train the classifier and export it to ONNX, on this machine or on SageMaker (``train.run_on``).
+
+    A killed training continues from its last checkpoint.
+    """
+    store, settings = paths.open_store(), paths.settings()
+    build_with = sagemaker_training.build_in_job(crops, splits, plan, store, settings) if plan.train.run_on == "sagemaker" else None
+    return training_step.train_classifier(crops, splits, plan, store, settings, build_with=build_with)
 
 
 @step_task("calibration")
 def calibrate_classifier(model: Artifact, crops: Artifact, splits: Artifact, plan: Plan, paths: RunPaths) -> Artifact:
     """Choose the temperature and the classes' thresholds on val."""
-    return calibration_step.calibrate_classifier(model, crops, splits, plan, paths.open_store())
+    return calibration_step.calibrate_classifier(model, crops, splits, plan.thresholds, paths.open_store())
 
 
 @step_task("fold", "fold {fold}")
@@ -96,7 +100,7 @@ def evaluate_classifier(
 @step_task("package")
 def package_model(model: Artifact, evaluation: Artifact, plan: Plan, paths: RunPaths) -> Artifact:
     """Pack the scored model and its card into model.tar.gz."""
-    return package_step.package_model(model, evaluation, plan, paths.open_store())
+    return package_step.package_model(model, evaluation, plan.package, paths.open_store(), description=plan.description)
 
 
 @task(name="report", task_run_name="report", **REMOTE_WORK)

@@ -1,86 +1,105 @@
-"""What runs in the job's container: read the order, train, leave the model in the store and the reason of a failure for SageMaker."""
+"""The program of a training job's container: read the spec, train, and write the result or the reason of the failure.
+
+``python -m animl_pipeline.integrations.sagemaker_training.container``; SageMaker starts it in the pipeline's image.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from animl_pipeline.config.settings import Settings, load_settings
+from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PipelineError, TrainingError
-from animl_pipeline.core.records import Artifact
-from animl_pipeline.integrations.sagemaker_training.job_spec import Order, key_of
+from animl_pipeline.integrations.sagemaker_training.job import TEMPORARY_FAILURE
+from animl_pipeline.integrations.sagemaker_training.job_spec import JobSpec, key_prefix
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, open_store
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint.ckpt"
-LONGEST_REASON = 1024
+MAX_REASON = 1024
+"""SageMaker shows this many characters of a failure reason."""
 
 
 def run_job(base: Path) -> int:
-    """Train what the order says; the exit status comes back.
+    """Train as the job's spec says. Returns the exit status.
 
     Args:
         base: SageMaker's folder, /opt/ml: input/config/hyperparameters.json, checkpoints/, output/failure.
     """
     try:
-        given = json.loads((base / "input/config/hyperparameters.json").read_bytes())
-        settings = load_settings().model_copy(update={"store": given["store"], "cache": base / "work", "data": base / "work"})
-        made = _trained(given["order"], settings, base / "checkpoints")
-        open_store(settings).object_store.put(f"{given['order'].rpartition('/')[0]}/made.json", made.model_dump_json().encode())
+        parameters = json.loads((base / "input/config/hyperparameters.json").read_bytes())
+        settings = load_settings().model_copy(update={"store": parameters["store"], "cache": base / "work", "data": base / "work"})
+        artifact = _train(parameters["spec"], settings, base / "checkpoints")
+        folder = parameters["spec"].rpartition("/")[0]
+        open_store(settings).object_store.put(f"{folder}/result.json", artifact.model_dump_json().encode())
     except PipelineError as e:
-        _leave_reason(base, str(e))
+        _write_failure(base, f"{TEMPORARY_FAILURE if e.retryable else ''}{e}")
         return e.exit_code
     except Exception as e:
         log.exception("training failed")
-        _leave_reason(base, f"unexpected {type(e).__name__}: {e}")
+        _write_failure(base, f"unexpected {type(e).__name__}: {e}")
         return 70
     return 0
 
 
-def _trained(location: str, settings: Settings, checkpoints: Path) -> Artifact:
-    from animl_pipeline.steps.training import train_classifier
+def main() -> int:
+    """Run the job in SageMaker's folder."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+    # The first process of a container ignores SIGTERM without a handler. Checkpoints are complete at any moment.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+    return run_job(Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml")))
+
+
+def _train(spec_name: str, settings: Settings, checkpoints: Path) -> Artifact:
+    from animl_pipeline.steps.training import CHECKPOINT_FILE, train_classifier
 
     store = open_store(settings)
-    order = _read_order(location, store)
+    spec = _read_spec(spec_name, store)
 
-    def by(space: Workspace, train: Callable[[Workspace], StepOutput]) -> StepOutput:
-        if key_of(space) != order.key:
-            raise TrainingError(
-                f"the flow asked for the model {order.key}, this image would make {key_of(space)}: its code is another version than the flow's"
-                " (or a model was released meanwhile); build the pipeline's image from the flow's checkout, push it, and run again"
+    def build_with(space: Workspace, build: Callable[[Workspace], StepOutput]) -> StepOutput:
+        if key_prefix(space) != spec.key:
+            message = (
+                f"the flow expects the model {spec.key}, this image makes {key_prefix(space)}: it has another version than the flow (or a model"
+                " was released in the meantime); build the pipeline's image from the flow's checkout, push it, and run again"
             )
-        _link_checkpoint(space.scratch, checkpoints)
-        return train(space)
+            raise TrainingError(message, code="other_version")
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        link = space.scratch / CHECKPOINT_FILE  # SageMaker copies this folder to S3; decoded crops stay on the instance
+        link.unlink(missing_ok=True)
+        link.symlink_to(checkpoints / CHECKPOINT_FILE)
+        return build(space)
 
-    return train_classifier(order.crops, order.splits, order.plan, store, settings, by=by)
+    return train_classifier(spec.crops, spec.splits, spec.plan, store, settings, build_with=build_with)
 
 
-def _read_order(location: str, store: Store) -> Order:
-    data = store.object_store.read(location)
+def _read_spec(name: str, store: Store) -> JobSpec:
+    data = store.object_store.read(name)
     if data is None:
-        raise TrainingError(f"the store at {store.object_store} holds no order {location}; a job is started by `animl-pipeline retrain`, not by hand")
+        message = f"the store at {store.object_store} has no {name}; start jobs with `animl-pipeline retrain`, not by hand"
+        raise TrainingError(message, code="no_job_spec")
     try:
-        return Order.model_validate_json(data)
+        return JobSpec.model_validate_json(data)
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
-        said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise TrainingError(f"this image does not understand the order ({said}); build and push it from the flow's checkout") from e
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        message = f"this image cannot read the job's spec ({problem}); build the pipeline's image from the flow's checkout and push it"
+        raise TrainingError(message, code="other_version") from e
 
 
-def _link_checkpoint(scratch: Path, checkpoints: Path) -> None:
-    """Let the training write its checkpoint where SageMaker keeps it beyond the machine's end; decoded crops stay on the machine."""
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    link = scratch / CHECKPOINT
-    link.unlink(missing_ok=True)
-    link.symlink_to(checkpoints / CHECKPOINT)
-
-
-def _leave_reason(base: Path, reason: str) -> None:
+def _write_failure(base: Path, reason: str) -> None:
     log.error("%s", reason)
     (base / "output").mkdir(parents=True, exist_ok=True)
-    (base / "output/failure").write_text(reason[:LONGEST_REASON], encoding="utf-8")
+    (base / "output/failure").write_text(reason[:MAX_REASON], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What a training job is told: an order in the store, and the request of SageMaker that names it."""
+"""What a training job gets: a spec in the store, and the SageMaker request that names it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import SettingsError, WeightsError
-from animl_pipeline.core.records import Artifact, Record
+from animl_pipeline.core.artifacts import Artifact, Record
+from animl_pipeline.core.errors import SettingsError, WeightsError, redact_url
 from animl_pipeline.storage.step_cache import Workspace
 
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker.type_defs import CreateTrainingJobRequestTypeDef, MetricDefinitionTypeDef
 
-ENTRY = ("python", "-m", "animl_pipeline.integrations.sagemaker_training")
-LOCAL = "/opt/ml/checkpoints"
+ENTRYPOINT = ("python", "-m", "animl_pipeline.integrations.sagemaker_training.container")
+CHECKPOINT_FOLDER = "/opt/ml/checkpoints"
 METRICS = {
     "epoch": r"epoch ([0-9]+) of [0-9]+: loss",
     "train:loss": r"epoch [0-9]+ of [0-9]+: loss ([0-9.]+)",
@@ -22,13 +22,12 @@ METRICS = {
     "val:macro_ap": r"val macro AP ([0-9.]+)",
     "val:macro_f1": r"val macro F1 ([0-9.]+)",
 }
-"""SageMaker's name of a figure → how it stands in the log of :mod:`animl_pipeline.steps.training.trainer`."""
-NAMED_WEIGHTS = ("://", "released", "timm", "none", "efficientnet-lite0-imagenet")
-"""What weights say that mean the same on every machine."""
+"""SageMaker metric → its pattern in the log of :mod:`animl_pipeline.steps.training.trainer`."""
+WEIGHTS_WITHOUT_FILE = frozenset({"released", "timm", "none", "efficientnet-lite0-imagenet"})
 
 
-class Order(Record):
-    """What a job shall train. ``key`` is the beginning of the step's key, which the job must find, too."""
+class JobSpec(Record):
+    """What a job trains. ``key`` is the beginning of the step's cache key; the job must get the same one."""
 
     key: str
     plan: Plan
@@ -36,75 +35,75 @@ class Order(Record):
     splits: Artifact
 
 
-def key_of(space: Workspace) -> str:
-    """The beginning of the key of the step that is made in a workspace, which the store names by it."""
-    return space.out.parent.name.removeprefix("model-")
+def key_prefix(space: Workspace) -> str:
+    """The beginning of the cache key of the step that is built in this workspace. The store names the workspace after it."""
+    return space.out.parent.name.rpartition("-")[2]
 
 
-def base_of(plan: Plan, space: Workspace) -> str:
-    """What the names of a step's jobs begin with."""
-    return f"{plan.model}-{key_of(space)}"
+def job_folder(base_name: str) -> str:
+    """The job's folder in the store: spec, checkpoints and result. It is deleted when the step is made."""
+    return f"jobs/{base_name}"
 
 
-def folder_of(base: str) -> str:
-    """Where the store keeps a job's order, checkpoints and answer; empty once the step is made."""
-    return f"jobs/{base}"
-
-
-def check_ready(plan: Plan, settings: Settings) -> None:
-    """See that another machine can do it.
+def check_job_settings(plan: Plan, settings: Settings) -> None:
+    """Check that a job on another machine can train this plan.
 
     Raises:
-        SettingsError: the store is a folder, or image or role are not set.
-        WeightsError: the weights are a file of this machine.
+        SettingsError: ``store_not_in_s3``, ``no_training_image`` or ``no_role``.
+        WeightsError: ``weights_not_shared``: the weights are a file of this machine.
     """
+    on = "train.run_on is sagemaker"
     if not settings.store.startswith("s3://"):
-        raise SettingsError(
-            f"train.on is sagemaker, but the store is the folder {settings.store}, which a training job cannot see;"
-            " set ANIML_STORE to s3://bucket/prefix, or train.on to here"
-        )
+        message = f"{on}, but the store is the folder {settings.store}, which a job cannot read; set ANIML_STORE to s3://bucket/prefix"
+        raise SettingsError(f"{message}, or train.run_on to local", code="store_not_in_s3")
     if not settings.training_image:
-        raise SettingsError("train.on is sagemaker: expected the pipeline's image in ECR in ANIML_TRAINING_IMAGE, found none (docs/training.md)")
-    if not role_of(settings):
-        raise SettingsError("train.on is sagemaker: expected a role in ANIML_TRAINING_ROLE_ARN (or ANIML_ROLE_ARN), found none (docs/training.md)")
-    locations = {"weights": plan.train.weights}
+        raise SettingsError(f"{on}: set ANIML_TRAINING_IMAGE to the pipeline's image in ECR (docs/training.md)", code="no_training_image")
+    if not job_role(settings):
+        raise SettingsError(f"{on}: set ANIML_TRAINING_ROLE_ARN or ANIML_ROLE_ARN to the job's role (docs/training.md)", code="no_role")
+    weights = {"weights": plan.train.weights}
     if plan.train.weights == "released":
-        locations["fallback_weights"] = plan.train.fallback_weights
-    for key, said in locations.items():
-        if not any(said == name or (name == "://" and name in said) for name in NAMED_WEIGHTS):
-            raise WeightsError(
-                f"train.{key} is {said}, a file of this machine, which a training job cannot see; put it to an s3:// or https:// address"
-            )
+        weights["fallback_weights"] = plan.train.fallback_weights
+    for key, value in weights.items():
+        if value not in WEIGHTS_WITHOUT_FILE and "://" not in value:
+            message = f"train.{key} is {redact_url(value)}, a file of this machine, which a job cannot read; copy it to an s3:// or https:// URL"
+            raise WeightsError(message, code="weights_not_shared")
 
 
-def role_of(settings: Settings) -> str:
-    """The role that a job takes on."""
+def job_role(settings: Settings) -> str:
+    """ARN of the role that a job runs as."""
     return settings.training_role_arn or settings.role_arn
 
 
-def request(name: str, base: str, plan: Plan, settings: Settings) -> CreateTrainingJobRequestTypeDef:
-    """The request that starts a job."""
-    spec = plan.train.sagemaker
-    location = f"{settings.store.rstrip('/')}/{folder_of(base)}"
+def job_request(name: str, base_name: str, plan: Plan, settings: Settings) -> CreateTrainingJobRequestTypeDef:
+    """The CreateTrainingJob request.
+
+    Args:
+        name: of the job.
+        base_name: the part of the name that all jobs of a step have.
+        plan: its section train.sagemaker.
+        settings: store, image and role.
+    """
+    config = plan.train.sagemaker
+    url = f"{settings.store.rstrip('/')}/{job_folder(base_name)}"
     metrics: list[MetricDefinitionTypeDef] = [{"Name": n, "Regex": r} for n, r in METRICS.items()]
-    seconds = max(1, round(spec.max_hours * 3600))
-    asked: CreateTrainingJobRequestTypeDef = {
+    seconds = max(1, round(config.max_hours * 3600))
+    request: CreateTrainingJobRequestTypeDef = {
         "TrainingJobName": name,
         "AlgorithmSpecification": {
             "TrainingImage": settings.training_image,
             "TrainingInputMode": "File",
-            "ContainerEntrypoint": list(ENTRY),
+            "ContainerEntrypoint": list(ENTRYPOINT),
             "MetricDefinitions": metrics,
         },
-        "HyperParameters": {"store": settings.store, "order": f"{folder_of(base)}/order.json"},
-        "RoleArn": role_of(settings),
-        "OutputDataConfig": {"S3OutputPath": f"{location}/output"},
-        "ResourceConfig": {"InstanceType": spec.instance, "InstanceCount": 1, "VolumeSizeInGB": spec.disk_gb},  # type: ignore[misc,typeddict-item]  # the service says which there are
+        "HyperParameters": {"store": settings.store, "spec": f"{job_folder(base_name)}/spec.json"},
+        "RoleArn": job_role(settings),
+        "OutputDataConfig": {"S3OutputPath": f"{url}/output"},
+        "ResourceConfig": {"InstanceType": config.instance, "InstanceCount": 1, "VolumeSizeInGB": config.disk_gb},  # type: ignore[misc,typeddict-item]  # the service knows the types
         "StoppingCondition": {"MaxRuntimeInSeconds": seconds},
-        "CheckpointConfig": {"S3Uri": f"{location}/checkpoints", "LocalPath": LOCAL},
-        "EnableManagedSpotTraining": spec.spot,
-        "Tags": [{"Key": "animl:model", "Value": plan.model}, {"Key": "animl:key", "Value": base.rpartition("-")[2]}],
+        "CheckpointConfig": {"S3Uri": f"{url}/checkpoints", "LocalPath": CHECKPOINT_FOLDER},
+        "EnableManagedSpotTraining": config.spot,
+        "Tags": [{"Key": "animl:model", "Value": plan.model}, {"Key": "animl:key", "Value": base_name.rpartition("-")[2]}],
     }
-    if spec.spot:
-        asked["StoppingCondition"]["MaxWaitTimeInSeconds"] = seconds + round(spec.wait_hours * 3600)
-    return asked
+    if config.spot:
+        request["StoppingCondition"]["MaxWaitTimeInSeconds"] = seconds + round(config.wait_hours * 3600)
+    return request
