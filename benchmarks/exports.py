@@ -1,10 +1,10 @@
-"""Synthetic exports of any size with the fields and the layouts of Animl's own, for measuring.
+"""Write synthetic exports of any size, with the fields and file layouts of Animl's exports, for benchmarks.
 
-python benchmarks/exports.py OUT --images 200000 --places 500
+python benchmarks/exports.py OUT --images 200000 --locations 500
 
-Numbers of objects a class follow a Zipf law, those of images a place a log-normal one; a rare class lives at few places.
-Images come in bursts of three that share place and class; an animal's image holds 1 + Poisson(0.3) boxes, an empty one a
-box that fills the frame; 92 % of the objects are reviewed. The same arguments give the same bytes.
+The number of annotations per class follows a Zipf law, the number of images per location a log-normal one. Rare classes occur at
+few locations. Images come in sequences of three with one location and class. An image of an animal has 1 + Poisson(0.3) boxes, an
+empty one has a full-frame box. 92 % of the annotations are reviewed. The same arguments give the same bytes.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 CLASSES = "rodent bird fox cat lizard skunk rat pig coyote bobcat deer raccoon opossum dog horse goat".split()
-GROUNDS = ("Ridge", "Creek", "Dry Wash", "Cove", "Pasture", "Canyon", "Harbor", "Mesa", "Orchard", "Dune")
+LOCATION_NAMES = ("Ridge", "Creek", "Dry Wash", "Cove", "Pasture", "Canyon", "Harbor", "Mesa", "Orchard", "Dune")
 PROJECT = "bench_island"
 WIDTH, HEIGHT = 2048, 1536
-BURST = 3
+SEQUENCE_LENGTH = 3
 STREAMED_ABOVE = 18_000
-"""Animl writes larger exports record after record, smaller ones as one indented document."""
+"""Animl streams larger exports record by record, and writes smaller ones as one indented document."""
 EPOCH = np.datetime64("2021-01-01T00:00:00")
 
 
 class Scene(NamedTuple):
-    """What is where: for each image its place, class (0: empty) and time, for each object its image and box."""
+    """For each image its location, class (0: empty) and time; for each annotation its image and box."""
 
     location: Any
-    kind: Any
+    class_index: Any
     taken: Any
     image: Any
     boxes: Any
@@ -41,7 +41,7 @@ class Scene(NamedTuple):
 
 
 def write_export(path: Path, images: int, locations: int = 500, classes: int = 8, seed: int = 0) -> int:
-    """Write an export of so many images; how many objects it holds comes back."""
+    """Write an export of so many images and return its number of annotations."""
     scene = _scene(images, locations, classes, np.random.default_rng([images, locations, classes, seed]))
     streamed = images > STREAMED_ABOVE
     comma, indent = (", ", "") if streamed else (",\n        ", "        ")
@@ -49,7 +49,7 @@ def write_export(path: Path, images: int, locations: int = 500, classes: int = 8
         f.write('{"images": [' if streamed else '{\n    "images": [\n        ')
         _write_joined(f, _images(scene, locations, seed, indent), comma)
         f.write('], "annotations": [' if streamed else '\n    ],\n    "annotations": [\n        ')
-        _write_joined(f, _objects(scene, seed, indent), comma)
+        _write_joined(f, _annotations(scene, seed, indent), comma)
         names = ", ".join(f'{{"id": {i}, "name": "{n}"}}' for i, n in enumerate(["empty", *CLASSES[:classes]]))
         info = f'{{"version": "1.0", "description": "Image data exported from Animl project \'{PROJECT}\'", "year": 2026}}'
         f.write(f'], "categories": [{names}], "info":{info}}}' if streamed else f'\n    ],\n    "categories": [{names}],\n    "info": {info}\n}}\n')
@@ -62,15 +62,17 @@ def _scene(images: int, locations: int, classes: int, rng: np.random.Generator) 
     at = np.zeros((locations, classes + 1))
     at[:, 0] = 1
     for c in range(1, classes + 1):
-        lives = rng.random(locations) < 0.08 + 0.9 * (1 - (c - 1) / classes) ** 1.5
-        lives[rng.choice(locations, min(3, locations), replace=False)] = True
-        at[:, c] = lives * rng.gamma(0.7, 1.0, locations)
+        present = rng.random(locations) < 0.08 + 0.9 * (1 - (c - 1) / classes) ** 1.5
+        present[rng.choice(locations, min(3, locations), replace=False)] = True
+        at[:, c] = present * rng.gamma(0.7, 1.0, locations)
     rate = at * rng.lognormal(0, 1, locations)[:, None]
     rate = rate / rate.sum(0) * frequency
-    bursts = -(-images // BURST)
-    drawn = rng.choice(rate.size, bursts, p=(rate / rate.sum()).ravel())
-    location, kind = (np.repeat(v, BURST)[:images] for v in np.divmod(drawn, classes + 1))
-    taken = np.repeat(np.cumsum(rng.integers(30, 4000, bursts)), BURST)[:images] + np.tile(np.arange(BURST), bursts)[:images]
+    sequences = -(-images // SEQUENCE_LENGTH)
+    drawn = rng.choice(rate.size, sequences, p=(rate / rate.sum()).ravel())
+    location, kind = (np.repeat(v, SEQUENCE_LENGTH)[:images] for v in np.divmod(drawn, classes + 1))
+    taken = (
+        np.repeat(np.cumsum(rng.integers(30, 4000, sequences)), SEQUENCE_LENGTH)[:images] + np.tile(np.arange(SEQUENCE_LENGTH), sequences)[:images]
+    )
     number = np.where(kind == 0, 1, 1 + rng.poisson(0.3, images))
     image = np.repeat(np.arange(images), number)
     side = np.exp(rng.uniform(np.log(0.06), np.log(0.5), (len(image), 1))) * rng.uniform(0.8, 1.25, (len(image), 2))
@@ -83,7 +85,7 @@ def _scene(images: int, locations: int, classes: int, rng: np.random.Generator) 
 
 
 def _images(scene: Scene, locations: int, seed: int, indent: str) -> Iterator[str]:
-    names = [f"{GROUNDS[p % len(GROUNDS)]} {p + 1:03d}" for p in range(locations)]
+    names = [f"{LOCATION_NAMES[p % len(LOCATION_NAMES)]} {p + 1:03d}" for p in range(locations)]
     folders = [name.lower().replace(" ", "_") for name in names]
     taken = np.datetime_as_string(scene.taken)
     fields = ("id", "file_name", "original_file_name", "serving_bucket_key", "datetime", "location")
@@ -102,9 +104,14 @@ def _images(scene: Scene, locations: int, seed: int, indent: str) -> Iterator[st
         )
 
 
-def _objects(scene: Scene, seed: int, indent: str) -> Iterator[str]:
+def _annotations(scene: Scene, seed: int, indent: str) -> Iterator[str]:
     rows = zip(
-        scene.image.tolist(), scene.kind[scene.image].tolist(), scene.boxes.tolist(), scene.reviewed.tolist(), scene.confidence.tolist(), strict=True
+        scene.image.tolist(),
+        scene.class_index[scene.image].tolist(),
+        scene.boxes.tolist(),
+        scene.reviewed.tolist(),
+        scene.confidence.tolist(),
+        strict=True,
     )
     box = ",".join([f"\n{indent}        %d"] * 4)
     fields = ('"id": "%s"', '"image_id": "%s"', '"category_id": %d', '"sequence_level_annotation": false', f'"bbox": [{box}\n{indent}    ]')
@@ -112,9 +119,9 @@ def _objects(scene: Scene, seed: int, indent: str) -> Iterator[str]:
     form = "{\n" + ",\n".join(f"{indent}    {field}" for field in fields) + f"\n{indent}}}"
     for i, (image, kind, box, reviewed, confidence) in enumerate(rows):
         annotation_id = hashlib.md5(b"%d/o%d" % (seed, i), usedforsecurity=False).hexdigest()[:24]
-        certainty = "null" if math.isnan(confidence) else f"{confidence:.15f}"
+        confidence_text = "null" if math.isnan(confidence) else f"{confidence:.15f}"
         checked, by = ("true", f"reviewer{i % 5}@example.org") if reviewed else ("false", "Not Reviewed")
-        yield form % (annotation_id, f"{PROJECT}:{_image_md5(seed, image)}", kind, *box, certainty, checked, by)
+        yield form % (annotation_id, f"{PROJECT}:{_image_md5(seed, image)}", kind, *box, confidence_text, checked, by)
 
 
 def _image_md5(seed: int, number: int) -> str:
@@ -128,15 +135,15 @@ def _write_joined(file: Any, rows: Iterator[str], comma: str) -> None:
 
 
 def main() -> None:
-    """Write one from the command line."""
+    """Write an export from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--images", type=int, required=True)
-    parser.add_argument("--places", type=int, default=500)
+    parser.add_argument("--locations", type=int, default=500)
     parser.add_argument("--classes", type=int, default=8, choices=range(1, len(CLASSES) + 1))
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
-    print(f"{a.out}: {a.images} images, {write_export(a.out, a.images, a.locations, a.classes, a.seed)} objects")
+    print(f"{a.out}: {a.images} images, {write_export(a.out, a.images, a.locations, a.classes, a.seed)} annotations")
 
 
 if __name__ == "__main__":
