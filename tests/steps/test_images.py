@@ -258,6 +258,15 @@ def test_a_host_that_does_not_answer_ends_the_step_with_a_retryable_error_and_do
     assert len(store.read_index(next(store.object_store.names("index/images/")).removeprefix("index/").rpartition("/")[0])) == 4
 
 
+def test_an_unreachable_host_is_a_retryable_error_with_few_images_as_well(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = island(2)
+    with served(dict(e.files)) as site:
+        site.status = dict.fromkeys(e.files, 503)
+        with pytest.raises(ImagesUnreachableError) as caught:
+            download(e, site.address, store, settings, tmp_path)
+    assert caught.value.details == {"reasons": {"unreachable": 2}}
+
+
 CHILD = """
 import json, sys
 from animl_pipeline.steps.export import export_annotations
