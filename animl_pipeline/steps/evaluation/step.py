@@ -74,26 +74,22 @@ class _Inputs(NamedTuple):
         champion = {"champion": self.champion} if self.champion else {}
         return {"model": self.model, "crops": self.crops, "splits": self.splits} | champion | folds
 
-    def labels(self) -> dict[str, list[str]]:
+    def labels(self) -> dict[str, tuple[str, ...]]:
         """Class → the labels that people give it."""
-        return {c: list(spec.labels()) for c, spec in self.plan.labels.classes.items()}
-
-    def equivalents(self) -> dict[str, list[str]]:
-        """Class → the classes that count as right for it."""
-        return {c: list(others) for c, others in self.plan.labels.equivalents.items()}
+        return {c: spec.labels() for c, spec in self.plan.labels.classes.items()}
 
     def config(self) -> dict[str, Any]:
         """The values that are part of the cache key."""
         plan = self.plan
         return {
             "classes": self.labels(),
-            "equivalents": self.equivalents(),
+            "equivalents": plan.labels.equivalents,
             "model_input": plan.model_input.model_dump(mode="json"),
             "reference_predictions": plan.package.reference_predictions,
-            "invasive": list(plan.thresholds.invasive),
+            "invasive": plan.thresholds.invasive,
             "gate": plan.gate.model_dump(mode="json"),
             "audit": plan.audit.model_dump(mode="json"),
-            "step_counts": [[name, counts.model_dump(mode="json")] for name, counts in self.step_counts],
+            "step_counts": [(name, counts.model_dump(mode="json")) for name, counts in self.step_counts],
             "image_url": self.image_url,
         }
 
@@ -163,7 +159,7 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
     (space.out / "confusion.png").write_bytes(confusion_matrix_png(found))
     suspects, audited = _audit_labels(test, split, classifier, inputs)
     tables = {
-        "animl.csv": error_tables.animl_table(test, slices.apply_equivalents(test, inputs.equivalents()), card.class_ids()),
+        "animl.csv": error_tables.animl_table(test, slices.apply_equivalents(test, plan.labels.equivalents), card.class_ids()),
         "false_alarms.csv": error_tables.false_alarms(test, found.thresholds),
         "missed_invaders.csv": error_tables.missed_invaders(test, found.thresholds),
         "suspect_labels.csv": suspects[SUSPECT_COLUMNS],
@@ -179,7 +175,7 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
 
 def _compute_metrics(test: pd.DataFrame, classifier: Classifier, inputs: _Inputs) -> tuple[Metrics, bool]:
     """All scores and the verdict. False beside them if the champion could not be compared, so that the next run tries again."""
-    card, equivalents = classifier.card, inputs.equivalents()
+    card, equivalents = classifier.card, inputs.plan.labels.equivalents
     comparison, comparison_error = _compare(test, classifier, inputs)
     found = metrics.compute_metrics(test, card.class_ids()).model_copy(
         update={
