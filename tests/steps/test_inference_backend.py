@@ -70,7 +70,7 @@ def test_a_batch_that_needs_too_much_memory_is_halved_and_no_image_is_lost(setti
 
 def test_an_image_that_needs_too_much_memory_is_one_error_line(settings: Settings) -> None:
     forward = load(LimitedMemory(limit=0), settings).forward
-    with pytest.raises(DetectionsError, match="64 x 32 pixels") as refused:
+    with pytest.raises(DetectionsError) as refused:
         forward(np.zeros((2, 32, 64, 3), np.uint8))
     assert refused.value.code == "out_of_memory"
     assert "\n" not in str(refused.value)

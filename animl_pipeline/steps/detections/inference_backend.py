@@ -188,23 +188,16 @@ def run_with_torch(module: Any, device: str) -> Forward:
     """
     import torch
 
-    try:
-        with torch_errors(device):
-            module = module.eval().to(device)
-    except MemoryError as e:
-        raise DetectionsError(
-            f"the detector needs more memory than {device} has free ({e}); stop other programs that use it, or set detections.detector to a "
-            "smaller one",
-            code="out_of_memory",
-        ) from e
+    with torch_errors(device):
+        module = module.eval().to(device)
 
     def forward(pixels: NDArray[np.uint8]) -> Arrays:
         try:
             with torch_errors(device), torch.inference_mode(), torch.autocast(device, torch.float16, enabled=device == "cuda"):
                 return [output.float().cpu().numpy() for output in module(torch.from_numpy(pixels).to(device, non_blocking=True))]
-        except MemoryError as e:
-            if len(pixels) == 1:
-                raise out_of_memory(device, pixels[0], e) from e
+        except DetectionsError as e:
+            if e.code != "out_of_memory" or len(pixels) == 1:
+                raise
         # Outside of the except block, so that the tensors of the failed batch are freed.
         if device == "cuda":
             torch.cuda.empty_cache()
@@ -215,31 +208,23 @@ def run_with_torch(module: Any, device: str) -> Forward:
     return forward
 
 
-def out_of_memory(device: str, pixels: NDArray[np.uint8], error: MemoryError) -> DetectionsError:
-    """The error for a single image that does not fit into memory."""
-    height, width = pixels.shape[:2]
-    return DetectionsError(
-        f"one image of {width} x {height} pixels needs more memory than {device} has free ({error}); lower detections.image_size, stop other "
-        "programs that use it, or set CUDA_VISIBLE_DEVICES= to use the CPU",
-        code="out_of_memory",
-    )
-
-
 @contextmanager
 def torch_errors(device: str) -> Iterator[None]:
-    """Raise MemoryError when torch runs out of memory, and DetectionsError for any other error of a GPU."""
+    """Raise DetectionsError when torch runs out of memory (code ``out_of_memory``) or a GPU fails (``gpu_failed``)."""
     import torch
 
     try:
         yield
     except (RuntimeError, MemoryError) as e:
         if isinstance(e, MemoryError | torch.OutOfMemoryError) or any(text in str(e) for text in OUT_OF_MEMORY):
-            raise MemoryError(_first_line(e)) from e
-        if device == "cpu":
+            problem, remedy = "needs more memory than there is", "lower detections.image_size, choose a smaller detector, stop other programs"
+            code = "out_of_memory"
+        elif device == "cpu":
             raise
+        else:
+            problem, remedy, code = "fails", "repair the driver", "gpu_failed"
         raise DetectionsError(
-            f"torch cannot run the detector on {device} ({_first_line(e)}); repair the driver, or set CUDA_VISIBLE_DEVICES= to use the CPU",
-            code="gpu_failed",
+            f"the detector {problem} on {device} ({_first_line(e)}); {remedy}, or set CUDA_VISIBLE_DEVICES= to use the CPU", code=code
         ) from e
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from animl_pipeline.core.table_schemas import (
     LABELS,
     REPEAT_DETECTIONS,
 )
-from animl_pipeline.core.tables import write_table
+from animl_pipeline.core.tables import Table, write_table
 from animl_pipeline.steps.detections.choose_detector import DETECTOR_SOURCES, ChosenDetector, choose_detector
 from animl_pipeline.steps.detections.detector import ANIMAL, PERSON, Detection
 from animl_pipeline.steps.detections.read_results_file import Results, check_any_match, match_files, parse_results, read_results_file
@@ -60,18 +60,13 @@ Detected = dict[ImageKey, list[Detection] | str]
 """The detections of each image that a detector or a results file was asked for, or the reason why there are none."""
 
 
-class ImageBoxes(NamedTuple):
-    """The boxes of one image that the pipeline uses.
+class ImageBox(NamedTuple):
+    """A box that the pipeline uses. ``origin`` is annotation or detector; ``annotation_id`` is empty for a box that nobody reviewed."""
 
-    Attributes:
-        origin: ``annotation`` or ``detector``.
-        boxes: the boxes, or the reason why there are none.
-        annotation_ids: for each box the reviewed annotation that it belongs to; empty for none.
-    """
-
+    image: ImageKey
+    annotation_id: str
     origin: str
-    boxes: list[Detection] | str
-    annotation_ids: list[str]
+    detection: Detection
 
 
 def detect_animals(labels: Artifact, config: DetectionsConfig, store: Store, settings: Settings) -> Artifact:
@@ -113,7 +108,8 @@ def detect_animals(labels: Artifact, config: DetectionsConfig, store: Store, set
             blobs = _images_to_detect(images, config)
             found = run_detector(sorted(set(blobs.values())), detector, config, store, settings)
             detected = {image: found[blob] for image, blob in blobs.items()}
-        people = (images_labelled_person(labels, store) & images.keys()) | {image for image, boxes in detected.items() if _has(boxes, PERSON)}
+        people = images_labelled_person(labels, store) & images.keys()
+        people |= {key for key, found in detected.items() if isinstance(found, list) and any(d.category == PERSON for d in found)}
         return _write(space.out, images, detected, people, detector, config, notes)
 
     return store.make(STEP, inputs={"labels": labels}, digests=digests, config=key, build=build)
@@ -146,126 +142,87 @@ def _match_results(images: Mapping[ImageKey, LabelledImage], results: Results) -
     return {key: matched[key[0], image.file_name] for key, image in images.items()}
 
 
-# -- which boxes are used ----------------------------------------------------------------------------------------------
-
-
-def _choose_boxes(image: LabelledImage, detected: list[Detection] | str | None, config: DetectionsConfig) -> ImageBoxes:
-    """One image's boxes: the reviewed ones if the plan wants them and there are any, else the detector's."""
+def _choose_boxes(key: ImageKey, image: LabelledImage, detected: list[Detection] | str | None, config: DetectionsConfig) -> list[ImageBox] | str:
+    """One image's boxes: the reviewed ones if the plan wants them and there are any, else the detector's; or the reason why there are none."""
     if config.source != "detector" and image.reviewed:
-        return ImageBoxes("annotation", [Detection(ANIMAL, 1.0, *box) for box in image.reviewed.values()], list(image.reviewed))
-    if detected is None:
-        return ImageBoxes("annotation", NO_BOX, [])
-    if isinstance(detected, str):
-        return ImageBoxes("detector", detected, [])
+        return [ImageBox(key, annotation_id, "annotation", Detection(ANIMAL, 1.0, *box)) for annotation_id, box in image.reviewed.items()]
+    if detected is None or isinstance(detected, str):
+        return detected or NO_BOX
     matched = match_animals(image.reviewed, detected)
-    return ImageBoxes("detector", detected, [matched.get(i, "") for i in range(len(detected))])
+    return [ImageBox(key, matched.get(i, ""), "detector", detection) for i, detection in enumerate(detected)]
 
 
-def _repeat_detections(
-    images: Mapping[ImageKey, LabelledImage], boxes: Mapping[ImageKey, ImageBoxes], config: DetectionsConfig
-) -> dict[ImageKey, list[Detection]]:
-    """The detector's unreviewed animals that repeat in the same position at a location, by image."""
+def _find_repeats(boxes: list[ImageBox], images: Mapping[ImageKey, LabelledImage], config: DetectionsConfig) -> set[int]:
+    """Positions of the detector's unreviewed animals that repeat in the same position at a location."""
     if config.repeat_min_occasions is None:
-        return {}
-    candidates = [
-        (key, detection)
-        for key, chosen in boxes.items()
-        if chosen.origin == "detector" and not isinstance(chosen.boxes, str)
-        for annotation_id, detection in zip(chosen.annotation_ids, chosen.boxes, strict=True)
-        if detection.category == ANIMAL and not annotation_id
+        return set()
+    located = [
+        LocatedBox(i, images[b.image].location, images[b.image].occasion, b.detection[2:])
+        for i, b in enumerate(boxes)
+        if b.origin == "detector" and not b.annotation_id and b.detection.category == ANIMAL
     ]
-    located = [LocatedBox(i, images[key].location, images[key].occasion, detection[2:]) for i, (key, detection) in enumerate(candidates)]
-    repeats: dict[ImageKey, list[Detection]] = {}
-    for i in sorted(find_repeat_detections(located, config.repeat_min_occasions, config.repeat_iou)):
-        key, detection = candidates[i]
-        repeats.setdefault(key, []).append(detection)
-    return repeats
-
-
-def _without(chosen: ImageBoxes, repeats: list[Detection]) -> ImageBoxes:
-    if isinstance(chosen.boxes, str):
-        return chosen
-    kept = [(annotation_id, d) for annotation_id, d in zip(chosen.annotation_ids, chosen.boxes, strict=True) if d not in repeats]
-    return ImageBoxes(chosen.origin, [d for _, d in kept], [annotation_id for annotation_id, _ in kept])
-
-
-def _has(boxes: list[Detection] | str, category: str) -> bool:
-    return isinstance(boxes, list) and any(d.category == category for d in boxes)
-
-
-# -- output ------------------------------------------------------------------------------------------------------------
+    return find_repeat_detections(located, config.repeat_min_occasions, config.repeat_iou)
 
 
 def _write(
     folder: Path,
     images: Mapping[ImageKey, LabelledImage],
     detected: Detected,
-    people: Collection[ImageKey],
+    people: set[ImageKey],
     detector: ChosenDetector | None,
     config: DetectionsConfig,
     notes: Mapping[str, int],
 ) -> StepOutput:
-    boxes = {key: _choose_boxes(image, detected.get(key), config) for key, image in images.items()}
-    repeats = _repeat_detections(images, boxes, config)
-    boxes |= {key: _without(boxes[key], repeated) for key, repeated in repeats.items()}
+    chosen = {key: _choose_boxes(key, image, detected.get(key), config) for key, image in images.items()}
+    boxes = [box for image_boxes in chosen.values() if not isinstance(image_boxes, str) for box in image_boxes]
+    failures = {key: reason for key, reason in chosen.items() if isinstance(reason, str)}
+    repeats = _find_repeats(boxes, images, config)
+    repeated, boxes = [boxes[i] for i in sorted(repeats)], [box for i, box in enumerate(boxes) if i not in repeats]
     if config.images_with_people == "drop":
-        boxes |= {key: ImageBoxes("", PERSON_IN_IMAGE, []) for key in people}
+        boxes = [box for box in boxes if box.image not in people]
+        failures |= dict.fromkeys(people, PERSON_IN_IMAGE)
     disagreements = [
         (*key, d.annotation_id, d.kind, d.overlap, d.confidence, *d.box)
         for key, found in detected.items()
         if images[key].reviewed and isinstance(found, list)
         for d in find_disagreements(images[key].reviewed, found)
     ]
-    tables: dict[Any, Iterable[tuple[Any, ...]]] = {
-        DETECTIONS: [
-            (*key, images[key].blob, annotation_id, chosen.origin, *detection)
-            for key, chosen in boxes.items()
-            if not isinstance(chosen.boxes, str)
-            for annotation_id, detection in zip(chosen.annotation_ids, chosen.boxes, strict=True)
-        ],
-        DETECTION_FAILURES: [(*key, chosen.boxes) for key, chosen in boxes.items() if isinstance(chosen.boxes, str)],
-        REPEAT_DETECTIONS: [(*key, images[key].blob, "", "detector", *d) for key, repeated in repeats.items() for d in repeated],
+    tables: dict[Table, list[tuple[Any, ...]]] = {
+        DETECTIONS: [(*b.image, images[b.image].blob, b.annotation_id, b.origin, *b.detection) for b in boxes],
+        REPEAT_DETECTIONS: [(*b.image, images[b.image].blob, b.annotation_id, b.origin, *b.detection) for b in repeated],
+        DETECTION_FAILURES: [(*key, reason) for key, reason in sorted(failures.items())],
         DISAGREEMENTS: disagreements,
         IMAGES_WITH_PEOPLE: sorted(people),
     }
     for table, rows in tables.items():
         write_table(folder, table, pd.DataFrame(rows, columns=table.names()))
-    _write_results_file(folder / RESULTS_FILE, images, boxes, detector, config)
-    kinds = Counter(row[3] for row in disagreements)
-    extra = {"repeat_detections": sum(map(len, repeats.values())), "images_with_people": len(people), **kinds, **notes}
-    return StepOutput(_count(boxes, extra))
+    _write_results_file(folder / RESULTS_FILE, images, boxes, failures, detector, config)
+    counted = Counter(f"{b.origin}_boxes" for b in boxes) + Counter(row[3] for row in disagreements) + Counter(notes)
+    counted["images_without_animal"] = len(images.keys() - failures.keys() - {b.image for b in boxes if b.detection.category == ANIMAL})
+    counted |= Counter(repeat_detections=len(repeated), images_with_people=len(people))
+    dropped = dict(Counter(failures.values()))
+    return StepOutput(Counts(kept=len(images) - len(failures), dropped=dropped, notes={k: n for k, n in counted.items() if n}, unit="images"))
 
 
 def _write_results_file(
     path: Path,
     images: Mapping[ImageKey, LabelledImage],
-    boxes: Mapping[ImageKey, ImageBoxes],
+    boxes: list[ImageBox],
+    failures: Mapping[ImageKey, str],
     detector: ChosenDetector | None,
     config: DetectionsConfig,
 ) -> None:
     """Write the boxes in MegaDetector's batch format, for other tools."""
-    name = detector.name if detector else config.source
-    info: dict[str, Any] = {"detector": name}
+    info: dict[str, Any] = {"detector": detector.name if detector else config.source}
     if detector is not None:
-        info["detector_metadata"] = {"megadetector_version": name, "typical_detection_threshold": detector.confidence}
-    results = [chosen.boxes for chosen in boxes.values()]
-    rows = [(i, d) for i, result in enumerate(results) if not isinstance(result, str) for d in result]
-    result_boxes = ResultBoxes(
-        image=np.array([i for i, _ in rows], np.int64),
-        category=[d.category for _, d in rows],
-        confidence=np.array([d.confidence for _, d in rows], float),
-        boxes=np.array([d[2:] for _, d in rows], float).reshape(-1, 4),
+        info["detector_metadata"] = {"megadetector_version": detector.name, "typical_detection_threshold": detector.confidence}
+    position = {key: i for i, key in enumerate(images)}
+    columns = ResultBoxes(
+        image=np.array([position[b.image] for b in boxes], np.int64),
+        category=[b.detection.category for b in boxes],
+        confidence=np.array([b.detection.confidence for b in boxes], float),
+        boxes=np.array([b.detection[2:] for b in boxes], float).reshape(-1, 4),
     )
-    failures = {i: FAILURE_TEXTS.get(r, r.replace("_", " ")) for i, r in enumerate(results) if isinstance(r, str)}
-    write_results(path, info, [f"{key[0]}/{images[key].file_name}" for key in boxes], result_boxes, failures=failures)
-
-
-def _count(boxes: Mapping[ImageKey, ImageBoxes], extra: Mapping[str, int]) -> Counts:
-    """Images with and without a result, the latter by reason; the number of boxes by origin; and ``extra``."""
-    dropped = Counter(chosen.boxes for chosen in boxes.values() if isinstance(chosen.boxes, str))
-    notes: Counter[str] = Counter(extra)
-    for chosen in boxes.values():
-        if not isinstance(chosen.boxes, str):
-            notes[f"{chosen.origin}_boxes"] += len(chosen.boxes)
-            notes["images_without_animal"] += not _has(chosen.boxes, ANIMAL)
-    return Counts(kept=len(boxes) - sum(dropped.values()), dropped=dict(dropped), notes={k: n for k, n in notes.items() if n}, unit="images")
+    files = [f"{source}/{image.file_name}" for (source, _), image in images.items()]
+    reasons = {position[key]: FAILURE_TEXTS.get(reason, reason.replace("_", " ")) for key, reason in failures.items()}
+    write_results(path, info, files, columns, failures=reasons)

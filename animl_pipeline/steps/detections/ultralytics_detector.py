@@ -34,7 +34,7 @@ from animl_pipeline.steps.detections.detector import (
     scaled_size,
     to_image_box,
 )
-from animl_pipeline.steps.detections.inference_backend import Arrays, LoadedNetwork, Network, find_device, load_network, out_of_memory, torch_errors
+from animl_pipeline.steps.detections.inference_backend import Arrays, LoadedNetwork, Network, find_device, load_network, torch_errors
 
 VERSION = 3
 """Raised when the same image and weights give other boxes."""
@@ -150,13 +150,10 @@ class UltralyticsPredictDetector:
         import torch
 
         device = "cuda:0" if torch.cuda.is_available() else "cpu"
-        try:
-            with torch_errors(device):
-                (result,) = self._model.predict(
-                    [network_input.pixels], imgsz=self._size, conf=self._confidence, iou=MAX_IOU, device=device, save=False, verbose=False
-                )
-        except MemoryError as e:
-            raise out_of_memory(device, network_input.pixels, e) from e
+        with torch_errors(device):
+            (result,) = self._model.predict(
+                [network_input.pixels], imgsz=self._size, conf=self._confidence, iou=MAX_IOU, device=device, save=False, verbose=False
+            )
         rows = zip(result.boxes.cls.tolist(), result.boxes.conf.tolist(), result.boxes.xyxyn.tolist(), strict=True)
         return clean_detections(
             Detection(self._category[int(index)], confidence, top, left, bottom, right)
