@@ -22,8 +22,8 @@ from animl_pipeline.storage.gc.references import Root, needed_steps
 from animl_pipeline.storage.gc.stored_steps import StepId, StoredStep
 from animl_pipeline.storage.manifest import Manifest
 from animl_pipeline.storage.step_cache import StepOutput, Store, open_store
-from tests.steps.test_splits import island, side_of, split
-from tests.support.packaged_model import package_of
+from tests.support.crops_to_split import island, split, split_of_locations
+from tests.support.packaged_model import make_package
 from tests.support.stored_steps import collect, has_blob, is_complete, make_step, release, report, sha256_of_bytes
 
 # -- random stores ---------------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def test_the_champion_of_the_released_model_stays_though_the_model_was_packaged_
     """A rerun of the plan whose model is released compares it with the model before its first release, as it was then."""
     other, first, second = (
         make_step(store, "package", {}, n=0),
-        *(package_of(store, tmp_path, "same", architecture=a) for a in ("mean", "mean-colour")),
+        *(make_package(store, tmp_path, "same", architecture=a) for a in ("mean", "mean-colour")),
     )
     for version, package in (("other", other), ("same", first), ("same", second)):
         release(store, package, version)
@@ -173,8 +173,8 @@ def test_the_test_set_stays_frozen_though_every_step_was_deleted(store: Store) -
     collect(store)
     assert not list(store.object_store.names("steps/"))
     after, _ = split(store, island(24))
-    tested = {location for location, side in side_of(before).items() if side == "test"}
-    assert {location for location in side_of(before) if side_of(after)[location] == "test"} == tested
+    tested = {location for location, name in split_of_locations(before).items() if name == "test"}
+    assert {location for location in split_of_locations(before) if split_of_locations(after)[location] == "test"} == tested
 
 
 # -- age -----------------------------------------------------------------------------------------------------------------------

