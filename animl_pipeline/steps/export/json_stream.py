@@ -8,7 +8,7 @@ records are parsed one by one. ijson with its fastest backend takes 2.7 times as
 
 from __future__ import annotations
 
-import io
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ import orjson
 
 WINDOW = 1 << 21
 MAX_VALUE = 1 << 28
-"""Bytes that a single record, or a value beside the lists, may have."""
-_BLANK = b" \t\n\r"
+"""Characters that a single record, or a value beside the lists, may have."""
 _BLANKS = re.compile(r"[ \t\n\r]*")
+_CUT = re.compile(r"\}[ \t\n\r]*,[ \t\n\r]*\Z")
 _NEAR_END = 16
 """An error so near to the end of the window may only mean that the rest was not read yet. Blanks do not count."""
 _decode = json.JSONDecoder().raw_decode
@@ -35,34 +35,27 @@ def read_lists(file: BinaryIO, window: int = WINDOW) -> Iterator[tuple[str, list
     Raises:
         ValueError: the file is not JSON, goes on after its end, or has a key twice.
     """
-    text = _JsonText(_as_utf8(file), window)
-    if text.peek() != b"{":
+    text = _JsonText(file, window)
+    if text.peek() != "{":
         text.value()
         return text.end()
-    text.take(b"{")
+    text.take("{")
     seen: set[str] = set()
-    while text.peek() != b"}" or seen:
+    while text.peek() != "}" or seen:
         key = text.value()
         if not isinstance(key, str) or key in seen:
             raise ValueError(f"the key {key!r} twice" if isinstance(key, str) else f"expected a key, found {key!r}")
         seen.add(key)
-        text.take(b":")
-        if text.peek() == b"[":
+        text.take(":")
+        if text.peek() == "[":
             yield from ((key, rows) for rows in text.rows())
         else:
             text.value()
-        if text.peek() == b"}":
+        if text.peek() == "}":
             break
-        text.take(b",")
-    text.take(b"}")
+        text.take(",")
+    text.take("}")
     return text.end()
-
-
-def _as_utf8(file: BinaryIO) -> BinaryIO:
-    """The same text in UTF-8 without a byte order mark."""
-    encoding = json.detect_encoding(file.read(4))
-    file.seek(3 if encoding == "utf-8-sig" else 0)
-    return file if encoding.startswith("utf-8") else io.BytesIO(file.read().decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass"))
 
 
 class _JsonText:
@@ -71,154 +64,117 @@ class _JsonText:
     def __init__(self, file: BinaryIO, window: int) -> None:
         self._file = file
         self._window = window
-        self._data = b""
+        encoding = json.detect_encoding(file.read(4))
+        file.seek(0)
+        self._decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
+        self._text = ""
         self._at = 0
         self._before = 0
-        self._why = ("it ends early", 0)
 
     def _read_more(self) -> bool:
-        """Read on; False at the end of the file. The window doubles, so that a long value is not scanned again and again."""
-        new = self._file.read(max(self._window, len(self._data) - self._at))
+        """Read on; False at the end of the file. The window doubles, so that a long value is not parsed again and again."""
+        data = self._file.read(max(self._window, len(self._text) - self._at))
         self._before += self._at
-        self._data = self._data[self._at :] + new
+        self._text = self._text[self._at :] + self._decoder.decode(data, final=not data)
         self._at = 0
-        return bool(new)
+        return bool(data)
 
-    def peek(self) -> bytes:
-        """The next character that is not blank; nothing at the end of the file."""
+    def peek(self) -> str:
+        """The next character that is not blank; "" at the end of the file."""
         while True:
-            while self._data[self._at : self._at + 1] in (b" ", b"\n", b"\t", b"\r"):
-                self._at += 1
-            if self._at < len(self._data) or not self._read_more():
-                return self._data[self._at : self._at + 1]
+            found = _BLANKS.match(self._text, self._at)
+            self._at = found.end() if found else self._at
+            if self._at < len(self._text) or not self._read_more():
+                return self._text[self._at : self._at + 1]
 
-    def take(self, expected: bytes) -> None:
+    def take(self, expected: str) -> None:
         """Go past the next character, which must be the expected one."""
         if self.peek() != expected:
-            raise self._error(f"expected {expected.decode()!r}", 0)
+            raise self._error(f"expected {expected!r}", self._at)
         self._at += 1
 
     def end(self) -> None:
         """Check that the file ends here."""
         if self.peek():
-            raise self._error("more after the end", 0)
+            raise self._error("more after the end", self._at)
 
     def value(self) -> Any:
         """The next value of any type."""
         self.peek()
         while True:
-            text = self._decoded()
-            found = self._parse(text, 0)
-            if found is None or len(text) - found[1] < _NEAR_END:  # a number may go on
-                if self._read_more():
+            try:
+                value, end = _decode(self._text, self._at)
+            except json.JSONDecodeError as e:
+                cut_off = len(self._text[e.pos :].rstrip()) < _NEAR_END or e.msg.startswith("Unterminated string")
+                if not cut_off or len(self._text) - self._at > MAX_VALUE:
+                    raise self._error(e.msg, e.pos) from e
+                error = self._error(e.msg, e.pos)
+                if not self._read_more():
+                    raise error from e
+            except RecursionError as e:
+                raise self._error("nested too deep", self._at) from e
+            else:
+                length = end - self._at
+                if len(self._text) - end < _NEAR_END and self._read_more():  # a number may go on
                     continue
-                if found is None:
-                    raise self._error(*self._why)
-            self._go_past(text[: found[1]])
-            return found[0]
+                self._at += length
+                return value
 
     def rows(self) -> Iterator[list[Any]]:
         """The records of the list that begins here, in batches."""
-        self.take(b"[")
-        if self.peek() == b"]":
+        self.take("[")
+        if self.peek() == "]":
             yield []
-            return self.take(b"]")
-        while True:
+            return self.take("]")
+        ended = False
+        while not ended:
             rows = self._rows_by_guess()
             if rows is None:
                 rows, ended = self._rows_one_by_one()
-                yield rows
-                if ended:
-                    return None
-            else:
-                yield rows
+            yield rows
+        return None
 
     def _rows_by_guess(self) -> list[Any] | None:
         """The window's records up to its last cut, or None where the guess fails."""
-        if len(self._data) - self._at < self._window:
+        if len(self._text) - self._at < self._window:
             self._read_more()
-        window = self._data[self._at : self._at + self._window]
-        cut = _last_cut(window)
+        cut = _last_cut(self._text, self._at, self._at + self._window)
         if cut is None:
             return None
         end, start = cut
         try:
-            rows: list[Any] = orjson.loads(b"[" + window[:end] + b"]")
+            rows: list[Any] = orjson.loads(f"[{self._text[self._at : end]}]")
         except orjson.JSONDecodeError:
             return None
         if any(type(row.get("id")) is float for row in rows if type(row) is dict):  # orjson reads integers above 64 bits as floats
             return None
-        self._at += start
+        self._at = start
         return rows
 
     def _rows_one_by_one(self) -> tuple[list[Any], bool]:
-        """Records parsed singly up to the end of the window, and whether their list has ended."""
-        while True:
-            text, rows = self._decoded(), []
-            at = _past_blanks(text, 0)
-            while (found := self._parse(text, at)) is not None:
-                row, end = found
-                mark = _past_blanks(text, end)
-                if text[mark : mark + 1] not in {",", "]"}:
-                    self._why = ("expected ',' or ']'", mark)
-                    if len(text) - mark < _NEAR_END:  # a number may go on
-                        break
-                    raise self._error(*self._why)
-                rows.append(row)
-                if text[mark] == "]":
-                    self._go_past(text[: mark + 1])
-                    return rows, True
-                at = _past_blanks(text, mark + 1)
-            if rows:
-                self._go_past(text[:at])
-                return rows, False
-            if not self._read_more():
-                raise self._error(*self._why)
-
-    def _parse(self, text: str, at: int) -> tuple[Any, int] | None:
-        """The value at a position and where it ends; None where more must be read first."""
-        try:
-            return _decode(text, at)
-        except json.JSONDecodeError as e:
-            cut_off = len(text[e.pos :].rstrip()) < _NEAR_END or e.msg.startswith("Unterminated string")
-            if not cut_off or len(text) > MAX_VALUE:
-                raise self._error(e.msg, e.pos) from e
-            self._why = (e.msg, e.pos)
-            return None
-        except RecursionError as e:
-            raise self._error("nested too deep", at) from e
-
-    def _decoded(self) -> str:
-        """The window as text, without a character that its end cuts in two."""
-        data = self._data[self._at :]
-        try:
-            return data.decode("utf-8", "surrogatepass")
-        except UnicodeDecodeError as e:
-            if len(data) - e.start < 4:  # bytes of the longest character
-                return data[: e.start].decode("utf-8", "surrogatepass")
-            raise self._error(f"not UTF-8: {e.reason}", e.start) from e
-
-    def _go_past(self, text: str) -> None:
-        self._at += len(text.encode("utf-8", "surrogatepass"))
+        """The records of one window, parsed singly, and whether their list has ended."""
+        rows: list[Any] = []
+        stop = self._before + self._at + self._window
+        while self._before + self._at < stop:
+            rows.append(self.value())
+            if self.peek() == "]":
+                self.take("]")
+                return rows, True
+            self.take(",")
+        return rows, False
 
     def _error(self, what: str, at: int) -> ValueError:
-        return ValueError(f"{what} at byte {self._before + self._at + at:,}")
+        return ValueError(f"{what} at character {self._before + at:,}")
 
 
-def _past_blanks(text: str, at: int) -> int:
-    found = _BLANKS.match(text, at)
-    return found.end() if found else at
-
-
-def _last_cut(window: bytes) -> tuple[int, int] | None:
-    """The last ``}, {`` in a window: where the record before it ends and where the one after it starts."""
-    start = len(window)
+def _last_cut(text: str, begin: int, stop: int) -> tuple[int, int] | None:
+    """The last ``}, {`` between two positions: where the record before it ends and where the one after it starts."""
+    start = min(stop, len(text))
     for _ in range(64):
-        start = window.rfind(b"{", 0, start)
-        if start <= 0:
+        start = text.rfind("{", begin, start)
+        if start <= begin:
             return None
-        before = window[max(0, start - 256) : start]
-        record = before.rstrip(_BLANK)
-        if record.endswith(b",") and (record := record[:-1].rstrip(_BLANK)).endswith(b"}"):
-            return start - len(before) + len(record), start
+        found = _CUT.search(text, max(begin, start - 256), start)
+        if found is not None:
+            return found.start() + 1, start
     return None
