@@ -14,10 +14,10 @@ from PIL import Image
 
 from animl_pipeline.inference.classifier import CARD_FILE, Classifier, read_card
 from animl_pipeline.inference.scoring import score_crops
-from animl_pipeline.steps.evaluation.calibration_metrics import calibration_of
+from animl_pipeline.steps.evaluation.calibration_metrics import measure_calibration
 from animl_pipeline.storage.step_cache import Store, digest_of
 from tests.conftest import colour_model
-from tests.support.endpoint_process import ping, program, until
+from tests.support.endpoint_process import endpoint_process, ping, wait_until
 
 SIZE = 32
 
@@ -40,16 +40,16 @@ def test_report_and_endpoint_call_the_same_crops_unknown(store: Store, tmp_path:
     rows = []
     for n, data in enumerate(images):
         blob = store.put_blob(data)
-        rows.append({"crop_id": digest_of(n), "label": "red", "location": "", "blob": blob, "bytes": len(data), "image": blob, **whole})
+        rows.append({"crop_id": digest_of(n), "class_id": "red", "location": "", "blob": blob, "bytes": len(data), "image": blob, **whole})
     scored = score_crops(pd.DataFrame(rows), Classifier.load(folder), store, card.model_input)
-    with program(folder, tmp_path / "log") as live:
-        until(lambda: ping(live.address) == 200, "the program answers")
+    with endpoint_process(folder, tmp_path / "log") as live:
+        wait_until(lambda: ping(live.address) == 200, "the program answers")
         answers = [
             requests.post(f"{live.address}/invocations", json={"image": base64.b64encode(p).decode(), "bbox": [0, 0, 1, 1]}, timeout=60).json()
             for p in images
         ]
     unknown = [all(p < card.thresholds[c] for c, p in answer.items()) for answer in answers]
     assert 3 < sum(unknown) < 27
-    assert calibration_of(scored, card).unknown == pytest.approx(sum(unknown) / len(unknown))
+    assert measure_calibration(scored, card).unknown_share == pytest.approx(sum(unknown) / len(unknown))
     offline = (scored[[f"p_{c}" for c in card.class_ids()]].to_numpy() < [card.thresholds[c] for c in card.class_ids()]).all(axis=1)
     assert offline.tolist() == unknown
