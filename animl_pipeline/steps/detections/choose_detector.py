@@ -126,8 +126,8 @@ def choose_detector(config: DetectionsConfig, settings: Settings) -> ChosenDetec
     sha256 = config.sha256 or (known and known.sha256) or sha256_of(fetch_weights(config.detector, settings, key=PLAN_KEY))
     # Without the query of a signed URL, and without folders of this machine
     name = known.name if known else PurePosixPath(config.detector.partition("?")[0]).name
-    if known is None and family == "ultralytics":
-        ultralytics_detector.check_file_name(name)
+    if family == "ultralytics" and not (known or name.endswith(".pt")):
+        raise DetectionsError(f"{PLAN_KEY}: expected a .pt checkpoint or a name such as megadetector-lite, found {name}", code="not_a_checkpoint")
     if family == "yolov5" and config.sha256 is None:
         raise DetectionsError(
             f"{name} is a pickle that runs code when it is loaded; if you trust it, set detections.sha256 to {sha256}", code="sha256_required"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,18 +56,6 @@ class _OtherHeadError(Exception):
         self.model = model
 
 
-def check_file_name(name: str) -> None:
-    """Check that a checkpoint's file name ends in .pt.
-
-    Raises:
-        DetectionsError: it does not.
-    """
-    if PurePosixPath(name).suffix != ".pt":
-        raise DetectionsError(
-            f"detections.detector: expected a .pt checkpoint that ultralytics loads, or megadetector-lite, found {name}", code="not_a_checkpoint"
-        )
-
-
 def load_ultralytics(path: Path, sha256: str, image_size: int, confidence: float, *, verified: bool, settings: Settings) -> Detector:
     """Load the detector from a checkpoint.
 
@@ -82,7 +70,6 @@ def load_ultralytics(path: Path, sha256: str, image_size: int, confidence: float
     Raises:
         DetectionsError: the file is not a checkpoint, or its network is not a detector or does not detect animals.
     """
-    check_file_name(path.name)
     build = partial(_build_network, path, image_size, verified, settings)
     try:
         return UltralyticsDetector(load_network(["ultralytics", VERSION, sha256], build, settings), path.name, image_size, confidence)
