@@ -22,12 +22,14 @@ from animl_pipeline.storage import image_index
 from animl_pipeline.storage.gc.inventory import BLOBS, files_below
 from animl_pipeline.storage.gc.references import (
     ANIML_WINDOWS,
+    CROPS,
+    IMAGES,
     TEST_SETS,
     Root,
     blobs_of_indexes,
     blobs_of_step,
     find_roots,
-    indexes_with_blobs,
+    indexes,
     needed_steps,
 )
 from animl_pipeline.storage.gc.stored_steps import StepId, StoredStep, StoredSteps, read_stored_steps
@@ -183,7 +185,7 @@ def _delete(store: Store, garbage: _Garbage) -> None:
     _in_batches("files", [*files, *(f.name for f in garbage.files_without_step)], object_store.delete_many)
     _in_batches("index", [s.name for s in garbage.windows], object_store.delete_many)
     if garbage.blobs:
-        for name in indexes_with_blobs(store):
+        for name in indexes(store, IMAGES, CROPS):
             image_index.remove_from_index(object_store, name, lambda record: record.get("blob") in garbage.blobs)
     _in_batches("blobs", [b.name for b in garbage.blobs.values()], object_store.delete_many)
     for found in garbage.local:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,10 +21,9 @@ from animl_pipeline.storage.step_cache import Store
 
 R = TypeVar("R", bound=BaseModel)
 
-IMAGE_INDEX, ANIML_WINDOWS, TEST_SETS = "images", "animl-windows", "splits"
-"""Groups of indexes: downloaded images, answers to an export that is not finished, locations in test sets."""
-BLOB_INDEXES = ("images", "crops", "animl")
-"""Groups of indexes whose records name blobs: one that can be made again in ``blob``, those that must stay in ``blobs``."""
+IMAGES, CROPS, ANIML, ANIML_WINDOWS, TEST_SETS = "images", "crops", "animl", "animl-windows", "splits"
+"""Groups of indexes: downloaded images, crops, Animl's exports, those that are not finished, locations in test sets. Records of images and
+crops name a blob that can be made again in ``blob``; those of Animl's exports name blobs that must stay in ``blobs``."""
 CHAMPION = ("evaluation", "champion")
 """An evaluation's input that is another model's package. What that was made from is not needed."""
 RELEASED_WEIGHTS = ("training", "released")
@@ -196,21 +195,15 @@ def blobs_of_indexes(store: Store, *, images: bool) -> Iterator[set[str]]:
         store: the store.
         images: whether downloaded images count as well, though they can be downloaded again.
     """
-    for name in indexes_with_blobs(store):
+    for name in indexes(store, ANIML, *([IMAGES] if images else [])):
         for _, records in image_index.read_shards(store.object_store, name):
-            values: list[dict[str, Any]] = list((records or {}).values())
-            yield {blob for record in values for blob in record.get("blobs", ())}
-            if images and _group(name) == IMAGE_INDEX:
-                yield {record["blob"] for record in values if "blob" in record}
+            for record in (records or {}).values():
+                yield {*record.get("blobs", ()), *([record["blob"]] if "blob" in record else [])}
 
 
-def indexes_with_blobs(store: Store) -> list[str]:
-    """The names of the indexes whose records name blobs."""
-    return [name for name in image_index.index_names(store.object_store) if _group(name) in BLOB_INDEXES]
-
-
-def _group(index: str) -> str:
-    return index.partition("/")[0]
+def indexes(store: Store, *groups: str) -> list[str]:
+    """The names of the indexes of some groups."""
+    return [name for name in image_index.index_names(store.object_store) if name.partition("/")[0] in groups]
 
 
 def _read_column(step: StoredStep, column: BlobColumn, store: Store) -> Iterator[set[str]]:
