@@ -29,6 +29,7 @@ from animl_pipeline.core.errors import ExportError, ExportUnreachableError, Plan
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.export.animl_merge import ExportMerge
 from animl_pipeline.steps.export.animl_requests import SMALL_WINDOW
+from animl_pipeline.storage.gc import GcRules, collect_garbage
 from animl_pipeline.storage.step_cache import open_store
 from tests.support.animl_server import DAY, AnimlImage, AnimlObject, AnimlServer, camera_config, images_from_coco, make_images, serve_animl
 from tests.support.paths import ROOT
@@ -321,6 +322,14 @@ def test_without_new_validations_the_step_is_cached(site: AnimlServer, here: Set
     first, exports = exported(here), len(site.export_filters)
     again = exported(here)
     assert (again.cached, again.digest, len(site.export_filters)) == (True, first.digest, exports)
+
+
+def test_garbage_collection_keeps_the_answers_so_that_nothing_is_exported_again(site: AnimlServer, here: Settings) -> None:
+    first, exports = exported(here), len(site.export_filters)
+    collect_garbage(open_store(here), GcRules(images=True), dry_run=False, now=time.time() + 100 * 86_400)
+    assert not list(open_store(here).object_store.names("steps/"))
+    again = exported(here)
+    assert (again.cached, again.digest, len(site.export_filters)) == (False, first.digest, exports)
 
 
 def test_only_new_validations_are_exported_and_later_answers_win(site: AnimlServer, here: Settings) -> None:
