@@ -97,15 +97,18 @@ def _select(
     if plan.release.switch == "ssm":
         kept |= {r.endpoint: "needed for a rollback" for r in needed} | dict.fromkeys(current, "used by Animl")
         endpoints = sorted({r.endpoint for r in records} & used.keys() - kept.keys())
-    for endpoint, configs in used.items():
+    for endpoint, in_use in used.items():
         if endpoint not in endpoints:
-            kept |= {name: f"in use by {endpoint}" for config in configs for name in (config, aws.model_of_config(config)) if name}
+            kept |= {name: f"in use by {endpoint}" for config in in_use for name in (config, aws.model_of_config(config)) if name}
     existing = _existing_names(aws, plan)
     own = existing & {name for r in records for name in (r.endpoint_config, r.sagemaker_model)}
-    configs_to_delete = sorted(name for name in own if name not in kept and _is_own_config(aws, name, plan))
-    models = sorted(name for name in own if name not in kept and _is_own_model(aws, name, plan))
-    packages = _unused_packages(aws, plan, settings, records, existing - set(models))
-    return CleanupResult(endpoints=tuple(endpoints), configs=tuple(configs_to_delete), models=tuple(models), packages=packages, kept=kept)
+    unused = sorted(own - kept.keys())
+    configs = {name: aws.config(name) for name in unused}
+    models = {name: aws.model(name) for name in unused}
+    old_configs = [name for name, c in configs.items() if c and aws.tags(c["EndpointConfigArn"]).get("animl:model") == plan.model]
+    old_models = [name for name, m in models.items() if m and aws.tags(m["ModelArn"]).get("animl:model") == plan.model]
+    packages = _unused_packages(aws, plan, settings, records, existing - set(old_models))
+    return CleanupResult(endpoints=tuple(endpoints), configs=tuple(old_configs), models=tuple(old_models), packages=packages, kept=kept)
 
 
 def _configs_in_use(aws: AwsApi) -> dict[str, set[str]]:
@@ -123,16 +126,6 @@ def _existing_names(aws: AwsApi, plan: Plan) -> set[str]:
         models = aws.sagemaker.get_paginator("list_models").paginate(NameContains=plan.model)
         names = {c["EndpointConfigName"] for page in configs for c in page["EndpointConfigs"]}
         return {n for n in names | {m["ModelName"] for page in models for m in page["Models"]} if n.startswith(f"{plan.model}-")}
-
-
-def _is_own_config(aws: AwsApi, name: str, plan: Plan) -> bool:
-    known = aws.config(name)
-    return known is not None and aws.tags(known["EndpointConfigArn"]).get("animl:model") == plan.model
-
-
-def _is_own_model(aws: AwsApi, name: str, plan: Plan) -> bool:
-    known = aws.model(name)
-    return known is not None and aws.tags(known["ModelArn"]).get("animl:model") == plan.model
 
 
 def _unused_packages(aws: AwsApi, plan: Plan, settings: Settings, records: list[ReleaseRecord], remaining: set[str]) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from animl_pipeline.deploy.release_history import (
     ReleaseRecord,
     close_record,
     new_record,
+    new_rollback_record,
     read_records,
     release_locks,
     release_of_config,
@@ -156,20 +157,9 @@ def _restore_previous(updater: EndpointUpdater, record: ReleaseRecord, reason: s
         return
     log.warning("%s is rolled back to %s: %s", record.endpoint, config, reason)
     release = release_of_config(config, read_records(record.base_name, updater.store))
-    updater.apply(
-        new_record(
-            "rollback",
-            base_name=record.base_name,
-            endpoint=record.previous_endpoint or record.endpoint,
-            endpoint_config=config,
-            previous_config=None if record.parameter else record.endpoint_config,
-            parameter=record.parameter,
-            previous_endpoint=record.endpoint if record.parameter else None,
-            sagemaker_model=release.sagemaker_model if release else updater.aws.model_of_config(config) or "unknown",
-            version=release.version if release else "unknown",
-            package=release.package if release else None,
-        )
-    )
+    model = release.sagemaker_model if release else updater.aws.model_of_config(config) or "unknown"
+    now, target = (record.endpoint, record.endpoint_config), (record.previous_endpoint or record.endpoint, config)
+    updater.apply(new_rollback_record(record.base_name, now, target, release, model, record.parameter))
 
 
 def _new_release_record(

@@ -11,8 +11,8 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Record
 from animl_pipeline.core.errors import PipelineError, ReleaseError
 from animl_pipeline.core.evaluation_results import Report
-from animl_pipeline.deploy.animl_registration import category_config, merge_rules, ml_model_document, ssm_parameters
-from animl_pipeline.deploy.endpoint_names import ReleaseTarget, animl_model_id, animl_project, read_package_card, release_targets
+from animl_pipeline.deploy.animl_registration import category_config, merge_rules, ssm_parameters
+from animl_pipeline.deploy.endpoint_names import ReleaseTarget, animl_model_id, read_package_card, release_targets
 from animl_pipeline.deploy.preflight import CheckResult, run_preflight
 from animl_pipeline.deploy.release_gate import check_report, needs_approval
 from animl_pipeline.deploy.release_history import read_records
@@ -112,6 +112,7 @@ def _size(variant: Any) -> str:
 
 
 def _animl_sections(aws: AwsApi, package: Artifact, plan: Plan, store: Store, settings: Settings) -> Iterator[Section]:
+    """What the registration writes: SSM parameters and automation rules. A person writes the MLModel document."""
     register = plan.release.register_
     if register is None:
         return
@@ -120,17 +121,9 @@ def _animl_sections(aws: AwsApi, package: Artifact, plan: Plan, store: Store, se
         changes = [Change(name=name, now=aws.parameter(name), then=value) for name, value in ssm_parameters(plan, card.version, settings).items()]
         late = any(change.differs and change.now for change in changes)
         yield Section(title="SSM parameters", changes=tuple(changes), note="Animl reads a new value only when its Lambdas restart" if late else "")
-    document, note = _known_document(plan, settings)
-    new = ml_model_document(card, plan, document)
-    changes = [Change(name=key, now=_as_text(document.get(key)) if document else None, then=_as_text(value)) for key, value in new.items()]
-    yield Section(title=f"Animl's MLModel {new['_id']} (by mlmodel.js)", changes=tuple(changes), note=note)
-    config = category_config(card, plan)
     for project in register.rule_projects:
-        yield _rules_section(project, plan, config, settings)
-    if not register.rule_projects:
-        changes = [Change(name=name, now=None, then=_as_text(value)) for name, value in config.items()]
-        note = "set it yourself: register.rule_projects names no project"
-        yield Section(title="categoryConfig of automation rules", changes=tuple(changes), note=note)
+        yield _rules_section(project, plan, category_config(card, plan), settings)
+    yield Section(title="Animl's MLModel document", changes=(), note="`release register PLAN --only-files` writes it, and what changes in Animl")
 
 
 def _rules_section(project: str, plan: Plan, config: dict[str, dict[str, Any]], settings: Settings) -> Section:
@@ -148,20 +141,5 @@ def _rules_section(project: str, plan: Plan, config: dict[str, dict[str, Any]], 
 
 
 def _rule_config(rule: dict[str, Any]) -> str:
-    return _as_text((rule.get("action") or {}).get("categoryConfig") or {})
-
-
-def _known_document(plan: Plan, settings: Settings) -> tuple[dict[str, Any] | None, str]:
-    """Animl's present MLModel document, and a note if it is not known."""
-    project = animl_project(plan)
-    if project is None or not settings.api_url:
-        return None, "Animl's present values are not known: that needs ANIML_API_URL and a project"
-    try:
-        with AnimlClient(project, settings) as animl:
-            return animl.ml_model(animl_model_id(plan)), ""
-    except (RemoteError, PipelineError) as e:
-        return None, f"Animl's present values could not be read: {e}"
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    """A rule's thresholds and switches as one line of text."""
+    return json.dumps((rule.get("action") or {}).get("categoryConfig") or {}, sort_keys=True, ensure_ascii=False)

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from animl_pipeline.config import Plan, PlannedEndpoint
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.artifacts import Artifact, Record
+from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.deploy.endpoint_names import switched_parameter
 from animl_pipeline.deploy.release_history import History, read_records, release_of_config, release_records
 from animl_pipeline.deploy.sagemaker_api import AwsApi, EndpointState
 from animl_pipeline.storage.step_cache import Store
 
 
-class EndpointStatus(Record):
-    """An endpoint's status. ``status`` is "absent" if it does not exist; ``pending_config`` is set during an update.
+class EndpointStatus(EndpointState):
+    """An endpoint's state together with its history. ``status`` is "absent" and ``endpoint_config`` "" if it does not exist.
 
     ``version`` is None if this pipeline did not release the config. ``unfinished`` means that a release is running or was killed.
     """
 
     purpose: str
     endpoint: str
-    status: str
-    endpoint_config: str | None
-    pending_config: str
-    failure_reason: str
     version: str | None
     unfinished: bool
 
@@ -62,13 +58,7 @@ def _status(aws: AwsApi, planned: PlannedEndpoint, plan: Plan, store: Store, set
     history = read_records(planned.base_name, store)
     name, state = current_endpoint(aws, planned, history, switched_parameter(plan, planned, settings))
     release = release_of_config(state.endpoint_config, history) if state else None
-    return EndpointStatus(
-        purpose=planned.purpose,
-        endpoint=name,
-        status=state.status if state else "absent",
-        endpoint_config=state.endpoint_config if state else None,
-        pending_config=state.pending_config if state else "",
-        failure_reason=state.failure_reason if state else "",
-        version=release.version if release else None,
-        unfinished=any(r.state == "begun" for r in history),
-    )
+    now = state or EndpointState(status="absent", endpoint_config="")
+    unfinished = any(r.state == "begun" for r in history)
+    version = release.version if release else None
+    return EndpointStatus(**now.model_dump(), purpose=planned.purpose, endpoint=name, version=version, unfinished=unfinished)

@@ -72,19 +72,8 @@ class ReleaseRecord(Record):
 
     def to_release(self, *, changed: bool) -> Release:
         """The result for the caller of a release or rollback."""
-        return Release(
-            endpoint=self.endpoint,
-            endpoint_config=self.endpoint_config,
-            sagemaker_model=self.sagemaker_model,
-            version=self.version,
-            package_digest=self.package.digest if self.package else None,
-            previous_config=self.previous_config,
-            checked=self.checked,
-            max_difference=self.max_difference,
-            changed=changed,
-            latency=self.latency,
-            approval=self.approval,
-        )
+        shared = {name: getattr(self, name) for name in Release.model_fields if name in ReleaseRecord.model_fields}
+        return Release(**shared, package_digest=self.package.digest if self.package else None, changed=changed)
 
 
 History = tuple[ReleaseRecord, ...]
@@ -115,6 +104,33 @@ def release_of_config(config: str, history: History) -> ReleaseRecord | None:
 def new_record(kind: Kind, **values: Any) -> ReleaseRecord:
     """A record in the state ``begun``, not yet written to the store."""
     return ReleaseRecord(id=f"{time.time_ns():020d}", kind=kind, state="begun", begun_at=_now(), **values)
+
+
+def new_rollback_record(
+    base_name: str, now: tuple[str, str], target: tuple[str, str], release: ReleaseRecord | None, sagemaker_model: str, parameter: str | None
+) -> ReleaseRecord:
+    """The record of a rollback, not yet written to the store.
+
+    Args:
+        base_name: the endpoint's base name.
+        now: endpoint and config that answer now.
+        target: endpoint and config that shall answer again.
+        release: the release of the target's config, None if this pipeline did not release it.
+        sagemaker_model: the model of the target's config.
+        parameter: the SSM parameter to switch, None if the endpoint itself is updated.
+    """
+    return new_record(
+        "rollback",
+        base_name=base_name,
+        endpoint=target[0],
+        endpoint_config=target[1],
+        previous_config=now[1] if target[0] == now[0] else None,
+        parameter=parameter,
+        previous_endpoint=now[0] if parameter else None,
+        sagemaker_model=sagemaker_model,
+        version=release.version if release else "unknown",
+        package=release.package if release else None,
+    )
 
 
 def write_record(record: ReleaseRecord, store: Store) -> ReleaseRecord:

@@ -17,7 +17,7 @@ from animl_pipeline.core.release_results import Release
 from animl_pipeline.deploy.endpoint_names import switched_parameter
 from animl_pipeline.deploy.endpoint_status import current_endpoint
 from animl_pipeline.deploy.live_check import read_reference_predictions
-from animl_pipeline.deploy.release_history import History, ReleaseRecord, new_record, read_records, release_locks, release_of_config
+from animl_pipeline.deploy.release_history import History, ReleaseRecord, new_rollback_record, read_records, release_locks, release_of_config
 from animl_pipeline.deploy.sagemaker_api import AwsApi
 from animl_pipeline.deploy.update_or_undo import EndpointUpdater
 from animl_pipeline.storage.step_cache import Store
@@ -101,18 +101,7 @@ def _rollback_record(updater: EndpointUpdater, planned: PlannedEndpoint, to: str
     else:
         log.warning("this pipeline did not release %s, so the endpoint's answers are not checked", config)
     target = release.endpoint if release and parameter else endpoint
-    return new_record(
-        "rollback",
-        base_name=planned.base_name,
-        endpoint=target,
-        endpoint_config=config,
-        previous_config=state.endpoint_config if target == endpoint else None,
-        parameter=parameter,
-        previous_endpoint=endpoint if parameter else None,
-        sagemaker_model=model,
-        version=release.version if release else "unknown",
-        package=release.package if release else None,
-    )
+    return new_rollback_record(planned.base_name, (endpoint, state.endpoint_config), (target, config), release, model, parameter)
 
 
 def _earlier_config(now: str, to: str | None, history: History) -> str:

@@ -47,28 +47,24 @@ class AwsApi:
 
     @cached_property
     def sagemaker(self) -> SageMakerClient:
-        """SageMaker's control API."""
         import boto3
 
         return boto3.client("sagemaker", config=retrying_config())
 
     @cached_property
     def runtime(self) -> SageMakerRuntimeClient:
-        """SageMaker's inference API."""
         import boto3
 
         return boto3.client("sagemaker-runtime", config=retrying_config())
 
     @cached_property
     def s3(self) -> S3Client:
-        """S3."""
         import boto3
 
         return boto3.client("s3", config=retrying_config())
 
     @cached_property
     def ssm(self) -> SSMClient:
-        """The SSM parameter store."""
         import boto3
 
         return boto3.client("ssm", config=retrying_config())
