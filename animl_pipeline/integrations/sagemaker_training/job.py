@@ -230,7 +230,7 @@ def _fetch_result(base_name: str, store: Store, space: Workspace) -> StepOutput:
     for name in manifest.files:
         shutil.copyfile(store.path(manifest.artifact(cached=True), name), space.out / name)
     store.object_store.delete_many(list(store.object_store.names(f"{job_folder(base_name)}/")))
-    return StepOutput(manifest.counts, manifest.blobs, manifest.final)
+    return StepOutput(manifest.counts, manifest.blobs, manifest.final, manifest.blob_digests)
 
 
 @contextmanager
