@@ -23,7 +23,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError, ExportUnreachableError
 from animl_pipeline.integrations.animl import AnimlClient, ImageFilters
 from animl_pipeline.steps.export.animl_merge import ExportMerge
-from animl_pipeline.steps.export.animl_requests import ExportContext, request_windows, window_filters
+from animl_pipeline.steps.export.animl_requests import ExportContext, request_windows
 from animl_pipeline.steps.export.animl_state import Answer, Attempt, ExportState, FailedWindow, ProjectExport
 from animl_pipeline.steps.export.animl_windows import Window, divide_into_windows
 from animl_pipeline.steps.export.problems import Problems
@@ -69,31 +69,21 @@ def read_animl_project(project: str, source: SourceConfig, store: Store, setting
     with _animl_errors(source), AnimlClient(project, settings) as animl, _locked_scratch(store, name) as scratch:
         within_m = source.merge_locations_within_m
         locations = merge_deployments(animl.deployments(), within_m) if within_m else []
-        export = _update(animl, filters, config, ExportState(store, name), store, scratch)
+        export = _update(ExportContext(animl, filters, config, ExportState(store, name), store, scratch))
     digests = {
         "answers": digest_of([a.model_dump(mode="json") for a in export.answers]),
-        "holes": digest_of([f.model_dump(mode="json") for f in export.failed]),
+        "failed": digest_of([f.model_dump(mode="json") for f in export.failed]),
         "locations": digest_of(locations),
     }
-    values = {
-        "export": source.export,
-        "key": source.path_field,
-        "location_field": source.location_field,
-        "images_without_capture_time": export.without_time,
-    }
-    return ExportBuild(digests, values, lambda space: _build(space, source, export, locations, store))
+    fields = {"export": source.export, "path_field": source.path_field, "location_field": source.location_field}
+    return ExportBuild(digests, fields | {"without_time": export.without_time}, lambda space: _build(space, source, export, locations, store))
 
 
 def image_filters(config: AnimlExportConfig) -> ImageFilters:
     """The plan's choice of images as Animl's filters."""
-    return ImageFilters(
-        created_from=_as_utc(config.created_from),
-        created_to=_as_utc(config.created_to),
-        cameras=config.cameras,
-        deployments=config.deployments,
-        labels=config.labels,
-        only_reviewed=config.only_reviewed,
-    )
+    start, end = _as_utc(config.created_from), _as_utc(config.created_to)
+    chosen = config.model_dump(include={"cameras", "deployments", "labels", "only_reviewed"})
+    return ImageFilters(created_from=start, created_to=end, **chosen)
 
 
 def _as_utc(moment: datetime | None) -> datetime | None:
@@ -107,8 +97,8 @@ def _animl_errors(source: SourceConfig) -> Iterator[None]:
         yield
     except RemoteError as e:
         kind = ExportUnreachableError if e.retryable else ExportError
-        line = f"source {source.name!r}: Animl does not answer for {source.export}: {e}; what has arrived is kept, run again"
-        raise kind(line, code=e.reason) from e
+        retry = "; run again, what has arrived is kept" if e.retryable else ""
+        raise kind(f"source {source.name!r}: Animl did not answer for {source.export}: {e}{retry}", code=e.reason) from e
 
 
 @contextmanager
@@ -129,42 +119,41 @@ def _locked_scratch(store: Store, name: str) -> Iterator[Path]:
 # -- which answers make up the export --------------------------------------------------------------------------------
 
 
-def _update(animl: AnimlClient, filters: ImageFilters, config: AnimlExportConfig, state: ExportState, store: Store, scratch: Path) -> ProjectExport:
+def _update(context: ExportContext) -> ProjectExport:
     """Ask Animl for what is missing and return the project's export."""
+    project, state = context.animl.project, context.state
     last = state.last_export()
     attempt = state.unfinished_attempt(datetime.now(UTC))
     if attempt is None or (last is None and not attempt.full):
-        attempt = _new_attempt(animl, filters, config, last)
+        attempt = _new_attempt(context, last)
         state.begin(attempt)
     else:
-        log.info("resuming the export of %s that began %s", animl.project, attempt.begun.isoformat(timespec="seconds"))
-    context = ExportContext(animl, filters, config, state, attempt, store, scratch)
-    answers, failed = request_windows(context, f"export of {animl.project}")
+        log.info("resuming the export of %s that began %s", project, attempt.begun.isoformat(timespec="seconds"))
+    answers, failed = request_windows(context, attempt, f"export of {project}")
     if failed and not answers:
         raise ExportError(
-            f"Animl could export no window of the project {animl.project!r}; the first of {len(failed)}, {failed[0].window}: {failed[0].detail}; "
+            f"Animl could export no window of the project {project!r}; the first of {len(failed)}, {failed[0].window}: {failed[0].detail}; "
             "see whether Animl's own export works, or choose other dates or cameras in sources.animl of the plan",
             code="all_windows_failed",
             reason=failed[0].reason,
         )
-    combine = _full_export if attempt.full or last is None else _incremental_export
-    export = combine(attempt, answers, failed, last, store, scratch)
+    if attempt.full or last is None:
+        export = _full_export(context, attempt, answers, failed, last)
+    else:
+        export = _incremental_export(context, attempt, answers, failed, last)
     if not export.answers:
-        line = f"the project {animl.project!r} has no image that fits; check the project's id and sources.animl in the plan"
+        line = f"the project {project!r} has no image that fits; check the project's id and sources.animl in the plan"
         raise ExportError(line, code="no_images")
     state.finish(export)
     return export
 
 
-def _new_attempt(animl: AnimlClient, filters: ImageFilters, config: AnimlExportConfig, last: ProjectExport | None) -> Attempt:
+def _new_attempt(context: ExportContext, last: ProjectExport | None) -> Attempt:
     """A full export, or one of the images validated since the last export and of the windows that failed then."""
     now = datetime.now(UTC)
-    all_time = Window(start=filters.created_from, end=filters.created_to)
-
-    def divide(window: Window) -> tuple[list[Window], int]:
-        return divide_into_windows(window, lambda part: animl.count_images(window_filters(filters, part)), config.window_images)
-
-    if last is None or now - last.last_full >= timedelta(days=config.full_after_days):
+    all_time = Window(start=context.filters.created_from, end=context.filters.created_to)
+    divide = partial(divide_into_windows, count=context.count, max_images=context.config.window_images)
+    if last is None or now - last.last_full >= timedelta(days=context.config.full_after_days):
         windows, without_time = divide(all_time)
         return Attempt(begun=now, full=True, windows=tuple(windows), without_time=without_time)
     wanted = [f.window for f in last.failed] + [all_time.model_copy(update={"since": last.begun - OVERLAP})]
@@ -173,7 +162,7 @@ def _new_attempt(animl: AnimlClient, filters: ImageFilters, config: AnimlExportC
 
 
 def _full_export(
-    attempt: Attempt, answers: list[Answer], failed: list[FailedWindow], last: ProjectExport | None, store: Store, scratch: Path
+    context: ExportContext, attempt: Attempt, answers: list[Answer], failed: list[FailedWindow], last: ProjectExport | None
 ) -> ProjectExport:
     """The export from new answers alone; the last export stands in for failed windows.
 
@@ -185,9 +174,9 @@ def _full_export(
     )
     if last is None:
         return export
-    with ExportMerge(scratch / "before.sqlite") as before, ExportMerge(scratch / "now.sqlite") as now:
-        add_answers(before, last.answers, store)
-        add_answers(now, export.answers, store)
+    with ExportMerge(context.scratch / "before.sqlite") as before, ExportMerge(context.scratch / "now.sqlite") as now:
+        add_answers(before, last.answers, context.store)
+        add_answers(now, export.answers, context.store)
         gone = len(before.image_ids() - now.image_ids())
         if gone:
             log.warning("%d images of the last export are no longer in Animl, or no longer fit the plan; they are dropped", gone)
@@ -196,15 +185,14 @@ def _full_export(
 
 
 def _incremental_export(
-    attempt: Attempt, answers: list[Answer], failed: list[FailedWindow], last: ProjectExport | None, store: Store, scratch: Path
+    context: ExportContext, attempt: Attempt, answers: list[Answer], failed: list[FailedWindow], last: ProjectExport
 ) -> ProjectExport:
     """The last export and the new answers, without those that change nothing."""
-    assert last is not None  # noqa: S101 - only a full export begins from nothing
     new = []
     if answers:
-        with ExportMerge(scratch / "merge.sqlite") as merge:
-            add_answers(merge, last.answers, store)
-            new = [a for a in answers if add_answers(merge, [a], store)]
+        with ExportMerge(context.scratch / "merge.sqlite") as merge:
+            add_answers(merge, last.answers, context.store)
+            new = [a for a in answers if add_answers(merge, [a], context.store)]
     log.info("%d of %d new answers change the export", len(new), len(answers))
     return last.model_copy(update={"begun": attempt.begun, "answers": (*last.answers, *new), "failed": tuple(failed)})
 

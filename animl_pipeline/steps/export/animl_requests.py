@@ -42,17 +42,19 @@ class ExportContext(NamedTuple):
     filters: ImageFilters
     config: AnimlExportConfig
     state: ExportState
-    attempt: Attempt
     store: Store
     scratch: Path
 
+    def count(self, window: Window) -> int:
+        """How many images of the project are in a window now."""
+        return self.animl.count_images(self.filters_of(window))
 
-def window_filters(filters: ImageFilters, window: Window) -> ImageFilters:
-    """The plan's filters, limited to one window."""
-    return filters.model_copy(update={"created_from": window.start, "created_to": window.end, "validated_since": window.since})
+    def filters_of(self, window: Window) -> ImageFilters:
+        """The plan's filters, limited to one window."""
+        return self.filters.model_copy(update={"created_from": window.start, "created_to": window.end, "validated_since": window.since})
 
 
-def request_windows(context: ExportContext, what: str) -> tuple[list[Answer], list[FailedWindow]]:
+def request_windows(context: ExportContext, attempt: Attempt, what: str) -> tuple[list[Answer], list[FailedWindow]]:
     """Export the windows of an attempt; windows that were exported before it was interrupted are not requested again.
 
     Returns:
@@ -61,12 +63,12 @@ def request_windows(context: ExportContext, what: str) -> tuple[list[Answer], li
     Raises:
         RemoteError: ``unreachable``: Animl does not answer at all.
     """
-    known = context.state.progress(context.attempt)
+    known = context.state.progress(attempt)
     retried: set[str] = set()
     answers: list[Answer] = []
     failed: list[FailedWindow] = []
-    incomplete_left, failed_left = MAX_HALVINGS + 4 * len(context.attempt.windows), MAX_HALVINGS
-    todo = list(reversed(context.attempt.windows))
+    incomplete_left, failed_left = MAX_HALVINGS + 4 * len(attempt.windows), MAX_HALVINGS
+    todo = list(reversed(attempt.windows))
     with track(what, sum(w.images for w in todo)) as step:
         while todo:
             window = todo.pop()
@@ -75,14 +77,14 @@ def request_windows(context: ExportContext, what: str) -> tuple[list[Answer], li
                 todo.extend(reversed(before.halves))
                 continue
             try:
-                answers.append(before.answer or _request(context, window, before.task))
+                answers.append(before.answer or _request(context, attempt, window, before.task))
                 step(window.images)
             except RemoteError as e:
                 if e.reason == "unreachable":  # not the fault of this window: stop here and resume later
                     raise
                 incomplete = e.reason in INCOMPLETE
                 incomplete_left, failed_left = incomplete_left - incomplete, failed_left - (not incomplete)
-                halves = _halves(context, window, e) if (incomplete_left if incomplete else failed_left) >= 0 else ()
+                halves = _halves(context, attempt, window, e) if (incomplete_left if incomplete else failed_left) >= 0 else ()
                 todo.extend(reversed(halves))
                 if not halves and incomplete and window.key not in retried:
                     retried.add(window.key)  # images may have been added just then
@@ -94,25 +96,25 @@ def request_windows(context: ExportContext, what: str) -> tuple[list[Answer], li
     return answers, failed
 
 
-def _halves(context: ExportContext, window: Window, error: RemoteError) -> tuple[Window, ...]:
+def _halves(context: ExportContext, attempt: Attempt, window: Window, error: RemoteError) -> tuple[Window, ...]:
     """The halves to export instead, where that may help. They are remembered."""
     pair = window.halves()
     smallest = 1 if error.reason in INCOMPLETE else SMALL_WINDOW
     if pair is None or error.reason not in HALVED or window.images <= smallest:
         return ()
     try:
-        counts = [context.animl.count_images(window_filters(context.filters, half)) for half in pair]
+        counts = [context.count(half) for half in pair]
     except RemoteError as e:
         log.warning("%s cannot be halved: %s", window, e)
         return ()
     halves = tuple(half.model_copy(update={"images": n}) for half, n in zip(pair, counts, strict=True) if n)
     if halves:
         log.info("exporting in halves: %s (%s)", window, error)
-        context.state.save_progress(context.attempt, window, WindowProgress(halves=halves))
+        context.state.save_progress(attempt, window, WindowProgress(halves=halves))
     return halves
 
 
-def _request(context: ExportContext, window: Window, task_id: str) -> Answer:
+def _request(context: ExportContext, attempt: Attempt, window: Window, task_id: str) -> Answer:
     """Animl's answer for a window, checked and stored.
 
     Raises:
@@ -120,18 +122,18 @@ def _request(context: ExportContext, window: Window, task_id: str) -> Answer:
     """
     target = context.scratch / "answer.json"
     try:
-        task = _download(context, window, task_id, target)
+        task = _download(context, attempt, window, task_id, target)
         data = target.read_bytes()
     finally:
         target.unlink(missing_ok=True)
     _check_complete(data, task, str(window))
     answer = Answer(window=window.model_copy(update={"images": task.count}), blob=context.store.put_blob(data), bytes=len(data))
-    context.state.save_progress(context.attempt, window, WindowProgress(answer=answer))
+    context.state.save_progress(attempt, window, WindowProgress(answer=answer))
     log.info("%s: %d images", window, task.count)
     return answer
 
 
-def _download(context: ExportContext, window: Window, task_id: str, target: Path) -> ExportTask:
+def _download(context: ExportContext, attempt: Attempt, window: Window, task_id: str, target: Path) -> ExportTask:
     """Wait for Animl's export and download it to ``target``; returns what Animl says of it.
 
     The address of an export expires after an hour. Then the same task is asked for a new one; where it has none, a new export
@@ -139,11 +141,11 @@ def _download(context: ExportContext, window: Window, task_id: str, target: Path
     """
     expired = SecretStr("")
     for _ in range(URL_TRIES):
-        task_id = task_id or _start(context, window)
-        task = _wait(context, window, task_id)
+        task_id = task_id or _start(context, attempt, window)
+        task = _wait(context, attempt, window, task_id)
         if task.url == expired:
-            task_id = _start(context, window)
-            task = _wait(context, window, task_id)
+            task_id = _start(context, attempt, window)
+            task = _wait(context, attempt, window, task_id)
         try:
             context.animl.download(task.url, target)
             return task
@@ -155,18 +157,18 @@ def _download(context: ExportContext, window: Window, task_id: str, target: Path
     raise RemoteError("forbidden", f"{URL_TRIES} addresses of exports had expired as soon as Animl gave them")
 
 
-def _start(context: ExportContext, window: Window) -> str:
+def _start(context: ExportContext, attempt: Attempt, window: Window) -> str:
     """Start an export and remember its task, so that a killed run waits for it instead of starting another."""
-    task_id = context.animl.start_export(window_filters(context.filters, window))
-    context.state.save_progress(context.attempt, window, WindowProgress(task=task_id))
+    task_id = context.animl.start_export(context.filters_of(window))
+    context.state.save_progress(attempt, window, WindowProgress(task=task_id))
     return task_id
 
 
-def _wait(context: ExportContext, window: Window, task_id: str) -> ExportTask:
+def _wait(context: ExportContext, attempt: Attempt, window: Window, task_id: str) -> ExportTask:
     task = context.animl.wait_for_export(task_id, context.config.timeout_s)
     if task.status == "COMPLETE":
         return task
-    context.state.save_progress(context.attempt, window, WindowProgress())  # so that the next run starts a new export
+    context.state.save_progress(attempt, window, WindowProgress())  # so that the next run starts a new export
     log.info("%s: the task %s failed", window, task_id)
     raise RemoteError("failed", f"Animl could not make the export: {task.error or 'no reason given'}")
 
