@@ -138,16 +138,16 @@ def test_the_headline_has_accuracy_weakest_class_and_size_of_the_test_set(store:
 
 
 def test_the_headline_lists_equally_frequent_mistakes_together(store: Store) -> None:
-    drawn = (
+    specs = (
         [CropSpec("red", RED), CropSpec("green", RED), CropSpec("blue", RED)] + [CropSpec("green", GREEN)] * 2 + [CropSpec("blue", REDDISH_BLUE)] * 2
     )
-    assert describe_performance(read_metrics(evaluate(store, drawn), store))[1].endswith("called red: blue (1) and green (1).")
+    assert describe_performance(read_metrics(evaluate(store, specs), store))[1].endswith("called red: blue (1) and green (1).")
 
 
 def test_a_large_test_set_gets_no_warning(store: Store) -> None:
     colours = {"red": RED, "green": GREEN, "blue": REDDISH_BLUE}
-    drawn = [CropSpec(c, colour, f"island/{i % 3}") for c, colour in colours.items() for i in range(30)]
-    evaluation = evaluate(store, drawn)
+    specs = [CropSpec(c, colour, f"island/{i % 3}") for c, colour in colours.items() for i in range(30)]
+    evaluation = evaluate(store, specs)
     _, weakest, test_set = describe_performance(read_metrics(evaluation, store))
     assert "no mistake" in weakest
     assert "uncertain" not in test_set
@@ -194,8 +194,8 @@ def test_the_report_shows_scores_locations_mistakes_splits_step_counts_and_diges
 
 
 def test_the_six_mistakes_with_the_highest_probability_are_shown_per_class(store: Store) -> None:
-    drawn = [CropSpec("red", (5, 130 + 12 * i, 5), f"island/{i}") for i in range(9)] + [CropSpec("green", GREEN)]
-    page = ReportPage(read_report(evaluate(store, drawn), store))
+    specs = [CropSpec("red", (5, 130 + 12 * i, 5), f"island/{i}") for i in range(9)] + [CropSpec("green", GREEN)]
+    page = ReportPage(read_report(evaluate(store, specs), store))
     assert "red – 9 mistakes, 6 shown" in page.text
     shown = page.text.split("The worst mistakes")[1].split("Labels to check")[0]
     locations = [word for word in shown.split() if word.startswith("island/")]
@@ -211,8 +211,8 @@ def test_names_in_the_data_are_escaped(store: Store) -> None:
 
 def test_the_confusion_image_is_a_readable_png(store: Store) -> None:
     classes = ("re_d$x$", "green", "blue")
-    drawn = [d._replace(class_id="re_d$x$") if d.class_id == "red" else d for d in NINE]
-    evaluation = evaluate(store, drawn, plan_of(classes))
+    specs = [d._replace(class_id="re_d$x$") if d.class_id == "red" else d for d in NINE]
+    evaluation = evaluate(store, specs, plan_of(classes))
     with Image.open(store.path(evaluation, "confusion.png")) as image:
         assert image.format == "PNG"
         assert min(image.size) > 400
@@ -266,9 +266,9 @@ def test_reference_predictions_are_the_offline_answers_and_cover_all_classes(sto
 
 
 def test_images_that_animl_would_resize_are_chosen_last_as_reference_predictions(store: Store) -> None:
-    drawn = [CropSpec("red", RED, padding=2_800_000)] * 2 + [CropSpec("red", RED), CropSpec("green", GREEN), CropSpec("blue", REDDISH_BLUE)]
+    specs = [CropSpec("red", RED, padding=2_800_000)] * 2 + [CropSpec("red", RED), CropSpec("green", GREEN), CropSpec("blue", REDDISH_BLUE)]
     plan = plan_of(reference=3)
-    steps = make_data_steps(store, drawn, plan)
+    steps = make_data_steps(store, specs, plan)
     crops = store.table(steps.crops, "crops.parquet").set_index("image")
     assert (crops["image_bytes"] > 2_800_000).sum() == 2
     reference = json.loads(store.path(evaluate_classifier(*steps, plan, store), "reference_predictions.json").read_text())

@@ -33,10 +33,10 @@ def plan() -> Plan:
 
 
 def test_wrong_labels_come_first_and_train_labels_are_audited_with_folds_only(store: Store, plan: Plan) -> None:
-    drawn = island_crops(noise=15)
-    wrong = [i for i, d in enumerate(drawn) if d.class_id == "fox" and d.split != "train"][:2]
-    wrong.append(next(i for i, d in enumerate(drawn) if d.class_id == "fox" and d.split == "train"))
-    mislabelled = [d._replace(class_id="bird") if i in wrong else d for i, d in enumerate(drawn)]
+    specs = island_crops(noise=15)
+    wrong = [i for i, d in enumerate(specs) if d.class_id == "fox" and d.split != "train"][:2]
+    wrong.append(next(i for i, d in enumerate(specs) if d.class_id == "fox" and d.split == "train"))
+    mislabelled = [d._replace(class_id="bird") if i in wrong else d for i, d in enumerate(specs)]
     steps = make_data_steps(store, mislabelled, plan, tuple(ISLAND))
     model = make_linear_model(store, fit_linear(mislabelled))
     evaluation = evaluate_classifier(model, steps.crops, steps.splits, plan, store)
@@ -53,7 +53,7 @@ def test_wrong_labels_come_first_and_train_labels_are_audited_with_folds_only(st
         folds.append(Fold(make_linear_model(store, fit_linear(seen)), held))
     audited = evaluate_classifier(model, steps.crops, steps.splits, plan, store, folds=folds)
     assert f"image-{wrong[2]}" in list(pd.read_csv(store.path(audited, "suspect_labels.csv"))["image_id"].head(3))
-    assert f"{len(drawn)} crops of {len(drawn)}, from val, test and the folds of train" in ReportPage(read_report(audited, store)).text
+    assert f"{len(specs)} crops of {len(specs)}, from val, test and the folds of train" in ReportPage(read_report(audited, store)).text
 
 
 def split_of_crop(store: Store, steps: DataSteps, split_table: pd.DataFrame, number: int) -> str:
@@ -86,8 +86,8 @@ def test_low_probabilities_for_all_classes_make_no_label_suspect() -> None:
 
 def test_images_labelled_or_predicted_as_people_are_never_shown(store: Store) -> None:
     plan = island_plan(labels={"classes": {"rat": ["rat"], "fox": ["Person"], "bird": ["bird"]}})
-    drawn = island_crops(noise=80)
-    done = run_evaluation_steps(store, make_linear_model(store, fit_linear(drawn)), make_data_steps(store, drawn, plan, tuple(ISLAND)), plan)
+    specs = island_crops(noise=80)
+    done = run_evaluation_steps(store, make_linear_model(store, fit_linear(specs)), make_data_steps(store, specs, plan, tuple(ISLAND)), plan)
     html = read_report(done.evaluation, store)
     shown = [part.split('"')[0] for part in html.split('alt="crop labelled ')[1:]]
     assert shown

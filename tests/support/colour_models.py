@@ -73,26 +73,26 @@ def plan_of(classes: Sequence[str] = CLASSES, reference: int = 4, size: int = 32
     })  # fmt: skip
 
 
-def crop_rows(drawn: Sequence[CropSpec], store: Store, plan: Plan) -> pd.DataFrame:
+def crop_rows(specs: Sequence[CropSpec], store: Store, plan: Plan) -> pd.DataFrame:
     """Rows of the crops table with their split. Images and crops are put into the store."""
     rows = []
-    for i, d in enumerate(drawn):
+    for i, d in enumerate(specs):
         image = jpeg(64, 64, d.colour, seed=i) + bytes(d.padding)
         buffer = io.BytesIO()
         extract_crop(open_image(image), BOX, plan.model_input).save(buffer, "PNG")
         png = buffer.getvalue()
         rows.append({
             "crop_id": hashlib.sha256(f"crop {i}".encode()).hexdigest()[:32], "source": "island", "image_id": f"image-{i}",
-            "annotation_id": f"object-{i}",
+            "annotation_id": f"annotation-{i}",
             "class_id": d.class_id, "location": d.location, **BOX.model_dump(), "origin": "annotation", "confidence": 1.0,
             "image": store.put_blob(image), "image_bytes": len(image), "blob": store.put_blob(png), "bytes": len(png), "split": d.split,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def make_data_steps(store: Store, drawn: Sequence[CropSpec], plan: Plan, classes: Sequence[str] = CLASSES, *, blob: bytes | None = None) -> DataSteps:
+def make_data_steps(store: Store, specs: Sequence[CropSpec], plan: Plan, classes: Sequence[str] = CLASSES, *, blob: bytes | None = None) -> DataSteps:
     """The artifacts of the steps training, crops and splits. ``blob`` replaces the bytes of the first crop."""
-    rows = crop_rows(drawn, store, plan)
+    rows = crop_rows(specs, store, plan)
     if blob is not None:
         rows.loc[0, ["blob", "bytes"]] = [store.put_blob(blob), len(blob)]
 
@@ -118,10 +118,10 @@ def make_data_steps(store: Store, drawn: Sequence[CropSpec], plan: Plan, classes
     )
 
 
-def evaluate(store: Store, drawn: Sequence[CropSpec] = NINE, plan: Plan | None = None, step_counts: Sequence[tuple[str, Counts]] = ()) -> Artifact:
+def evaluate(store: Store, specs: Sequence[CropSpec] = NINE, plan: Plan | None = None, step_counts: Sequence[tuple[str, Counts]] = ()) -> Artifact:
     """The artifact of the step evaluation for these crops and a model that classifies by colour."""
     plan = plan or plan_of()
-    return evaluate_classifier(*make_data_steps(store, drawn, plan, tuple(plan.labels.classes)), plan, store, step_counts=step_counts)
+    return evaluate_classifier(*make_data_steps(store, specs, plan, tuple(plan.labels.classes)), plan, store, step_counts=step_counts)
 
 
 def read_report(evaluation: Artifact, store: Store) -> str:
@@ -178,24 +178,24 @@ def island_crops(seed: int = 0, each: int = 4, noise: float = 45.0) -> list[Crop
     """Crops of all classes at six train, four val and four test locations. Colours vary, so a few crops are difficult."""
     rng = np.random.default_rng(seed)
     splits = ["train"] * 6 + ["val"] * 4 + ["test"] * 4
-    drawn = []
+    specs = []
     for number, split in enumerate(splits):
         light = rng.normal(0, noise / 3, 3)
         for class_id, colour in ISLAND.items():
             for _ in range(each):
                 varied = (np.asarray(colour) + light + rng.normal(0, noise, 3)).clip(0, 255).astype(int)
-                drawn.append(CropSpec(class_id, (int(varied[0]), int(varied[1]), int(varied[2])), f"isle/p{number}", split))
-    return drawn
+                specs.append(CropSpec(class_id, (int(varied[0]), int(varied[1]), int(varied[2])), f"isle/p{number}", split))
+    return specs
 
 
-def fit_linear(drawn: Sequence[CropSpec], *, shuffled: str | None = None, seed: int = 1) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def fit_linear(specs: Sequence[CropSpec], *, shuffled: str | None = None, seed: int = 1) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Weights [3, classes] and bias [classes] of a softmax on mean colours, fitted to the train crops.
 
     ``shuffled`` names a class whose labels are shuffled first, for a bad model.
     """
     from sklearn.linear_model import LogisticRegression
 
-    train = [d for d in drawn if d.split == "train"]
+    train = [d for d in specs if d.split == "train"]
     labels = np.array([d.class_id for d in train])
     if shuffled:
         rng = np.random.default_rng(seed)
@@ -260,4 +260,4 @@ def run_evaluation_steps(store: Store, model: Artifact, steps: DataSteps, plan: 
     """Run calibration, evaluation and package for a model."""
     calibrated = calibrate_classifier(model, steps.crops, steps.splits, plan.thresholds, store)
     evaluation = evaluate_classifier(calibrated, steps.crops, steps.splits, plan, store, champion=champion)
-    return EvaluatedModel(calibrated, evaluation, package_model(calibrated, evaluation, plan, store))
+    return EvaluatedModel(calibrated, evaluation, package_model(calibrated, evaluation, plan.package, store, description=plan.description))
