@@ -19,7 +19,7 @@ from animl_pipeline.config import LabelsConfig, SourceConfig, check_plan
 from animl_pipeline.config.lila_datasets import lila_datasets
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.errors import ExportError, PlanError
+from animl_pipeline.core.errors import ExportError, ExportUnreachableError, PlanError
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.export.read_export import gunzip
 from animl_pipeline.steps.images import download_images
@@ -207,6 +207,19 @@ def test_folders_in_a_bucket_are_listed(store: Store, settings: Settings, bucket
     assert labels_of(store, artifact) == {"fox/a.jpg": "fox", "rat/b.jpg": "rat"}
     assert artifact.counts.dropped == {"not_an_image": 1}
     assert download_images(plan, artifact, ["fox", "rat"], store, settings).counts.kept == 2
+
+
+def test_a_bucket_that_does_not_answer_is_retryable(store: Store, settings: Settings, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(ExportUnreachableError):
+        export_annotations(export_source(f"s3://{bucket}/own"), store, settings)
+
+
+def test_a_bucket_that_does_not_exist_is_an_error(store: Store, settings: Settings, bucket: str) -> None:
+    with pytest.raises(ExportError) as caught:
+        export_annotations(export_source("s3://no-such-bucket/own"), store, settings)
+    assert (caught.value.code, caught.value.retryable) == ("not_found", False)
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ class AnimlServer:
         images = self.select(filters, task.project)
         count = len(images)
         if self.fail_all_exports or any(p.id in self.failing_images for p in images):
-            task.failed, task.output = True, {"error": "Error exporting to COCO: could not find deployment"}
+            task.failed, task.output = True, {"error": {"message": "Error exporting to COCO: could not find deployment", "extensions": {}}}
             return
         if self.vanishing_images and images:
             self.vanishing_images -= 1
