@@ -65,7 +65,7 @@ class ModelCard(Record):
     data_digest: Digest
     weights: str
     plan: dict[str, Any]
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, Any] = Field(default={}, description="``evaluation_results.Metrics`` as JSON")
 
     def class_ids(self) -> tuple[str, ...]:
         """The class ids in the order of the model's outputs."""
