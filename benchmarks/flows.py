@@ -45,7 +45,7 @@ def rooms(plan_file: str) -> None:
     """The street without Prefect: what the flow does, room by room."""
     from animl_pipeline.config import load_plan
     from animl_pipeline.config.settings import load_settings
-    from animl_pipeline.deploy.released_model import champion_of
+    from animl_pipeline.deploy.released_model import find_champion
     from animl_pipeline.inference.classifier import read_card
     from animl_pipeline.steps import calibration, crops, detections, evaluation, export, images, labels, package, splits, training
     from animl_pipeline.storage.step_cache import open_store
@@ -56,23 +56,23 @@ def rooms(plan_file: str) -> None:
     store = open_store(settings)
     (source,) = plan.sources
     exported = export.export_annotations(source, store, settings)
-    fetched = images.download_images(source, exported, labels.wanted_names(plan.labels, source.name, settings), store, settings, plan.images)
-    labelled = labels.resolve_labels([labels.SourceSteps(source, exported, fetched)], plan.labels, store, settings)
+    fetched = images.download_images(source, exported, labels.wanted_labels(plan.labels, source.name, settings), store, settings, plan.images)
+    labelled = labels.resolve_labels([labels.SourceArtifacts(source, exported, fetched)], plan.labels, store, settings)
     detected = detections.detect_animals(labelled, plan.detections, store, settings)
     cut = crops.extract_crops(labelled, detected, plan.crops, plan.model_input, store, settings)
     split = splits.split_by_location(cut, plan.splits, tuple(plan.labels.classes), store, plan.model)
     trained = training.train_classifier(cut, split, plan, store, settings)
-    calibrated = calibration.calibrate_classifier(trained, cut, split, plan, store)
+    calibrated = calibration.calibrate_classifier(trained, cut, split, plan.thresholds, store)
     story = tuple((a.step, a.counts) for a in (exported, fetched, labelled, detected, cut, split, trained, calibrated))
-    champion = champion_of(plan.endpoint_name(), read_card(store.path(calibrated, "card.json")), store)
-    scored = evaluation.evaluate_classifier(calibrated, cut, split, plan, store, champion=champion, folds=[], story=story, image_url="")
-    packed = package.package_model(calibrated, scored, plan, store)
+    champion = find_champion(plan.endpoint_name(), read_card(store.path(calibrated, "card.json")), store)
+    scored = evaluation.evaluate_classifier(calibrated, cut, split, plan, store, champion=champion, folds=[], step_counts=story, image_url="")
+    packed = package.package_model(calibrated, scored, plan.package, store, description=plan.description)
     print(json.dumps({"package": packed.digest}))
 
 
 def flow(plan_file: str) -> None:
     """The flow, as the command line runs it."""
-    from animl_pipeline.config.settings import prepare_prefect
+    from animl_pipeline.cli.prefect_server import prepare_prefect
 
     prepare_prefect()
     from flows.lifecycle import keep_what_is_loaded

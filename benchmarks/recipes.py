@@ -28,7 +28,7 @@ from measure import conclude, show  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from animl_pipeline.inference.scoring import expected_calibration_error, probability_column, probability_matrix, rescale_temperature, score_crops  # noqa: E402
-from animl_pipeline.steps.evaluation.bootstrap_intervals import BootstrapDraws, percentile_interval, mean_over_present_classes, precision_recall_f1  # noqa: E402
+from animl_pipeline.steps.evaluation.bootstrap_intervals import BootstrapDraws, mean_over_present_classes, percentile_interval, precision_recall_f1  # noqa: E402
 from animl_pipeline.steps.evaluation.metrics import class_indices  # noqa: E402
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def ours(plan: Plan, crops: Artifact, splits: Artifact, store: Store, settings: 
     from animl_pipeline.steps.calibration import calibrate_classifier
     from animl_pipeline.steps.training import train_classifier
 
-    model = calibrate_classifier(train_classifier(crops, splits, plan, store, settings), crops, splits, plan, store)
+    model = calibrate_classifier(train_classifier(crops, splits, plan, store, settings), crops, splits, plan.thresholds, store)
     store.path(model, "card.json")
     classifier = Classifier.load(store.path(model, MODEL_FILE).parent)
     return score_crops(side(crops, splits, "test", store), classifier, store, plan.model_input, "test crops"), classifier.card.temperature
@@ -196,7 +196,7 @@ def compared(plan: Plan, crops: Artifact, seed: int, store: Store, settings: Set
 def figures(table: pd.DataFrame, ids: tuple[str, ...], draws: BootstrapDraws) -> Figures:
     """F1 and average precision of every class in each draw; NaN where a draw holds none of it."""
     truth = class_indices(table["class_id"], ids)
-    f1 = precision_recall_f1(draws.confusions(truth, class_indices(table["predicted"], ids), len(ids)))[2]
+    f1 = precision_recall_f1(draws.confusion_matrices(truth, class_indices(table["predicted"], ids), len(ids)))[2]
     aps = [draws.average_precisions(table[probability_column(c)].to_numpy(np.float64), truth == i) for i, c in enumerate(ids)]
     return Figures(f1, np.stack(aps, axis=1))
 
@@ -206,7 +206,7 @@ class Once(BootstrapDraws):
 
     def __init__(self, rows: pd.DataFrame) -> None:
         super().__init__(rows)
-        self.times = np.ones((1, self.locations))
+        self.weights = self.weights[:1]
 
 
 def ranged(ends: tuple[float, float] | None) -> str:
@@ -225,7 +225,9 @@ def report(seeds: dict[int, Seed], ids: tuple[str, ...]) -> tuple[float, tuple[f
     rows: list[list[object]] = []
     for i, c in enumerate(ids):
         f1, ap = ([float(getattr(whole[who], what)[0, i]) for who in (RECIPE, OURS)] for what in Figures._fields)
-        ends = percentile_interval(drawn[OURS].average_precision[:, i] - drawn[RECIPE].average_precision[:, i], draws.locations_of((truth == c).to_numpy()))
+        ends = percentile_interval(
+            drawn[OURS].average_precision[:, i] - drawn[RECIPE].average_precision[:, i], draws.count_locations((truth == c).to_numpy())
+        )
         rows.append([c, int((truth == c).sum()), locations[truth == c].nunique(), *f1, *ap, ap[1] - ap[0], ranged(ends)])
     show("Test crops of all seeds, class by class", columns, rows)
     macros = []
@@ -259,7 +261,9 @@ def main() -> None:
     from animl_pipeline.storage.step_cache import open_store
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", type=Path, default=ROOT / "tests" / "flows" / "real-data.yaml", help="the plan (default: tests/flows/real-data.yaml)")
+    parser.add_argument(
+        "--plan", type=Path, default=ROOT / "tests" / "flows" / "real-data.yaml", help="the plan (default: tests/flows/real-data.yaml)"
+    )
     parser.add_argument("--data", type=Path, help="folder where the plan's relative paths start (default: ANIML_DATA)")
     parser.add_argument("--store", type=Path, default=ROOT / "runs" / "recipes", help="where all that is made is kept (default: runs/recipes)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
