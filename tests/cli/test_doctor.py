@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.cli.test_cli import ROOT, run
-from tests.support.tiny_project import write_island
+from tests.support.tiny_project import write_project
 from tests.support.web_server import served
 
 
@@ -37,7 +37,7 @@ def doctor(tmp_path: Path, **variables: str) -> dict[str, str]:
 
 def server(tmp_path: Path, **variables: str) -> str:
     """What the doctor says of Prefect's server alone."""
-    code = "from animl_pipeline.config.settings import prepare_prefect; prepare_prefect(); from animl_pipeline.cli.doctor import asked_server as ask; c = ask(); "
+    code = "from animl_pipeline.cli.prefect_server import prepare_prefect; prepare_prefect(); from animl_pipeline.cli.doctor import asked_server as ask; c = ask(); "
     code += "print(c.mark, c.found)"
     here = os.environ | {"ANIML_STORE": str(tmp_path / "store"), "PREFECT_HOME": str(tmp_path / "home")} | variables
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=here, timeout=120, check=True)
@@ -101,7 +101,7 @@ def test_the_doctor_finds_no_prefect_server_where_none_is(tmp_path: Path, addres
 
 
 def test_settings_that_prefect_cannot_read_are_one_line_of_the_doctor_and_of_every_command(tmp_path: Path) -> None:
-    plan = write_island(tmp_path, locations=1, each=1)
+    plan = write_project(tmp_path, locations=1, each=1)
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "profiles.toml").write_text('active = "x', encoding="utf-8")
     settings = [

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 from animl_pipeline.cli.main import app
 from animl_pipeline.config import Plan, check_plan
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PlanError, ReleaseError, SettingsError
-from animl_pipeline.core.records import Artifact
-from animl_pipeline.deploy import deploy_endpoint, rollback_endpoint
-from animl_pipeline.deploy.latest_report import keep_report
+from animl_pipeline.deploy import deploy_package, roll_back
+from animl_pipeline.deploy.latest_report import save_report
 from animl_pipeline.storage.step_cache import Store, open_store
-from tests.support.local_aws import at_a_desk, aws_here
-from tests.support.packaged_model import colour_plan_data, package_of, report_of
+from tests.support.local_aws import local_aws_services, release_environment
+from tests.support.packaged_model import colour_plan_data, make_package, make_report
 
 
 class Desk:
@@ -30,20 +30,20 @@ class Desk:
         self.folder = folder
         self.settings = Settings()
         self.store: Store = open_store(self.settings)
-        data = colour_plan_data(register={}, keep=1)
+        data = colour_plan_data(register={}, keep_versions=1)
         self.plan: Plan = check_plan(data)
         self.file = folder / "colours.yaml"
         self.file.write_text(yaml.safe_dump(data), encoding="utf-8")
 
     def package(self, n: int, **report: Any) -> Artifact:
         """A package that was judged last."""
-        package = package_of(self.store, self.folder, f"v{n}", temperature=float(n))
-        keep_report(report_of(package, self.store, **report), self.store)
+        package = make_package(self.store, self.folder, f"v{n}", temperature=float(n))
+        save_report(make_report(package, self.store, **report), self.store)
         return package
 
     def deploy(self, n: int) -> None:
         """Release version n, without Prefect."""
-        deploy_endpoint(self.package(n), self.plan, self.store, self.settings)
+        deploy_package(self.package(n), self.plan, self.store, self.settings)
 
     def say(self, *words: str, status: int = 0) -> str:
         """What a command answers; PLAN stands for the plan's file."""
@@ -54,13 +54,13 @@ class Desk:
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with aws_here(tmp_path_factory.mktemp("cloud")) as variables:
+    with local_aws_services(tmp_path_factory.mktemp("cloud")) as variables:
         yield variables | {"ANIML_STAGE": "dev", "COLUMNS": "200"}
 
 
 @pytest.fixture
 def desk(cloud: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    with at_a_desk(cloud, tmp_path, monkeypatch):
+    with release_environment(cloud, tmp_path, monkeypatch):
         yield Desk(tmp_path)
 
 
@@ -68,14 +68,14 @@ def test_a_dry_run_is_a_diff_with_costs_and_what_is_in_the_way(desk: Desk) -> No
     desk.package(1)
     said = desk.say("PLAN", "--dry-run")
     assert "+ config" in said
-    assert "$0 at rest" in said
+    assert "aws.amazon.com/sagemaker/ai/pricing" in said
     assert "/ml/colours-realtime-endpoint-dev" in said
-    assert said.splitlines()[-1].endswith("nothing in the way")
+    assert said.splitlines()[-1].endswith("nothing would stop the release")
     assert "absent" in desk.say("status", "PLAN")
     desk.package(2, verdict="hold", reasons=("red lost 12 % recall",))
     refused = desk.say("--dry-run", "PLAN", status=1)
     assert "red lost 12 % recall" in refused
-    assert refused.splitlines()[-1].endswith("1 thing in the way")
+    assert refused.splitlines()[-1].endswith("1 error would stop the release")
 
 
 def test_status_history_and_gc_tell_what_is_there(desk: Desk) -> None:
@@ -83,7 +83,7 @@ def test_status_history_and_gc_tell_what_is_there(desk: Desk) -> None:
     desk.deploy(1)
     desk.deploy(2)
     assert "InService, v2" in desk.say("status", "PLAN")
-    rollback_endpoint(desk.plan, desk.store, desk.settings)
+    roll_back(desk.plan, desk.store, desk.settings)
     lines = desk.say("history", "PLAN").splitlines()
     assert [line.split()[1:4] for line in lines[2:]] == [["release", "v1", "done"], ["release", "v2", "done"], ["rollback", "v1", "done"]]
     assert "would delete config   colours-v2" in desk.say("gc", "PLAN", "--dry-run")
@@ -115,7 +115,7 @@ def test_a_plan_may_be_named_and_a_command_that_is_misspelt_is_not_taken_for_one
     desk.package(1)
     monkeypatch.setenv("ANIML_PLANS", str(desk.folder))
     assert "absent" in desk.say("status", "colours")
-    assert "nothing in the way" in desk.say("colours", "--dry-run")
+    assert "nothing would stop the release" in desk.say("colours", "--dry-run")
     with pytest.raises(PlanError, match="expected a plan's name or the path of its YAML file, found 'colour'"):
         desk.say("history", "colour")
     for misspelt in ("statuss", "histroy", "rolback"):
@@ -125,10 +125,10 @@ def test_a_plan_may_be_named_and_a_command_that_is_misspelt_is_not_taken_for_one
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--approve-as", ""], "expected the name of the person who approves, of at most 200 characters, found none"),
-        (["--approve-as", " \t", "--dry-run"], "expected the name of the person who approves, of at most 200 characters, found none"),
+        (["--approve-as", ""], "expected the name of the person who approves, at most 200 characters, found none"),
+        (["--approve-as", " \t", "--dry-run"], "expected the name of the person who approves, at most 200 characters, found none"),
         (["--approve-as", "r" * 201], "at most 200 characters, found 201"),
-        (["--approve-as", "the ranger", "--note", "n" * 2001], "expected a note on the approval of at most 2,000 characters, found 2,001"),
+        (["--approve-as", "the ranger", "--note", "n" * 2001], "expected a note of at most 2,000 characters, found 2,001"),
         (["--note", "looked at the foxes"], "--note belongs to an approval: give your name, too"),
     ],
 )

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.local_aws import aws_here
-from tests.support.tiny_project import write_island, write_plan
+from tests.support.local_aws import local_aws_services
+from tests.support.tiny_project import write_plan, write_project
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 STEPS = ["export", "images", "labels", "detections", "crops", "splits", "training", "calibration", "evaluation", "package"]
@@ -26,7 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def aws(home: Path) -> Iterator[dict[str, str]]:
     """SageMaker and S3 on this machine, with the models' bucket."""
-    with aws_here(home / "sagemaker", "models") as variables:
+    with local_aws_services(home / "sagemaker", "models") as variables:
         yield variables
 
 
@@ -45,7 +45,7 @@ def command(home: Path, aws: dict[str, str]) -> Command:
 
 @pytest.fixture(scope="module")
 def plan(home: Path) -> Path:
-    return write_island(home / "island")
+    return write_project(home / "island")
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,11 @@ import requests
 import yaml
 
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.dev.synthetic import draw_sample
+from animl_pipeline.dev.synthetic_dataset import write_synthetic_dataset
 from tests.project.test_docs import commands
-from tests.support.endpoint_process import until
-from tests.support.team_server import AUTH, COMPOSE, EXAMPLE, ROOT, Team, kill, postgres_tools, services, variables_of
-from tests.support.tiny_project import write_island, write_plan
+from tests.support.endpoint_process import wait_until
+from tests.support.team_server import AUTH, COMPOSE, EXAMPLE, ROOT, Team, compose_services, kill, postgres_tools, read_env_file
+from tests.support.tiny_project import write_plan, write_project
 
 TOOLS = postgres_tools()
 MINUTES = 60.0
@@ -35,16 +35,16 @@ def test_the_compose_file_is_sound_and_its_example_fills_it_in() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = services(variables_of(EXAMPLE))
+    told = compose_services(read_env_file(EXAMPLE))
     assert set(told) == {"database", "server", "deployments", "worker"}
     assert "$" not in json.dumps(told)
     with pytest.raises(KeyError, match=r"in team\.env"):
-        services({})
+        compose_services({})
     for service in told.values():
         assert set(service.get("depends_on", {})) <= set(told)
     passed_on = {name for service in told.values() for name in service["environment"] if name.startswith("ANIML_")}
     assert passed_on <= {f"ANIML_{name.upper()}" for name in Settings.model_fields}
-    assert variables_of(EXAMPLE).keys() <= set(re.findall(r"\$\{([A-Z_]+)", COMPOSE.read_text(encoding="utf-8")))
+    assert read_env_file(EXAMPLE).keys() <= set(re.findall(r"\$\{([A-Z_]+)", COMPOSE.read_text(encoding="utf-8")))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     """Postgres and Prefect's server, up; the drawn island as data, and its plan as it ships, but for how often a checkpoint is kept."""
     assert TOOLS is not None
     folder = tmp_path_factory.mktemp("team")
-    draw_sample(folder / "data" / "sample")
+    write_synthetic_dataset(folder / "data" / "sample")
     plan = yaml.safe_load((ROOT / "deployments/plans/sample.yaml").read_text(encoding="utf-8"))
     plan["train"] |= {"checkpoint_steps": 2}
     shutil.copytree(ROOT / "deployments/plans", folder / "plans")
@@ -92,7 +92,7 @@ def state(team: Team, run: str) -> str:
 
 def wait_for(team: Team, run: str, *names: str, minutes: float = 15) -> str:
     """Until a run is in one of the states."""
-    until(lambda: state(team, run) in {*names, "Failed", "Crashed"}, f"{run} is {' or '.join(names)}", seconds=minutes * MINUTES)
+    wait_until(lambda: state(team, run) in {*names, "Failed", "Crashed"}, f"{run} is {' or '.join(names)}", seconds=minutes * MINUTES)
     found = state(team, run)
     assert found in names, f"{found}: {team.told(f'flow_runs/{run}')['state']['message']}\n{log_of(team, run)}"
     return found
@@ -178,11 +178,11 @@ def test_each_way_to_start_a_training_that_the_docs_show_starts_it_once(deployed
     event, by_name, create = shown
     worker = team.start("worker")
     said_by(event)
-    until(lambda: answered(1), "the event started a run of validated/on-event", seconds=5 * MINUTES)
+    wait_until(lambda: answered(1), "the event started a run of validated/on-event", seconds=5 * MINUTES)
     (told,) = trainings()
     assert told["parameters"]["overrides"]["epochs"] == 40
     said_by('animl-pipeline notify santa-cruz-island --batch "2026-11-22 night"')  # of the same batch
-    until(lambda: answered(2), "the second event, too", seconds=5 * MINUTES)
+    wait_until(lambda: answered(2), "the second event, too", seconds=5 * MINUTES)
     assert len(trainings()) == 1
     assert json.loads(said_by(by_name))["id"] == deployment
     first, second = json.loads(said_by(create)), json.loads(said_by(create))
@@ -200,19 +200,21 @@ def test_a_server_killed_in_the_middle_of_a_training_loses_nothing(deployed: Tea
     team = deployed
     worker = team.start("worker")
     run = asked_for(team)
-    until(lambda: checkpoint(team) or state(team, run) in {"Failed", "Crashed"}, "the training has a checkpoint", seconds=15 * MINUTES)
+    wait_until(lambda: checkpoint(team) or state(team, run) in {"Failed", "Crashed"}, "the training has a checkpoint", seconds=15 * MINUTES)
     before = checkpoint(team)
     assert before is not None, log_of(team, run)
     kill(team.servers[-1])
     seen = before.stat().st_mtime_ns
-    until(lambda: not before.exists() or before.stat().st_mtime_ns > seen, "the training goes on without the server", seconds=5 * MINUTES)
+    wait_until(lambda: not before.exists() or before.stat().st_mtime_ns > seen, "the training goes on without the server", seconds=5 * MINUTES)
     assert not team.answers()
     team.start_server()
     wait_for(team, run, "Promoted", "Held", "NeedMoreData")
     assert set(tasks_of(team, run)) == STEPS
     assert set(tasks_of(team, run).values()) == {"Completed"}
     made = [f"{step.split()[0]}: made in" for step in STEPS]
-    until(lambda: all(line in log_of(team, run) for line in made), "the log is whole", seconds=2 * MINUTES)  # its last lines come after the state
+    wait_until(
+        lambda: all(line in log_of(team, run) for line in made), "the log is whole", seconds=2 * MINUTES
+    )  # its last lines come after the state
     assert worker.poll() is None, team.said("worker")
     kill(worker)
 
@@ -226,7 +228,7 @@ def test_a_worker_killed_with_its_run_is_seen_and_the_next_run_goes_on_while_a_r
     waiting = waiting_release(team)
     impatient(team, seconds=60)
     run = asked_for(team, epochs=400, seed=1)
-    until(lambda: checkpoint(team) or state(team, run) in {"Failed", "Crashed"}, "the training has a checkpoint", seconds=15 * MINUTES)
+    wait_until(lambda: checkpoint(team) or state(team, run) in {"Failed", "Crashed"}, "the training has a checkpoint", seconds=15 * MINUTES)
     assert checkpoint(team) is not None, log_of(team, run)
     running = processes_of(team)
     assert running
@@ -234,12 +236,14 @@ def test_a_worker_killed_with_its_run_is_seen_and_the_next_run_goes_on_while_a_r
     for pid in running:
         with contextlib.suppress(ProcessLookupError):  # it was in the worker's group
             os.kill(pid, signal.SIGKILL)
-    until(lambda: state(team, run) == "Crashed", "the zombie is seen", seconds=10 * MINUTES)
+    wait_until(lambda: state(team, run) == "Crashed", "the zombie is seen", seconds=10 * MINUTES)
     assert "No sign of life" in team.told(f"flow_runs/{run}")["state"]["message"]
     assert state(team, waiting) == "Suspended"  # it has been silent for longer
     again = team.start("worker")
     second = asked_for(team, epochs=400, seed=1)
-    until(lambda: "training resumes after step" in log_of(team, second) or state(team, second) in {"Failed", "Crashed"}, "it goes on", 10 * MINUTES)
+    wait_until(
+        lambda: "training resumes after step" in log_of(team, second) or state(team, second) in {"Failed", "Crashed"}, "it goes on", 10 * MINUTES
+    )
     assert "training resumes after step" in log_of(team, second)
     done = tasks_of(team, second)
     assert {step for step, name in done.items() if name == "Cached"} >= {"export island", "images island", "detections", "crops", "splits"}
@@ -250,7 +254,7 @@ def test_a_worker_killed_with_its_run_is_seen_and_the_next_run_goes_on_while_a_r
 
 def waiting_release(team: Team) -> str:
     """A release that a person must approve, suspended; its run."""
-    plan = write_island(team.folder / "island")
+    plan = write_project(team.folder / "island")
     lenient = {"min_examples": 1, "min_locations": 1, "max_macro_f1_drop": 1.0, "min_macro_f1": 0.0}
     write_plan(plan.parent, gate=lenient, release={"memory_mb": 1024, "max_concurrency": 2, "timeout_s": 60, "approval": "required"})
     wait_for(team, asked_for(team, plan=str(plan)), "AwaitingApproval")

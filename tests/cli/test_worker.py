@@ -18,15 +18,15 @@ from prefect.states import Cancelling
 
 from animl_pipeline.config import load_plan
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.deploy import release_history
-from animl_pipeline.deploy.latest_report import keep_report
+from animl_pipeline.deploy import release_records
+from animl_pipeline.deploy.latest_report import save_report
 from animl_pipeline.storage.step_cache import open_store
-from tests.support.endpoint_process import until
-from tests.support.local_aws import aws_here
-from tests.support.packaged_model import colour_plan_data, package_of, report_of
+from tests.support.endpoint_process import wait_until
+from tests.support.local_aws import local_aws_services
+from tests.support.packaged_model import colour_plan_data, make_package, make_report
 from tests.support.paths import ROOT
 from tests.support.prefect_server import QUICK, read_run
-from tests.support.tiny_project import write_island, write_plan
+from tests.support.tiny_project import write_plan, write_project
 
 pytestmark = [
     pytest.mark.prefect,
@@ -46,7 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def aws(home: Path) -> Iterator[dict[str, str]]:
     """SageMaker and S3 on this machine, with the models' bucket."""
-    with aws_here(home / "sagemaker", "models") as variables:
+    with local_aws_services(home / "sagemaker", "models") as variables:
         yield variables
 
 
@@ -93,8 +93,8 @@ def cancel(run: FlowRun) -> None:
     pid = int(str(read_run(run).infrastructure_pid).rpartition(":")[2])
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(run.id, Cancelling())
-    until(lambda: read_run(run).state_name == "Cancelled", "the run is Cancelled", seconds=120)
-    until(lambda: not Path(f"/proc/{pid}").exists(), "its process is gone", seconds=60)
+    wait_until(lambda: read_run(run).state_name == "Cancelled", "the run is Cancelled", seconds=120)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its process is gone", seconds=60)
 
 
 def said(run: FlowRun) -> str:
@@ -114,15 +114,15 @@ def test_deploying_puts_every_deployment_and_automation_on_the_server(prefect: s
 
 @pytest.mark.timeout(600)
 def test_a_cancelled_training_stops_and_the_next_run_goes_on_from_its_checkpoint(home: Path, worker: Path) -> None:
-    write_island(home / "island")
+    write_project(home / "island")
     endless = {"backbone": "tf_efficientnet_lite0", "weights": "none", "epochs": 5000, "head_epochs": 0, "batch_size": 16, "checkpoint_steps": 1}
     plan = write_plan(home / "island", train=endless)
     first = asked_for(plan)
-    until(lambda: list((home / "store").rglob("checkpoint.ckpt")) or read_run(first).state.is_final(), worker.read_text(), seconds=300)  # type: ignore[union-attr]
+    wait_until(lambda: list((home / "store").rglob("checkpoint.ckpt")) or read_run(first).state.is_final(), worker.read_text(), seconds=300)  # type: ignore[union-attr]
     cancel(first)
     assert "training resumes" not in said(first)
     second = asked_for(plan)
-    until(lambda: "training resumes after step" in said(second), "the second run goes on from the checkpoint", seconds=300)
+    wait_until(lambda: "training resumes after step" in said(second), "the second run goes on from the checkpoint", seconds=300)
     cancel(second)
 
 
@@ -131,18 +131,18 @@ def test_a_release_that_waits_for_a_person_holds_no_process_and_goes_on_in_a_wor
     home: Path, worker: Path, prefect: str
 ) -> None:
     store = open_store(Settings(store=str(home / "store")))
-    keep_report(report_of(package_of(store, home, "v1"), store, verdict="promote"), store)
+    save_report(make_report(make_package(store, home, "v1"), store, verdict="promote"), store)
     plan = home / "colours.yaml"
     plan.write_text(yaml.safe_dump(colour_plan_data(approval="required")), encoding="utf-8")
     run = asked_for(plan, "release/release")
-    until(lambda: read_run(run).state_name in {"Suspended", "Failed", "Crashed"}, "the release asks", seconds=120)
+    wait_until(lambda: read_run(run).state_name in {"Suspended", "Failed", "Crashed"}, "the release asks", seconds=120)
     assert read_run(run).state_name == "Suspended", worker.read_text()
     pid = int(str(read_run(run).infrastructure_pid).rpartition(":")[2])
-    until(lambda: not Path(f"/proc/{pid}").exists(), "its process is gone", seconds=60)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its process is gone", seconds=60)
     said = {"run_input": {"approve": "yes", "name": "ranger", "note": "read it"}}
     assert requests.post(f"{prefect}/flow_runs/{run.id}/resume", json=said, timeout=30).json()["status"] == "ACCEPT"
-    until(lambda: read_run(run).state_name in {"Released", "Failed", "Crashed"}, "the release goes on", seconds=180)
+    wait_until(lambda: read_run(run).state_name in {"Released", "Failed", "Crashed"}, "the release goes on", seconds=180)
     assert read_run(run).state_name == "Released", worker.read_text()
-    (record,) = release_history(load_plan(plan), store)
+    (record,) = release_records(load_plan(plan), store)
     assert record.approval is not None
     assert (record.approval.by, record.version, record.state) == ("ranger", "v1", "done")

@@ -1,4 +1,4 @@
-"""An animal is unknown to the report exactly where it is unknown to who asks the endpoint."""
+"""The report and the endpoint call the same animals unknown."""
 
 from __future__ import annotations
 
