@@ -55,23 +55,24 @@ class ChosenDetector(NamedTuple):
     load: Callable[[], Detector]
 
     def identity(self) -> dict[str, Any]:
-        """Everything in the plan and the code that the detections depend on; it is part of the step's key."""
+        """Everything that the detections of an image depend on. It is part of the step's key.
+
+        It does not hold the processor. A GPU computes in half precision, but its boxes are within a tenth of a pixel of a CPU's, and
+        workers with and without a GPU must be able to share their results.
+        """
+        module = FAMILIES[self.family]
         return {
             "family": self.family,
-            "version": FAMILIES[self.family].VERSION,
+            "version": module.VERSION,
+            "libraries": {name: installed_version(name) for name in module.LIBRARIES},
             "sha256": self.sha256,
             "image_size": self.image_size,
             "confidence": self.confidence,
         }
 
     def index_name(self) -> str:
-        """The name of the index with this detector's detections of each image.
-
-        It also holds the versions of the libraries that shape a box. It does not hold the processor: a GPU computes in half precision,
-        but its boxes are within a tenth of a pixel of a CPU's, and workers with and without a GPU must share their results.
-        """
-        libraries = {name: installed_version(name) for name in FAMILIES[self.family].LIBRARIES}
-        return f"detections/{digest_of(self.identity() | {'libraries': libraries})[:32]}"
+        """The name of the store's index with this detector's detections of each image."""
+        return f"detections/{digest_of(self.identity())[:32]}"
 
 
 def check_ready(config: DetectionsConfig, settings: Settings) -> None:
