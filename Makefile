@@ -1,7 +1,7 @@
-# make demo   set everything up and run the whole street on a drawn island
+# make demo   install everything and run the whole pipeline on a synthetic island
 # make test   the tests (minutes); make test-slow: also the long ones
-# make bench  a benchmark beside its peer: make bench NAME=splits
-# make check  lint, format, types; make fix: mend what can be mended by itself
+# make bench  a benchmark beside other software: make bench NAME=splits
+# make check  lint, format, types; make fix: correct what can be corrected automatically
 
 PYTHON ?= python3
 VENV   := .venv
@@ -24,54 +24,54 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --constraint constraints.txt megadetector
 	@touch $(STAMP)
 
-demo: install  ## the whole street on a drawn island, on this machine
+demo: install  ## run the whole pipeline on a synthetic island, on this machine
 	$(BIN)/animl-pipeline demo
 
-serve: install  ## Prefect's server, all deployments and a worker on this machine, until Ctrl-C
+serve: install  ## run Prefect's server, all deployments and a worker on this machine, until Ctrl-C
 	$(BIN)/animl-pipeline up
 
-test: install  ## the tests, a file at a time on each of two processes
+test: install  ## run the tests in two processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: install  ## all tests, the minutes-long ones too
+test-slow: install  ## run all tests, also those that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
 
-accept-step-changes: install  ## accept changes in the code of steps; first raise VERSION in each step that now makes something else
+accept-step-changes: install  ## accept changes in the code of steps; first raise the version of each step that now makes something else
 	$(BIN)/python -m tests.project.step_digests --accept
 
 BENCHES = $(sort $(filter-out measure,$(basename $(notdir $(wildcard benchmarks/*.py)))))
 
-bench: install  ## a benchmark, side by side with its peer: make bench NAME=splits (names: benchmarks/)
+bench: install  ## run a benchmark beside other software: make bench NAME=splits (names: benchmarks/)
 	@test -f benchmarks/$(NAME).py || { echo "expected NAME=… of: $(BENCHES)"; exit 2; }
 	$(BIN)/python benchmarks/$(NAME).py
 
-screenshots: install  ## what a browser shows of Prefect's UI, anew into docs/screenshots (a chromium is needed; minutes)
+screenshots: install  ## take the screenshots of Prefect's UI in docs/screenshots again (needs Chromium; minutes)
 	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -m slow tests/flows/test_browser.py
 
-docs: install  ## the pages of docs/ as a site, in runs/site; a link that leads nowhere fails
+docs: install  ## build the pages of docs/ as a site in runs/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 docs-reference: install  ## write docs/data-contracts.md from the tables that steps declare
 	$(BIN)/python -m tests.project.data_contracts --write
 
-check: install  ## lint, format and types
+check: install  ## check lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-fix: install  ## mend lint and format
+fix: install  ## correct lint and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: install  ## write constraints.txt anew from what is installed (names and versions only)
+lock: install  ## write constraints.txt from the installed packages (names and versions only)
 	$(BIN)/python -m pip list --format=freeze --exclude animl-pipeline | grep -v ' @ ' | LC_ALL=C sort --ignore-case > constraints.txt
 
-# docker, or buildah where no Docker engine runs; IMAGE_FLAGS are handed on to either, such as --build-arg BASE=… or --secret id=pip,src=…
+# docker, or buildah if no Docker engine runs; IMAGE_FLAGS are passed to it, such as --build-arg BASE=… or --secret id=pip,src=…
 BUILD = $(shell docker info >/dev/null 2>&1 && echo docker build || echo buildah build --layers)
 IMAGES ?= endpoint pipeline
 
-images:  ## both container images, animl-endpoint and animl-pipeline; one of them: make images IMAGES=endpoint
+images:  ## build both container images, animl-endpoint and animl-pipeline; one of them: make images IMAGES=endpoint
 	for image in $(IMAGES); do $(BUILD) $(IMAGE_FLAGS) -f docker/$$image.Dockerfile -t animl-$$image . || exit 1; done
 
-clean:  ## remove what demo and tests made (the environment stays)
+clean:  ## remove the output of demo and tests (the environment stays)
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
