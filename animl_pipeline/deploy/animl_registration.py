@@ -22,7 +22,7 @@ from animl_pipeline.deploy.endpoint_names import animl_model_id, animl_project, 
 from animl_pipeline.deploy.release_gate import approval_of
 from animl_pipeline.deploy.sagemaker_api import AwsApi
 from animl_pipeline.integrations.animl import AnimlClient
-from animl_pipeline.storage.connection_pool import RemoteError
+from animl_pipeline.storage.http_connection_pool import RemoteError
 from animl_pipeline.storage.step_cache import Store
 
 log = logging.getLogger(__name__)

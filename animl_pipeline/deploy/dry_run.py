@@ -18,7 +18,7 @@ from animl_pipeline.deploy.release_gate import check_report, needs_approval
 from animl_pipeline.deploy.release_history import read_records
 from animl_pipeline.deploy.sagemaker_api import AwsApi
 from animl_pipeline.integrations.animl import AnimlClient
-from animl_pipeline.storage.connection_pool import RemoteError
+from animl_pipeline.storage.http_connection_pool import RemoteError
 from animl_pipeline.storage.step_cache import Store
 
 PRICES = "prices: https://aws.amazon.com/sagemaker/ai/pricing/"

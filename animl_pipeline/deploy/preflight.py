@@ -20,7 +20,7 @@ from animl_pipeline.deploy.endpoint_names import ReleaseTarget, animl_model_id, 
 from animl_pipeline.deploy.sagemaker_api import AwsApi, missing_bucket
 from animl_pipeline.integrations.animl import AnimlClient
 from animl_pipeline.integrations.aws_errors import DENIED, error_code, is_temporary, none_if_missing, quick_config
-from animl_pipeline.storage.connection_pool import RemoteError
+from animl_pipeline.storage.http_connection_pool import RemoteError
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from PIL import Image
 from animl_pipeline.core.boxes import WHOLE_IMAGE, Box
 from animl_pipeline.core.imaging import open_image
 from animl_pipeline.inference.classifier import Classifier
-from animl_pipeline.serve.errors import RequestError
+from animl_pipeline.serve.http_errors import RequestError
 from animl_pipeline.serve.request_parsing import ClassifyRequest, parse_box, parse_request
 from tests.conftest import colour_model, jpeg
 from tests.support.endpoint_process import RunningEndpoint, endpoint_process, logged_events, ping, post, wait_until
