@@ -11,6 +11,9 @@ from pydantic import Field, model_validator
 
 from animl_pipeline.core.artifacts import Record
 
+BoxTuple = tuple[float, float, float, float]
+"""A box as plain numbers, ``(ymin, xmin, ymax, xmax)``, where there are too many for records."""
+
 
 class Box(Record):
     """An axis-aligned box, relative to the image's height and width: 0 <= min < max <= 1."""
@@ -31,7 +34,7 @@ class Box(Record):
         return [self.ymin, self.xmin, self.ymax, self.xmax]
 
     @classmethod
-    def of(cls, values: tuple[float, float, float, float] | list[float]) -> Box:
+    def of(cls, values: BoxTuple | list[float]) -> Box:
         """A box from ``[ymin, xmin, ymax, xmax]``."""
         ymin, xmin, ymax, xmax = values
         return cls(ymin=ymin, xmin=xmin, ymax=ymax, xmax=xmax)

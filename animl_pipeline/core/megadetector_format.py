@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 FORMAT_VERSION = "1.6"
-CATEGORIES = {"1": "animal", "2": "person", "3": "vehicle"}
+ANIMAL, PERSON, VEHICLE = "1", "2", "3"
+CATEGORIES = {ANIMAL: "animal", PERSON: "person", VEHICLE: "vehicle"}
 """The detector's categories."""
 LINES = 50_000
 """Images written at a time."""
