@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.boxes import Box, BoxTuple
 from animl_pipeline.core.errors import EvaluationError
 from animl_pipeline.core.evaluation_results import OperatingPoint
 from animl_pipeline.core.imaging import extract_crop, normalise_array, open_image
@@ -42,7 +42,7 @@ class _Row(NamedTuple):
 
     blob: str
     image: str
-    box: tuple[float, float, float, float]
+    box: BoxTuple
 
 
 def probability_column(class_id: str) -> str:

@@ -8,14 +8,12 @@ from typing import NamedTuple
 import pandas as pd
 
 from animl_pipeline.config import CropsConfig
+from animl_pipeline.core.boxes import BoxTuple
 from animl_pipeline.core.category_names import is_person, is_vehicle
+from animl_pipeline.core.megadetector_format import ANIMAL
 
-ANIMAL = "1"
-"""MegaDetector's category."""
 ImageKey = tuple[str, str]
 """Source and image id."""
-BoxTuple = tuple[float, float, float, float]
-"""[ymin, xmin, ymax, xmax], relative."""
 ANNOTATION_COLUMNS = ["source", "image_id", "annotation_id", "class_id", "location", "taken", "sequence", "blob", "bytes", "width", "height"]
 ROUNDING = 1e-6
 """Relative coordinates do not give back whole pixels exactly."""

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-ANIMAL, PERSON, VEHICLE = "1", "2", "3"
-CATEGORIES = {ANIMAL: "animal", PERSON: "person", VEHICLE: "vehicle"}
-"""MegaDetector's categories."""
+from animl_pipeline.core.boxes import BoxTuple
+from animl_pipeline.core.megadetector_format import ANIMAL, PERSON, VEHICLE
+
 CATEGORY_OF_NAME = {
     "animal": ANIMAL, "animals": ANIMAL, "person": PERSON, "people": PERSON, "human": PERSON, "vehicle": VEHICLE, "vehicles": VEHICLE,
 }  # fmt: skip
@@ -71,7 +71,7 @@ def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
     return max(1, round(width * ratio)), max(1, round(height * ratio))
 
 
-def to_image_box(box: Sequence[float], network_input: NetworkInput) -> tuple[float, float, float, float]:
+def to_image_box(box: Sequence[float], network_input: NetworkInput) -> BoxTuple:
     """A box [left, top, right, bottom] in pixels of the network's input → [ymin, xmin, ymax, xmax] relative to the image."""
     left, top, right, bottom = box
     x, y, width, height = network_input.left, network_input.top, network_input.width, network_input.height

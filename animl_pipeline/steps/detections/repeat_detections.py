@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from animl_pipeline.core.boxes import BoxTuple
 from animl_pipeline.steps.detections.box_overlap import intersection_and_union
 
 NEIGHBOURS = 256
@@ -24,7 +25,7 @@ class LocatedBox(NamedTuple):
     key: int
     location: str
     occasion: str
-    box: tuple[float, float, float, float]
+    box: BoxTuple
 
 
 def find_repeat_detections(boxes: Iterable[LocatedBox], min_occasions: int, min_iou: float) -> set[int]:

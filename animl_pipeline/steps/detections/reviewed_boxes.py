@@ -8,16 +8,16 @@ from typing import NamedTuple
 import pandas as pd
 
 from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.boxes import BoxTuple
 from animl_pipeline.core.category_names import is_person, is_vehicle
+from animl_pipeline.core.megadetector_format import ANIMAL
 from animl_pipeline.core.table_schemas import DROPPED_ANNOTATIONS, LABELS
 from animl_pipeline.steps.detections.box_overlap import iou
-from animl_pipeline.steps.detections.detector import ANIMAL, Detection
+from animl_pipeline.steps.detections.detector import Detection
 from animl_pipeline.storage.step_cache import Store
 
 ImageKey = tuple[str, str]
 """Source and image id."""
-BoxTuple = tuple[float, float, float, float]
-"""[ymin, xmin, ymax, xmax], relative."""
 HOUR = len("2024-01-02T03")
 MIN_IOU = 0.5
 """From this intersection over union on, two boxes are of the same animal (as in PASCAL VOC)."""

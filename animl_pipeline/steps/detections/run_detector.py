@@ -13,9 +13,10 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.boxes import Box
 from animl_pipeline.core.errors import ImageError
 from animl_pipeline.core.imaging import DecodeBudget, open_image
+from animl_pipeline.core.megadetector_format import ANIMAL
 from animl_pipeline.core.progress import track
 from animl_pipeline.steps.detections.choose_detector import ChosenDetector, check_finds_people, choose_detector
-from animl_pipeline.steps.detections.detector import ANIMAL, Detection, Detector
+from animl_pipeline.steps.detections.detector import Detection, Detector
 from animl_pipeline.storage.step_cache import Store, batches
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.animl_contract import MAX_REQUEST_BYTES, RESIZED_WIDTH
 from animl_pipeline.core.errors import DetectionsError, DetectorUnreachableError
 from animl_pipeline.core.imaging import open_image
-from animl_pipeline.steps.detections.detector import ANIMAL, CATEGORIES, PERSON, VEHICLE, Detection, clean_detections
+from animl_pipeline.core.megadetector_format import CATEGORIES
+from animl_pipeline.steps.detections.detector import Detection, clean_detections
 
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker_runtime import SageMakerRuntimeClient
@@ -39,7 +40,7 @@ class SagemakerDetector:
     """A detector behind an endpoint. Several threads send one image each."""
 
     batched = False
-    categories = frozenset({ANIMAL, PERSON, VEHICLE})
+    categories = frozenset(CATEGORIES)
 
     def __init__(self, endpoint: str, confidence: float, settings: Settings) -> None:
         self._endpoint, self._confidence = endpoint, confidence

@@ -14,7 +14,7 @@ import pandas as pd
 from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.megadetector_format import ResultBoxes, write_results
+from animl_pipeline.core.megadetector_format import ANIMAL, PERSON, ResultBoxes, write_results
 from animl_pipeline.core.step import Step
 from animl_pipeline.core.table_schemas import (
     DETECTION_FAILURES,
@@ -27,7 +27,7 @@ from animl_pipeline.core.table_schemas import (
 )
 from animl_pipeline.core.tables import Table, write_table
 from animl_pipeline.steps.detections.choose_detector import DETECTOR_SOURCES, ChosenDetector, choose_detector
-from animl_pipeline.steps.detections.detector import ANIMAL, PERSON, Detection
+from animl_pipeline.steps.detections.detector import Detection
 from animl_pipeline.steps.detections.read_results_file import Results, check_any_match, match_files, parse_results, read_results_file
 from animl_pipeline.steps.detections.repeat_detections import LocatedBox, find_repeat_detections
 from animl_pipeline.steps.detections.reviewed_boxes import (

@@ -17,7 +17,8 @@ import numpy as np
 
 from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.core.imaging import open_image
-from animl_pipeline.steps.detections.detector import ANIMAL, PERSON, VEHICLE, Detection, clean_detections
+from animl_pipeline.core.megadetector_format import CATEGORIES
+from animl_pipeline.steps.detections.detector import Detection, clean_detections
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class YoloV5:
     """A YOLOv5 MegaDetector, loaded, on the GPU if there is one."""
 
     batched = True
-    categories = frozenset({ANIMAL, PERSON, VEHICLE})
+    categories = frozenset(CATEGORIES)
 
     def __init__(self, detector: Any, image_size: int, confidence: float) -> None:
         self._detector, self._size, self._confidence = detector, image_size, confidence

@@ -19,8 +19,9 @@ from PIL import Image
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.core.imaging import open_image
+from animl_pipeline.core.megadetector_format import ANIMAL
 from animl_pipeline.steps.detections.box_overlap import non_maximum_suppression
-from animl_pipeline.steps.detections.detector import ANIMAL, Detection, NetworkInput, clean_detections, scaled_size, to_image_box
+from animl_pipeline.steps.detections.detector import Detection, NetworkInput, clean_detections, scaled_size, to_image_box
 from animl_pipeline.steps.detections.inference_backend import LoadedNetwork, Network, load_network
 
 VERSION = 2
