@@ -23,8 +23,8 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PipelineError, SettingsError, TrainingError, TrainingInterruptedError, WeightsError
 from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE, Addresses, local_sagemaker
 from animl_pipeline.integrations.sagemaker_training import build_in_job, check_job_settings
-from animl_pipeline.integrations.sagemaker_training.container import run_job
 from animl_pipeline.steps.training import train_classifier
+from animl_pipeline.steps.training.__main__ import run_job
 from animl_pipeline.storage.step_cache import Store, open_store
 from tests.support.paths import ROOT
 from tests.support.training_crops import crops_and_splits, plan_with, settings_at
@@ -139,7 +139,7 @@ def test_the_request_has_image_checkpoints_time_limits_and_role(aws: Addresses) 
 
     asked = job_request("island-1-1", "island-1", plan_on_sagemaker(max_hours=2, wait_hours=1, instance="ml.g4dn.xlarge"), settings_in(Path(), "p"))
     assert asked["AlgorithmSpecification"]["TrainingImage"] == IMAGE
-    assert asked["AlgorithmSpecification"]["ContainerEntrypoint"] == ["python", "-m", "animl_pipeline.integrations.sagemaker_training.container"]
+    assert asked["AlgorithmSpecification"]["ContainerEntrypoint"] == ["python", "-m", "animl_pipeline.steps.training"]
     assert asked["CheckpointConfig"] == {"S3Uri": f"s3://{BUCKET}/p/jobs/island-1/checkpoints", "LocalPath": "/opt/ml/checkpoints"}
     assert asked["StoppingCondition"] == {"MaxRuntimeInSeconds": 7200, "MaxWaitTimeInSeconds": 10800}
     assert asked["RoleArn"] == ROLE

@@ -13,7 +13,7 @@ from animl_pipeline.storage.step_cache import Workspace
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker.type_defs import CreateTrainingJobRequestTypeDef, MetricDefinitionTypeDef
 
-ENTRYPOINT = ("python", "-m", "animl_pipeline.integrations.sagemaker_training.container")
+ENTRYPOINT = ("python", "-m", "animl_pipeline.steps.training")
 CHECKPOINT_FOLDER = "/opt/ml/checkpoints"
 METRICS = {
     "epoch": r"epoch ([0-9]+) of [0-9]+: loss",

@@ -154,7 +154,7 @@ def make_loader(dataset: CropsDataset, batches: Iterable[list[CropRequest]], mod
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         options = {"num_workers": workers, "multiprocessing_context": context, "persistent_workers": True}
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=NormaliseBatch(model_input), **options)  # type: ignore[arg-type]  # a list is a sampler, too
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=NormaliseBatch(model_input), **options)
 
 
 def decode_split(rows: pd.DataFrame, classes: Sequence[str], store: Store, size: int, path: Path, threads: int) -> DecodedCrops:

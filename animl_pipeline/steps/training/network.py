@@ -14,7 +14,7 @@ from torch import nn
 from animl_pipeline.config import TrainingConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.errors import TrainingError, redact_url
+from animl_pipeline.core.errors import TrainingError, WeightsUnreachableError, redact_url
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.inference.classifier import CARD_FILE, read_card
 from animl_pipeline.integrations.weights import fetch_weights
@@ -31,6 +31,7 @@ def build_network(config: TrainingConfig, classes: Sequence[str], model_input: M
     Raises:
         TrainingError: timm does not know the backbone, or the weights do not fit it.
         WeightsError: the weights are missing or are not the expected file.
+        WeightsUnreachableError: the host of the weights does not answer now.
     """
     check_backbone(config.backbone)
     check_weights_fit(config.weights, config.backbone)
@@ -104,7 +105,8 @@ def _load_from_hub(config: TrainingConfig, classes: int, model_input: ModelInput
             f"train.weights: timm's weights of {config.backbone} cannot be downloaded ({_first_line(e)}); check the network, or set"
             f" train.weights to {LITE0_WEIGHTS} (with train.backbone {LITE0}), to a .safetensors file, or to none"
         )
-        raise TrainingError(message, code="hub_unreachable") from e
+        error = WeightsUnreachableError if isinstance(e, OSError) else TrainingError
+        raise error(message, code="no_hub_weights") from e
 
 
 def _load_lite0(config: TrainingConfig, classes: int, model_input: ModelInput, settings: Settings) -> nn.Module:

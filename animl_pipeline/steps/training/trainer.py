@@ -152,21 +152,16 @@ class _SaveCheckpoints(pl.Callback):
         self.path = path
         self.every = every
         self.step = step
-        self._steps_seen: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """For the processes of several devices, whose progress is not shown."""
         return self.__dict__ | {"step": int}
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self._steps_seen = trainer.global_step
-
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step == self._steps_seen:
-            return  # gradients are still being accumulated
-        self._steps_seen = trainer.global_step
-        self.step(1)
         last = batch_idx + 1 == trainer.num_training_batches  # saved after validation
+        if (batch_idx + 1) % trainer.accumulate_grad_batches and not last:
+            return
+        self.step(1)
         if trainer.global_step % self.every == 0 and not last:
             trainer.save_checkpoint(self.path)
 

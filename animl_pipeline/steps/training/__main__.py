@@ -1,6 +1,6 @@
-"""The program of a training job's container: read the spec, train, and write the result or the reason of the failure.
+"""The program of a SageMaker training job: read the job's spec, train, and write the result or the reason of the failure.
 
-``python -m animl_pipeline.integrations.sagemaker_training.container``; SageMaker starts it in the pipeline's image.
+SageMaker starts ``python -m animl_pipeline.steps.training`` in the pipeline's image; ``integrations.sagemaker_training`` asks for it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PipelineError, TrainingError
 from animl_pipeline.integrations.sagemaker_training.job import TEMPORARY_FAILURE
 from animl_pipeline.integrations.sagemaker_training.job_spec import JobSpec, key_prefix
+from animl_pipeline.steps.training.step import CHECKPOINT_FILE, train_classifier
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, open_store
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,6 @@ def main() -> int:
 
 
 def _train(spec_name: str, settings: Settings, checkpoints: Path) -> Artifact:
-    from animl_pipeline.steps.training import CHECKPOINT_FILE, train_classifier
-
     store = open_store(settings)
     spec = _read_spec(spec_name, store)
 
