@@ -1,9 +1,9 @@
-"""Training on a CPU: images per CPU second, ours beside the recipe's own loop, and how long ours waits for data.
+"""Training on a CPU: images per CPU second of the training step and of a usual training loop, and how long the step waits for data.
 
-The peer restates in a few plain lines what the field's classifier recipes do: JPEG crops in folders, torchvision's
-ImageFolder with Resize and ToTensor, two loader workers, float32, SGD. Ours is the product's room as it is used, with
-augmentation, weighted sampling, checkpoints and scores on val. Same backbone, size, batch and pictures; each runs one epoch
-and three in a process of its own, and the difference of two epochs counts, so imports, decoding and export do not.
+The usual loop ("recipe") is what camera-trap classifier recipes do: JPEG crops in folders, torchvision's ImageFolder with Resize and
+ToTensor, two loader workers, float32, SGD. "ours" is the training step as it is used, with augmentation, weighted sampling,
+checkpoints and val scores. Both have the same backbone, image size, batch size and images. Each trains one epoch and three epochs in a
+process of its own. The difference of two epochs counts, so imports, decoding and export do not.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from animl_pipeline.core.step import Step
-from animl_pipeline.core.tables import write_parquet
+from animl_pipeline.core.table_schemas import CROPS, SPLITS
+from animl_pipeline.core.tables import Table, write_table
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from animl_pipeline.config import Plan
-    from animl_pipeline.core.records import Artifact
+    from animl_pipeline.core.artifacts import Artifact
     from animl_pipeline.storage.step_cache import Store
 
 ROOT = Path(__file__).parents[1]
@@ -37,8 +36,8 @@ CLASSES = ("fox", "bird", "rodent", "skunk")
 FEW, MANY = 1, 3
 
 
-def drawn(number: int, size: int) -> bytes:
-    """A PNG with the grain and the edges of a photograph, never twice the same."""
+def draw_crop(number: int, size: int) -> bytes:
+    """A PNG with noise and edges like a photograph. Every number gives another image."""
     import numpy as np
     from PIL import Image
 
@@ -51,7 +50,7 @@ def drawn(number: int, size: int) -> bytes:
 
 
 def ours(folder: Path, spec: argparse.Namespace, epochs: int) -> dict[str, float]:
-    """Train in the product's own room, in a thread as its flow does; the seconds that it waited for batches come back."""
+    """Run the training step, in a thread as the flow does. Returns the seconds that it waited for batches, and all seconds."""
     from concurrent.futures import ThreadPoolExecutor
 
     from animl_pipeline.config.settings import Settings
@@ -60,8 +59,8 @@ def ours(folder: Path, spec: argparse.Namespace, epochs: int) -> dict[str, float
 
     settings = Settings(store=str(folder / "store"), data=folder, cache=folder / "cache", workers=2)
     store = open_store(settings)
-    crops, splits = steps_before(store, spec)
-    waited = timed_loaders()
+    crops, splits = make_crops_and_splits(store, spec)
+    waited = time_loaders()
     begun = time.perf_counter()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(train_classifier, crops, splits, plan_of(spec, epochs), store, settings).result()
@@ -69,7 +68,7 @@ def ours(folder: Path, spec: argparse.Namespace, epochs: int) -> dict[str, float
 
 
 def plan_of(spec: argparse.Namespace, epochs: int) -> Plan:
-    """The product's defaults, from random weights, so that every step learns in all layers, as the peer's does."""
+    """A plan with the default options and random weights, so that all layers are trained, as in the recipe."""
     from animl_pipeline.config import check_plan
 
     return check_plan(
@@ -86,33 +85,36 @@ def plan_of(spec: argparse.Namespace, epochs: int) -> Plan:
     )  # fmt: skip
 
 
-def steps_before(store: Store, spec: argparse.Namespace) -> tuple[Artifact, Artifact]:
-    """Crops and splits as the steps before the training would leave them."""
+def make_crops_and_splits(store: Store, spec: argparse.Namespace) -> tuple[Artifact, Artifact]:
+    """The artifacts of the steps crops and splits."""
+    crop_rows, split_rows = [], []
+    for number in range(spec.images + len(CLASSES)):
+        data = draw_crop(number, spec.size)
+        class_id = CLASSES[number % len(CLASSES)]
+        crop_rows.append({"crop_id": f"{number:032x}", "class_id": class_id, "blob": store.put_blob(data), "bytes": len(data)})
+        split_rows.append({"crop_id": f"{number:032x}", "split": "train" if number < spec.images else "val"})
+    return make_table_step(store, "crops", CROPS, crop_rows), make_table_step(store, "splits", SPLITS, split_rows)
+
+
+def make_table_step(store: Store, name: str, table: Table, rows: list[dict[str, Any]]) -> Artifact:
+    """An artifact with one table. Columns that the training does not read are empty."""
     import pandas as pd
 
-    rows, sides = [], []
-    for number in range(spec.images + len(CLASSES)):
-        data = drawn(number, spec.size)
-        class_id = CLASSES[number % len(CLASSES)]
-        rows.append({"crop_id": f"{number:032x}", "class_id": class_id, "location": "", "blob": store.put_blob(data), "bytes": len(data)})
-        sides.append({"crop_id": f"{number:032x}", "split": "train" if number < spec.images else "val"})
-    return table_step(store, "crops", pd.DataFrame(rows)), table_step(store, "splits", pd.DataFrame(sides))
-
-
-def table_step(store: Store, name: str, table: pd.DataFrame) -> Artifact:
-    """A step that holds one table, and the blobs that it names."""
-    from animl_pipeline.core.records import Counts
+    from animl_pipeline.core.artifacts import Counts
     from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Workspace
 
+    empty = {"string": "", "int64": 0, "double": 0.0, "bool": False}
+    frame = pd.DataFrame({c.name: [row.get(c.name, empty[c.type]) for row in rows] for c in table.columns})
+
     def build(space: Workspace) -> StepOutput:
-        write_parquet(space.out / f"{name}.parquet", table)
-        return StepOutput(Counts(kept=len(table)), (BlobColumn(file=f"{name}.parquet"),) if "blob" in table else ())
+        write_table(space.out, table, frame)
+        return StepOutput(Counts(kept=len(rows)), (BlobColumn(file=table.file),) if "blob" in table.names() else ())
 
-    return store.make(Step(name, version=1), config={"rows": len(table)}, build=build)
+    return store.make(Step(name, version=1), config={"rows": len(rows)}, build=build)
 
 
-def timed_loaders() -> list[float]:
-    """Put a stop-watch around what Lightning asks every loader for; the seconds so far, as the list's only entry."""
+def time_loaders() -> list[float]:
+    """Measure how long every DataLoader is waited for. Returns a list whose only entry is the seconds so far."""
     from torch.utils.data import DataLoader
 
     waited, clock = [0.0], time.perf_counter
@@ -130,12 +132,12 @@ def timed_loaders() -> list[float]:
                 waited[0] += clock() - begun
             yield batch
 
-    DataLoader.__iter__ = timed  # type: ignore[method-assign]  # the stop-watch
+    DataLoader.__iter__ = timed  # type: ignore[method-assign]  # to measure it
     return waited
 
 
 def recipe(folder: Path, spec: argparse.Namespace, epochs: int) -> dict[str, float]:
-    """The field's loop, restated plainly."""
+    """A usual training loop."""
     import timm
     import torch
     from PIL import Image
@@ -144,7 +146,7 @@ def recipe(folder: Path, spec: argparse.Namespace, epochs: int) -> dict[str, flo
     for number in range(spec.images):
         target = folder / "train" / CLASSES[number % len(CLASSES)]
         target.mkdir(parents=True, exist_ok=True)
-        Image.open(io.BytesIO(drawn(number, spec.size))).save(target / f"{number}.jpg")
+        Image.open(io.BytesIO(draw_crop(number, spec.size))).save(target / f"{number}.jpg")
     resize = transforms.Compose([transforms.Resize((spec.size, spec.size)), transforms.ToTensor()])
     loader = torch.utils.data.DataLoader(datasets.ImageFolder(str(folder / "train"), resize), spec.batch, shuffle=True, num_workers=2)
     model = timm.create_model(spec.backbone, num_classes=len(CLASSES))
@@ -162,7 +164,7 @@ def recipe(folder: Path, spec: argparse.Namespace, epochs: int) -> dict[str, flo
 
 
 def main() -> None:
-    """Compare both, or be one of them."""
+    """Compare both, or run one of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=160)
     parser.add_argument("--size", type=int, default=224)
@@ -179,7 +181,7 @@ def main() -> None:
 
 
 def compare(spec: argparse.Namespace) -> None:
-    """Both, one after the other, and the figures."""
+    """Run both one after the other and print the figures."""
     from measure import conclude, measured, show
 
     plain = ["--images", str(spec.images), "--size", str(spec.size), "--batch", str(spec.batch), "--backbone", spec.backbone]

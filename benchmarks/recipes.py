@@ -1,11 +1,11 @@
-"""Our classifier beside the recipe in use, on the same real crops, split and number of epochs: scores at places never trained on.
+"""Scores of our classifier and of a usual recipe on the same real crops, splits and number of epochs, at locations never trained on.
 
-The peer restates plainly what camera-trap recipes such as animl-ml's do: resize only, no normalisation, no augmentation,
-no sampling, SGD with a rate of 1e-3, all layers from the first step, the last epoch kept; here from the same pretrained weights and
-in the same arithmetic as ours. Ours is the product: the plan's training, calibration and ONNX model. Each seed has a split by
-place of its own; the test crops of all seeds are pooled, and intervals are by bootstrap over places.
+The recipe does what camera-trap recipes such as animl-ml's do: resize only, no normalisation, no augmentation, no weighted sampling,
+SGD with a learning rate of 1e-3, all layers from the first step, the last epoch is kept. It has the same pretrained weights and the
+same precision as ours. Ours is the product: the plan's training, calibration and ONNX model. Each seed has a split by location of its
+own. The test crops of all seeds are pooled; intervals are by bootstrap over locations.
 
-The pictures come by the plan, whose relative paths start at --data or ANIML_DATA. Done work is kept in --store: a second run
+The images come from the plan, whose relative paths start at --data or ANIML_DATA. Results are kept in --store, so a second run
 only computes the figures.
 """
 
@@ -48,26 +48,26 @@ Floats = NDArray[np.float64]
 
 
 class Figures(NamedTuple):
-    """What a table of answers is worth; with draws the first axis is theirs."""
+    """Scores of a table of predictions; the first axis is the bootstrap draws."""
 
     f1: Floats  # [draws, classes]
     average_precision: Floats  # [draws, classes]
 
 
 class Seed(NamedTuple):
-    """The test crops of one seed's split with the answers of both, row by row."""
+    """The test crops of one seed's split with the predictions of both, row by row."""
 
-    answers: dict[str, pd.DataFrame]
-    uncalibrated: float  # ours, the expected calibration error without and with its temperature
+    predictions: dict[str, pd.DataFrame]
+    uncalibrated: float  # the expected calibration error of ours, without and with its temperature
     calibrated: float
-    best: float  # with the temperature that is best on the test crops themselves: what no calibration by temperature can beat
+    best: float  # with the temperature that is best on the test crops: no temperature scaling can be better
 
 
 # -- the data ----------------------------------------------------------------------------------------------------------
 
 
-def cut(plan: Plan, store: Store, settings: Settings) -> Artifact:
-    """The plan's crops, made once."""
+def make_crops(plan: Plan, store: Store, settings: Settings) -> Artifact:
+    """The plan's crops."""
     from animl_pipeline.steps.crops import extract_crops
     from animl_pipeline.steps.detections import detect_animals
     from animl_pipeline.steps.export import export_annotations
@@ -83,14 +83,14 @@ def cut(plan: Plan, store: Store, settings: Settings) -> Artifact:
     return extract_crops(labels, detect_animals(labels, plan.detections, store, settings), plan.crops, plan.model_input, store, settings)
 
 
-def of_seed(plan: Plan, seed: int) -> Plan:
+def plan_with_seed(plan: Plan, seed: int) -> Plan:
     """The plan with another seed, and a model name of its own, so that every seed has a test set of its own."""
     parts = {"model": f"{plan.model}-{seed}"} | {p: getattr(plan, p).model_copy(update={"seed": seed}) for p in ("splits", "train")}
     return plan.model_copy(update=parts)
 
 
-def side(crops: Artifact, splits: Artifact, name: str, store: Store) -> pd.DataFrame:
-    """The crops of one side."""
+def read_split(crops: Artifact, splits: Artifact, name: str, store: Store) -> pd.DataFrame:
+    """The crops of one split."""
     table = store.table(crops, "crops.parquet").merge(store.table(splits, "splits.parquet"), on="crop_id")
     return table[table["split"] == name].sort_values("crop_id", ignore_index=True)
 
@@ -99,7 +99,7 @@ def side(crops: Artifact, splits: Artifact, name: str, store: Store) -> pd.DataF
 
 
 def ours(plan: Plan, crops: Artifact, splits: Artifact, store: Store, settings: Settings) -> tuple[pd.DataFrame, float]:
-    """The test crops with the product's answers, and its temperature."""
+    """The test crops with the product's predictions, and its temperature."""
     from animl_pipeline.inference.classifier import MODEL_FILE, Classifier
     from animl_pipeline.steps.calibration import calibrate_classifier
     from animl_pipeline.steps.training import train_classifier
@@ -107,29 +107,29 @@ def ours(plan: Plan, crops: Artifact, splits: Artifact, store: Store, settings: 
     model = calibrate_classifier(train_classifier(crops, splits, plan, store, settings), crops, splits, plan.thresholds, store)
     store.path(model, "card.json")
     classifier = Classifier.load(store.path(model, MODEL_FILE).parent)
-    return score_crops(side(crops, splits, "test", store), classifier, store, plan.model_input, "test crops"), classifier.card.temperature
+    return score_crops(read_split(crops, splits, "test", store), classifier, store, plan.model_input, "test crops"), classifier.card.temperature
 
 
 def recipe(plan: Plan, crops: Artifact, splits: Artifact, store: Store, settings: Settings) -> pd.DataFrame:
-    """The test crops with the recipe's answers."""
+    """The test crops with the recipe's predictions."""
     from animl_pipeline.core.artifacts import Counts
     from animl_pipeline.storage.step_cache import StepOutput, Workspace
 
     def build(space: Workspace) -> StepOutput:
-        train, test = (side(crops, splits, name, store) for name in ("train", "test"))
+        train, test = (read_split(crops, splits, name, store) for name in ("train", "test"))
         ids = tuple(plan.labels.classes)
-        network = learnt(_pixels(train, store), class_indices(train["class_id"], ids), plan, settings)
-        p = answers(network, _pixels(test, store))
+        network = train_recipe(_pixels(train, store), class_indices(train["class_id"], ids), plan, settings)
+        p = predict(network, _pixels(test, store))
         table = test.assign(predicted=np.asarray(ids, object)[p.argmax(1)], **{probability_column(c): p[:, i] for i, c in enumerate(ids)})
-        write_parquet(space.out / "answers.parquet", table)
+        write_parquet(space.out / "predictions.parquet", table)
         return StepOutput(Counts(kept=len(table)))
 
     config = {"epochs": plan.train.epochs, "batch": plan.train.batch_size, "lr": LR, "seed": plan.train.seed, "weights": plan.train.weights}
     made = store.make(Step("recipe", version=1), inputs={"crops": crops, "splits": splits}, config=config, build=build)
-    return store.table(made, "answers.parquet")
+    return store.table(made, "predictions.parquet")
 
 
-def learnt(pixels: NDArray[np.uint8], targets: NDArray[np.int64], plan: Plan, settings: Settings) -> nn.Module:
+def train_recipe(pixels: NDArray[np.uint8], targets: NDArray[np.int64], plan: Plan, settings: Settings) -> nn.Module:
     """A network trained by the recipe: shuffled batches of pixels from 0 to 1, cross entropy, plain SGD."""
     import torch
 
@@ -137,7 +137,7 @@ def learnt(pixels: NDArray[np.uint8], targets: NDArray[np.int64], plan: Plan, se
     from animl_pipeline.steps.training.trainer import lightning_precision
 
     half = lightning_precision(plan.train, plan.model_input.size) == "bf16-mixed"
-    network = build_network(plan, settings).to(memory_format=torch.channels_last)
+    network = build_network(plan.train, tuple(plan.labels.classes), plan.model_input, settings).to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(network.parameters(), lr=LR)
     loss_of = torch.nn.CrossEntropyLoss()
     rng = np.random.default_rng(plan.train.seed)
@@ -154,7 +154,7 @@ def learnt(pixels: NDArray[np.uint8], targets: NDArray[np.int64], plan: Plan, se
     return network
 
 
-def answers(network: nn.Module, pixels: NDArray[np.uint8]) -> Floats:
+def predict(network: nn.Module, pixels: NDArray[np.uint8]) -> Floats:
     """Probabilities [n, classes]."""
     import torch
 
@@ -179,10 +179,10 @@ def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 def compared(plan: Plan, crops: Artifact, seed: int, store: Store, settings: Settings) -> Seed:
-    """Both trained and asked on one seed's split."""
+    """Train and score both on one seed's split."""
     from animl_pipeline.steps.splits import split_by_location
 
-    plan = of_seed(plan, seed)
+    plan = plan_with_seed(plan, seed)
     ids = tuple(plan.labels.classes)
     splits = split_by_location(crops, plan.splits, ids, store, plan.model)
     scored, temperature = ours(plan, crops, splits, store, settings)
@@ -202,7 +202,7 @@ def figures(table: pd.DataFrame, ids: tuple[str, ...], draws: BootstrapDraws) ->
 
 
 class Once(BootstrapDraws):
-    """Every place once: the figures themselves."""
+    """Every location once, for the scores themselves."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
         super().__init__(rows)
@@ -215,8 +215,8 @@ def ranged(ends: tuple[float, float] | None) -> str:
 
 
 def report(seeds: dict[int, Seed], ids: tuple[str, ...]) -> tuple[float, tuple[float, float] | None]:
-    """Print all tables; the change of macro F1 with its interval comes back."""
-    pooled = {who: pd.concat([s.answers[who] for s in seeds.values()], ignore_index=True) for who in (RECIPE, OURS)}
+    """Print all tables. Returns the change of macro F1 and its interval."""
+    pooled = {who: pd.concat([s.predictions[who] for s in seeds.values()], ignore_index=True) for who in (RECIPE, OURS)}
     draws = BootstrapDraws(pooled[OURS])
     whole = {who: figures(table, ids, Once(table)) for who, table in pooled.items()}
     drawn = {who: figures(table, ids, draws) for who, table in pooled.items()}
@@ -236,8 +236,8 @@ def report(seeds: dict[int, Seed], ids: tuple[str, ...]) -> tuple[float, tuple[f
         change = mean_over_present_classes(getattr(drawn[OURS], what)) - mean_over_present_classes(getattr(drawn[RECIPE], what))
         macros.append((what, recipes, own, own - recipes, percentile_interval(change, draws.locations)))
     show(
-        f"Means over the classes, {draws.locations} places",
-        ("", RECIPE, OURS, "change", "95 % over places"),
+        f"Means over the classes, {draws.locations} locations",
+        ("", RECIPE, OURS, "change", "95 % over locations"),
         [[f"macro {NAMES[what]}", *values, ranged(ends)] for what, *values, ends in macros],
     )
     show("Seed by seed", ("seed", "test crops", "locations", *_SEED_COLUMNS), [_row(seed, found, ids) for seed, found in seeds.items()])
@@ -248,9 +248,9 @@ _SEED_COLUMNS = (*(f"macro {what}, {who}" for what in ("F1", "AP") for who in (R
 
 
 def _row(seed: int, found: Seed, ids: tuple[str, ...]) -> list[object]:
-    each = [figures(found.answers[who], ids, Once(found.answers[who])) for who in (RECIPE, OURS)]
+    each = [figures(found.predictions[who], ids, Once(found.predictions[who])) for who in (RECIPE, OURS)]
     means = [float(np.nanmean(getattr(f, what)[0])) for what in Figures._fields for f in each]
-    table = found.answers[OURS]
+    table = found.predictions[OURS]
     return [seed, len(table), table["location"].nunique(), *means, found.uncalibrated, found.calibrated, found.best]
 
 
@@ -265,16 +265,16 @@ def main() -> None:
         "--plan", type=Path, default=ROOT / "tests" / "flows" / "real-data.yaml", help="the plan (default: tests/flows/real-data.yaml)"
     )
     parser.add_argument("--data", type=Path, help="folder where the plan's relative paths start (default: ANIML_DATA)")
-    parser.add_argument("--store", type=Path, default=ROOT / "runs" / "recipes", help="where all that is made is kept (default: runs/recipes)")
+    parser.add_argument("--store", type=Path, default=ROOT / "runs" / "recipes", help="store for all results (default: runs/recipes)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     spec = parser.parse_args()
     settings = load_settings()
     settings = settings.model_copy(update={"store": str(spec.store), "data": spec.data or settings.data})
     plan, store = load_plan(spec.plan), open_store(settings)
-    crops = cut(plan, store, settings)
+    crops = make_crops(plan, store, settings)
     seeds = {seed: compared(plan, crops, seed, store, settings) for seed in spec.seeds}
     change, ends = report(seeds, tuple(plan.labels.classes))
-    figure = f"macro F1 {change:+.3f} against the recipe in use, 95 % interval over places {ranged(ends)}"
+    figure = f"macro F1 {change:+.3f} against the recipe in use, 95 % interval over locations {ranged(ends)}"
     conclude("recipes", figure=figure, aim=f"at least +{AIM}, the interval above 0", met=change >= AIM and ends is not None and ends[0] > 0)
 
 
