@@ -164,7 +164,7 @@ def _new_attempt(context: ExportContext, last: ProjectExport | None) -> Attempt:
 def _full_export(
     context: ExportContext, attempt: Attempt, answers: list[Answer], failed: list[FailedWindow], last: ProjectExport | None
 ) -> ProjectExport:
-    """The export from new answers alone; the last export stands in for failed windows.
+    """The export from new answers alone; the last export is used for failed windows.
 
     Where nothing has changed, the last answers are kept, so that the step and all steps after it stay cached.
     """

@@ -106,14 +106,8 @@ def _annotations(rows: list[Row], results: dict[str, Any], config: MegadetectorC
             if not label:
                 problems.add("unknown_category", file, f"category {category!r} is not in detection_categories")
                 continue
-            yield {
-                "id": f"{file}#{i}",
-                "image_id": file,
-                "label": label,
-                "bbox": detection["bbox"],
-                "confidence": detection["conf"],
-                **UNREVIEWED,
-            }
+            annotation = {"id": f"{file}#{i}", "image_id": file, "label": label}
+            yield annotation | {"bbox": detection["bbox"], "confidence": detection["conf"], **UNREVIEWED}
         if not confident and len(valid) == len(row["detections"]):  # a malformed box may be of an animal
             yield {"id": f"{file}#empty", "image_id": file, "label": "empty", **UNREVIEWED}
 

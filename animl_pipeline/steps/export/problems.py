@@ -47,7 +47,7 @@ class Problems:
         """Reason → number of records that were dropped."""
         return {reason: n for reason, n in self._counts.items() if reason in DROPPED}
 
-    def noted(self) -> dict[str, int]:
+    def notes(self) -> dict[str, int]:
         """Reason → number of records that are odd and were kept."""
         return {reason: n for reason, n in self._counts.items() if reason not in DROPPED}
 

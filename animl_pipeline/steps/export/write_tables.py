@@ -97,7 +97,7 @@ def write_tables(
         raise ExportError(
             f"{redact_url(source.export)}: none of {annotations.seen} annotations is usable: {found}; fix the export or choose another",
             code="nothing_left",
-            problems=problems.dropped() | problems.noted(),
+            problems=problems.dropped() | problems.notes(),
         )
     if locations is not None:
         write_table(space.out, EXPORT_LOCATIONS, _locations_table(locations, image_table))
@@ -106,7 +106,7 @@ def write_tables(
     write_table(space.out, EXPORT_IMAGES, image_table)
     write_table(space.out, EXPORT_ANNOTATIONS, annotation_table)
     write_table(space.out, EXPORT_PROBLEMS, problems.table())
-    return StepOutput(Counts(kept=len(annotation_table), dropped=problems.dropped(), notes=problems.noted()))
+    return StepOutput(Counts(kept=len(annotation_table), dropped=problems.dropped(), notes=problems.notes(), unit="annotations"))
 
 
 def _locations_table(locations: Sequence[Location], images: pa.Table) -> pd.DataFrame:
