@@ -89,12 +89,12 @@ def detect_animals(labels: Artifact, config: DetectionsConfig, store: Store, set
     """
     detector = choose_detector(config, settings) if config.source in DETECTOR_SOURCES else None
     results_file = read_results_file(config.results, settings) if config.results else None
-    key: dict[str, Any] = config.model_dump(include={"source", "images_with_people", "repeat_min_occasions", "repeat_iou"})
+    key_config: dict[str, Any] = config.model_dump(include={"source", "images_with_people", "repeat_min_occasions", "repeat_iou"})
     digests = {}
     if detector is not None:
-        key["detector"] = detector.identity()
+        key_config["detector"] = detector.identity()
     if results_file is not None:
-        key["confidence"] = config.confidence
+        key_config["confidence"] = config.confidence
         digests["results"] = hashlib.sha256(results_file).hexdigest()
 
     def build(space: Workspace) -> StepOutput:
@@ -112,7 +112,7 @@ def detect_animals(labels: Artifact, config: DetectionsConfig, store: Store, set
         people |= {key for key, found in detected.items() if isinstance(found, list) and any(d.category == PERSON for d in found)}
         return _write(space.out, images, detected, people, detector, config, notes)
 
-    return store.make(STEP, inputs={"labels": labels}, digests=digests, config=key, build=build)
+    return store.make(STEP, inputs={"labels": labels}, digests=digests, config=key_config, build=build)
 
 
 def run_detector_share(labels: Artifact, config: DetectionsConfig, share: int, of: int, store: Store, settings: Settings) -> int:
