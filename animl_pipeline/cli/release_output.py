@@ -81,7 +81,7 @@ def show_dry_run(dry_run: DryRun, title: str) -> int:
     if dry_run.refused:
         console.out.print(f"  ERROR verdict    {dry_run.refused}", style="red")
     errors = sum(check.state == "error" for check in dry_run.checks) + bool(dry_run.refused)
-    result = f"{errors} error{'s' if errors > 1 else ''} prevent{'' if errors > 1 else 's'} a release" if errors else "nothing prevents a release"
+    result = f"{errors} error{'s' if errors > 1 else ''} would stop the release" if errors else "nothing would stop the release"
     console.out.print(f"\n{dry_run.change_count} values would change; {result}")
     return errors
 

@@ -1,4 +1,4 @@
-"""`animl-pipeline doctor`, and how every command finds the Prefect server: as Prefect itself does, in one line where it cannot."""
+"""`animl-pipeline doctor`, and how every command finds the Prefect server: as Prefect does, or with one line if it cannot."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.cli.test_cli import ROOT, run
+from tests.support.command_line import run_command
+from tests.support.paths import ROOT
 from tests.support.tiny_project import write_project
 from tests.support.web_server import served
 
 
 def doctor(tmp_path: Path, **variables: str) -> dict[str, str]:
-    """What the doctor says of each thing, its mark first."""
+    """What the doctor says of each thing, with its mark first."""
     usual = {"ANIML_STORE": str(tmp_path / "store"), "ANIML_CACHE": str(tmp_path / "cache"), "PIP_NO_INDEX": "1", "COLUMNS": "1000"}
-    done = run("doctor", **usual | variables)
+    done = run_command("doctor", **usual | variables)
     assert "Traceback" not in done.stderr
     assert "unexpected" not in done.stderr
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
@@ -36,15 +37,17 @@ def doctor(tmp_path: Path, **variables: str) -> dict[str, str]:
 
 
 def server(tmp_path: Path, **variables: str) -> str:
-    """What the doctor says of Prefect's server alone."""
-    code = "from animl_pipeline.cli.prefect_server import prepare_prefect; prepare_prefect(); from animl_pipeline.cli.doctor import asked_server as ask; c = ask(); "
-    code += "print(c.mark, c.found)"
+    """What the doctor says of Prefect's server."""
+    code = (
+        "from animl_pipeline.cli.prefect_server import prepare_prefect; prepare_prefect();"
+        "from animl_pipeline.cli.doctor import check_prefect_server; c = check_prefect_server(); print(c.mark, c.found)"
+    )
     here = os.environ | {"ANIML_STORE": str(tmp_path / "store"), "PREFECT_HOME": str(tmp_path / "home")} | variables
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=here, timeout=120, check=True)
     return " ".join(done.stdout.split())
 
 
-def test_the_doctor_looks_at_the_rest_when_the_store_cannot_be_made(tmp_path: Path) -> None:
+def test_the_doctor_checks_the_rest_when_the_store_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     said = doctor(tmp_path, ANIML_STORE=str(tmp_path / "file" / "a" / "store"))
     assert "cannot be made (Not a directory)" in said["store"]
@@ -62,28 +65,28 @@ def profile(home: Path, **settings: str) -> str:
 
 
 @pytest.mark.parametrize("address", ["{server}", "{server}/"])
-def test_the_doctor_asks_the_prefect_server_whether_it_is_well(tmp_path: Path, prefect_address: str, address: str) -> None:
+def test_the_doctor_checks_the_health_of_the_prefect_server(tmp_path: Path, prefect_address: str, address: str) -> None:
     assert server(tmp_path, PREFECT_API_URL=address.format(server=prefect_address)).startswith(f"ok {prefect_address}")
 
 
 def test_the_doctor_asks_the_server_of_the_active_profile(tmp_path: Path, prefect_address: str) -> None:
     assert server(tmp_path, PREFECT_HOME=profile(tmp_path / "home", PREFECT_API_URL=prefect_address)) == f"ok {prefect_address}"
     nowhere = profile(tmp_path / "home", PREFECT_API_URL="http://127.0.0.1:9/api")
-    assert server(tmp_path, PREFECT_HOME=nowhere).startswith("FAULT expected a Prefect server at http://127.0.0.1:9/api")
+    assert server(tmp_path, PREFECT_HOME=nowhere).startswith("ERROR expected a Prefect server at http://127.0.0.1:9/api")
 
 
 @pytest.mark.parametrize(
     ("where", "said"),
     [
-        ("", "FAULT expected Prefect's API at {site} (PREFECT_API_URL), found a server that answers 404, not as Prefect's does; the address of a"),
+        ("", "ERROR expected Prefect's API at {site} (PREFECT_API_URL), found a server that answers 404, not as Prefect's does; the address of a"),
         (
             "/app",
-            "FAULT expected Prefect's API at {site}/app (PREFECT_API_URL), found a server that answers 200, not as Prefect's does; the address of a",
+            "ERROR expected Prefect's API at {site}/app (PREFECT_API_URL), found a server that answers 200, not as Prefect's does; the address of a",
         ),
-        ("/shut/api", "FAULT the Prefect server at {site}/shut/api asks for a password, and did not take ours (401): set PREFECT_API_AUTH_STRING"),
+        ("/shut/api", "ERROR the Prefect server at {site}/shut/api asks for a password, and did not accept ours (401): set PREFECT_API_AUTH_STRING"),
     ],
 )
-def test_the_doctor_tells_another_server_from_prefects(tmp_path: Path, where: str, said: str) -> None:
+def test_the_doctor_recognises_a_server_that_is_not_prefects(tmp_path: Path, where: str, said: str) -> None:
     with served({}) as site:
         site.status = {"app/health": 200, "shut/api/health": 401}
         site.bodies = {"app/health": b"<html>"}
@@ -95,7 +98,7 @@ def test_the_doctor_tells_another_server_from_prefects(tmp_path: Path, where: st
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/api", "http://ranger:owl/@127.0.0.1:9/api", "nowhere"])
 def test_the_doctor_finds_no_prefect_server_where_none_is(tmp_path: Path, address: str) -> None:
     found = server(tmp_path, PREFECT_API_URL=address)
-    assert found.startswith("FAULT expected a Prefect server at ")
+    assert found.startswith("ERROR expected a Prefect server at ")
     assert "(PREFECT_API_URL), reached none (" in found
     assert "owl" not in found
 
@@ -105,17 +108,17 @@ def test_settings_that_prefect_cannot_read_are_one_line_of_the_doctor_and_of_eve
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "profiles.toml").write_text('active = "x', encoding="utf-8")
     settings = [
-        ({"PREFECT_CLIENT_MAX_RETRIES": "many"}, "Prefect's setting max_retries (of its ClientSettings) does not fit: Input"),
-        ({"PREFECT_API_URL": "http://["}, "Prefect's settings do not fit: Invalid IPv6 URL"),
+        ({"PREFECT_CLIENT_MAX_RETRIES": "many"}, "Prefect's setting max_retries (of its ClientSettings) is not valid: Input"),
+        ({"PREFECT_API_URL": "http://["}, "Prefect's settings are not valid: Invalid IPv6 URL"),
         ({"PREFECT_HOME": str(tmp_path / "torn")}, "Prefect's profiles in profiles.toml of PREFECT_HOME (~/.prefect) cannot be read: "),
         ({"PREFECT_API_SSL_CERT_FILE": str(plan)}, f"PREFECT_API_SSL_CERT_FILE: expected a file with a CA's certificate, found {plan}"),
         ({"PREFECT_HOME": profile(tmp_path / "home")}, "the Prefect profile 'rangers' names no server and allows no embedded one"),
     ]
     for variables, said in settings:
-        done = run("rollback", plan, ANIML_STORE=str(tmp_path / "store"), **variables)
+        done = run_command("rollback", plan, ANIML_STORE=str(tmp_path / "store"), **variables)
         assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
         assert done.stderr.strip().splitlines()[-1].startswith(f"animl-pipeline: {said}")
-    assert server(tmp_path, **settings[0][0]).startswith(f"FAULT {settings[0][1]}")
+    assert server(tmp_path, **settings[0][0]).startswith(f"ERROR {settings[0][1]}")
 
 
 def authority(folder: Path) -> tuple[Path, Path]:
@@ -160,11 +163,11 @@ def behind_tls(certificate: Path, shut_but_for: str = "") -> Iterator[str]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Print nothing."""
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, *_: object) -> None:
-            """Say nothing of those who do not trust it."""
+            """Print nothing about clients that do not trust the certificate."""
 
     server = Server(("127.0.0.1", 0), Handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -178,27 +181,27 @@ def behind_tls(certificate: Path, shut_but_for: str = "") -> Iterator[str]:
         server.server_close()
 
 
-def test_a_private_ca_that_prefect_is_told_of_is_trusted_and_another_is_not(tmp_path: Path) -> None:
+def test_a_private_ca_in_prefects_settings_is_trusted_and_another_is_not(tmp_path: Path) -> None:
     ca, certificate = authority(tmp_path)
     with behind_tls(certificate) as address:
         trusted = server(tmp_path, PREFECT_API_URL=address, PREFECT_API_SSL_CERT_FILE=str(ca))
         unknown = server(tmp_path, PREFECT_API_URL=address)
     assert trusted == f"ok {address}"
-    assert unknown.startswith(f"FAULT expected a Prefect server at {address} (PREFECT_API_URL), reached none (")
-    assert unknown.endswith("; its certificate is not trusted: let PREFECT_API_SSL_CERT_FILE name a file with its CA's")
+    assert unknown.startswith(f"ERROR expected a Prefect server at {address} (PREFECT_API_URL), reached none (")
+    assert unknown.endswith("; its certificate is not trusted: set PREFECT_API_SSL_CERT_FILE to a file with its CA's certificate")
 
 
-def test_a_password_that_the_server_does_not_take_is_found_although_health_is_public(tmp_path: Path) -> None:
+def test_a_wrong_password_is_found_although_the_health_check_is_public(tmp_path: Path) -> None:
     ca, certificate = authority(tmp_path)
     with behind_tls(certificate, shut_but_for="Basic cmFuZ2VyOm93bA==") as address:
         where = {"PREFECT_API_URL": address, "PREFECT_API_SSL_CERT_FILE": str(ca)}
         assert server(tmp_path, **where, PREFECT_API_AUTH_STRING="ranger:owl") == f"ok {address}"
         refused = server(tmp_path, **where, PREFECT_API_AUTH_STRING="ranger:hawk")
-    assert refused.startswith(f"FAULT the Prefect server at {address} asks for a password, and did not take ours (401)")
+    assert refused.startswith(f"ERROR the Prefect server at {address} asks for a password, and did not accept ours (401)")
     assert "hawk" not in refused
 
 
-def test_an_empty_address_of_a_server_is_none(tmp_path: Path) -> None:
+def test_an_empty_server_address_means_no_server(tmp_path: Path) -> None:
     assert server(tmp_path, PREFECT_API_URL="", PREFECT_HOME=str(tmp_path / "home")).startswith("note no PREFECT_API_URL: an embedded")
-    done = run("notify", "sample", PREFECT_API_URL="", PREFECT_HOME=str(tmp_path / "home"))
+    done = run_command("notify", "sample", PREFECT_API_URL="", PREFECT_HOME=str(tmp_path / "home"))
     assert done.stderr.strip().endswith("PREFECT_API_URL: expected the address of a Prefect server, such as http://127.0.0.1:4200/api, found none")
