@@ -1,30 +1,19 @@
-"""The champion: the package released last, with which a new model is compared, and the training that made it.
-
-Only the few fields of a release record that name the package are read here, so records of other versions count, too.
-"""
+"""The champion: the package released last, with which a new model is compared, and the training that made it."""
 
 from __future__ import annotations
 
-import json
 import logging
-from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PipelineError
 from animl_pipeline.core.model_card import ModelCard
+from animl_pipeline.deploy.release_history import ReleaseRecord, read_records
 from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, read_card
 from animl_pipeline.storage.step_cache import Manifest, Store
 
 log = logging.getLogger(__name__)
-
-
-class _Served(NamedTuple):
-    """A successful release or rollback. ``package`` is None if it did not come from this store."""
-
-    version: str
-    package: Artifact | None
 
 
 def find_champion(endpoint: str, challenger: ModelCard, store: Store) -> Artifact | None:
@@ -76,21 +65,12 @@ def find_training(file: str, sha256: str, store: Store) -> Manifest | None:
     return None
 
 
-def _read_served(endpoint: str, store: Store) -> list[_Served]:
+def _read_served(endpoint: str, store: Store) -> list[ReleaseRecord]:
     """The successful releases and rollbacks of an endpoint, the oldest first."""
-    served = []
-    for name in sorted(store.object_store.names(f"releases/{endpoint}/")):
-        try:
-            record = json.loads(store.object_store.read(name) or b"")
-            package = record.get("package")
-            if record["state"] == "done":
-                served.append(_Served(str(record["version"]), Artifact.model_validate(package) if package else None))
-        except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
-            log.warning("%s in the store cannot be read as a release record; it is ignored", name)
-    return served
+    return [record for record in read_records(endpoint, store) if record.state == "done"]
 
 
-def _is_model(served: _Served, challenger: ModelCard, store: Store) -> bool:
+def _is_model(served: ReleaseRecord, challenger: ModelCard, store: Store) -> bool:
     """Whether the released package contains the challenger's network."""
     if served.package is None or served.version != challenger.version:
         return False
@@ -98,7 +78,7 @@ def _is_model(served: _Served, challenger: ModelCard, store: Store) -> bool:
     return card is not None and card.onnx_sha256 == challenger.onnx_sha256
 
 
-def _read_card(served: _Served, store: Store) -> ModelCard | None:
+def _read_card(served: ReleaseRecord, store: Store) -> ModelCard | None:
     if served.package is None:
         return None
     try:

@@ -14,6 +14,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import TrainingError
 from animl_pipeline.core.step import Step
+from animl_pipeline.deploy.release_history import close_record, new_record
 from animl_pipeline.steps.training import train_classifier
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 from tests.support.training_crops import CLASSES, crops_and_splits, plan_with, settings_at, train_in
@@ -62,8 +63,9 @@ def release(model: Artifact, plan: Plan, store: Store, time: str) -> None:
         return StepOutput(Counts(kept=1))
 
     made = store.make(Step("package", version=1), inputs={"model": model}, build=package)
-    record = {"state": "done", "version": json.loads(card)["version"], "package": made.model_dump(mode="json")}
-    store.object_store.put(f"releases/{plan.endpoint_name()}/{time}.json", json.dumps(record).encode())
+    names = {"base_name": plan.endpoint_name(), "endpoint": plan.endpoint_name(), "endpoint_config": f"config-{time}", "previous_config": None}
+    record = new_record("release", **names, sagemaker_model=f"model-{time}", version=json.loads(card)["version"], package=made)
+    close_record(record.model_copy(update={"id": time}), "done", store)
 
 
 def weights_of(model: Artifact, store: Store) -> dict[str, Any]:
