@@ -34,12 +34,7 @@ FileResult = list[Detection] | str
 
 
 class Results(NamedTuple):
-    """The content of a results file.
-
-    Attributes:
-        by_file: file name → its detections, or the reason why there are none.
-        unusable: number of boxes without an area inside the image, or with values that are not numbers.
-    """
+    """The results by file name, and the number of boxes without an area inside the image or with values that are not numbers."""
 
     by_file: dict[str, FileResult]
     unusable: int
@@ -74,12 +69,7 @@ def read_results_file(path_or_url: str, settings: Settings) -> bytes:
 
 
 def parse_results(data: bytes, path_or_url: str, confidence: float | None) -> Results:
-    """Parse a results file and drop boxes below a confidence.
-
-    Args:
-        data: the file's bytes.
-        path_or_url: where they came from, for messages.
-        confidence: boxes below it are dropped; None: the threshold that the file names for its detector, else 0.25.
+    """Parse a results file and drop boxes below ``confidence`` (None: the threshold that the file names for its detector, else 0.25).
 
     Raises:
         DetectionsError: it is not such a file.

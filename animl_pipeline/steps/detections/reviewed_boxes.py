@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -40,25 +40,6 @@ class LabelledImage(NamedTuple):
     location: str
     occasion: str
     reviewed: dict[str, BoxTuple]
-
-
-class Disagreement(NamedTuple):
-    """One box on which people and the detector disagree.
-
-    Attributes:
-        annotation_id: the reviewed annotation; empty for a detection.
-        kind: ``not_found`` (no detection overlaps the reviewed box), ``drawn_otherwise`` (the best detection overlaps it less than half),
-            ``not_reviewed`` (a detected animal that overlaps no reviewed box).
-        overlap: intersection over union with the best box of the other side.
-        confidence: of the detection; NaN where there is none.
-        box: the reviewed box, or the detector's where there is no reviewed one.
-    """
-
-    annotation_id: str
-    kind: str
-    overlap: float
-    confidence: float
-    box: BoxTuple
 
 
 def read_labelled_images(labels: Artifact, store: Store) -> dict[ImageKey, LabelledImage]:
@@ -98,22 +79,26 @@ def match_animals(reviewed: Mapping[str, BoxTuple], detections: Sequence[Detecti
     return matched
 
 
-def find_disagreements(reviewed: Mapping[str, BoxTuple], detections: Sequence[Detection]) -> list[Disagreement]:
-    """The differences between one image's reviewed boxes and its detected animals."""
+def find_disagreements(reviewed: Mapping[str, BoxTuple], detections: Sequence[Detection]) -> list[tuple[Any, ...]]:
+    """The differences between one image's reviewed boxes and its detected animals, as rows of disagreements.parquet without the image.
+
+    Kinds: ``not_found`` (no detection overlaps the reviewed box), ``drawn_otherwise`` (the best detection overlaps it less than half),
+    ``not_reviewed`` (a detected animal that overlaps no reviewed box; its annotation id is empty).
+    """
     animals = [d for d in detections if d.category == ANIMAL]
     matched = match_animals(reviewed, animals)
-    differences = []
+    rows: list[tuple[Any, ...]] = []
     for annotation_id, box in reviewed.items():
         if annotation_id in matched.values():
             continue
         best = max(animals, key=lambda d: iou(box, d[2:]), default=None)
         overlap = iou(box, best[2:]) if best else 0.0
         kind = "drawn_otherwise" if 0 < overlap < MIN_IOU else "not_found"
-        differences.append(Disagreement(annotation_id, kind, overlap, best.confidence if best and overlap else NAN, box))
+        rows.append((annotation_id, kind, overlap, best.confidence if best and overlap else NAN, *box))
     for index, animal in enumerate(animals):
         if index not in matched and all(iou(box, animal[2:]) == 0 for box in reviewed.values()):
-            differences.append(Disagreement("", "not_reviewed", 0.0, animal.confidence, animal[2:]))
-    return differences
+            rows.append(("", "not_reviewed", 0.0, animal.confidence, *animal[2:]))
+    return rows
 
 
 def _reviewed_boxes(table: pd.DataFrame) -> dict[ImageKey, dict[str, BoxTuple]]:

@@ -182,10 +182,10 @@ def _write(
         boxes = [box for box in boxes if box.image not in people]
         failures |= dict.fromkeys(people, PERSON_IN_IMAGE)
     disagreements = [
-        (*key, d.annotation_id, d.kind, d.overlap, d.confidence, *d.box)
+        (*key, *row)
         for key, found in detected.items()
         if images[key].reviewed and isinstance(found, list)
-        for d in find_disagreements(images[key].reviewed, found)
+        for row in find_disagreements(images[key].reviewed, found)
     ]
     tables: dict[Table, list[tuple[Any, ...]]] = {
         DETECTIONS: [(*b.image, images[b.image].blob, b.annotation_id, b.origin, *b.detection) for b in boxes],

@@ -57,15 +57,7 @@ class _OtherHeadError(Exception):
 
 
 def load_ultralytics(path: Path, sha256: str, image_size: int, confidence: float, *, verified: bool, settings: Settings) -> Detector:
-    """Load the detector from a checkpoint.
-
-    Args:
-        path: a .pt file.
-        sha256: of the file.
-        image_size: longer side of the network's input in pixels.
-        confidence: detections below it are dropped.
-        verified: whether the plan names the file's sha256, so that everything in it may be unpickled.
-        settings: where the cache is, and where ultralytics may keep its own settings.
+    """Load the detector from a .pt file. ``verified``: the plan names its sha256, so that everything in it may be unpickled.
 
     Raises:
         DetectionsError: the file is not a checkpoint, or its network is not a detector or does not detect animals.
@@ -295,12 +287,7 @@ def categories_of(names: Mapping[int, str], file: str) -> dict[int, str]:
 
 
 def open_checkpoint(path: Path, *, verified: bool, settings: Settings) -> Any:
-    """Load a .pt file as an ``ultralytics.YOLO``.
-
-    Args:
-        path: the file.
-        verified: whether the plan names the file's sha256, so that everything in it may be unpickled.
-        settings: where ultralytics may keep its own settings.
+    """Load a .pt file as an ``ultralytics.YOLO``. ``verified``: the plan names its sha256, so that everything in it may be unpickled.
 
     Raises:
         DetectionsError: the file is not a checkpoint, is not safe, or is not a detector.
