@@ -305,7 +305,6 @@ class S3ObjectStore(ObjectStore):
         from botocore.exceptions import ConnectionError as NoConnection
         from botocore.exceptions import HTTPClientError, IncompleteReadError
 
+        retryable = isinstance(error, (NoConnection, HTTPClientError, IncompleteReadError))
         text = f"{self.address} cannot be reached: {error}; check the network, the bucket's name and AWS's usual variables, or set ANIML_STORE"
-        return (StoreUnreachableError if isinstance(error, (NoConnection, HTTPClientError, IncompleteReadError)) else StoreError)(
-            text, code="unreachable"
-        )
+        return StoreUnreachableError(text, code="unreachable") if retryable else StoreError(text, code="refused")

@@ -6,6 +6,7 @@ import errno
 import os
 from pathlib import Path
 
+import boto3
 import pytest
 
 from animl_pipeline.core.errors import StoreError, StoreUnreachableError
@@ -97,3 +98,16 @@ def test_a_full_disk_is_a_clear_error() -> None:
     with pytest.raises(StoreError) as caught, disk_errors(Path("/dev/full")), Path("/dev/full").open("w") as f:
         f.write("x" * 100_000)
     assert caught.value.code == "disk_full"
+
+
+def test_missing_credentials_are_for_a_person_to_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    boto3.setup_default_session()
+    with pytest.raises(StoreError) as caught:
+        S3ObjectStore("s3://bucket/store").read("a")
+    assert (caught.value.code, caught.value.retryable) == ("refused", False)
