@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import math
+import runpy
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,9 +16,6 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from animl_pipeline.config import AnimlExportConfig, SourceConfig, check_plan
@@ -27,7 +23,6 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ExportError, ExportUnreachableError, PlanError, SettingsError
 from animl_pipeline.steps.export import export_annotations
-from animl_pipeline.steps.export.animl_merge import ExportMerge
 from animl_pipeline.steps.export.animl_requests import SMALL_WINDOW
 from animl_pipeline.storage.gc import GcRules, collect_garbage
 from animl_pipeline.storage.step_cache import open_store
@@ -378,38 +373,6 @@ def test_each_set_of_filters_has_its_own_state(site: AnimlServer, here: Settings
     assert exported(here).counts.kept == 200
 
 
-IDS = st.sampled_from("abcde")
-ANSWERS = st.lists(st.dictionaries(IDS, st.dictionaries(st.sampled_from(["1", "2", "3"]), st.sampled_from(["fox", "Rat"]), max_size=3)), max_size=4)
-
-
-@hypothesis_settings(max_examples=60, deadline=None)
-@given(ANSWERS, st.randoms(use_true_random=False))
-def test_a_merge_equals_a_dictionary_that_later_answers_update(answers: list[dict[str, dict[str, str]]], random: Any) -> None:
-    truth: dict[str, dict[str, str]] = {}
-    with tempfile.TemporaryDirectory() as folder, ExportMerge(Path(folder) / "m") as merge:
-        for answer in answers:
-            numbers = dict(zip(random.sample(["fox", "Rat"], 2), (1, 2), strict=True))
-            coco = {
-                "images": [{"id": image} for image in answer],
-                "annotations": [
-                    {"id": image + a, "image_id": image, "category_id": numbers[label]}
-                    for image, annotations in answer.items()
-                    for a, label in annotations.items()
-                ],
-                "categories": [{"id": i, "name": n} for n, i in numbers.items()],
-            }
-            changed = sum(image not in truth or truth[image] != annotations for image, annotations in answer.items())
-            assert merge.add(coco) == changed
-            truth |= answer
-        merge.write(Path(folder) / "merged.json")
-        merged = json.loads((Path(folder) / "merged.json").read_text())
-    names = {c["id"]: c["name"] for c in merged["categories"]}
-    assert [i["id"] for i in merged["images"]] == sorted(truth)
-    assert {a["id"]: names[a["category_id"]] for a in merged["annotations"]} == {
-        i + a: label for i, annotations in truth.items() for a, label in annotations.items()
-    }
-
-
 def test_records_that_cannot_be_merged_are_counted(site: AnimlServer, here: Settings) -> None:
     site.images[1].objects.append(AnimlObject(site.images[1].objects[0].id, "Rat"))
     site.images[2].id = site.images[3].id
@@ -488,21 +451,14 @@ def test_store_logs_and_errors_hold_no_secret(site: AnimlServer, here: Settings,
 # -- at the size of a real project -----------------------------------------------------------------------------------
 
 
-@pytest.mark.realdata
-def test_a_project_of_six_thousand_images_with_animls_exact_fields(here: Settings) -> None:
-    tool = ROOT.parent / "shared" / "tools" / "gen_cct.py"
-    if not tool.exists():
-        pytest.skip(f"no generator of exports at {tool}")
-    spec = importlib.util.spec_from_file_location("gen_cct", tool)
-    assert spec is not None
-    assert spec.loader is not None
-    gen_cct = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(gen_cct)
-    cct = gen_cct.make_cct(6000, 75, 8, 3, 0, "isle", 0.1, False, False)
-    with serve_animl(images_from_coco(cct)) as site:
-        site.labels, site.stream_above = [c["name"] for c in cct["categories"][1:]], 1800
+def test_a_project_of_six_thousand_images_with_animls_exact_fields(here: Settings, tmp_path: Path) -> None:
+    generator = runpy.run_path(str(ROOT / "benchmarks" / "exports.py"))
+    generator["write_export"](tmp_path / "project.json", images=6000, locations=75)
+    coco = json.loads((tmp_path / "project.json").read_text())
+    with serve_animl(images_from_coco(coco)) as site:
+        site.labels, site.stream_above = [c["name"] for c in coco["categories"][1:]], 1800
         artifact = exported(here.model_copy(update={"api_url": site.url}), window_images=2500, only_reviewed=False)
-    names = {c["id"]: c["name"] for c in cct["categories"]}
-    assert labels_of(here, artifact) == {a["id"]: names[a["category_id"]] for a in cct["annotations"]}
+    names = {c["id"]: c["name"] for c in coco["categories"]}
+    assert labels_of(here, artifact) == {a["id"]: names[a["category_id"]] for a in coco["annotations"]}
     images = open_store(here).table(artifact, "images.parquet")
-    assert dict(zip(images["image_id"], images["location"], strict=True)) == {i["id"]: i["location"] for i in cct["images"]}
+    assert dict(zip(images["image_id"], images["location"], strict=True)) == {i["id"]: i["location"] for i in coco["images"]}
