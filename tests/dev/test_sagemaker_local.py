@@ -365,7 +365,7 @@ def test_a_port_or_a_folder_in_use_is_one_line(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ReleaseError, match=f"port {port} of 127.0.0.1 cannot be taken"), local_sagemaker(tmp_path / "a", port=port):
+        with pytest.raises(ReleaseError, match=f"port {port} of 127.0.0.1"), local_sagemaker(tmp_path / "a", port=port):
             pass
     with (
         local_sagemaker(tmp_path / "b"),

@@ -22,7 +22,7 @@ from tests.support.endpoint_process import RunningEndpoint, endpoint_process, pi
 from tests.support.malformed_requests import send_malformed
 from tests.support.paths import ROOT
 
-ASKED = json.dumps({"image": base64.b64encode(jpeg()).decode(), "bbox": [0, 0, 1, 1]}).encode()
+BODY = json.dumps({"image": base64.b64encode(jpeg()).decode(), "bbox": [0, 0, 1, 1]}).encode()
 NO_ANSWER = {0, 100}
 """Broken HTTP without an answer, or with "100 Continue" before the client disconnected."""
 ERROR_STATUSES = {400, 404, 408, 413, 415, 429}
@@ -49,7 +49,7 @@ def resident_mb(live: RunningEndpoint) -> float:
 
 def check_malformed_requests(live: RunningEndpoint, requests_sent: int, allowed_mb: float) -> None:
     """Send malformed requests; the program stays alive, answers no status above 499, and does not grow."""
-    assert post(live.address, None, ASKED).status_code == 200
+    assert post(live.address, None, BODY).status_code == 200
     before = resident_mb(live)
     statuses = send_malformed(live.address, range(requests_sent))
     grown = resident_mb(live) - before
@@ -58,7 +58,7 @@ def check_malformed_requests(live: RunningEndpoint, requests_sent: int, allowed_
     assert statuses[400] > requests_sent / 2
     assert live.process.poll() is None
     assert grown <= allowed_mb
-    assert post(live.address, None, ASKED).status_code == 200
+    assert post(live.address, None, BODY).status_code == 200
 
 
 def test_malformed_requests_are_refused_without_memory_growth(live: RunningEndpoint) -> None:
@@ -98,20 +98,20 @@ def test_more_requests_than_the_limit_get_429(model: Path, tmp_path: Path) -> No
     with endpoint_process(model, tmp_path / "log", "--max-requests", "2") as running:
         wait_until(lambda: ping(running.address) == 200, "/ping answers 200")
         with half_sent(running) as first, half_sent(running) as second:
-            wait_until(lambda: post(running.address, None, ASKED).status_code == 429, "both half-sent requests are counted")
-            answer = post(running.address, None, ASKED)
+            wait_until(lambda: post(running.address, None, BODY).status_code == 429, "both half-sent requests are counted")
+            answer = post(running.address, None, BODY)
             assert (answer.headers["retry-after"], list(answer.json())) == ("1", ["error"])
             assert ping(running.address) == 200
             for waiting in (first, second):
-                waiting.sendall(ASKED[-10:])
+                waiting.sendall(BODY[-10:])
                 assert waiting.recv(17) == b"HTTP/1.1 200 OK\r\n"
-        wait_until(lambda: post(running.address, None, ASKED).status_code == 200, "requests are admitted again")
+        wait_until(lambda: post(running.address, None, BODY).status_code == 200, "requests are admitted again")
 
 
 def half_sent(live: RunningEndpoint) -> socket.socket:
     """A request whose last ten bytes are still to come."""
     raw = socket.create_connection(("127.0.0.1", int(live.address.rsplit(":", 1)[1])), timeout=30)
-    raw.sendall(b"POST /invocations HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % len(ASKED) + ASKED[:-10])
+    raw.sendall(b"POST /invocations HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY[:-10])
     return raw
 
 
