@@ -145,8 +145,8 @@ def parts(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
     from PIL import Image
 
     from animl_pipeline.core.boxes import Box
-    from animl_pipeline.core.imaging import extract_crop, open_image, square_around
     from animl_pipeline.core.model_card import ModelInput
+    from animl_pipeline.core.model_input import extract_crop, open_image, square_around
     from animl_pipeline.steps.crops.extract import LOSSLESS
     from animl_pipeline.steps.crops.perceptual_hash import compute_phash
 

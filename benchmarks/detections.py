@@ -201,7 +201,7 @@ def make_labels(store: Any, rows: list[dict[str, Any]]) -> Any:
     import pandas as pd
 
     from animl_pipeline.core.artifacts import Counts
-    from animl_pipeline.core.step import Step
+    from animl_pipeline.core.step_declaration import Step
     from animl_pipeline.core.table_schemas import DROPPED_ANNOTATIONS, LABELS
     from animl_pipeline.core.tables import write_table
     from animl_pipeline.storage.step_cache import StepOutput

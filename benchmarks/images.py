@@ -31,7 +31,7 @@ import measure
 import numpy as np
 from PIL import Image
 
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES
 from animl_pipeline.core.tables import write_table
 

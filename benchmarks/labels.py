@@ -22,7 +22,7 @@ from typing import Any
 from exports import write_export
 from measure import Measured, conclude, measured, show
 
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, DOWNLOADED_IMAGES, EXPORT_IMAGES, LABELS, MISSING_IMAGES
 from animl_pipeline.core.tables import write_table
 

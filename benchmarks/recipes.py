@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.tables import write_parquet
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +27,8 @@ import pandas as pd  # noqa: E402
 from measure import conclude, show  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
-from animl_pipeline.inference.scoring import expected_calibration_error, probability_column, probability_matrix, rescale_temperature, score_crops  # noqa: E402
+from animl_pipeline.inference.probability_metrics import expected_calibration_error, probability_column, probability_matrix, rescale_temperature
+from animl_pipeline.inference.score_crops import score_crops  # noqa: E402
 from animl_pipeline.steps.evaluation.bootstrap_intervals import BootstrapDraws, mean_over_present_classes, percentile_interval, precision_recall_f1  # noqa: E402
 from animl_pipeline.steps.evaluation.metrics import class_indices  # noqa: E402
 
@@ -164,7 +165,7 @@ def predict(network: nn.Module, pixels: NDArray[np.uint8]) -> Floats:
 
 
 def _pixels(table: pd.DataFrame, store: Store) -> NDArray[np.uint8]:
-    from animl_pipeline.core.imaging import open_image
+    from animl_pipeline.core.model_input import open_image
 
     return np.stack([np.asarray(open_image(store.blob(blob)), np.uint8) for blob in table["blob"]])
 

@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from animl_pipeline.config import Plan, find_plan, load_plan
 from animl_pipeline.config.settings import load_settings
 from animl_pipeline.core.evaluation_results import Report
-from animl_pipeline.core.release_results import Approval, Release
+from animl_pipeline.core.release_records import Approval, Release
 from animl_pipeline.deploy import Registration, new_approval
 from flows.approval import RELEASE_DEPLOYMENT, can_ask, wait_for_answer
 from flows.lifecycle import prepare_run

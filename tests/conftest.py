@@ -17,7 +17,7 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.records import Agreement, ClassInfo, ModelCard, ModelInput
+from animl_pipeline.core.model_card import Agreement, ClassInfo, ModelCard, ModelInput
 from animl_pipeline.storage.step_cache import Store, open_store
 
 # How long an example takes says something of the machine, not of the code.
@@ -69,20 +69,20 @@ def bucket(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(scope="session")
 def prefect_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Prefect server with all its services, started when the first test asks for it."""
-    from tests.support.prefect_server import prefect_server, say_the_rest, told_to
+    from tests.support.prefect_server import prefect_server, send_remaining_events, use_server
 
     with prefect_server(tmp_path_factory.mktemp("server")) as address:
         yield address
-        with told_to(address):
-            say_the_rest()
+        with use_server(address):
+            send_remaining_events()
 
 
 @pytest.fixture(scope="module")
 def prefect(prefect_address: str) -> Iterator[str]:
     """The server's address, which this process's flows are told to while a module's tests run."""
-    from tests.support.prefect_server import told_to
+    from tests.support.prefect_server import use_server
 
-    with told_to(prefect_address):
+    with use_server(prefect_address):
         yield prefect_address
 
 

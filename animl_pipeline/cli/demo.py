@@ -14,7 +14,7 @@ from animl_pipeline.cli.run_flow import run_flow
 from animl_pipeline.config.settings import Settings, load_settings, use_local_aws
 from animl_pipeline.core.errors import SettingsError
 from animl_pipeline.core.evaluation_results import Report
-from animl_pipeline.core.release_results import Release
+from animl_pipeline.core.release_records import Release
 from animl_pipeline.dev.sagemaker_local import local_sagemaker
 from animl_pipeline.dev.synthetic_dataset import write_synthetic_dataset
 from animl_pipeline.storage.step_cache import open_store

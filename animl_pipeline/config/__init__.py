@@ -4,14 +4,14 @@ Where we are (buckets, roles, addresses of services) is never here: that is ``se
 at the settings' data folder, so that a plan holds on another machine.
 """
 
-from animl_pipeline.config.detection import CropsConfig, DetectionsConfig
-from animl_pipeline.config.evaluation import AimConfig, AuditConfig, GateConfig, ThresholdsConfig, UnknownConfig
+from animl_pipeline.config.detections_and_crops import CropsConfig, DetectionsConfig
 from animl_pipeline.config.labels import ClassConfig, LabelsConfig, TaxonConfig, TaxonomyConfig
+from animl_pipeline.config.package_and_release import BatchEndpointConfig, PackageConfig, PlannedEndpoint, RegisterConfig, ReleaseConfig
 from animl_pipeline.config.plan import Plan, WatchConfig
 from animl_pipeline.config.plan_file import Overrides, check_plan, find_plan, load_plan
-from animl_pipeline.config.release import BatchEndpointConfig, PackageConfig, PlannedEndpoint, RegisterConfig, ReleaseConfig
-from animl_pipeline.config.sources import AnimlExportConfig, ImagesConfig, MegadetectorConfig, SourceConfig
+from animl_pipeline.config.sources_and_images import AnimlExportConfig, ImagesConfig, MegadetectorConfig, SourceConfig
 from animl_pipeline.config.splits import SplitsConfig
+from animl_pipeline.config.thresholds_gate_audit import AimConfig, AuditConfig, GateConfig, ThresholdsConfig, UnknownConfig
 from animl_pipeline.config.training import TrainingConfig
 
 __all__ = [

@@ -7,12 +7,12 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from animl_pipeline.config.detection import CropsConfig, DetectionsConfig
-from animl_pipeline.config.evaluation import AuditConfig, GateConfig, ThresholdsConfig
+from animl_pipeline.config.detections_and_crops import CropsConfig, DetectionsConfig
 from animl_pipeline.config.labels import LabelsConfig
-from animl_pipeline.config.release import PackageConfig, ReleaseConfig
-from animl_pipeline.config.sources import ImagesConfig, SourceConfig
+from animl_pipeline.config.package_and_release import PackageConfig, ReleaseConfig
+from animl_pipeline.config.sources_and_images import ImagesConfig, SourceConfig
 from animl_pipeline.config.splits import SplitsConfig
+from animl_pipeline.config.thresholds_gate_audit import AuditConfig, GateConfig, ThresholdsConfig
 from animl_pipeline.config.training import TrainingConfig
 from animl_pipeline.config.value_types import Name, shorten
 from animl_pipeline.core.artifacts import Record

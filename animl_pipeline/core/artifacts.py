@@ -30,11 +30,14 @@ class Counts(Record):
         """One line for log messages."""
         parts = [f"{self.kept:,} {self.unit} kept"]
         if self.dropped:
-            reasons = ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in sorted(self.dropped.items()))
-            parts.append(f"{sum(self.dropped.values()):,} dropped ({reasons})")
+            parts.append(f"{sum(self.dropped.values()):,} dropped ({self.drop_reasons()})")
         if self.notes:
             parts.append("also: " + ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in sorted(self.notes.items())))
         return "; ".join(parts)
+
+    def drop_reasons(self) -> str:
+        """Why items were dropped, with their numbers: ``3 no location, 1 broken image``; "" if none was."""
+        return ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in sorted(self.dropped.items()))
 
 
 class Artifact(Record):

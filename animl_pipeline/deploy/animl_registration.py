@@ -12,12 +12,12 @@ import logging
 from typing import Any, NamedTuple
 
 from animl_pipeline.config import Plan, RegisterConfig
-from animl_pipeline.config.release import Purpose
+from animl_pipeline.config.package_and_release import Purpose
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Record
-from animl_pipeline.core.errors import ReleaseError, SettingsError
+from animl_pipeline.core.errors import ExportUnreachableError, ReleaseError, SettingsError
 from animl_pipeline.core.model_card import ModelCard
-from animl_pipeline.core.release_results import Approval
+from animl_pipeline.core.release_records import Approval
 from animl_pipeline.deploy.endpoint_names import animl_model_id, animl_project, read_package_card, slug, ssm_parameter_name
 from animl_pipeline.deploy.release_gate import approval_of
 from animl_pipeline.deploy.sagemaker_api import AwsApi
@@ -63,6 +63,7 @@ def register_model(package: Artifact, plan: Plan, store: Store, settings: Settin
     Raises:
         ReleaseError: the plan has no section ``release.register`` (code "no_register"), an endpoint for SSM does not exist
             (code "no_endpoint"), or AWS or Animl refused.
+        ExportUnreachableError: Animl does not answer.
         SettingsError: Animl's stage, address or user are missing.
     """
     register = _register_section(plan)
@@ -160,7 +161,8 @@ def _read_rules(project: str, plan: Plan, card: ModelCard, settings: Settings) -
         try:
             before = animl.automation_rules()
         except RemoteError as e:
-            raise ReleaseError(f"the automation rules of {project} could not be read: {e}", code="animl_refused") from e
+            kind = ExportUnreachableError if e.retryable else ReleaseError
+            raise kind(f"the automation rules of {project} could not be read: {e}", code="rules_not_read") from e
     return _RuleChange(before, merge_rules(before, animl_model_id(plan), category_config(card, plan)))
 
 

@@ -18,7 +18,7 @@ from animl_pipeline.deploy.endpoint_names import package_key, ssm_parameter_name
 from animl_pipeline.deploy.endpoint_status import current_endpoint
 from animl_pipeline.deploy.release_history import ReleaseRecord, read_records, release_locks
 from animl_pipeline.deploy.sagemaker_api import AwsApi
-from animl_pipeline.integrations.aws_errors import explain_aws_errors, none_if_missing
+from animl_pipeline.integrations.aws_calls import explain_aws_errors, none_if_missing
 from animl_pipeline.storage.step_cache import Store
 
 log = logging.getLogger(__name__)

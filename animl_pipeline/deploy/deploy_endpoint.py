@@ -18,7 +18,7 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PipelineError, ReleaseError
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.progress import track
-from animl_pipeline.core.release_results import Approval, Release
+from animl_pipeline.core.release_records import Approval, Release
 from animl_pipeline.deploy.endpoint_names import ReleaseTarget, release_targets
 from animl_pipeline.deploy.live_check import read_reference_predictions
 from animl_pipeline.deploy.preflight import require_preflight

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, cast
 
 from animl_pipeline.config import Plan, PlannedEndpoint, RegisterConfig
-from animl_pipeline.config.release import Purpose
+from animl_pipeline.config.package_and_release import Purpose
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Record
 from animl_pipeline.core.errors import PackageError, SettingsError

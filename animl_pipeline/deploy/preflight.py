@@ -19,7 +19,7 @@ from animl_pipeline.core.errors import AwsUnreachableError, PipelineError, Relea
 from animl_pipeline.deploy.endpoint_names import ReleaseTarget, animl_model_id, animl_project, ssm_parameter_name
 from animl_pipeline.deploy.sagemaker_api import AwsApi, missing_bucket
 from animl_pipeline.integrations.animl import AnimlClient
-from animl_pipeline.integrations.aws_errors import DENIED, error_code, is_temporary, none_if_missing, quick_config
+from animl_pipeline.integrations.aws_calls import DENIED, error_code, is_temporary, none_if_missing, quick_config
 from animl_pipeline.storage.http_connection_pool import RemoteError
 
 log = logging.getLogger(__name__)

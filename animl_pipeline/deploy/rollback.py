@@ -13,7 +13,7 @@ from animl_pipeline.config import Plan, PlannedEndpoint
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PipelineError, ReleaseError
-from animl_pipeline.core.release_results import Release
+from animl_pipeline.core.release_records import Release
 from animl_pipeline.deploy.endpoint_names import switched_parameter
 from animl_pipeline.deploy.endpoint_status import current_endpoint
 from animl_pipeline.deploy.live_check import read_reference_predictions

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from animl_pipeline.core.artifacts import Record
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.deploy.endpoint_names import ReleaseTarget
-from animl_pipeline.integrations.aws_errors import explain_aws_errors, none_if_missing, retrying_config
+from animl_pipeline.integrations.aws_calls import explain_aws_errors, none_if_missing, retrying_config
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 from animl_pipeline.core.boxes import Box
 from animl_pipeline.core.errors import PackageError
-from animl_pipeline.core.imaging import extract_crop, normalise
 from animl_pipeline.core.model_card import ModelCard
+from animl_pipeline.core.model_input import extract_crop, normalise
 
 if TYPE_CHECKING:
     import onnxruntime as ort

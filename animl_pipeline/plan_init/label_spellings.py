@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from animl_pipeline.core.category_names import normalise_name
+from animl_pipeline.core.non_animal_names import normalise_name
 
 MAX_TYPO_SHARE = 0.2
 """A label may be a typing error of another if it has at most this share of the other's annotations."""

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from animl_pipeline.config import SourceConfig
-from animl_pipeline.plan_init.suggest import SuggestedClass, SuggestedPlan
+from animl_pipeline.plan_init.suggest_classes import SuggestedClass, SuggestedPlan
 from animl_pipeline.plan_init.survey import Survey
 
 COMMENT_WIDTH = 118

@@ -8,7 +8,7 @@
     index/<name>/<shard>.jsonl      the image index: what is known of single images (downloaded, detected, cropped)
     work/<step>-<key>/              files of a running step (this machine only); a step that was killed continues from them
 
-A step's key is made from its declaration (:mod:`animl_pipeline.core.step`), its inputs and its part of the plan. A cached
+A step's key is made from its declaration (:mod:`animl_pipeline.core.step_declaration`), its inputs and its part of the plan. A cached
 artifact counts only while every file that its manifest names is there and unchanged. Otherwise the step runs again.
 """
 
@@ -29,7 +29,7 @@ from pydantic import BaseModel, ValidationError
 from animl_pipeline.config.settings import Settings, check_store_address
 from animl_pipeline.core.artifacts import Artifact, Counts, Digest
 from animl_pipeline.core.errors import DamagedError, StoreError
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import declared_table
 from animl_pipeline.core.tables import Table, check_schema
 from animl_pipeline.storage import image_index

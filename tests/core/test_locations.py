@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from animl_pipeline.core.locations import merge_locations
+from animl_pipeline.core.merge_locations import merge_locations
 
 METRE = 1 / 111_195  # degrees of latitude
 

@@ -11,7 +11,7 @@ import pytest
 
 from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.errors import TableError
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import SPLITS, TABLES
 from animl_pipeline.core.tables import Column, Table, check_schema, write_table
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace

@@ -13,7 +13,7 @@ import pytest
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ReleaseError
-from animl_pipeline.core.release_results import Release
+from animl_pipeline.core.release_records import Release
 from animl_pipeline.deploy import ReleaseRecord, delete_unused, deploy_package, invoke_endpoint, realtime_status, release_records, roll_back
 from animl_pipeline.deploy.endpoint_names import release_targets
 from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE

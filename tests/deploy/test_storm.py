@@ -30,7 +30,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.boxes import WHOLE_IMAGE
 from animl_pipeline.core.errors import ReleaseError
-from animl_pipeline.core.imaging import open_image
+from animl_pipeline.core.model_input import open_image
 from animl_pipeline.deploy import deploy_package, realtime_status, release_records
 from animl_pipeline.deploy.latest_report import save_report
 from animl_pipeline.deploy.live_check import check_endpoint

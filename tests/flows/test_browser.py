@@ -21,15 +21,15 @@ import yaml
 
 from animl_pipeline.config import load_plan
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.records import Answer
-from animl_pipeline.deploy import ask_endpoint, release_history
-from animl_pipeline.deploy.latest_report import newest_report
+from animl_pipeline.core.release_records import ReferencePrediction
+from animl_pipeline.deploy import invoke_endpoint, release_records
+from animl_pipeline.deploy.latest_report import read_latest_report
 from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE, local_sagemaker
-from animl_pipeline.dev.synthetic import draw_sample
+from animl_pipeline.dev.synthetic_dataset import write_synthetic_dataset
 from animl_pipeline.storage.step_cache import open_store
 from tests.support.browser import Visitor, chromium
-from tests.support.endpoint_process import until
-from tests.support.team_server import ROOT, end, free_port
+from tests.support.endpoint_process import wait_until
+from tests.support.team_server import ROOT, free_port, stop
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,7 +45,7 @@ class House:
 
     def __init__(self, folder: Path, cloud: dict[str, str]) -> None:
         self.folder = folder
-        draw_sample(folder / "data" / "sample")
+        write_synthetic_dataset(folder / "data" / "sample")
         data = yaml.safe_load((ROOT / "deployments/plans/sample.yaml").read_text(encoding="utf-8"))
         data["release"] |= {"approval": "required"}
         (folder / "plans").mkdir()
@@ -66,7 +66,7 @@ class House:
         with log.open("wb") as out:
             command = [sys.executable, "-m", "animl_pipeline.cli.main", "up", "--port", str(self.port)]
             up = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
-        until(lambda: "Prefect's UI:" in log.read_text() or up.poll() is not None, "the UI is up", seconds=5 * MINUTES)
+        wait_until(lambda: "Prefect's UI:" in log.read_text() or up.poll() is not None, "the UI is up", seconds=5 * MINUTES)
         assert up.poll() is None, log.read_text()
         return up
 
@@ -80,7 +80,7 @@ class House:
 
     def wait(self, flow: str, *names: str) -> dict[str, Any]:
         """Until a flow's newest run is in one of the states."""
-        until(lambda: self.newest(flow)["state"]["name"] in {*names, "Failed", "Crashed"}, f"{flow} is {names}", seconds=30 * MINUTES)
+        wait_until(lambda: self.newest(flow)["state"]["name"] in {*names, "Failed", "Crashed"}, f"{flow} is {names}", seconds=30 * MINUTES)
         run = self.newest(flow)
         assert run["state"]["name"] in names, run["state"]["message"]
         return run
@@ -101,7 +101,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
         try:
             yield made
         finally:
-            end(up)
+            stop(up)
 
 
 def test_a_person_trains_watches_reads_approves_and_the_endpoint_answers_with_the_new_version(house: House) -> None:
@@ -116,13 +116,13 @@ def test_a_person_trains_watches_reads_approves_and_the_endpoint_answers_with_th
         approves(person, house)
         assert person.strangers == []
     plan, store = load_plan(house.file), open_store(Settings())
-    report = newest_report(plan.model, store)
-    (record,) = release_history(plan, store)
+    report = read_latest_report(plan.model, store)
+    (record,) = release_records(plan, store)
     assert (record.version, record.state) == (report.version, "done")
     assert record.approval is not None
-    assert (record.approval.by, record.approval.note, record.approval.door) == ("the ranger", "looked at the lizards", "prefect")
-    reference = Answer.model_validate(json.loads(store.path(report.package, "reference.json").read_bytes())[0])
-    said = ask_endpoint(plan.endpoint_name(), store.path(report.package, f"reference/{reference.image}").read_bytes(), reference.box)
+    assert (record.approval.by, record.approval.note, record.approval.given_in) == ("the ranger", "looked at the lizards", "prefect")
+    reference = ReferencePrediction.model_validate(json.loads(store.path(report.package, "reference_predictions.json").read_bytes())[0])
+    said = invoke_endpoint(plan.endpoint_name(), store.path(report.package, f"reference_predictions/{reference.image}").read_bytes(), reference.box)
     assert said == pytest.approx(reference.probabilities, abs=plan.release.tolerance)
 
 
@@ -135,7 +135,7 @@ def starts_a_training(person: Visitor, house: House) -> None:
     person.page.locator("input[type=number]").first.fill("2")
     person.shot("form", "Epochs (Optional)")
     person.submits()
-    until(lambda: house.newest("retrain")["state"]["name"] == "Running", "the training runs", seconds=5 * MINUTES)
+    wait_until(lambda: house.newest("retrain")["state"]["name"] == "Running", "the training runs", seconds=5 * MINUTES)
     run = house.newest("retrain")
     assert run["parameters"]["plan"] == "sample"
     assert run["parameters"]["overrides"]["epochs"] == 2

@@ -169,7 +169,7 @@ def test_workers_without_settings_that_are_killed_at_work_change_nothing_in_the_
         )
         try:
             for dead, (worker, _, index) in enumerate(KILLED, start=1):
-                records = store / "memory" / index
+                records = store / "index" / index
                 wait_until(lambda m=records: run.poll() is not None or list(m.rglob("*.jsonl")), f"the first {index} are recorded", seconds=180)
                 kill(dask.workers[worker])
                 wait_until(lambda n=dead: len(dask.lost_workers()) == n, f"the scheduler misses the worker {worker!r}")

@@ -13,8 +13,8 @@ import requests
 from PIL import Image
 
 from animl_pipeline.inference.classifier import CARD_FILE, Classifier, read_card
-from animl_pipeline.inference.scoring import score_crops
-from animl_pipeline.steps.evaluation.calibration_metrics import measure_calibration
+from animl_pipeline.inference.score_crops import score_crops
+from animl_pipeline.steps.evaluation.measure_calibration import measure_calibration
 from animl_pipeline.storage.step_cache import Store, digest_of
 from tests.conftest import colour_model
 from tests.support.endpoint_process import endpoint_process, ping, wait_until

@@ -7,7 +7,7 @@ from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, NoRegionError, ParamValidationError, ReadTimeoutError
 
 from animl_pipeline.core.errors import AwsUnreachableError, ReleaseError
-from animl_pipeline.integrations.aws_errors import explain_aws_errors, none_if_missing
+from animl_pipeline.integrations.aws_calls import explain_aws_errors, none_if_missing
 
 
 def client_error(code: str, status: int = 400, message: str = "no") -> ClientError:

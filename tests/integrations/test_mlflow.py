@@ -21,7 +21,7 @@ from animl_pipeline.config.settings import Settings, load_settings
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import SettingsError
 from animl_pipeline.core.evaluation_results import ClassScores, Metrics, Report
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import TRAINING_HISTORY
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.integrations.mlflow import check_tracking_uri, track_training, tracking_uri

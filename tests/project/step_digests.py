@@ -20,12 +20,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "animl_pipeline"
 COMMITTED = Path(__file__).with_suffix(".json")
-PASSIVE = ("core.errors", "core.progress", "core.step", "config.settings", "storage", "integrations")
+PASSIVE = ("core.artifacts", "core.errors", "core.progress", "core.step_declaration", "config.settings", "storage", "integrations")
 LOGGERS = frozenset({"log", "logger", "logging", "warnings"})
 DESCRIPTIONS = {"Column": (2, 3), "Table": (1,), "track": (0,)}
 """Function → positions of arguments that only describe something."""

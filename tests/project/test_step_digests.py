@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.project.step_digests import COMMITTED, current, step_digests
+from tests.project.step_digests import COMMITTED, PACKAGE, PASSIVE, ROOT, Code, current, step_digests
 
 STEP = '''
 """The step."""
@@ -125,6 +125,11 @@ def test_a_moved_definition_keeps_the_digest(tmp_path: Path) -> None:
 def test_another_behaviour_changes_the_digest(edit: dict[str, str], tmp_path: Path) -> None:
     before = step_digests(write_package(tmp_path / "before"))
     assert step_digests(write_package(tmp_path / "after", **edit)) != before
+
+
+@pytest.mark.parametrize("module", PASSIVE)
+def test_every_module_that_does_not_count_exists(module: str) -> None:
+    assert f"{PACKAGE}.{module}" in Code(ROOT).modules
 
 
 def test_every_change_of_a_step_was_accepted() -> None:

@@ -21,9 +21,9 @@ from animl_pipeline.core import progress
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.boxes import Box
 from animl_pipeline.core.errors import CropsError, ImageError
-from animl_pipeline.core.imaging import extract_crop, open_image
 from animl_pipeline.core.model_card import ModelInput
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.model_input import extract_crop, open_image
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, DETECTION_FAILURES, DETECTIONS, DROPPED_ANNOTATIONS, DROPPED_LABELS, IMAGES_WITH_PEOPLE, LABELS
 from animl_pipeline.core.tables import Table, write_table
 from animl_pipeline.steps.crops import extract_crops

@@ -21,7 +21,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core import progress
 from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.errors import DetectionsError, WeightsError
-from animl_pipeline.core.imaging import open_image
+from animl_pipeline.core.model_input import open_image
 from animl_pipeline.core.table_schemas import DISAGREEMENTS, IMAGES_WITH_PEOPLE, REPEAT_DETECTIONS
 from animl_pipeline.steps.detections import detect_animals
 from animl_pipeline.storage.step_cache import Store, open_store, sha256_of

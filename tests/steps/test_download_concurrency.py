@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from animl_pipeline.steps.images.concurrency import INITIAL_LIMIT, MIN_ROUND, AdaptiveLimit
+from animl_pipeline.steps.images.adaptive_download_limit import INITIAL_LIMIT, MIN_ROUND, AdaptiveLimit
 
 
 def record(limit: AdaptiveLimit, n: int, seconds: float = 0.05, fail_every: int = 0) -> None:

@@ -23,7 +23,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ExportError, ExportUnreachableError, PlanError, SettingsError
 from animl_pipeline.steps.export import export_annotations
-from animl_pipeline.steps.export.animl_requests import SMALL_WINDOW
+from animl_pipeline.steps.export.export_animl_windows import SMALL_WINDOW
 from animl_pipeline.storage.gc import GcRules, collect_garbage
 from animl_pipeline.storage.step_cache import open_store
 from tests.support.animl_server import DAY, AnimlImage, AnimlObject, AnimlServer, camera_config, images_from_coco, make_images, serve_animl

@@ -21,7 +21,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ExportError, ExportUnreachableError, PlanError
 from animl_pipeline.steps.export import export_annotations
-from animl_pipeline.steps.export.read_export import gunzip
+from animl_pipeline.steps.export.fetch_and_parse_coco import gunzip
 from animl_pipeline.steps.images import download_images
 from animl_pipeline.steps.labels import SourceArtifacts, resolve_labels
 from animl_pipeline.storage.step_cache import Store

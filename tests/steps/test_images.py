@@ -25,7 +25,7 @@ from animl_pipeline.config import ImagesConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ImageError, ImagesError, ImagesUnreachableError
-from animl_pipeline.core.imaging import open_image
+from animl_pipeline.core.model_input import open_image
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import download_images
 from animl_pipeline.steps.images.download import image_size

@@ -13,7 +13,7 @@ from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import TrainingError
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.deploy.release_history import close_record, new_record
 from animl_pipeline.steps.training import train_classifier
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from animl_pipeline.config import SplitsConfig
-from animl_pipeline.core.imaging import open_image
+from animl_pipeline.core.model_input import open_image
 from animl_pipeline.steps.crops.perceptual_hash import compute_phash
 from animl_pipeline.steps.splits.near_duplicates import near_duplicates
 from animl_pipeline.storage.step_cache import Store

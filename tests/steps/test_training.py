@@ -20,7 +20,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core import progress
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import DamagedError, TrainingError, WeightsError
-from animl_pipeline.core.imaging import normalise
+from animl_pipeline.core.model_input import normalise
 from animl_pipeline.core.table_schemas import CROPS, TRAINING_HISTORY
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.steps.training import train_classifier
@@ -192,8 +192,8 @@ def test_classes_that_val_lacks_do_not_count_in_macro_means() -> None:
     from animl_pipeline.steps.training.lightning_module import score_logits
 
     scores = score_logits(torch.tensor([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]]), torch.tensor([0, 1]))
-    assert scores.macro_ap == pytest.approx(1.0)
-    assert scores.macro_f1 == pytest.approx(1.0)
+    assert scores["val_macro_ap"] == pytest.approx(1.0)
+    assert scores["val_macro_f1"] == pytest.approx(1.0)
 
 
 def test_training_stops_early_when_val_gets_no_better_and_stays_stopped(store: Store, settings: Settings) -> None:

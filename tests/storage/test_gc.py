@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.deploy.released_model import find_champion
 from animl_pipeline.inference.classifier import read_card
 from animl_pipeline.storage.gc import GcRules, read_inventory

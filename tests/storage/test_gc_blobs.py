@@ -12,7 +12,7 @@ from animl_pipeline.config import Plan, load_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.model_card import ModelInput
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.tables import write_parquet
 from animl_pipeline.steps.crops import extract_crops
 from animl_pipeline.steps.detections import detect_animals

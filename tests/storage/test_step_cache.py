@@ -16,7 +16,7 @@ import pytest
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import DamagedError, StoreError
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.tables import write_parquet
 from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace, open_store
 

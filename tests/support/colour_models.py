@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from animl_pipeline.config import Plan, check_plan
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.boxes import Box
-from animl_pipeline.core.imaging import extract_crop, open_image
 from animl_pipeline.core.model_card import Agreement, ClassInfo, ModelCard, ModelInput
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.model_input import extract_crop, open_image
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, SPLITS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.calibration import calibrate_classifier

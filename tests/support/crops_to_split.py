@@ -8,7 +8,7 @@ import pandas as pd
 
 from animl_pipeline.config import SplitsConfig
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.splits import split_by_location

@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from animl_pipeline.config import Plan
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.release_results import ReferencePrediction
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.release_records import ReferencePrediction
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.deploy import release_records
 from animl_pipeline.dev.sagemaker_local import Addresses, Faults
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace

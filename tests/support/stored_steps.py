@@ -12,7 +12,7 @@ import pandas as pd
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import DamagedError
 from animl_pipeline.core.evaluation_results import Metrics, Report
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.tables import write_parquet
 from animl_pipeline.deploy.latest_report import save_report
 from animl_pipeline.deploy.release_history import close_record, new_record, write_record

@@ -18,7 +18,7 @@ from typing import Any
 import requests
 import yaml
 
-from tests.support.endpoint_process import until
+from tests.support.endpoint_process import wait_until
 from tests.support.paths import ROOT
 
 COMPOSE = ROOT / "docker" / "compose.yaml"
@@ -33,13 +33,13 @@ def postgres_tools() -> Path | None:
     return found[-1].parent if found else None
 
 
-def variables_of(file: Path) -> dict[str, str]:
+def read_env_file(file: Path) -> dict[str, str]:
     """What an env file sets."""
     lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     return dict(line.split("=", 1) for line in lines)
 
 
-def services(variables: Mapping[str, str]) -> dict[str, Any]:
+def compose_services(variables: Mapping[str, str]) -> dict[str, Any]:
     """The compose file's services, with its ``${…}`` resolved as compose does.
 
     Raises:
@@ -93,7 +93,7 @@ class Postgres:
         self._run("initdb", "--pgdata", str(data), *secure, **self._user)
         server = self._start(data)
         try:
-            until(lambda: self._ready() or server.poll() is not None, "Postgres answers")
+            wait_until(lambda: self._ready() or server.poll() is not None, "Postgres answers")
             assert server.poll() is None, (self.folder / "log").read_text()
             self._run("createdb", "prefect")
             yield
@@ -136,7 +136,7 @@ class Team:
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}/api"
         chosen = {"PREFECT_AUTH": ":".join(AUTH), "POSTGRES_PASSWORD": "a1b2c3", "ANIML_STORE": str(folder / "store")}
-        self.services = services(variables_of(EXAMPLE) | chosen | {"PUBLIC_URL": f"http://127.0.0.1:{self.port}", "ANIML_API_URL": ""})
+        self.services = compose_services(read_env_file(EXAMPLE) | chosen | {"PUBLIC_URL": f"http://127.0.0.1:{self.port}", "ANIML_API_URL": ""})
         self.database = Postgres(tools, chosen["POSTGRES_PASSWORD"])
         self.servers: list[subprocess.Popen[bytes]] = []
         self._running = ExitStack()
@@ -167,14 +167,14 @@ class Team:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._running.callback(end, process)
+        self._running.callback(stop, process)
         return process
 
     def start_server(self) -> subprocess.Popen[bytes]:
         """Prefect's server, once it answers."""
         server = self.start("server")
         self.servers.append(server)
-        until(lambda: server.poll() is not None or self.answers(), "Prefect's server answers", seconds=300)
+        wait_until(lambda: server.poll() is not None or self.answers(), "Prefect's server answers", seconds=300)
         assert server.poll() is None, self.said("server")
         return server
 
@@ -205,7 +205,7 @@ class Team:
         self._running.close()
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     """End a process, gently first, then its whole group."""
     process.terminate()
     try:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from animl_pipeline.config import Plan, check_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, SPLITS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.training import train_classifier

@@ -16,10 +16,11 @@ from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import EvaluationError
 from animl_pipeline.core.evaluation_results import Threshold
 from animl_pipeline.core.model_card import ModelCard
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, SPLITS, VAL_PREDICTIONS
 from animl_pipeline.core.tables import write_table
-from animl_pipeline.inference.scoring import expected_calibration_error, probability_column, probability_matrix, rescale_temperature, score_crops
+from animl_pipeline.inference.probability_metrics import expected_calibration_error, probability_column, probability_matrix, rescale_temperature
+from animl_pipeline.inference.score_crops import score_crops
 from animl_pipeline.steps.calibration.thresholds import choose_thresholds
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 

@@ -11,13 +11,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core import imaging
+from animl_pipeline.core import model_input as imaging
 from animl_pipeline.core.boxes import Box, BoxTuple
+from animl_pipeline.core.decode_budget import DecodeBudget, decoded_bytes
 from animl_pipeline.core.errors import ImageError
-from animl_pipeline.core.imaging import DecodeBudget, ImageHeader, decoded_bytes, extract_crop, open_image, read_header, square_around
 from animl_pipeline.core.model_card import ModelInput
+from animl_pipeline.core.model_input import ImageHeader, extract_crop, open_image, read_header, square_around
 from animl_pipeline.core.progress import track
-from animl_pipeline.core.step import installed_version
+from animl_pipeline.core.step_declaration import installed_version
 from animl_pipeline.steps.crops import perceptual_hash
 from animl_pipeline.steps.crops.match_labels import Match
 from animl_pipeline.steps.crops.perceptual_hash import compute_phash

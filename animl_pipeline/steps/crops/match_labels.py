@@ -9,8 +9,8 @@ import pandas as pd
 
 from animl_pipeline.config import CropsConfig
 from animl_pipeline.core.boxes import BoxTuple
-from animl_pipeline.core.category_names import is_person, is_vehicle
-from animl_pipeline.core.megadetector_format import ANIMAL
+from animl_pipeline.core.non_animal_names import is_person, is_vehicle
+from animl_pipeline.core.write_megadetector_results import ANIMAL
 
 ImageKey = tuple[str, str]
 """Source and image id."""

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError
-from animl_pipeline.core.megadetector_format import CATEGORIES, PERSON
-from animl_pipeline.core.step import installed_version
+from animl_pipeline.core.step_declaration import installed_version
+from animl_pipeline.core.write_megadetector_results import CATEGORIES, PERSON
 from animl_pipeline.integrations.weights import KnownWeights, check_weights, fetch_weights, known_weights, list_known_weights
 from animl_pipeline.steps.detections import sagemaker_detector, ultralytics_detector, yolov5, yolox_lite
 from animl_pipeline.steps.detections.detector import STRIDE, Detector

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from animl_pipeline.core.boxes import BoxTuple
-from animl_pipeline.core.megadetector_format import ANIMAL, PERSON, VEHICLE
+from animl_pipeline.core.write_megadetector_results import ANIMAL, PERSON, VEHICLE
 
 CATEGORY_OF_NAME = {
     "animal": ANIMAL, "animals": ANIMAL, "person": PERSON, "people": PERSON, "human": PERSON, "vehicle": VEHICLE, "vehicles": VEHICLE,

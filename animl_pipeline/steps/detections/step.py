@@ -14,8 +14,7 @@ import pandas as pd
 from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.megadetector_format import ANIMAL, PERSON, ResultBoxes, write_results
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import (
     DETECTION_FAILURES,
     DETECTIONS,
@@ -26,11 +25,10 @@ from animl_pipeline.core.table_schemas import (
     REPEAT_DETECTIONS,
 )
 from animl_pipeline.core.tables import Table, write_table
+from animl_pipeline.core.write_megadetector_results import ANIMAL, PERSON, ResultBoxes, write_results
 from animl_pipeline.steps.detections.choose_detector import DETECTOR_SOURCES, ChosenDetector, choose_detector
 from animl_pipeline.steps.detections.detector import Detection
-from animl_pipeline.steps.detections.read_results_file import Results, check_any_match, match_files, parse_results, read_results_file
-from animl_pipeline.steps.detections.repeat_detections import LocatedBox, find_repeat_detections
-from animl_pipeline.steps.detections.reviewed_boxes import (
+from animl_pipeline.steps.detections.labelled_images import (
     ImageKey,
     LabelledImage,
     find_disagreements,
@@ -38,6 +36,8 @@ from animl_pipeline.steps.detections.reviewed_boxes import (
     match_animals,
     read_labelled_images,
 )
+from animl_pipeline.steps.detections.read_results_file import Results, check_any_match, match_files, parse_results, read_results_file
+from animl_pipeline.steps.detections.repeat_detections import LocatedBox, find_repeat_detections
 from animl_pipeline.steps.detections.run_detector import IMAGE_BROKEN, run_detector
 from animl_pipeline.storage.image_index import in_batch
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from animl_pipeline.core.errors import DetectionsError
-from animl_pipeline.core.imaging import open_image
-from animl_pipeline.core.megadetector_format import CATEGORIES
+from animl_pipeline.core.model_input import open_image
+from animl_pipeline.core.write_megadetector_results import CATEGORIES
 from animl_pipeline.steps.detections.detector import Detection, clean_detections
 
 log = logging.getLogger(__name__)

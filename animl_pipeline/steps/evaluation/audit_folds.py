@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, SPLITS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from animl_pipeline.config import GateConfig
 from animl_pipeline.core.evaluation_results import ClassComparison, Interval, Metrics, Verdict
-from animl_pipeline.steps.evaluation.metrics import format_count, format_interval, join_words
+from animl_pipeline.steps.evaluation.report_wording import format_count, format_interval, join_words
 
 
 def decide_verdict(metrics: Metrics, gate: GateConfig, invasive: tuple[str, ...], comparison_error: str = "") -> tuple[Verdict, tuple[str, ...]]:

@@ -12,8 +12,7 @@ import pandas as pd
 from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.evaluation_results import Interval, Metrics
 from animl_pipeline.core.model_card import ModelCard
-from animl_pipeline.steps.evaluation import calibration_metrics, error_tables, plots, report_images
-from animl_pipeline.steps.evaluation import metrics as scores
+from animl_pipeline.steps.evaluation import error_and_animl_tables, measure_calibration, plots, report_images, report_wording
 from animl_pipeline.storage.step_cache import Store
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -58,7 +57,7 @@ def render_report(data: ReportData, people: frozenset[str], max_suspects: int, s
         max_suspects: how many suspect labels are shown as images.
         store: holds the crops.
     """
-    missed = error_tables.missed_invaders(data.test, data.metrics.thresholds)
+    missed = error_and_animl_tables.missed_invaders(data.test, data.metrics.thresholds)
     values = _verdict_values(data) | _score_values(data) | _error_values(data, missed) | _image_values(data, missed, people, max_suspects, store)
     page: str = _template().render(values, step_counts=data.step_counts, digests=data.digests)
     return page
@@ -70,7 +69,7 @@ def _template() -> Any:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
-        score=_format_score, percent=scores.format_percent, count=scores.format_count, words=lambda text: text.replace("_", " "),
+        score=_format_score, percent=report_wording.format_percent, count=report_wording.format_count, words=lambda text: text.replace("_", " "),
         interval=_format_interval, change="{:+.2f}".format, number="{:,}".format,
     )  # fmt: skip
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
@@ -81,13 +80,13 @@ def _verdict_values(data: ReportData) -> dict[str, Any]:
     return {
         "card": data.card,
         "metrics": metrics,
-        "headline": scores.headline_sentences(metrics),
-        "performance": scores.describe_performance(metrics)[:2] if metrics.verdict else (),
-        "verdicts": scores.VERDICTS,
-        "few": scores.classes_with_few_examples(metrics),
-        "absent": scores.classes_without_examples(metrics),
-        "few_examples": scores.FEW_EXAMPLES,
-        "few_locations": scores.FEW_LOCATIONS,
+        "headline": report_wording.headline_sentences(metrics),
+        "performance": report_wording.describe_performance(metrics)[:2] if metrics.verdict else (),
+        "verdicts": report_wording.VERDICTS,
+        "few": report_wording.classes_with_few_examples(metrics),
+        "absent": report_wording.classes_without_examples(metrics),
+        "few_examples": report_wording.FEW_EXAMPLES,
+        "few_locations": report_wording.FEW_LOCATIONS,
         "unknown_locations": int((data.test["location"] == "").sum()),
         "images": len(data.test[["source", "image_id"]].drop_duplicates()),
         "invasive": [t.id for t in metrics.thresholds if t.group == "invasive"],
@@ -99,8 +98,8 @@ def _score_values(data: ReportData) -> dict[str, Any]:
     slices = {title: [s for s in metrics.slices if s.by == by] for by, title in SLICE_TITLES.items()}
     return {
         "curves": plots.precision_recall_curves(test, metrics),
-        "reliability": {name: points.tolist() for name, points in calibration_metrics.reliability_diagram(test, data.card)._asdict().items()},
-        "calibration": calibration_metrics.describe_calibration(metrics.calibration) if metrics.calibration else "",
+        "reliability": {name: points.tolist() for name, points in measure_calibration.reliability_diagram(test, data.card)._asdict().items()},
+        "calibration": measure_calibration.describe_calibration(metrics.calibration) if metrics.calibration else "",
         "slices": {title: found for title, found in slices.items() if found},
         "several_classes": [s for s in metrics.slices if s.left_out],
         "locations": location_rows(test),
@@ -111,7 +110,7 @@ def _score_values(data: ReportData) -> dict[str, Any]:
 
 def _error_values(data: ReportData, missed: pd.DataFrame) -> dict[str, Any]:
     return {
-        "false_alarms": false_alarm_rows(error_tables.false_alarms(data.test, data.metrics.thresholds), len(data.test)),
+        "false_alarms": false_alarm_rows(error_and_animl_tables.false_alarms(data.test, data.metrics.thresholds), len(data.test)),
         "missed_count": len(missed),
         "missed_below": int((~missed["reaches_threshold"].astype(bool)).sum()),
         "audited": data.audited,

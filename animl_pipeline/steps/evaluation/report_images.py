@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from animl_pipeline.core.category_names import is_person
-from animl_pipeline.core.imaging import open_image
-from animl_pipeline.inference.scoring import probability_column
+from animl_pipeline.core.model_input import open_image
+from animl_pipeline.core.non_animal_names import is_person
+from animl_pipeline.inference.probability_metrics import probability_column
 from animl_pipeline.storage.step_cache import Store
 
 MAX_MISTAKES = 6

@@ -9,8 +9,9 @@ import pandas as pd
 from animl_pipeline.core.errors import EvaluationError
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.core.table_schemas import TEST_PREDICTIONS
-from animl_pipeline.inference.scoring import probability_column, score_crops
-from animl_pipeline.steps.evaluation.metrics import format_count
+from animl_pipeline.inference.probability_metrics import probability_column
+from animl_pipeline.inference.score_crops import score_crops
+from animl_pipeline.steps.evaluation.report_wording import format_count
 from animl_pipeline.storage.step_cache import Store
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def join_splits(crops: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
 
 
 def score_test_crops(split: pd.DataFrame, classifier: Classifier, store: Store, stored: ModelInput) -> pd.DataFrame:
-    """The test crops with the model's probabilities; see :func:`animl_pipeline.inference.scoring.score_crops`.
+    """The test crops with the model's probabilities; see :func:`animl_pipeline.inference.score_crops.score_crops`.
 
     Raises:
         EvaluationError: there are no test crops, the model does not know the class of one, or a crop has the wrong size.

@@ -13,16 +13,16 @@ from pydantic import TypeAdapter, ValidationError
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import DamagedError, EvaluationError, PipelineError
 from animl_pipeline.core.evaluation_results import Comparison, Metrics, Threshold
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, SPLITS, TEST_PREDICTIONS
 from animl_pipeline.core.tables import write_table
-from animl_pipeline.inference.scoring import score_crops
-from animl_pipeline.steps.evaluation import error_tables, metrics, slices
+from animl_pipeline.inference.score_crops import score_crops
+from animl_pipeline.steps.evaluation import error_and_animl_tables, metrics, report_wording, slices_and_equivalents
 from animl_pipeline.steps.evaluation.audit_folds import HELD_OUT
-from animl_pipeline.steps.evaluation.calibration_metrics import measure_calibration, score_thresholds
 from animl_pipeline.steps.evaluation.compare_champion import compare_with_champion
 from animl_pipeline.steps.evaluation.gate import decide_verdict
 from animl_pipeline.steps.evaluation.label_audit import SUSPECT_COLUMNS, find_suspect_labels
+from animl_pipeline.steps.evaluation.measure_calibration import measure_calibration, score_thresholds
 from animl_pipeline.steps.evaluation.plots import confusion_matrix_png
 from animl_pipeline.steps.evaluation.reference_predictions import choose_reference_predictions
 from animl_pipeline.steps.evaluation.report import ReportData, render_report
@@ -150,7 +150,7 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
     split = join_splits(store.table(inputs.crops, CROPS), store.table(inputs.splits, SPLITS))
     test = score_test_crops(split, classifier, store, plan.model_input)
     found, final = _compute_metrics(test, classifier, inputs)
-    log.info("evaluation: %s", metrics.write_headline(found))
+    log.info("evaluation: %s", report_wording.write_headline(found))
 
     write_table(space.out, TEST_PREDICTIONS, select_columns(test, card.class_ids()))
     (space.out / METRICS_FILE).write_text(found.model_dump_json(indent=1), encoding="utf-8")
@@ -159,9 +159,11 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
     (space.out / "confusion.png").write_bytes(confusion_matrix_png(found))
     suspects, audited = _audit_labels(test, split, classifier, inputs)
     tables = {
-        "animl.csv": error_tables.animl_table(test, slices.apply_equivalents(test, plan.labels.equivalents), card.class_ids()),
-        "false_alarms.csv": error_tables.false_alarms(test, found.thresholds),
-        "missed_invaders.csv": error_tables.missed_invaders(test, found.thresholds),
+        "animl.csv": error_and_animl_tables.animl_table(
+            test, slices_and_equivalents.apply_equivalents(test, plan.labels.equivalents), card.class_ids()
+        ),
+        "false_alarms.csv": error_and_animl_tables.false_alarms(test, found.thresholds),
+        "missed_invaders.csv": error_and_animl_tables.missed_invaders(test, found.thresholds),
         "suspect_labels.csv": suspects[SUSPECT_COLUMNS],
     }
     for name, table in tables.items():
@@ -181,8 +183,8 @@ def _compute_metrics(test: pd.DataFrame, classifier: Classifier, inputs: _Inputs
         update={
             "calibration": measure_calibration(test, card),
             "thresholds": score_thresholds(_read_thresholds(inputs.model, inputs.store), test),
-            "slices": slices.score_slices(test, card.class_ids()),
-            "with_equivalents": slices.score_with_equivalents(test, card.class_ids(), equivalents) if equivalents else None,
+            "slices": slices_and_equivalents.score_slices(test, card.class_ids()),
+            "with_equivalents": slices_and_equivalents.score_with_equivalents(test, card.class_ids(), equivalents) if equivalents else None,
             "comparison": comparison,
         }
     )
@@ -214,7 +216,7 @@ def _audit_labels(test: pd.DataFrame, split: pd.DataFrame, classifier: Classifie
     val = score_crops(split[split["split"] == "val"], classifier, inputs.store, inputs.plan.model_input, "val crops")
     scored = pd.concat([test, val, *(_score_held_out(split, fold, inputs) for fold in inputs.folds)], ignore_index=True)
     splits = "val, test and the folds of train" if inputs.folds else "val and test"
-    audited = f"{metrics.format_count(len(scored), 'crop')} of {len(split):,}, from {splits}"
+    audited = f"{report_wording.format_count(len(scored), 'crop')} of {len(split):,}, from {splits}"
     return find_suspect_labels(scored, classifier.card.class_ids(), inputs.image_url), audited
 
 
@@ -230,8 +232,8 @@ def _counts(found: Metrics, suspects: int) -> Counts:
     right = sum(found.confusion[i][i] for i in range(len(found.classes)))
     notes = {
         "named_wrongly": found.examples - right,
-        "classes_without_test_crops": len(metrics.classes_without_examples(found)),
-        "classes_with_few_test_crops_or_locations": len(metrics.classes_with_few_examples(found)),
+        "classes_without_test_crops": len(report_wording.classes_without_examples(found)),
+        "classes_with_few_test_crops_or_locations": len(report_wording.classes_with_few_examples(found)),
         "suspect_labels": suspects,
     }
     return Counts(kept=found.examples, notes={k: n for k, n in notes.items() if n}, unit="test crops")

@@ -4,7 +4,7 @@
 of images that a Camtrap DP names by their URLs.
 """
 
-from animl_pipeline.steps.export.animl_export import count_validated
+from animl_pipeline.steps.export.animl_incremental_export import count_validated
 from animl_pipeline.steps.export.camtrap_dp_observations import common_base
 from animl_pipeline.steps.export.step import STEP, export_annotations
 

@@ -14,16 +14,16 @@ from typing import Literal
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.lila_datasets import LILA, lila_metadata
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.config.sources import is_file
+from animl_pipeline.config.sources_and_images import is_file
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ExportError, redact_url
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES, EXPORT_LOCATIONS, EXPORT_PROBLEMS
-from animl_pipeline.steps.export.animl_export import read_animl_project
+from animl_pipeline.steps.export.animl_incremental_export import read_animl_project
 from animl_pipeline.steps.export.camtrap_dp import PACKAGE_FILE, read_camtrap_dp
 from animl_pipeline.steps.export.class_folders import read_class_folders
+from animl_pipeline.steps.export.fetch_and_parse_coco import archive_errors, fetch_export, read_batches, scratch_folder, unpack_json, zip_names
 from animl_pipeline.steps.export.megadetector_results import read_megadetector
-from animl_pipeline.steps.export.read_export import archive_errors, fetch_export, read_batches, scratch_folder, unpack_json, zip_names
 from animl_pipeline.steps.export.write_tables import ExportBuild, write_tables
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, sha256_of
 

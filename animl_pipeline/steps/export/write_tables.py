@@ -17,15 +17,15 @@ import pyarrow.compute as pc
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.errors import ExportError, redact_url
-from animl_pipeline.core.locations import merge_locations
+from animl_pipeline.core.merge_locations import merge_locations
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES, EXPORT_LOCATIONS, EXPORT_PROBLEMS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.integrations.animl import CameraDeployment
 from animl_pipeline.integrations.animl.queries import iso_utc
 from animl_pipeline.steps.export.annotations_table import AnnotationsTable, Categories
+from animl_pipeline.steps.export.fetch_and_parse_coco import Batch
 from animl_pipeline.steps.export.images_table import ImagesTable
 from animl_pipeline.steps.export.problems import Problems
-from animl_pipeline.steps.export.read_export import Batch
 from animl_pipeline.storage.step_cache import StepOutput, Workspace
 
 
@@ -76,7 +76,7 @@ def write_tables(
 
     Args:
         space: where to.
-        batches: the document's records in any order, as :func:`animl_pipeline.steps.export.read_export.read_batches` gives them.
+        batches: the document's records in any order, as :func:`animl_pipeline.steps.export.fetch_and_parse_coco.read_batches` gives them.
         source: which fields of an image hold its path and its location.
         problems: problems found before; they are counted and listed with the others.
         locations: the locations of camera deployments; None for a source without coordinates, which gets no locations table.

@@ -5,6 +5,6 @@ failed image never stops the others.
 """
 
 from animl_pipeline.steps.images.step import download_images, open_image_host
-from animl_pipeline.steps.images.wanted_images import DownloadEstimate, estimate_download
+from animl_pipeline.steps.images.wanted_images_and_estimate import DownloadEstimate, estimate_download
 
 __all__ = ["DownloadEstimate", "download_images", "estimate_download", "open_image_host"]

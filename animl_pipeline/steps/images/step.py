@@ -16,13 +16,20 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import ImagesError, ImagesUnreachableError, redact_url
 from animl_pipeline.core.progress import track
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import DOWNLOADED_IMAGES, EXPORT_ANNOTATIONS, EXPORT_IMAGES, MISSING_IMAGES
 from animl_pipeline.core.tables import write_table
-from animl_pipeline.steps.images.concurrency import AdaptiveLimit
+from animl_pipeline.steps.images.adaptive_download_limit import AdaptiveLimit
 from animl_pipeline.steps.images.download import OVER_BUDGET, Answer, Downloaded, Failed, Session, disk_budget, download
 from animl_pipeline.steps.images.download_status import DownloadStatus
-from animl_pipeline.steps.images.wanted_images import UNREVIEWED_ONLY, WantedImages, host_address, index_name, select_images, source_limits
+from animl_pipeline.steps.images.wanted_images_and_estimate import (
+    UNREVIEWED_ONLY,
+    WantedImages,
+    host_address,
+    index_name,
+    select_images,
+    source_limits,
+)
 from animl_pipeline.storage.remote_files import LocalFolder, RemoteFolder, open_remote
 from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace
 

@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.config import ClassConfig, LabelsConfig
-from animl_pipeline.steps.labels.annotations import Annotations, Bools, Ints
 from animl_pipeline.steps.labels.class_mapping import EMPTY, EXCLUDED, ClassMapping
+from animl_pipeline.steps.labels.read_annotations import Annotations, Bools, Ints
 
 UNLISTED, OVER_CLASS_LIMIT = "unlisted_label", "over_class_limit"
 REASONS = ("", EMPTY, EXCLUDED, UNLISTED, "unreviewed", "over_source_limit", "image_missing", "box_outside", OVER_CLASS_LIMIT)

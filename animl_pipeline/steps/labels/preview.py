@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 from animl_pipeline.config import LabelsConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Record
-from animl_pipeline.steps.labels.annotations import Annotations, Bools, SourceArtifacts, read_annotations
 from animl_pipeline.steps.labels.class_counts import ClassCounts, count_classes, count_codes, find_too_few
 from animl_pipeline.steps.labels.class_mapping import map_labels
 from animl_pipeline.steps.labels.exclusions import REASONS, UNLISTED, choose_annotations
+from animl_pipeline.steps.labels.read_annotations import Annotations, Bools, SourceArtifacts, read_annotations
 from animl_pipeline.steps.labels.taxonomy import read_taxonomy
 from animl_pipeline.storage.step_cache import Store
 

@@ -14,8 +14,7 @@ from animl_pipeline.config import LabelsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import LabelsError
-from animl_pipeline.core.megadetector_format import ResultBoxes, write_results
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import (
     DOWNLOADED_IMAGES,
     DROPPED_ANNOTATIONS,
@@ -26,10 +25,11 @@ from animl_pipeline.core.table_schemas import (
     MISSING_IMAGES,
 )
 from animl_pipeline.core.tables import write_table
-from animl_pipeline.steps.labels.annotations import Annotations, Ints, SourceArtifacts, read_annotations
+from animl_pipeline.core.write_megadetector_results import ResultBoxes, write_results
 from animl_pipeline.steps.labels.class_counts import count_classes, count_codes, find_too_few, report_too_few
 from animl_pipeline.steps.labels.class_mapping import map_labels
 from animl_pipeline.steps.labels.exclusions import REASONS, Choice, choose_annotations
+from animl_pipeline.steps.labels.read_annotations import Annotations, Ints, SourceArtifacts, read_annotations
 from animl_pipeline.steps.labels.taxonomy import read_taxonomy
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 

@@ -7,8 +7,8 @@ import pandas as pd
 
 from animl_pipeline.steps.splits.grouping import Bools, Ints, has_several
 from animl_pipeline.steps.splits.near_duplicates import Pairs
+from animl_pipeline.steps.splits.number_crops import NumberedCrops
 from animl_pipeline.steps.splits.optimise import TEST
-from animl_pipeline.steps.splits.read_crops import NumberedCrops
 from animl_pipeline.steps.splits.test_set_registry import NEW, PREFIX, TESTED, TRAINED, History
 
 

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from animl_pipeline.config import SplitsConfig
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import SplitsError
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, DROPPED_CROPS, SPLIT_LOCATIONS, SPLITS
 from animl_pipeline.core.tables import write_table
+from animl_pipeline.steps.splits.apply_history import GroupedCrops, apply_history
 from animl_pipeline.steps.splits.constraints import Shortfall, SplittableCrops, find_shortfalls, make_problem
 from animl_pipeline.steps.splits.grouping import Bools, Ints, to_list
-from animl_pipeline.steps.splits.history import GroupedCrops, apply_history
 from animl_pipeline.steps.splits.leakage import count_leaks, in_two_splits, split_of_images
+from animl_pipeline.steps.splits.number_crops import NumberedCrops, number_crops, read_crops, sequences_by_time
 from animl_pipeline.steps.splits.optimise import SPLIT_NAMES, TEST, TRAIN, VAL, search
-from animl_pipeline.steps.splits.read_crops import NumberedCrops, number_crops, read_crops, sequences_by_time
 from animl_pipeline.steps.splits.test_set_registry import PREFIX, TESTED, History, read_history, record_split, registry_name
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, digest_of
 

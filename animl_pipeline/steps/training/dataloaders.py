@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from animl_pipeline.core.errors import TrainingError
-from animl_pipeline.core.imaging import normalise_array, open_image
 from animl_pipeline.core.model_card import ModelInput
+from animl_pipeline.core.model_input import normalise_array, open_image
 from animl_pipeline.core.progress import track
 from animl_pipeline.storage.atomic_files import disk_errors
 from animl_pipeline.storage.step_cache import Store
@@ -28,10 +28,11 @@ DECODE_BATCH = 256
 
 
 class DecodedCrops(NamedTuple):
-    """The crops of one split: pixels uint8 [n, size, size, 3] RGB (a memory-mapped file), and class numbers int64 [n]."""
+    """The crops of one split: pixels uint8 [n, size, size, 3] RGB (a memory-mapped file), class numbers int64 [n], number of classes."""
 
-    pixels: NDArray[np.uint8]
+    pixels: np.memmap[Any, np.dtype[np.uint8]]
     targets: NDArray[np.int64]
+    classes: int
 
 
 class CropRequest(NamedTuple):
@@ -53,10 +54,8 @@ class CropsDataset(Dataset[tuple[NDArray[np.uint8], int]]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For worker processes: they map the same file instead of getting a copy of it."""
-        pixels = self.crops.pixels
-        if not isinstance(pixels, np.memmap):
-            return CropsDataset, (self.crops, self.augment)
-        return _reopen, (str(pixels.filename), pixels.shape, self.crops.targets, self.augment)
+        pixels, *others = self.crops
+        return _reopen, (pixels.filename, pixels.shape, others, self.augment)
 
     def __getitems__(self, requests: list[CropRequest]) -> list[tuple[NDArray[np.uint8], int]]:
         """The crops of a batch. DataLoader calls this once for a batch instead of ``__getitem__`` for each crop."""
@@ -72,8 +71,8 @@ class CropsDataset(Dataset[tuple[NDArray[np.uint8], int]]):
         return np.asarray(augmented.permute(1, 2, 0), np.uint8)
 
 
-def _reopen(path: str, shape: tuple[int, ...], targets: NDArray[np.int64], augment: v2.Transform | None) -> CropsDataset:
-    return CropsDataset(DecodedCrops(np.memmap(path, dtype=np.uint8, mode="r", shape=shape), targets), augment)
+def _reopen(path: str, shape: tuple[int, ...], others: list[Any], augment: v2.Transform | None) -> CropsDataset:
+    return CropsDataset(DecodedCrops(np.memmap(path, np.uint8, "r", shape=shape), *others), augment)
 
 
 class TrainBatchSampler(Sampler[list[CropRequest]]):
@@ -183,9 +182,8 @@ def decode_split(rows: pd.DataFrame, classes: Sequence[str], store: Store, size:
                     file.write(pixels.tobytes())
                 step(len(batch))
         part.replace(path)
-    number = {c: i for i, c in enumerate(classes)}
-    targets = np.array([number[c] for c in rows["class_id"]], np.int64)
-    return DecodedCrops(np.memmap(path, dtype=np.uint8, mode="r", shape=(len(rows), size, size, 3)), targets)
+    targets = np.array([classes.index(c) for c in rows["class_id"]], np.int64)
+    return DecodedCrops(np.memmap(path, np.uint8, "r", shape=(len(rows), size, size, 3)), targets, len(classes))
 
 
 def derive_seed(seed: int, batch: int, slot: int) -> int:

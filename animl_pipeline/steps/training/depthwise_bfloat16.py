@@ -67,30 +67,19 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         inputs, weight = ctx.saved_tensors
         stride, padding = ctx.geometry
-        gradient = gradients[0].contiguous(memory_format=torch.channels_last)
-        of_inputs = _input_gradient(gradient, inputs, weight, stride, padding) if ctx.needs_input_grad[0] else None
-        of_weight = _weight_gradient(gradient, inputs, weight, stride, padding) if ctx.needs_input_grad[1] else None
+        tensors = (gradients[0].contiguous(memory_format=torch.channels_last), inputs, weight)
+
+        def gradient_of(number: int, *, in_float32: bool) -> Tensor:
+            """Torch's gradient of inputs (0) or weight (1)."""
+            used = [t.float() for t in tensors] if in_float32 else tensors
+            wanted = [i == number for i in range(3)]
+            found = torch.ops.aten.convolution_backward(*used, None, stride, padding, (1, 1), False, (0, 0), inputs.shape[1], wanted)
+            gradient: Tensor = found[number].to(inputs.dtype)
+            return gradient
+
+        of_inputs = gradient_of(0, in_float32=max(stride) > 1) if ctx.needs_input_grad[0] else None
+        of_weight = gradient_of(1, in_float32=max(weight.shape[2:]) >= LARGE_KERNEL) if ctx.needs_input_grad[1] else None
         return of_inputs, of_weight, None, None
-
-
-def _input_gradient(gradient: Tensor, inputs: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    if max(stride) == 1:
-        return _backward(gradient, inputs, weight, stride, padding, [True, False, False])[0]
-    return _backward(gradient.float(), inputs.float(), weight.float(), stride, padding, [True, False, False])[0].to(inputs.dtype)
-
-
-def _weight_gradient(gradient: Tensor, inputs: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    if max(weight.shape[2:]) >= LARGE_KERNEL:
-        return _backward(gradient.float(), inputs.float(), weight.float(), stride, padding, [False, True, False])[1].to(weight.dtype)
-    return _backward(gradient, inputs, weight, stride, padding, [False, True, False])[1]
-
-
-def _backward(gradient: Tensor, inputs: Tensor, weight: Tensor, stride: Pair, padding: Pair, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
-    """Torch's gradients of a depthwise convolution: of inputs, weight and bias, as ``wanted`` says."""
-    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-        gradient, inputs, weight, None, stride, padding, (1, 1), False, (0, 0), inputs.shape[1], wanted
-    )
-    return gradients
 
 
 def _pair(value: int | Sequence[int]) -> Pair:

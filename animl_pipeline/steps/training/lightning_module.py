@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -25,14 +25,6 @@ from animl_pipeline.steps.training.losses import ClassificationLoss
 MONITORED_METRIC = "val_macro_ap"
 STEP_SLOT = 2**32 - 1
 """The slot of the seed for mixup and dropout of a batch. The crops of a batch have the slots from 0."""
-
-
-class ValScores(NamedTuple):
-    """Scores on val. Macro means are over the classes that val has."""
-
-    loss: float
-    macro_ap: float
-    macro_f1: float
 
 
 class ClassifierModule(pl.LightningModule):
@@ -132,17 +124,14 @@ class ClassifierModule(pl.LightningModule):
         row = {
             "epoch": self.current_epoch + 1,
             "train_loss": self._train_loss[0] / max(1, self._train_loss[1]),
-            "val_loss": scores.loss,
-            "val_macro_ap": scores.macro_ap,
-            "val_macro_f1": scores.macro_f1,
+            **scores,
             "lr": self.config.lr * self.learning_rate_factor(self.global_step - 1),
         }
-        self.log(MONITORED_METRIC, scores.macro_ap, logger=False)
-        self.log_dict({f"val/{name.removeprefix('val_')}": value for name, value in row.items() if name.startswith("val_")})
-        self.log("train/lr", row["lr"])
+        self.log(MONITORED_METRIC, scores["val_macro_ap"], logger=False)
+        self.log_dict({name.replace("val_", "val/"): value for name, value in scores.items()} | {"train/lr": row["lr"]})
         self.history.append(row)
         self._train_loss = (0.0, 0)
-        rank = (scores.macro_ap, -scores.loss)
+        rank = (scores["val_macro_ap"], -scores["val_loss"])
         if rank > self.best_rank:
             self.best_rank = rank
             self.best = {name: t.detach().cpu().clone() for name, t in self._evaluated_network().state_dict().items()}
@@ -171,10 +160,11 @@ def _seed_torch(seed: int) -> None:
         torch.cuda.manual_seed_all(seed)
 
 
-def score_logits(logits: Tensor, targets: Tensor) -> ValScores:
-    """The scores of logits float32 [n, classes] against class numbers int64 [n]."""
+def score_logits(logits: Tensor, targets: Tensor) -> dict[str, float]:
+    """The val scores of logits float32 [n, classes] against class numbers int64 [n]. Macro means are over the classes that val has."""
     classes = logits.shape[1]
     present = torch.bincount(targets, minlength=classes) > 0
     precision = multiclass_average_precision(logits.softmax(1), targets, classes, average="none")
     f1 = multiclass_f1_score(logits, targets, classes, average="none")
-    return ValScores(float(functional.cross_entropy(logits, targets)), float(precision[present].mean()), float(f1[present].mean()))
+    loss = functional.cross_entropy(logits, targets)
+    return {"val_loss": float(loss), "val_macro_ap": float(precision[present].mean()), "val_macro_f1": float(f1[present].mean())}

@@ -13,7 +13,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.config.training import RUN_SETTINGS, TrainingConfig
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import TrainingError, redact_url
-from animl_pipeline.core.step import Step
+from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, SPLITS, TRAINING_HISTORY
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.training.initial_weights import InitialWeights, choose_initial_weights
@@ -124,7 +124,7 @@ def _build(space: Workspace, crops: Artifact, splits: Artifact, plan: Plan, init
         network = build_from_released(initial.config, classes, plan.model_input, initial.model, store)
     curves = store.local / "tensorboard" / plan.model / space.scratch.parent.name
     checkpoint = space.scratch / CHECKPOINT_FILE
-    history = train_network(network, train, val, len(classes), initial.config, plan.model_input, checkpoint, curves)
+    history = train_network(network, train, val, initial.config, plan.model_input, checkpoint, curves)
     data_digest = digest_of([crops.digest, splits.digest])
     write_model(network, plan, recorded_plan(plan), initial.description, data_digest, train, val, space.out)
     write_table(space.out, TRAINING_HISTORY, history)

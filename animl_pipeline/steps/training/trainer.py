@@ -36,6 +36,8 @@ from animl_pipeline.storage.atomic_files import write_atomic
 log = logging.getLogger(__name__)
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Loaders = tuple[DataLoader[Any], DataLoader[Any]]
+"""The train loader and the val loader."""
 BF16_FROM_PIXELS = 160
 """On CPUs, bfloat16 is faster from this crop size on (measured with EfficientNet-Lite0). Below, conversions cost more than it saves."""
 EXPECTED_WARNINGS = (
@@ -51,23 +53,21 @@ OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "bad
 
 
 def train_network(
-    network: nn.Module, train: DecodedCrops, val: DecodedCrops, classes: int, config: TrainingConfig, model_input: ModelInput,
-    checkpoint: Path, tensorboard: Path,
-) -> pd.DataFrame:  # fmt: skip
-    """Train the network. Afterwards it has the weights of the best epoch, in eval mode on the CPU.
+    network: nn.Module, train: DecodedCrops, val: DecodedCrops, config: TrainingConfig, model_input: ModelInput, checkpoint: Path, tensorboard: Path
+) -> pd.DataFrame:
+    """Train the network, from the checkpoint if there is one. Afterwards it has the best epoch's weights, in eval mode on the CPU.
 
     Args:
         network: as ``network.build_network`` makes it.
         train: crops to train on.
         val: crops that choose the best epoch.
-        classes: the number of classes.
         config: the plan's section train.
         model_input: how crops are normalised.
-        checkpoint: the file of the last checkpoint; if it exists, the training continues from it.
+        checkpoint: the file of the last checkpoint.
         tensorboard: the folder for TensorBoard's curves.
 
     Returns:
-        A row for each epoch, as ``core.table_schemas.TRAINING_HISTORY``.
+        The rows of ``TRAINING_HISTORY``, one for each epoch.
 
     Raises:
         TrainingError: the loss is not finite, or memory runs out.
@@ -75,28 +75,27 @@ def train_network(
         StoreError: the disk is full.
     """
     weighted = config.sampling == "label_weighted"
-    batches = TrainBatchSampler(train.targets, classes, config.batch_size, weighted=weighted, seed=config.seed)
-    class_counts = np.bincount(train.targets, minlength=classes)
+    batches = TrainBatchSampler(train.targets, train.classes, config.batch_size, weighted=weighted, seed=config.seed)
+    class_counts = np.bincount(train.targets, minlength=train.classes)
     module = ClassifierModule(network.to(memory_format=torch.channels_last), head_modules(network), config, len(batches), class_counts)
     batches.position = module.position
-    train_set = CropsDataset(train, augmentation_transform(config, model_input.size))
-    val_batches = sequential_batches(len(val.targets), 2 * config.batch_size)
-    train_loader = make_loader(train_set, batches, model_input, config.loader_workers)
-    val_loader = make_loader(CropsDataset(val, None), val_batches, model_input, 0)
+    loaders = (
+        make_loader(CropsDataset(train, augmentation_transform(config, model_input.size)), batches, model_input, config.loader_workers),
+        make_loader(CropsDataset(val, None), sequential_batches(len(val.targets), 2 * config.batch_size), model_input, 0),
+    )
     precision = lightning_precision(config, model_input.size)
     counts = len(train.targets), len(val.targets)
     log.info("training %s on %d crops, %d val crops, %s, %d threads", config.backbone, *counts, precision, torch.get_num_threads())
     log.info("TensorBoard curves: %s", tensorboard)
-    fit(module, train_loader, val_loader, precision, checkpoint, tensorboard)
+    _fit(module, loaders, precision, checkpoint.resolve(), tensorboard)  # a SageMaker job links the file to a folder that outlives its instance
     network.load_state_dict(module.best)
     network.eval().cpu().requires_grad_(False)
     return pd.DataFrame(module.history).astype({"epoch": "int64"})
 
 
-def fit(module: ClassifierModule, train: DataLoader[Any], val: DataLoader[Any], precision: Precision, checkpoint: Path, tensorboard: Path) -> None:
-    """Train to the end, from the checkpoint if there is one. ``module`` has the best weights and the history afterwards."""
-    path = checkpoint.resolve()  # a SageMaker job links it to a folder that outlives its machine
-    saved = read_checkpoint(path)
+def _fit(module: ClassifierModule, loaders: Loaders, precision: Precision, checkpoint: Path, tensorboard: Path) -> None:
+    """Train to the end. Afterwards ``module`` has the best weights and the history."""
+    saved = read_checkpoint(checkpoint)
     if saved is not None and saved["training"]["finished"]:
         module.on_load_checkpoint(saved)
         return
@@ -104,12 +103,11 @@ def fit(module: ClassifierModule, train: DataLoader[Any], val: DataLoader[Any], 
     done = int(saved["global_step"]) if saved else 0
     if saved:
         log.info("training continues after step %d of %d", done, total)
-    with _quiet_lightning(), _deterministic(), _keep_freed_memory(), track("training steps", total, done) as step:
+    with _quiet_lightning(), _deterministic(), _keep_freed_memory(), _translate_errors(module.config), track("training steps", total, done) as step:
         curves = TensorBoardLogger(tensorboard.parent, tensorboard.name, "", default_hp_metric=False, purge_step=done)
-        trainer = _make_trainer(module, precision, _SaveCheckpoints(path, module.config.checkpoint_steps, step), curves)
-        with _translate_errors(module.config):
-            trainer.fit(module, train, val, ckpt_path=path if saved else None, weights_only=True)
-    if module.config.devices > 1 and (saved := read_checkpoint(path)) is not None:  # other processes did the training
+        trainer = _make_trainer(module, precision, _SaveCheckpoints(checkpoint, module.config.checkpoint_steps, step), curves)
+        trainer.fit(module, *loaders, ckpt_path=checkpoint if saved else None, weights_only=True)
+    if module.config.devices > 1 and (saved := read_checkpoint(checkpoint)) is not None:  # other processes did the training
         module.on_load_checkpoint(saved)
     if not module.finished:
         raise TrainingInterruptedError("the training was stopped before its end; run it again, it continues from its last checkpoint")
@@ -144,8 +142,7 @@ def lightning_precision(config: TrainingConfig, size: int) -> Precision:
 class _SaveCheckpoints(pl.Callback):
     """Save a checkpoint every ``every`` steps and after each epoch's validation, log the epoch, and report progress.
 
-    Lightning's ModelCheckpoint saves either by steps or by epochs, and by steps it saves between an epoch's last step and its
-    validation.
+    ModelCheckpoint would save by steps or by epochs, not both; by steps, also between an epoch's last step and its validation.
     """
 
     def __init__(self, path: Path, every: int, step: Callable[[int], None]) -> None:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from animl_pipeline.core.boxes import Box, BoxTuple
 from animl_pipeline.core.errors import EvaluationError
-from animl_pipeline.core.evaluation_results import OperatingPoint
-from animl_pipeline.core.imaging import extract_crop, normalise_array, open_image
 from animl_pipeline.core.model_card import ModelInput
+from animl_pipeline.core.model_input import extract_crop, normalise_array, open_image
 from animl_pipeline.core.progress import track
+from animl_pipeline.inference.probability_metrics import probability_column
 from animl_pipeline.storage.step_cache import Store, batches
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ MAX_THREADS = 8
 INFRARED_SPREAD = 4.0
 """An infrared image has no colour: the mean difference between its channels is below this, in grey levels. Of 417 real images 129 were
 below 1, and none was between 1 and 7."""
-BINS = 15
-"""Bins of the expected calibration error, as in Guo et al. 2017 (arXiv:1706.04599)."""
 
 
 class _Row(NamedTuple):
@@ -43,11 +41,6 @@ class _Row(NamedTuple):
     blob: str
     image: str
     box: BoxTuple
-
-
-def probability_column(class_id: str) -> str:
-    """Name of the column with a class's probability."""
-    return f"p_{class_id}"
 
 
 def score_crops(crops: pd.DataFrame, classifier: Classifier, store: Store, stored: ModelInput, progress_name: str = "crops") -> pd.DataFrame:
@@ -90,47 +83,6 @@ def score_crops(crops: pd.DataFrame, classifier: Classifier, store: Store, store
     columns.insert(1, "probability", probabilities.max(axis=1) if rows else [])
     columns.insert(2, "infrared", np.concatenate([s for _, s in scored]) < INFRARED_SPREAD if scored else [])
     return pd.concat([crops, columns], axis=1)
-
-
-def probability_matrix(scored: pd.DataFrame, ids: tuple[str, ...]) -> NDArray[np.float64]:
-    """The probabilities of scored crops, float64 [n, classes]."""
-    return scored[[probability_column(c) for c in ids]].to_numpy(np.float64)
-
-
-def rescale_temperature(probabilities: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
-    """The probabilities at ``factor`` times the temperature: softmax(log p / factor), because log p equals the logits up to a constant."""
-    logits = np.log(np.maximum(probabilities, 1e-37)) / factor
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
-
-
-def reliability_bins(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """For each bin of confidence that is not empty: mean confidence, share of right predictions, number of crops. Shape [bins, 3]."""
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    number = np.bincount(bins, minlength=BINS).astype(float)
-    used = number > 0
-    means = [np.bincount(bins, v, BINS)[used] / number[used] for v in (confidence, right.astype(float))]
-    return np.stack([*means, number[used]], axis=1)
-
-
-def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """The mean over crops of |confidence - share of right predictions| in the crop's bin."""
-    table = reliability_bins(confidence, right)
-    return float((np.abs(table[:, 0] - table[:, 1]) * table[:, 2]).sum() / max(1, len(confidence)))
-
-
-def operating_point(scored: pd.DataFrame, class_id: str, threshold: float) -> OperatingPoint:
-    """Recall, precision and false alarms of a class at a threshold, on these crops."""
-    named = scored[probability_column(class_id)].to_numpy(np.float64) >= threshold
-    is_class = (scored["class_id"] == class_id).to_numpy()
-    hits, false_alarms = int((named & is_class).sum()), int((named & ~is_class).sum())
-    return OperatingPoint(
-        examples=int(is_class.sum()),
-        locations=len(set(scored.loc[is_class, "location"]) - {""}),
-        recall=hits / int(is_class.sum()) if is_class.any() else None,
-        precision=hits / (hits + false_alarms) if hits + false_alarms else None,
-        false_alarms_per_1000=1000 * false_alarms / max(1, len(scored)),
-    )
 
 
 def _load_crop(row: _Row, size: int, store: Store) -> NDArray[np.uint8]:

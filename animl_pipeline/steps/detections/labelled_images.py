@@ -9,9 +9,9 @@ import pandas as pd
 
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.boxes import BoxTuple
-from animl_pipeline.core.category_names import is_person, is_vehicle
-from animl_pipeline.core.megadetector_format import ANIMAL
+from animl_pipeline.core.non_animal_names import is_person, is_vehicle
 from animl_pipeline.core.table_schemas import DROPPED_ANNOTATIONS, LABELS
+from animl_pipeline.core.write_megadetector_results import ANIMAL
 from animl_pipeline.steps.detections.box_overlap import iou
 from animl_pipeline.steps.detections.detector import Detection
 from animl_pipeline.storage.step_cache import Store

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from animl_pipeline.core.evaluation_results import Threshold
-from animl_pipeline.inference.scoring import probability_column
+from animl_pipeline.inference.probability_metrics import probability_column
 
 _CROP_COLUMNS = ["location", "source", "image_id", "crop_id"]
 

@@ -17,7 +17,7 @@ from animl_pipeline.core.progress import track
 from animl_pipeline.integrations.animl import AnimlClient, ExportTask, ImageFilters
 from animl_pipeline.steps.export.animl_state import Answer, Attempt, ExportState, FailedWindow, WindowProgress
 from animl_pipeline.steps.export.animl_windows import Window
-from animl_pipeline.steps.export.read_export import parse_coco
+from animl_pipeline.steps.export.fetch_and_parse_coco import parse_coco
 from animl_pipeline.storage.remote_files import RemoteError
 from animl_pipeline.storage.step_cache import Store
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.core.evaluation_results import Calibration, Threshold
 from animl_pipeline.core.model_card import ModelCard
-from animl_pipeline.inference.scoring import (
+from animl_pipeline.inference.probability_metrics import (
     expected_calibration_error,
     operating_point,
     probability_column,

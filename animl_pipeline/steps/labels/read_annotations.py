@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.locations import merge_locations
+from animl_pipeline.core.merge_locations import merge_locations
 from animl_pipeline.core.table_schemas import DOWNLOADED_IMAGES, EXPORT_ANNOTATIONS, EXPORT_IMAGES, EXPORT_LOCATIONS, MISSING_IMAGES
 from animl_pipeline.storage.step_cache import Store
 

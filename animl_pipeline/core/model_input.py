@@ -11,7 +11,6 @@ also runs inside the endpoint.
 from __future__ import annotations
 
 import io
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,8 +32,6 @@ USUAL_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM")
 RARE_FORMATS = ("TIFF", "WEBP")
 """Pillow knows about forty more formats, and one of them starts another program. An image from an unknown source must not be able
 to choose one of these. MPO, the double JPEG of some cameras, counts as JPEG."""
-STEP_BYTES = 128_000_000
-"""Default size of a :class:`DecodeBudget`: ten images of 3 megapixels at a time. An image of 100 megapixels is decoded alone."""
 
 
 # -- decoding ----------------------------------------------------------------------------------------------------------
@@ -75,46 +72,6 @@ def read_header(data: bytes) -> ImageHeader:
     plain = image.mode == "RGB" and image.format in {"JPEG", "MPO", "PNG"}
     bytes_per_pixel = 4 if plain else 16 if image.format == "WEBP" else 12
     return ImageHeader(*image.size, bytes_per_pixel + (8 if image.info.get("progressive") else 0))
-
-
-def decoded_bytes(header: ImageHeader, square: int = 0) -> int:
-    """Memory in bytes to decode an image, and then to crop a square with a side of ``square`` pixels from it."""
-    pixels = header.width * header.height
-    return max(pixels * header.bytes_per_pixel, 4 * (pixels + min(square * square, MAX_PIXELS)))
-
-
-class DecodeBudget:
-    """A limit in bytes for images that several threads decode at the same time. Large images wait for each other."""
-
-    def __init__(self, size: int = STEP_BYTES) -> None:
-        self.size = size
-        self._free = size
-        self._queue = threading.Lock()  # so that small images cannot overtake a large one for ever
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def reserve(self, size: int) -> Iterator[None]:
-        """Wait until ``size`` bytes are free and hold them. A larger size than the limit holds the whole limit."""
-        size = min(size, self.size)
-        with self._queue, self._changed:
-            self._changed.wait_for(lambda: self._free >= size)
-            self._free -= size
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += size
-                self._changed.notify_all()
-
-    @contextmanager
-    def reserve_for(self, data: bytes) -> Iterator[None]:
-        """Wait until the memory to decode these bytes is free, and hold it.
-
-        Raises:
-            ImageError: the bytes are not an image, or it has more than ``MAX_PIXELS`` pixels.
-        """
-        with self.reserve(decoded_bytes(read_header(data))):
-            yield
 
 
 # -- the model input ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.steps.splits.grouping import Bools, Ints, group_crops, has_several
-from animl_pipeline.steps.splits.read_crops import NumberedCrops
+from animl_pipeline.steps.splits.number_crops import NumberedCrops
 from animl_pipeline.steps.splits.test_set_registry import ANY_LOCATION, BOTH, NEW, PREFIX, TESTED, TRAINED, UNKNOWN_LOCATION, History
 
 

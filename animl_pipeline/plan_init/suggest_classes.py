@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from animl_pipeline.core.category_names import normalise_name, role
 from animl_pipeline.core.errors import ExportError
+from animl_pipeline.core.non_animal_names import normalise_name, role
 from animl_pipeline.plan_init.label_spellings import group_spellings, is_likely_typo
 from animl_pipeline.plan_init.survey import LabelCounts, Survey
 

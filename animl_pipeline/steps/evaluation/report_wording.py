@@ -1,0 +1,153 @@
+"""The sentences of the report: headline, performance, test set; and how numbers are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from animl_pipeline.core.evaluation_results import ClassScores, Interval, Metrics
+
+FEW_EXAMPLES = 30
+"""With fewer examples, one example more or less changes recall by over three points."""
+
+
+FEW_LOCATIONS = 3
+"""With fewer locations, one unusual background decides the scores of the class."""
+
+
+VERDICTS = {"promote": "Promote", "hold": "Hold", "need_more_data": "Need more data"}
+
+
+_ADVICE = {
+    "promote": "you can deploy this model, because",
+    "hold": "do not deploy this model, because",
+    "need_more_data": "do not deploy this model yet, because",
+}
+
+
+def classes_with_few_examples(metrics: Metrics) -> tuple[ClassScores, ...]:
+    """Classes with too few test examples or locations for reliable scores, fewest examples first. Classes without examples are not among them."""
+    few = [c for c in metrics.classes if c.examples and (c.examples < FEW_EXAMPLES or c.locations < FEW_LOCATIONS)]
+    return tuple(sorted(few, key=lambda c: (c.examples, c.id)))
+
+
+def classes_without_examples(metrics: Metrics) -> tuple[ClassScores, ...]:
+    """Classes without a test example."""
+    return tuple(c for c in metrics.classes if not c.examples)
+
+
+def write_headline(metrics: Metrics) -> str:
+    """Three sentences for a biologist: the verdict, the comparison, how much data this is based on. Without a verdict, how good the model is."""
+    return " ".join(headline_sentences(metrics))
+
+
+def headline_sentences(metrics: Metrics) -> tuple[str, str, str]:
+    """The three sentences of the headline."""
+    if metrics.verdict is None:
+        return describe_performance(metrics)
+    return _describe_verdict(metrics), _describe_comparison(metrics), _describe_test_set(metrics)
+
+
+def describe_performance(metrics: Metrics) -> tuple[str, str, str]:
+    """Three sentences: how good the model is, its weakest class, how much data this is based on."""
+    return _describe_accuracy(metrics), _describe_weakest_class(metrics), _describe_test_set(metrics)
+
+
+def _describe_verdict(metrics: Metrics) -> str:
+    verdict = metrics.verdict or "hold"
+    more = len(metrics.reasons) - 1
+    others = f" ({format_count(more, 'more reason')} below)" if more > 0 and verdict != "promote" else ""
+    return f"{VERDICTS[verdict]}: {_ADVICE[verdict]} {metrics.reasons[0]}{others}."
+
+
+def _describe_comparison(metrics: Metrics) -> str:
+    c = metrics.comparison
+    if c is None:
+        mean = f"{metrics.macro_f1:.2f}{format_interval(metrics.macro_f1_interval)}"
+        return f"Its mean F1 over all classes is {mean}; there is no released model to compare with."
+    return (
+        f"On the same {format_count(c.examples, 'test example')}, its mean F1 over all classes is {c.macro_f1[1]:.2f} and the released model's "
+        f"({c.champion}) is {c.macro_f1[0]:.2f}, a change of {c.macro_f1_change:+.2f}{format_interval(c.macro_f1_interval, sign=True)}."
+    )
+
+
+def _describe_accuracy(metrics: Metrics) -> str:
+    right = sum(metrics.confusion[i][i] for i in range(len(metrics.classes)))
+    where = f"At {format_count(metrics.locations, 'camera location')} that it never saw in training" if metrics.locations else "At unknown locations"
+    return (
+        f"{where}, the model names {right:,} of {format_count(metrics.examples, 'test example')} correctly ({format_percent(metrics.accuracy)}); "
+        f"its mean F1 over all classes is {metrics.macro_f1:.2f}."
+    )
+
+
+def _describe_weakest_class(metrics: Metrics) -> str:
+    i, worst = min(((i, c) for i, c in enumerate(metrics.classes) if c.examples), key=lambda pair: (pair[1].f1, pair[1].id))
+    if worst.f1 == 1.0:
+        return "It makes no mistake on this test set."
+    called = {c.id: metrics.confusion[i][j] for j, c in enumerate(metrics.classes) if j != i}
+    are_really = {c.id: metrics.confusion[j][i] for j, c in enumerate(metrics.classes) if j != i}
+    missed, false = sum(called.values()), sum(are_really.values())
+    parts = []
+    if missed:
+        of = f"all {format_count(missed, 'example')}" if missed == worst.examples > 1 else f"{missed:,} of {format_count(worst.examples, 'example')}"
+        parts.append(f"{of} {'is' if missed == 1 else 'are'} missed and {_most_frequent(called)}")
+    if false:
+        parts.append(
+            f"{format_count(false, 'example')} of other classes {'is' if false == 1 else 'are'} called {worst.id}: {_list_counts(are_really)}"
+        )
+    return f"Its weakest class is {worst.id} (F1 {worst.f1:.2f}): {'; '.join(parts)}."
+
+
+def _most_frequent(called: dict[str, int]) -> str:
+    """``called fox``, ``most often called fox (9)``, ``most often called bird or fox (2 each)``."""
+    most = max(called.values())
+    names = sorted(c for c, n in called.items() if n == most)
+    if most == sum(called.values()):
+        return f"called {names[0]}"
+    return f"most often called {join_words(names, last='or')} ({most:,}{' each' if len(names) > 1 else ''})"
+
+
+def _list_counts(counts: dict[str, int]) -> str:
+    """``fox (9) and bird (2)``, the most frequent first."""
+    return join_words([f"{c} ({n:,})" for c, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if n])
+
+
+def _describe_test_set(metrics: Metrics) -> str:
+    base = f"The test set has {format_count(metrics.examples, 'example')} from {format_count(metrics.locations, 'camera location')}"
+    few, absent = classes_with_few_examples(metrics), classes_without_examples(metrics)
+    if not few and not absent:
+        return f"{base}, with at least {FEW_EXAMPLES} examples and {FEW_LOCATIONS} locations of every class."
+    if few:
+        names = join_words([f"{c.id} ({format_count(c.examples, 'example')} from {format_count(c.locations, 'location')})" for c in few])
+        base += f"; it has few of {names}, so {'this score is' if len(few) == 1 else 'these scores are'} uncertain"
+    if absent:
+        base += f"; it has no example of {join_words([c.id for c in absent])}, so nothing is known of {'it' if len(absent) == 1 else 'them'}"
+    return f"{base}."
+
+
+def format_interval(interval: Interval | None, *, sign: bool = False) -> str:
+    """`` (95 % interval 0.60 to 0.70)``; "" for None."""
+    if interval is None:
+        return ""
+    low, high = (f"{v:+.2f}" if sign else f"{v:.2f}" for v in interval)
+    return f" (95 % interval {low} to {high})"
+
+
+def join_words(items: Sequence[str], most: int = 4, last: str = "and") -> str:
+    """``a, b and c``; of a long list the first few and how many more there are."""
+    if len(items) > most:
+        return f"{', '.join(items[:most])} {last} {len(items) - most} more"
+    return f" {last} ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
+
+
+def format_count(n: int, noun: str) -> str:
+    """``1 location``, ``1,200 locations``."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def format_percent(share: float) -> str:
+    """A share in per cent without decimals, never rounded up to 100 or down to 0."""
+    if 0.995 <= share < 1:
+        return "over 99 %"
+    if 0 < share < 0.005:
+        return "under 1 %"
+    return f"{share * 100:.0f} %"
