@@ -11,15 +11,21 @@ Role = Literal["", "people", "vehicle", "empty", "unknown"]
 
 NAMES: dict[Role, frozenset[str]] = {
     "people": frozenset(
-        [
+        {
             *"person human people man woman child hiker hunter cyclist visitor ranger staff researcher tourist pedestrian hand".split(),
             "homo sapiens",
             "human being",
-        ]
+        }
     ),
     "vehicle": frozenset("vehicle car truck van bus boat motorcycle motorbike bicycle bike quad atv tractor snowmobile train".split()),
     "empty": frozenset(
-        [*"empty blank nothing nothinghere none misfire background".split(), "no animal", "no detection", "false trigger", "nothing here"]
+        {
+            *"empty blank nothing nothinghere none misfire background".split(),
+            "no animal",
+            "no detection",
+            "false trigger",
+            "nothing here",
+        }
     ),
     "unknown": frozenset(
         "unknown unidentified unidentifiable unclassified unclassifiable undetermined unclear unsure other ignore blurred problem animal group "
