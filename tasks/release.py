@@ -9,7 +9,7 @@ from animl_pipeline.config import Plan
 from animl_pipeline.core.artifacts import Record
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.release_records import Approval, Release
-from animl_pipeline.deploy.latest_report import read_latest_report
+from animl_pipeline.deploy.training_records import read_latest_report
 from tasks.policies import LOCAL_WORK, REMOTE_WORK
 from tasks.run_paths import RunPaths
 

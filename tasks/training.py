@@ -10,7 +10,7 @@ from animl_pipeline.config import Plan
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.deploy.released_model import find_champion_for_step
-from animl_pipeline.deploy.training_outcome import TrainingOutcome, record_training
+from animl_pipeline.deploy.training_records import TrainingOutcome, record_training
 from animl_pipeline.integrations import mlflow, sagemaker_training
 from animl_pipeline.steps import calibration as calibration_step
 from animl_pipeline.steps import detections as detections_step

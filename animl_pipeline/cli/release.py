@@ -132,7 +132,7 @@ def register(
     """
     settings = settings_with(store)
     from animl_pipeline.deploy import deployed_package, register_model
-    from animl_pipeline.deploy.latest_report import read_latest_report
+    from animl_pipeline.deploy.training_records import read_latest_report
 
     checked, opened = open_plan(plan, settings), open_store(settings)
     package = read_latest_report(checked.model, opened).package if only_files else deployed_package(checked, opened, settings)
@@ -173,7 +173,7 @@ def gc(
 def _dry_run(plan: str, force: str, settings: Settings, *, approved: bool) -> None:
     """Show what a release would do; exit code 1 if it would be refused or fail."""
     from animl_pipeline.deploy import dry_run_release
-    from animl_pipeline.deploy.latest_report import read_latest_report
+    from animl_pipeline.deploy.training_records import read_latest_report
 
     checked, opened = open_plan(plan, settings), open_store(settings)
     report = read_latest_report(checked.model, opened)

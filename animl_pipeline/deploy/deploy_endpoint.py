@@ -19,7 +19,7 @@ from animl_pipeline.core.errors import PipelineError, ReleaseError
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.progress import track
 from animl_pipeline.core.release_records import Approval, Release
-from animl_pipeline.deploy.endpoint_names import ReleaseTarget, release_targets
+from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.live_check import read_reference_predictions
 from animl_pipeline.deploy.preflight import require_preflight
 from animl_pipeline.deploy.release_gate import check_report, require_approval
@@ -33,7 +33,7 @@ from animl_pipeline.deploy.release_history import (
     release_of_config,
     write_record,
 )
-from animl_pipeline.deploy.sagemaker_api import AwsApi
+from animl_pipeline.deploy.release_target import ReleaseTarget, release_targets
 from animl_pipeline.deploy.update_or_undo import EndpointUpdater
 from animl_pipeline.storage.step_cache import Store, sha256_of
 

@@ -12,11 +12,11 @@ from animl_pipeline.core.artifacts import Artifact, Record
 from animl_pipeline.core.errors import PipelineError, ReleaseError
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.deploy.animl_registration import category_config, merge_rules, ssm_parameters
-from animl_pipeline.deploy.endpoint_names import ReleaseTarget, animl_model_id, read_package_card, release_targets
+from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.preflight import CheckResult, run_preflight
 from animl_pipeline.deploy.release_gate import check_report, needs_approval
 from animl_pipeline.deploy.release_history import read_records
-from animl_pipeline.deploy.sagemaker_api import AwsApi
+from animl_pipeline.deploy.release_target import ReleaseTarget, animl_model_id, read_package_card, release_targets
 from animl_pipeline.integrations.animl import AnimlClient
 from animl_pipeline.storage.http_connection_pool import RemoteError
 from animl_pipeline.storage.step_cache import Store

@@ -5,9 +5,9 @@ from __future__ import annotations
 from animl_pipeline.config import Plan, PlannedEndpoint
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.deploy.endpoint_names import switched_parameter
+from animl_pipeline.deploy.aws_api import AwsApi, EndpointState
 from animl_pipeline.deploy.release_history import History, read_records, release_of_config, release_records
-from animl_pipeline.deploy.sagemaker_api import AwsApi, EndpointState
+from animl_pipeline.deploy.release_target import switched_parameter
 from animl_pipeline.storage.step_cache import Store
 
 

@@ -14,7 +14,7 @@ from animl_pipeline.core.boxes import WHOLE_IMAGE, Box
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.core.progress import track
 from animl_pipeline.core.release_records import Latency, ReferencePrediction
-from animl_pipeline.deploy.sagemaker_api import AwsApi
+from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.integrations.aws_calls import error_code, explain_aws_errors
 from animl_pipeline.storage.step_cache import Store
 

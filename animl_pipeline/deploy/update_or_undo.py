@@ -15,9 +15,9 @@ import logging
 from animl_pipeline.config import Plan
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import AwsUnreachableError, PipelineError, ReleaseError
+from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.live_check import LiveCheckResult, check_endpoint
 from animl_pipeline.deploy.release_history import ReleaseRecord, close_record, read_records, write_record
-from animl_pipeline.deploy.sagemaker_api import AwsApi
 from animl_pipeline.storage.step_cache import Store
 
 log = logging.getLogger(__name__)

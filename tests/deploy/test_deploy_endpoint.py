@@ -15,7 +15,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.core.release_records import Release
 from animl_pipeline.deploy import ReleaseRecord, delete_unused, deploy_package, invoke_endpoint, realtime_status, release_records, roll_back
-from animl_pipeline.deploy.endpoint_names import release_targets
+from animl_pipeline.deploy.release_target import release_targets
 from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE
 from animl_pipeline.storage.step_cache import Store, open_store
 from tests.conftest import jpeg

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from animl_pipeline.core.errors import EvaluationError
-from animl_pipeline.deploy.latest_report import read_latest_report
+from animl_pipeline.deploy.training_records import read_latest_report
 from animl_pipeline.storage.step_cache import Store
 
 

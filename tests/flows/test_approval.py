@@ -19,7 +19,7 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.core.release_records import Approval
 from animl_pipeline.deploy import deploy_package, dry_run_release, release_records, roll_back
-from animl_pipeline.deploy.latest_report import save_report
+from animl_pipeline.deploy.training_records import save_report
 from animl_pipeline.storage.step_cache import Store, open_store
 from flows.release import release
 from tests.support.endpoint_process import wait_until

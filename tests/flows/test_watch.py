@@ -23,7 +23,7 @@ from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed, Failed,
 
 from animl_pipeline.config.settings import load_settings
 from animl_pipeline.core.errors import PlanError, SettingsError
-from animl_pipeline.deploy.latest_report import record_training_start
+from animl_pipeline.deploy.training_records import record_training_start
 from animl_pipeline.storage.step_cache import open_store
 from flows.retrain import retrain
 from flows.watch import validated, watch
@@ -186,7 +186,7 @@ def test_the_docs_name_both_switches_of_a_watch_that_ships_switched_off() -> Non
     shipped = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text(encoding="utf-8"))
     schedules = [s for d in shipped["deployments"] if d["entrypoint"] == "flows.watch.watch" for s in d["schedules"]]
     assert [(s["slug"], s["active"]) for s in schedules] == [("daily", False)]
-    text = (ROOT / "docs" / "operate.md").read_text(encoding="utf-8").split("As it ships nothing is watched.", 1)[1].split("*By an event.*", 1)[0]
+    text = (ROOT / "docs" / "operate.md").read_text(encoding="utf-8").split("By default nothing is watched.", 1)[1].split("*By an event.*", 1)[0]
     assert [word in text for word in ("export: animl://sci_biosecurity", "`daily`", "active: true", "in the UI")] == [True] * 4
 
 

@@ -10,7 +10,7 @@ import boto3
 import pytest
 
 from animl_pipeline.cli import console
-from animl_pipeline.deploy.sagemaker_api import AwsApi
+from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE, local_sagemaker
 
 

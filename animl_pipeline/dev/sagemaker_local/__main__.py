@@ -21,7 +21,7 @@ from animl_pipeline.dev.sagemaker_local.api_validation import IMAGE, REGION, ROL
 from animl_pipeline.dev.sagemaker_local.control_api import ControlApi
 from animl_pipeline.dev.sagemaker_local.fault_injection import Faults
 from animl_pipeline.dev.sagemaker_local.http_api import create_app
-from animl_pipeline.serve.server_process import listen_on, watch_parent
+from animl_pipeline.serve.listen_and_watch_parent import listen_on, watch_parent
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

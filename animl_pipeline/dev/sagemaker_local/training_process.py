@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from animl_pipeline.dev.sagemaker_local.endpoint_processes import end
-from animl_pipeline.serve.server_process import watch_parent
+from animl_pipeline.serve.listen_and_watch_parent import watch_parent
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
