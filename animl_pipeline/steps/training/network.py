@@ -38,11 +38,12 @@ def build_network(config: TrainingConfig, classes: Sequence[str], model_input: M
     torch.manual_seed(config.seed)
     if config.weights == "none":
         return _create(config, len(classes), model_input)
-    if config.weights not in {"timm", LITE0_WEIGHTS}:
+    if config.weights == "timm":
+        network = _load_from_hub(config, len(classes), model_input)
+    elif config.weights == LITE0_WEIGHTS:
+        network = _load_lite0(config, len(classes), model_input, settings)
+    else:
         return _load_file(config, len(classes), model_input, settings)
-    network = (
-        _load_from_hub(config, len(classes), model_input) if config.weights == "timm" else _load_lite0(config, len(classes), model_input, settings)
-    )
     pretrained: Any = network.pretrained_cfg
     expected, found = (tuple(pretrained["mean"]), tuple(pretrained["std"])), (model_input.mean, model_input.std)
     if expected != found:  # it costs accuracy

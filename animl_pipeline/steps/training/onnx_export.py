@@ -36,7 +36,7 @@ def write_model(
     network: nn.Module, plan: Plan, recorded: Mapping[str, Any], weights: str, data_digest: Digest, train: DecodedCrops, val: DecodedCrops,
     folder: Path,
 ) -> None:  # fmt: skip
-    """Write weights.safetensors, model.onnx and card.json.
+    """Write weights.safetensors, model.onnx and card.json, and compare ONNX and torch on val crops, and on train crops if val has few.
 
     Args:
         network: the trained network.
@@ -44,8 +44,8 @@ def write_model(
         recorded: the card's ``plan``.
         weights: the card's description of the initial weights.
         data_digest: the digest of crops and splits.
-        train: crops to compare ONNX and torch on, if val has too few.
-        val: crops to compare ONNX and torch on.
+        train: the train crops.
+        val: the val crops.
         folder: where the files are written.
 
     Raises:
