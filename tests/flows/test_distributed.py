@@ -31,8 +31,8 @@ LOCATIONS, EACH, LARGER, SHARES = 8, 10, 16, 6
 IMAGES = LOCATIONS * EACH * len(COLOURS)
 
 WORKERS = ("survivor", "detecting", "cropping")
-KILLED = (("detecting", "detect", "detections"), ("cropping", "crop", "crops"))
-"""One after another: the worker, the tasks that it runs when it is killed, and the image index that they fill."""
+KILLED = (("detecting", "detect", "detections", "run_detector_share"), ("cropping", "crop", "crops", "extract_crops_share"))
+"""One after another: the worker, the tasks that it runs when it is killed, the image index that they fill, and their function."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -168,7 +168,7 @@ def test_workers_without_settings_that_are_killed_at_work_change_nothing_in_the_
             retrain(plan, store), cwd=ROOT, env=ours, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            for dead, (worker, _, index) in enumerate(KILLED, start=1):
+            for dead, (worker, _, index, _) in enumerate(KILLED, start=1):
                 records = store / "index" / index
                 wait_until(lambda m=records: run.poll() is not None or list(m.rglob("*.jsonl")), f"the first {index} are recorded", seconds=180)
                 kill(dask.workers[worker])
@@ -178,8 +178,8 @@ def test_workers_without_settings_that_are_killed_at_work_change_nothing_in_the_
         finally:
             kill(run)
         assert run.returncode == 0, run_log.read_text()
-    for dead, (_, kind, _) in enumerate(KILLED, start=1):
-        lost = [key for key in lost_workers[dead - 1]["processing-tasks"] if key.startswith(f"{kind}_") or key.startswith(f"{kind}-")]
+    for dead, (_, kind, _, function) in enumerate(KILLED, start=1):
+        lost = [key for key in lost_workers[dead - 1]["processing-tasks"] if key.startswith(f"{function}-")]
         finished = {worker: dask.shares_of(worker, kind) for worker in WORKERS}
         left = set(WORKERS) - {worker for worker, *_ in KILLED[:dead]}
         assert lost, f"the killed worker ran no task: {finished} {lost_workers[dead - 1]['processing-tasks']}"
