@@ -1,8 +1,8 @@
-"""What Prefect costs: the sample's whole street as a flow, told to a running server, beside the same rooms called one after the other.
+"""What Prefect costs: the sample's pipeline as a flow on a running server, beside the same steps called one after the other.
 
-Each side is a process of its own with a store of its own, by turns; the server's CPU seconds while a flow runs are added to
-the flow's, less what it takes idle beside the other side; its start is shown apart. Then the same flow again, with
-everything in the store: CPU and wall seconds from the command to its end.
+Each side is a process of its own with its own store, by turns. The server's CPU seconds while a flow runs are added to the
+flow's, less what it takes idle beside the other side; its start is shown apart. Then the flow runs again with everything in
+the store: CPU and wall seconds from the command to its end.
 """
 
 from __future__ import annotations
@@ -32,41 +32,30 @@ MOST_OVERHEAD = 0.05
 MOST_CACHED_S = 15.0
 
 
-def _as_the_command_line() -> None:
-    """What a command does with its process's memory first; both sides do, since it has nothing to do with Prefect."""
-    sys.path.insert(0, str(ROOT))  # this file has the name of the package
-    from flows.lifecycle import collect_seldom, share_one_heap
-
-    share_one_heap()
-    collect_seldom()
-
-
-def rooms(plan_file: str) -> None:
-    """The street without Prefect: what the flow does, room by room."""
+def steps(plan_file: str) -> None:
+    """The pipeline without Prefect: what the flow does, step by step."""
     from animl_pipeline.config import load_plan
     from animl_pipeline.config.settings import load_settings
-    from animl_pipeline.deploy.released_model import find_champion
-    from animl_pipeline.inference.classifier import read_card
+    from animl_pipeline.deploy.released_model import find_champion_for_step
     from animl_pipeline.steps import calibration, crops, detections, evaluation, export, images, labels, package, splits, training
     from animl_pipeline.storage.step_cache import open_store
-    from flows.lifecycle import keep_what_is_loaded
 
-    keep_what_is_loaded()
     plan, settings = load_plan(Path(plan_file)), load_settings()
     store = open_store(settings)
     (source,) = plan.sources
     exported = export.export_annotations(source, store, settings)
-    fetched = images.download_images(source, exported, labels.wanted_labels(plan.labels, source.name, settings), store, settings, plan.images)
-    labelled = labels.resolve_labels([labels.SourceArtifacts(source, exported, fetched)], plan.labels, store, settings)
+    wanted = labels.wanted_labels(plan.labels, source.name, settings)
+    downloaded = images.download_images(source, exported, wanted, store, settings, plan.images)
+    labelled = labels.resolve_labels([labels.SourceArtifacts(source, exported, downloaded)], plan.labels, store, settings)
     detected = detections.detect_animals(labelled, plan.detections, store, settings)
-    cut = crops.extract_crops(labelled, detected, plan.crops, plan.model_input, store, settings)
-    split = splits.split_by_location(cut, plan.splits, tuple(plan.labels.classes), store, plan.model)
-    trained = training.train_classifier(cut, split, plan, store, settings)
-    calibrated = calibration.calibrate_classifier(trained, cut, split, plan.thresholds, store)
-    story = tuple((a.step, a.counts) for a in (exported, fetched, labelled, detected, cut, split, trained, calibrated))
-    champion = find_champion(plan.endpoint_name(), read_card(store.path(calibrated, "card.json")), store)
-    scored = evaluation.evaluate_classifier(calibrated, cut, split, plan, store, champion=champion, folds=[], step_counts=story, image_url="")
-    packed = package.package_model(calibrated, scored, plan.package, store, description=plan.description)
+    cropped = crops.extract_crops(labelled, detected, plan.crops, plan.model_input, store, settings)
+    split = splits.split_by_location(cropped, plan.splits, tuple(plan.labels.classes), store, plan.model)
+    trained = training.train_classifier(cropped, split, plan, store, settings)
+    calibrated = calibration.calibrate_classifier(trained, cropped, split, plan, store)
+    counts = tuple((a.step, a.counts) for a in (exported, downloaded, labelled, detected, cropped, split, trained, calibrated))
+    champion = find_champion_for_step(plan.endpoint_name(), calibrated, store)
+    scored = evaluation.evaluate_classifier(calibrated, cropped, split, plan, store, champion=champion, step_counts=counts)
+    packed = package.package_model(calibrated, scored, plan, store)
     print(json.dumps({"package": packed.digest}))
 
 
@@ -75,26 +64,17 @@ def flow(plan_file: str) -> None:
     from animl_pipeline.cli.prefect_server import prepare_prefect
 
     prepare_prefect()
-    from flows.lifecycle import keep_what_is_loaded
     from flows.retrain import retrain
 
-    keep_what_is_loaded()
     begun = time.monotonic()
     report = retrain(plan_file)
-    print(
-        json.dumps(
-            {
-                "package": report.package.digest,
-                "cached": all(a.cached for a in (report.model_artifact, report.package)),
-                "s": time.monotonic() - begun,
-            }
-        )
-    )
+    cached = all(a.cached for a in (report.model_artifact, report.package))
+    print(json.dumps({"package": report.package.digest, "cached": cached, "s": time.monotonic() - begun}))
 
 
 @contextmanager
 def server(folder: Path) -> Iterator[tuple[str, int]]:
-    """A Prefect server: its address and process."""
+    """A Prefect server: its address and its process id."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -136,7 +116,7 @@ def cpu_of(session: int) -> float:
 
 
 def side(name: str, folder: Path, store: str, **more: str) -> Any:
-    """One process: the rooms or the flow, on a store."""
+    """One process: the steps or the flow, on a store."""
     env = (
         os.environ
         | {"ANIML_DATA": str(folder), "ANIML_STORE": str(folder / store), "PREFECT_HOME": str(folder / "client"), "OMP_NUM_THREADS": "1"}
@@ -147,9 +127,9 @@ def side(name: str, folder: Path, store: str, **more: str) -> Any:
 
 
 def compare(turns: int) -> None:
-    """Both sides by turns, then the flow over a full store."""
+    """Both sides by turns, then the flow with everything in the store."""
     rows: list[tuple[object, ...]] = []
-    plain, told = [], []
+    without_prefect, with_prefect = [], []
     with TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         write_synthetic_dataset(folder / "sample")
@@ -157,21 +137,21 @@ def compare(turns: int) -> None:
             start = cpu_of(session)
             side("flow", folder, "first", PREFECT_API_URL=address)  # compiles all modules, and the server's first run costs more, too
             for turn in range(turns):
-                sides = [lambda t: side("rooms", folder, f"rooms-{t}"), lambda t: side("flow", folder, f"flow-{t}", PREFECT_API_URL=address)]
+                sides = [lambda t: side("steps", folder, f"steps-{t}"), lambda t: side("flow", folder, f"flow-{t}", PREFECT_API_URL=address)]
                 found = [None, None]
-                for which in (0, 1) if turn % 2 else (1, 0):  # the machine may grow faster or slower meanwhile
+                for which in (0, 1) if turn % 2 else (1, 0):  # the machine may become faster or slower meanwhile
                     before = cpu_of(session)
                     found[which] = (sides[which](turn).cpu_s, cpu_of(session) - before)
                 (alone, idle), (run, beside) = found
-                plain.append(alone)
-                told.append(run + beside - idle)
-                rows += [(f"{turn + 1}: rooms", alone, f"{idle:.2f} (idle)", alone), (f"{turn + 1}: flow", run, beside, run + beside - idle)]
+                without_prefect.append(alone)
+                with_prefect.append(run + beside - idle)
+                rows += [(f"{turn + 1}: steps", alone, f"{idle:.2f} (idle)", alone), (f"{turn + 1}: flow", run, beside, run + beside - idle)]
             before, begun = cpu_of(session), time.monotonic()
             again = side("flow", folder, "flow-0", PREFECT_API_URL=address)
             wall, beside = time.monotonic() - begun, cpu_of(session) - before
             assert again.said["cached"]
             rows.append(("again, all cached", again.cpu_s, beside, again.cpu_s + beside))
-    overhead = median(flow - rooms for flow, rooms in zip(told, plain, strict=True)) / median(plain)
+    overhead = median(flow - steps for flow, steps in zip(with_prefect, without_prefect, strict=True)) / median(without_prefect)
     show("CPU seconds on the sample", ("run", "process", "server", "both, without what the server takes idle"), rows)
     show(
         "and",
@@ -189,15 +169,15 @@ def compare(turns: int) -> None:
 
 def main() -> None:
     """A side, or the comparison."""
-    told = argparse.ArgumentParser(description=__doc__)
-    told.add_argument("--turns", type=int, default=6, help="cold runs of each side")
-    told.add_argument("--side", choices=["rooms", "flow"], help=argparse.SUPPRESS)
-    said = told.parse_args()
-    if said.side:
-        _as_the_command_line()
-        {"rooms": rooms, "flow": flow}[said.side](str(PLAN))
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--turns", type=int, default=6, help="cold runs of each side")
+    options.add_argument("--side", choices=["steps", "flow"], help=argparse.SUPPRESS)
+    chosen = options.parse_args()
+    if chosen.side:
+        sys.path.insert(0, str(ROOT))  # this file has the name of the package
+        {"steps": steps, "flow": flow}[chosen.side](str(PLAN))
     else:
-        compare(said.turns)
+        compare(chosen.turns)
 
 
 if __name__ == "__main__":

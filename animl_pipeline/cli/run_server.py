@@ -19,7 +19,7 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wa
 
 from animl_pipeline.cli import console
 from animl_pipeline.cli.prefect_server import LOCAL_SERVER_DEFAULTS, check_server
-from animl_pipeline.config.settings import Settings, load_settings
+from animl_pipeline.config.settings import DEPLOYMENTS, Settings, load_settings
 from animl_pipeline.core.errors import PlanError, SettingsError
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ def run_up(port: int, settings: Settings, local_sagemaker: Path | None) -> None:
 def deploy(environment: Mapping[str, str] | None = None) -> None:
     """Put the work pool, the deployments and the automations on the server of PREFECT_API_URL, or update them there.
 
+    They come from prefect.yaml and automations.yaml beside the folder of plans, or else as they are shipped.
+
     Args:
         environment: of the prefect commands that do it; None: this process's.
 
@@ -109,9 +111,8 @@ def deploy(environment: Mapping[str, str] | None = None) -> None:
     from flows.automations import put_automations
 
     settings = load_settings()
-    deployments = settings.plans.parent
-    if not (deployments / "prefect.yaml").exists():
-        raise SettingsError(f"ANIML_PLANS: expected prefect.yaml beside the folder {settings.plans}, found none", code="no_deployments")
+    own = settings.plans.parent
+    deployments = own if (own / "prefect.yaml").exists() else DEPLOYMENTS
     check_server()
     _prefect(deployments, environment, "work-pool", "create", POOL, "--type", "process", "--overwrite")
     _prefect(deployments, environment, "deploy", "--all", "--prefect-file", str(deployments / "prefect.yaml"))

@@ -31,25 +31,25 @@ MINUTES = 60.0
 on_postgres = pytest.mark.skipif(TOOLS is None, reason="expected Postgres (Debian's postgresql), found no initdb")
 
 
-def test_the_compose_file_is_sound_and_its_example_fills_it_in() -> None:
+def test_the_compose_file_is_valid_and_its_example_sets_every_variable() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = compose_services(read_env_file(EXAMPLE))
-    assert set(told) == {"database", "server", "deployments", "worker"}
-    assert "$" not in json.dumps(told)
+    services = compose_services(read_env_file(EXAMPLE))
+    assert set(services) == {"database", "server", "deployments", "worker"}
+    assert "$" not in json.dumps(services)
     with pytest.raises(KeyError, match=r"in team\.env"):
         compose_services({})
-    for service in told.values():
-        assert set(service.get("depends_on", {})) <= set(told)
-    passed_on = {name for service in told.values() for name in service["environment"] if name.startswith("ANIML_")}
+    for service in services.values():
+        assert set(service.get("depends_on", {})) <= set(services)
+    passed_on = {name for service in services.values() for name in service["environment"] if name.startswith("ANIML_")}
     assert passed_on <= {f"ANIML_{name.upper()}" for name in Settings.model_fields}
     assert read_env_file(EXAMPLE).keys() <= set(re.findall(r"\$\{([A-Z_]+)", COMPOSE.read_text(encoding="utf-8")))
 
 
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
-    """Postgres and Prefect's server, up; the drawn island as data, and its plan as it ships, but for how often a checkpoint is kept."""
+    """Postgres and Prefect's server, running; the synthetic data set, and its shipped plan with more frequent checkpoints."""
     assert TOOLS is not None
     folder = tmp_path_factory.mktemp("team")
     write_synthetic_dataset(folder / "data" / "sample")
@@ -70,22 +70,22 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
 def deployed(team: Team) -> Team:
     """With all deployments, put there as the compose file's service does it."""
     putting = team.start("deployments")
-    assert putting.wait(timeout=5 * MINUTES) == 0, team.said("deployments")
-    assert "has all deployments" in team.said("deployments")
+    assert putting.wait(timeout=5 * MINUTES) == 0, team.logs("deployments")
+    assert "has all deployments" in team.logs("deployments")
     return team
 
 
-def asked_for(team: Team, deployment: str = "retrain/sample", plan: str = "sample", **overrides: int) -> str:
-    """A run of a deployment, by API; its id."""
-    there = team.told(f"deployments/name/{deployment}")["id"]
+def request_run(team: Team, deployment: str = "retrain/sample", plan: str = "sample", **overrides: int) -> str:
+    """Request a run of a deployment by API. Returns its id."""
+    there = team.call(f"deployments/name/{deployment}")["id"]
     parameters = {"plan": plan} | ({"overrides": overrides} if overrides else {})
-    return str(team.told(f"deployments/{there}/create_flow_run", {"parameters": parameters})["id"])
+    return str(team.call(f"deployments/{there}/create_flow_run", {"parameters": parameters})["id"])
 
 
 def state(team: Team, run: str) -> str:
     """A run's state by name; "" while the server is away."""
     try:
-        return str(team.told(f"flow_runs/{run}")["state"]["name"])
+        return str(team.call(f"flow_runs/{run}")["state"]["name"])
     except OSError:
         return ""
 
@@ -94,19 +94,19 @@ def wait_for(team: Team, run: str, *names: str, minutes: float = 15) -> str:
     """Until a run is in one of the states."""
     wait_until(lambda: state(team, run) in {*names, "Failed", "Crashed"}, f"{run} is {' or '.join(names)}", seconds=minutes * MINUTES)
     found = state(team, run)
-    assert found in names, f"{found}: {team.told(f'flow_runs/{run}')['state']['message']}\n{log_of(team, run)}"
+    assert found in names, f"{found}: {team.call(f'flow_runs/{run}')['state']['message']}\n{log_of(team, run)}"
     return found
 
 
 def log_of(team: Team, run: str) -> str:
     """A run's log, as Prefect's UI shows it."""
     wanted = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
-    return "\n".join(line["message"] for line in team.told("logs/filter", wanted))
+    return "\n".join(line["message"] for line in team.call("logs/filter", wanted))
 
 
 def tasks_of(team: Team, run: str) -> dict[str, str]:
     """Step → its state, by name."""
-    found = team.told("task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    found = team.call("task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
     return {re.sub(r"-[0-9a-f]{3}$", "", task["name"]): task["state"]["name"] for task in found}
 
 
@@ -153,13 +153,13 @@ def test_without_the_password_only_health_answers_and_a_command_says_what_to_set
 @pytest.mark.timeout(20 * MINUTES)
 def test_each_way_to_start_a_training_that_the_docs_show_starts_it_once(deployed: Team) -> None:
     team = deployed
-    deployment = team.told("deployments/name/retrain/santa-cruz-island")["id"]
+    deployment = team.call("deployments/name/retrain/santa-cruz-island")["id"]
 
     def trainings() -> list[dict[str, Any]]:
-        runs = team.told("flow_runs/filter", {"deployments": {"id": {"any_": [deployment]}}})
+        runs = team.call("flow_runs/filter", {"deployments": {"id": {"any_": [deployment]}}})
         return [run for run in runs if not run["auto_scheduled"]]
 
-    def said_by(command: str) -> str:
+    def output_of(command: str) -> str:
         done = subprocess.run(
             ["/bin/bash", "-c", command], capture_output=True, text=True, env=team.environment("deployments"), cwd=ROOT, check=False
         )
@@ -167,7 +167,7 @@ def test_each_way_to_start_a_training_that_the_docs_show_starts_it_once(deployed
         return done.stdout
 
     def answered(runs: int) -> bool:
-        found = team.told("flow_runs/filter", {"flows": {"name": {"any_": ["validated"]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}})
+        found = team.call("flow_runs/filter", {"flows": {"name": {"any_": ["validated"]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}})
         return len(found) == runs
 
     shown = [c for c in commands(ROOT / "docs" / "operate.md") if c.startswith("curl") and "/resume" not in c]
@@ -177,20 +177,20 @@ def test_each_way_to_start_a_training_that_the_docs_show_starts_it_once(deployed
         shown = [command.replace(there, instead) for command in shown]
     event, by_name, create = shown
     worker = team.start("worker")
-    said_by(event)
+    output_of(event)
     wait_until(lambda: answered(1), "the event started a run of validated/on-event", seconds=5 * MINUTES)
-    (told,) = trainings()
-    assert told["parameters"]["overrides"]["epochs"] == 40
-    said_by('animl-pipeline notify santa-cruz-island --batch "2026-11-22 night"')  # of the same batch
+    (training,) = trainings()
+    assert training["parameters"]["overrides"]["epochs"] == 40
+    output_of('animl-pipeline notify santa-cruz-island --batch "2026-11-22 night"')  # of the same batch
     wait_until(lambda: answered(2), "the second event, too", seconds=5 * MINUTES)
     assert len(trainings()) == 1
-    assert json.loads(said_by(by_name))["id"] == deployment
-    first, second = json.loads(said_by(create)), json.loads(said_by(create))
+    assert json.loads(output_of(by_name))["id"] == deployment
+    first, second = json.loads(output_of(create)), json.loads(output_of(create))
     assert first["id"] == second["id"]
     assert len(trainings()) == 2
     kill(worker)
     for run in trainings():
-        team.told(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
+        team.call(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
 
 
 @on_postgres
@@ -199,7 +199,7 @@ def test_each_way_to_start_a_training_that_the_docs_show_starts_it_once(deployed
 def test_a_server_killed_in_the_middle_of_a_training_loses_nothing(deployed: Team) -> None:
     team = deployed
     worker = team.start("worker")
-    run = asked_for(team)
+    run = request_run(team)
     wait_until(lambda: checkpoint(team) or state(team, run) in {"Failed", "Crashed"}, "the training has a checkpoint", seconds=15 * MINUTES)
     before = checkpoint(team)
     assert before is not None, log_of(team, run)
@@ -215,7 +215,7 @@ def test_a_server_killed_in_the_middle_of_a_training_loses_nothing(deployed: Tea
     wait_until(
         lambda: all(line in log_of(team, run) for line in made), "the log is whole", seconds=2 * MINUTES
     )  # its last lines come after the state
-    assert worker.poll() is None, team.said("worker")
+    assert worker.poll() is None, team.logs("worker")
     kill(worker)
 
 
@@ -227,7 +227,7 @@ def test_a_worker_killed_with_its_run_is_seen_and_the_next_run_goes_on_while_a_r
     worker = team.start("worker")
     waiting = waiting_release(team)
     impatient(team, seconds=60)
-    run = asked_for(team, epochs=400, seed=1)
+    run = request_run(team, epochs=400, seed=1)
     wait_until(lambda: checkpoint(team) or state(team, run) in {"Failed", "Crashed"}, "the training has a checkpoint", seconds=15 * MINUTES)
     assert checkpoint(team) is not None, log_of(team, run)
     running = processes_of(team)
@@ -237,17 +237,17 @@ def test_a_worker_killed_with_its_run_is_seen_and_the_next_run_goes_on_while_a_r
         with contextlib.suppress(ProcessLookupError):  # it was in the worker's group
             os.kill(pid, signal.SIGKILL)
     wait_until(lambda: state(team, run) == "Crashed", "the zombie is seen", seconds=10 * MINUTES)
-    assert "No sign of life" in team.told(f"flow_runs/{run}")["state"]["message"]
+    assert "No heartbeat" in team.call(f"flow_runs/{run}")["state"]["message"]
     assert state(team, waiting) == "Suspended"  # it has been silent for longer
     again = team.start("worker")
-    second = asked_for(team, epochs=400, seed=1)
+    second = request_run(team, epochs=400, seed=1)
     wait_until(
-        lambda: "training resumes after step" in log_of(team, second) or state(team, second) in {"Failed", "Crashed"}, "it goes on", 10 * MINUTES
+        lambda: "training continues after step" in log_of(team, second) or state(team, second) in {"Failed", "Crashed"}, "it goes on", 10 * MINUTES
     )
-    assert "training resumes after step" in log_of(team, second)
+    assert "training continues after step" in log_of(team, second)
     done = tasks_of(team, second)
     assert {step for step, name in done.items() if name == "Cached"} >= {"export island", "images island", "detections", "crops", "splits"}
-    team.told(f"flow_runs/{second}/set_state", {"state": {"type": "CANCELLING"}})
+    team.call(f"flow_runs/{second}/set_state", {"state": {"type": "CANCELLING"}})
     wait_for(team, second, "Cancelled")
     kill(again)
 
@@ -257,15 +257,15 @@ def waiting_release(team: Team) -> str:
     plan = write_project(team.folder / "island")
     lenient = {"min_examples": 1, "min_locations": 1, "max_macro_f1_drop": 1.0, "min_macro_f1": 0.0}
     write_plan(plan.parent, gate=lenient, release={"memory_mb": 1024, "max_concurrency": 2, "timeout_s": 60, "approval": "required"})
-    wait_for(team, asked_for(team, plan=str(plan)), "AwaitingApproval")
-    run = asked_for(team, "release/release", plan=str(plan))
+    wait_for(team, request_run(team, plan=str(plan)), "AwaitingApproval")
+    run = request_run(team, "release/release", plan=str(plan))
     wait_for(team, run, "Suspended")
     return run
 
 
 def impatient(team: Team, seconds: int) -> None:
     """Have the automation for zombies wait less long than it comes with."""
-    (zombies,) = (a for a in team.told("automations/filter", {}) if a["name"] == "animl zombies")
+    (zombies,) = (a for a in team.call("automations/filter", {}) if a["name"] == "animl zombies")
     wanted = {name: zombies[name] for name in ("name", "description", "enabled", "trigger", "actions")}
     wanted["trigger"] |= {"within": seconds}
     answer = requests.put(f"{team.address}/automations/{zombies['id']}", json=wanted, auth=AUTH, timeout=60)
@@ -280,9 +280,9 @@ def test_a_lost_database_comes_back_from_its_dump(deployed: Team) -> None:
 
     def all_of_it() -> dict[str, Any]:
         kinds = ("flow_runs", "task_runs", "deployments", "automations", "artifacts", "logs", "work_pools", "block_documents")
-        return {kind: sorted(json.dumps(_lasting(one), sort_keys=True) for one in team.told(f"{kind}/filter", {})) for kind in kinds}
+        return {kind: sorted(json.dumps(_lasting(one), sort_keys=True) for one in team.call(f"{kind}/filter", {})) for kind in kinds}
 
-    asked_for(team)  # nobody works it off: it is in the dump as a run that waits
+    request_run(team)  # nobody works it off: it is in the dump as a run that waits
     kept, before = team.database.back_up(), all_of_it()
     kill(team.servers[-1])
     team.database.restore(kept)

@@ -1,4 +1,4 @@
-"""Deployments on a real Prefect server, worked off by a real worker: put there, cancelled in the middle, approved, gone on with."""
+"""Deployments on a real Prefect server, carried out by a real worker: runs that are cancelled, approved, and continued."""
 
 from __future__ import annotations
 
@@ -21,21 +21,14 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.deploy import release_records
 from animl_pipeline.deploy.training_records import save_report
 from animl_pipeline.storage.step_cache import open_store
+from tests.support.command_line import COMMAND
 from tests.support.endpoint_process import wait_until
 from tests.support.local_aws import local_aws_services
 from tests.support.packaged_model import colour_plan_data, make_package, make_report
-from tests.support.paths import ROOT
-from tests.support.prefect_server import QUICK, read_run
+from tests.support.prefect_server import FAST_SERVER, PREFECT_TEST, read_run
 from tests.support.tiny_project import write_plan, write_project
 
-pytestmark = [
-    pytest.mark.prefect,
-    pytest.mark.slow,
-    pytest.mark.usefixtures("prefect"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [*PREFECT_TEST, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -52,44 +45,42 @@ def aws(home: Path) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def environment(home: Path, prefect: str, aws: dict[str, str]) -> dict[str, str]:
-    """What worker and commands see."""
-    quiet = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | QUICK
-    told = {"PREFECT_API_URL": prefect, "PREFECT_HOME": str(home / "prefect")}
-    return quiet | told | aws | {"ANIML_STORE": str(home / "store"), "ANIML_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
+    """The environment of worker and commands."""
+    others = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | FAST_SERVER
+    prefect_settings = {"PREFECT_API_URL": prefect, "PREFECT_HOME": str(home / "prefect")}
+    return others | prefect_settings | aws | {"ANIML_STORE": str(home / "store"), "ANIML_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
-def deployed(environment: dict[str, str]) -> None:
-    """All deployments and automations, put there as a person does it: twice, since the second time renews them."""
+def deployed(home: Path, environment: dict[str, str]) -> None:
+    """All deployments and automations, put on the server twice, because the second time updates them."""
     for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-m", "animl_pipeline.cli.main", "deploy"], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
-        )
+        done = subprocess.run([*COMMAND, "deploy"], capture_output=True, text=True, cwd=home, env=environment, check=False)
         assert done.returncode == 0, done.stderr
         assert "has all deployments" in done.stdout
 
 
 @pytest.fixture(scope="module")
 def worker(home: Path, environment: dict[str, str], deployed: None) -> Iterator[Path]:
-    """A worker of the pool; its log."""
+    """The log of a worker of the pool, which runs outside of the checkout."""
     log = home / "worker.log"
     with log.open("wb") as out:
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "animl", "--type", "process"]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=home, env=environment, stdout=out, stderr=subprocess.STDOUT)
     yield log
     process.terminate()
     process.wait(timeout=60)
 
 
-def asked_for(plan: Path, deployment_name: str = "retrain/sample") -> FlowRun:
-    """A run of a deployment, as somebody asks for it."""
+def request_run(plan: Path, deployment_name: str = "retrain/sample") -> FlowRun:
+    """A run of a deployment, requested by API."""
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name(deployment_name)
         return client.create_flow_run_from_deployment(deployment.id, parameters={"plan": str(plan)})
 
 
 def cancel(run: FlowRun) -> None:
-    """What the button in Prefect's UI does, up to the end of the process."""
+    """Cancel a run as the button in Prefect's UI does, and wait for the end of its process."""
     pid = int(str(read_run(run).infrastructure_pid).rpartition(":")[2])
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(run.id, Cancelling())
@@ -97,7 +88,7 @@ def cancel(run: FlowRun) -> None:
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its process is gone", seconds=60)
 
 
-def said(run: FlowRun) -> str:
+def log_of(run: FlowRun) -> str:
     """A run's log, as Prefect's UI shows it."""
     with get_client(sync_client=True) as client:
         return "\n".join(line.message for line in client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))))
@@ -113,34 +104,32 @@ def test_deploying_puts_every_deployment_and_automation_on_the_server(prefect: s
 
 
 @pytest.mark.timeout(600)
-def test_a_cancelled_training_stops_and_the_next_run_goes_on_from_its_checkpoint(home: Path, worker: Path) -> None:
+def test_a_cancelled_training_stops_and_the_next_run_continues_from_its_checkpoint(home: Path, worker: Path) -> None:
     write_project(home / "island")
     endless = {"backbone": "tf_efficientnet_lite0", "weights": "none", "epochs": 5000, "head_epochs": 0, "batch_size": 16, "checkpoint_steps": 1}
     plan = write_plan(home / "island", train=endless)
-    first = asked_for(plan)
+    first = request_run(plan)
     wait_until(lambda: list((home / "store").rglob("checkpoint.ckpt")) or read_run(first).state.is_final(), worker.read_text(), seconds=300)  # type: ignore[union-attr]
     cancel(first)
-    assert "training resumes" not in said(first)
-    second = asked_for(plan)
-    wait_until(lambda: "training resumes after step" in said(second), "the second run goes on from the checkpoint", seconds=300)
+    assert "training continues" not in log_of(first)
+    second = request_run(plan)
+    wait_until(lambda: "training continues after step" in log_of(second), "the second run goes on from the checkpoint", seconds=300)
     cancel(second)
 
 
 @pytest.mark.timeout(600)
-def test_a_release_that_waits_for_a_person_holds_no_process_and_goes_on_in_a_worker_when_it_is_approved(
-    home: Path, worker: Path, prefect: str
-) -> None:
+def test_a_release_that_waits_for_approval_has_no_process_and_goes_on_when_it_is_approved(home: Path, worker: Path, prefect: str) -> None:
     store = open_store(Settings(store=str(home / "store")))
     save_report(make_report(make_package(store, home, "v1"), store, verdict="promote"), store)
     plan = home / "colours.yaml"
     plan.write_text(yaml.safe_dump(colour_plan_data(approval="required")), encoding="utf-8")
-    run = asked_for(plan, "release/release")
+    run = request_run(plan, "release/release")
     wait_until(lambda: read_run(run).state_name in {"Suspended", "Failed", "Crashed"}, "the release asks", seconds=120)
     assert read_run(run).state_name == "Suspended", worker.read_text()
     pid = int(str(read_run(run).infrastructure_pid).rpartition(":")[2])
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its process is gone", seconds=60)
-    said = {"run_input": {"approve": "yes", "name": "ranger", "note": "read it"}}
-    assert requests.post(f"{prefect}/flow_runs/{run.id}/resume", json=said, timeout=30).json()["status"] == "ACCEPT"
+    answer = {"run_input": {"approve": "yes", "name": "ranger", "note": "read it"}}
+    assert requests.post(f"{prefect}/flow_runs/{run.id}/resume", json=answer, timeout=30).json()["status"] == "ACCEPT"
     wait_until(lambda: read_run(run).state_name in {"Released", "Failed", "Crashed"}, "the release goes on", seconds=180)
     assert read_run(run).state_name == "Released", worker.read_text()
     (record,) = release_records(load_plan(plan), store)

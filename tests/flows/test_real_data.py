@@ -1,6 +1,6 @@
-"""The street on real camera-trap pictures: missouri, ena24 and animl-py with coarse classes (tests/real-data.yaml).
+"""The pipeline on real camera-trap images: missouri, ena24 and animl-py with coarse classes (tests/real-data.yaml).
 
-Needs the private test pictures beside the checkout. The figures that the slow test prints stand in docs/real-data.md.
+Needs the private test images (ANIML_TEST_DATA, or beside the checkout). docs/real-data.md shows the numbers that the slow test prints.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def plan() -> Plan:
 
 @pytest.fixture(scope="module")
 def steps(home: Path, real_store: Store, plan: Plan) -> dict[str, Artifact]:
-    """The street from export to splits."""
+    """The steps from export to splits."""
     settings = Settings(store=str(home / "store"), data=DATA)
     sources = []
     for source in plan.sources:
@@ -71,13 +71,13 @@ def steps(home: Path, real_store: Store, plan: Plan) -> dict[str, Artifact]:
     return {"labels": labels, "detections": detections, "crops": crops, "splits": splits}
 
 
-def test_the_plans_classes_are_the_coarse_classes_beside_the_data(plan: Plan) -> None:
+def test_the_plans_classes_are_the_coarse_classes_of_the_data(plan: Plan) -> None:
     with (DATA / "coarse_classes.csv").open(encoding="utf-8") as f:
         coarse = {row["name"]: row["coarse_class"] for row in csv.DictReader(f)}
     assert class_by_label(plan.labels) == {name: c for name, c in coarse.items() if c in plan.labels.classes}
 
 
-def test_boxes_are_peoples_where_there_are_any_and_the_detectors_elsewhere(steps: dict[str, Artifact], real_store: Store) -> None:
+def test_boxes_come_from_annotations_if_there_are_any_and_else_from_the_detector(steps: dict[str, Artifact], real_store: Store) -> None:
     labels, found = real_store.table(steps["labels"], "labels.parquet"), real_store.table(steps["detections"], "detections.parquet")
     boxed = set(labels.loc[labels["ymin"].notna(), "image_id"])
     assert set(found.loc[found["origin"] == "annotation", "image_id"]) == boxed
@@ -85,7 +85,7 @@ def test_boxes_are_peoples_where_there_are_any_and_the_detectors_elsewhere(steps
     assert (found["origin"] == "detector").sum() > 5
 
 
-def test_no_real_location_burst_or_image_is_on_two_sides(steps: dict[str, Artifact], real_store: Store) -> None:
+def test_no_real_location_sequence_or_image_is_in_two_splits(steps: dict[str, Artifact], real_store: Store) -> None:
     t = real_store.table(steps["crops"], "crops.parquet").merge(real_store.table(steps["splits"], "splits.parquet"), on="crop_id")
     for column in ("location", "sequence", "image"):
         assert t[t[column] != ""].groupby(column)["split"].nunique().max() == 1
@@ -117,12 +117,12 @@ def local_aws(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("local_aws")
-def test_the_whole_street_is_held_by_the_gate_and_released_by_force_every_test_crop_is_answered_live_as_offline(
+def test_the_model_is_held_released_by_force_and_every_live_answer_equals_the_offline_one(
     home: Path, real_store: Store, plan: Plan
 ) -> None:
     variables = {"ANIML_STORE": str(home / "store"), "ANIML_DATA": str(DATA), "PREFECT_HOME": str(home / "prefect"), "COLUMNS": "160"}
-    plain, forced = ["release", str(PLAN)], ["release", str(PLAN), "--force", "a trial of the street"]
-    said = {}
+    plain, forced = ["release", str(PLAN)], ["release", str(PLAN), "--force", "a trial"]
+    output = {}
     for what, command, status in (("retrain", ["retrain", str(PLAN)], 0), ("refused", plain, 1), ("released", forced, 0)):
         done = subprocess.run(
             [sys.executable, "-m", "animl_pipeline.cli.main", *command],
@@ -134,10 +134,10 @@ def test_the_whole_street_is_held_by_the_gate_and_released_by_force_every_test_c
         )
         assert done.returncode == status, done.stderr
         print(done.stderr, done.stdout)  # noqa: T201 - the figures for docs/real-data.md
-        said[what] = done.stdout + done.stderr
-    assert "Hold: its mean F1 is" in said["retrain"]
-    assert "the plan asks for at least" in said["refused"]
-    assert re.search(r"now serves|served already", said["released"])
+        output[what] = done.stdout + done.stderr
+    assert "Hold: its mean F1 is" in output["retrain"]
+    assert "the plan asks for at least" in output["refused"]
+    assert re.search(r"now serves|served already", output["released"])
     report = read_latest_report(plan.model, real_store)
     predictions = real_store.table(report.evaluation, "predictions.parquet")
     crops = real_store.table(Artifact.model_validate(_crops_of(real_store, report.model_artifact)), "crops.parquet")

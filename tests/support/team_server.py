@@ -1,4 +1,4 @@
-"""A team's set-up as processes of this machine: Postgres, Prefect's server and workers with the settings of docker/compose.yaml."""
+"""A team's server as processes of this machine: Postgres, Prefect's server and workers, with the settings of docker/compose.yaml."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ AUTH = ("team", "the owl flies at night")
 
 
 def postgres_tools() -> Path | None:
-    """The folder of Postgres' programs, as Debian or PATH has them; None where there is none."""
+    """The folder of Postgres' programs, from Debian or PATH; None if there is none."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(p) for p in [shutil.which("initdb")] if p]
     return found[-1].parent if found else None
 
 
 def read_env_file(file: Path) -> dict[str, str]:
-    """What an env file sets."""
+    """The variables that an env file sets."""
     lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     return dict(line.split("=", 1) for line in lines)
 
@@ -111,11 +111,11 @@ class Postgres:
         return subprocess.run([self.tools / "pg_isready", "-q"], env=self.environment, check=False).returncode == 0
 
     def back_up(self) -> str:
-        """What docs/operate.md says to keep."""
+        """A dump, made as docs/operate.md says."""
         return self._run("pg_dump", "--no-owner", "prefect")
 
     def restore(self, kept: str) -> None:
-        """The kept into a new database, after the old one is lost."""
+        """Read a dump into a new database, after the old one is lost."""
         self._run("dropdb", "prefect")
         self._run("createdb", "prefect")
         self._run("psql", "--quiet", "--set", "ON_ERROR_STOP=1", "prefect", given=kept)
@@ -145,12 +145,14 @@ class Team:
     def environment(self, service: str) -> dict[str, str]:
         """A service's environment, its hosts and folders led to this machine's."""
         here = {"server:4200": f"127.0.0.1:{self.port}", "database:5432": f"127.0.0.1:{self.database.port}"}
-        told = {name: "~/.cache/animl-pipeline" if value == "/cache" else str(value) for name, value in self.services[service]["environment"].items()}
+        settings = {
+            name: "~/.cache/animl-pipeline" if value == "/cache" else str(value) for name, value in self.services[service]["environment"].items()
+        }
         for there, instead in here.items():
-            told = {name: value.replace(there, instead) for name, value in told.items()}
+            settings = {name: value.replace(there, instead) for name, value in settings.items()}
         ours = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "ANIML_", "AWS_"))}
         path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
-        return ours | told | {"PATH": path, "PREFECT_HOME": str(self.folder / f"home-{service}"), "OMP_NUM_THREADS": "1"} | self.extra
+        return ours | settings | {"PATH": path, "PREFECT_HOME": str(self.folder / f"home-{service}"), "OMP_NUM_THREADS": "1"} | self.extra
 
     def start(self, service: str) -> subprocess.Popen[bytes]:
         """A service's command as a process in a group of its own."""
@@ -175,18 +177,18 @@ class Team:
         server = self.start("server")
         self.servers.append(server)
         wait_until(lambda: server.poll() is not None or self.answers(), "Prefect's server answers", seconds=300)
-        assert server.poll() is None, self.said("server")
+        assert server.poll() is None, self.logs("server")
         return server
 
     def answers(self) -> bool:
-        """What the compose file's health check asks."""
+        """Whether the compose file's health check succeeds."""
         try:
             return requests.get(f"{self.address}/health", timeout=5).ok
         except requests.RequestException:
             return False
 
-    def said(self, service: str) -> str:
-        """All that a service's processes wrote."""
+    def logs(self, service: str) -> str:
+        """All that a service's processes logged."""
         return "\n".join(log.read_text(errors="replace") for log in sorted(self.folder.glob(f"{service}-*.log")))
 
     def ask(self, path: str, body: object = None, auth: tuple[str, str] | None = AUTH) -> requests.Response:
@@ -194,8 +196,8 @@ class Team:
         method = "GET" if body is None else "POST"
         return requests.request(method, f"{self.address}/{path}", json=body, auth=auth, timeout=60)
 
-    def told(self, path: str, body: object = None) -> Any:
-        """The API's answer, which must be a good one, as data."""
+    def call(self, path: str, body: object = None) -> Any:
+        """The data of the API's answer, which must be a success."""
         answer = self.ask(path, body)
         assert answer.ok, f"{answer.status_code} {answer.text[:500]}"
         return answer.json()
