@@ -72,7 +72,8 @@ def test_the_checks_are_fast_and_do_not_load_torch() -> None:
     script = (
         "import sys; from pathlib import Path; from animl_pipeline.steps import detections, training; from animl_pipeline.config import load_plan;"
         "from animl_pipeline.config.settings import Settings; plan = load_plan(Path(sys.argv[1]));"
-        "detections.check_ready(plan.detections, Settings()); training.check_backbone_and_weights(plan, Settings()); print(*{'torch', 'timm', 'boto3'} & set(sys.modules))"
+        "detections.check_ready(plan.detections, Settings()); training.check_backbone_and_weights(plan, Settings());"
+        "print(*{'torch', 'timm', 'boto3'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(SAMPLE)], capture_output=True, text=True, cwd=ROOT, timeout=120, check=True)
     assert done.stdout.strip() == ""
