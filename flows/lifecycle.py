@@ -38,7 +38,7 @@ def handle_signals() -> None:
 
 
 def is_stopping() -> bool:
-    """Whether this command was told to stop."""
+    """Whether this command received a signal to stop."""
     return _received is not None
 
 

@@ -15,7 +15,7 @@ from tasks.run_paths import RunPaths
 
 
 class ReleaseCandidate(Record):
-    """The latest package of a plan, and what stands against its release."""
+    """The latest package of a plan, and what prevents its release."""
 
     report: Report
     hold_reason: str

@@ -123,13 +123,13 @@ def deploy() -> None:
     console.out.print(f"{server} has all deployments; a worker carries out their runs: prefect worker start --pool animl")
 
 
-@app.command(short_help="Tell the server that images were validated.")
+@app.command(short_help="Report to the server that images were validated.")
 def notify(
     plan: Annotated[str, typer.Argument(metavar="PLAN", help="name of a plan that the server has: deployed as retrain/PLAN")],
     batch: Annotated[str, typer.Option(help="an id of what was validated; the same id starts one run only")] = "",
     epochs: Annotated[int | None, typer.Option(min=1, help="train.epochs of this run", show_default=False)] = None,
 ) -> None:
-    """Tell the Prefect server (PREFECT_API_URL) that images of PLAN were validated. It then starts a training.
+    """Send the Prefect server (PREFECT_API_URL) the event that images of PLAN were validated. It then starts a training.
 
     A plan that is not deployed there is refused.
     """
@@ -137,7 +137,7 @@ def notify(
     from animl_pipeline.cli.run_server import notify as send_event
 
     send_event(plan, {"epochs": epochs}, batch)
-    console.out.print(f"told {server}: images of {plan} were validated")
+    console.out.print(f"sent to {server}: images of {plan} were validated")
 
 
 @app.command("sagemaker-local", short_help="Run SageMaker's API on this machine.")

@@ -1,6 +1,6 @@
-"""What docs/biologist.md tells, in a real browser: a training from the form, its artifacts, an approval, and the endpoint answers.
+"""The steps of docs/biologist.md in a real browser: a training from the form, its artifacts, an approval, and the endpoint's answers.
 
-``make screenshots`` keeps what the browser showed, for the docs.
+``make screenshots`` saves the screenshots for the docs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE, local_sagemaker
 from animl_pipeline.dev.synthetic_dataset import write_synthetic_dataset
 from animl_pipeline.storage.step_cache import open_store
 from tests.support.browser import Visitor, chromium
+from tests.support.command_line import COMMAND
 from tests.support.endpoint_process import wait_until
 from tests.support.team_server import ROOT, free_port, stop
 
@@ -40,8 +40,8 @@ pytestmark = [
 MINUTES = 60.0
 
 
-class House:
-    """Everything on one machine, as `animl-pipeline up` starts it, with the drawn island and a plan that asks before a release."""
+class Server:
+    """A server on one machine, as `animl-pipeline up` starts it, with the synthetic data set and a plan whose releases need an approval."""
 
     def __init__(self, folder: Path, cloud: dict[str, str]) -> None:
         self.folder = folder
@@ -61,17 +61,17 @@ class House:
         self.images.mkdir(exist_ok=True)
 
     def start(self) -> subprocess.Popen[bytes]:
-        """`animl-pipeline up`, once it says where the UI is."""
+        """`animl-pipeline up`, once it prints the UI's address."""
         log = self.folder / "up.log"
         with log.open("wb") as out:
-            command = [sys.executable, "-m", "animl_pipeline.cli.main", "up", "--port", str(self.port)]
+            command = [*COMMAND, "up", "--port", str(self.port)]
             up = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
         wait_until(lambda: "Prefect's UI:" in log.read_text() or up.poll() is not None, "the UI is up", seconds=5 * MINUTES)
         assert up.poll() is None, log.read_text()
         return up
 
     def newest(self, flow: str) -> dict[str, Any]:
-        """The newest run of a flow, as the API knows it."""
+        """The latest run of a flow, from the API."""
         runs = requests.post(
             f"{self.address}/api/flow_runs/filter", json={"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC"}, timeout=60
         )
@@ -79,7 +79,7 @@ class House:
         return found
 
     def wait(self, flow: str, *names: str) -> dict[str, Any]:
-        """Until a flow's newest run is in one of the states."""
+        """Wait until a flow's latest run is in one of the states. Returns the run."""
         wait_until(lambda: self.newest(flow)["state"]["name"] in {*names, "Failed", "Crashed"}, f"{flow} is {names}", seconds=30 * MINUTES)
         run = self.newest(flow)
         assert run["state"]["name"] in names, run["state"]["message"]
@@ -87,11 +87,11 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     import boto3
 
     with local_sagemaker(tmp_path / "cloud") as addresses:
-        made = House(tmp_path, addresses.variables())
+        made = Server(tmp_path, addresses.variables())
         for name, value in made.environment.items():
             if name.startswith("AWS_") or name == "ANIML_STORE":
                 monkeypatch.setenv(name, value)
@@ -104,57 +104,57 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
             stop(up)
 
 
-def test_a_person_trains_watches_reads_approves_and_the_endpoint_answers_with_the_new_version(house: House) -> None:
+def test_a_person_trains_and_approves_in_the_browser_and_the_endpoint_serves_the_new_version(server: Server) -> None:
     with chromium() as browser:
-        person = Visitor(browser, house.address, house.images)
-        starts_a_training(person, house)
-        watches_it(person, house)
-        house.wait("retrain", "AwaitingApproval")
-        reads_what_came_of_it(person, house)
-        asks_for_the_release(person, house)
-        looks_on_a_phone(Visitor(browser, house.address, house.images, phone=True), house)
-        approves(person, house)
-        assert person.strangers == []
-    plan, store = load_plan(house.file), open_store(Settings())
+        person = Visitor(browser, server.address, server.images)
+        starts_a_training(person, server)
+        watches_it(person, server)
+        server.wait("retrain", "AwaitingApproval")
+        reads_what_came_of_it(person, server)
+        asks_for_the_release(person, server)
+        looks_on_a_phone(Visitor(browser, server.address, server.images, phone=True), server)
+        approves(person, server)
+        assert person.other_hosts == []
+    plan, store = load_plan(server.file), open_store(Settings())
     report = read_latest_report(plan.model, store)
     (record,) = release_records(plan, store)
     assert (record.version, record.state) == (report.version, "done")
     assert record.approval is not None
     assert (record.approval.by, record.approval.note, record.approval.given_in) == ("the ranger", "looked at the lizards", "prefect")
     reference = ReferencePrediction.model_validate(json.loads(store.path(report.package, "reference_predictions.json").read_bytes())[0])
-    said = invoke_endpoint(plan.endpoint_name(), store.path(report.package, f"reference_predictions/{reference.image}").read_bytes(), reference.box)
-    assert said == pytest.approx(reference.probabilities, abs=plan.release.tolerance)
+    answer = invoke_endpoint(plan.endpoint_name(), store.path(report.package, f"reference_predictions/{reference.image}").read_bytes(), reference.box)
+    assert answer == pytest.approx(reference.probabilities, abs=plan.release.tolerance)
 
 
-def starts_a_training(person: Visitor, house: House) -> None:
+def starts_a_training(person: Visitor, server: Server) -> None:
     person.opens("deployments")
     person.shot("deployments", "santa-cruz-island", "rollback")
-    person.asks_for_a_run("sample")
+    person.open_run_form("sample")
     assert person.page.locator("textarea").first.input_value() == "sample"
     person.presses("int")  # a field of Epochs in place of "None"
     person.page.locator("input[type=number]").first.fill("2")
     person.shot("form", "Epochs (Optional)")
     person.submits()
-    wait_until(lambda: house.newest("retrain")["state"]["name"] == "Running", "the training runs", seconds=5 * MINUTES)
-    run = house.newest("retrain")
+    wait_until(lambda: server.newest("retrain")["state"]["name"] == "Running", "the training runs", seconds=5 * MINUTES)
+    run = server.newest("retrain")
     assert run["parameters"]["plan"] == "sample"
     assert run["parameters"]["overrides"]["epochs"] == 2
 
 
-def watches_it(person: Visitor, house: House) -> None:
+def watches_it(person: Visitor, server: Server) -> None:
     person.opens("runs")
     person.page.get_by_role("link", name="retrain sample").first.click()
     person.clicks("Artifacts")
     person.shot("running", "progress-training-steps")
 
 
-def reads_what_came_of_it(person: Visitor, house: House) -> None:
-    run = f"runs/flow-run/{house.newest('retrain')['id']}"
+def reads_what_came_of_it(person: Visitor, server: Server) -> None:
+    run = f"runs/flow-run/{server.newest('retrain')['id']}"
     for artifact, shown in (
         ("splits", "train"),
         ("kept-and-dropped", "images island"),
         ("scores", "lizard"),
-        ("verdict", "every class has at least 5 test examples from 2 places"),
+        ("verdict", "every class has at least 5 test examples from 2 locations"),
     ):
         person.opens(f"{run}?tab=Artifacts")
         person.clicks("Artifacts")
@@ -170,34 +170,34 @@ def reads_what_came_of_it(person: Visitor, house: House) -> None:
         person.shot(artifact)
 
 
-def asks_for_the_release(person: Visitor, house: House) -> None:
-    person.asks_for_a_run("release")
+def asks_for_the_release(person: Visitor, server: Server) -> None:
+    person.open_run_form("release")
     person.page.locator("textarea").first.fill("sample")
     person.submits()
-    run = house.wait("release", "Suspended")
+    run = server.wait("release", "Suspended")
     person.opens(f"runs/flow-run/{run['id']}")
     person.presses("Resume")
     person.sees("Your name")
     person.presses("Submit")  # an empty answer is none
     person.sees("'approve' is a required property")
-    assert house.newest("release")["state"]["name"] == "Suspended"
+    assert server.newest("release")["state"]["name"] == "Suspended"
 
 
-def approves(person: Visitor, house: House) -> None:
+def approves(person: Visitor, server: Server) -> None:
     for field, text in enumerate(("yes", "the ranger", "looked at the lizards")):
         person.page.locator(".p-modal textarea").nth(field).fill(text)
     person.shot("approval")
     person.presses("Submit")
-    run = house.wait("release", "Released")
+    run = server.wait("release", "Released")
     person.opens(f"runs/flow-run/{run['id']}?tab=Artifacts")
     person.clicks("Artifacts")
     person.page.locator("a[href*='/artifacts/']").first.click()
-    person.page.get_by_text("golden crops asked live").wait_for()
+    person.page.get_by_text("reference predictions compared").wait_for()
     person.shot("released")
 
 
-def looks_on_a_phone(person: Visitor, house: House) -> None:
-    person.opens(f"runs/flow-run/{house.newest('release')['id']}")
+def looks_on_a_phone(person: Visitor, server: Server) -> None:
+    person.opens(f"runs/flow-run/{server.newest('release')['id']}")
     person.sees("Suspended")
     person.page.locator(".p-icon-button-menu button, button.p-icon-button-menu").first.click()  # ⋮
     person.clicks("Resume")

@@ -117,9 +117,7 @@ def local_aws(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("local_aws")
-def test_the_model_is_held_released_by_force_and_every_live_answer_equals_the_offline_one(
-    home: Path, real_store: Store, plan: Plan
-) -> None:
+def test_the_model_is_held_released_by_force_and_every_live_answer_equals_the_offline_one(home: Path, real_store: Store, plan: Plan) -> None:
     variables = {"ANIML_STORE": str(home / "store"), "ANIML_DATA": str(DATA), "PREFECT_HOME": str(home / "prefect"), "COLUMNS": "160"}
     plain, forced = ["release", str(PLAN)], ["release", str(PLAN), "--force", "a trial"]
     output = {}

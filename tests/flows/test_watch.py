@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -29,6 +28,7 @@ from flows.retrain import retrain
 from flows.watch import validated, watch
 from tasks.watch import count_validated
 from tests.support.animl_server import LONG_AGO, AnimlServer, make_images, serve_animl
+from tests.support.command_line import COMMAND
 from tests.support.paths import ROOT
 from tests.support.prefect_server import PREFECT_TEST, send_remaining_events
 from tests.support.request_barrier import request_barrier
@@ -191,11 +191,11 @@ def test_the_docs_name_both_switches_of_a_watch_that_ships_switched_off() -> Non
 
 
 def run_notify(plan: str, server: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "animl_pipeline.cli.main", "notify", plan]
+    line = [*COMMAND, "notify", plan]
     return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PREFECT_API_URL": server}, timeout=120, check=False)
 
 
-def test_notify_tells_of_a_plan_that_is_deployed_by_name_or_path_and_refuses_another(plan: str, deployed: UUID, prefect: str) -> None:
+def test_notify_takes_a_deployed_plan_by_name_or_path_and_refuses_another(plan: str, deployed: UUID, prefect: str) -> None:
     for known in (plan, f"deployments/plans/{plan}.yaml"):
         done = run_notify(known, prefect)
         assert (done.returncode, done.stderr) == (0, "")

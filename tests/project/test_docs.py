@@ -37,7 +37,7 @@ RUN_BY = {
     "animl-pipeline sagemaker-local": "dev/test_sagemaker_local.py::test_",
     "animl-pipeline store gc": "storage/test_gc_interrupted.py::test_the_command_deletes_only_with_yes_and_shows_what_and_why",
     "animl-pipeline store show": "storage/test_gc_interrupted.py::test_the_command_deletes_only_with_yes_and_shows_what_and_why",
-    "animl-pipeline up": "flows/test_browser.py::test_a_person_trains_watches_reads_approves_and_the_endpoint_answers_with_the_new_version",
+    "animl-pipeline up": "flows/test_browser.py::test_a_person_trains_and_approves_in_the_browser_and_the_endpoint_serves_the_new_version",
     "animl-pipeline weights fetch": "integrations/test_weights.py::test_the_command_lists_every_name_and_fetches_one",
     "animl-pipeline weights list": "integrations/test_weights.py::test_the_command_lists_every_name_and_fetches_one",
     "createdb": "cli/test_team_server.py::test_a_lost_database_comes_back_from_its_dump",

@@ -1,4 +1,4 @@
-"""Somebody who works in Prefect's UI: what they click and type, and a picture of what they see."""
+"""A person in Prefect's UI: clicks, typing, and screenshots."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
 PATIENCE_MS = 240_000
-"""For what a busy machine takes to draw a page."""
+"""A busy machine takes this long to draw a page."""
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium, or the one that playwright has brought, without a window."""
+    """Debian's Chromium, or playwright's own, without a window."""
     from playwright.sync_api import sync_playwright
 
     found = shutil.which("chromium")
@@ -35,7 +35,7 @@ class Visitor:
     """A person before one screen.
 
     Attributes:
-        strangers: addresses beyond this machine that the pages asked.
+        other_hosts: addresses beyond this machine that the pages asked.
     """
 
     def __init__(self, browser: Browser, address: str, images: Path, *, phone: bool = False) -> None:
@@ -44,12 +44,12 @@ class Visitor:
         self.page.set_default_timeout(PATIENCE_MS)
         self.page.add_init_script("localStorage.setItem('color-scheme', JSON.stringify('light'))")
         self.address, self.images = address, images
-        self.strangers: list[str] = []
+        self.other_hosts: list[str] = []
         self.page.on("request", lambda request: self._note(request.url))
 
     def _note(self, url: str) -> None:
         if not url.startswith((self.address, "data:", "blob:")):
-            self.strangers.append(url)
+            self.other_hosts.append(url)
 
     def opens(self, path: str) -> None:
         """Go to a page of the UI."""
@@ -63,18 +63,18 @@ class Visitor:
         return found
 
     def clicks(self, text: str) -> None:
-        """Click on what says exactly this."""
+        """Click on the element with exactly this text."""
         self.page.get_by_text(text, exact=True).first.click()
 
     def presses(self, name: str) -> None:
-        """Press the first button of a name."""
+        """Press the first button with a name."""
         self.page.get_by_role("button", name=name, exact=True).first.click()
 
     def follows(self, name: str) -> None:
-        """Follow the first link of a name."""
+        """Follow the first link with a name."""
         self.page.get_by_role("link", name=name, exact=True).first.click()
 
-    def asks_for_a_run(self, deployment: str) -> None:
+    def open_run_form(self, deployment: str) -> None:
         """Open the form of a deployment's run, as docs/biologist.md says."""
         self.opens("deployments")
         self.follows(deployment)
@@ -83,12 +83,12 @@ class Visitor:
         self.page.get_by_role("button", name="Submit", exact=True).wait_for()
 
     def submits(self) -> None:
-        """Send the form of a run; the deployment's page comes back."""
+        """Send the form of a run; wait for the deployment's page."""
         self.presses("Submit")
         self.page.wait_for_url(re.compile(r"/deployments/deployment/[^/]+$"))
 
     def shot(self, name: str, *waiting_for: str) -> None:
-        """Keep a picture of the page, once it is drawn: with few colours, so that it is small."""
+        """Save a screenshot of the page once it is drawn, with few colours so that the file is small."""
         for text in waiting_for:
             self.sees(text)
         self.page.wait_for_load_state("networkidle")
