@@ -1,1 +1,4 @@
-"""The steps of the pipeline, in the order in which they run: export, images, labels, detections, crops, splits, training, calibration, evaluation, package."""
+"""The steps of the pipeline, each in its own package.
+
+They run in this order: export, images, labels, detections, crops, splits, training, calibration, evaluation, package.
+"""

@@ -31,7 +31,7 @@ DEFAULT_LAYOUT = "{label}"
 EXIF_IFD, DATE_TIME_ORIGINAL, DATE_TIME_DIGITIZED, OFFSET_TIME_ORIGINAL = 0x8769, 0x9003, 0x9004, 0x9011
 """Tags of the Exif standard (CIPA DC-008)."""
 EXIF_VERSION = 2
-"""Raised when EXIF is read in another way, so that remembered dates are read anew."""
+"""Raised when EXIF is read in another way, so that remembered dates are read again."""
 BATCH = 2000
 """Images after which the dates read so far are remembered."""
 _EXIF_ERRORS = (OSError, ValueError, SyntaxError, KeyError, TypeError, EOFError, struct.error)
