@@ -61,7 +61,7 @@ def steps(plan_file: str) -> None:
 
 def flow(plan_file: str) -> None:
     """The flow, as the command line runs it."""
-    from animl_pipeline.cli.prefect_server import prepare_prefect
+    from animl_pipeline.cli.prefect_connection import prepare_prefect
 
     prepare_prefect()
     from flows.retrain import retrain

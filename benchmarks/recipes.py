@@ -139,7 +139,7 @@ def train_recipe(pixels: NDArray[np.uint8], targets: NDArray[np.int64], plan: Pl
     """A network trained by the recipe: shuffled batches of pixels from 0 to 1, cross entropy, plain SGD."""
     import torch
 
-    from animl_pipeline.steps.training.network import build_network
+    from animl_pipeline.steps.training.network_and_weights import build_network
     from animl_pipeline.steps.training.trainer import lightning_precision
 
     half = lightning_precision(plan.train, plan.model_input.size) == "bf16-mixed"

@@ -13,8 +13,8 @@ from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.release_records import Approval, Release
 from animl_pipeline.deploy import Registration, new_approval
 from flows.approval import RELEASE_DEPLOYMENT, can_ask, wait_for_answer
-from flows.lifecycle import prepare_run
 from flows.run_states import STATE_OF_VERDICT, end_as
+from flows.stop_signals import prepare_run
 from tasks import release as tasks
 from tasks.run_paths import RunPaths, resolve_run_paths
 

@@ -13,9 +13,9 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.evaluation_results import Report
 from flows.approval import start_release
 from flows.distributed import extract_crops_on_cluster, run_detector_on_cluster
-from flows.lifecycle import exit_on_cancel, prepare_run
 from flows.progress_artifacts import show_progress
 from flows.run_states import STATE_OF_VERDICT, end_as
+from flows.stop_signals import exit_on_cancel, prepare_run
 from flows.ui_artifacts import show_training
 from tasks import dataset, training
 from tasks.run_paths import RunPaths, resolve_run_paths

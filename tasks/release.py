@@ -6,8 +6,8 @@ from prefect import task
 
 from animl_pipeline import deploy
 from animl_pipeline.config import Plan
-from animl_pipeline.core.artifacts import Record
 from animl_pipeline.core.evaluation_results import Report
+from animl_pipeline.core.record import Record
 from animl_pipeline.core.release_records import Approval, Release
 from animl_pipeline.deploy.training_records import read_latest_report
 from tasks.policies import LOCAL_WORK, REMOTE_WORK

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from animl_pipeline.cli import console
+from animl_pipeline.cli.flow_runner import run_flow
 from animl_pipeline.cli.options import open_plan, settings_with
-from animl_pipeline.cli.run_flow import run_flow
-from animl_pipeline.config.settings import Settings, load_settings, use_local_aws
-from animl_pipeline.core.errors import SettingsError
+from animl_pipeline.cli.sagemaker_local import _wait_until_stopped, run_local_aws
+from animl_pipeline.config.settings import Settings, use_local_aws
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.release_records import Release
-from animl_pipeline.dev.sagemaker_local import local_sagemaker
 from animl_pipeline.dev.synthetic_dataset import write_synthetic_dataset
 from animl_pipeline.storage.step_cache import open_store
 
@@ -51,45 +47,6 @@ def run_demo(folder: Path, *, keep: bool, debug: bool) -> None:
             _wait_until_stopped()
 
 
-def serve_local_aws(folder: Path, bucket: str) -> None:
-    """Run SageMaker's and S3's API on this machine until Ctrl-C, and print the variables that make boto3 use them."""
-    with run_local_aws(folder, bucket) as variables:
-        for name, value in variables.items():
-            console.out.print(f"export {name}={value}", soft_wrap=True)
-        _wait_until_stopped()
-
-
-@contextmanager
-def run_local_aws(state: Path, bucket: str) -> Iterator[dict[str, str]]:
-    """SageMaker and S3 on this machine, with a bucket for models. Yields the environment variables that lead to them.
-
-    Raises:
-        SettingsError: the folder cannot be used, or the bucket's name is not valid.
-    """
-    import boto3
-    from botocore.exceptions import ParamValidationError
-
-    from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE
-
-    settings = load_settings()
-    with local_sagemaker(state) as addresses:
-        variables = addresses.variables()
-        client = boto3.client(
-            "s3",
-            endpoint_url=variables["AWS_ENDPOINT_URL_S3"],
-            aws_access_key_id="local",
-            aws_secret_access_key="local",  # noqa: S106 - the local server takes any
-            region_name="us-west-2",
-        )
-        try:
-            client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
-        except ParamValidationError as e:
-            raise SettingsError(
-                f"expected the name of a bucket (ANIML_MODELS_BUCKET, --bucket), found {bucket!r}", code="invalid_bucket", bucket=bucket
-            ) from e
-        yield variables | {"ANIML_ROLE_ARN": settings.role_arn or ROLE, "ANIML_ENDPOINT_IMAGE": settings.endpoint_image or IMAGE}
-
-
 def _train_and_release(settings: Settings) -> tuple[Report, Release]:
     from flows.release import release
     from flows.retrain import retrain
@@ -108,8 +65,3 @@ def _ask_about_one_image(report: Report, settings: Settings) -> None:
     answer = invoke_endpoint(open_plan(PLAN, settings).endpoint_name(), image.read_bytes(), prediction.box)
     console.out.print(f"the endpoint's answer for {image}, box {prediction.box.as_list()}:")
     console.show_probabilities(answer)
-
-
-def _wait_until_stopped() -> None:
-    console.err.print("running until Ctrl-C")
-    threading.Event().wait()

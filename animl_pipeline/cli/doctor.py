@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from animl_pipeline.cli.prefect_server import check_server, load_prefect, server_address
+from animl_pipeline.cli.prefect_connection import check_server, load_prefect, server_address
 from animl_pipeline.config.settings import Settings, set_library_defaults
 from animl_pipeline.core.errors import PipelineError, redact_url
 from animl_pipeline.integrations.weights import KnownWeights, fetch_known, list_known_weights

@@ -12,7 +12,7 @@ from animl_pipeline.cli import console
 from animl_pipeline.cli.options import DataOption, Debug, PlanArgument, StoreOption, open_plan, settings_with
 from animl_pipeline.cli.plan_check import plans
 from animl_pipeline.cli.predict import predict
-from animl_pipeline.cli.prefect_server import load_prefect, prepare_prefect, require_server
+from animl_pipeline.cli.prefect_connection import load_prefect, prepare_prefect, require_server
 from animl_pipeline.cli.release import releases, rollback
 from animl_pipeline.cli.store import stores
 from animl_pipeline.cli.weights import weights
@@ -55,7 +55,7 @@ def retrain(plan: PlanArgument, store: StoreOption = None, data: DataOption = No
     """
     settings = settings_with(store, data)
     load_prefect()
-    from animl_pipeline.cli.run_flow import run_flow
+    from animl_pipeline.cli.flow_runner import run_flow
     from animl_pipeline.storage.step_cache import open_store
     from flows.retrain import retrain as flow
 
@@ -108,7 +108,7 @@ def up(
     """Run a Prefect server with all deployments and a worker on this machine until Ctrl-C, to train from a browser."""
     settings = settings_with(store, data)
     load_prefect()
-    from animl_pipeline.cli.run_server import run_up
+    from animl_pipeline.cli.prefect_up import run_up
 
     run_up(port, settings, local_sagemaker)
 
@@ -117,7 +117,7 @@ def up(
 def deploy() -> None:
     """Put all deployments and automations on the Prefect server of PREFECT_API_URL (a team's; `up` does it by itself)."""
     server = require_server()
-    from animl_pipeline.cli.run_server import deploy as put_deployments
+    from animl_pipeline.cli.prefect_deployments import deploy as put_deployments
 
     put_deployments()
     console.out.print(f"{server} has all deployments; a worker carries out their runs: prefect worker start --pool animl")
@@ -134,7 +134,7 @@ def notify(
     A plan that is not deployed there is refused.
     """
     server = require_server()
-    from animl_pipeline.cli.run_server import notify as send_event
+    from animl_pipeline.cli.prefect_deployments import notify as send_event
 
     send_event(plan, {"epochs": epochs}, batch)
     console.out.print(f"sent to {server}: images of {plan} were validated")
@@ -146,20 +146,20 @@ def sagemaker_local(
     bucket: Annotated[str | None, typer.Option(help="S3 bucket to make in it; without it, ANIML_MODELS_BUCKET's")] = None,
 ) -> None:
     """Run SageMaker's and S3's API on this machine until Ctrl-C, and print the variables that make boto3 use them."""
-    from animl_pipeline.cli.demo import serve_local_aws
+    from animl_pipeline.cli.sagemaker_local import serve_local_aws
 
     serve_local_aws(folder, bucket or load_settings().models_bucket)
 
 
 def main() -> None:
     """Run a command. An error that a user can fix is one line and an exit code; a traceback comes only with --debug."""
-    from flows import lifecycle
+    from flows import stop_signals
 
-    lifecycle.handle_signals()
+    stop_signals.handle_signals()
     try:
         app(standalone_mode=True)
-    except lifecycle.Stopped:
-        lifecycle.exit_now()
+    except stop_signals.Stopped:
+        stop_signals.exit_now()
     except PipelineError as e:
         _fail(str(e), e.exit_code)
     except Exception as e:  # noqa: BLE001 - an error that nobody foresaw; EX_SOFTWARE of sysexits.h
@@ -168,10 +168,10 @@ def main() -> None:
 
 def _fail(reason: str, status: int) -> NoReturn:
     """End with one line; with --debug, with the exception that is being handled."""
-    from flows import lifecycle
+    from flows import stop_signals
 
-    if lifecycle.is_stopping():  # a library made another exception of it
-        lifecycle.exit_now()
+    if stop_signals.is_stopping():  # a library made another exception of it
+        stop_signals.exit_now()
     if Debug.on:
         raise  # noqa: PLE0704 - called from an except clause
     console.err.print(f"animl-pipeline: {console.one_line(reason)}", markup=False)

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from animl_pipeline.cli import console
 from animl_pipeline.cli.options import Debug, PlanArgument, StoreOption, open_plan, settings_with
-from animl_pipeline.cli.prefect_server import load_prefect
+from animl_pipeline.cli.prefect_connection import load_prefect
 from animl_pipeline.cli.release_output import show_cleanup, show_dry_run, show_history, show_release, show_status
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ReleaseError
@@ -70,7 +70,7 @@ def release(
         _dry_run(plan, force, settings, approved=approve_as is not None)
         return
     load_prefect()
-    from animl_pipeline.cli.run_flow import run_flow
+    from animl_pipeline.cli.flow_runner import run_flow
     from flows.release import release as flow
     from flows.run_states import result_of
 
@@ -112,7 +112,7 @@ def rollback(
     """Put an earlier version behind PLAN's endpoints again, and check it there."""
     settings = settings_with(store)
     load_prefect()
-    from animl_pipeline.cli.run_flow import run_flow
+    from animl_pipeline.cli.flow_runner import run_flow
     from flows.release import rollback as flow
 
     show_release(run_flow(flow, plan, to, settings.store), "serves again")

@@ -12,8 +12,8 @@ from pydantic import Field, ValidationError
 from animl_pipeline.config.plan import Plan
 from animl_pipeline.config.renamed_keys import renamed_key
 from animl_pipeline.config.value_types import shorten
-from animl_pipeline.core.artifacts import Record
 from animl_pipeline.core.errors import PlanError
+from animl_pipeline.core.record import Record
 
 MOST_ERRORS = 6
 """A message explains this many errors."""

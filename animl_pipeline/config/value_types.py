@@ -1,4 +1,4 @@
-"""Types of plan values that several sections use, and the base of all sections."""
+"""Types of plan values that several sections use."""
 
 from __future__ import annotations
 

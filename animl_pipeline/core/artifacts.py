@@ -1,29 +1,18 @@
-"""The base class of all records, and what a step produced: its artifact and its counts."""
+"""What a step made: the record of its artifact, and what it kept and dropped."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pydantic import Field
 
-from pydantic import BaseModel, ConfigDict, Field
-
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-"""A sha256 in lower-case hexadecimal."""
-Share = Annotated[float, Field(ge=0, le=1)]
-"""A fraction between 0 and 1."""
-
-
-class Record(BaseModel):
-    """The base class of records: frozen, and unknown keys are an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from animl_pipeline.core.record import Digest, Record
 
 
 class Counts(Record):
     """How many items a step kept and dropped, by reason. ``notes`` holds other counts that a reader should know."""
 
     kept: int = Field(ge=0)
-    dropped: dict[str, int] = {}
-    notes: dict[str, int] = {}
+    dropped: dict[str, int] = Field(default={})
+    notes: dict[str, int] = Field(default={})
     unit: str = "objects"
 
     def __str__(self) -> str:

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from animl_pipeline.core.artifacts import Record
 from animl_pipeline.core.errors import ReleaseError
+from animl_pipeline.core.record import Record
 from animl_pipeline.deploy.release_target import ReleaseTarget
 from animl_pipeline.integrations.aws_calls import explain_aws_errors, none_if_missing, retrying_config
 

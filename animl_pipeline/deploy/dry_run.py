@@ -8,9 +8,10 @@ from typing import Any
 
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.artifacts import Artifact, Record
+from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PipelineError, ReleaseError
 from animl_pipeline.core.evaluation_results import Report
+from animl_pipeline.core.record import Record
 from animl_pipeline.deploy.animl_registration import category_config, merge_rules, ssm_parameters
 from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.preflight import CheckResult, run_preflight

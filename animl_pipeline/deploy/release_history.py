@@ -18,8 +18,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from animl_pipeline.config import Plan
 from animl_pipeline.config.package_and_release import Purpose
-from animl_pipeline.core.artifacts import Artifact, Record
+from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ReleaseError
+from animl_pipeline.core.record import Record
 from animl_pipeline.core.release_records import Approval, Latency, Release
 from animl_pipeline.deploy.live_check import LiveCheckResult
 from animl_pipeline.storage.step_cache import Store

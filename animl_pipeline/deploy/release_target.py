@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 from animl_pipeline.config import Plan, PlannedEndpoint, RegisterConfig
 from animl_pipeline.config.package_and_release import Purpose
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.artifacts import Artifact, Record
+from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PackageError, SettingsError
 from animl_pipeline.core.model_card import ModelCard
+from animl_pipeline.core.record import Record
 from animl_pipeline.storage.step_cache import Store, digest_of
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 
 from animl_pipeline.config import Plan
-from animl_pipeline.core.artifacts import Artifact, Counts, Record
+from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import EvaluationError
 from animl_pipeline.core.evaluation_results import Report
+from animl_pipeline.core.record import Record
 from animl_pipeline.deploy.release_gate import needs_approval
 from animl_pipeline.inference.classifier import CARD_FILE, read_card
 from animl_pipeline.steps.evaluation import read_metrics, write_headline

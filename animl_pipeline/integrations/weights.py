@@ -27,8 +27,8 @@ from filelock import FileLock
 from pydantic import Field
 
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.artifacts import Digest, Record
 from animl_pipeline.core.errors import WeightsError, WeightsUnreachableError, redact_url
+from animl_pipeline.core.record import Digest, Record
 from animl_pipeline.storage.http_connection_pool import RemoteError
 from animl_pipeline.storage.remote_files import read_path_or_url
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from animl_pipeline.core.artifacts import Artifact, Counts, Digest, Record
+from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.core.record import Digest, Record
 
 MANIFEST_FILE = "manifest.json"
 

@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from animl_pipeline.config.settings import Settings, check_store_address
-from animl_pipeline.core.artifacts import Artifact, Counts, Digest
+from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import DamagedError, StoreError
+from animl_pipeline.core.record import Digest
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import declared_table
 from animl_pipeline.core.tables import Table, check_schema

@@ -39,7 +39,7 @@ def doctor(tmp_path: Path, **variables: str) -> dict[str, str]:
 def server(tmp_path: Path, **variables: str) -> str:
     """What the doctor says of Prefect's server."""
     code = (
-        "from animl_pipeline.cli.prefect_server import prepare_prefect; prepare_prefect();"
+        "from animl_pipeline.cli.prefect_connection import prepare_prefect; prepare_prefect();"
         "from animl_pipeline.cli.doctor import check_prefect_server; c = check_prefect_server(); print(c.mark, c.found)"
     )
     here = os.environ | {"ANIML_STORE": str(tmp_path / "store"), "PREFECT_HOME": str(tmp_path / "home")} | variables

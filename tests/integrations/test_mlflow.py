@@ -203,7 +203,7 @@ def test_an_invalid_address_is_refused_before_anything_begins(settings: Settings
 def test_no_library_sends_telemetry() -> None:
     """As each library itself says, after the command line has prepared its process."""
     script = """
-from animl_pipeline.cli.prefect_server import prepare_prefect
+from animl_pipeline.cli.prefect_connection import prepare_prefect
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.integrations.mlflow import check_tracking_uri
 prepare_prefect()

@@ -34,15 +34,15 @@ BUCKET = "trained"
 FLOW = """
 from pathlib import Path
 from animl_pipeline.storage.step_cache import open_store
-from flows import lifecycle
+from flows import stop_signals
 from tests.integrations.test_sagemaker_training import plan_on_sagemaker, settings_in, train_on_sagemaker
-lifecycle.handle_signals()
+stop_signals.handle_signals()
 settings = settings_in(Path({folder!r}), {prefix!r})
 store = open_store(settings)
 try:
     train_on_sagemaker(plan_on_sagemaker({epochs}), store, settings)
-except lifecycle.Stopped:
-    lifecycle.exit_now()
+except stop_signals.Stopped:
+    stop_signals.exit_now()
 """
 
 

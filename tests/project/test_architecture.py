@@ -52,7 +52,7 @@ ALLOWED_PACKAGES = {
 }
 """Library → the packages that may import it."""
 
-ENVIRONMENT_READERS = {"animl_pipeline/config/settings.py", "animl_pipeline/cli/prefect_server.py"}
+ENVIRONMENT_READERS = {"animl_pipeline/config/settings.py", "animl_pipeline/cli/prefect_connection.py"}
 """Modules that may read or write the process environment, besides programs (__main__.py)."""
 
 

@@ -41,7 +41,7 @@ RUN_BY = {
     "animl-pipeline weights fetch": "integrations/test_weights.py::test_the_command_lists_every_name_and_fetches_one",
     "animl-pipeline weights list": "integrations/test_weights.py::test_the_command_lists_every_name_and_fetches_one",
     "createdb": "cli/test_team_server.py::test_a_lost_database_comes_back_from_its_dump",
-    "curl -X POST http://127.0.0.1:4200/api/deployments": "cli/test_team_server.py::test_each_way_to_start_a_training_that_the_docs_show_starts_it_once",
+    "curl -X POST http://127.0.0.1:4200/api/deployments": "cli/test_team_server.py::test_each_way_to_start_a_training",
     "curl -X POST http://127.0.0.1:4200/api/events": "cli/test_team_server.py::test_each_way_to_start_a_training_that_the_docs_show_starts_it_once",
     "curl -X POST http://127.0.0.1:4200/api/flow_runs": "flows/test_approval.py::test_a_release_waits_suspended_until_a_person_approves_it",
     "curl -d": "dev/test_sagemaker_local.py::test_",

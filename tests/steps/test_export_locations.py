@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from animl_pipeline.integrations.animl import CameraDeployment
-from animl_pipeline.steps.export.write_tables import merge_deployments
+from animl_pipeline.steps.export.export_tables import merge_deployments
 
 
 def test_a_name_used_at_two_sites_is_one_location() -> None:

@@ -32,7 +32,7 @@ def test_weights_of_a_file_are_loaded_except_the_classifier_layer(trained: tuple
     import torch
     from safetensors.torch import load_file
 
-    from animl_pipeline.steps.training.network import build_network
+    from animl_pipeline.steps.training.network_and_weights import build_network
 
     file = trained[0].path(trained[1], "weights.safetensors")
     network = build_network(plan_with(weights=str(file)).train, CLASSES, plan_with().model_input, settings)
@@ -104,7 +104,7 @@ def test_a_training_starts_from_the_released_model_and_is_cached_when_nothing_is
 def test_the_classifier_rows_of_classes_that_stay_are_kept(trained: tuple[Store, Artifact]) -> None:
     import torch
 
-    from animl_pipeline.steps.training.network import build_from_released
+    from animl_pipeline.steps.training.network_and_weights import build_from_released
 
     store, model = trained
     plan = plan_with()
@@ -116,7 +116,7 @@ def test_the_classifier_rows_of_classes_that_stay_are_kept(trained: tuple[Store,
 
 
 def test_a_released_model_of_another_backbone_is_not_used(trained: tuple[Store, Artifact], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from animl_pipeline.steps.training.initial_weights import choose_initial_weights
+    from animl_pipeline.steps.training.choose_initial_weights import choose_initial_weights
 
     store, model = trained
     plan = plan_with(weights="released", fallback_weights="timm", backbone="test_efficientnet")

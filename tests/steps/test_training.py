@@ -299,7 +299,7 @@ def test_a_missing_weights_file_is_refused(store: Store, settings: Settings) -> 
 
 
 def test_the_signature_of_a_weights_url_is_in_no_message(settings: Settings) -> None:
-    from animl_pipeline.steps.training.network import build_network
+    from animl_pipeline.steps.training.network_and_weights import build_network
 
     plan = plan_with()
     for location in ("http://127.0.0.1:9/own.safetensors", "http://127.0.0.1:9/own.pt"):

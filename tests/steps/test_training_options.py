@@ -138,7 +138,7 @@ def test_mixup_and_cutmix_mix_pixels_and_class_shares_alike() -> None:
 
 
 def test_the_learning_rate_is_constant_for_the_head_then_rises_and_falls() -> None:
-    from animl_pipeline.steps.training.freezing import learning_rate_factor
+    from animl_pipeline.steps.training.fine_tuning_schedule import learning_rate_factor
 
     rates = [learning_rate_factor(step, 10, 110, 10) for step in range(110)]
     assert rates[:10] == [1.0] * 10
@@ -150,7 +150,7 @@ def test_the_learning_rate_is_constant_for_the_head_then_rises_and_falls() -> No
 def test_the_head_phase_freezes_the_backbone_and_its_batch_norm_statistics() -> None:
     import timm
 
-    from animl_pipeline.steps.training.freezing import FreezingSchedule
+    from animl_pipeline.steps.training.fine_tuning_schedule import FreezingSchedule
 
     network = timm.create_model("test_efficientnet", num_classes=3)
     schedule = FreezingSchedule(network, ("classifier",), plan_with(weights="timm").train, 5)
@@ -166,7 +166,7 @@ def test_the_head_phase_freezes_the_backbone_and_its_batch_norm_statistics() -> 
 def test_frozen_layers_and_their_batch_norm_statistics_are_never_trained() -> None:
     import timm
 
-    from animl_pipeline.steps.training.freezing import FreezingSchedule
+    from animl_pipeline.steps.training.fine_tuning_schedule import FreezingSchedule
 
     network = timm.create_model("test_efficientnet", num_classes=3)
     FreezingSchedule(network, ("classifier",), plan_with(weights="timm", frozen_layers=0.5).train, 5).apply(head_only=False)
@@ -182,7 +182,7 @@ def test_frozen_layers_and_their_batch_norm_statistics_are_never_trained() -> No
 def test_freeze_norm_keeps_batch_norm_statistics_while_all_weights_are_trained() -> None:
     import timm
 
-    from animl_pipeline.steps.training.freezing import FreezingSchedule
+    from animl_pipeline.steps.training.fine_tuning_schedule import FreezingSchedule
 
     network = timm.create_model("test_efficientnet", num_classes=3)
     FreezingSchedule(network, ("classifier",), plan_with(freeze_norm=True).train, 5).apply(head_only=False)
@@ -193,7 +193,7 @@ def test_freeze_norm_keeps_batch_norm_statistics_while_all_weights_are_trained()
 def test_head_and_backbone_have_their_own_learning_rates_and_norms_have_no_weight_decay() -> None:
     import timm
 
-    from animl_pipeline.steps.training.freezing import parameter_groups
+    from animl_pipeline.steps.training.fine_tuning_schedule import parameter_groups
 
     network = timm.create_model("test_efficientnet", num_classes=3)
     config = plan_with(lr=0.01, backbone_lr=0.1, weight_decay=0.05).train
@@ -220,7 +220,7 @@ def trained_weights(store: Store, settings: Settings, **train: Any) -> dict[str,
 def test_two_accumulated_batches_train_like_one_and_averaged_weights_move_less(store: Store, settings: Settings) -> None:
     import torch
 
-    from animl_pipeline.steps.training.network import build_network
+    from animl_pipeline.steps.training.network_and_weights import build_network
 
     plan = plan_with()
     start = build_network(plan.train, tuple(plan.labels.classes), plan.model_input, settings).state_dict()

@@ -29,8 +29,8 @@ from tenacity import (
 )
 
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.artifacts import Record
 from animl_pipeline.core.errors import SettingsError
+from animl_pipeline.core.record import Record
 from animl_pipeline.integrations.animl import queries
 from animl_pipeline.integrations.animl.queries import ImageFilters
 from animl_pipeline.integrations.animl.sign_in import SignIn

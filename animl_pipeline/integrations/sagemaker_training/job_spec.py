@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.artifacts import Artifact, Record
+from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import SettingsError, WeightsError, redact_url
+from animl_pipeline.core.record import Record
 from animl_pipeline.storage.step_cache import Workspace
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from animl_pipeline.steps.export.animl_merge import ExportMerge
 from animl_pipeline.steps.export.animl_state import Answer, Attempt, ExportState, FailedWindow, ProjectExport
 from animl_pipeline.steps.export.animl_windows import Window, divide_into_windows
 from animl_pipeline.steps.export.export_animl_windows import ExportContext, request_windows
+from animl_pipeline.steps.export.export_tables import ExportBuild, Location, merge_deployments, write_tables
 from animl_pipeline.steps.export.fetch_and_parse_coco import parse_coco, read_batches
 from animl_pipeline.steps.export.problems import Problems
-from animl_pipeline.steps.export.write_tables import ExportBuild, Location, merge_deployments, write_tables
 from animl_pipeline.storage.remote_files import RemoteError
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, digest_of
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from animl_pipeline.core.artifacts import Record
+from animl_pipeline.core.record import Record
 from animl_pipeline.integrations.animl.queries import iso_utc
 from animl_pipeline.storage.remote_files import RemoteError
 

@@ -17,12 +17,13 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from animl_pipeline.config import PackageConfig
-from animl_pipeline.core.artifacts import Artifact, Counts, Digest, Record
+from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.boxes import Box
 from animl_pipeline.core.errors import PackageError
 from animl_pipeline.core.evaluation_results import Interval, Metrics
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.core.model_input import open_image
+from animl_pipeline.core.record import Digest, Record
 from animl_pipeline.core.release_records import ReferencePrediction
 from animl_pipeline.core.request_limits import MAX_IMAGE_BYTES
 from animl_pipeline.core.step_declaration import Step

@@ -3,8 +3,8 @@
 Importing this package does not load torch, timm or lightning. They are loaded when there is a model to train.
 """
 
-from animl_pipeline.steps.training.check_backbone import check_backbone_and_weights
-from animl_pipeline.steps.training.learning_curves import CURVES_FILE
+from animl_pipeline.steps.training.check_backbone_and_weights import check_backbone_and_weights
+from animl_pipeline.steps.training.plot_learning_curves import CURVES_FILE
 from animl_pipeline.steps.training.step import CHECKPOINT_FILE, STEP, train_classifier
 
 __all__ = ["CHECKPOINT_FILE", "CURVES_FILE", "STEP", "check_backbone_and_weights", "train_classifier"]

@@ -19,7 +19,7 @@ from animl_pipeline.core.errors import TrainingError
 from animl_pipeline.steps.training.augmentation import mix_batch, mixing_transform
 from animl_pipeline.steps.training.dataloaders import derive_seed
 from animl_pipeline.steps.training.depthwise_bfloat16 import Float32DepthwiseGradients
-from animl_pipeline.steps.training.freezing import FreezingSchedule, learning_rate_factor, parameter_groups
+from animl_pipeline.steps.training.fine_tuning_schedule import FreezingSchedule, learning_rate_factor, parameter_groups
 from animl_pipeline.steps.training.losses import ClassificationLoss
 
 MONITORED_METRIC = "val_macro_ap"

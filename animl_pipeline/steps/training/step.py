@@ -16,8 +16,8 @@ from animl_pipeline.core.errors import TrainingError, redact_url
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, SPLITS, TRAINING_HISTORY
 from animl_pipeline.core.tables import write_table
-from animl_pipeline.steps.training.initial_weights import InitialWeights, choose_initial_weights
-from animl_pipeline.steps.training.learning_curves import CURVES_FILE, plot_training_curves
+from animl_pipeline.steps.training.choose_initial_weights import InitialWeights, choose_initial_weights
+from animl_pipeline.steps.training.plot_learning_curves import CURVES_FILE, plot_training_curves
 from animl_pipeline.storage.manifest import digest_of
 from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
 
@@ -105,7 +105,7 @@ def recorded_training(config: TrainingConfig) -> dict[str, Any]:
 
 def _build(space: Workspace, crops: Artifact, splits: Artifact, plan: Plan, initial: InitialWeights, store: Store, settings: Settings) -> StepOutput:
     from animl_pipeline.steps.training.dataloaders import decode_split
-    from animl_pipeline.steps.training.network import build_from_released, build_network
+    from animl_pipeline.steps.training.network_and_weights import build_from_released, build_network
     from animl_pipeline.steps.training.onnx_export import write_model
     from animl_pipeline.steps.training.trainer import train_network
 

@@ -30,7 +30,7 @@ from animl_pipeline.core.progress import track
 from animl_pipeline.steps.training.augmentation import augmentation_transform
 from animl_pipeline.steps.training.dataloaders import CropsDataset, DecodedCrops, TrainBatchSampler, make_loader, sequential_batches
 from animl_pipeline.steps.training.lightning_module import MONITORED_METRIC, ClassifierModule
-from animl_pipeline.steps.training.network import head_modules
+from animl_pipeline.steps.training.network_and_weights import head_modules
 from animl_pipeline.storage.atomic_files import write_atomic
 
 log = logging.getLogger(__name__)

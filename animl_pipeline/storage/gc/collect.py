@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from animl_pipeline.core.artifacts import Record
 from animl_pipeline.core.errors import StoreError
 from animl_pipeline.core.progress import track
+from animl_pipeline.core.record import Record
 from animl_pipeline.storage import image_index
 from animl_pipeline.storage.gc.inventory import BLOBS, files_below
 from animl_pipeline.storage.gc.references import (

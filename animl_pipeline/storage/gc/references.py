@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from animl_pipeline.core.artifacts import Digest
 from animl_pipeline.core.errors import StoreError
+from animl_pipeline.core.record import Digest
 from animl_pipeline.storage import image_index
 from animl_pipeline.storage.gc.stored_steps import StepId, StoredStep
 from animl_pipeline.storage.manifest import BlobColumn, step_folder

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.lifecycle import STOPPED
+from flows.stop_signals import STOPPED
 from tests.support.command_line import COMMAND
 from tests.support.endpoint_process import wait_until
 from tests.support.paths import ROOT

@@ -8,8 +8,8 @@ from typing import Any
 
 from animl_pipeline.cli import console
 from animl_pipeline.cli.options import Debug
-from animl_pipeline.cli.prefect_server import api_hint, server_address, unreachable_message
-from animl_pipeline.cli.run_server import embedded_server
+from animl_pipeline.cli.prefect_connection import api_hint, server_address, unreachable_message
+from animl_pipeline.cli.prefect_up import embedded_server
 from animl_pipeline.core.errors import SettingsError, redact_url
 
 

@@ -18,8 +18,8 @@ from animl_pipeline.core.errors import TrainingError, WeightsUnreachableError, r
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.inference.classifier import CARD_FILE, read_card
 from animl_pipeline.integrations.weights import fetch_weights
-from animl_pipeline.steps.training.check_backbone import LITE0, LITE0_WEIGHTS, check_backbone, check_weights_fit
-from animl_pipeline.steps.training.initial_weights import WEIGHTS_FILE
+from animl_pipeline.steps.training.check_backbone_and_weights import LITE0, LITE0_WEIGHTS, check_backbone, check_weights_fit
+from animl_pipeline.steps.training.choose_initial_weights import WEIGHTS_FILE
 from animl_pipeline.storage.step_cache import Store
 
 log = logging.getLogger(__name__)

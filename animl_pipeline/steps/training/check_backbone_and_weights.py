@@ -11,7 +11,7 @@ from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import TrainingError, redact_url
 from animl_pipeline.integrations.weights import check_weights
-from animl_pipeline.steps.training.initial_weights import PINNED_WEIGHTS, RELEASED
+from animl_pipeline.steps.training.choose_initial_weights import PINNED_WEIGHTS, RELEASED
 
 LITE0 = "tf_efficientnet_lite0"
 LITE0_WEIGHTS = "efficientnet-lite0-imagenet"

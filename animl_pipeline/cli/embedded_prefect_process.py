@@ -1,5 +1,5 @@
 """A Prefect server in a process of its own, which ends when its standard input ends: when the command that started it ends,
-however that comes about. Run by ``python -m animl_pipeline.cli.embedded_server PORT``.
+however that comes about. Run by ``python -m animl_pipeline.cli.embedded_prefect_process PORT``.
 """
 
 from __future__ import annotations
