@@ -145,8 +145,9 @@ def parts(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
     from PIL import Image
 
     from animl_pipeline.core.boxes import Box
+    from animl_pipeline.core.decode_image import open_image
     from animl_pipeline.core.model_card import ModelInput
-    from animl_pipeline.core.model_input import extract_crop, open_image, square_around
+    from animl_pipeline.core.model_input import extract_crop, square_around
     from animl_pipeline.steps.crops.extract import LOSSLESS
     from animl_pipeline.steps.crops.perceptual_hash import compute_phash
 
@@ -236,7 +237,7 @@ class Steps:
 
     def __init__(self, location: Path, images: Path) -> None:
         from animl_pipeline.config.settings import Settings
-        from animl_pipeline.storage.step_cache import open_store
+        from animl_pipeline.storage.store import open_store
 
         self.settings = Settings(store=str(location / "store"))
         self.store = open_store(self.settings)

@@ -104,7 +104,7 @@ def ours(images: list[Path], detector: str) -> dict[str, Any]:
     from animl_pipeline.config import DetectionsConfig
     from animl_pipeline.config.settings import Settings
     from animl_pipeline.steps.detections import detect_animals, find_animals
-    from animl_pipeline.storage.step_cache import open_store
+    from animl_pipeline.storage.store import open_store
 
     config = DetectionsConfig(source="detector", detector=detector, confidence=CONFIDENCE)
     with tempfile.TemporaryDirectory() as folder:
@@ -204,7 +204,7 @@ def make_labels(store: Any, rows: list[dict[str, Any]]) -> Any:
     from animl_pipeline.core.step_declaration import Step
     from animl_pipeline.core.table_schemas import DROPPED_ANNOTATIONS, LABELS
     from animl_pipeline.core.tables import write_table
-    from animl_pipeline.storage.step_cache import StepOutput
+    from animl_pipeline.storage.store import StepOutput
 
     def build(space: Any) -> StepOutput:
         names = ("source", "annotation_id", "class_id", "label", "file_name")

@@ -38,7 +38,7 @@ def steps(plan_file: str) -> None:
     from animl_pipeline.config.settings import load_settings
     from animl_pipeline.deploy.released_model import find_champion_for_step
     from animl_pipeline.steps import calibration, crops, detections, evaluation, export, images, labels, package, splits, training
-    from animl_pipeline.storage.step_cache import open_store
+    from animl_pipeline.storage.store import open_store
 
     plan, settings = load_plan(Path(plan_file)), load_settings()
     store = open_store(settings)

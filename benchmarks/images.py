@@ -210,7 +210,7 @@ def ours(names: str, location: str) -> None:
     from animl_pipeline.config.settings import load_settings
     from animl_pipeline.core.artifacts import Counts
     from animl_pipeline.steps.images import download_images
-    from animl_pipeline.storage.step_cache import StepOutput, Workspace, open_store
+    from animl_pipeline.storage.store import StepOutput, Workspace, open_store
 
     os.environ["ANIML_STORE"] = location
     settings = load_settings()

@@ -43,7 +43,7 @@ def ours(export: Path, folder: Path) -> dict[str, Any]:
     from animl_pipeline.steps.export import export_annotations
     from animl_pipeline.steps.labels import SourceArtifacts, resolve_labels
     from animl_pipeline.steps.splits import split_by_location
-    from animl_pipeline.storage.step_cache import open_store
+    from animl_pipeline.storage.store import open_store
 
     clock = _Clock()
     settings = Settings(store=str(folder / "store"), cache=folder / "cache")
@@ -80,7 +80,7 @@ def _stand_in_images(store: Any, export: Any) -> Any:
     import pyarrow as pa
 
     from animl_pipeline.core.artifacts import Counts
-    from animl_pipeline.storage.step_cache import StepOutput
+    from animl_pipeline.storage.store import StepOutput
 
     def build(space: Any) -> Any:
         table = store.arrow_table(export, EXPORT_IMAGES, ["image_id", "path", "width", "height"])
@@ -98,7 +98,7 @@ def _stand_in_crops(store: Any, labels: Any) -> Any:
     import pyarrow as pa
 
     from animl_pipeline.core.artifacts import Counts
-    from animl_pipeline.storage.step_cache import StepOutput
+    from animl_pipeline.storage.store import StepOutput
 
     def build(space: Any) -> Any:
         table = store.arrow_table(labels, LABELS)

@@ -26,7 +26,7 @@ from animl_pipeline.core.tables import Table, write_table
 if TYPE_CHECKING:
     from animl_pipeline.config import Plan
     from animl_pipeline.core.artifacts import Artifact
-    from animl_pipeline.storage.step_cache import Store
+    from animl_pipeline.storage.store import Store
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -55,7 +55,7 @@ def ours(folder: Path, spec: argparse.Namespace, epochs: int) -> dict[str, float
 
     from animl_pipeline.config.settings import Settings
     from animl_pipeline.steps.training import train_classifier
-    from animl_pipeline.storage.step_cache import open_store
+    from animl_pipeline.storage.store import open_store
 
     settings = Settings(store=str(folder / "store"), data=folder, cache=folder / "cache", workers=2)
     store = open_store(settings)
@@ -101,7 +101,7 @@ def make_table_step(store: Store, name: str, table: Table, rows: list[dict[str, 
     import pandas as pd
 
     from animl_pipeline.core.artifacts import Counts
-    from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Workspace
+    from animl_pipeline.storage.store import BlobColumn, StepOutput, Workspace
 
     empty = {"string": "", "int64": 0, "double": 0.0, "bool": False}
     frame = pd.DataFrame({c.name: [row.get(c.name, empty[c.type]) for row in rows] for c in table.columns})

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from animl_pipeline.config import Plan
     from animl_pipeline.config.settings import Settings
     from animl_pipeline.core.artifacts import Artifact
-    from animl_pipeline.storage.step_cache import Store
+    from animl_pipeline.storage.store import Store
 
 AIM = 0.08
 LR = 1e-3
@@ -119,7 +119,7 @@ def ours(plan: Plan, crops: Artifact, splits: Artifact, store: Store, settings: 
 def recipe(plan: Plan, crops: Artifact, splits: Artifact, store: Store, settings: Settings) -> pd.DataFrame:
     """The test crops with the recipe's predictions."""
     from animl_pipeline.core.artifacts import Counts
-    from animl_pipeline.storage.step_cache import StepOutput, Workspace
+    from animl_pipeline.storage.store import StepOutput, Workspace
 
     def build(space: Workspace) -> StepOutput:
         train, test = (read_split(crops, splits, name, store) for name in ("train", "test"))
@@ -170,7 +170,7 @@ def predict(network: nn.Module, pixels: NDArray[np.uint8]) -> Floats:
 
 
 def _pixels(table: pd.DataFrame, store: Store) -> NDArray[np.uint8]:
-    from animl_pipeline.core.model_input import open_image
+    from animl_pipeline.core.decode_image import open_image
 
     return np.stack([np.asarray(open_image(store.blob(blob)), np.uint8) for blob in table["blob"]])
 
@@ -264,7 +264,7 @@ def main() -> None:
     """Train both on every seed's split and compare them."""
     from animl_pipeline.config import load_plan
     from animl_pipeline.config.settings import load_settings
-    from animl_pipeline.storage.step_cache import open_store
+    from animl_pipeline.storage.store import open_store
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Literal
 
 from prefect import runtime
 from prefect.client.orchestration import get_client
 from prefect.context import get_run_context
-from prefect.deployments import run_deployment
 from prefect.events import Event, emit_event
-from prefect.exceptions import ObjectNotFound, Pause
+from prefect.exceptions import Pause
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
-from prefect.settings import PREFECT_API_URL, get_current_settings
+from prefect.settings import get_current_settings
 from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
@@ -29,7 +27,6 @@ from animl_pipeline.core.evaluation_results import Report
 
 log = logging.getLogger("animl_pipeline.flows.approval")
 
-RELEASE_DEPLOYMENT = "release/release"
 DAY_S = 86_400
 HEARTBEAT_WITHIN_S = 60.0
 WAITING_EVENT = "animl.run.waits"
@@ -114,23 +111,3 @@ def release_question(report: Report, plan: Plan, force: str) -> str:
     scores = [f"| {c.id} | {c.examples} | {c.precision:.2f} | {c.recall:.2f} |" for c in report.metrics.classes]
     lines.append("\n".join(["| class | test crops | precision | recall |", "|---|--:|--:|--:|", *scores]))
     return "\n\n".join(lines)
-
-
-def start_release(plan: str, report: Report, store: str = "") -> str:
-    """Start the release of a trained model on the Prefect server, once for each package. Returns a line that says what came of it.
-
-    Args:
-        plan: the plan's name, as a run takes it.
-        report: of the training.
-        store: the store's address, if the training was given one.
-    """
-    if not PREFECT_API_URL.value():
-        return "its release was not started, because no Prefect server is set; release it by hand"
-    key = f"release/{Path(plan).stem}/{report.model}/{report.package.digest}"  # plans may share a model, but not their endpoints
-    parameters = {"plan": plan} | ({"store": store} if store else {})
-    try:
-        run = run_deployment(RELEASE_DEPLOYMENT, parameters=parameters, timeout=0, as_subflow=False, idempotency_key=key, tags=["after-retrain"])
-    except ObjectNotFound:
-        log.warning("the Prefect server has no deployment %r; `animl-pipeline deploy` puts it there", RELEASE_DEPLOYMENT)
-        return f"its release was not started: the server has no deployment {RELEASE_DEPLOYMENT!r}"
-    return f"its release is the run {run.name!r}"  # type: ignore[union-attr]  # a coroutine only in async code

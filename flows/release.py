@@ -10,10 +10,11 @@ from prefect.artifacts import create_markdown_artifact
 from animl_pipeline.config import Plan, find_plan, load_plan
 from animl_pipeline.config.settings import load_settings
 from animl_pipeline.core.evaluation_results import Report
-from animl_pipeline.core.release_records import Approval, Release
+from animl_pipeline.core.release_and_reference_types import Approval, Release
 from animl_pipeline.deploy import Registration, new_approval
-from flows.approval import RELEASE_DEPLOYMENT, can_ask, wait_for_answer
+from flows.approval import can_ask, wait_for_answer
 from flows.run_states import STATE_OF_VERDICT, end_as
+from flows.start_release import RELEASE_DEPLOYMENT
 from flows.stop_signals import prepare_run
 from tasks import release as tasks
 from tasks.run_paths import RunPaths, resolve_run_paths

@@ -12,8 +12,8 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.table_schemas import SPLIT_LOCATIONS
 from animl_pipeline.steps.training import CURVES_FILE
-from animl_pipeline.storage.step_cache import Store
-from tasks.policies import REMOTE_WORK
+from animl_pipeline.storage.store import Store
+from tasks.retry_policies import REMOTE_WORK
 from tasks.run_paths import RunPaths
 
 

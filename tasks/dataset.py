@@ -13,8 +13,9 @@ from animl_pipeline.steps import export as export_step
 from animl_pipeline.steps import images as images_step
 from animl_pipeline.steps import labels as labels_step
 from animl_pipeline.steps import splits as splits_step
-from tasks.policies import REMOTE_WORK, step_task
+from tasks.retry_policies import REMOTE_WORK
 from tasks.run_paths import RunPaths
+from tasks.step_task import step_task
 
 
 @step_task("export", "export {source.name}")

@@ -8,9 +8,9 @@ from animl_pipeline import deploy
 from animl_pipeline.config import Plan
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.record import Record
-from animl_pipeline.core.release_records import Approval, Release
-from animl_pipeline.deploy.training_records import read_latest_report
-from tasks.policies import LOCAL_WORK, REMOTE_WORK
+from animl_pipeline.core.release_and_reference_types import Approval, Release
+from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
+from tasks.retry_policies import LOCAL_WORK, REMOTE_WORK
 from tasks.run_paths import RunPaths
 
 

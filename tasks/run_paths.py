@@ -8,7 +8,7 @@ from pydantic import Field
 
 from animl_pipeline.config.settings import Settings, load_settings
 from animl_pipeline.core.record import Record
-from animl_pipeline.storage.step_cache import Store, open_store
+from animl_pipeline.storage.store import Store, open_store
 
 
 class RunPaths(Record):

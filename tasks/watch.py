@@ -7,16 +7,16 @@ from datetime import datetime
 from prefect import task
 
 from animl_pipeline.config import Plan, SourceConfig
-from animl_pipeline.deploy import training_records
+from animl_pipeline.deploy import latest_report_and_training_start
 from animl_pipeline.steps import export as export_step
-from tasks.policies import LONG_WAIT, REMOTE_WORK
+from tasks.retry_policies import LONG_WAIT, REMOTE_WORK
 from tasks.run_paths import RunPaths
 
 
 @task(name="last training", task_run_name="last training", **REMOTE_WORK)
 def last_training_start(plan: Plan, paths: RunPaths) -> datetime | None:
     """When the model's last completed training began; None if there was none."""
-    return training_records.last_training_start(plan.model, paths.open_store())
+    return latest_report_and_training_start.last_training_start(plan.model, paths.open_store())
 
 
 @task(name="count validated", task_run_name="count validated {source.name}", **LONG_WAIT)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.model_card import Agreement, ClassInfo, ModelCard, ModelInput
-from animl_pipeline.storage.step_cache import Store, open_store
+from animl_pipeline.storage.store import Store, open_store
 
 # How long an example takes says something of the machine, not of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)

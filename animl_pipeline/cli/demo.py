@@ -11,9 +11,9 @@ from animl_pipeline.cli.options import open_plan, settings_with
 from animl_pipeline.cli.sagemaker_local import _wait_until_stopped, run_local_aws
 from animl_pipeline.config.settings import Settings, use_local_aws
 from animl_pipeline.core.evaluation_results import Report
-from animl_pipeline.core.release_records import Release
+from animl_pipeline.core.release_and_reference_types import Release
 from animl_pipeline.dev.synthetic_dataset import write_synthetic_dataset
-from animl_pipeline.storage.step_cache import open_store
+from animl_pipeline.storage.store import open_store
 
 PLAN = "sample"
 

@@ -18,7 +18,7 @@ from animl_pipeline.config.settings import Settings, set_library_defaults
 from animl_pipeline.core.errors import PipelineError, redact_url
 from animl_pipeline.integrations.weights import KnownWeights, fetch_known, list_known_weights
 from animl_pipeline.steps.detections.ultralytics_detector import import_ultralytics
-from animl_pipeline.storage.step_cache import open_store
+from animl_pipeline.storage.store import open_store
 
 NEEDED_GB = 5
 """Free disk in GB. With less, a run of a few thousand images may fail."""

@@ -7,9 +7,9 @@ from contextlib import nullcontext
 from typing import Any
 
 from animl_pipeline.cli import console
+from animl_pipeline.cli.embedded_prefect import embedded_server
 from animl_pipeline.cli.options import Debug
 from animl_pipeline.cli.prefect_connection import api_hint, server_address, unreachable_message
-from animl_pipeline.cli.prefect_up import embedded_server
 from animl_pipeline.core.errors import SettingsError, redact_url
 
 

@@ -23,7 +23,7 @@ from animl_pipeline.plan_init import SuggestedPlan, Survey, render_plan, suggest
 from animl_pipeline.plan_init.find_images import find_images
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.export.camtrap_dp_observations import common_base
-from animl_pipeline.storage.step_cache import Store, open_store
+from animl_pipeline.storage.store import Store, open_store
 
 SHOWN = 12
 """Classes and warnings that the terminal shows. The plan holds all."""

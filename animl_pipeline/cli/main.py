@@ -11,7 +11,7 @@ import typer
 from animl_pipeline.cli import console
 from animl_pipeline.cli.options import DataOption, Debug, PlanArgument, StoreOption, open_plan, settings_with
 from animl_pipeline.cli.plan_check import plans
-from animl_pipeline.cli.predict import predict
+from animl_pipeline.cli.predict_image import predict
 from animl_pipeline.cli.prefect_connection import load_prefect, prepare_prefect, require_server
 from animl_pipeline.cli.release import releases, rollback
 from animl_pipeline.cli.store import stores
@@ -56,7 +56,7 @@ def retrain(plan: PlanArgument, store: StoreOption = None, data: DataOption = No
     settings = settings_with(store, data)
     load_prefect()
     from animl_pipeline.cli.flow_runner import run_flow
-    from animl_pipeline.storage.step_cache import open_store
+    from animl_pipeline.storage.store import open_store
     from flows.retrain import retrain as flow
 
     report = run_flow(flow, plan, store=settings.store, data=str(settings.data))
@@ -134,7 +134,7 @@ def notify(
     A plan that is not deployed there is refused.
     """
     server = require_server()
-    from animl_pipeline.cli.prefect_deployments import notify as send_event
+    from animl_pipeline.cli.notify_validated import notify as send_event
 
     send_event(plan, {"epochs": epochs}, batch)
     console.out.print(f"sent to {server}: images of {plan} were validated")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from animl_pipeline.cli import console, init_plan, preview_training_data
+from animl_pipeline.cli import console, init_plan, preview_data_and_downloads
 from animl_pipeline.cli.options import DataOption, PlanArgument, open_plan, settings_with
 from animl_pipeline.config import ClassConfig
 from animl_pipeline.core.errors import redact_url
@@ -16,7 +16,7 @@ plans = typer.Typer(
     rich_markup_mode=None,
 )
 plans.command("init")(init_plan.init)
-plans.command("preview")(preview_training_data.preview)
+plans.command("preview")(preview_data_and_downloads.preview)
 
 
 @plans.command("check")

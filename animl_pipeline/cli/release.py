@@ -15,7 +15,7 @@ from animl_pipeline.cli.prefect_connection import load_prefect
 from animl_pipeline.cli.release_output import show_cleanup, show_dry_run, show_history, show_release, show_status
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ReleaseError
-from animl_pipeline.storage.step_cache import Store, open_store
+from animl_pipeline.storage.store import Store, open_store
 
 
 class _RunByDefault(TyperGroup):
@@ -132,7 +132,7 @@ def register(
     """
     settings = settings_with(store)
     from animl_pipeline.deploy import deployed_package, register_model
-    from animl_pipeline.deploy.training_records import read_latest_report
+    from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
 
     checked, opened = open_plan(plan, settings), open_store(settings)
     package = read_latest_report(checked.model, opened).package if only_files else deployed_package(checked, opened, settings)
@@ -173,7 +173,7 @@ def gc(
 def _dry_run(plan: str, force: str, settings: Settings, *, approved: bool) -> None:
     """Show what a release would do; exit code 1 if it would be refused or fail."""
     from animl_pipeline.deploy import dry_run_release
-    from animl_pipeline.deploy.training_records import read_latest_report
+    from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
 
     checked, opened = open_plan(plan, settings), open_store(settings)
     report = read_latest_report(checked.model, opened)

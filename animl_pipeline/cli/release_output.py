@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from animl_pipeline.cli import console
-from animl_pipeline.core.release_records import Release
+from animl_pipeline.core.release_and_reference_types import Release
 
 if TYPE_CHECKING:
     from animl_pipeline.deploy import CleanupResult, DryRun, EndpointStatus, ReleaseRecord

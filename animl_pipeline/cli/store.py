@@ -13,7 +13,7 @@ from animl_pipeline.config import ReleaseConfig, load_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PlanError
 from animl_pipeline.storage.gc import GcGroup, GcRules, InventoryRow, collect_garbage, read_inventory
-from animl_pipeline.storage.step_cache import open_store
+from animl_pipeline.storage.store import open_store
 
 stores = typer.Typer(
     help="Look after the store (ANIML_STORE): show what it holds, and delete what is not needed any more.",

@@ -11,7 +11,7 @@ from animl_pipeline.cli import console
 from animl_pipeline.config.settings import Settings, load_settings
 from animl_pipeline.core.errors import WeightsError
 from animl_pipeline.integrations.weights import URL_SCHEMES, fetch_weights, fetch_without_sha256, known_weights, list_known_weights, suggest_names
-from animl_pipeline.storage.step_cache import sha256_of
+from animl_pipeline.storage.store import sha256_of
 
 weights = typer.Typer(
     help="Pretrained weights that have a name: MegaDetectors for detections.detector, backbones for train.weights.",

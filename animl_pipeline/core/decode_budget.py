@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from animl_pipeline.core.model_input import MAX_PIXELS, ImageHeader, read_header
+from animl_pipeline.core.decode_image import MAX_PIXELS, ImageHeader, read_header
 
 STEP_BYTES = 128_000_000
 """Default size of a :class:`DecodeBudget`: ten images of 3 megapixels at a time. An image of 100 megapixels is decoded alone."""

@@ -12,7 +12,7 @@ _StandardDeviation = Annotated[float, Field(gt=0, le=1)]
 
 
 class ModelInput(Record):
-    """How a box becomes the model's input: squared, resized and normalised (``core.imaging`` does it).
+    """How a box becomes the model's input: squared, resized and normalised (``core.model_input`` does it).
 
     ``margin`` widens the square by this share of its side on every side. ``mean`` and ``std`` are of RGB values in 0-1.
     """

@@ -18,13 +18,13 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ExportUnreachableError, ReleaseError, SettingsError
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.core.record import Record
-from animl_pipeline.core.release_records import Approval
+from animl_pipeline.core.release_and_reference_types import Approval
 from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.release_gate import approval_of
-from animl_pipeline.deploy.release_target import animl_model_id, animl_project, read_package_card, slug, ssm_parameter_name
+from animl_pipeline.deploy.resource_names import animl_model_id, animl_project, read_package_card, slug, ssm_parameter_name
 from animl_pipeline.integrations.animl import AnimlClient
-from animl_pipeline.storage.http_connection_pool import RemoteError
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.remote_error import RemoteError
+from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
 

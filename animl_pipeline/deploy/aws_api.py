@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.core.record import Record
-from animl_pipeline.deploy.release_target import ReleaseTarget
+from animl_pipeline.deploy.resource_names import ReleaseTarget
 from animl_pipeline.integrations.aws_calls import explain_aws_errors, none_if_missing, retrying_config
 
 if TYPE_CHECKING:

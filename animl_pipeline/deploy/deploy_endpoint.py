@@ -18,7 +18,7 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PipelineError, ReleaseError
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.progress import track
-from animl_pipeline.core.release_records import Approval, Release
+from animl_pipeline.core.release_and_reference_types import Approval, Release
 from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.live_check import read_reference_predictions
 from animl_pipeline.deploy.preflight import require_preflight
@@ -29,13 +29,13 @@ from animl_pipeline.deploy.release_history import (
     new_record,
     new_rollback_record,
     read_records,
-    release_locks,
     release_of_config,
     write_record,
 )
-from animl_pipeline.deploy.release_target import ReleaseTarget, release_targets
+from animl_pipeline.deploy.release_lock import release_locks
+from animl_pipeline.deploy.resource_names import ReleaseTarget, release_targets
 from animl_pipeline.deploy.update_or_undo import EndpointUpdater
-from animl_pipeline.storage.step_cache import Store, sha256_of
+from animl_pipeline.storage.store import Store, sha256_of
 
 log = logging.getLogger(__name__)
 

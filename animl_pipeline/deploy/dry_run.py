@@ -17,10 +17,10 @@ from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.preflight import CheckResult, run_preflight
 from animl_pipeline.deploy.release_gate import check_report, needs_approval
 from animl_pipeline.deploy.release_history import read_records
-from animl_pipeline.deploy.release_target import ReleaseTarget, animl_model_id, read_package_card, release_targets
+from animl_pipeline.deploy.resource_names import ReleaseTarget, animl_model_id, read_package_card, release_targets
 from animl_pipeline.integrations.animl import AnimlClient
-from animl_pipeline.storage.http_connection_pool import RemoteError
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.remote_error import RemoteError
+from animl_pipeline.storage.store import Store
 
 PRICES = "prices: https://aws.amazon.com/sagemaker/ai/pricing/"
 

@@ -7,8 +7,8 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.deploy.aws_api import AwsApi, EndpointState
 from animl_pipeline.deploy.release_history import History, read_records, release_of_config, release_records
-from animl_pipeline.deploy.release_target import switched_parameter
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.deploy.resource_names import switched_parameter
+from animl_pipeline.storage.store import Store
 
 
 class EndpointStatus(EndpointState):

@@ -13,10 +13,10 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.boxes import WHOLE_IMAGE, Box
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.core.progress import track
-from animl_pipeline.core.release_records import Latency, ReferencePrediction
+from animl_pipeline.core.release_and_reference_types import Latency, ReferencePrediction
 from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.integrations.aws_calls import error_code, explain_aws_errors
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 NOT_READY = frozenset({"ModelNotReadyException", "ThrottlingException", "ServiceUnavailable", "InternalDependencyException"})
 """Error codes of an endpoint that is still starting."""

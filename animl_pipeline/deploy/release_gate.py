@@ -10,9 +10,9 @@ from animl_pipeline.config import Plan
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.core.evaluation_results import Report
-from animl_pipeline.core.release_records import Approval
+from animl_pipeline.core.release_and_reference_types import Approval
 from animl_pipeline.deploy.release_history import History, release_records
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError, model_validator
 
 from animl_pipeline.config import Plan
 from animl_pipeline.config.package_and_release import Purpose
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.core.record import Record
-from animl_pipeline.core.release_records import Approval, Latency, Release
+from animl_pipeline.core.release_and_reference_types import Approval, Latency, Release
 from animl_pipeline.deploy.live_check import LiveCheckResult
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -146,26 +142,6 @@ def close_record(
     """Write how a release ended, and return the new record."""
     ended: dict[str, Any] = {"state": state, "reason": reason, "ended_at": _now()}
     return write_record(record.model_copy(update=ended | (check.as_dict() if check else {})), store)
-
-
-@contextmanager
-def release_locks(base_names: Sequence[str], store: Store, timeout_s: float) -> Iterator[None]:
-    """Lock several endpoints, so that only one release of each runs at a time on this machine.
-
-    Raises:
-        ReleaseError: another release did not end within ``timeout_s``.
-    """
-    folder = store.local / "work"
-    folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as locks:
-        for base_name in sorted(base_names):  # always the same order, so that two releases cannot block each other
-            try:
-                locks.enter_context(FileLock(folder / f"release-{base_name}.lock", timeout=timeout_s))
-            except Timeout as e:
-                raise ReleaseError(
-                    f"another release of {base_name} has been running for more than {timeout_s:.0f} s; wait for it or end it", code="release_running"
-                ) from e
-        yield
 
 
 def _now() -> str:

@@ -11,7 +11,7 @@ from animl_pipeline.core.errors import PipelineError
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.deploy.release_history import ReleaseRecord, read_records
 from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, read_card
-from animl_pipeline.storage.step_cache import Manifest, Store
+from animl_pipeline.storage.store import Manifest, Store
 
 log = logging.getLogger(__name__)
 

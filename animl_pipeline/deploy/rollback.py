@@ -13,14 +13,15 @@ from animl_pipeline.config import Plan, PlannedEndpoint
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PipelineError, ReleaseError
-from animl_pipeline.core.release_records import Release
+from animl_pipeline.core.release_and_reference_types import Release
 from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.endpoint_status import current_endpoint
 from animl_pipeline.deploy.live_check import read_reference_predictions
-from animl_pipeline.deploy.release_history import History, ReleaseRecord, new_rollback_record, read_records, release_locks, release_of_config
-from animl_pipeline.deploy.release_target import switched_parameter
+from animl_pipeline.deploy.release_history import History, ReleaseRecord, new_rollback_record, read_records, release_of_config
+from animl_pipeline.deploy.release_lock import release_locks
+from animl_pipeline.deploy.resource_names import switched_parameter
 from animl_pipeline.deploy.update_or_undo import EndpointUpdater
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from animl_pipeline.core.errors import AwsUnreachableError, PipelineError, Relea
 from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.live_check import LiveCheckResult, check_endpoint
 from animl_pipeline.deploy.release_history import ReleaseRecord, close_record, read_records, write_record
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -15,12 +15,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.core.boxes import Box, BoxTuple
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import EvaluationError
 from animl_pipeline.core.model_card import ModelInput
-from animl_pipeline.core.model_input import extract_crop, normalise_array, open_image
+from animl_pipeline.core.model_input import extract_crop, normalise_array
 from animl_pipeline.core.progress import track
 from animl_pipeline.inference.probability_metrics import probability_column
-from animl_pipeline.storage.step_cache import Store, batches
+from animl_pipeline.storage.store import Store, batches
 
 if TYPE_CHECKING:
     from animl_pipeline.inference.classifier import Classifier

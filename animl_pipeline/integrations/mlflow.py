@@ -21,7 +21,7 @@ from animl_pipeline.config.settings import Settings, set_library_defaults
 from animl_pipeline.core.errors import SettingsError, redact_url
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.table_schemas import TRAINING_HISTORY
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric

@@ -11,7 +11,7 @@ import pandas as pd
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 COUNTED_HERE = frozenset({"unreviewed", "no_capture_time"})
 """Notes of the export step that the survey counts itself."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 from animl_pipeline.serve.http_errors import RequestError
@@ -20,7 +18,6 @@ PROGRAM_BYTES = 400_000_000
 """Memory of the program with a model of about ten million parameters, before the first image."""
 MIN_IMAGE_BYTES = 100_000_000
 """Memory for images that is assumed in any case, so that a too small container still tries ordinary images."""
-CGROUP = Path("/sys/fs/cgroup")
 
 
 class MemoryLimits(NamedTuple):
@@ -81,26 +78,3 @@ class Reservation:
             raise RequestError(429, "the endpoint is busy with as many requests as it can hold; try again in a moment")
         self.requests += requests
         self.bytes += size
-
-
-def usable_cores(cgroup: Path = CGROUP) -> int:
-    """CPU cores that this process may use, at least 1. A container's CPU quota counts, rounded to whole cores."""
-    cores = len(os.sched_getaffinity(0))
-    quota, period = _numbers(cgroup / "cpu.max") or (_numbers(cgroup / "cpu/cpu.cfs_quota_us") + _numbers(cgroup / "cpu/cpu.cfs_period_us")) or (0, 0)
-    return max(1, min(cores, round(quota / period))) if quota > 0 and period else cores
-
-
-def usable_memory(cgroup: Path = CGROUP) -> int:
-    """Bytes of memory that this process may use: the machine's, or the container's limit if that is lower."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = _numbers(cgroup / "memory.max") or _numbers(cgroup / "memory/memory.limit_in_bytes")
-    return min([machine, *limits])
-
-
-def _numbers(path: Path) -> tuple[int, ...]:
-    """The numbers in a cgroup file; () if it does not exist or says "max"."""
-    try:
-        words = path.read_text(encoding="ascii").split()
-    except (OSError, UnicodeDecodeError):
-        return ()
-    return tuple(map(int, words)) if words and all(w.lstrip("-").isdigit() for w in words) else ()

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from animl_pipeline.core.decode_budget import DecodeBudget, decoded_bytes
+from animl_pipeline.core.decode_image import ImageHeader, open_image, read_header
 from animl_pipeline.core.errors import ImageError, PipelineError
-from animl_pipeline.core.model_input import ImageHeader, open_image, read_header, square_around
-from animl_pipeline.serve.admission_control import MAX_BODY, MAX_REQUESTS, Admission, MemoryLimits, usable_cores, usable_memory
+from animl_pipeline.core.model_input import square_around
+from animl_pipeline.serve.admission_control import MAX_BODY, MAX_REQUESTS, Admission, MemoryLimits
+from animl_pipeline.serve.container_limits import usable_cores, usable_memory
 from animl_pipeline.serve.http_errors import RequestError
 from animl_pipeline.serve.json_logging import log_event, milliseconds_since
 from animl_pipeline.serve.request_parsing import ClassifyRequest, parse_request

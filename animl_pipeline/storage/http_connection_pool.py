@@ -28,6 +28,7 @@ from urllib3.exceptions import (
 )
 
 from animl_pipeline.core.errors import redact_url
+from animl_pipeline.storage.remote_error import RemoteError
 
 CHUNK_BYTES = 1 << 18
 SMALL_BYTES = 1 << 24
@@ -36,25 +37,6 @@ SLOWEST_BYTES_PER_S = 1024
 """A body that comes slower counts as one that hangs."""
 
 _NO_CONNECTION = (NewConnectionError, NameResolutionError, ConnectTimeoutError, ProxyError, SSLError)
-
-
-class RemoteError(Exception):
-    """A file could not be read from a folder, a web server or S3.
-
-    Attributes:
-        reason: a word to count by: ``missing``, ``forbidden``, ``refused``, ``unsafe_path``, ``too_large``, ``unreachable``,
-            ``timed_out``, ``truncated``.
-        retryable: whether a later try may succeed.
-        offline: whether there was no connection at all, or no valid credentials, so that other files will fail as well.
-        retry_after_s: how long the server asks to wait.
-    """
-
-    def __init__(self, reason: str, detail: str, *, retryable: bool = False, offline: bool = False, retry_after_s: float = 0.0) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.retryable = retryable
-        self.offline = offline
-        self.retry_after_s = retry_after_s
 
 
 class Response(NamedTuple):

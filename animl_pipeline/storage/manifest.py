@@ -33,7 +33,7 @@ class Manifest(Record):
     """The record of a step in the store. It is written last: without it, the step does not exist.
 
     ``blobs`` and ``blob_digests`` declare every blob that the step needs; garbage collection keeps no others. ``final`` is
-    explained at :class:`animl_pipeline.storage.step_cache.StepOutput`.
+    explained at :class:`animl_pipeline.storage.store.StepOutput`.
     """
 
     step: str

@@ -13,7 +13,7 @@ from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import download_images, estimate_download
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 from tests.support.coco_export import Export
 from tests.support.command_line import run_command
 

@@ -19,8 +19,8 @@ from prefect.states import Cancelling
 from animl_pipeline.config import load_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.deploy import release_records
-from animl_pipeline.deploy.training_records import save_report
-from animl_pipeline.storage.step_cache import open_store
+from animl_pipeline.deploy.latest_report_and_training_start import save_report
+from animl_pipeline.storage.store import open_store
 from tests.support.command_line import COMMAND
 from tests.support.endpoint_process import wait_until
 from tests.support.local_aws import local_aws_services

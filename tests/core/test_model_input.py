@@ -14,9 +14,10 @@ from PIL import Image, ImageFile
 
 from animl_pipeline.core.boxes import WHOLE_IMAGE, Box
 from animl_pipeline.core.decode_budget import DecodeBudget, decoded_bytes
+from animl_pipeline.core.decode_image import MAX_PIXELS, open_image, read_header
 from animl_pipeline.core.errors import ImageError
 from animl_pipeline.core.model_card import ModelInput
-from animl_pipeline.core.model_input import MAX_PIXELS, extract_crop, normalise, open_image, read_header, square_around
+from animl_pipeline.core.model_input import extract_crop, normalise, square_around
 from tests.conftest import jpeg
 
 LIMIT = 1000

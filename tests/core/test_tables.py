@@ -14,7 +14,7 @@ from animl_pipeline.core.errors import TableError
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import SPLITS, TABLES
 from animl_pipeline.core.tables import Column, Table, check_schema, write_table
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
+from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 SCORES = Table("scores.parquet", "one score", (Column("id", "string", "id"), Column("n", "int64", "number")), class_columns="p_", class_type="float")
 

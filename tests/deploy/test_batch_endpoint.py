@@ -13,9 +13,9 @@ from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.deploy import delete_unused, deploy_package, endpoint_statuses, realtime_status, roll_back
-from animl_pipeline.deploy.release_target import ssm_parameter_name
+from animl_pipeline.deploy.resource_names import ssm_parameter_name
 from animl_pipeline.dev.sagemaker_local import Addresses
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 from tests.support.packaged_model import colour_plan, make_package
 from tests.support.sagemaker_faults import release_states, with_faults, with_wrong_predictions
 

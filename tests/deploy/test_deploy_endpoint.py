@@ -13,11 +13,11 @@ import pytest
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ReleaseError
-from animl_pipeline.core.release_records import Release
+from animl_pipeline.core.release_and_reference_types import Release
 from animl_pipeline.deploy import ReleaseRecord, delete_unused, deploy_package, invoke_endpoint, realtime_status, release_records, roll_back
-from animl_pipeline.deploy.release_target import release_targets
+from animl_pipeline.deploy.resource_names import release_targets
 from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE
-from animl_pipeline.storage.step_cache import Store, open_store
+from animl_pipeline.storage.store import Store, open_store
 from tests.conftest import jpeg
 from tests.support.packaged_model import colour_plan, make_package
 from tests.support.sagemaker_faults import read_predictions, release_states

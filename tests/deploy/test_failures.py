@@ -16,7 +16,7 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.deploy import deploy_package, realtime_status, release_records
 from animl_pipeline.dev.sagemaker_local import Addresses
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 from tests.support.endpoint_process import wait_until
 from tests.support.packaged_model import make_package
 from tests.support.sagemaker_faults import release_states, with_broken_archive, with_faults, with_wrong_predictions
@@ -61,7 +61,7 @@ from animl_pipeline.deploy import deploy_package
 from animl_pipeline.config import Plan
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.config.settings import load_settings
-from animl_pipeline.storage.step_cache import open_store
+from animl_pipeline.storage.store import open_store
 settings = load_settings()
 deploy_package(Artifact.model_validate_json(sys.argv[1]), Plan.model_validate_json(sys.argv[2]), open_store(settings), settings)
 """

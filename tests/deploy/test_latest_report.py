@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from animl_pipeline.core.errors import EvaluationError
-from animl_pipeline.deploy.training_records import read_latest_report
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
+from animl_pipeline.storage.store import Store
 
 
 def test_a_report_that_cannot_be_read_is_an_evaluation_error(store: Store) -> None:

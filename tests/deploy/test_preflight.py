@@ -18,7 +18,7 @@ from animl_pipeline.core.errors import AwsUnreachableError, PackageError, Releas
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.deploy import deploy_package, dry_run_release, invoke_endpoint, realtime_status, release_records, roll_back
 from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE, Addresses
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
+from animl_pipeline.storage.store import StepOutput, Store, Workspace
 from tests.conftest import jpeg
 from tests.support.packaged_model import make_package, make_report
 from tests.support.paths import ROOT

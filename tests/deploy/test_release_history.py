@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from animl_pipeline.deploy.release_history import read_records
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 RECORD: dict[str, Any] = {
     "id": "1", "kind": "release", "state": "done", "endpoint": "fox-7", "endpoint_config": "fox-7-abc", "previous_config": None,

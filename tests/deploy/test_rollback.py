@@ -17,7 +17,7 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import DamagedError, ReleaseError
 from animl_pipeline.deploy import deploy_package, endpoint_statuses, realtime_status, roll_back
 from animl_pipeline.storage.gc import GcRules, collect_garbage
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 from tests.support.packaged_model import colour_plan, make_package
 from tests.support.sagemaker_faults import release_states, with_wrong_predictions
 

@@ -29,15 +29,15 @@ from animl_pipeline.config import Plan, check_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.boxes import WHOLE_IMAGE
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import ReleaseError
-from animl_pipeline.core.model_input import open_image
 from animl_pipeline.deploy import deploy_package, realtime_status, release_records
 from animl_pipeline.deploy.aws_api import AwsApi
+from animl_pipeline.deploy.latest_report_and_training_start import save_report
 from animl_pipeline.deploy.live_check import check_endpoint
-from animl_pipeline.deploy.training_records import save_report
 from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE, Addresses
 from animl_pipeline.inference.classifier import Classifier
-from animl_pipeline.storage.step_cache import Store, open_store
+from animl_pipeline.storage.store import Store, open_store
 from tests.conftest import jpeg
 from tests.support.packaged_model import colour_plan_data, make_package, make_report
 from tests.support.paths import ROOT
@@ -164,9 +164,9 @@ RELEASE = """
 import sys
 from animl_pipeline.deploy import deploy_package, roll_back
 from animl_pipeline.config import load_plan
-from animl_pipeline.deploy.training_records import read_latest_report
+from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
 from animl_pipeline.config.settings import load_settings
-from animl_pipeline.storage.step_cache import open_store
+from animl_pipeline.storage.store import open_store
 settings, plan = load_settings(), load_plan(sys.argv[2])
 store = open_store(settings)
 print("begun", flush=True)

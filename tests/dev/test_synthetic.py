@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from animl_pipeline.config import load_plan
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import ImageError, StoreError
-from animl_pipeline.core.model_input import open_image
 from animl_pipeline.dev.synthetic_dataset import MARKER, write_synthetic_dataset
 from animl_pipeline.dev.synthetic_images import SCENE_HEIGHT, SPECIES, WIDTH, Animal, draw_animal
 from tests.support.paths import ROOT

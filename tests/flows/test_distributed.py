@@ -19,7 +19,7 @@ from distributed import Client
 from PIL import Image
 
 from animl_pipeline.config.settings import Settings
-from flows.distributed import cluster_task_runner
+from flows.detect_and_crop_on_cluster import cluster_task_runner
 from tests.support.coco_export import Export
 from tests.support.command_line import COMMAND
 from tests.support.detectors import build_checkpoint

@@ -21,7 +21,7 @@ from animl_pipeline.config.settings import Settings, load_settings, use_local_aw
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.boxes import Box
 from animl_pipeline.deploy import invoke_endpoint
-from animl_pipeline.deploy.training_records import read_latest_report
+from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
 from animl_pipeline.dev.sagemaker_local import local_sagemaker
 from animl_pipeline.steps.crops import extract_crops
 from animl_pipeline.steps.detections import detect_animals
@@ -29,7 +29,7 @@ from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import download_images
 from animl_pipeline.steps.labels import SourceArtifacts, class_by_label, resolve_labels, wanted_labels
 from animl_pipeline.steps.splits import split_by_location
-from animl_pipeline.storage.step_cache import Store, open_store
+from animl_pipeline.storage.store import Store, open_store
 from tests.support.paths import DATA, ROOT
 
 PLAN = Path(__file__).parent / "real-data.yaml"

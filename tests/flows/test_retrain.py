@@ -26,9 +26,9 @@ from animl_pipeline.core.errors import ExportError
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.steps import export as export_step
 from animl_pipeline.steps import images as images_step
-from flows.approval import start_release
 from flows.release import release
 from flows.retrain import retrain
+from flows.start_release import start_release
 from tests.support.prefect_server import PREFECT_TEST
 from tests.support.tiny_project import write_plan, write_project
 

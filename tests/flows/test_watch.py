@@ -22,10 +22,10 @@ from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed, Failed,
 
 from animl_pipeline.config.settings import load_settings
 from animl_pipeline.core.errors import PlanError, SettingsError
-from animl_pipeline.deploy.training_records import record_training_start
-from animl_pipeline.storage.step_cache import open_store
+from animl_pipeline.deploy.latest_report_and_training_start import record_training_start
+from animl_pipeline.storage.store import open_store
 from flows.retrain import retrain
-from flows.watch import validated, watch
+from flows.start_training_when_validated import validated, watch
 from tasks.watch import count_validated
 from tests.support.animl_server import LONG_AGO, AnimlServer, make_images, serve_animl
 from tests.support.command_line import COMMAND
@@ -184,7 +184,7 @@ def test_the_shipped_plan_is_watched_once_its_source_is_the_project_as_the_docs_
 
 def test_the_docs_name_both_switches_of_a_watch_that_ships_switched_off() -> None:
     shipped = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text(encoding="utf-8"))
-    schedules = [s for d in shipped["deployments"] if d["entrypoint"] == "flows.watch.watch" for s in d["schedules"]]
+    schedules = [s for d in shipped["deployments"] if d["entrypoint"] == "flows.start_training_when_validated.watch" for s in d["schedules"]]
     assert [(s["slug"], s["active"]) for s in schedules] == [("daily", False)]
     text = (ROOT / "docs" / "operate.md").read_text(encoding="utf-8").split("By default nothing is watched.", 1)[1].split("*By an event.*", 1)[0]
     assert [word in text for word in ("export: animl://sci_biosecurity", "`daily`", "active: true", "in the UI")] == [True] * 4

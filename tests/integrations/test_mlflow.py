@@ -25,7 +25,7 @@ from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import TRAINING_HISTORY
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.integrations.mlflow import check_tracking_uri, track_training, tracking_uri
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
+from animl_pipeline.storage.store import StepOutput, Store, Workspace
 from tests.support.paths import ROOT
 from tests.support.training_crops import CLASSES, plan_with
 

@@ -25,7 +25,7 @@ from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE, Addresses, local_sag
 from animl_pipeline.integrations.sagemaker_training import build_in_job, check_job_settings
 from animl_pipeline.steps.training import train_classifier
 from animl_pipeline.steps.training.__main__ import run_job
-from animl_pipeline.storage.step_cache import Store, open_store
+from animl_pipeline.storage.store import Store, open_store
 from tests.support.paths import ROOT
 from tests.support.training_crops import crops_and_splits, plan_with, settings_at
 
@@ -33,7 +33,7 @@ BUCKET = "trained"
 
 FLOW = """
 from pathlib import Path
-from animl_pipeline.storage.step_cache import open_store
+from animl_pipeline.storage.store import open_store
 from flows import stop_signals
 from tests.integrations.test_sagemaker_training import plan_on_sagemaker, settings_in, train_on_sagemaker
 stop_signals.handle_signals()

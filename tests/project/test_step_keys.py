@@ -37,7 +37,7 @@ from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.steps.crops.step import extract_crops
 from animl_pipeline.steps.training.step import train_classifier
 from animl_pipeline.storage.object_store import FolderObjectStore
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 class KeyFoundError(Exception):
     pass

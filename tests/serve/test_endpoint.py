@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from animl_pipeline.core.boxes import WHOLE_IMAGE, Box
-from animl_pipeline.core.model_input import open_image
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.serve.http_errors import RequestError
 from animl_pipeline.serve.request_parsing import ClassifyRequest, parse_box, parse_request
@@ -286,7 +286,7 @@ for module in pkgutil.iter_modules(serve.__path__):
     importlib.import_module(f"animl_pipeline.serve.{{module.name}}")
 from pathlib import Path
 from animl_pipeline.inference.classifier import Classifier
-from animl_pipeline.core.model_input import open_image
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.boxes import WHOLE_IMAGE
 assert serve.app.OPENAPI_FILE.is_file()
 print(len(Classifier.load(Path({str(model)!r})).classify(open_image(Path("image").read_bytes()), WHOLE_IMAGE)))

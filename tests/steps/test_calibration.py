@@ -19,7 +19,7 @@ from animl_pipeline.steps.calibration import calibrate_classifier
 from animl_pipeline.steps.calibration.step import fit_temperature
 from animl_pipeline.steps.calibration.thresholds import choose_thresholds, meets_aim, unknown_floor
 from animl_pipeline.steps.evaluation import read_metrics
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 from tests.support.colour_models import (
     ISLAND,
     ReportPage,

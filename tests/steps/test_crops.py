@@ -20,16 +20,17 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core import progress
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import CropsError, ImageError
 from animl_pipeline.core.model_card import ModelInput
-from animl_pipeline.core.model_input import extract_crop, open_image
+from animl_pipeline.core.model_input import extract_crop
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, DETECTION_FAILURES, DETECTIONS, DROPPED_ANNOTATIONS, DROPPED_LABELS, IMAGES_WITH_PEOPLE, LABELS
 from animl_pipeline.core.tables import Table, write_table
 from animl_pipeline.steps.crops import extract_crops
 from animl_pipeline.steps.crops.match_labels import match_labels
 from animl_pipeline.steps.crops.perceptual_hash import compute_phash
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, open_store
+from animl_pipeline.storage.store import StepOutput, Store, Workspace, open_store
 from tests.conftest import jpeg
 from tests.support.table_rows import fill_rows
 

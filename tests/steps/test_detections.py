@@ -20,11 +20,11 @@ from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core import progress
 from animl_pipeline.core.artifacts import Counts
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import DetectionsError, WeightsError
-from animl_pipeline.core.model_input import open_image
 from animl_pipeline.core.table_schemas import DISAGREEMENTS, IMAGES_WITH_PEOPLE, REPEAT_DETECTIONS
 from animl_pipeline.steps.detections import detect_animals
-from animl_pipeline.storage.step_cache import Store, open_store, sha256_of
+from animl_pipeline.storage.store import Store, open_store, sha256_of
 from tests.conftest import jpeg
 from tests.support.detectors import (
     build_checkpoint,
@@ -44,7 +44,7 @@ from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.steps.detections import detect_animals, run_detector_share
-from animl_pipeline.storage.step_cache import open_store
+from animl_pipeline.storage.store import open_store
 settings, labels = Settings.model_validate_json(sys.argv[1]), Artifact.model_validate_json(sys.argv[2])
 config = DetectionsConfig.model_validate_json(sys.argv[3])
 """

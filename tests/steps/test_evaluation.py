@@ -21,8 +21,8 @@ from PIL import Image
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import EvaluationError, PackageError
-from animl_pipeline.core.model_input import open_image
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.tables import write_parquet
 from animl_pipeline.inference.classifier import Classifier
@@ -30,7 +30,7 @@ from animl_pipeline.steps.evaluation import evaluate_classifier, read_metrics, w
 from animl_pipeline.steps.evaluation.metrics import compute_metrics
 from animl_pipeline.steps.evaluation.report_images import thumbnail
 from animl_pipeline.steps.evaluation.report_wording import describe_performance, format_percent
-from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace, open_store
+from animl_pipeline.storage.store import BlobColumn, StepOutput, Store, Workspace, open_store
 from tests.conftest import colour_model
 from tests.support.colour_models import (
     BOX,

@@ -21,9 +21,9 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.export.export_tables import write_tables
-from animl_pipeline.steps.export.fetch_and_parse_coco import unpack_json
 from animl_pipeline.steps.export.json_stream import read_lists
-from animl_pipeline.storage.step_cache import Store, Workspace
+from animl_pipeline.steps.export.unpack_archives import unpack_json
+from animl_pipeline.storage.store import Store, Workspace
 from tests.support.coco_export import Export
 from tests.support.web_server import served
 

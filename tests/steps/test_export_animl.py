@@ -25,7 +25,7 @@ from animl_pipeline.core.errors import ExportError, ExportUnreachableError, Plan
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.export.export_animl_windows import SMALL_WINDOW
 from animl_pipeline.storage.gc import GcRules, collect_garbage
-from animl_pipeline.storage.step_cache import open_store
+from animl_pipeline.storage.store import open_store
 from tests.support.animl_server import DAY, AnimlImage, AnimlObject, AnimlServer, camera_config, images_from_coco, make_images, serve_animl
 from tests.support.paths import ROOT
 
@@ -266,7 +266,7 @@ import sys
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import load_settings
-from animl_pipeline.storage.step_cache import open_store
+from animl_pipeline.storage.store import open_store
 settings = load_settings()
 export_annotations(SourceConfig.model_validate_json(sys.argv[1]), open_store(settings), settings)
 """

@@ -11,7 +11,7 @@ import pytest
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.steps.export import export_annotations
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 from tests.support.camtrap_dp import three_deployments
 from tests.support.export_tables import export_source, labels_of, locations_of, problems_of
 from tests.support.web_server import served

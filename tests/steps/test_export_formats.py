@@ -21,10 +21,10 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ExportError, ExportUnreachableError, PlanError
 from animl_pipeline.steps.export import export_annotations
-from animl_pipeline.steps.export.fetch_and_parse_coco import gunzip
+from animl_pipeline.steps.export.unpack_archives import gunzip
 from animl_pipeline.steps.images import download_images
 from animl_pipeline.steps.labels import SourceArtifacts, resolve_labels
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 from tests.conftest import jpeg
 from tests.support.camtrap_dp import CamtrapPackage, three_deployments
 from tests.support.coco_export import Export

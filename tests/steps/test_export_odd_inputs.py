@@ -17,7 +17,7 @@ from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.steps.export import export_annotations
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 from tests.conftest import jpeg
 from tests.support.camtrap_dp import CamtrapPackage
 from tests.support.coco_export import Export

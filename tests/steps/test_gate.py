@@ -24,7 +24,7 @@ from animl_pipeline.steps.evaluation import read_metrics, write_headline
 from animl_pipeline.steps.evaluation.compare_champion import compare_with_champion
 from animl_pipeline.steps.evaluation.gate import decide_verdict
 from animl_pipeline.steps.evaluation.score_test_set import join_splits, score_test_crops
-from animl_pipeline.storage.step_cache import Store, open_store
+from animl_pipeline.storage.store import Store, open_store
 from tests.support.colour_models import (
     ISLAND,
     DataSteps,

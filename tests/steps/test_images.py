@@ -24,14 +24,14 @@ from PIL import Image
 from animl_pipeline.config import ImagesConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import ImageError, ImagesError, ImagesUnreachableError
-from animl_pipeline.core.model_input import open_image
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import download_images
 from animl_pipeline.steps.images.download import image_size
 from animl_pipeline.steps.images.step import BATCH, MAX_OFFLINE
 from animl_pipeline.storage.remote_files import HttpFolder, LocalFolder, RemoteError
-from animl_pipeline.storage.step_cache import Store, open_store
+from animl_pipeline.storage.store import Store, open_store
 from tests.conftest import jpeg
 from tests.support.coco_export import Export
 from tests.support.endpoint_process import wait_until
@@ -273,7 +273,7 @@ from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import download_images
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import load_settings
-from animl_pipeline.storage.step_cache import open_store
+from animl_pipeline.storage.store import open_store
 settings = load_settings()
 store = open_store(settings)
 source = SourceConfig.model_validate(json.loads(sys.argv[1]))

@@ -18,15 +18,15 @@ from torch import nn
 
 from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import DetectionsError
-from animl_pipeline.core.model_input import open_image
 from animl_pipeline.core.write_megadetector_results import ANIMAL
 from animl_pipeline.steps.detections.choose_detector import ChosenDetector
 from animl_pipeline.steps.detections.detector import Detection
 from animl_pipeline.steps.detections.inference_backend import LoadedNetwork, Network, load_network, run_with_torch
 from animl_pipeline.steps.detections.run_detector import run_detector
 from animl_pipeline.steps.detections.yolox_lite import DEPTH, WIDTH, build_network
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 SIDE = 640
 

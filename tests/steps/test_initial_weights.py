@@ -16,7 +16,7 @@ from animl_pipeline.core.errors import TrainingError
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.deploy.release_history import close_record, new_record
 from animl_pipeline.steps.training import train_classifier
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
+from animl_pipeline.storage.store import StepOutput, Store, Workspace
 from tests.support.training_crops import CLASSES, crops_and_splits, plan_with, settings_at, train_in
 
 pytestmark = pytest.mark.usefixtures("one_thread")

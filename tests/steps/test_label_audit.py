@@ -11,7 +11,7 @@ from animl_pipeline.steps.evaluation import evaluate_classifier, fold_splits
 from animl_pipeline.steps.evaluation.audit_folds import assign_folds
 from animl_pipeline.steps.evaluation.label_audit import find_suspect_labels, image_link
 from animl_pipeline.steps.evaluation.step import Fold
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 from tests.support.colour_models import (
     ISLAND,
     DataSteps,

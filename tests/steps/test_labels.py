@@ -17,7 +17,7 @@ from animl_pipeline.core.errors import LabelsError, PlanError
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import download_images
 from animl_pipeline.steps.labels import SourceArtifacts, class_by_label, preview_labels, resolve_labels, wanted_labels
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 from tests.support.coco_export import CATEGORIES, Export
 
 SPEC = {"classes": {"fox": ["Fox"], "rat": ["rat", "mouse"]}, "exclude": ["person"]}

@@ -12,13 +12,13 @@ import pytest
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import PackageError
 from animl_pipeline.core.model_card import Agreement
-from animl_pipeline.core.model_input import open_image
-from animl_pipeline.core.release_records import ReferencePrediction
+from animl_pipeline.core.release_and_reference_types import ReferencePrediction
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.steps.package import package_model
-from animl_pipeline.storage.step_cache import Store, open_store
+from animl_pipeline.storage.store import Store, open_store
 from tests.conftest import jpeg
 from tests.support.packaged_model import colour_plan, make_evaluation, make_package, make_training
 

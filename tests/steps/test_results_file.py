@@ -15,7 +15,7 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.steps.detections import detect_animals
 from animl_pipeline.steps.detections.read_results_file import match_files, parse_results
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 from tests.conftest import jpeg
 from tests.support.detectors import label_row, make_labels, read_boxes, read_failures, write_results
 

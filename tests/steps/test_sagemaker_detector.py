@@ -19,7 +19,7 @@ from animl_pipeline.core.errors import DetectionsError, DetectorUnreachableError
 from animl_pipeline.steps.detections import detect_animals, sagemaker_detector
 from animl_pipeline.steps.detections.choose_detector import choose_detector
 from animl_pipeline.steps.detections.detector import Detection
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 from tests.conftest import jpeg
 from tests.support.detectors import label_row, make_labels
 

@@ -15,7 +15,7 @@ from animl_pipeline.config import SplitsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import SplitsError, StoreError
 from animl_pipeline.steps.splits import split_by_location
-from animl_pipeline.storage.step_cache import Store, open_store
+from animl_pipeline.storage.store import Store, open_store
 from tests.support.crops_to_split import CLASSES, Row, crops_step, island, split, split_of_locations
 
 

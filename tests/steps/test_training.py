@@ -25,7 +25,7 @@ from animl_pipeline.core.table_schemas import CROPS, TRAINING_HISTORY
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.steps.training import train_classifier
 from animl_pipeline.steps.training.step import recorded_plan
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 from tests.support.training_crops import CLASSES, STEPS_PER_EPOCH, crops_and_splits, draw_crop, plan_with, train_in
 
 pytestmark = pytest.mark.usefixtures("one_thread")

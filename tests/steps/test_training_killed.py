@@ -13,7 +13,7 @@ import pytest
 from animl_pipeline.config import Plan
 from animl_pipeline.core import progress
 from animl_pipeline.steps.training import CHECKPOINT_FILE, train_classifier
-from animl_pipeline.storage.step_cache import open_store
+from animl_pipeline.storage.store import open_store
 from tests.support.paths import ROOT
 from tests.support.training_crops import STEPS_PER_EPOCH, crops_and_splits, plan_with, settings_at
 
@@ -24,7 +24,7 @@ import os, signal, torch
 from pathlib import Path
 from animl_pipeline.core import progress
 from animl_pipeline.steps.training import train_classifier
-from animl_pipeline.storage.step_cache import open_store
+from animl_pipeline.storage.store import open_store
 from tests.support.training_crops import crops_and_splits, settings_at
 from tests.steps.test_training_killed import plan_with_all_state
 torch.set_num_threads(1)

@@ -15,7 +15,7 @@ import pytest
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PlanError, TrainingError
 from animl_pipeline.steps.training import train_classifier
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 from tests.support.paths import ROOT
 from tests.support.training_crops import crops_and_splits, draw_crop, plan_with
 
@@ -271,7 +271,7 @@ import sys
 from pathlib import Path
 import torch
 from animl_pipeline.steps.training import train_classifier
-from animl_pipeline.storage.step_cache import open_store
+from animl_pipeline.storage.store import open_store
 from tests.support.training_crops import crops_and_splits, plan_with, settings_at
 torch.set_num_threads(1)
 settings = settings_at(Path(sys.argv[1]))

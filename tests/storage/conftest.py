@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.storage.step_cache import Store, open_store
+from animl_pipeline.storage.store import Store, open_store
 
 
 @pytest.fixture(params=["folder", "s3"])

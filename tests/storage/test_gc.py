@@ -21,7 +21,7 @@ from animl_pipeline.storage.gc import GcRules, read_inventory
 from animl_pipeline.storage.gc.references import Root, needed_steps
 from animl_pipeline.storage.gc.stored_steps import StepId, StoredStep
 from animl_pipeline.storage.manifest import Manifest
-from animl_pipeline.storage.step_cache import StepOutput, Store, open_store
+from animl_pipeline.storage.store import StepOutput, Store, open_store
 from tests.support.crops_to_split import island, split, split_of_locations
 from tests.support.packaged_model import make_package
 from tests.support.stored_steps import collect, has_blob, is_complete, make_step, release, report, sha256_of_bytes

@@ -21,7 +21,7 @@ from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.errors import PipelineError, StoreError
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.storage.locks import gc_lock
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, open_store
+from animl_pipeline.storage.store import StepOutput, Store, Workspace, open_store
 from tests.support.stored_steps import LATER, collect, has_blob, is_complete, make_step, report, sha256_of_bytes
 
 TRAINING = Step("training", version=1)
@@ -132,7 +132,7 @@ import os, signal, sys
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core import progress
 from animl_pipeline.storage.gc import GcRules, collect_garbage
-from animl_pipeline.storage.step_cache import open_store
+from animl_pipeline.storage.store import open_store
 
 def die(what, done, total):
     if (what, done) == (sys.argv[2], int(sys.argv[3])):

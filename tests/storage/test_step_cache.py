@@ -18,7 +18,7 @@ from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import DamagedError, StoreError
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.tables import write_parquet
-from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace, open_store
+from animl_pipeline.storage.store import BlobColumn, StepOutput, Store, Workspace, open_store
 
 LABELS = Step("labels", version=1)
 IMAGES = Step("images", version=1)

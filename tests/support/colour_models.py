@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 from animl_pipeline.config import Plan, check_plan
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.model_card import Agreement, ClassInfo, ModelCard, ModelInput
-from animl_pipeline.core.model_input import extract_crop, open_image
+from animl_pipeline.core.model_input import extract_crop
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, SPLITS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.calibration import calibrate_classifier
 from animl_pipeline.steps.evaluation import evaluate_classifier
 from animl_pipeline.steps.package import package_model
-from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace
+from animl_pipeline.storage.store import BlobColumn, StepOutput, Store, Workspace
 from tests.conftest import colour_model, jpeg
 from tests.support.table_rows import fill_rows
 

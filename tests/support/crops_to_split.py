@@ -12,7 +12,7 @@ from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.splits import split_by_location
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
+from animl_pipeline.storage.store import StepOutput, Store, Workspace
 from tests.support.table_rows import fill_rows
 
 CLASSES = ("fox", "bird", "rat")

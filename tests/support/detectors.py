@@ -11,14 +11,14 @@ import pytest
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import ImageError, WeightsError
-from animl_pipeline.core.model_input import open_image
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import DETECTION_FAILURES, DETECTIONS, DROPPED_ANNOTATIONS, LABELS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.integrations.weights import fetch_weights
 from animl_pipeline.steps.detections.ultralytics_detector import import_ultralytics
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
+from animl_pipeline.storage.store import StepOutput, Store, Workspace
 from tests.support.table_rows import fill_rows
 
 NAN = float("nan")

@@ -7,7 +7,7 @@ from typing import Any
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES, EXPORT_PROBLEMS
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 
 def export_source(export: str, **fields: Any) -> SourceConfig:

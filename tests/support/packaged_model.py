@@ -9,13 +9,13 @@ from typing import Any
 from animl_pipeline.config import Plan, check_plan
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.evaluation_results import ClassScores, Metrics, Report
 from animl_pipeline.core.model_card import ModelCard
-from animl_pipeline.core.model_input import open_image
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.steps.package import package_model
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
+from animl_pipeline.storage.store import StepOutput, Store, Workspace
 from tests.conftest import colour_model, jpeg
 
 CLASSES = ("red", "green", "blue")

@@ -10,11 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from animl_pipeline.config import Plan
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.release_records import ReferencePrediction
+from animl_pipeline.core.release_and_reference_types import ReferencePrediction
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.deploy import release_records
 from animl_pipeline.dev.sagemaker_local import Addresses, Faults
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
+from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 
 @contextmanager

@@ -14,10 +14,10 @@ from animl_pipeline.core.errors import DamagedError
 from animl_pipeline.core.evaluation_results import Metrics, Report
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.tables import write_parquet
+from animl_pipeline.deploy.latest_report_and_training_start import save_report
 from animl_pipeline.deploy.release_history import close_record, new_record, write_record
-from animl_pipeline.deploy.training_records import save_report
 from animl_pipeline.storage.gc import GcReport, GcRules, collect_garbage
-from animl_pipeline.storage.step_cache import BlobColumn, StepOutput, Store, Workspace
+from animl_pipeline.storage.store import BlobColumn, StepOutput, Store, Workspace
 
 DAY_S = 86_400
 LATER = time.time() + 100 * DAY_S

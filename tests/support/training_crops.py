@@ -17,7 +17,7 @@ from animl_pipeline.core.table_schemas import CROPS, SPLITS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.training import train_classifier
 from animl_pipeline.storage.manifest import BlobColumn, digest_of
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, open_store
+from animl_pipeline.storage.store import StepOutput, Store, Workspace, open_store
 from tests.support.table_rows import fill_rows
 
 SIZE = 32

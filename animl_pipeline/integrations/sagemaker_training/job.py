@@ -18,7 +18,7 @@ from animl_pipeline.core.errors import ReleaseError, TrainingError, TrainingInte
 from animl_pipeline.core.progress import track
 from animl_pipeline.integrations.aws_calls import error_code, explain_aws_errors, retrying_config
 from animl_pipeline.integrations.sagemaker_training.job_spec import JobSpec, check_job_settings, job_folder, job_request, key_prefix
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
+from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker import SageMakerClient

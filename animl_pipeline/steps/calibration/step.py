@@ -22,7 +22,7 @@ from animl_pipeline.core.tables import write_table
 from animl_pipeline.inference.probability_metrics import expected_calibration_error, probability_column, probability_matrix, rescale_temperature
 from animl_pipeline.inference.score_crops import score_crops
 from animl_pipeline.steps.calibration.thresholds import choose_thresholds
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
+from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 log = logging.getLogger(__name__)
 

@@ -14,15 +14,16 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core import model_input as imaging
 from animl_pipeline.core.boxes import Box, BoxTuple
 from animl_pipeline.core.decode_budget import DecodeBudget, decoded_bytes
+from animl_pipeline.core.decode_image import ImageHeader, open_image, read_header
 from animl_pipeline.core.errors import ImageError
 from animl_pipeline.core.model_card import ModelInput
-from animl_pipeline.core.model_input import ImageHeader, extract_crop, open_image, read_header, square_around
+from animl_pipeline.core.model_input import extract_crop, square_around
 from animl_pipeline.core.progress import track
 from animl_pipeline.core.step_declaration import installed_version
 from animl_pipeline.steps.crops import perceptual_hash
 from animl_pipeline.steps.crops.match_labels import Match
 from animl_pipeline.steps.crops.perceptual_hash import compute_phash
-from animl_pipeline.storage.step_cache import Store, batches, digest_of
+from animl_pipeline.storage.store import Store, batches, digest_of
 
 log = logging.getLogger(__name__)
 

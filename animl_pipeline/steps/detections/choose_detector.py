@@ -18,7 +18,7 @@ from animl_pipeline.integrations.weights import KnownWeights, check_weights, fet
 from animl_pipeline.steps.detections import sagemaker_detector, ultralytics_detector, yolov5, yolox_lite
 from animl_pipeline.steps.detections.detector import STRIDE, Detector
 from animl_pipeline.steps.detections.read_results_file import check_results_file
-from animl_pipeline.storage.step_cache import digest_of, sha256_of
+from animl_pipeline.storage.store import digest_of, sha256_of
 
 PLAN_KEY = "detections.detector"
 ENDPOINT_PREFIX = "sagemaker:"

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.storage.atomic_files import disk_errors, write_atomic
-from animl_pipeline.storage.step_cache import digest_of, sha256_of
+from animl_pipeline.storage.store import digest_of, sha256_of
 
 log = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.boxes import Box
 from animl_pipeline.core.decode_budget import DecodeBudget
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import ImageError
-from animl_pipeline.core.model_input import open_image
 from animl_pipeline.core.progress import track
 from animl_pipeline.core.write_megadetector_results import ANIMAL
 from animl_pipeline.steps.detections.choose_detector import ChosenDetector, check_finds_people, choose_detector
 from animl_pipeline.steps.detections.detector import Detection, Detector
-from animl_pipeline.storage.step_cache import Store, batches
+from animl_pipeline.storage.store import Store, batches
 
 log = logging.getLogger(__name__)
 

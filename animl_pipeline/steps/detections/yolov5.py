@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import DetectionsError
-from animl_pipeline.core.model_input import open_image
 from animl_pipeline.core.write_megadetector_results import CATEGORIES
 from animl_pipeline.steps.detections.detector import Detection, clean_detections
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import DetectionsError
-from animl_pipeline.core.model_input import open_image
 from animl_pipeline.core.write_megadetector_results import ANIMAL
 from animl_pipeline.steps.detections.box_overlap import non_maximum_suppression
 from animl_pipeline.steps.detections.detector import Detection, NetworkInput, clean_detections, scaled_size, to_image_box

@@ -10,7 +10,7 @@ from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, SPLITS
 from animl_pipeline.core.tables import write_table
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
+from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 FOLD_STEP = Step("fold", version=1, sections=("audit",), reads=(CROPS, SPLITS), writes=(SPLITS,))
 HELD_OUT = "held_out"

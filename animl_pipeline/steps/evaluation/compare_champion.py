@@ -25,7 +25,7 @@ from animl_pipeline.steps.evaluation.bootstrap_intervals import (
     precision_recall_f1,
 )
 from animl_pipeline.steps.evaluation.metrics import class_indices
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from animl_pipeline.core.evaluation_results import Calibration, Threshold
+from animl_pipeline.core.evaluation_results import Calibration
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.inference.probability_metrics import (
     expected_calibration_error,
-    operating_point,
-    probability_column,
     probability_matrix,
     reliability_bins,
     rescale_temperature,
 )
-from animl_pipeline.steps.evaluation.bootstrap_intervals import BootstrapDraws, percentile_interval
 
 SIMULATIONS = 200
 SEED = 0
@@ -53,12 +49,6 @@ def reliability_diagram(scored: pd.DataFrame, card: ModelCard) -> ReliabilityDia
     return ReliabilityDiagram(reliability_bins(before, right), reliability_bins(after, right))
 
 
-def score_thresholds(thresholds: Sequence[Threshold], scored: pd.DataFrame) -> tuple[Threshold, ...]:
-    """The thresholds with their recall and precision on the test set."""
-    draws = BootstrapDraws(scored)
-    return tuple(_score_threshold(t, scored, draws) for t in thresholds)
-
-
 def describe_calibration(c: Calibration) -> str:
     """Two sentences: the calibration error, and whether temperature scaling helped."""
     errors = f"The calibration error on the test set is {c.ece_after:.3f}; without the temperature ({c.temperature:.2f}) it is {c.ece_before:.3f}."
@@ -84,19 +74,3 @@ def _ece_limit_by_chance(confidence: NDArray[np.float64]) -> float:
     rng = np.random.default_rng(SEED)
     errors = [expected_calibration_error(confidence, rng.random(len(confidence)) < confidence) for _ in range(SIMULATIONS)]
     return float(np.percentile(errors, 95))
-
-
-def _score_threshold(threshold: Threshold, scored: pd.DataFrame, draws: BootstrapDraws) -> Threshold:
-    is_class = (scored["class_id"] == threshold.id).to_numpy()
-    reaches = scored[probability_column(threshold.id)].to_numpy(np.float64) >= threshold.value
-    examples, hits, predicted = draws.sums(is_class), draws.sums(is_class & reaches), draws.sums(reaches)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        recall, precision = hits / examples, np.where(examples > 0, hits / predicted, np.nan)
-    locations = draws.count_locations(is_class)
-    return threshold.model_copy(
-        update={
-            "test": operating_point(scored, threshold.id, threshold.value),
-            "recall_interval": percentile_interval(recall, locations),
-            "precision_interval": percentile_interval(precision, locations),
-        }
-    )

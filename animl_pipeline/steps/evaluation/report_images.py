@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from animl_pipeline.core.model_input import open_image
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.non_animal_names import is_person
 from animl_pipeline.inference.probability_metrics import probability_column
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 MAX_MISTAKES = 6
 """Mistakes shown per class."""

@@ -12,7 +12,7 @@ from animl_pipeline.core.table_schemas import TEST_PREDICTIONS
 from animl_pipeline.inference.probability_metrics import probability_column
 from animl_pipeline.inference.score_crops import score_crops
 from animl_pipeline.steps.evaluation.report_wording import format_count
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 if TYPE_CHECKING:
     from animl_pipeline.inference.classifier import Classifier

@@ -17,18 +17,19 @@ from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, SPLITS, TEST_PREDICTIONS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.inference.score_crops import score_crops
-from animl_pipeline.steps.evaluation import error_and_animl_tables, metrics, report_wording, slices_and_equivalents
+from animl_pipeline.steps.evaluation import animl_evaluation_table, error_tables, metrics, report_wording, slices_and_equivalents
 from animl_pipeline.steps.evaluation.audit_folds import HELD_OUT
 from animl_pipeline.steps.evaluation.compare_champion import compare_with_champion
 from animl_pipeline.steps.evaluation.gate import decide_verdict
 from animl_pipeline.steps.evaluation.label_audit import SUSPECT_COLUMNS, find_suspect_labels
-from animl_pipeline.steps.evaluation.measure_calibration import measure_calibration, score_thresholds
+from animl_pipeline.steps.evaluation.measure_calibration import measure_calibration
 from animl_pipeline.steps.evaluation.plots import confusion_matrix_png
 from animl_pipeline.steps.evaluation.reference_predictions import choose_reference_predictions
 from animl_pipeline.steps.evaluation.report import ReportData, render_report
 from animl_pipeline.steps.evaluation.report_images import classes_of_people
 from animl_pipeline.steps.evaluation.score_test_set import join_splits, score_test_crops, select_columns
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
+from animl_pipeline.steps.evaluation.score_thresholds import score_thresholds
+from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 if TYPE_CHECKING:
     from animl_pipeline.config import Plan
@@ -159,11 +160,11 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
     (space.out / "confusion.png").write_bytes(confusion_matrix_png(found))
     suspects, audited = _audit_labels(test, split, classifier, inputs)
     tables = {
-        "animl.csv": error_and_animl_tables.animl_table(
+        "animl.csv": animl_evaluation_table.animl_table(
             test, slices_and_equivalents.apply_equivalents(test, plan.labels.equivalents), card.class_ids()
         ),
-        "false_alarms.csv": error_and_animl_tables.false_alarms(test, found.thresholds),
-        "missed_invaders.csv": error_and_animl_tables.missed_invaders(test, found.thresholds),
+        "false_alarms.csv": error_tables.false_alarms(test, found.thresholds),
+        "missed_invaders.csv": error_tables.missed_invaders(test, found.thresholds),
         "suspect_labels.csv": suspects[SUSPECT_COLUMNS],
     }
     for name, table in tables.items():

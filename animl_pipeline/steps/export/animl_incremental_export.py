@@ -30,7 +30,7 @@ from animl_pipeline.steps.export.export_tables import ExportBuild, Location, mer
 from animl_pipeline.steps.export.fetch_and_parse_coco import parse_coco, read_batches
 from animl_pipeline.steps.export.problems import Problems
 from animl_pipeline.storage.remote_files import RemoteError
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, digest_of
+from animl_pipeline.storage.store import StepOutput, Store, Workspace, digest_of
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from animl_pipeline.core.record import Digest, Record
 from animl_pipeline.steps.export.animl_windows import Window
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
 

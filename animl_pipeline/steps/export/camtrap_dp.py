@@ -20,9 +20,10 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError, redact_url
 from animl_pipeline.steps.export.camtrap_dp_observations import convert_observations
 from animl_pipeline.steps.export.export_tables import ExportBuild
-from animl_pipeline.steps.export.fetch_and_parse_coco import archive_errors, export_error, gunzip, read_zip_member, zip_names
+from animl_pipeline.steps.export.fetch_and_parse_coco import export_error
 from animl_pipeline.steps.export.images_table import is_safe_path
 from animl_pipeline.steps.export.to_coco import converted_export
+from animl_pipeline.steps.export.unpack_archives import archive_errors, gunzip, read_zip_member, zip_names
 from animl_pipeline.storage.remote_files import RemoteError, open_remote
 
 PACKAGE_FILE = "datapackage.json"

@@ -25,7 +25,7 @@ from animl_pipeline.core.progress import track
 from animl_pipeline.steps.export.export_tables import ExportBuild
 from animl_pipeline.steps.export.problems import Problems
 from animl_pipeline.steps.export.to_coco import REVIEWED, UNIT_SIZE, Converted, Row, converted_export, is_image
-from animl_pipeline.storage.step_cache import Store, batches, digest_of
+from animl_pipeline.storage.store import Store, batches, digest_of
 
 DEFAULT_LAYOUT = "{label}"
 EXIF_IFD, DATE_TIME_ORIGINAL, DATE_TIME_DIGITIZED, OFFSET_TIME_ORIGINAL = 0x8769, 0x9003, 0x9004, 0x9011

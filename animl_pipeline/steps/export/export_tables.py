@@ -26,7 +26,7 @@ from animl_pipeline.steps.export.annotations_table import AnnotationsTable, Cate
 from animl_pipeline.steps.export.fetch_and_parse_coco import Batch
 from animl_pipeline.steps.export.images_table import ImagesTable
 from animl_pipeline.steps.export.problems import Problems
-from animl_pipeline.storage.step_cache import StepOutput, Workspace
+from animl_pipeline.storage.store import StepOutput, Workspace
 
 
 class ExportBuild(NamedTuple):

@@ -17,7 +17,7 @@ from animl_pipeline.integrations.animl import CameraDeployment
 from animl_pipeline.steps.export.export_tables import ExportBuild, merge_deployments, write_tables
 from animl_pipeline.steps.export.fetch_and_parse_coco import read_batches
 from animl_pipeline.steps.export.problems import Problems
-from animl_pipeline.storage.step_cache import StepOutput, Workspace
+from animl_pipeline.storage.store import StepOutput, Workspace
 
 Row = dict[str, Any]
 UNIT_SIZE = {"width": 1, "height": 1}

@@ -14,8 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.steps.images.download import Downloaded, Failed, Request
-from animl_pipeline.storage.image_index import iter_index
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.record_index import iter_index
+from animl_pipeline.storage.store import Store
 
 _ID_WITH_MD5 = re.compile(r"^[^:]+:([0-9a-f]{32})$")
 FIELDS: dict[str, Any] = {"blob": "S64", "bytes": np.int64, "width": np.int32, "height": np.int32, "md5": "S32"}

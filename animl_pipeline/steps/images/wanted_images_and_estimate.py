@@ -14,7 +14,7 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import redact_url
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES
 from animl_pipeline.steps.images.download_status import DownloadStatus
-from animl_pipeline.storage.step_cache import Store, digest_of
+from animl_pipeline.storage.store import Store, digest_of
 
 UNREVIEWED_ONLY = "with_unreviewed_labels_only"
 

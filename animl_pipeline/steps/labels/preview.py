@@ -15,9 +15,10 @@ from animl_pipeline.core.record import Record
 from animl_pipeline.steps.labels.class_counts import ClassCounts, count_classes, count_codes, find_too_few
 from animl_pipeline.steps.labels.class_mapping import map_labels
 from animl_pipeline.steps.labels.exclusions import REASONS, UNLISTED, choose_annotations
-from animl_pipeline.steps.labels.read_annotations import Annotations, Bools, SourceArtifacts, read_annotations
+from animl_pipeline.steps.labels.read_annotations import Annotations, Bools, read_annotations
+from animl_pipeline.steps.labels.shared_locations import SourceArtifacts
 from animl_pipeline.steps.labels.taxonomy import read_taxonomy
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 
 class LabelsPreview(Record):

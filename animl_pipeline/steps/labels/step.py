@@ -29,9 +29,10 @@ from animl_pipeline.core.write_megadetector_results import ResultBoxes, write_re
 from animl_pipeline.steps.labels.class_counts import count_classes, count_codes, find_too_few, report_too_few
 from animl_pipeline.steps.labels.class_mapping import map_labels
 from animl_pipeline.steps.labels.exclusions import REASONS, Choice, choose_annotations
-from animl_pipeline.steps.labels.read_annotations import Annotations, Ints, SourceArtifacts, read_annotations
+from animl_pipeline.steps.labels.read_annotations import Annotations, Ints, read_annotations
+from animl_pipeline.steps.labels.shared_locations import SourceArtifacts
 from animl_pipeline.steps.labels.taxonomy import read_taxonomy
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
+from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 log = logging.getLogger(__name__)
 

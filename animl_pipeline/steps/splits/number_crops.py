@@ -14,7 +14,7 @@ from animl_pipeline.core.errors import SplitsError
 from animl_pipeline.core.table_schemas import CROPS
 from animl_pipeline.steps.splits.grouping import Bools, Ints, connected_components, number_texts
 from animl_pipeline.steps.splits.near_duplicates import NO_PAIRS, Pairs, near_duplicates
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 COLUMNS = ["crop_id", "location", "class_id", "sequence", "image", "source", "taken", "phash"]
 

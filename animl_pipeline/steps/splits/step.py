@@ -25,7 +25,7 @@ from animl_pipeline.steps.splits.leakage import count_leaks, in_two_splits, spli
 from animl_pipeline.steps.splits.number_crops import NumberedCrops, number_crops, read_crops, sequences_by_time
 from animl_pipeline.steps.splits.optimise import SPLIT_NAMES, TEST, TRAIN, VAL, search
 from animl_pipeline.steps.splits.test_set_registry import PREFIX, TESTED, History, read_history, record_split, registry_name
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, digest_of
+from animl_pipeline.storage.store import StepOutput, Store, Workspace, digest_of
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from animl_pipeline.core.errors import StoreError
 from animl_pipeline.steps.splits.grouping import to_list
-from animl_pipeline.storage.step_cache import Store, digest_of
+from animl_pipeline.storage.store import Store, digest_of
 
 NEW, TRAINED, TESTED, BOTH = 0, 1, 2, 3
 """What a location or image was used for by earlier runs."""

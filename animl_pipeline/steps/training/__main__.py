@@ -21,7 +21,7 @@ from animl_pipeline.core.errors import PipelineError, TrainingError
 from animl_pipeline.integrations.sagemaker_training.job import TEMPORARY_FAILURE
 from animl_pipeline.integrations.sagemaker_training.job_spec import JobSpec, key_prefix
 from animl_pipeline.steps.training.step import CHECKPOINT_FILE, train_classifier
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace, open_store
+from animl_pipeline.storage.store import StepOutput, Store, Workspace, open_store
 
 log = logging.getLogger(__name__)
 

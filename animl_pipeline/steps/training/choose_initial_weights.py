@@ -13,7 +13,7 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import redact_url
 from animl_pipeline.deploy.released_model import find_training, released_training
 from animl_pipeline.storage.manifest import Manifest, sha256_of
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import TrainingError
 from animl_pipeline.core.model_card import ModelInput
-from animl_pipeline.core.model_input import normalise_array, open_image
+from animl_pipeline.core.model_input import normalise_array
 from animl_pipeline.core.progress import track
 from animl_pipeline.storage.atomic_files import disk_errors
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 DECODE_BATCH = 256
 

@@ -20,7 +20,7 @@ from animl_pipeline.inference.classifier import CARD_FILE, read_card
 from animl_pipeline.integrations.weights import fetch_weights
 from animl_pipeline.steps.training.check_backbone_and_weights import LITE0, LITE0_WEIGHTS, check_backbone, check_weights_fit
 from animl_pipeline.steps.training.choose_initial_weights import WEIGHTS_FILE
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.training.choose_initial_weights import InitialWeights, choose_initial_weights
 from animl_pipeline.steps.training.plot_learning_curves import CURVES_FILE, plot_training_curves
 from animl_pipeline.storage.manifest import digest_of
-from animl_pipeline.storage.step_cache import StepOutput, Store, Workspace
+from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 log = logging.getLogger(__name__)
 

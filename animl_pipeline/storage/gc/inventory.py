@@ -10,7 +10,7 @@ from typing import NamedTuple
 from animl_pipeline.storage.gc.references import find_roots, needed_steps
 from animl_pipeline.storage.gc.stored_steps import read_stored_steps
 from animl_pipeline.storage.object_store import WORK, StoredObject
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 BLOBS = "images, crops, Animl's answers"
 

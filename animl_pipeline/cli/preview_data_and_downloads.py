@@ -17,7 +17,7 @@ from animl_pipeline.core.errors import ImagesError
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import DownloadEstimate, estimate_download, open_image_host
 from animl_pipeline.steps.labels import LabelsPreview, preview_labels, wanted_labels
-from animl_pipeline.storage.step_cache import Store, open_store
+from animl_pipeline.storage.store import Store, open_store
 
 ASSUMED_BYTES = 700_000
 """A camera-trap image of 3 megapixels as JPEG: assumed while the store holds none of the images."""

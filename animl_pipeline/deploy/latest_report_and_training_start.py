@@ -16,7 +16,7 @@ from animl_pipeline.core.record import Record
 from animl_pipeline.deploy.release_gate import needs_approval
 from animl_pipeline.inference.classifier import CARD_FILE, read_card
 from animl_pipeline.steps.evaluation import read_metrics, write_headline
-from animl_pipeline.storage.step_cache import Store
+from animl_pipeline.storage.store import Store
 
 
 def save_report(report: Report, store: Store) -> None:

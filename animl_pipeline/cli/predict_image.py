@@ -15,11 +15,11 @@ from animl_pipeline.cli.options import Debug, StoreOption, open_plan, settings_w
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import ImageError
-from animl_pipeline.core.model_input import open_image
-from animl_pipeline.deploy.training_records import read_latest_report
+from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
 from animl_pipeline.inference.classifier import Classifier
-from animl_pipeline.storage.step_cache import open_store
+from animl_pipeline.storage.store import open_store
 
 
 def predict(

@@ -16,7 +16,7 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PackageError, SettingsError
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.core.record import Record
-from animl_pipeline.storage.step_cache import Store, digest_of
+from animl_pipeline.storage.store import Store, digest_of
 
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker.literals import ProductionVariantInstanceTypeType

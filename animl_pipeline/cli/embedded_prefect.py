@@ -1,0 +1,48 @@
+"""A Prefect server that runs only while a command runs."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from animl_pipeline.core.errors import SettingsError
+
+if TYPE_CHECKING:
+    pass
+from animl_pipeline.cli.prefect_up import _child_output, _wait_for_server
+
+
+@contextmanager
+def embedded_server() -> Iterator[None]:
+    """A Prefect server for the flows of this process, with a password that only this process knows.
+
+    It ends with this process, not with the block, so that Prefect can send its last log lines. A terminal's Ctrl-C does not
+    reach it.
+
+    Raises:
+        SettingsError: it does not start.
+    """
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address, password = f"http://127.0.0.1:{port}/api", f"animl:{secrets.token_urlsafe(24)}"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "animl_pipeline.cli.embedded_prefect_process", str(port)],
+        stdin=subprocess.PIPE,
+        stdout=_child_output(),
+        stderr=_child_output(),
+        env=os.environ | {"PREFECT_SERVER_API_AUTH_STRING": password},
+        start_new_session=True,
+    )
+    if not _wait_for_server(server, address):
+        raise SettingsError("Prefect's embedded server did not start; check that PREFECT_HOME (~/.prefect) can be written", code="no_server")
+    with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: password}):
+        yield

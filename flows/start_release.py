@@ -1,0 +1,37 @@
+"""Start the release of a trained model on the Prefect server."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
+
+from animl_pipeline.core.evaluation_results import Report
+
+log = logging.getLogger(__name__)
+
+
+RELEASE_DEPLOYMENT = "release/release"
+
+
+def start_release(plan: str, report: Report, store: str = "") -> str:
+    """Start the release of a trained model on the Prefect server, once for each package. Returns a line that says what came of it.
+
+    Args:
+        plan: the plan's name, as a run takes it.
+        report: of the training.
+        store: the store's address, if the training was given one.
+    """
+    if not PREFECT_API_URL.value():
+        return "its release was not started, because no Prefect server is set; release it by hand"
+    key = f"release/{Path(plan).stem}/{report.model}/{report.package.digest}"  # plans may share a model, but not their endpoints
+    parameters = {"plan": plan} | ({"store": store} if store else {})
+    try:
+        run = run_deployment(RELEASE_DEPLOYMENT, parameters=parameters, timeout=0, as_subflow=False, idempotency_key=key, tags=["after-retrain"])
+    except ObjectNotFound:
+        log.warning("the Prefect server has no deployment %r; `animl-pipeline deploy` puts it there", RELEASE_DEPLOYMENT)
+        return f"its release was not started: the server has no deployment {RELEASE_DEPLOYMENT!r}"
+    return f"its release is the run {run.name!r}"  # type: ignore[union-attr]  # a coroutine only in async code
