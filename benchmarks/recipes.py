@@ -27,7 +27,7 @@ import pandas as pd  # noqa: E402
 from measure import conclude, show  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
-from animl_pipeline.inference.probability_metrics import (  # noqa: E402
+from animl_pipeline.inference.calibration_and_threshold_metrics import (  # noqa: E402
     expected_calibration_error,
     probability_column,
     probability_matrix,

@@ -20,7 +20,7 @@ from animl_pipeline.config.settings import Settings, load_settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import SettingsError
 from tasks import dataset
-from tasks.run_paths import RunPaths
+from tasks.store_and_data_paths import RunPaths
 
 log = logging.getLogger("animl_pipeline.flows.distributed")
 

@@ -17,7 +17,7 @@ from flows.run_states import STATE_OF_VERDICT, end_as
 from flows.start_release import RELEASE_DEPLOYMENT
 from flows.stop_signals import prepare_run
 from tasks import release as tasks
-from tasks.run_paths import RunPaths, resolve_run_paths
+from tasks.store_and_data_paths import RunPaths, resolve_run_paths
 
 log = logging.getLogger("animl_pipeline.flows.release")
 

@@ -18,7 +18,7 @@ from flows.start_release import start_release
 from flows.stop_signals import exit_on_cancel, prepare_run
 from flows.ui_artifacts import show_training
 from tasks import dataset, training
-from tasks.run_paths import RunPaths, resolve_run_paths
+from tasks.store_and_data_paths import RunPaths, resolve_run_paths
 
 Step = tuple[str, PrefectFuture[Artifact]]
 """A step's title, with the source's name where each source has such a step, and its task. Steps of the label audit have no title."""

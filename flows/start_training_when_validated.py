@@ -28,9 +28,9 @@ from pydantic import Field, StringConstraints, ValidationError
 from animl_pipeline.config import Overrides, Plan, find_plan, load_plan
 from animl_pipeline.config.settings import load_settings
 from animl_pipeline.core.errors import PlanError, SettingsError
-from animl_pipeline.core.record import Record
+from animl_pipeline.core.frozen_record import Record
 from flows.stop_signals import prepare_run
-from tasks.run_paths import resolve_run_paths
+from tasks.store_and_data_paths import resolve_run_paths
 from tasks.watch import count_validated, last_training_start
 
 log = logging.getLogger("animl_pipeline.flows.watch")

@@ -14,7 +14,7 @@ from animl_pipeline.core.table_schemas import SPLIT_LOCATIONS
 from animl_pipeline.steps.training import CURVES_FILE
 from animl_pipeline.storage.store import Store
 from tasks.retry_policies import REMOTE_WORK
-from tasks.run_paths import RunPaths
+from tasks.store_and_data_paths import RunPaths
 
 
 @task(name="results", task_run_name="results", **REMOTE_WORK)

@@ -14,8 +14,8 @@ from animl_pipeline.steps import images as images_step
 from animl_pipeline.steps import labels as labels_step
 from animl_pipeline.steps import splits as splits_step
 from tasks.retry_policies import REMOTE_WORK
-from tasks.run_paths import RunPaths
 from tasks.step_task import step_task
+from tasks.store_and_data_paths import RunPaths
 
 
 @step_task("export", "export {source.name}")

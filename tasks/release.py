@@ -7,11 +7,11 @@ from prefect import task
 from animl_pipeline import deploy
 from animl_pipeline.config import Plan
 from animl_pipeline.core.evaluation_results import Report
-from animl_pipeline.core.record import Record
+from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.release_and_reference_types import Approval, Release
 from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
 from tasks.retry_policies import LOCAL_WORK, REMOTE_WORK
-from tasks.run_paths import RunPaths
+from tasks.store_and_data_paths import RunPaths
 
 
 class ReleaseCandidate(Record):

@@ -1,4 +1,4 @@
-"""Retry policies by the kind of work, and the task that shows a cached step as ``Cached``.
+"""Retry policies by the kind of work: which errors are retried, how often, after how long.
 
 Prefect caches nothing here. It cannot tell that a cached artifact was deleted, so the step cache alone decides what is reused.
 """

@@ -18,8 +18,8 @@ from animl_pipeline.steps import evaluation as evaluation_step
 from animl_pipeline.steps import package as package_step
 from animl_pipeline.steps import training as training_step
 from tasks.retry_policies import REMOTE_WORK
-from tasks.run_paths import RunPaths
 from tasks.step_task import step_task
+from tasks.store_and_data_paths import RunPaths
 
 
 @task(name="preflight", task_run_name="preflight", **REMOTE_WORK)

@@ -10,7 +10,7 @@ from animl_pipeline.config import Plan, SourceConfig
 from animl_pipeline.deploy import latest_report_and_training_start
 from animl_pipeline.steps import export as export_step
 from tasks.retry_policies import LONG_WAIT, REMOTE_WORK
-from tasks.run_paths import RunPaths
+from tasks.store_and_data_paths import RunPaths
 
 
 @task(name="last training", task_run_name="last training", **REMOTE_WORK)

@@ -1,4 +1,4 @@
-"""`animl-pipeline plan …`: write, check and preview plans."""
+"""The command `animl-pipeline plan check`, and the group of the plan commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put the deployments on a Prefect server, and report new validated images to it."""
+"""Put the deployments and automations on a Prefect server."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from animl_pipeline.cli.prefect_connection import check_server
 from animl_pipeline.config.settings import DEPLOYMENTS, load_settings
 from animl_pipeline.core.errors import SettingsError
 
-if TYPE_CHECKING:
-    pass
 from animl_pipeline.cli.prefect_up import POOL
 
 

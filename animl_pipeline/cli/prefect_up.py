@@ -1,4 +1,4 @@
-"""Run Prefect servers on this machine: the embedded one of a command, and `animl-pipeline up`. Put deployments on a server."""
+"""The command `animl-pipeline up`: a Prefect server, deployments and a worker on this machine, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from animl_pipeline.cli.prefect_deployments import deploy
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import SettingsError
 
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 

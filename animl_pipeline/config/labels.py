@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from animl_pipeline.config.value_types import PathOrUrl, Seed
+from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.model_card import ClassInfo
-from animl_pipeline.core.record import Record
 
 ALL_SOURCES = "*"
 """The key of ``from`` for labels of every source."""

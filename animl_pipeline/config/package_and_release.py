@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from animl_pipeline.config.value_types import shorten
-from animl_pipeline.core.record import Record, Share
+from animl_pipeline.core.frozen_record import Record, Share
 
 Purpose = Literal["realtime", "batch"]
 """Animl asks one endpoint about single new images, and another about its batches of images."""

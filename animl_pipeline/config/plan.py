@@ -15,8 +15,8 @@ from animl_pipeline.config.splits import SplitsConfig
 from animl_pipeline.config.thresholds_gate_audit import AuditConfig, GateConfig, ThresholdsConfig
 from animl_pipeline.config.training import TrainingConfig
 from animl_pipeline.config.value_types import Name, shorten
+from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.model_card import ClassInfo, ModelInput
-from animl_pipeline.core.record import Record
 
 
 class WatchConfig(Record):

@@ -13,7 +13,7 @@ from animl_pipeline.config.plan import Plan
 from animl_pipeline.config.renamed_keys import renamed_key
 from animl_pipeline.config.value_types import shorten
 from animl_pipeline.core.errors import PlanError
-from animl_pipeline.core.record import Record
+from animl_pipeline.core.frozen_record import Record
 
 MOST_ERRORS = 6
 """A message explains this many errors."""

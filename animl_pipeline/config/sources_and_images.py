@@ -11,7 +11,7 @@ from pydantic import ByteSize, Field, field_validator, model_validator
 
 from animl_pipeline.config.lila_datasets import LILA, lila_dataset
 from animl_pipeline.config.value_types import Count, Name, PathOrUrl
-from animl_pipeline.core.record import Record
+from animl_pipeline.core.frozen_record import Record
 
 Kind = Literal["auto", "animl", "cct", "lila", "folders", "camtrap-dp", "megadetector"]
 ANIML = "animl://"

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from animl_pipeline.config.value_types import Seed
-from animl_pipeline.core.record import Record
+from animl_pipeline.core.frozen_record import Record
 
 
 class SplitsConfig(Record):

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from animl_pipeline.core.record import Record, Share
+from animl_pipeline.core.frozen_record import Record, Share
 
 Group = Literal["invasive", "native"]
 

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from animl_pipeline.config.value_types import Count, PathOrUrl, Seed
-from animl_pipeline.core.record import Record, Share
+from animl_pipeline.core.frozen_record import Record, Share
 
 Augmentation = Literal["flip", "jitter", "tilt", "colour", "grey", "blur", "compress", "erasing"]
 """One random change of the training crops."""

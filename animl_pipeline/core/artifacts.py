@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from animl_pipeline.core.record import Digest, Record
+from animl_pipeline.core.frozen_record import Digest, Record
 
 
 class Counts(Record):

@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from animl_pipeline.core.record import Record
+from animl_pipeline.core.frozen_record import Record
 
 BoxTuple = tuple[float, float, float, float]
 """A box as plain numbers, ``(ymin, xmin, ymax, xmax)``, where there are too many for records."""

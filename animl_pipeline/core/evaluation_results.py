@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.record import Digest, Record, Share
+from animl_pipeline.core.frozen_record import Digest, Record, Share
 
 Interval = tuple[float, float]
 """Lower and upper end of a 95 % interval."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from animl_pipeline.core.record import Digest, Record, Share
+from animl_pipeline.core.frozen_record import Digest, Record, Share
 
 _StandardDeviation = Annotated[float, Field(gt=0, le=1)]
 

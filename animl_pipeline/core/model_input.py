@@ -1,11 +1,10 @@
-"""Decode images, and make the classifier's input from a box: square → crop → resize → normalise.
+"""Make the classifier's input from an image and a box: square → crop → resize → normalise.
 
 Training, evaluation and the endpoint all use these functions, so a model always sees the same pixels. The recipe is the one of
 Animl's own endpoints: the box in whole pixels, a square as large as its longer side, shifted to stay inside the image and black
 where it cannot, resized (bicubic) and normalised. EXIF rotation is ignored, because Animl's boxes and its detectors ignore it.
 
-:class:`DecodeBudget` limits the memory of images that are decoded at the same time. Only Pillow and numpy are needed, because this
-also runs inside the endpoint.
+Only Pillow and numpy are needed, because this also runs inside the endpoint.
 """
 
 from __future__ import annotations
@@ -23,12 +22,6 @@ from animl_pipeline.core.model_card import ModelInput
 
 VERSION = 1
 """Raised when a box gives other pixels. Crops are then extracted again and models trained again."""
-
-
-# -- decoding ----------------------------------------------------------------------------------------------------------
-
-
-# -- the model input ---------------------------------------------------------------------------------------------------
 
 
 class Square(NamedTuple):
@@ -78,9 +71,6 @@ def normalise_array(pixels: NDArray[np.uint8], model_input: ModelInput) -> NDArr
     mean, std = np.asarray(model_input.mean, np.float32), np.asarray(model_input.std, np.float32)
     scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
-
-
-# -- helpers -----------------------------------------------------------------------------------------------------------
 
 
 def _shift_inside(twice_centre: int, side: int, length: int) -> int:

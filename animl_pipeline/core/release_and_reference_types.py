@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from animl_pipeline.core.boxes import Box
-from animl_pipeline.core.record import Digest, Record
+from animl_pipeline.core.frozen_record import Digest, Record
 
 
 class ReferencePrediction(Record):

@@ -16,8 +16,8 @@ from animl_pipeline.config.package_and_release import Purpose
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ExportUnreachableError, ReleaseError, SettingsError
+from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.model_card import ModelCard
-from animl_pipeline.core.record import Record
 from animl_pipeline.core.release_and_reference_types import Approval
 from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.release_gate import approval_of

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from animl_pipeline.core.errors import ReleaseError
-from animl_pipeline.core.record import Record
+from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.deploy.resource_names import ReleaseTarget
 from animl_pipeline.integrations.aws_calls import explain_aws_errors, none_if_missing, retrying_config
 

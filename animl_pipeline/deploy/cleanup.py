@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ReleaseError
+from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.progress import track
-from animl_pipeline.core.record import Record
 from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.endpoint_status import current_endpoint
 from animl_pipeline.deploy.release_history import ReleaseRecord, read_records

@@ -11,7 +11,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PipelineError, ReleaseError
 from animl_pipeline.core.evaluation_results import Report
-from animl_pipeline.core.record import Record
+from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.deploy.animl_registration import category_config, merge_rules, ssm_parameters
 from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.preflight import CheckResult, run_preflight

@@ -1,4 +1,4 @@
-"""Records of releases and rollbacks, and the lock that lets only one of them run at a time.
+"""Records of releases and rollbacks.
 
 Each record is a small file in the store, ``releases/<base name>/<id>.json``, written before the endpoint changes. A killed
 release leaves a record in the state ``begun``. The next release or rollback finds it and finishes or undoes it.
@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from animl_pipeline.config import Plan
 from animl_pipeline.config.package_and_release import Purpose
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.record import Record
+from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.release_and_reference_types import Approval, Latency, Release
 from animl_pipeline.deploy.live_check import LiveCheckResult
 from animl_pipeline.storage.store import Store

@@ -14,8 +14,8 @@ from animl_pipeline.config.package_and_release import Purpose
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PackageError, SettingsError
+from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.model_card import ModelCard
-from animl_pipeline.core.record import Record
 from animl_pipeline.storage.store import Store, digest_of
 
 if TYPE_CHECKING:

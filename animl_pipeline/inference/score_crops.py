@@ -1,4 +1,4 @@
-"""Score crops with the packaged classifier, and derive calibration and threshold metrics from the probabilities.
+"""Score crops with the packaged classifier: the probability of every class for each crop.
 
 Calibration (on val), evaluation (on test), the comparison with the champion and the label audit all score crops here. The batch size is
 fixed, so a crop gets the same probabilities whatever other crops are scored.
@@ -20,7 +20,7 @@ from animl_pipeline.core.errors import EvaluationError
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.core.model_input import extract_crop, normalise_array
 from animl_pipeline.core.progress import track
-from animl_pipeline.inference.probability_metrics import probability_column
+from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 from animl_pipeline.storage.store import Store, batches
 
 if TYPE_CHECKING:

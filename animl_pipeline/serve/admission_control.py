@@ -1,4 +1,4 @@
-"""Limits that keep memory bounded: cores and memory of the container, and the admission of requests and their bytes."""
+"""Keep memory bounded: admit requests only while their number, their bytes and the images being decoded stay below limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_BODY = 6_000_000
 """Bytes of a request. SageMaker allows 6 MB for a real-time endpoint and 4 MB for a serverless one."""
 MAX_REQUESTS = 256
 """Requests that are read, wait or are answered at the same time. SageMaker sends a serverless endpoint at most 200."""
-MAX_REQUEST_BYTES = 256_000_000
+MAX_OPEN_REQUEST_BYTES = 256_000_000
 """Bytes of all these requests together."""
 PROGRAM_BYTES = 400_000_000
 """Memory of the program with a model of about ten million parameters, before the first image."""
@@ -29,7 +29,7 @@ class MemoryLimits(NamedTuple):
     @classmethod
     def for_memory(cls, memory: int) -> MemoryLimits:
         """The limits for a container with ``memory`` bytes."""
-        requests = min(MAX_REQUEST_BYTES, memory // 8)
+        requests = min(MAX_OPEN_REQUEST_BYTES, memory // 8)
         return cls(requests, max(MIN_IMAGE_BYTES, memory - requests - PROGRAM_BYTES))
 
 

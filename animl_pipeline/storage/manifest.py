@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.record import Digest, Record
+from animl_pipeline.core.frozen_record import Digest, Record
 
 MANIFEST_FILE = "manifest.json"
 

@@ -29,11 +29,11 @@ from pydantic import BaseModel, ValidationError
 from animl_pipeline.config.settings import Settings, check_store_address
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import DamagedError, StoreError
-from animl_pipeline.core.record import Digest
+from animl_pipeline.core.frozen_record import Digest
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import declared_table
 from animl_pipeline.core.tables import Table, check_schema
-from animl_pipeline.storage import record_index
+from animl_pipeline.storage import image_index
 from animl_pipeline.storage.atomic_files import disk_errors, full_disk_errors
 from animl_pipeline.storage.locks import step_lock
 from animl_pipeline.storage.manifest import (
@@ -261,12 +261,12 @@ class Store:
     # -- image index -------------------------------------------------------------------------------------------------
 
     def read_index(self, name: str, *, irreplaceable: bool = False) -> dict[str, dict[str, Any]]:
-        """All records of an index; see :func:`animl_pipeline.storage.record_index.read_index`."""
-        return record_index.read_index(self.object_store, name, irreplaceable=irreplaceable)
+        """All records of an index; see :func:`animl_pipeline.storage.image_index.read_index`."""
+        return image_index.read_index(self.object_store, name, irreplaceable=irreplaceable)
 
     def add_to_index(self, name: str, records: Mapping[str, Mapping[str, Any]]) -> None:
-        """Add records to an index; see :func:`animl_pipeline.storage.record_index.add_to_index`."""
-        record_index.add_to_index(self.object_store, name, records)
+        """Add records to an index; see :func:`animl_pipeline.storage.image_index.add_to_index`."""
+        image_index.add_to_index(self.object_store, name, records)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

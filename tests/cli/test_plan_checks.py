@@ -15,7 +15,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError, PipelineError, TrainingError, WeightsError
 from animl_pipeline.steps.detections import check_ready as check_detector
 from animl_pipeline.steps.training import check_backbone_and_weights
-from tasks.run_paths import resolve_run_paths
+from tasks.store_and_data_paths import resolve_run_paths
 from tasks.training import check_training_preconditions
 from tests.support.command_line import run_command
 from tests.support.paths import ROOT

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from animl_pipeline.config.settings import Settings, load_settings
 from animl_pipeline.core.errors import SettingsError
 from animl_pipeline.integrations.animl import AnimlClient, ImageFilters
-from animl_pipeline.storage.remote_files import RemoteError
+from animl_pipeline.storage.read_remote_files import RemoteError
 from tests.support.animl_server import DAY, AnimlImage, AnimlObject, AnimlServer, camera_config, make_images, serve_animl
 from tests.support.cognito_server import CognitoPool, serve_cognito
 

@@ -229,7 +229,7 @@ def test_the_local_sagemaker_refuses_what_aws_refuses(aws: Addresses) -> None:
 
 
 def test_the_task_trains_where_the_plan_says(aws: Addresses, tmp_path: Path) -> None:
-    from tasks.run_paths import resolve_run_paths
+    from tasks.store_and_data_paths import resolve_run_paths
     from tasks.training import check_training_preconditions, train_classifier
 
     paths = resolve_run_paths(str(tmp_path / "store"))

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from animl_pipeline.config import AimConfig, ThresholdsConfig, UnknownConfig
 from animl_pipeline.core.errors import EvaluationError, PlanError
 from animl_pipeline.core.evaluation_results import Threshold
+from animl_pipeline.inference.calibration_and_threshold_metrics import expected_calibration_error, operating_point, rescale_temperature
 from animl_pipeline.inference.classifier import Classifier, read_card
-from animl_pipeline.inference.probability_metrics import expected_calibration_error, operating_point, rescale_temperature
 from animl_pipeline.steps.calibration import calibrate_classifier
 from animl_pipeline.steps.calibration.step import fit_temperature
 from animl_pipeline.steps.calibration.thresholds import choose_thresholds, meets_aim, unknown_floor

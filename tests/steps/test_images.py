@@ -30,7 +30,7 @@ from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import download_images
 from animl_pipeline.steps.images.download import image_size
 from animl_pipeline.steps.images.step import BATCH, MAX_OFFLINE
-from animl_pipeline.storage.remote_files import HttpFolder, LocalFolder, RemoteError
+from animl_pipeline.storage.read_remote_files import HttpFolder, LocalFolder, RemoteError
 from animl_pipeline.storage.store import Store, open_store
 from tests.conftest import jpeg
 from tests.support.coco_export import Export

@@ -21,7 +21,7 @@ from animl_pipeline.steps.images import download_images
 from animl_pipeline.steps.labels import SourceArtifacts, resolve_labels, wanted_labels
 from animl_pipeline.steps.splits import split_by_location
 from animl_pipeline.storage.gc import GcRules
-from animl_pipeline.storage.record_index import index_names
+from animl_pipeline.storage.image_index import index_names
 from animl_pipeline.storage.store import BlobColumn, StepOutput, Store, Workspace, open_store
 from tests.support.stored_steps import collect, has_blob, report, sha256_of_bytes
 from tests.support.tiny_project import write_project

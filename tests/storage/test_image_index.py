@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from animl_pipeline.core.errors import DamagedError
-from animl_pipeline.storage import record_index
+from animl_pipeline.storage import image_index
 from animl_pipeline.storage.store import Store
 
 
@@ -34,7 +34,7 @@ def test_a_damaged_shard_of_irreplaceable_records_is_an_error_and_stays(any_stor
 def test_of_a_removed_key_no_earlier_record_counts_again(any_store: Store) -> None:
     any_store.add_to_index("seen", {"a": {"blob": "1"}, "b": {"blob": "2"}, "c": {"blob": "2"}})
     any_store.add_to_index("seen", {"a": {"blob": "2"}, "c": {"blob": "1"}})
-    assert record_index.remove_from_index(any_store.object_store, "seen", lambda record: record["blob"] == "2") == 2
+    assert image_index.remove_from_index(any_store.object_store, "seen", lambda record: record["blob"] == "2") == 2
     assert any_store.read_index("seen") == {"c": {"blob": "1"}}
     any_store.add_to_index("seen", {"a": {"blob": "3"}})
     assert any_store.read_index("seen") == {"a": {"blob": "3"}, "c": {"blob": "1"}}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.storage import remote_files
-from animl_pipeline.storage.remote_files import (
+from animl_pipeline.storage import read_remote_files
+from animl_pipeline.storage.read_remote_files import (
     ATTEMPTS,
     HttpFolder,
     LocalFolder,
@@ -55,7 +55,7 @@ def test_names_that_leave_their_base_are_refused(name: str) -> None:
 
 def test_a_host_that_is_gone_is_tried_again_and_its_address_is_shown_without_secrets(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(remote_files, "retry_pause_s", lambda attempt, error: pauses.append(attempt) or 0.0)
+    monkeypatch.setattr(read_remote_files, "retry_pause_s", lambda attempt, error: pauses.append(attempt) or 0.0)
     with pytest.raises(RemoteError) as caught:
         read_path_or_url("http://ranger:owl@127.0.0.1:1/a.json?signature=owl", settings)
     assert (caught.value.reason, caught.value.retryable, caught.value.offline) == ("unreachable", True, True)

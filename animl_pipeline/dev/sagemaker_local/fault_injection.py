@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from animl_pipeline.core.record import Record
+from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.dev.sagemaker_local.api_validation import ApiError
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from animl_pipeline.core.errors import ReleaseError, SettingsError
-from animl_pipeline.core.record import Record
+from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.dev.sagemaker_local.api_validation import REGION
 from animl_pipeline.dev.sagemaker_local.fault_injection import Faults
 

@@ -30,11 +30,11 @@ from tenacity import (
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import SettingsError
-from animl_pipeline.core.record import Record
+from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.integrations.animl import queries
 from animl_pipeline.integrations.animl.queries import ImageFilters
 from animl_pipeline.integrations.animl.sign_in import SignIn
-from animl_pipeline.storage.remote_files import RemoteError
+from animl_pipeline.storage.read_remote_files import RemoteError
 
 T = TypeVar("T")
 ATTEMPTS = 5

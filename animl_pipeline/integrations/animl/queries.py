@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from animl_pipeline.core.record import Record
+from animl_pipeline.core.frozen_record import Record
 
 
 class ImageFilters(Record):

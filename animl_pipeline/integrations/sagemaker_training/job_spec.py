@@ -8,7 +8,7 @@ from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import SettingsError, WeightsError, redact_url
-from animl_pipeline.core.record import Record
+from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.storage.store import Workspace
 
 if TYPE_CHECKING:

@@ -19,7 +19,12 @@ from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, SPLITS, VAL_PREDICTIONS
 from animl_pipeline.core.tables import write_table
-from animl_pipeline.inference.probability_metrics import expected_calibration_error, probability_column, probability_matrix, rescale_temperature
+from animl_pipeline.inference.calibration_and_threshold_metrics import (
+    expected_calibration_error,
+    probability_column,
+    probability_matrix,
+    rescale_temperature,
+)
 from animl_pipeline.inference.score_crops import score_crops
 from animl_pipeline.steps.calibration.thresholds import choose_thresholds
 from animl_pipeline.storage.store import StepOutput, Store, Workspace

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.config import AimConfig, ThresholdsConfig, UnknownConfig
 from animl_pipeline.core.evaluation_results import OperatingPoint, Threshold
-from animl_pipeline.inference.probability_metrics import operating_point, probability_column, probability_matrix
+from animl_pipeline.inference.calibration_and_threshold_metrics import operating_point, probability_column, probability_matrix
 
 WITHOUT_EXAMPLES = 0.5
 """The threshold of a class that val has no example of."""

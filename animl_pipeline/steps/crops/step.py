@@ -21,7 +21,7 @@ from animl_pipeline.core.tables import write_table
 from animl_pipeline.core.write_megadetector_results import ANIMAL
 from animl_pipeline.steps.crops.extract import IMAGE_BROKEN, Crop, box_key, extract_boxes
 from animl_pipeline.steps.crops.match_labels import DroppedLabel, ImageKey, Match, Matches, match_labels
-from animl_pipeline.storage.record_index import in_batch
+from animl_pipeline.storage.image_index import in_batch
 from animl_pipeline.storage.store import BlobColumn, StepOutput, Store, Workspace
 
 STEP = Step(

@@ -1,4 +1,4 @@
-"""The labelled images with the boxes that people reviewed, and the comparison of reviewed boxes with detections."""
+"""The labelled images with the boxes that people reviewed."""
 
 from __future__ import annotations
 

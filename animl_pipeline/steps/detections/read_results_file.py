@@ -17,7 +17,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError, DetectorUnreachableError, redact_url
 from animl_pipeline.core.write_megadetector_results import ANIMAL
 from animl_pipeline.steps.detections.detector import CATEGORY_OF_NAME, Detection, clean_detections
-from animl_pipeline.storage.remote_files import RemoteError, read_path_or_url
+from animl_pipeline.storage.read_remote_files import RemoteError, read_path_or_url
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from PIL import Image
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.animl_and_sagemaker_limits import MAX_REQUEST_BYTES, RESIZED_WIDTH
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import DetectionsError, DetectorUnreachableError
-from animl_pipeline.core.request_limits import MAX_REQUEST_BYTES, RESIZED_WIDTH
 from animl_pipeline.core.write_megadetector_results import CATEGORIES
 from animl_pipeline.steps.detections.detector import Detection, clean_detections
 

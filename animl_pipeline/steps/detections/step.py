@@ -27,13 +27,13 @@ from animl_pipeline.core.table_schemas import (
 from animl_pipeline.core.tables import Table, write_table
 from animl_pipeline.core.write_megadetector_results import ANIMAL, PERSON, ResultBoxes, write_results
 from animl_pipeline.steps.detections.choose_detector import DETECTOR_SOURCES, ChosenDetector, choose_detector
-from animl_pipeline.steps.detections.compare_with_reviewed_boxes import find_disagreements, match_animals
 from animl_pipeline.steps.detections.detector import Detection
 from animl_pipeline.steps.detections.labelled_images import ImageKey, LabelledImage, images_labelled_person, read_labelled_images
+from animl_pipeline.steps.detections.match_reviewed_boxes import find_disagreements, match_animals
 from animl_pipeline.steps.detections.read_results_file import Results, check_any_match, match_files, parse_results, read_results_file
 from animl_pipeline.steps.detections.repeat_detections import LocatedBox, find_repeat_detections
 from animl_pipeline.steps.detections.run_detector import IMAGE_BROKEN, run_detector
-from animl_pipeline.storage.record_index import in_batch
+from animl_pipeline.storage.image_index import in_batch
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 STEP = Step(

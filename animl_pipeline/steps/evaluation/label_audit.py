@@ -16,7 +16,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from animl_pipeline.inference.probability_metrics import probability_matrix
+from animl_pipeline.inference.calibration_and_threshold_metrics import probability_matrix
 from animl_pipeline.steps.evaluation.metrics import class_indices
 
 HIGH_PROBABILITY = 0.9

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.core.evaluation_results import Calibration
 from animl_pipeline.core.model_card import ModelCard
-from animl_pipeline.inference.probability_metrics import (
+from animl_pipeline.inference.calibration_and_threshold_metrics import (
     expected_calibration_error,
     probability_matrix,
     reliability_bins,

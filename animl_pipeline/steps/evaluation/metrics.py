@@ -1,4 +1,4 @@
-"""The scores of predictions on the test set, and what they mean in plain words."""
+"""The scores of predictions on the test set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.core.evaluation_results import ClassScores, Metrics
-from animl_pipeline.inference.probability_metrics import probability_column
+from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 from animl_pipeline.steps.evaluation.bootstrap_intervals import (
     BootstrapDraws,
     Floats,
@@ -63,12 +63,6 @@ def compute_metrics(scored: pd.DataFrame, ids: tuple[str, ...]) -> Metrics:
 def class_indices(class_ids: pd.Series[str], ids: tuple[str, ...]) -> NDArray[np.int64]:
     """The index of each class id in ``ids``."""
     return np.asarray(class_ids.map({c: i for i, c in enumerate(ids)}), np.int64)
-
-
-# -- in plain words -------------------------------------------------------------------------------------------------------------
-
-
-# -- formatting -----------------------------------------------------------------------------------------------------------------
 
 
 def _class_scores(class_id: str, rows: pd.DataFrame, locations: int, index: int, scores: dict[str, Floats]) -> ClassScores:

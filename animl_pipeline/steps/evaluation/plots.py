@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from animl_pipeline.core.evaluation_results import Metrics
-from animl_pipeline.inference.probability_metrics import probability_column
+from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 
 MAX_POINTS = 200
 """Points of a curve; more make no visible difference at the size of the plot."""

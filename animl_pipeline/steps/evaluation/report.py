@@ -12,7 +12,7 @@ import pandas as pd
 from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.evaluation_results import Interval, Metrics
 from animl_pipeline.core.model_card import ModelCard
-from animl_pipeline.steps.evaluation import error_tables, measure_calibration, plots, report_images, report_wording
+from animl_pipeline.steps.evaluation import false_alarms_and_missed_invaders, measure_calibration, plots, report_images, report_wording
 from animl_pipeline.storage.store import Store
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -57,7 +57,7 @@ def render_report(data: ReportData, people: frozenset[str], max_suspects: int, s
         max_suspects: how many suspect labels are shown as images.
         store: holds the crops.
     """
-    missed = error_tables.missed_invaders(data.test, data.metrics.thresholds)
+    missed = false_alarms_and_missed_invaders.missed_invaders(data.test, data.metrics.thresholds)
     values = _verdict_values(data) | _score_values(data) | _error_values(data, missed) | _image_values(data, missed, people, max_suspects, store)
     page: str = _template().render(values, step_counts=data.step_counts, digests=data.digests)
     return page
@@ -110,7 +110,7 @@ def _score_values(data: ReportData) -> dict[str, Any]:
 
 def _error_values(data: ReportData, missed: pd.DataFrame) -> dict[str, Any]:
     return {
-        "false_alarms": false_alarm_rows(error_tables.false_alarms(data.test, data.metrics.thresholds), len(data.test)),
+        "false_alarms": false_alarm_rows(false_alarms_and_missed_invaders.false_alarms(data.test, data.metrics.thresholds), len(data.test)),
         "missed_count": len(missed),
         "missed_below": int((~missed["reaches_threshold"].astype(bool)).sum()),
         "audited": data.audited,

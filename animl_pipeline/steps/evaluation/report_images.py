@@ -11,7 +11,7 @@ import pandas as pd
 
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.non_animal_names import is_person
-from animl_pipeline.inference.probability_metrics import probability_column
+from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 from animl_pipeline.storage.store import Store
 
 MAX_MISTAKES = 6

@@ -9,7 +9,7 @@ import pandas as pd
 from animl_pipeline.core.errors import EvaluationError
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.core.table_schemas import TEST_PREDICTIONS
-from animl_pipeline.inference.probability_metrics import probability_column
+from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 from animl_pipeline.inference.score_crops import score_crops
 from animl_pipeline.steps.evaluation.report_wording import format_count
 from animl_pipeline.storage.store import Store

@@ -8,10 +8,7 @@ import numpy as np
 import pandas as pd
 
 from animl_pipeline.core.evaluation_results import Threshold
-from animl_pipeline.inference.probability_metrics import (
-    operating_point,
-    probability_column,
-)
+from animl_pipeline.inference.calibration_and_threshold_metrics import operating_point, probability_column
 from animl_pipeline.steps.evaluation.bootstrap_intervals import BootstrapDraws, percentile_interval
 
 

@@ -17,7 +17,7 @@ from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, SPLITS, TEST_PREDICTIONS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.inference.score_crops import score_crops
-from animl_pipeline.steps.evaluation import animl_evaluation_table, error_tables, metrics, report_wording, slices_and_equivalents
+from animl_pipeline.steps.evaluation import animl_evaluation_table, false_alarms_and_missed_invaders, metrics, report_wording, slices_and_equivalents
 from animl_pipeline.steps.evaluation.audit_folds import HELD_OUT
 from animl_pipeline.steps.evaluation.compare_champion import compare_with_champion
 from animl_pipeline.steps.evaluation.gate import decide_verdict
@@ -163,8 +163,8 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
         "animl.csv": animl_evaluation_table.animl_table(
             test, slices_and_equivalents.apply_equivalents(test, plan.labels.equivalents), card.class_ids()
         ),
-        "false_alarms.csv": error_tables.false_alarms(test, found.thresholds),
-        "missed_invaders.csv": error_tables.missed_invaders(test, found.thresholds),
+        "false_alarms.csv": false_alarms_and_missed_invaders.false_alarms(test, found.thresholds),
+        "missed_invaders.csv": false_alarms_and_missed_invaders.missed_invaders(test, found.thresholds),
         "suspect_labels.csv": suspects[SUSPECT_COLUMNS],
     }
     for name, table in tables.items():

@@ -29,7 +29,7 @@ from animl_pipeline.steps.export.export_animl_windows import ExportContext, requ
 from animl_pipeline.steps.export.export_tables import ExportBuild, Location, merge_deployments, write_tables
 from animl_pipeline.steps.export.fetch_and_parse_coco import parse_coco, read_batches
 from animl_pipeline.steps.export.problems import Problems
-from animl_pipeline.storage.remote_files import RemoteError
+from animl_pipeline.storage.read_remote_files import RemoteError
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, digest_of
 
 log = logging.getLogger(__name__)

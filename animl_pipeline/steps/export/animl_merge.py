@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from animl_pipeline.steps.export.json_columns import to_text
+from animl_pipeline.steps.export.columns_from_json import to_text
 from animl_pipeline.steps.export.to_coco import Row, write_joined
 
 SCHEMA = """

@@ -9,9 +9,9 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from animl_pipeline.core.record import Record
+from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.integrations.animl.queries import iso_utc
-from animl_pipeline.storage.remote_files import RemoteError
+from animl_pipeline.storage.read_remote_files import RemoteError
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from animl_pipeline.steps.export import json_columns
-from animl_pipeline.steps.export.json_columns import BAD_BOX, BOX, Bools, as_mask, column, to_text
+from animl_pipeline.steps.export import columns_from_json
+from animl_pipeline.steps.export.columns_from_json import BAD_BOX, BOX, Bools, as_mask, column, to_text
 from animl_pipeline.steps.export.problems import Problems
 
 SLACK = 1
@@ -36,17 +36,17 @@ class AnnotationsTable:
     def add(self, records: list[Any]) -> None:
         """Take in the next records, whatever JSON values they are."""
         rows: list[dict[str, Any]] = [row if isinstance(row, dict) else {} for row in records]
-        ids, raw_boxes, categories = json_columns.text_column(column(rows, "id")), column(rows, "bbox"), column(rows, "category_id")
-        boxes, kinds = json_columns.box_columns(raw_boxes)
+        ids, raw_boxes, categories = columns_from_json.text_column(column(rows, "id")), column(rows, "bbox"), column(rows, "category_id")
+        boxes, kinds = columns_from_json.box_columns(raw_boxes)
         malformed = as_mask(pc.equal(ids, ""))
         malformed[[i for i, c in enumerate(categories) if isinstance(c, (bool, list, dict))]] = True
         self._malformed |= {self.seen + int(i): to_text(records[i])[:80] for i in np.flatnonzero(malformed)}
         self._bad_boxes |= {self.seen + int(i): f"bbox {raw_boxes[i]!r}"[:160] for i in np.flatnonzero(kinds == BAD_BOX)}
         batch = {
             "annotation_id": ids,
-            "image_id": json_columns.text_column(column(rows, "image_id")),
+            "image_id": columns_from_json.text_column(column(rows, "image_id")),
             "category": pa.array([-1 if isinstance(c, (bool, list, dict)) else self._code(c) for c in categories], pa.int32()),
-            "confidence": pa.array(json_columns.number_column(column(rows, "confidence"))),
+            "confidence": pa.array(columns_from_json.number_column(column(rows, "confidence"))),
             "reviewed": pa.array([row.get("validated") is not False and row.get("validated_by") != "Not Reviewed" for row in rows], pa.bool_()),
         }
         self._batches.append(pa.RecordBatch.from_pydict(batch))
@@ -74,7 +74,7 @@ class AnnotationsTable:
         sizes = _image_sizes(table["image_id"], images)
         ids = table["annotation_id"].combine_chunks()
         faults = self._faults(boxes, kinds, sizes, as_mask(pc.equal(labels, ""))[category])
-        kept, later = json_columns.first_of_each_id(ids, ~np.any(list(faults.values()), axis=0))
+        kept, later = columns_from_json.first_of_each_id(ids, ~np.any(list(faults.values()), axis=0))
         self._list_faults(problems, faults, later, table, boxes, sizes)
         _list_notes(problems, kept, table, boxes, sizes, label)
         all_columns = {
@@ -114,8 +114,8 @@ class AnnotationsTable:
             "unknown_image": lambda i: f"image_id {image_ids[i].as_py()!r}"[:160],
             "unknown_category": lambda i: f"category_id {raw_categories[codes[i]]!r}",
             "bad_box": lambda i: self._bad_boxes[i],
-            "box_empty": lambda i: f"bbox {json_columns.format_box(boxes[i])}",
-            "box_outside": lambda i: f"bbox {json_columns.format_box(boxes[i])} in {sizes[i, 0]} x {sizes[i, 1]}",
+            "box_empty": lambda i: f"bbox {columns_from_json.format_box(boxes[i])}",
+            "box_outside": lambda i: f"bbox {columns_from_json.format_box(boxes[i])} in {sizes[i, 0]} x {sizes[i, 1]}",
         }
         listed = np.zeros(len(later), bool)
         for fault, detail in details.items():
@@ -145,7 +145,8 @@ def _list_notes(problems: Problems, kept: Bools, table: pa.Table, boxes: Any, si
     within = (x >= -SLACK) & (y >= -SLACK) & (x + w <= sizes[:, 0] + SLACK) & (y + h <= sizes[:, 1] + SLACK)
     partly = kept & (sizes[:, 0] > 0) & ~np.isnan(x) & ~within
     texts = [
-        f"bbox {json_columns.format_box(boxes[i])} in {sizes[i, 0]} x {sizes[i, 1]}; it will be clipped to the image" for i in np.flatnonzero(partly)
+        f"bbox {columns_from_json.format_box(boxes[i])} in {sizes[i, 0]} x {sizes[i, 1]}; it will be clipped to the image"
+        for i in np.flatnonzero(partly)
     ]
     problems.add_many("box_partly_outside", table["annotation_id"].filter(pa.array(partly)).to_pylist(), texts)
 

@@ -24,7 +24,7 @@ from animl_pipeline.steps.export.fetch_and_parse_coco import export_error
 from animl_pipeline.steps.export.images_table import is_safe_path
 from animl_pipeline.steps.export.to_coco import converted_export
 from animl_pipeline.steps.export.unpack_archives import archive_errors, gunzip, read_zip_member, zip_names
-from animl_pipeline.storage.remote_files import RemoteError, open_remote
+from animl_pipeline.storage.read_remote_files import RemoteError, open_remote
 
 PACKAGE_FILE = "datapackage.json"
 REQUIRED_COLUMNS = {

@@ -18,7 +18,7 @@ from animl_pipeline.integrations.animl import AnimlClient, ExportTask, ImageFilt
 from animl_pipeline.steps.export.animl_state import Answer, Attempt, ExportState, FailedWindow, WindowProgress
 from animl_pipeline.steps.export.animl_windows import Window
 from animl_pipeline.steps.export.fetch_and_parse_coco import parse_coco
-from animl_pipeline.storage.remote_files import RemoteError
+from animl_pipeline.storage.read_remote_files import RemoteError
 from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)

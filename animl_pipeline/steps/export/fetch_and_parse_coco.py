@@ -18,7 +18,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError, ExportUnreachableError, redact_url
 from animl_pipeline.steps.export import json_stream
 from animl_pipeline.storage.atomic_files import disk_errors
-from animl_pipeline.storage.remote_files import RemoteError, read_path_or_url
+from animl_pipeline.storage.read_remote_files import RemoteError, read_path_or_url
 
 COCO_PARTS = ("images", "annotations", "categories")
 

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.core.table_schemas import EXPORT_IMAGES
-from animl_pipeline.steps.export.json_columns import Bools, as_mask, column, first_of_each_id, size_column, text_column, to_text
+from animl_pipeline.steps.export.columns_from_json import Bools, as_mask, column, first_of_each_id, size_column, text_column, to_text
 from animl_pipeline.steps.export.problems import Problems
-from animl_pipeline.storage.remote_files import RemoteError, check_relative_path
+from animl_pipeline.storage.read_remote_files import RemoteError, check_relative_path
 
 PLAIN_PATH = r"^\w\w[\w /.:'()+,&@=-]*$"
 """Paths of this form without two dots in a row are safe. All others are checked one by one, which takes longer."""

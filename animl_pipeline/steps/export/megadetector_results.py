@@ -13,10 +13,10 @@ from typing import Any
 from animl_pipeline.config import MegadetectorConfig, SourceConfig
 from animl_pipeline.core.errors import ExportError, redact_url
 from animl_pipeline.steps.export.class_folders import FolderLabels, read_layout
+from animl_pipeline.steps.export.columns_from_json import is_number, to_text
 from animl_pipeline.steps.export.export_tables import ExportBuild
 from animl_pipeline.steps.export.fetch_and_parse_coco import not_json
 from animl_pipeline.steps.export.images_table import is_safe_path
-from animl_pipeline.steps.export.json_columns import is_number, to_text
 from animl_pipeline.steps.export.problems import Problems
 from animl_pipeline.steps.export.to_coco import UNIT_SIZE, UNREVIEWED, Converted, Row, converted_export, is_image
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import pyarrow as pa
 
 from animl_pipeline.core.table_schemas import EXPORT_PROBLEMS
-from animl_pipeline.steps.export.json_columns import to_text
+from animl_pipeline.steps.export.columns_from_json import to_text
 
 DROPPED = frozenset(
     "image_without_id duplicate_image unsafe_path unknown_image unknown_category duplicate_annotation malformed_annotation box_empty box_outside "

@@ -18,7 +18,7 @@ from animl_pipeline.core.decode_budget import DecodeBudget, decoded_bytes
 from animl_pipeline.core.decode_image import open_image, read_header
 from animl_pipeline.core.errors import ImageError
 from animl_pipeline.steps.images.adaptive_download_limit import AdaptiveLimit
-from animl_pipeline.storage.remote_files import ATTEMPTS, Fetched, RemoteError, RemoteFolder, retry_pause_s
+from animl_pipeline.storage.read_remote_files import ATTEMPTS, Fetched, RemoteError, RemoteFolder, retry_pause_s
 from animl_pipeline.storage.store import Store
 
 MAX_BYTES = 256 * 2**20

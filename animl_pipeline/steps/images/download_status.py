@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.steps.images.download import Downloaded, Failed, Request
-from animl_pipeline.storage.record_index import iter_index
+from animl_pipeline.storage.image_index import iter_index
 from animl_pipeline.storage.store import Store
 
 _ID_WITH_MD5 = re.compile(r"^[^:]+:([0-9a-f]{32})$")

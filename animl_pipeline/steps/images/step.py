@@ -30,7 +30,7 @@ from animl_pipeline.steps.images.wanted_images_and_estimate import (
     select_images,
     source_limits,
 )
-from animl_pipeline.storage.remote_files import LocalFolder, RemoteFolder, open_remote
+from animl_pipeline.storage.read_remote_files import LocalFolder, RemoteFolder, open_remote
 from animl_pipeline.storage.store import BlobColumn, StepOutput, Store, Workspace
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from animl_pipeline.config import LabelsConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.record import Record
+from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.steps.labels.class_counts import ClassCounts, count_classes, count_codes, find_too_few
 from animl_pipeline.steps.labels.class_mapping import map_labels
 from animl_pipeline.steps.labels.exclusions import REASONS, UNLISTED, choose_annotations

@@ -17,7 +17,7 @@ from animl_pipeline.config import LabelsConfig, TaxonomyConfig
 from animl_pipeline.config.labels import Level
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import LabelsError, TaxonomyUnreachableError, redact_url
-from animl_pipeline.storage.remote_files import RemoteError, read_path_or_url
+from animl_pipeline.storage.read_remote_files import RemoteError, read_path_or_url
 
 LEVELS: tuple[str, ...] = get_args(Level)
 """From the widest to the narrowest."""

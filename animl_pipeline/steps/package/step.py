@@ -17,15 +17,15 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from animl_pipeline.config import PackageConfig
+from animl_pipeline.core.animl_and_sagemaker_limits import MAX_IMAGE_BYTES
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.boxes import Box
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import PackageError
 from animl_pipeline.core.evaluation_results import Interval, Metrics
+from animl_pipeline.core.frozen_record import Digest, Record
 from animl_pipeline.core.model_card import ModelCard
-from animl_pipeline.core.record import Digest, Record
 from animl_pipeline.core.release_and_reference_types import ReferencePrediction
-from animl_pipeline.core.request_limits import MAX_IMAGE_BYTES
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, Classifier, read_card
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, sha256_of

@@ -18,9 +18,9 @@ from torch import nn
 
 from animl_pipeline.config import Plan
 from animl_pipeline.core.errors import TrainingError
+from animl_pipeline.core.frozen_record import Digest
 from animl_pipeline.core.model_card import Agreement, ModelCard
 from animl_pipeline.core.model_input import normalise_array
-from animl_pipeline.core.record import Digest
 from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, Classifier, softmax
 from animl_pipeline.steps.training.choose_initial_weights import WEIGHTS_FILE
 from animl_pipeline.steps.training.dataloaders import DecodedCrops

@@ -16,9 +16,9 @@ from typing import NamedTuple
 from pydantic import Field
 
 from animl_pipeline.core.errors import StoreError
+from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.progress import track
-from animl_pipeline.core.record import Record
-from animl_pipeline.storage import record_index
+from animl_pipeline.storage import image_index
 from animl_pipeline.storage.gc.inventory import BLOBS, files_below
 from animl_pipeline.storage.gc.references import (
     ANIML_WINDOWS,
@@ -133,7 +133,7 @@ def _find_garbage(store: Store, stored: StoredSteps, rules: GcRules, limit: floa
     garbage = _Garbage(
         steps=[s for i, s in steps.items() if i not in needed],
         files_without_step=[f for f in stored.files_without_step if f.modified < limit],
-        windows=[s for s in store.object_store.objects(f"{record_index.FOLDER}{ANIML_WINDOWS}/") if s.modified < limit],
+        windows=[s for s in store.object_store.objects(f"{image_index.FOLDER}{ANIML_WINDOWS}/") if s.modified < limit],
         blobs={name: b for name, b in blobs.items() if name not in why_kept},
         local=[
             *_old_work_files(store, limit),
@@ -151,7 +151,7 @@ def _find_garbage(store: Store, stored: StoredSteps, rules: GcRules, limit: floa
     kept = [
         *_groups("steps", [(why, steps[i].bytes) for i, why in needed.items()]),
         *_groups(BLOBS, [(why, blobs[name].bytes) for name, why in why_kept.items()]),
-        *_groups("test set", [("locations in test sets", s.bytes) for s in store.object_store.objects(f"{record_index.FOLDER}{TEST_SETS}/")]),
+        *_groups("test set", [("locations in test sets", s.bytes) for s in store.object_store.objects(f"{image_index.FOLDER}{TEST_SETS}/")]),
     ]
     return garbage, GcReport(tuple(deleted), tuple(kept), tuple(dict.fromkeys(r for r in roots if r.id not in steps)))
 
@@ -186,7 +186,7 @@ def _delete(store: Store, garbage: _Garbage) -> None:
     _in_batches("index", [s.name for s in garbage.windows], object_store.delete_many)
     if garbage.blobs:
         for name in indexes(store, IMAGES, CROPS):
-            record_index.remove_from_index(object_store, name, lambda record: record.get("blob") in garbage.blobs)
+            image_index.remove_from_index(object_store, name, lambda record: record.get("blob") in garbage.blobs)
     _in_batches("blobs", [b.name for b in garbage.blobs.values()], object_store.delete_many)
     for found in garbage.local:
         _remove(found)

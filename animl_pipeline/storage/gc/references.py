@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from animl_pipeline.core.errors import StoreError
-from animl_pipeline.core.record import Digest
-from animl_pipeline.storage import record_index
+from animl_pipeline.core.frozen_record import Digest
+from animl_pipeline.storage import image_index
 from animl_pipeline.storage.gc.stored_steps import StepId, StoredStep
 from animl_pipeline.storage.manifest import BlobColumn, step_folder
 from animl_pipeline.storage.object_store import ObjectStore
@@ -196,14 +196,14 @@ def blobs_of_indexes(store: Store, *, images: bool) -> Iterator[set[str]]:
         images: whether downloaded images count as well, though they can be downloaded again.
     """
     for name in indexes(store, ANIML, *([IMAGES] if images else [])):
-        for _, records in record_index.read_shards(store.object_store, name):
+        for _, records in image_index.read_shards(store.object_store, name):
             for record in (records or {}).values():
                 yield {*record.get("blobs", ()), *([record["blob"]] if "blob" in record else [])}
 
 
 def indexes(store: Store, *groups: str) -> list[str]:
     """The names of the indexes of some groups."""
-    return [name for name in record_index.index_names(store.object_store) if name.partition("/")[0] in groups]
+    return [name for name in image_index.index_names(store.object_store) if name.partition("/")[0] in groups]
 
 
 def _read_column(step: StoredStep, column: BlobColumn, store: Store) -> Iterator[set[str]]:

@@ -1,4 +1,4 @@
-"""The CSV tables of errors: false alarms, missed invasive animals, and the table in Animl's own columns."""
+"""The tables of errors at the thresholds: false alarms, and missed invasive animals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from animl_pipeline.core.evaluation_results import Threshold
-from animl_pipeline.inference.probability_metrics import probability_column
+from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 
 _CROP_COLUMNS = ["location", "source", "image_id", "crop_id"]
 

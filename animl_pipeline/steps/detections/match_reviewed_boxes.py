@@ -7,8 +7,8 @@ from typing import Any
 
 from animl_pipeline.core.boxes import BoxTuple
 from animl_pipeline.core.write_megadetector_results import ANIMAL
-from animl_pipeline.steps.detections.box_overlap import iou
 from animl_pipeline.steps.detections.detector import Detection
+from animl_pipeline.steps.detections.iou_and_nms import iou
 
 MIN_IOU = 0.5
 """From this intersection over union on, two boxes are of the same animal (as in PASCAL VOC)."""

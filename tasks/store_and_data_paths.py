@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from animl_pipeline.config.settings import Settings, load_settings
-from animl_pipeline.core.record import Record
+from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.storage.store import Store, open_store
 
 
