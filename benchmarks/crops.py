@@ -144,7 +144,7 @@ def parts(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds per image of each part of the work, ours and the script's."""
     from PIL import Image
 
-    from animl_pipeline.core.boxes import Box
+    from animl_pipeline.core.box_type import Box
     from animl_pipeline.core.decode_image import open_image
     from animl_pipeline.core.model_card import ModelInput
     from animl_pipeline.core.model_input import extract_crop, square_around

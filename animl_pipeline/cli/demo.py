@@ -8,7 +8,7 @@ from pathlib import Path
 from animl_pipeline.cli import console
 from animl_pipeline.cli.flow_runner import run_flow
 from animl_pipeline.cli.options import open_plan, settings_with
-from animl_pipeline.cli.sagemaker_local import _wait_until_stopped, run_local_aws
+from animl_pipeline.cli.sagemaker_local import run_local_aws, wait_until_stopped
 from animl_pipeline.config.settings import Settings, use_local_aws
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.release_and_reference_types import Release
@@ -44,7 +44,7 @@ def run_demo(folder: Path, *, keep: bool, debug: bool) -> None:
         console.out.print(f"export ANIML_DATA={folder} ANIML_STORE={folder / 'store'}", soft_wrap=True)
         console.out.print(f"the demo took {time.monotonic() - started:.0f} s")
         if keep:
-            _wait_until_stopped()
+            wait_until_stopped()
 
 
 def _train_and_release(settings: Settings) -> tuple[Report, Release]:

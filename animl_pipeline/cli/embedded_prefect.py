@@ -9,13 +9,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from animl_pipeline.cli.prefect_up import child_output, wait_for_server
 from animl_pipeline.core.errors import SettingsError
-
-if TYPE_CHECKING:
-    pass
-from animl_pipeline.cli.prefect_up import _child_output, _wait_for_server
 
 
 @contextmanager
@@ -37,12 +33,12 @@ def embedded_server() -> Iterator[None]:
     server = subprocess.Popen(
         [sys.executable, "-m", "animl_pipeline.cli.embedded_prefect_process", str(port)],
         stdin=subprocess.PIPE,
-        stdout=_child_output(),
-        stderr=_child_output(),
+        stdout=child_output(),
+        stderr=child_output(),
         env=os.environ | {"PREFECT_SERVER_API_AUTH_STRING": password},
         start_new_session=True,
     )
-    if not _wait_for_server(server, address):
+    if not wait_for_server(server, address):
         raise SettingsError("Prefect's embedded server did not start; check that PREFECT_HOME (~/.prefect) can be written", code="no_server")
     with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: password}):
         yield

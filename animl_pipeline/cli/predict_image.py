@@ -14,7 +14,7 @@ from animl_pipeline.cli import console
 from animl_pipeline.cli.options import Debug, StoreOption, open_plan, settings_with
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import ImageError
 from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report

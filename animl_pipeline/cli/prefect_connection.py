@@ -15,6 +15,8 @@ from animl_pipeline.core.errors import SettingsError, redact_url
 if TYPE_CHECKING:
     import httpx
 
+POOL = "animl"
+"""The work pool of all deployments."""
 PROFILES = "profiles.toml of PREFECT_HOME (~/.prefect)"
 
 PREFECT_DEFAULTS = {

@@ -6,13 +6,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from animl_pipeline.cli.prefect_connection import check_server
+from animl_pipeline.cli.prefect_connection import POOL, check_server
 from animl_pipeline.config.settings import DEPLOYMENTS, load_settings
 from animl_pipeline.core.errors import SettingsError
-
-from animl_pipeline.cli.prefect_up import POOL
 
 
 def deploy(environment: Mapping[str, str] | None = None) -> None:
@@ -26,7 +23,7 @@ def deploy(environment: Mapping[str, str] | None = None) -> None:
     Raises:
         SettingsError: the server does not answer, or Prefect refused something; the message holds its last lines.
     """
-    from flows.automations import put_automations
+    from flows.put_automations import put_automations
 
     settings = load_settings()
     own = settings.plans.parent

@@ -9,21 +9,18 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import requests
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from animl_pipeline.cli import console
-from animl_pipeline.cli.prefect_connection import LOCAL_SERVER_DEFAULTS
+from animl_pipeline.cli.prefect_connection import LOCAL_SERVER_DEFAULTS, POOL
 from animl_pipeline.cli.prefect_deployments import deploy
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import SettingsError
 
-
 log = logging.getLogger(__name__)
 
-POOL = "animl"
 STARTS_WITHIN_S = 120
 """Prefect's server takes 20 s for a new database, and more on a busy machine."""
 
@@ -69,7 +66,7 @@ def _server(address: str, port: int, environment: Mapping[str, str]) -> Iterator
     if _answers(address):
         raise SettingsError(f"expected the port {port} to be free, found a Prefect server there; stop it, or give another with --port", code="port")
     with _child(environment, "server", "start", "--host", "127.0.0.1", "--port", str(port)) as server:
-        if not _wait_for_server(server, address):
+        if not wait_for_server(server, address):
             raise SettingsError(
                 f"Prefect's server did not start; check that the port {port} is free (--port) and that PREFECT_HOME can be written, "
                 "or run with --debug to see its log",
@@ -78,7 +75,7 @@ def _server(address: str, port: int, environment: Mapping[str, str]) -> Iterator
         yield
 
 
-def _wait_for_server(server: subprocess.Popen[bytes], address: str) -> bool:
+def wait_for_server(server: subprocess.Popen[bytes], address: str) -> bool:
     """Whether a server answers at its address in time."""
     wait = Retrying(retry=retry_if_result(lambda ready: not ready), stop=stop_after_delay(STARTS_WITHIN_S), wait=wait_fixed(0.1))
     try:
@@ -98,7 +95,7 @@ def _answers(address: str) -> bool:
 @contextmanager
 def _child(environment: Mapping[str, str], *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A prefect command that runs while the block does. It is terminated then, and killed if that does not help."""
-    child = subprocess.Popen([sys.executable, "-m", "prefect", *arguments], stdin=subprocess.DEVNULL, stdout=_child_output(), env=environment)
+    child = subprocess.Popen([sys.executable, "-m", "prefect", *arguments], stdin=subprocess.DEVNULL, stdout=child_output(), env=environment)
     try:
         yield child
     finally:
@@ -110,5 +107,6 @@ def _child(environment: Mapping[str, str], *arguments: str) -> Iterator[subproce
             child.wait()
 
 
-def _child_output() -> int | None:
+def child_output() -> int | None:
+    """Where the output of child processes goes: shown when debugging, otherwise nowhere."""
     return None if log.isEnabledFor(logging.DEBUG) else subprocess.DEVNULL

@@ -18,7 +18,7 @@ def serve_local_aws(folder: Path, bucket: str) -> None:
     with run_local_aws(folder, bucket) as variables:
         for name, value in variables.items():
             console.out.print(f"export {name}={value}", soft_wrap=True)
-        _wait_until_stopped()
+        wait_until_stopped()
 
 
 @contextmanager
@@ -52,6 +52,7 @@ def run_local_aws(state: Path, bucket: str) -> Iterator[dict[str, str]]:
         yield variables | {"ANIML_ROLE_ARN": settings.role_arn or ROLE, "ANIML_ENDPOINT_IMAGE": settings.endpoint_image or IMAGE}
 
 
-def _wait_until_stopped() -> None:
+def wait_until_stopped() -> None:
+    """Wait for Ctrl-C."""
     console.err.print("running until Ctrl-C")
     threading.Event().wait()

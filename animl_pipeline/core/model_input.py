@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.decode_image import MAX_PIXELS
 from animl_pipeline.core.errors import ImageError
 from animl_pipeline.core.model_card import ModelInput

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.frozen_record import Digest, Record
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from animl_pipeline.deploy.animl_registration import Registration, register_model
 from animl_pipeline.deploy.cleanup import CleanupResult, delete_unused
-from animl_pipeline.deploy.deploy_endpoint import deploy_package
+from animl_pipeline.deploy.deploy_package import deploy_package
 from animl_pipeline.deploy.dry_run import DryRun, dry_run_release
 from animl_pipeline.deploy.endpoint_status import EndpointStatus, deployed_package, endpoint_statuses, realtime_status
 from animl_pipeline.deploy.live_check import invoke_endpoint

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.boxes import WHOLE_IMAGE, Box
+from animl_pipeline.core.box_type import WHOLE_IMAGE, Box
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.core.progress import track
 from animl_pipeline.core.release_and_reference_types import Latency, ReferencePrediction

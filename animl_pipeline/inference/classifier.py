@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.errors import PackageError
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.core.model_input import extract_crop, normalise

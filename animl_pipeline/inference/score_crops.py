@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from animl_pipeline.core.boxes import Box, BoxTuple
+from animl_pipeline.core.box_type import Box, BoxTuple
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import EvaluationError
 from animl_pipeline.core.model_card import ModelInput

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from animl_pipeline.core.boxes import WHOLE_IMAGE, Box
+from animl_pipeline.core.box_type import WHOLE_IMAGE, Box
 from animl_pipeline.serve.http_errors import RequestError
 
 UNSPECIFIC_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded"})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -13,7 +15,8 @@ from pathlib import Path
 from animl_pipeline.core.errors import StoreError
 
 TEMPORARY = ".part-"
-"""What the name of a file that is being written begins with."""
+"""What the name of a file that is being written begins with; then come the machine, the process id and a random part."""
+MACHINE = re.sub(r"[^A-Za-z0-9]", "", platform.node()) or "local"
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True, temporary_folder: Path | None = None) -> None:
@@ -37,8 +40,26 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True, temporary_fol
             _write_and_rename(path, data, durable, path.parent)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files in ``folder`` of processes of this machine that no longer run: a kill left them."""
+    for path in folder.glob(f"{TEMPORARY}{MACHINE}-*"):
+        pid = path.name.removeprefix(f"{TEMPORARY}{MACHINE}-").partition("-")[0]
+        if pid.isdigit() and not _runs(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs as another user
+        return True
+    return True
+
+
 def _write_and_rename(path: Path, data: bytes, durable: bool, folder: Path) -> None:
-    part = folder / f"{TEMPORARY}{uuid.uuid4().hex}"
+    part = folder / f"{TEMPORARY}{MACHINE}-{os.getpid()}-{uuid.uuid4().hex}"
     try:
         _write(part, data, durable)
         try:

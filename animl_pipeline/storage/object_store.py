@@ -1,6 +1,6 @@
 """Object stores: a folder or an S3 prefix, with the same methods. An object is always whole.
 
-In a folder, an object is written to ``work/parts``, flushed to the disk and renamed. Garbage collection removes what a killed
+In a folder, an object is written to ``work/parts``, flushed to the disk and renamed. The next process that writes removes what a killed
 process left there. S3 shows only whole objects.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from animl_pipeline.core.errors import StoreError, StoreUnreachableError
-from animl_pipeline.storage.atomic_files import TEMPORARY, disk_errors, write_atomic
+from animl_pipeline.storage.atomic_files import TEMPORARY, disk_errors, remove_leftovers, write_atomic
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -112,6 +112,7 @@ class FolderObjectStore(ObjectStore):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._cleaned = False  # whether temporary files of killed processes were removed
 
     def __str__(self) -> str:
         return str(self.folder)
@@ -137,7 +138,12 @@ class FolderObjectStore(ObjectStore):
         return found
 
     def put(self, name: str, data: bytes, *, durable: bool = True) -> None:
-        write_atomic(self.folder / name, data, durable=durable, temporary_folder=self.folder / WORK / PARTS)
+        parts = self.folder / WORK / PARTS
+        if not self._cleaned:
+            self._cleaned = True
+            with disk_errors(parts):
+                remove_leftovers(parts)
+        write_atomic(self.folder / name, data, durable=durable, temporary_folder=parts)
 
     def flush(self) -> None:
         os.sync()

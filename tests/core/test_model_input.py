@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from animl_pipeline.core.boxes import WHOLE_IMAGE, Box
+from animl_pipeline.core.box_type import WHOLE_IMAGE, Box
 from animl_pipeline.core.decode_budget import DecodeBudget, decoded_bytes
 from animl_pipeline.core.decode_image import MAX_PIXELS, open_image, read_header
 from animl_pipeline.core.errors import ImageError

@@ -13,7 +13,7 @@ import pytest
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Counts
-from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.errors import AwsUnreachableError, PackageError, ReleaseError, SettingsError
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.deploy import deploy_package, dry_run_release, invoke_endpoint, realtime_status, release_records, roll_back

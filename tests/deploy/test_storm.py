@@ -28,7 +28,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from animl_pipeline.config import Plan, check_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.boxes import WHOLE_IMAGE
+from animl_pipeline.core.box_type import WHOLE_IMAGE
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.deploy import deploy_package, realtime_status, release_records

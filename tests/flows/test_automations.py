@@ -19,7 +19,7 @@ from prefect.events import emit_event
 from prefect.states import Completed, Running
 
 from animl_pipeline.core.errors import SettingsError
-from flows.automations import put_automations
+from flows.put_automations import put_automations
 from flows.run_states import STATE_NAMES, end_as
 from tests.support.endpoint_process import wait_until
 from tests.support.paths import ROOT

@@ -19,7 +19,7 @@ import pytest
 from animl_pipeline.config import Plan, load_plan
 from animl_pipeline.config.settings import Settings, load_settings, use_local_aws
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.box_type import Box
 from animl_pipeline.deploy import invoke_endpoint
 from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
 from animl_pipeline.dev.sagemaker_local import local_sagemaker

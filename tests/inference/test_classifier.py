@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from animl_pipeline.core.boxes import WHOLE_IMAGE, Box
+from animl_pipeline.core.box_type import WHOLE_IMAGE, Box
 from animl_pipeline.core.errors import PackageError
 from animl_pipeline.inference.classifier import Classifier, softmax
 from tests.conftest import colour_model

@@ -142,7 +142,7 @@ EDITS = (
         "the message of an error reworded",
         "crops",
         False,
-        lambda c: c.edit("animl_pipeline/core/model_input.py", "the image does not decode", "broken image"),
+        lambda c: c.edit("animl_pipeline/core/decode_image.py", "the image does not decode", "broken image"),
     ),
     Edit("a module moved", "crops", False, move_module),
     Edit("another section of the plan changed", "crops", False, lambda c: c.set("splits", "val", 0.2)),

@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from animl_pipeline.core.boxes import WHOLE_IMAGE, Box
+from animl_pipeline.core.box_type import WHOLE_IMAGE, Box
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.serve.http_errors import RequestError
@@ -287,7 +287,7 @@ for module in pkgutil.iter_modules(serve.__path__):
 from pathlib import Path
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.core.decode_image import open_image
-from animl_pipeline.core.boxes import WHOLE_IMAGE
+from animl_pipeline.core.box_type import WHOLE_IMAGE
 assert serve.app.OPENAPI_FILE.is_file()
 print(len(Classifier.load(Path({str(model)!r})).classify(open_image(Path("image").read_bytes()), WHOLE_IMAGE)))
 """

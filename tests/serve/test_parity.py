@@ -19,7 +19,7 @@ from PIL import Image
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.animl_and_sagemaker_limits import MAX_IMAGE_BYTES, MAX_REQUEST_BYTES, RESIZED_WIDTH
-from animl_pipeline.core.boxes import WHOLE_IMAGE, Box
+from animl_pipeline.core.box_type import WHOLE_IMAGE, Box
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.model_card import Agreement, ClassInfo, ModelCard, ModelInput
 from animl_pipeline.dev.sagemaker_local import local_sagemaker

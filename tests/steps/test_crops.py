@@ -19,7 +19,7 @@ from animl_pipeline.config import CropsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core import progress
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import CropsError, ImageError
 from animl_pipeline.core.model_card import ModelInput

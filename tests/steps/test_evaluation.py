@@ -20,7 +20,7 @@ from PIL import Image
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Counts
-from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import EvaluationError, PackageError
 from animl_pipeline.core.step_declaration import Step

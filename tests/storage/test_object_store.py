@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import boto3
@@ -111,3 +113,29 @@ def test_missing_credentials_are_for_a_person_to_fix(monkeypatch: pytest.MonkeyP
     with pytest.raises(StoreError) as caught:
         S3ObjectStore("s3://bucket/store").read("a")
     assert (caught.value.code, caught.value.retryable) == ("refused", False)
+
+
+def test_files_of_a_killed_process_go_with_the_next_write_and_those_of_a_living_one_stay(tmp_path: Path) -> None:
+    writer = """
+import os, sys, time
+from pathlib import Path
+from animl_pipeline.storage.atomic_files import MACHINE, TEMPORARY
+(Path(sys.argv[1]) / f"{TEMPORARY}{MACHINE}-{os.getpid()}-x").write_bytes(b"half")
+print("ready", flush=True)
+time.sleep(600)
+"""
+    parts = tmp_path / "work" / "parts"
+    parts.mkdir(parents=True)
+    killed, living = (subprocess.Popen([sys.executable, "-c", writer, str(parts)], stdout=subprocess.PIPE, text=True) for _ in range(2))
+    try:
+        for process in (killed, living):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        killed.kill()
+        killed.wait()
+        FolderObjectStore(tmp_path).put("a", b"one")
+        assert [p.name.split("-")[-2] for p in parts.iterdir()] == [str(living.pid)]
+    finally:
+        for process in (killed, living):
+            process.kill()
+            process.communicate()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.config import Plan, check_plan
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.model_card import Agreement, ClassInfo, ModelCard, ModelInput
 from animl_pipeline.core.model_input import extract_crop

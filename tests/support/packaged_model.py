@@ -8,7 +8,7 @@ from typing import Any
 
 from animl_pipeline.config import Plan, check_plan
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.evaluation_results import ClassScores, Metrics, Report
 from animl_pipeline.core.model_card import ModelCard

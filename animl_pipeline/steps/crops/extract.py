@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core import model_input as imaging
-from animl_pipeline.core.boxes import Box, BoxTuple
+from animl_pipeline.core.box_type import Box, BoxTuple
 from animl_pipeline.core.decode_budget import DecodeBudget, decoded_bytes
 from animl_pipeline.core.decode_image import ImageHeader, open_image, read_header
 from animl_pipeline.core.errors import ImageError

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from animl_pipeline.config import CropsConfig
-from animl_pipeline.core.boxes import BoxTuple
+from animl_pipeline.core.box_type import BoxTuple
 from animl_pipeline.core.non_animal_names import is_person, is_vehicle
 from animl_pipeline.core.write_megadetector_results import ANIMAL
 

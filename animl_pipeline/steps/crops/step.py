@@ -11,7 +11,7 @@ import pandas as pd
 from animl_pipeline.config import CropsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.boxes import BoxTuple
+from animl_pipeline.core.box_type import BoxTuple
 from animl_pipeline.core.errors import CropsError
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.core.non_animal_names import is_vehicle

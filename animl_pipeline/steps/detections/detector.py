@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from animl_pipeline.core.boxes import BoxTuple
+from animl_pipeline.core.box_type import BoxTuple
 from animl_pipeline.core.write_megadetector_results import ANIMAL, PERSON, VEHICLE
 
 CATEGORY_OF_NAME = {

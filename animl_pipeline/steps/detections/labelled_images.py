@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.boxes import BoxTuple
+from animl_pipeline.core.box_type import BoxTuple
 from animl_pipeline.core.non_animal_names import is_person, is_vehicle
 from animl_pipeline.core.table_schemas import DROPPED_ANNOTATIONS, LABELS
 from animl_pipeline.storage.store import Store

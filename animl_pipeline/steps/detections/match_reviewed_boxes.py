@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from animl_pipeline.core.boxes import BoxTuple
+from animl_pipeline.core.box_type import BoxTuple
 from animl_pipeline.core.write_megadetector_results import ANIMAL
 from animl_pipeline.steps.detections.detector import Detection
 from animl_pipeline.steps.detections.iou_and_nms import iou

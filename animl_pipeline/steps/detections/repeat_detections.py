@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from animl_pipeline.core.boxes import BoxTuple
+from animl_pipeline.core.box_type import BoxTuple
 from animl_pipeline.steps.detections.iou_and_nms import intersection_and_union
 
 NEIGHBOURS = 256

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.decode_budget import DecodeBudget
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import ImageError

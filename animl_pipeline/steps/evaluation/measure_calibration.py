@@ -1,4 +1,4 @@
-"""Calibration on the test set: how well probabilities match the share of right answers. Also how the thresholds do on the test set."""
+"""Calibration on the test set: how well probabilities match the share of right answers."""
 
 from __future__ import annotations
 

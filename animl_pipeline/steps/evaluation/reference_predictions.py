@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from animl_pipeline.core.animl_and_sagemaker_limits import MAX_IMAGE_BYTES
-from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import EvaluationError
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column

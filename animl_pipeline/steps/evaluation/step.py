@@ -18,7 +18,7 @@ from animl_pipeline.core.table_schemas import CROPS, SPLITS, TEST_PREDICTIONS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.inference.score_crops import score_crops
 from animl_pipeline.steps.evaluation import animl_evaluation_table, false_alarms_and_missed_invaders, metrics, report_wording, slices_and_equivalents
-from animl_pipeline.steps.evaluation.audit_folds import HELD_OUT
+from animl_pipeline.steps.evaluation.audit_fold_splits import HELD_OUT
 from animl_pipeline.steps.evaluation.compare_champion import compare_with_champion
 from animl_pipeline.steps.evaluation.gate import decide_verdict
 from animl_pipeline.steps.evaluation.label_audit import SUSPECT_COLUMNS, find_suspect_labels

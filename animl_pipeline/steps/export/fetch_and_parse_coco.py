@@ -1,7 +1,4 @@
-"""Read an export file: fetch it from a path, https or s3, unpack it up to a limit, and parse its JSON strictly.
-
-Archives are unpacked up to a limit, because a few megabytes can hold a disk full of zeros.
-"""
+"""Read an export file: fetch it from a path, https or s3, unpack it up to a limit, and parse its JSON strictly."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from animl_pipeline.steps.export.camtrap_dp import PACKAGE_FILE, read_camtrap_dp
 from animl_pipeline.steps.export.class_folders import read_class_folders
 from animl_pipeline.steps.export.export_tables import ExportBuild, write_tables
 from animl_pipeline.steps.export.fetch_and_parse_coco import fetch_export, read_batches, scratch_folder
-from animl_pipeline.steps.export.megadetector_results import read_megadetector
+from animl_pipeline.steps.export.labels_from_megadetector_results import read_megadetector
 from animl_pipeline.steps.export.unpack_archives import archive_errors, unpack_json, zip_names
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, sha256_of
 

@@ -9,7 +9,7 @@ import numpy as np
 from animl_pipeline.config import LabelsConfig
 from animl_pipeline.core.errors import LabelsError
 from animl_pipeline.core.frozen_record import Record
-from animl_pipeline.steps.labels.exclusions import REASONS, Choice
+from animl_pipeline.steps.labels.choose_annotations import REASONS, Choice
 from animl_pipeline.steps.labels.read_annotations import Annotations, Ints
 
 log = logging.getLogger(__name__)

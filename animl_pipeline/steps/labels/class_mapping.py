@@ -11,7 +11,7 @@ from typing import NamedTuple
 from animl_pipeline.config import LabelsConfig, TaxonConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import LabelsError
-from animl_pipeline.steps.labels.taxonomy import LEVELS, Lineage, Taxonomy, read_taxonomy
+from animl_pipeline.steps.labels.read_taxonomy import LEVELS, Lineage, Taxonomy, read_taxonomy
 
 EMPTY, EXCLUDED = "empty", "excluded"
 """Meanings that are not a class. They are also the reasons for which an annotation is left out."""

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from animl_pipeline.config import PackageConfig
 from animl_pipeline.core.animl_and_sagemaker_limits import MAX_IMAGE_BYTES
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.boxes import Box
+from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import PackageError
 from animl_pipeline.core.evaluation_results import Interval, Metrics
