@@ -54,12 +54,13 @@ def prepare_run() -> None:
     """What a flow does first.
 
     The steps' log lines at level INFO become lines of the run's log. In a command, SIGTERM is handled as before: Prefect takes
-    the handler for itself when a flow begins, and would wait for the threads of running tasks.
+    the handler for itself when a flow begins, and would wait for the threads of running tasks. A flow that somebody's own thread
+    calls leaves the handlers as they are: Python sets them in the main thread only, and Prefect, too, takes them only there.
     """
     steps = logging.getLogger("animl_pipeline")
     if steps.level == logging.NOTSET:
         steps.setLevel(logging.INFO)
-    if signal.getsignal(signal.SIGINT) is _stop:
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is _stop:
         handle_signals()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -79,3 +80,25 @@ def test_a_terminals_ctrl_c_while_prefects_server_starts_is_one_line(tmp_path: P
     assert errors == STOPPED
     assert servers
     assert all_ended(servers, within_s=30)
+
+
+FLOW_IN_A_THREAD = """
+import signal
+import threading
+
+from flows.stop_signals import handle_signals, prepare_run
+
+handle_signals()
+before = signal.getsignal(signal.SIGTERM)
+errors = []
+threading.excepthook = errors.append
+thread = threading.Thread(target=prepare_run)
+thread.start()
+thread.join()
+assert not errors, errors
+assert signal.getsignal(signal.SIGTERM) is before
+"""
+
+
+def test_a_flow_begins_in_any_thread_of_a_process_that_handles_signals() -> None:
+    subprocess.run([sys.executable, "-c", FLOW_IN_A_THREAD], cwd=ROOT, check=True, timeout=60)
