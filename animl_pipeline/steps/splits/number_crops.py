@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.config import SplitsConfig
 from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.capture_times import parse_days, parse_seconds
 from animl_pipeline.core.errors import SplitsError
 from animl_pipeline.core.table_schemas import CROPS
 from animl_pipeline.steps.splits.grouping import Bools, Ints, connected_components, number_texts
@@ -75,9 +76,9 @@ def number_crops(rows: pd.DataFrame, config: SplitsConfig, classes: tuple[str, .
     image, images = pd.factorize(rows["image"])
     first = ~pd.Series(image).duplicated().to_numpy()
     taken = rows.loc[first, "taken"]
-    seconds = _parse_seconds(taken)[image]
+    seconds = parse_seconds(taken)[image]
     needs_day = bool(config.train_only_before or config.test_only_after)
-    day = (_parse_days(taken) if needs_day else np.full(len(taken), "NaT", "datetime64[D]"))[image]
+    day = (parse_days(taken) if needs_day else np.full(len(taken), "NaT", "datetime64[D]"))[image]
     never = np.full(len(day), False)  # a comparison with an unknown day is False, too
     old = never if config.train_only_before is None else day < np.datetime64(config.train_only_before)
     new = never if config.test_only_after is None else day >= np.datetime64(config.test_only_after)
@@ -123,19 +124,6 @@ def _number_copies(n: int, pairs: Pairs) -> Ints:
 # -- times -------------------------------------------------------------------------------------------------------------
 
 
-def _parse_seconds(taken: pd.Series) -> NDArray[np.float64]:
-    """Seconds since 1970; NaN where the text is not an ISO 8601 time. A time without an offset counts as UTC."""
-    times = pd.to_datetime(_as_iso(taken), utc=True, format="ISO8601", errors="coerce")
-    seconds = times.to_numpy(dtype="datetime64[ms]").astype(np.int64) / 1000
-    return np.where(times.isna(), np.nan, seconds)
-
-
-def _parse_days(taken: pd.Series) -> NDArray[np.datetime64]:
-    """The day on the camera's own clock; NaT where the text has none."""
-    days = pd.to_datetime(_as_iso(taken).str.slice(0, 10), format="%Y-%m-%d", errors="coerce")
-    return days.to_numpy(dtype="datetime64[D]")
-
-
 def sequences_by_time(source: pd.Series, seconds: NDArray[np.float64], max_gap_s: float) -> Ints:
     """A number for each image: the same for images of one source with at most ``max_gap_s`` between neighbours; -1 without a time."""
     timed = np.flatnonzero(~np.isnan(seconds))
@@ -145,11 +133,3 @@ def sequences_by_time(source: pd.Series, seconds: NDArray[np.float64], max_gap_s
     found = np.full(len(seconds), -1, np.int64)
     found[timed[order]] = np.cumsum(is_new) - 1
     return found
-
-
-def _as_iso(taken: pd.Series) -> pd.Series:
-    """EXIF's days, such as 2024:05:31, in ISO 8601's form."""
-    exif = taken.str.slice(4, 5) == ":"
-    if not exif.any():
-        return taken
-    return taken.where(~exif, taken.str.slice(0, 4) + "-" + taken.str.slice(5, 7) + "-" + taken.str.slice(8))
