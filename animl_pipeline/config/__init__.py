@@ -9,6 +9,7 @@ from animl_pipeline.config.labels import ClassConfig, LabelsConfig, TaxonConfig,
 from animl_pipeline.config.package_and_release import BatchEndpointConfig, PackageConfig, PlannedEndpoint, RegisterConfig, ReleaseConfig
 from animl_pipeline.config.plan import Plan, WatchConfig
 from animl_pipeline.config.plan_file import Overrides, check_plan, find_plan, load_plan
+from animl_pipeline.config.production import ProductionConfig
 from animl_pipeline.config.sources_and_images import AnimlExportConfig, ImagesConfig, MegadetectorConfig, SourceConfig
 from animl_pipeline.config.splits import SplitsConfig
 from animl_pipeline.config.thresholds_gate_audit import AimConfig, AuditConfig, GateConfig, ThresholdsConfig, UnknownConfig
@@ -30,6 +31,7 @@ __all__ = [
     "PackageConfig",
     "Plan",
     "PlannedEndpoint",
+    "ProductionConfig",
     "RegisterConfig",
     "ReleaseConfig",
     "SourceConfig",

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from animl_pipeline.config.detections_and_crops import CropsConfig, DetectionsConfig
 from animl_pipeline.config.labels import LabelsConfig
 from animl_pipeline.config.package_and_release import PackageConfig, ReleaseConfig
+from animl_pipeline.config.production import ProductionConfig
 from animl_pipeline.config.sources_and_images import ImagesConfig, SourceConfig
 from animl_pipeline.config.splits import SplitsConfig
 from animl_pipeline.config.thresholds_gate_audit import AuditConfig, GateConfig, ThresholdsConfig
@@ -39,6 +40,7 @@ class Plan(Record):
     splits: SplitsConfig = SplitsConfig()
     train: TrainingConfig = TrainingConfig()
     thresholds: ThresholdsConfig = ThresholdsConfig()
+    production: ProductionConfig | None = Field(default=ProductionConfig(), description="null: the model is scored on crops only")
     gate: GateConfig = GateConfig()
     audit: AuditConfig = AuditConfig()
     package: PackageConfig = PackageConfig()

@@ -116,6 +116,27 @@ DROPPED_ANNOTATIONS = Table(
     "one annotation without a class",
     (SOURCE, IMAGE_ID, ANNOTATION_ID, Column("label", "string", "label, as the export has it"), REASON),
 )
+TEST_IMAGES = Table(
+    "test_images.parquet",
+    "one image of a test location that people reviewed completely",
+    (
+        SOURCE,
+        IMAGE_ID,
+        Column("path", "string", "path below the source's images"),
+        Column("file_name", "string", "the export's file name"),
+        LOCATION,
+        TAKEN,
+        WIDTH,
+        HEIGHT,
+        Column("sequence", "int64", "number of the sequence that the image belongs to, by location and time"),
+        Column("weight", "double", "how many sequences this image's sequence stands for; 1 unless the location is sampled"),
+    ),
+)
+TEST_OBJECTS = Table(
+    "test_objects.parquet",
+    "one object that people labelled in such an image",
+    (SOURCE, IMAGE_ID, ANNOTATION_ID, Column("truth", "string", "its class; its label where the plan has no class for it"), *BOX),
+)
 _DETECTION = (
     SOURCE,
     IMAGE_ID,
@@ -148,6 +169,21 @@ DISAGREEMENTS = Table(
     ),
 )
 IMAGES_WITH_PEOPLE = Table("images_with_people.parquet", "one image that shows a person", (SOURCE, IMAGE_ID))
+TEST_DETECTIONS = Table(
+    "test_detections.parquet",
+    "one box of an animal that the detector found in an image of a test location, at the confidence of production",
+    (
+        SOURCE,
+        IMAGE_ID,
+        BLOB,
+        Column("annotation_id", "string", "id of the reviewed box that it matches; empty for none"),
+        Column("confidence", "double", "confidence of the detector", "0–1"),
+        *BOX,
+    ),
+)
+SEARCHED_TEST_IMAGES = Table(
+    "searched_images.parquet", "one image of a test location in which the detector searched", (SOURCE, IMAGE_ID, BLOB, BYTES)
+)
 CROPS = Table(
     "crops.parquet",
     "one crop of a labelled animal",
@@ -225,6 +261,9 @@ TABLES = {
     "export": (EXPORT_IMAGES, EXPORT_ANNOTATIONS, EXPORT_PROBLEMS, EXPORT_LOCATIONS),
     "images": (DOWNLOADED_IMAGES, MISSING_IMAGES),
     "labels": (LABELS, DROPPED_ANNOTATIONS),
+    "test_images": (TEST_IMAGES, TEST_OBJECTS),
+    "test_downloads": (DOWNLOADED_IMAGES, MISSING_IMAGES),
+    "test_detections": (TEST_DETECTIONS, SEARCHED_TEST_IMAGES),
     "detections": (DETECTIONS, REPEAT_DETECTIONS, DETECTION_FAILURES, DISAGREEMENTS, IMAGES_WITH_PEOPLE),
     "crops": (CROPS, DROPPED_LABELS),
     "splits": (SPLITS, SPLIT_LOCATIONS, DROPPED_CROPS),

@@ -85,7 +85,7 @@ def download_images(
 
     def build(space: Workspace) -> StepOutput:
         selected = select_images(source, export, wanted, store)
-        status = _download_all(source, selected.images, host, store, settings, config or ImagesConfig())
+        status = download_all(source, selected.images, host, store, settings, config or ImagesConfig())
         _check_any_downloaded(source, status, selected)
         return _write_tables(space, source, status, selected)
 
@@ -107,7 +107,7 @@ def open_image_host(source: SourceConfig, settings: Settings) -> RemoteFolder:
     return host
 
 
-def _download_all(
+def download_all(
     source: SourceConfig, images: pd.DataFrame, host: RemoteFolder, store: Store, settings: Settings, config: ImagesConfig
 ) -> DownloadStatus:
     """Download the images that the store does not hold. What arrives is indexed in batches, also when the download ends early."""
