@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -34,6 +35,9 @@ class ClassInfo(Record):
         # Class ids become map keys in MongoDB (no '.', no leading '$').
         if not self.id or "." in self.id or self.id.startswith("$"):
             raise ValueError(f"a class id must not be empty, contain '.' or begin with '$': {self.id!r}")
+        # Animl reads the order of an answer's keys, and JavaScript moves keys that are whole numbers to the front. 1 to 3 are MegaDetector's.
+        if re.fullmatch("[0-9]+", self.id):
+            raise ValueError(f"a class id must not be a whole number, because Animl would show another class than the most probable one: {self.id!r}")
         return self
 
 

@@ -48,7 +48,7 @@ def check_endpoint(aws: AwsApi, endpoint: str, package: Artifact, store: Store, 
 
     Raises:
         ReleaseError: the endpoint did not answer, has other classes, or differs by more than ``tolerance`` (code
-            "answers_differ").
+            "answers_differ"); or its most probable class is not the last key (code "wrong_order").
     """
     references = read_reference_predictions(package, store)
     largest, failed, example = 0.0, 0, ""
@@ -63,6 +63,12 @@ def check_endpoint(aws: AwsApi, endpoint: str, package: Artifact, store: Store, 
                 raise ReleaseError(
                     f"the endpoint {endpoint} answers with the classes {sorted(answer)}, expected {sorted(expected.probabilities)}",
                     code="answers_differ",
+                )
+            if list(answer.values()) != sorted(answer.values()):
+                raise ReleaseError(
+                    f"the endpoint {endpoint} does not answer with the most probable class last, so Animl would show a wrong one; the endpoint's "
+                    "image is older than this version: push the present one (docs/aws.md) and set ANIML_ENDPOINT_IMAGE to it",
+                    code="wrong_order",
                 )
             difference, class_id = max((abs(answer[c] - p), c) for c, p in expected.probabilities.items())
             failed += not difference <= tolerance  # written this way, NaN counts as a failure

@@ -65,7 +65,7 @@ class ModelWorker:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     async def answer(self, content_type: str, body: bytes) -> Answer:
-        """Class id → probability, or a list of these for several boxes. A worker thread parses, decodes and classifies.
+        """Class id → probability, the most probable class last, or a list of these for several boxes. A worker thread parses, decodes and classifies.
 
         Raises:
             RequestError: 400 or 415 for a wrong request, 503 while the model is loading.
@@ -112,7 +112,7 @@ class ModelWorker:
         with self._budget.reserve(self._memory_for(header, request, classifier.card.model_input.margin)):
             image = _decode(open_image, request.image)
             try:
-                return [classifier.classify(image, box) for box in request.boxes]
+                return [best_last(classifier.classify(image, box)) for box in request.boxes]
             except ImageError as e:
                 raise RequestError(400, f"bbox: {e}") from e
 
@@ -130,6 +130,14 @@ class ModelWorker:
                 "shrink the image, or give the endpoint more memory",
             )
         return size
+
+
+def best_last(probabilities: dict[str, float]) -> dict[str, float]:
+    """The same probabilities in ascending order: the most probable class is the last key.
+
+    Animl reads the keys in their order and puts each class that passes its threshold in front of the labels, so it shows the last one.
+    """
+    return dict(sorted(probabilities.items(), key=lambda item: item[1]))
 
 
 def _decode(read: Callable[[bytes], T], image: bytes) -> T:

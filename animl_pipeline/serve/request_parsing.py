@@ -22,7 +22,6 @@ import math
 from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -31,8 +30,8 @@ from animl_pipeline.serve.http_errors import RequestError
 
 UNSPECIFIC_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded"})
 JSON_TYPES = frozenset({"application/json", "text/json", "text/plain"})
-TOLERANCE = 1e-3
-"""A box may reach this far beyond the image, because sums of rounded numbers do. It is cut off there."""
+OVERHANG = 1.0
+"""A box may reach beyond the image by this many of its sides, and is cut off there: detectors and people draw such boxes. Pixels reach farther."""
 MAX_BOXES = 100
 """Boxes of one request. Each takes one forward pass, and SageMaker waits 60 s for the answer."""
 MAX_JSON_TOKENS = 5_000
@@ -71,7 +70,7 @@ def parse_request(content_type: str, body: bytes) -> ClassifyRequest:
 
 
 def parse_box(value: Any) -> Box:
-    """A box from a list of four numbers, or from the list as text. None and "" mean the whole image.
+    """A box from a list of four numbers, or from the list as text, cut at the image's edges. None and "" mean the whole image.
 
     Raises:
         RequestError: 400, it does not have four numbers, is empty, or lies outside the image.
@@ -81,12 +80,13 @@ def parse_box(value: Any) -> Box:
     numbers = _parse_json(value.encode(errors="replace"), "bbox") if isinstance(value, str) else value
     if not isinstance(numbers, list) or len(numbers) != 4 or not all(_is_number(n) for n in numbers):
         raise RequestError(400, f"bbox: expected four numbers [ymin, xmin, ymax, xmax], relative to the image; found {_shorten(value)}")
-    if not all(-TOLERANCE <= n <= 1 + TOLERANCE for n in numbers):
+    ymin, xmin, ymax, xmax = map(float, numbers)
+    if not (ymin < ymax and xmin < xmax):
+        raise RequestError(400, f"bbox: expected ymin < ymax and xmin < xmax; found {_shorten(numbers)}")
+    near = all(-OVERHANG <= n <= 1 + OVERHANG for n in numbers)
+    if not near or ymin >= 1 or xmin >= 1 or ymax <= 0 or xmax <= 0:
         raise RequestError(400, f"bbox: lies outside the image, whose sides go from 0 to 1; found {_shorten(numbers)}")
-    try:
-        return Box.of([min(max(float(n), 0.0), 1.0) for n in numbers])
-    except ValidationError as e:
-        raise RequestError(400, f"bbox: expected ymin < ymax and xmin < xmax; found {_shorten(numbers)}") from e
+    return Box.of([min(max(n, 0.0), 1.0) for n in (ymin, xmin, ymax, xmax)])
 
 
 def _parse_boxes(fields: dict[str, Any]) -> tuple[tuple[Box, ...], bool]:

@@ -126,7 +126,7 @@ INVALID: dict[str, tuple[int, str, str | None, bytes]] = {
     "three numbers": (400, "four numbers", "application/json", json_body(image=B64, bbox=[0, 0, 1])),
     "a box of words": (400, "four numbers", "application/json", json_body(image=B64, bbox=["a", 0, 1, 1])),
     "a box of no numbers": (400, "four numbers", None, json_body(image=B64, bbox=[float("nan"), 0, 1, 1])),
-    "a box outside": (400, "outside the image", "application/json", json_body(image=B64, bbox=[0, 0, 1.5, 1])),
+    "a box outside": (400, "outside the image", "application/json", json_body(image=B64, bbox=[0, 1.1, 1, 1.5])),
     "a box in pixels": (400, "outside the image", "application/json", json_body(image=B64, bbox=[10, 10, 300, 200])),
     "an empty box": (400, "ymin < ymax", "application/json", json_body(image=B64, bbox=[0.5, 0, 0.5, 1])),
     "a box that is not JSON": (400, "not JSON", "application/json", json_body(image=B64, bbox="(0, 0, 1, 1)")),
