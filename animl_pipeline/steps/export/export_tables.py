@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.errors import ExportError, redact_url
+from animl_pipeline.core.location_names import known_locations
 from animl_pipeline.core.merge_locations import merge_locations
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES, EXPORT_LOCATIONS, EXPORT_PROBLEMS
 from animl_pipeline.core.tables import write_table
@@ -60,9 +61,11 @@ def merge_deployments(deployments: Sequence[CameraDeployment], within_m: float |
 
     Deployments within ``within_m`` metres (great circle) of each other are one location, and so is a chain of them: a renamed
     deployment must not be a new location. A location has the name of its oldest deployment, so that it keeps its name when one
-    is added. A name used at several sites counts as one location, because an export holds the name only.
+    is added. A name used at several sites counts as one location, because an export holds the name only. A placeholder is no name.
     """
-    ordered = sorted(deployments, key=lambda d: (d.started is None, iso_utc(d.started) if d.started else "", d.deployment, d.camera, d.lat, d.lon))
+    names = known_locations({d.deployment for d in deployments})
+    named = [d.model_copy(update={"deployment": names[d.deployment]}) for d in deployments if names[d.deployment]]
+    ordered = sorted(named, key=lambda d: (d.started is None, iso_utc(d.started) if d.started else "", d.deployment, d.camera, d.lat, d.lon))
     oldest = {d.deployment: d for d in reversed(ordered)}
     points = np.array([[d.lat, d.lon] for d in ordered], float).reshape(-1, 2)
     location = merge_locations([d.deployment for d in ordered], points, within_m)
@@ -91,8 +94,8 @@ def write_tables(
             parts[part](records)
     problems = problems or Problems()
     image_table = images.table(problems)
-    annotation_table = annotations.table(image_table, categories.labels(problems), problems)
-    if not len(annotation_table):
+    annotation_table, image_table = annotations.tables(image_table, images.ambiguous, categories.labels(problems), problems)
+    if not annotations.labelled:
         found = problems.summary() or "no annotations at all"
         raise ExportError(
             f"{redact_url(source.export)}: none of {annotations.seen} annotations is usable: {found}; fix the export or choose another",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from animl_pipeline.config import SourceConfig
+from animl_pipeline.core.location_names import known_locations
 from animl_pipeline.core.table_schemas import EXPORT_IMAGES
 from animl_pipeline.steps.export.columns_from_json import Bools, as_mask, column, first_of_each_id, size_column, text_column, to_text
 from animl_pipeline.steps.export.problems import Problems
@@ -19,7 +21,11 @@ PLAIN_PATH = r"^\w\w[\w /.:'()+,&@=-]*$"
 
 
 class ImagesTable:
-    """The image records seen so far, as columns."""
+    """The image records seen so far, as columns.
+
+    Attributes:
+        ambiguous: after :meth:`table`, the ids that several image files have. Nobody knows which of them a label with such an id means.
+    """
 
     def __init__(self, source: SourceConfig) -> None:
         self._source = source
@@ -28,6 +34,7 @@ class ImagesTable:
         self._unsafe: dict[int, str] = {}
         self._without_size: dict[int, str] = {}
         self._seen = 0
+        self.ambiguous = pa.array([], pa.string())
 
     def add(self, records: list[Any]) -> None:
         """Take in the next records, whatever JSON values they are."""
@@ -62,13 +69,39 @@ class ImagesTable:
         named = as_mask(pc.not_equal(ids, ""))
         safe = np.ones(len(ids), bool)
         safe[list(self._unsafe)] = False
-        kept, later = first_of_each_id(ids, named & safe)
+        of_several = self._list_ambiguous(ids, table["path"].combine_chunks(), named, problems)
+        kept, later = first_of_each_id(ids, named & safe & ~of_several)
         duplicates = ids.filter(later & named).to_pylist()
         problems.add_many("image_without_id", [""] * len(self._without_id), self._without_id)
         problems.add_many("duplicate_image", duplicates, ["the first one is used"] * len(duplicates))
-        _list_rows(problems, "unsafe_path", ids, self._unsafe, named & ~later)
+        _list_rows(problems, "unsafe_path", ids, self._unsafe, named & ~later & ~of_several)
         _list_rows(problems, "missing_size", ids, self._without_size, kept)
-        return table if kept.all() else table.filter(kept)
+        return _with_known_locations(table if kept.all() else table.filter(kept), problems)
+
+    def _list_ambiguous(self, ids: pa.Array, paths: pa.Array, named: Bools, problems: Problems) -> Bools:
+        """Which records have an id that records of other files have, too: bool [n]."""
+        _, later = first_of_each_id(ids, named)
+        if not (later & named).any():
+            return np.zeros(len(ids), bool)
+        files = pd.DataFrame({"id": ids.to_pandas(), "path": paths.to_pandas()})[named]
+        of_several = files.drop_duplicates().groupby("id", sort=True)["path"].agg(list)
+        of_several = of_several[of_several.map(len) > 1]
+        self.ambiguous = pa.array(of_several.index.tolist(), pa.string())
+        details = [f"{len(paths)} files have this id: {', '.join(paths[:3])}; give each image an id of its own" for paths in of_several]
+        problems.add_many("ambiguous_image_id", self.ambiguous, details)
+        return as_mask(pc.is_in(ids, value_set=self.ambiguous))
+
+
+def _with_known_locations(images: pa.Table, problems: Problems) -> pa.Table:
+    """The images with each location in one spelling, and without a location where its name is a placeholder, which is noted."""
+    coded = images["location"].combine_chunks().dictionary_encode()
+    names = coded.dictionary.to_pylist()
+    location_of = known_locations(names)
+    locations = pa.array([location_of[name] for name in names], pa.string()).take(coded.indices)
+    placeholder = pc.and_(pc.equal(locations, ""), pc.not_equal(images["location"].combine_chunks(), ""))
+    details = pa.array([f"location {name!r} counts as unknown"[:160] for name in names], pa.string()).take(coded.indices)
+    problems.add_many("placeholder_location", images["image_id"].combine_chunks().filter(placeholder), details.filter(placeholder))
+    return images.set_column(images.schema.get_field_index("location"), "location", locations)
 
 
 def _size_text(width: Any, height: Any) -> str:
