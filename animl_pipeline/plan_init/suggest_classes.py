@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from animl_pipeline.core.errors import ExportError
-from animl_pipeline.core.non_animal_names import normalise_name, role
+from animl_pipeline.core.non_animal_names import normalise_name, parse_name, role
 from animl_pipeline.plan_init.label_spellings import group_spellings, is_likely_typo
 from animl_pipeline.plan_init.survey import LabelCounts, Survey
 
@@ -122,9 +122,10 @@ def _first_and_last(counts: Sequence[LabelCounts]) -> tuple[str, str]:
 
 
 def _class_id(label: str, taken: set[str]) -> str:
-    """A class id made of a label, which is valid in MongoDB and YAML and not taken yet."""
-    allowed = re.sub(r"[^\w ()/,'-]+", " ", unicodedata.normalize("NFC", label).replace("_", " "))
+    """A class id made of the name in a label, which is valid in MongoDB and YAML and not taken yet."""
+    allowed = re.sub(r"[^\w ()/,'-]+", " ", unicodedata.normalize("NFC", parse_name(label).name).replace("_", " "))
     class_id = " ".join(allowed.split())[:MAX_ID_LENGTH].strip() or "class"
+    class_id = f"class {class_id}" if re.fullmatch("[0-9]+", class_id) else class_id  # Animl takes no id that is a whole number
     return class_id if class_id not in taken else next(f"{class_id} {i}" for i in range(2, len(taken) + 3) if f"{class_id} {i}" not in taken)
 
 

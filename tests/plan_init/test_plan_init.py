@@ -37,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def messy() -> Export:
     """Two kinds of animals with several spellings, one kind at one location, people, and all common faults."""
     e = Export()
-    names = ["empty", "Island Fox", "island_foxes", "deer mouse", "Deer Mice", "raven", "person", "unknown bird", "Islnd fox"]
+    names = ["empty", "Island Fox", "island_foxes", "deer mouse", "Deer Mice", "raven", "person", "unknown bird", "Islnd Fox"]
     e.categories = [{"id": i, "name": n} for i, n in enumerate(names)]
     for i in range(40):
         image = e.image(f"cam{i % 4}", datetime="1999-01-01T00:00:00" if i == 0 else f"2026-03-{1 + i % 28:02d}T10:00:00")
@@ -59,7 +59,7 @@ def test_a_messy_export_gives_a_valid_plan_with_warnings(folder: Path, capsys: p
     init(["isle/export.json"], output=output, min_annotations=10, min_locations=3)
     plan, text, shown = load_plan(output), output.read_text(encoding="utf-8"), capsys.readouterr().out
     assert {c: rule.labels() for c, rule in plan.labels.classes.items()} == {
-        "Island Fox": ("Island Fox", "island_foxes", "Islnd fox"),
+        "Island Fox": ("Island Fox", "island_foxes", "Islnd Fox"),
         "deer mouse": ("deer mouse", "Deer Mice"),
     }
     assert (plan.labels.empty, plan.labels.exclude) == (("empty",), ("person", "unknown bird"))
@@ -74,7 +74,7 @@ def test_a_messy_export_gives_a_valid_plan_with_warnings(folder: Path, capsys: p
     comments = " ".join(line.strip("# ") for line in text.splitlines() if line.startswith("#"))
     for line in (
         "fewer than 3 known locations: raven (12 at 1)",
-        "'Island Fox', 'island_foxes', 'Islnd fox' are taken as spellings of one name; this may be wrong",
+        "'Island Fox', 'island_foxes', 'Islnd Fox' are taken as spellings of one name; this may be wrong",
         "'deer mouse', 'Deer Mice' are taken as spellings of one name",
         "isle: 1 box outside",
         "isle: 1 duplicate annotation",
@@ -86,7 +86,7 @@ def test_a_messy_export_gives_a_valid_plan_with_warnings(folder: Path, capsys: p
         assert line in comments, line
         assert line in " ".join(shown.split()), line
     assert (
-        "Island Fox: [Island Fox, island_foxes, Islnd fox]  # 41 annotations (41 boxes) in 41 images at 4 locations, 2026-03-01 to 2026-03-28" in text
+        "Island Fox: [Island Fox, island_foxes, Islnd Fox]  # 41 annotations (41 boxes) in 41 images at 4 locations, 2026-03-01 to 2026-03-28" in text
     )
     assert "raven: [raven]  12 annotations (12 boxes) in 12 images at 1 location" in text
     assert f"written: {output}" in shown
@@ -195,6 +195,34 @@ def test_a_rare_typing_error_is_grouped_with_the_right_name() -> None:
     assert group_spellings({"marten": 100, "martin": 90}) == [["marten"], ["martin"]]
     assert is_likely_typo("opossum", "oppossum")
     assert not is_likely_typo("eastern towhee", "western towhee")
+
+
+def test_names_of_taxa_are_never_merged() -> None:
+    cattle = [f"{i};mammalia;artiodactyla;bovidae;bos;{species};domestic cattle" for i, species in enumerate(("taurus", "indicus"))]
+    counts = {
+        "Bos taurus": 40,
+        "Bos gaurus": 8,
+        "Urocyon species": 60,
+        "Procyon species": 12,
+        "Marmota": 50,
+        "Marmosa": 9,
+        cattle[0]: 9,
+        cattle[1]: 1,
+    }
+    assert sorted(group_spellings(counts)) == sorted([name] for name in counts)
+    assert group_spellings({"Bos taurus": 40, "bos_taurus": 2}) == [["Bos taurus", "bos_taurus"]]
+
+
+def test_names_in_seven_parts_give_classes_by_their_common_name_and_no_class_of_people_or_blanks() -> None:
+    animals = ["a1;mammalia;carnivora;canidae;vulpes;vulpes;red fox", "a2;mammalia;lagomorpha;leporidae;lepus;europaeus;european hare"]
+    others = ["a3;mammalia;primates;hominidae;homo;sapiens;human", "a4;;;;;;blank", "a5;;;;;;vehicle", "Setup_Pickup"]
+    suggested = suggest_plan([survey(dict.fromkeys([*animals, *others], 20))], 10, 2)
+    assert {c.id: c.labels for c in suggested.classes} == {"red fox": (animals[0],), "european hare": (animals[1],)}
+    assert {r: set(labels) for r, labels in suggested.no_animals.items()} == {
+        "people": {others[0], others[3]},
+        "empty": {others[1]},
+        "vehicle": {others[2]},
+    }
 
 
 @pytest.mark.parametrize(

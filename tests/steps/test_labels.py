@@ -428,3 +428,18 @@ def test_a_section_that_does_not_fit_is_refused_in_one_line(labels: dict[str, An
         check_plan({"model": "m", "sources": [{"name": "isle", "export": "e.json", "images": "i"}], "labels": labels})
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_plan_may_name_a_label_of_seven_parts_by_its_common_name(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = Export()
+    e.categories = [
+        {"id": i, "name": name}
+        for i, name in enumerate(
+            ["u1;;;;;;blank", "u2;mammalia;carnivora;canidae;vulpes;vulpes;Red Fox", "u3;mammalia;rodentia;muridae;rattus;rattus;"]
+        )
+    ]
+    made = [e.annotation(e.image(), i) for i in range(3)]
+    artifact = resolved(e, store, settings, tmp_path, {"classes": {"fox": ["red fox"], "rat": ["Rattus rattus"]}, "empty": ["blank"]})
+    table = store.table(artifact, "labels.parquet").set_index("annotation_id")
+    assert dict(table["class_id"]) == {made[1]: "fox", made[2]: "rat"}
+    assert artifact.counts.dropped == {"empty": 1}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import redact_url
+from animl_pipeline.core.non_animal_names import label_forms
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES
 from animl_pipeline.steps.images.download_status import DownloadStatus
 from animl_pipeline.storage.store import Store, digest_of
@@ -67,7 +68,8 @@ def select_images(source: SourceConfig, export: Artifact, wanted: Collection[str
     """
     images = store.table(export, EXPORT_IMAGES, ["image_id", "path", "location"])
     annotations = store.table(export, EXPORT_ANNOTATIONS, ["image_id", "label", "reviewed"])
-    has_wanted = annotations["label"].str.casefold().isin(list(wanted))
+    labels = [label for label in annotations["label"].unique() if not frozenset(wanted).isdisjoint(label_forms(str(label)))]
+    has_wanted = annotations["label"].isin(labels)
     counts = has_wanted & annotations["reviewed"] if source.unreviewed == "drop" else has_wanted
     labelled, selected = (images["image_id"].isin(annotations.loc[mask, "image_id"]) for mask in (has_wanted, counts))
     not_wanted = {"without_a_wanted_label": int((~labelled).sum()), UNREVIEWED_ONLY: int((labelled & ~selected).sum())}

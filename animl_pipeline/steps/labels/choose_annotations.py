@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.config import ClassConfig, LabelsConfig
+from animl_pipeline.core.non_animal_names import label_forms
 from animl_pipeline.steps.labels.class_mapping import EMPTY, EXCLUDED, ClassMapping
 from animl_pipeline.steps.labels.read_annotations import Annotations, Bools, Ints
 
@@ -68,9 +69,11 @@ def _apply_mappings(annotations: Annotations, classes: list[str], mappings: Mapp
     class_number = np.full((len(annotations.sources), len(annotations.labels)), -1)
     other = np.zeros_like(class_number)
     for i, source in enumerate(annotations.sources):
-        for j, label in enumerate(text.casefold() for text in annotations.labels):
-            class_number[i, j] = number.get(mappings[source].classes.get(label, ""), -1)
-            other[i, j] = REASONS.index(mappings[source].others.get(label, ""))
+        classes, others = mappings[source].classes, mappings[source].others
+        for j, label in enumerate(annotations.labels):
+            form = next((form for form in label_forms(label) if form in classes or form in others), "")
+            class_number[i, j] = number.get(classes.get(form, ""), -1)
+            other[i, j] = REASONS.index(others.get(form, ""))
     return class_number[annotations.source, annotations.label], other[annotations.source, annotations.label]
 
 

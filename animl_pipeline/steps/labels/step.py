@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 STEP = Step(
     "labels",
-    version=1,
+    version=2,
     sections=("labels", "sources"),
     reads=(EXPORT_IMAGES, EXPORT_ANNOTATIONS, EXPORT_LOCATIONS, DOWNLOADED_IMAGES, MISSING_IMAGES),
     writes=(LABELS, DROPPED_ANNOTATIONS),
