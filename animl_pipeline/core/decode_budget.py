@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from animl_pipeline.core.decode_image import MAX_PIXELS, ImageHeader, read_header
+from animl_pipeline.core.decode_image import ALL_FORMATS, MAX_PIXELS, ImageHeader, header_bytes, read_header
 
 STEP_BYTES = 128_000_000
 """Default size of a :class:`DecodeBudget`: ten images of 3 megapixels at a time. An image of 100 megapixels is decoded alone."""
 
 
+ROW_BYTES = 16
+"""Pillow's pointer to a row of pixels, in an image and in the same image of another mode."""
+
+
 def decoded_bytes(header: ImageHeader, square: int = 0) -> int:
     """Memory in bytes to decode an image, and then to crop a square with a side of ``square`` pixels from it."""
     pixels = header.width * header.height
-    return max(pixels * header.bytes_per_pixel, 4 * (pixels + min(square * square, MAX_PIXELS)))
+    rows = ROW_BYTES * max(header.height, square)
+    return rows + max(pixels * header.bytes_per_pixel, 4 * (pixels + min(square * square, MAX_PIXELS)))
 
 
 class DecodeBudget:
@@ -46,7 +51,16 @@ class DecodeBudget:
         """Wait until the memory to decode these bytes is free, and hold it.
 
         Raises:
-            ImageError: the bytes are not an image, or it has more than ``MAX_PIXELS`` pixels.
+            ImageError: as :meth:`read_header`.
         """
-        with self.reserve(decoded_bytes(read_header(data))):
+        with self.reserve(decoded_bytes(self.read_header(data))):
             yield
+
+    def read_header(self, data: bytes, formats: Sequence[str] = ALL_FORMATS) -> ImageHeader:
+        """The header of an image. While it is read, the memory for this is held; first, the thread waits for that.
+
+        Raises:
+            ImageError: the bytes are not an image of these formats, or exceed a limit on size or structure.
+        """
+        with self.reserve(header_bytes(data)):
+            return read_header(data, formats)

@@ -1,65 +1,86 @@
-"""Decode an image file: formats, size limits, colour conversion, clear errors. The pixels stay as stored; EXIF is ignored."""
+"""Decode an image file: formats, limits, colour conversion, clear errors. The pixels stay as stored; EXIF is ignored."""
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from animl_pipeline.core.errors import ImageError
+from animl_pipeline.core.image_structure import PNG_SIGNATURE, check_structure, identify_format
 
 MAX_PIXELS = 100_000_000
 """Images with more pixels are refused before they are decoded. Camera traps stay below 50 million."""
+MAX_SIDE = 65_535
+"""Images with a longer side are refused, too. A JPEG cannot have one. Pillow needs up to 16 bytes for each row besides its pixels."""
+MAX_PNG_TEXT = 8_000_000
+"""Bytes of all texts of a PNG together, decompressed."""
+SLOW_DECODERS = frozenset({"bmp_rle", "ppm", "ppm_plain"})
+"""Decoders that Pillow has in Python: run-length BMP, and PPM as text or with a maximum other than 255 and 65,535."""
+MAX_SLOW_PIXELS = 2_000_000
+"""Pixels of an image that needs one of them ..."""
+MAX_SLOW_BYTES = 1_000_000
+"""... and the bytes of its file. They take seconds for these, and the time for some grows with the square of the bytes."""
 
-
-USUAL_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM")
-
-
-RARE_FORMATS = ("TIFF", "WEBP")
-"""Pillow knows about forty more formats, and one of them starts another program. An image from an unknown source must not be able
-to choose one of these. MPO, the double JPEG of some cameras, counts as JPEG."""
+DEFAULT_FORMATS = ("JPEG", "PNG")
+"""What cameras write and Animl sends. MPO, the double JPEG of some cameras, counts as JPEG."""
+OTHER_FORMATS = ("BMP", "GIF", "PPM", "TIFF", "WEBP")
+"""Formats of tools, which a plan or an endpoint may allow. Pillow knows about forty more, and one of them starts another program. An
+image from an unknown source must not be able to choose one of these."""
+ALL_FORMATS = DEFAULT_FORMATS + OTHER_FORMATS
 
 
 class ImageHeader(NamedTuple):
     """Width and height of an image in pixels, and the most bytes per pixel that :func:`open_image` needs (measured for each format).
 
-    Pillow keeps RGB in 4 bytes per pixel. It keeps another mode beside its RGB for a moment. A progressive JPEG has coefficients too.
+    Pillow keeps RGB in 4 bytes per pixel. It keeps another mode beside its RGB for a moment. A JPEG of several scans has coefficients
+    too. ``scans`` says how often its decoder passes over the pixels.
     """
 
     width: int
     height: int
     bytes_per_pixel: int
+    scans: int = 1
 
 
-def open_image(data: bytes) -> Image.Image:
+def open_image(data: bytes, formats: Sequence[str] = ALL_FORMATS) -> Image.Image:
     """Decode an image completely, as RGB, with the pixels as stored.
 
+    Args:
+        data: the bytes of the file.
+        formats: the formats that are tried, from ``ALL_FORMATS``. Where images from unknown sources arrive, pass only those that you need.
+
     Raises:
-        ImageError: the bytes are not an image, are damaged or truncated, or have more than ``MAX_PIXELS`` pixels.
+        ImageError: the bytes are not an image of these formats, are damaged or truncated, or exceed a limit on size or structure.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # a switch of the whole process, which some detector packages turn on when imported
     with _convert_errors():
-        image = _open_lazily(data)
+        image, _ = _open_lazily(data, formats)
         image.load()
     return _to_rgb(image)
 
 
-def read_header(data: bytes) -> ImageHeader:
-    """Read an image's header, without decoding its pixels.
+def read_header(data: bytes, formats: Sequence[str] = ALL_FORMATS) -> ImageHeader:
+    """Read an image's header, without decoding its pixels. :func:`header_bytes` says how much memory this takes.
 
     Raises:
-        ImageError: the bytes are not an image, or it has more than ``MAX_PIXELS`` pixels.
+        ImageError: the bytes are not an image of these formats, or exceed a limit on size or structure.
     """
     with _convert_errors():
-        image = _open_lazily(data)
+        image, scans = _open_lazily(data, formats)
     plain = image.mode == "RGB" and image.format in {"JPEG", "MPO", "PNG"}
-    bytes_per_pixel = 4 if plain else 16 if image.format == "WEBP" else 12
-    return ImageHeader(*image.size, bytes_per_pixel + (8 if image.info.get("progressive") else 0))
+    bytes_per_pixel = 4 if plain else 16 if image.format == "WEBP" or image.mode == "I" else 12
+    return ImageHeader(*image.size, bytes_per_pixel + (8 if scans > 1 else 0), scans)
+
+
+def header_bytes(data: bytes) -> int:
+    """Memory in bytes that reading the header takes at most: copies of metadata, and what the limits on structure allow."""
+    return 2 * len(data) + MAX_PNG_TEXT + (0 if data.startswith((b"\xff\xd8\xff", PNG_SIGNATURE)) else 32_000_000)
 
 
 @contextmanager
@@ -72,21 +93,38 @@ def _convert_errors() -> Iterator[None]:
         raise ImageError(f"the image does not decode: {_describe(e)}", code) from e
 
 
-def _open_lazily(data: bytes) -> Image.Image:
-    """The image, of which only the header was read."""
+def _open_lazily(data: bytes, formats: Sequence[str]) -> tuple[Image.Image, int]:
+    """The image, of which only the header was read, and the number of its scans."""
     # Pillow warns about odd palettes, camera metadata and sizes (our own limit is below). The filter is set for the whole process,
     # because warnings.catch_warnings is not safe in threads.
     warnings.filterwarnings("ignore", category=Warning, module=r"PIL\.")
-    try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=USUAL_FORMATS)
-    except UnidentifiedImageError:
+    PngImagePlugin.MAX_TEXT_MEMORY = MAX_PNG_TEXT
+    kind = identify_format(data)
+    if not kind:
+        raise UnidentifiedImageError
+    if kind not in formats:
+        raise ImageError(f"expected an image in the format {' or '.join(formats)}, found {kind}", code="format_not_allowed", format=kind)
+    if kind in {"TIFF", "WEBP"}:
         from PIL import TiffImagePlugin, WebPImagePlugin  # noqa: F401 - the import registers the formats
+    scans = check_structure(kind, data)
+    image: Image.Image = Image.open(io.BytesIO(data), formats=(kind,))
+    _check_size(image, len(data))
+    return image, scans
 
-        image = Image.open(io.BytesIO(data), formats=RARE_FORMATS)
+
+def _check_size(image: Image.Image, file_bytes: int) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"expected an image of at most {MAX_PIXELS:,} pixels, found {width} x {height}", code="too_many_pixels")
-    return image
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(f"expected an image with sides of at most {MAX_SIDE:,} pixels, found {width} x {height}", code="side_too_long")
+    decoder = image.tile[0][0] if isinstance(image, ImageFile.ImageFile) and image.tile else ""
+    if decoder in SLOW_DECODERS and (width * height > MAX_SLOW_PIXELS or file_bytes > MAX_SLOW_BYTES):
+        raise ImageError(
+            f"expected a {image.format} with run lengths, plain text or an odd maximum to have at most {MAX_SLOW_PIXELS:,} pixels "
+            f"and {MAX_SLOW_BYTES:,} bytes, found {width} x {height} and {file_bytes:,} bytes; save it as PNG",
+            code="too_complex",
+        )
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

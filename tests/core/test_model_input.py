@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from animl_pipeline.core.box_type import WHOLE_IMAGE, Box
-from animl_pipeline.core.decode_budget import DecodeBudget, decoded_bytes
+from animl_pipeline.core.decode_budget import ROW_BYTES, DecodeBudget, decoded_bytes
 from animl_pipeline.core.decode_image import MAX_PIXELS, open_image, read_header
 from animl_pipeline.core.errors import ImageError
 from animl_pipeline.core.model_card import ModelInput
@@ -175,9 +175,9 @@ def test_a_header_says_how_much_memory_decoding_takes() -> None:
 
 def test_decoded_bytes_include_the_largest_square_but_not_one_that_is_refused() -> None:
     header = read_header(encode("JPEG"))
-    assert decoded_bytes(header) == 4 * 40 * 20
-    assert decoded_bytes(header, 30) == 4 * (40 * 20 + 30 * 30)
-    assert decoded_bytes(header, 10**6) == 4 * (40 * 20 + MAX_PIXELS)
+    assert decoded_bytes(header) == 4 * 40 * 20 + 20 * ROW_BYTES
+    assert decoded_bytes(header, 30) == 4 * (40 * 20 + 30 * 30) + 30 * ROW_BYTES
+    assert decoded_bytes(header, 20_000) == 4 * (40 * 20 + MAX_PIXELS) + 20_000 * ROW_BYTES
 
 
 @settings(max_examples=40, deadline=None)
