@@ -132,6 +132,63 @@ class Comparison(Record):
     classes: tuple[ClassComparison, ...]
 
 
+class SequenceScores(Record):
+    """One class in the sequences of the test locations, with detector, classifier and threshold together, as in production.
+
+    Counts are weighted where a location was sampled. A miss has one cause. ``false_alarms_on_empty`` are sequences in which people saw
+    nothing, ``false_alarms_on_others`` those with other animals or people.
+    """
+
+    id: str
+    sequences: float = Field(description="with the class or one that counts as it")
+    locations: int = Field(description="with such a sequence")
+    hits: float
+    missed_by_detector: float
+    missed_by_threshold: float
+    missed_by_classifier: float
+    false_alarms_on_empty: float
+    false_alarms_on_others: float
+    precision: float | None = Field(description="None if no sequence was called this class")
+    recall: float | None = Field(description="None if there is no such sequence")
+    f1: float | None
+    false_alarms_per_1000_empty: float | None = Field(description="None if there is no empty sequence")
+    precision_interval: Interval | None = None
+    recall_interval: Interval | None = None
+    f1_interval: Interval | None = None
+    false_alarms_interval: Interval | None = Field(default=None, description="of the false alarms per 1,000 empty sequences")
+
+    def false_alarms(self) -> float:
+        """Sequences without the class that were called the class."""
+        return self.false_alarms_on_empty + self.false_alarms_on_others
+
+
+class ProductionChange(Record):
+    """One class: challenger minus champion, on the same sequences. Pairs are (champion, challenger)."""
+
+    id: str
+    sequences: float
+    locations: int
+    recall: tuple[float, float] | None = Field(description="None if there is no such sequence")
+    recall_interval: Interval | None = Field(default=None, description="of the change")
+    false_alarms_per_1000_empty: tuple[float, float] | None = Field(description="None if there is no empty sequence")
+    false_alarms_interval: Interval | None = Field(default=None, description="of the change")
+
+
+class ProductionScore(Record):
+    """How the model would do in Animl at the test locations, by TNC's own rules for sequences of images."""
+
+    images: int
+    sequences: float
+    empty_sequences: float
+    locations: int
+    not_searched: int = Field(default=0, description="images that could not be downloaded or decoded")
+    detector_confidence: float
+    classes: tuple[SequenceScores, ...]
+    false_alarms_per_1000_empty: float | None = Field(description="empty sequences with a label of any class, of 1,000")
+    false_alarms_interval: Interval | None = None
+    changes: tuple[ProductionChange, ...] = Field(default=(), description="beside the champion, for the classes that both know")
+
+
 class Metrics(Record):
     """All results of an evaluation. Macro means are over the classes that the test set has.
 
@@ -155,6 +212,7 @@ class Metrics(Record):
     slices: tuple[SliceScores, ...] = ()
     with_equivalents: EquivalentScores | None = None
     comparison: Comparison | None = None
+    production: ProductionScore | None = Field(default=None, description="None if the plan has no section `production`")
     verdict: Verdict | None = None
     reasons: tuple[str, ...] = Field(default=(), description="of the verdict, in words, the most important first")
 

@@ -48,7 +48,7 @@ def score_crops(crops: pd.DataFrame, classifier: Classifier, store: Store, store
     """The crops with the columns ``predicted``, ``probability`` (of the predicted class), ``infrared`` and ``p_<class id>``, float32.
 
     Args:
-        crops: rows of crops.parquet.
+        crops: rows of crops.parquet. Where ``blob`` is empty, the crop is extracted from the image now and not stored.
         classifier: the model. If its input has another size or margin than ``stored``, its crops are extracted from the images again.
         store: holds the crops and images.
         stored: the model input that the stored crops were made for.
@@ -64,7 +64,9 @@ def score_crops(crops: pd.DataFrame, classifier: Classifier, store: Store, store
     rows = [_Row(*row) for row in zip(crops["blob"], crops["image"], boxes, strict=True)]
 
     def score(batch: list[_Row]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        pixels = np.stack([_extract_again(row, model_input, store) if extract_again else _load_crop(row, model_input.size, store) for row in batch])
+        pixels = np.stack(
+            [_load_crop(row, model_input.size, store) if row.blob and not extract_again else _extract(row, model_input, store) for row in batch]
+        )
         probabilities = classifier.probabilities(normalise_array(pixels, model_input))
         advance(len(batch))
         return probabilities, _channel_spread(pixels)
@@ -96,7 +98,7 @@ def _load_crop(row: _Row, size: int, store: Store) -> NDArray[np.uint8]:
     return np.asarray(crop, dtype=np.uint8)
 
 
-def _extract_again(row: _Row, model_input: ModelInput, store: Store) -> NDArray[np.uint8]:
+def _extract(row: _Row, model_input: ModelInput, store: Store) -> NDArray[np.uint8]:
     return np.asarray(extract_crop(open_image(store.blob(row.image)), Box.of(row.box), model_input), dtype=np.uint8)
 
 

@@ -1,0 +1,249 @@
+"""Score detector, classifier and thresholds together on the sequences of the test locations, as Animl's users would see the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.evaluation_results import ProductionChange, ProductionScore, SequenceScores
+from animl_pipeline.core.model_card import ModelInput
+from animl_pipeline.core.table_schemas import SEARCHED_TEST_IMAGES, TEST_DETECTIONS, TEST_IMAGES, TEST_OBJECTS
+from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
+from animl_pipeline.inference.score_crops import score_crops
+from animl_pipeline.inference.sequence_outcomes import ModelLabels, ReviewedImages, SequenceOutcomes, find_outcomes
+from animl_pipeline.steps.evaluation.bootstrap_intervals import BootstrapDraws, Floats, percentile_interval
+from animl_pipeline.storage.store import Store
+
+if TYPE_CHECKING:
+    from animl_pipeline.inference.classifier import Classifier
+
+MISSES = ("missed_by_detector", "missed_by_threshold", "missed_by_classifier")
+SEQUENCE_COLUMNS = ["class", "outcome", "location", "taken", "images", "source", "image_id"]
+
+
+class SequenceData(NamedTuple):
+    """The test images in which the detector searched.
+
+    Attributes:
+        images: a row for each image, with ``source, image_id, location, taken``.
+        reviewed: what people saw in them; sequences are numbered from 0.
+        sequences: a row for each sequence, by number: ``location, weight``.
+        boxes: the detector's boxes, as rows for :func:`score_crops`.
+        box_image, truth_box, truth: as in :class:`ModelLabels`.
+        not_searched: number of images that could not be downloaded or decoded.
+    """
+
+    images: pd.DataFrame
+    reviewed: ReviewedImages
+    sequences: pd.DataFrame
+    boxes: pd.DataFrame
+    box_image: NDArray[np.int64]
+    truth_box: NDArray[np.int64]
+    truth: NDArray[np.int64]
+    not_searched: int
+
+
+class _Rates(NamedTuple):
+    """A class's counts and rates in each draw of the locations, [draws]; NaN where a rate has no denominator."""
+
+    counts: Mapping[str, Floats]
+    precision: Floats
+    recall: Floats
+    f1: Floats
+    per_1000_empty: Floats
+
+
+def read_test_sequences(test_images: Artifact, test_detections: Artifact, store: Store) -> SequenceData:
+    """Join the steps test_images and test_detections: sequences, what people saw, and the detector's boxes."""
+    key = ["source", "image_id"]
+    chosen = store.table(test_images, TEST_IMAGES, [*key, "location", "taken", "sequence", "weight"])
+    searched = store.table(test_detections, SEARCHED_TEST_IMAGES, key)
+    images = chosen.merge(searched, on=key).sort_values(key, ignore_index=True)
+    sequence = pd.factorize(images["sequence"])[0]
+    position = pd.Series(images.index, pd.MultiIndex.from_frame(images[key]))
+    objects = _with_image(store.table(test_images, TEST_OBJECTS), position)
+    boxes = _with_image(store.table(test_detections, TEST_DETECTIONS), position)
+    truth_box, truth = _match(boxes, objects)
+    first = ~pd.Series(sequence).duplicated().to_numpy()
+    return SequenceData(
+        images=images,
+        reviewed=ReviewedImages(sequence.astype(np.int64), objects["image"].to_numpy(np.int64), objects["truth"].to_numpy(object)),
+        sequences=images.loc[first, ["location", "weight", "source", "image_id"]].reset_index(drop=True),
+        boxes=boxes.rename(columns={"blob": "image_blob"}).assign(image=boxes["blob"], blob=""),
+        box_image=boxes["image"].to_numpy(np.int64),
+        truth_box=truth_box,
+        truth=truth,
+        not_searched=len(chosen) - len(images),
+    )
+
+
+def label_boxes(data: SequenceData, classifier: Classifier, store: Store, stored: ModelInput, progress_name: str) -> ModelLabels:
+    """What the packaged model answers for each box: the labels that reach their thresholds, and the likeliest class.
+
+    Args:
+        data: the boxes.
+        classifier: the model with its card; a class without a threshold there never labels anything.
+        store: holds the images.
+        stored: the plan's model input.
+        progress_name: name of the work in progress reports.
+    """
+    ids = classifier.card.class_ids()
+    columns = ["blob", "image", "ymin", "xmin", "ymax", "xmax"]
+    scored = score_crops(data.boxes[columns], classifier, store, stored, progress_name)
+    probability = scored[[probability_column(c) for c in ids]].to_numpy(np.float64)
+    threshold = np.array([classifier.card.thresholds.get(c, np.inf) for c in ids])
+    likeliest = probability.argmax(axis=1) if len(probability) else np.empty(0, np.int64)
+    return ModelLabels(data.box_image, probability >= threshold, likeliest.astype(np.int64), data.truth_box, data.truth)
+
+
+def score_production(data: SequenceData, outcomes: SequenceOutcomes, classes: Sequence[str], detector_confidence: float) -> ProductionScore:
+    """The score of one model by class, with 95 % intervals over locations.
+
+    Args:
+        data: the sequences, with their locations and weights.
+        outcomes: what happened in each.
+        classes: the model's classes.
+        detector_confidence: for the record.
+    """
+    draws, weight = BootstrapDraws(data.sequences), data.sequences["weight"].to_numpy(np.float64)
+    empty = draws.sums(weight * outcomes.empty)
+    locations_with_empties = draws.count_locations(outcomes.empty)
+    any_label = _per_1000(draws.sums(weight * (outcomes.empty & outcomes.false_alarm.any(axis=1))), empty)
+    return ProductionScore(
+        images=len(data.images),
+        sequences=float(weight.sum()),
+        empty_sequences=float(empty[0]),
+        locations=draws.locations,
+        not_searched=data.not_searched,
+        detector_confidence=detector_confidence,
+        classes=tuple(
+            _class_scores(c, _rates(i, outcomes, draws, weight), draws.count_locations(outcomes.actual[:, i]), locations_with_empties)
+            for i, c in enumerate(classes)
+        ),
+        false_alarms_per_1000_empty=_value(any_label),
+        false_alarms_interval=percentile_interval(any_label, locations_with_empties),
+    )
+
+
+def compare_production(
+    data: SequenceData, models: tuple[SequenceOutcomes, SequenceOutcomes], classes: tuple[Sequence[str], Sequence[str]]
+) -> tuple[ProductionChange, ...]:
+    """The changes from champion to challenger for the classes that both know, paired over locations.
+
+    Args:
+        data: the sequences.
+        models: the outcomes of champion and challenger.
+        classes: their classes.
+    """
+    draws, weight = BootstrapDraws(data.sequences), data.sequences["weight"].to_numpy(np.float64)
+    empty_locations = draws.count_locations(models[0].empty)
+    changes = []
+    for c in (c for c in classes[1] if c in classes[0]):
+        champion, challenger = (_rates(list(ids).index(c), m, draws, weight) for m, ids in zip(models, classes, strict=True))
+        locations = draws.count_locations(models[1].actual[:, list(classes[1]).index(c)])
+        changes.append(
+            ProductionChange(
+                id=c,
+                sequences=float(challenger.counts["actual"][0]),
+                locations=locations,
+                recall=_pair(champion.recall, challenger.recall),
+                recall_interval=percentile_interval(challenger.recall - champion.recall, locations),
+                false_alarms_per_1000_empty=_pair(champion.per_1000_empty, challenger.per_1000_empty),
+                false_alarms_interval=percentile_interval(challenger.per_1000_empty - champion.per_1000_empty, empty_locations),
+            )
+        )
+    return tuple(changes)
+
+
+def list_sequences(data: SequenceData, outcomes: SequenceOutcomes, classes: Sequence[str]) -> pd.DataFrame:
+    """A row for each miss and false alarm: class, outcome, location, time and number of images, source and id of the first image."""
+    frame = data.images.assign(number=data.reviewed.sequence, dated=data.images["taken"].where(data.images["taken"] != "", "9"))
+    in_order = frame.sort_values(["number", "dated"]).groupby("number")
+    first = in_order[["location", "taken", "source", "image_id"]].first().assign(images=in_order.size())
+    parts = []
+    for i, c in enumerate(classes):
+        kinds = {name: getattr(outcomes, name)[:, i] for name in MISSES}
+        kinds["false_alarm_on_empty"] = outcomes.false_alarm[:, i] & outcomes.empty
+        kinds["false_alarm_on_others"] = outcomes.false_alarm[:, i] & ~outcomes.empty
+        parts += [first[mask].assign(**{"class": c, "outcome": name}) for name, mask in kinds.items()]
+    rows: pd.DataFrame = pd.concat(parts, ignore_index=True)[SEQUENCE_COLUMNS]
+    return rows
+
+
+def outcomes_for(data: SequenceData, labels: ModelLabels, classes: Sequence[str], equivalents: Mapping[str, Sequence[str]]) -> SequenceOutcomes:
+    """What happened in each sequence with one model's labels."""
+    return find_outcomes(data.reviewed, labels, classes, equivalents)
+
+
+def _with_image(rows: pd.DataFrame, position: pd.Series) -> pd.DataFrame:
+    """The rows of images that were searched, in the order of the images, with their positions as ``image``."""
+    found = position.reindex(pd.MultiIndex.from_frame(rows[["source", "image_id"]])).to_numpy(np.float64)
+    kept: pd.DataFrame = rows[~np.isnan(found)].assign(image=found[~np.isnan(found)].astype(np.int64))
+    return kept.sort_values("image", kind="stable", ignore_index=True)
+
+
+def _match(boxes: pd.DataFrame, objects: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of a box and an object that it shows, as positions.
+
+    A box shows the object whose reviewed box it matches. In an image with labels without a box, every other box shows each of these
+    labels, because people did not say which animal is meant.
+    """
+    has_box = objects["ymin"].notna()
+    numbered = objects[["image", "annotation_id"]].assign(truth=objects.index)
+    matched = boxes.assign(box=boxes.index)[["image", "annotation_id", "box"]]
+    own = matched[matched["annotation_id"] != ""].merge(numbered[has_box], on=["image", "annotation_id"])
+    free = matched[~matched["box"].isin(own["box"])]
+    image_level = free[["image", "box"]].merge(numbered.loc[~has_box, ["image", "truth"]], on="image")
+    pairs = pd.concat([own[["box", "truth"]], image_level[["box", "truth"]]])
+    return pairs["box"].to_numpy(np.int64), pairs["truth"].to_numpy(np.int64)
+
+
+def _rates(i: int, outcomes: SequenceOutcomes, draws: BootstrapDraws, weight: Floats) -> _Rates:
+    kinds = {name: getattr(outcomes, name)[:, i] for name in ("actual", "hit", *MISSES)}
+    kinds["on_empty"] = outcomes.false_alarm[:, i] & outcomes.empty
+    kinds["on_others"] = outcomes.false_alarm[:, i] & ~outcomes.empty
+    counts = {name: draws.sums(weight * mask) for name, mask in kinds.items()}
+    hit, actual, false = counts["hit"], counts["actual"], counts["on_empty"] + counts["on_others"]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision, recall, f1 = hit / (hit + false), hit / actual, 2 * hit / (hit + false + actual)
+    return _Rates(counts, precision, recall, f1, _per_1000(counts["on_empty"], draws.sums(weight * outcomes.empty)))
+
+
+def _per_1000(counts: Floats, of: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(1000 * counts / of)
+
+
+def _class_scores(class_id: str, rates: _Rates, locations: int, locations_with_empties: int) -> SequenceScores:
+    count = {name: float(values[0]) for name, values in rates.counts.items()}
+    return SequenceScores(
+        id=class_id,
+        sequences=count["actual"],
+        locations=locations,
+        hits=count["hit"],
+        **{name: count[name] for name in MISSES},
+        false_alarms_on_empty=count["on_empty"],
+        false_alarms_on_others=count["on_others"],
+        precision=_value(rates.precision),
+        recall=_value(rates.recall),
+        f1=_value(rates.f1),
+        false_alarms_per_1000_empty=_value(rates.per_1000_empty),
+        precision_interval=percentile_interval(rates.precision, locations),
+        recall_interval=percentile_interval(rates.recall, locations),
+        f1_interval=percentile_interval(rates.f1, locations),
+        false_alarms_interval=percentile_interval(rates.per_1000_empty, locations_with_empties),
+    )
+
+
+def _value(values: Floats) -> float | None:
+    return float(values[0]) if np.isfinite(values[0]) else None
+
+
+def _pair(champion: Floats, challenger: Floats) -> tuple[float, float] | None:
+    first, second = _value(champion), _value(challenger)
+    return None if first is None or second is None else (first, second)
