@@ -96,12 +96,14 @@ def test_problems_are_counted_and_listed_and_do_not_stop_the_step(store: Store, 
     e.annotations.append("no annotation")  # type: ignore[arg-type] - as a broken export has it
     e.write(tmp_path)
     artifact = export_annotations(source(), store, settings)
-    assert artifact.counts.kept == 4
+    assert artifact.counts.kept == 8
     assert artifact.counts.dropped == {
-        "duplicate_image": 1, "image_without_id": 1, "unsafe_path": 1, "unknown_image": 1, "unknown_category": 1, "box_empty": 1,
-        "box_outside": 1, "malformed_annotation": 2, "duplicate_annotation": 1,
+        "duplicate_image": 1, "image_without_id": 1, "unsafe_path": 1, "unknown_image": 1, "malformed_annotation": 1, "duplicate_annotation": 1,
     }  # fmt: skip
-    assert artifact.counts.notes == {"missing_size": 1, "box_partly_outside": 1, "unreviewed": 1}
+    assert artifact.counts.notes == {
+        "missing_size": 1, "box_partly_outside": 1, "unreviewed": 1, "category_without_name": 1, "box_empty": 1, "box_outside": 1,
+        "box_malformed": 1,
+    }  # fmt: skip
     listed = store.table(artifact, "problems.parquet")
     assert len(listed) == sum(artifact.counts.dropped.values()) + sum(artifact.counts.notes.values())
 
@@ -117,9 +119,9 @@ def test_values_that_no_table_can_hold_drop_or_blank_their_record_only(store: St
     e.annotations.append("\ud800")  # type: ignore[arg-type] - as a broken export has it
     (tmp_path / "export.json").write_bytes(e.json())
     artifact = export_annotations(source(), store, settings)
-    assert artifact.counts.kept == kept + 4
-    assert artifact.counts.dropped == {"unsafe_path": 1, "unknown_image": 1, "malformed_annotation": 2}
-    assert artifact.counts.notes["missing_size"] == 3
+    assert artifact.counts.kept == kept + 5
+    assert artifact.counts.dropped == {"unsafe_path": 1, "unknown_image": 1, "malformed_annotation": 1}
+    assert artifact.counts.notes == {"missing_size": 3, "box_malformed": 1}
     assert "cove ?" in set(store.table(artifact, "images.parquet")["location"])
 
 
@@ -139,7 +141,7 @@ def test_an_export_without_usable_annotations_is_an_error_with_counts(store: Sto
     with pytest.raises(ExportError) as caught:
         export_annotations(source(), store, settings)
     assert caught.value.code == "nothing_left"
-    assert caught.value.details == {"problems": {"unknown_category": 3, "unknown_image": 1}}
+    assert caught.value.details == {"problems": {"category_without_name": 3, "unknown_image": 1}}
 
 
 @pytest.mark.parametrize(
@@ -246,7 +248,7 @@ def test_both_layouts_of_animls_files_give_the_same_tables(store: Store, setting
     (tmp_path / "streamed.json").write_text(f'{{{", ".join(lists)}, "categories": {json.dumps(document["categories"])}, "info":{{}}}}')
     one, two = (export_annotations(source(f"{n}.json"), store, settings) for n in ("indented", "streamed"))
     assert one.counts == two.counts
-    assert one.counts.dropped == {"malformed_annotation": 1}
+    assert one.counts.notes == {"box_malformed": 1}
     for table in ("images.parquet", "annotations.parquet", "problems.parquet"):
         assert store.path(one, table).read_bytes() == store.path(two, table).read_bytes()
 

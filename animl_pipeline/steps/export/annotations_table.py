@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
-from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from animl_pipeline.core.location_names import tidy_name
 from animl_pipeline.steps.export import columns_from_json
-from animl_pipeline.steps.export.columns_from_json import BAD_BOX, BOX, Bools, as_mask, column, to_text
+from animl_pipeline.steps.export.annotation_ids import unique_annotation_ids
+from animl_pipeline.steps.export.columns_from_json import BAD_BOX, BOX, Bools, Floats, column, to_text
 from animl_pipeline.steps.export.problems import Problems
+from animl_pipeline.steps.export.usable_boxes import LABEL_IS_KEPT, are_relative, box_in_image, is_partly_outside, unusable_boxes, with_unit_sizes
 
-SLACK = 1
-"""Pixels by which a box may reach over the edge of its image without a note: exports round their boxes."""
+UNKNOWN_CATEGORY = "unknown category"
+"""Begins the label of an annotation whose category has no name, or two. It names no class, but it says that something else is in the image."""
 _BATCH = pa.schema(
     [("annotation_id", pa.string()), ("image_id", pa.string()), ("category", pa.int32()), ("confidence", pa.float64()), ("reviewed", pa.bool_())]
 )
 
 
 class AnnotationsTable:
-    """The annotation records seen so far, as columns. Labels come at the end: exports list their categories last."""
+    """The annotation records seen so far, as columns. Labels come at the end: exports list their categories last.
+
+    Attributes:
+        seen: how many records were seen.
+        labelled: how many of the annotations in the table have a category with a name.
+    """
 
     def __init__(self) -> None:
         self._batches: list[pa.RecordBatch] = []
@@ -32,15 +39,14 @@ class AnnotationsTable:
         self._malformed: dict[int, str] = {}
         self._bad_boxes: dict[int, str] = {}
         self.seen = 0
+        self.labelled = 0
 
     def add(self, records: list[Any]) -> None:
         """Take in the next records, whatever JSON values they are."""
         rows: list[dict[str, Any]] = [row if isinstance(row, dict) else {} for row in records]
         ids, raw_boxes, categories = columns_from_json.text_column(column(rows, "id")), column(rows, "bbox"), column(rows, "category_id")
         boxes, kinds = columns_from_json.box_columns(raw_boxes)
-        malformed = as_mask(pc.equal(ids, ""))
-        malformed[[i for i, c in enumerate(categories) if isinstance(c, (bool, list, dict))]] = True
-        self._malformed |= {self.seen + int(i): to_text(records[i])[:80] for i in np.flatnonzero(malformed)}
+        self._malformed |= {self.seen + i: to_text(row)[:80] for i, row in enumerate(records) if not isinstance(row, dict)}
         self._bad_boxes |= {self.seen + int(i): f"bbox {raw_boxes[i]!r}"[:160] for i in np.flatnonzero(kinds == BAD_BOX)}
         batch = {
             "annotation_id": ids,
@@ -57,74 +63,85 @@ class AnnotationsTable:
     def _code(self, category: Any) -> int:
         return self._codes.setdefault(category, len(self._codes))
 
-    def table(self, images: pa.Table, label_of: Callable[[Any], str], problems: Problems) -> pa.Table:
-        """The usable annotations with the columns of EXPORT_ANNOTATIONS.
+    def tables(self, images: pa.Table, ambiguous_images: pa.Array, label_of: Callable[[Any], str], problems: Problems) -> tuple[pa.Table, pa.Table]:
+        """The usable annotations with the columns of EXPORT_ANNOTATIONS; and the images, with the size that their boxes refer to.
+
+        A label whose box cannot be used is kept without it.
 
         Args:
-            images: the usable images, with ``image_id, width, height``.
+            images: the usable images with the columns of EXPORT_IMAGES.
+            ambiguous_images: ids that several image files have.
             label_of: category id → label, "" where there is none.
             problems: takes in what is wrong with the others.
         """
-        table = pa.Table.from_batches(self._batches, _BATCH)
+        table = pa.Table.from_batches(self._batches, _BATCH).combine_chunks()
         boxes, kinds = np.concatenate([np.empty((0, 4)), *self._boxes]), np.concatenate([np.empty(0, np.int8), *self._kinds])
-        labels = pa.array([label_of(c) for c in self._codes] + [""], pa.string())  # the last one: no category
-        category = table["category"].to_numpy()
-        category = np.where(category < 0, len(labels) - 1, category)
-        label = labels.take(pa.array(category))
         sizes = _image_sizes(table["image_id"], images)
-        ids = table["annotation_id"].combine_chunks()
-        faults = self._faults(boxes, kinds, sizes, as_mask(pc.equal(labels, ""))[category])
-        kept, later = columns_from_json.first_of_each_id(ids, ~np.any(list(faults.values()), axis=0))
-        self._list_faults(problems, faults, later, table, boxes, sizes)
-        _list_notes(problems, kept, table, boxes, sizes, label)
+        if are_relative(boxes, sizes):
+            problems.add("relative_boxes", "", f"all {int((kinds == BOX).sum())} boxes are between 0 and 1; they are read as shares of the image")
+            images, sizes = with_unit_sizes(images), np.where(sizes == 0, 1, sizes)
+            boxes = boxes * np.tile(sizes, 2)
+        labels, has_name = self._labels(table["category"].to_numpy(), label_of)
+        faults = self._faults(table["image_id"], sizes, ambiguous_images)
+        usable = ~np.any(list(faults.values()), axis=0)
+        unusable = unusable_boxes(boxes, kinds, sizes)
+        details = {reason: self._box_details(np.flatnonzero(mask & usable), boxes, kinds, sizes) for reason, mask in unusable.items()}
+        boxes[np.any(list(unusable.values()), axis=0)] = np.nan
+        given, image_ids = table["annotation_id"].combine_chunks(), table["image_id"].combine_chunks()
+        ids, repeated = unique_annotation_ids(given, image_ids, labels, boxes, usable, problems)
+        kept = usable & ~repeated
+        self._list_faults(problems, faults | {"duplicate_annotation": repeated}, ids, image_ids)
+        for reason, mask in unusable.items():
+            problems.add_many(reason, ids.filter(pa.array(mask & usable)), details[reason])
+        self._list_nameless(problems, kept & ~has_name, ids, table["category"].to_numpy())
+        _list_notes(problems, kept, ids, labels, boxes, sizes, table["reviewed"].to_numpy())
+        self.labelled = int((kept & has_name).sum())
         all_columns = {
             "annotation_id": ids,
-            "image_id": table["image_id"],
-            "label": label,
+            "image_id": image_ids,
+            "label": labels,
             **{name: pa.array(boxes[:, i]) for i, name in enumerate("xywh")},
             "confidence": table["confidence"],
             "reviewed": table["reviewed"],
         }
         made = pa.table(all_columns)
-        return made if kept.all() else made.filter(kept)
+        return (made if kept.all() else made.filter(kept)), images
 
-    def _faults(self, boxes: Any, kinds: Any, sizes: Any, without_label: Bools) -> dict[str, Bools]:
-        """Fault → which annotations have it, apart from duplicates."""
-        x, y, w, h = boxes.T
-        malformed = np.zeros(len(boxes), bool)
+    def _labels(self, category: Any, label_of: Callable[[Any], str]) -> tuple[pa.Array, Bools]:
+        """The label of each annotation; and whether its category has a name."""
+        named = [*map(label_of, self._codes), ""]  # the last one: no category
+        texts = [f"{UNKNOWN_CATEGORY} {to_text(c)}".strip() for c in self._codes] + [UNKNOWN_CATEGORY]
+        code = np.where(category < 0, len(named) - 1, category)
+        labels = pa.array([name or text for name, text in zip(named, texts, strict=True)], pa.string())
+        return labels.take(pa.array(code, pa.int64())), np.array([bool(name) for name in named])[code]
+
+    def _faults(self, image_ids: pa.ChunkedArray, sizes: Any, ambiguous_images: pa.Array) -> dict[str, Bools]:
+        """Fault → which annotations have it; the first one counts."""
+        malformed = np.zeros(len(sizes), bool)
         malformed[list(self._malformed)] = True
-        has_box, has_size = kinds == BOX, sizes.min(1) > 0
-        outside = (x >= sizes[:, 0]) | (y >= sizes[:, 1]) | (x + w <= 0) | (y + h <= 0)
-        return {
-            "malformed": malformed,
-            "unknown_image": sizes[:, 0] < 0,
-            "unknown_category": without_label,
-            "bad_box": kinds == BAD_BOX,
-            "box_empty": has_box & ((w <= 0) | (h <= 0)),
-            "box_outside": has_box & has_size & outside,
-        }
+        no_image = (sizes[:, 0] < 0) & ~malformed
+        of_several = no_image & columns_from_json.as_mask(pc.is_in(image_ids, value_set=ambiguous_images))
+        return {"malformed_annotation": malformed, "label_of_ambiguous_image": of_several, "unknown_image": no_image & ~of_several}
 
-    def _list_faults(self, problems: Problems, faults: dict[str, Bools], later: Bools, table: pa.Table, boxes: Any, sizes: Any) -> None:
-        """List each dropped annotation under the first of its faults, in the order below."""
-        raw_categories = {code: category for category, code in self._codes.items()}
-        image_ids, codes = table["image_id"], table["category"].to_numpy()
+    def _box_details(self, rows: Iterable[Any], boxes: Floats, kinds: Any, sizes: Any) -> list[str]:
+        """What is wrong with the boxes of these rows."""
+        return [f"{self._bad_boxes[i] if kinds[i] == BAD_BOX else box_in_image(boxes[i], sizes[i])}; {LABEL_IS_KEPT}" for i in map(int, rows)]
+
+    def _list_faults(self, problems: Problems, faults: dict[str, Bools], ids: pa.Array, image_ids: pa.Array) -> None:
+        """List each dropped annotation."""
         details: dict[str, Callable[[int], str]] = {
-            "malformed": lambda i: self._malformed[i],
-            "duplicate_annotation": lambda i: "the first one is used",
+            "malformed_annotation": lambda i: self._malformed[i],
+            "duplicate_annotation": lambda _: "the first one is used",
             "unknown_image": lambda i: f"image_id {image_ids[i].as_py()!r}"[:160],
-            "unknown_category": lambda i: f"category_id {raw_categories[codes[i]]!r}",
-            "bad_box": lambda i: self._bad_boxes[i],
-            "box_empty": lambda i: f"bbox {columns_from_json.format_box(boxes[i])}",
-            "box_outside": lambda i: f"bbox {columns_from_json.format_box(boxes[i])} in {sizes[i, 0]} x {sizes[i, 1]}",
+            "label_of_ambiguous_image": lambda i: f"several image files have the id {image_ids[i].as_py()!r}"[:160],
         }
-        listed = np.zeros(len(later), bool)
-        for fault, detail in details.items():
-            mask = (later if fault == "duplicate_annotation" else faults[fault]) & ~listed
-            listed |= mask
+        for fault, mask in faults.items():
             rows = [int(i) for i in np.flatnonzero(mask)]
-            subjects = [""] * len(rows) if fault == "malformed" else table["annotation_id"].take(pa.array(rows, pa.int64())).to_pylist()
-            reason = "malformed_annotation" if fault in {"malformed", "bad_box"} else fault
-            problems.add_many(reason, subjects, [detail(i) for i in rows])
+            problems.add_many(fault, ids.take(pa.array(rows, pa.int64())), [details[fault](i) for i in rows])
+
+    def _list_nameless(self, problems: Problems, mask: Bools, ids: pa.Array, category: Any) -> None:
+        raw = {code: c for c, code in self._codes.items()}
+        problems.add_many("category_without_name", ids.filter(pa.array(mask)), [f"category_id {raw.get(code)!r}"[:160] for code in category[mask]])
 
 
 def _image_sizes(image_ids: pa.ChunkedArray, images: pa.Table) -> Any:
@@ -135,26 +152,22 @@ def _image_sizes(image_ids: pa.ChunkedArray, images: pa.Table) -> Any:
     return sizes[row]
 
 
-def _list_notes(problems: Problems, kept: Bools, table: pa.Table, boxes: Any, sizes: Any, labels: pa.Array) -> None:
+def _list_notes(problems: Problems, kept: Bools, ids: pa.Array, labels: pa.Array, boxes: Floats, sizes: Any, reviewed: Bools) -> None:
     """List what is odd about annotations that are kept."""
-    x, y, w, h = boxes.T
-    unreviewed = pa.array(kept & ~table["reviewed"].to_numpy())
+    unreviewed = pa.array(kept & ~reviewed)
     coded = labels.filter(unreviewed).dictionary_encode()
     details = pa.array([f"label {label!r}" for label in coded.dictionary.to_pylist()], pa.string())
-    problems.add_many("unreviewed", table["annotation_id"].filter(unreviewed), details.take(coded.indices))
-    within = (x >= -SLACK) & (y >= -SLACK) & (x + w <= sizes[:, 0] + SLACK) & (y + h <= sizes[:, 1] + SLACK)
-    partly = kept & (sizes[:, 0] > 0) & ~np.isnan(x) & ~within
-    texts = [
-        f"bbox {columns_from_json.format_box(boxes[i])} in {sizes[i, 0]} x {sizes[i, 1]}; it will be clipped to the image"
-        for i in np.flatnonzero(partly)
-    ]
-    problems.add_many("box_partly_outside", table["annotation_id"].filter(pa.array(partly)).to_pylist(), texts)
+    problems.add_many("unreviewed", ids.filter(unreviewed), details.take(coded.indices))
+    partly = kept & is_partly_outside(boxes, sizes)
+    texts = [f"{box_in_image(boxes[i], sizes[i])}; it will be clipped to the image" for i in np.flatnonzero(partly)]
+    problems.add_many("box_partly_outside", ids.filter(pa.array(partly)), texts)
 
 
 class Categories:
     """The categories seen so far. One id must mean one name: a wrong one would make wrong labels.
 
-    Ids are compared as text, since some tools write 7 in one part and "7" in the other. Names are in Unicode's form NFC.
+    Ids are compared as text, since some tools write 7 in one part and "7" in the other. Names are tidied: see
+    :func:`~animl_pipeline.core.location_names.tidy_name`. Names that differ in case only are one name.
     """
 
     def __init__(self) -> None:
@@ -165,10 +178,10 @@ class Categories:
     def add(self, records: list[Any]) -> None:
         """Take in the next records."""
         for row in records:
-            key, name = (_category_key(row.get("id")), normalize("NFC", to_text(row.get("name")))) if isinstance(row, dict) else ("", "")
+            key, name = (_category_key(row.get("id")), tidy_name(to_text(row.get("name")))) if isinstance(row, dict) else ("", "")
             if not key or not name:
                 self._malformed.append(to_text(row)[:80])
-            elif (known := self._names.setdefault(key, name)) != name:
+            elif (known := self._names.setdefault(key, name)).casefold() != name.casefold():
                 self._ambiguous[key] = f"the id of {known!r} and of {name!r}; annotations with it are dropped"
 
     def labels(self, problems: Problems) -> Callable[[Any], str]:

@@ -11,10 +11,11 @@ from animl_pipeline.core.table_schemas import EXPORT_PROBLEMS
 from animl_pipeline.steps.export.columns_from_json import to_text
 
 DROPPED = frozenset(
-    "image_without_id duplicate_image unsafe_path unknown_image unknown_category duplicate_annotation malformed_annotation box_empty box_outside "
+    "image_without_id ambiguous_image_id label_of_ambiguous_image duplicate_image unsafe_path unknown_image unknown_category "
+    "duplicate_annotation malformed_annotation "
     "not_an_image name_not_utf8 link_to_a_folder not_in_a_class_folder image_elsewhere failed_image unclassified camera_setup "
     "superseded_by_people repeated_label label_of_dropped_image event_without_images event_images_already_labelled "
-    "event_with_several_labels".split()
+    "event_without_time event_with_several_labels image_in_events_of_several_labels".split()
 )
 """Reasons for which a record is dropped. For all other reasons it is kept and the problem is noted."""
 Texts: TypeAlias = list[str] | pa.Array | pa.ChunkedArray
