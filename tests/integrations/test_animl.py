@@ -181,17 +181,111 @@ def test_an_expired_ready_token_is_an_error_without_the_token(site: AnimlServer)
     assert TOKEN not in str(caught.value)
 
 
-def test_a_project_of_other_users_is_forbidden(site: AnimlServer) -> None:
+@pytest.mark.parametrize("project", ["mainland", "isles", "ISLE", "no-such"])
+def test_an_unknown_project_or_one_of_others_is_an_error_and_not_a_count_of_0(site: AnimlServer, project: str) -> None:
+    site.images.append(AnimlImage("mainland:1", project="mainland", taken=DAY, objects=[AnimlObject("m")]))
+    calls = [lambda c: c.count_images(ImageFilters()), lambda c: c.automation_rules(), lambda c: c.deployments()]
+    for call in calls:
+        with pytest.raises(SettingsError) as caught:
+            call(AnimlClient(project, settings_for(site)))
+        assert (caught.value.code, caught.value.details["project"]) == ("unknown_project", project)
+
+
+def test_a_project_is_asked_for_once_by_each_client(site: AnimlServer) -> None:
+    client = client_of(site)
+    assert [client.count_images(ImageFilters()) for _ in range(3)] == [30] * 3
+    assert site.request_counts["projects"] == 1
+    site.tokens[TOKEN].clear()
+    with pytest.raises(SettingsError):
+        client_of(site).count_images(ImageFilters())
+
+
+def test_a_task_of_another_project_is_not_found(site: AnimlServer) -> None:
+    site.tokens[TOKEN].add("mainland")
+    task = client_of(site).start_export(ImageFilters())
+    with pytest.raises(RemoteError) as caught:
+        AnimlClient("mainland", settings_for(site)).wait_for_export(task, 1)
+    assert caught.value.reason == "not_found"
+
+
+def test_only_members_export(site: AnimlServer) -> None:
     with pytest.raises(SettingsError) as caught:
-        AnimlClient("mainland", settings_for(site)).count_images(ImageFilters())
+        AnimlClient("mainland", settings_for(site)).start_export(ImageFilters())
     assert (caught.value.code, caught.value.details["project"]) == ("project_forbidden", "mainland")
 
 
-def test_a_task_of_another_project_is_forbidden(site: AnimlServer) -> None:
-    site.tokens[TOKEN].add("mainland")
-    task = client_of(site).start_export(ImageFilters())
-    with pytest.raises(SettingsError, match="mainland"):
-        AnimlClient("mainland", settings_for(site)).wait_for_export(task, 1)
+# -- what Animl says of an error -------------------------------------------------------------------------------------
+
+MISSING_PARAMETER = "ParameterNotFound: /ml/mirav2-batch-endpoint-prod"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"message": MISSING_PARAMETER},
+        {"errorMessage": MISSING_PARAMETER, "errorType": "Error"},
+        {"errors": [{"message": MISSING_PARAMETER, "extensions": {"code": "INTERNAL_SERVER_ERROR"}}], "data": None},
+        {"errors": [{"message": {"message": MISSING_PARAMETER}}]},
+    ],
+)
+def test_a_status_500_shows_the_reason_in_its_body(site: AnimlServer, body: Any) -> None:
+    site.errors_500 = body
+    with pytest.raises(RemoteError) as caught:
+        client_of(site).count_images(ImageFilters())
+    assert (caught.value.reason, caught.value.retryable) == ("unreachable", True)
+    assert MISSING_PARAMETER in str(caught.value)
+
+
+def test_a_status_500_of_the_sign_in_is_not_retried(site: AnimlServer) -> None:
+    site.errors_500 = {"errors": [{"message": f"no such user: {TOKEN}", "extensions": {"code": "AUTHENTICATION_ERROR"}}]}
+    with pytest.raises(SettingsError) as caught:
+        client_of(site).count_images(ImageFilters())
+    assert caught.value.code == "token_expired"
+    assert TOKEN not in str(caught.value)
+    assert site.request_counts["POST"] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        ({"message": "no deployment", "extensions": {"code": "INTERNAL_SERVER_ERROR"}}, "no deployment"),
+        ({"message": {"message": "no deployment"}}, "no deployment"),
+        ({"extensions": {"code": "INTERNAL_SERVER_ERROR"}}, "INTERNAL_SERVER_ERROR"),
+        ([{"message": "no deployment"}], "no deployment"),
+        ("no deployment", "no deployment"),
+        (None, ""),
+        ({}, ""),
+    ],
+)
+def test_the_reason_of_a_failed_export_is_read_in_every_form(site: AnimlServer, error: Any, shown: str) -> None:
+    site.next_answers = [{"data": {"task": {"status": "FAIL", "output": {"error": error}}}}]
+    assert client_of(site).wait_for_export("t", 1).error == shown
+
+
+# -- ids that read as dates, and boxes without an image size ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("camera", ["1001", "20201015", "2014123", "23", "2020-W01", "12:30", "cam1", "RECONYX-2020", "1", "99999", 'it\'s "new"'])
+def test_cameras_and_labels_are_exported_whatever_their_ids_read_as(site: AnimlServer, tmp_path: Path, camera: str) -> None:
+    client = client_of(site)
+    site.images[0].camera, site.images[1].camera, site.images[1].objects[0].name = camera, "other", camera
+    site.labels.append(camera)
+    for filters, expected in [
+        (ImageFilters(cameras=(camera, "other")), {0, 1}),
+        (ImageFilters(labels=(camera,)), {1}),
+        (ImageFilters(cameras=(camera,), validated_since=DAY - timedelta(days=5000)), {0}),
+    ]:
+        done = client.wait_for_export(client.start_export(filters), 10)
+        expected |= {i for i, p in enumerate(site.images) if filters.cameras and p.camera == camera}
+        assert done.count == client.count_images(filters) == len(expected)
+
+
+def test_relative_boxes_are_read_on_all_pages(site: AnimlServer) -> None:
+    found = client_of(site).relative_boxes([p.id for p in site.images] * 4)
+    assert found == {t.id: pytest.approx([4 / 48, 4 / 64, 24 / 48, 24 / 64]) for p in site.images for t in p.objects}
+    site.images = make_images(130)
+    found = client_of(site).relative_boxes([p.id for p in site.images])
+    assert len(found) == 130
 
 
 def test_a_url_that_is_not_graphql_is_an_error(site: AnimlServer) -> None:

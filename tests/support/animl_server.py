@@ -33,6 +33,13 @@ input ExportInput { format: Format!  timezone: String!  filters: FiltersInput!  
 input QueryTaskInput { taskId: ID! }
 input QueryImagesCountInput { filters: FiltersInput! }
 input QueryProjectsInput { _ids: [String!] }
+input QueryImagesInput {
+  paginatedField: String  sortAscending: Boolean  limit: Int  next: String  previous: String  filters: FiltersInput!
+}
+type ImageObject { _id: ID!  bbox: [Float!] }
+type Image { _id: ID!  objects: [ImageObject!] }
+type PageInfo { previous: String  hasPrevious: Boolean  next: String  hasNext: Boolean }
+type ImagesConnection { images: [Image!]!  pageInfo: PageInfo }
 type Point { type: String!  coordinates: [Float!]! }
 type Location { _id: ID!  geometry: Point!  name: String }
 type Deployment { _id: ID!  name: String!  timezone: String!  startDate: Date  location: Location }
@@ -64,11 +71,18 @@ type Query {
   exportAnnotations(input: ExportInput!): Task
   task(input: QueryTaskInput!): Task
   imagesCount(input: QueryImagesCountInput!): ImagesCount
+  images(input: QueryImagesInput!): ImagesConnection
   projects(input: QueryProjectsInput): [Project]
   mlModels(input: QueryMLModelsInput): [MLModel!]
 }
 """)
-VALIDATED_SINCE = re.compile(r"^\{ 'objects\.labels\.validation\.validationDate': \{ \$gte: ISODate\('([^']+)'\) \} \}$")
+assert SCHEMA.query_type is not None
+SCHEMA.query_type.fields["images"].resolve = lambda site, info, input: site.images_on_page(info, input)  # ``site.images`` is the data
+CONDITION = re.compile(r"'([\w.]+)': \{ (?:\$gte: ISODate\('([^']+)'\)|\$in: (\[[^\]]*\])) \}")
+ISO_DATE = re.compile(r"\d\d|\d{4}|\d{4}-\d\d|\d{4}-?\d\d-?\d\d|\d{4}-?\d{3}|\d{4}-?W\d\d|\d\d:\d\d(:\d\d)?")
+"""Texts that the library of Animl's task handler reads as dates. The handler turns them into dates, which no id equals."""
+PAGE = 50
+"""Images on a page of ``images``."""
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -79,7 +93,7 @@ class AnimlObject:
 
     id: str
     name: str = "fox"
-    bbox: tuple[int, int, int, int] = (4, 4, 20, 20)
+    bbox: tuple[int, int, int, int] = (4, 4, 20, 20)  # left, top, width, height in pixels
     confidence: float | None = None
     validated: bool = True
     by: str = "reviewer"
@@ -98,10 +112,11 @@ class AnimlImage:
     objects: list[AnimlObject] = field(default_factory=list)
     width: int = 64
     height: int = 48
+    size_known: bool = True  # otherwise exports hold no size, and boxes of null
 
     @property
     def reviewed(self) -> bool:
-        return bool(self.objects) and all(t.validated and t.by != "Not Reviewed" for t in self.objects)
+        return bool(self.objects) and all(t.validated for t in self.objects)
 
 
 @dataclass
@@ -139,10 +154,13 @@ class AnimlServer:
         self.fail_all_exports = False
         self.never_finish = False  # exports stay RUNNING
         self.never_finish_after: int | None = None  # the later exports stay RUNNING
+        self.never_finish_above: int | None = None  # exports of more images die at Lambda's limit and stay RUNNING
+        self.unknown_tasks: set[str] = set()  # Animl has forgotten these tasks
         self.expired_urls = 0  # so many downloads find an expired address
         self.new_url_on_poll = False  # polling again gives a new address
         self.truncated_downloads = 0  # so many downloads are cut off
         self.errors_503 = 0  # so many requests get 503
+        self.errors_500: Any = None  # every request gets 500 with this body
         self.revoke_tokens_after: int | None = None  # after so many requests all tokens are refused
         self.next_answers: list[Any] = []  # answers to the next requests
         self.echo_secrets = False  # errors hold the Authorization header
@@ -161,6 +179,7 @@ class AnimlServer:
     # -- GraphQL resolvers, called by graphql-core ---------------------------------------------------------------------
 
     def imagesCount(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: N802 - Animl's own names
+        """The number of images. Neither role nor membership is checked, and an unknown project has none."""
         self.request_counts["imagesCount"] += 1
         filters = input["filters"]
         in_time = self.select({k: v for k, v in filters.items() if k.startswith("created")}, info.context["project"])
@@ -168,8 +187,16 @@ class AnimlServer:
             raise _SlowError
         return {"count": len(self.select(filters, info.context["project"]))}
 
+    def images_on_page(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:
+        """A page of images. Their boxes are relative to the image."""
+        self.request_counts["images"] += 1
+        found, start = self.select(input["filters"], info.context["project"]), int(input.get("next") or 0)
+        end = start + min(input.get("limit") or PAGE, PAGE)
+        page = [{"_id": p.id, "objects": [{"_id": t.id, "bbox": _relative_box(t, p)} for t in p.objects]} for p in found[start:end]]
+        return {"images": page, "pageInfo": {"hasNext": end < len(found), "next": str(end) if end < len(found) else None}}
+
     def exportAnnotations(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        project = _current_project(info)
+        project = _require_member(info)
         self.request_counts["exportAnnotations"] += 1
         self.export_filters.append(input["filters"])
         task_id = f"{len(self.tasks):024x}"
@@ -179,17 +206,19 @@ class AnimlServer:
     def task(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:
         self.request_counts["task"] += 1
         task = self.tasks.get(input["taskId"])
-        if task is None or task.project != _current_project(info):
-            raise GraphQLError("this task belongs to another project", extensions={"code": "FORBIDDEN"})
+        if task is None or input["taskId"] in self.unknown_tasks or task.project != _require_member(info):
+            raise GraphQLError("Task not found", extensions={"code": "NOT_FOUND"})
         task.polls += 1
         stuck = self.never_finish or (self.never_finish_after is not None and int(input["taskId"], 16) >= self.never_finish_after)
+        stuck = stuck or (self.never_finish_above is not None and len(self.select(task.input["filters"], task.project)) > self.never_finish_above)
         if not stuck and task.polls > self.polls_until_done and (task.output is None or self.new_url_on_poll):
             self._finish(input["taskId"], task)
         return self._task_fields(input["taskId"])
 
     def projects(self, info: Any, input: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         self.request_counts["projects"] += 1
-        mine = {info.context["project"]} if info.context["project"] else {p.project for p in self.images}
+        members = info.context["member_of"]
+        mine = members if members is not None else {p.project for p in self.images}
         wanted = set(input["_ids"]) if input and input.get("_ids") else mine
         return [{"_id": p, "name": p, "cameraConfigs": self.cameras, "automationRules": self.rules} for p in sorted(mine & wanted)]
 
@@ -198,12 +227,12 @@ class AnimlServer:
         return [m for m in self.models if not input or input.get("_ids") is None or m["_id"] in input["_ids"]]
 
     def updateAutomationRules(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        """Replace all rules, as Animl does."""
-        _current_project(info)
+        """Replace all rules, as Animl does; its database adds an id to every entry of a categoryConfig."""
+        _require_member(info)
         self.request_counts["updateAutomationRules"] += 1
         if not self.user_is_manager:
             raise GraphQLError("Forbidden", extensions={"code": "FORBIDDEN"})
-        self.rules = [*input["automationRules"], *([self.concurrent_rule] if self.concurrent_rule else [])]
+        self.rules = [_with_entry_ids(rule) for rule in [*input["automationRules"], *([self.concurrent_rule] if self.concurrent_rule else [])]]
         return {"automationRules": self.rules}
 
     # -- exports -----------------------------------------------------------------------------------------------------
@@ -211,12 +240,8 @@ class AnimlServer:
     def select(self, filters: dict[str, Any], project: str | None) -> list[AnimlImage]:
         """The images that fit the filters, in order of time."""
         start, end = (_parse_time(filters.get(k)) for k in ("createdStart", "createdEnd"))
-        since = None
-        if filters.get("custom"):
-            match = VALIDATED_SINCE.match(filters["custom"])
-            if match is None:
-                raise GraphQLError(f"not a filter: {filters['custom']}")
-            since = _parse_time(match[1])
+        custom = _parse_custom(filters.get("custom"))
+        since = _parse_time(custom.pop("objects.labels.validation.validationDate", None))
 
         def fits(p: AnimlImage) -> bool:
             return (
@@ -228,6 +253,7 @@ class AnimlServer:
                 and ("labels" not in filters or any(t.name in filters["labels"] for t in p.objects))
                 and ("reviewed" not in filters or p.reviewed == filters["reviewed"])
                 and (since is None or any(t.date is not None and t.date >= since for t in p.objects))
+                and all(values(p) & set(custom[name]) for name, values in CUSTOM_FIELDS.items() if name in custom)
             )
 
         return sorted((p for p in self.images if fits(p)), key=lambda p: (p.taken or DAY, p.id))
@@ -242,7 +268,7 @@ class AnimlServer:
         return {"_id": task_id, "projectId": task.project, "type": "ExportAnnotations", "status": status, "output": task.output} | times
 
     def _finish(self, task_id: str, task: Task) -> None:
-        filters = dict(task.input["filters"]) | ({"reviewed": True} if task.input["onlyIncludeReviewed"] else {})
+        filters = _with_dates(task.input["filters"]) | ({"reviewed": True} if task.input["onlyIncludeReviewed"] else {})
         images = self.select(filters, task.project)
         count = len(images)
         if self.fail_all_exports or any(p.id in self.failing_images for p in images):
@@ -281,11 +307,51 @@ class _SlowError(Exception):
     """A query that takes longer than the API's limit."""
 
 
-def _current_project(info: Any) -> str:
-    project = info.context["project"]
-    if project is None:
-        raise GraphQLError("no current project", extensions={"code": "FORBIDDEN"})
+def _require_member(info: Any) -> str:
+    """The current project, of which the user is a member."""
+    project, members = info.context["project"], info.context["member_of"]
+    if project is None or project not in members:
+        raise GraphQLError("Forbidden", extensions={"code": "FORBIDDEN"})
     return str(project)
+
+
+def _with_dates(filters: dict[str, Any]) -> dict[str, Any]:
+    """Filters as the task handler reads them: an id that reads as a date has become one, and equals nothing."""
+    return {name: [None if ISO_DATE.fullmatch(v) else v for v in value] if isinstance(value, list) else value for name, value in filters.items()}
+
+
+CUSTOM_FIELDS: dict[str, Any] = {
+    "_id": lambda p: {p.id},
+    "cameraId": lambda p: {p.camera},
+    "queryableLabelIds": lambda p: {t.name for t in p.objects},
+}
+"""Field of a MongoDB filter → its values for an image."""
+
+
+def _parse_custom(text: str | None) -> dict[str, Any]:
+    """The conditions of a filter ``custom``, by field: a time, or a list of texts."""
+    found = {match[1]: match[2] or json.loads(match[3]) for match in CONDITION.finditer(text or "")}
+    rest = CONDITION.sub("", text or "{}")
+    if rest.strip("{}, ") or not found.keys() <= {*CUSTOM_FIELDS, "objects.labels.validation.validationDate"}:
+        raise GraphQLError(f"not a filter: {text}")
+    return found
+
+
+def _with_entry_ids(rule: dict[str, Any]) -> dict[str, Any]:
+    """A rule as MongoDB's library gives it back: each entry of its categoryConfig has an _id."""
+    config = rule["action"].get("categoryConfig")
+    if config is None:
+        return rule
+    entries = {name: {"_id": secrets.token_hex(12)} | {k: v for k, v in entry.items() if k != "_id"} for name, entry in config.items()}
+    return rule | {"action": rule["action"] | {"categoryConfig": entries}}
+
+
+def rule_made_in_animl(model: dict[str, Any], _id: str = "r9") -> dict[str, Any]:
+    """An automation rule as Animl's web client makes it: every class has the model's default threshold."""
+    entry = {"confThreshold": model["defaultConfThreshold"], "disabled": False}
+    action = {"type": "run-inference", "mlModel": model["_id"], "categoryConfig": {c["name"]: entry for c in model["categories"]}}
+    rule = {"_id": _id, "name": "made in Animl", "event": {"type": "label-added", "label": "animal"}, "action": action}
+    return _with_entry_ids(rule)
 
 
 def _parse_time(text: str | None) -> datetime | None:
@@ -296,11 +362,19 @@ def _image(p: AnimlImage) -> dict[str, Any]:
     name = f"{p.camera}-default" if p.deployment == "default" else p.deployment
     file_name = f"{p.project}/{p.camera}/{p.deployment.lower()}/{p.id.replace(':', '-')}.jpg"
     row = {"id": p.id, "file_name": file_name, "serving_bucket_key": f"original/{p.id}-original.jpg", "location": name}
-    return row | {"datetime": p.taken.isoformat() if p.taken else None, "width": p.width, "height": p.height}
+    size = {"width": p.width, "height": p.height} if p.size_known else {}
+    return row | {"datetime": p.taken.isoformat() if p.taken else None} | size
+
+
+def _relative_box(t: AnimlObject, p: AnimlImage) -> list[float]:
+    """The box as [ymin, xmin, ymax, xmax]."""
+    x, y, w, h = t.bbox
+    return [y / p.height, x / p.width, (y + h) / p.height, (x + w) / p.width]
 
 
 def _annotation(t: AnimlObject, p: AnimlImage, number: dict[str, int]) -> dict[str, Any]:
-    row = {"id": t.id, "image_id": p.id, "category_id": number[t.name], "sequence_level_annotation": False, "bbox": list(t.bbox)}
+    row = {"id": t.id, "image_id": p.id, "category_id": number[t.name], "sequence_level_annotation": False}
+    row["bbox"] = list(t.bbox) if p.size_known else [None] * 4
     return row | {"confidence": t.confidence, "validated": t.validated, "validated_by": t.by}
 
 
@@ -378,6 +452,8 @@ def _handler(site: AnimlServer) -> type[BaseHTTPRequestHandler]:
                 site.tokens, site.revoke_tokens_after = {}, None
             if site.unavailable_after is not None and len(site.export_filters) >= site.unavailable_after:
                 return 503, {"message": "Service Unavailable"}
+            if site.errors_500 is not None:
+                return 500, site.errors_500
             if site.errors_503:
                 site.errors_503 -= 1
                 return 503, {"message": "Service Unavailable"}
@@ -397,13 +473,10 @@ def _handler(site: AnimlServer) -> type[BaseHTTPRequestHandler]:
             projects = site.tokens.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
             if projects is None:
                 return 401, {"message": "The incoming token has expired"}
-            project = self.headers.get("x-selected-project")
-            if project not in projects:
-                return 200, {"errors": [{"message": "Forbidden", "extensions": {"code": "FORBIDDEN"}}], "data": None}
-            return self._execute(request, project)
+            return self._execute(request, self.headers.get("x-selected-project"), projects)
 
-        def _execute(self, request: dict[str, Any], project: str | None) -> tuple[int, Any]:
-            context = {"project": project}
+        def _execute(self, request: dict[str, Any], project: str | None, member_of: set[str] | None = None) -> tuple[int, Any]:
+            context = {"project": project, "member_of": member_of}
             result = graphql_sync(SCHEMA, request["query"], site, context, request.get("variables"))
             if any(isinstance(e.original_error, _SlowError) for e in result.errors or []):
                 return 504, {"message": "Endpoint request timed out"}

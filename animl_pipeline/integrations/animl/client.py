@@ -1,14 +1,16 @@
 """A client of Animl's GraphQL API for one project. It retries where another try may help; no message holds a secret.
 
 Calls raise RemoteError with a reason: ``timed_out`` (Animl answers within 30 s or not at all), ``unreachable``, ``forbidden``
-(the address of an export has expired), ``refused``, or ``failed``. What a person must fix is a SettingsError.
+(the address of an export has expired), ``not_found`` (Animl does not know a task), ``refused``, or ``failed``. What a person
+must fix is a SettingsError.
 """
 
 from __future__ import annotations
 
+import difflib
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +34,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import SettingsError
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.integrations.animl import queries
+from animl_pipeline.integrations.animl.errors_in_answers import check_status, codes, graphql_errors, json_body, reason_in, token_refused
 from animl_pipeline.integrations.animl.queries import ImageFilters
 from animl_pipeline.integrations.animl.sign_in import SignIn
 from animl_pipeline.storage.read_remote_files import RemoteError
@@ -42,7 +45,8 @@ MAX_POLL_PAUSE_S = 30.0
 ENDED = {"COMPLETE", "FAIL"}
 EXPIRED_STATUS = {400, 401, 403, 404, 410}
 """What S3 answers for a presigned address that has expired."""
-TOKEN_REFUSED = {"UNAUTHENTICATED", "UNAUTHORIZED"}
+IMAGES_PER_QUESTION = 100
+"""Images whose boxes are asked for at a time."""
 
 
 class ExportTask(Record):
@@ -76,6 +80,7 @@ class AnimlClient:
         self._url = _check_url(settings.api_url)
         self._settings = settings
         self._sign_in = SignIn(settings)
+        self._project_is_known = False  # remembered by this client only: a user may lose the project later
         self._api = requests.Session()
         self._files = requests.Session()  # presigned addresses: S3 refuses a second kind of authorisation
         _redact_urllib3_logs()
@@ -92,9 +97,13 @@ class AnimlClient:
     def count_images(self, filters: ImageFilters) -> int:
         """How many images fit the filters now.
 
+        Animl counts 0 images for a project that it does not know, so the project is asked for first.
+
         Raises:
+            SettingsError: ``unknown_project``: the user sees no such project.
             RemoteError: ``timed_out``: Animl needs more than its 30 s. This is not retried; it would time out again.
         """
+        self._require_project()
         with self._expected_form():
             answer = self._query(queries.COUNT, {"input": {"filters": filters.as_input()}}, retry_timeouts=False)
             count = int(answer["imagesCount"]["count"])
@@ -132,13 +141,11 @@ class AnimlClient:
         with self._expected_form():
             task = self._query(queries.TASK, {"input": {"taskId": task_id}})["task"]
             output = task.get("output") or {}
-            error = output.get("error") or ""
-            error = error.get("message", error) if isinstance(error, dict) else error
             return ExportTask(
                 status=str(task["status"]),
                 url=SecretStr(str(output.get("url") or "")),
                 count=int(output.get("count") or 0),
-                error=self._sign_in.redact(str(error)),
+                error=self._sign_in.redact(reason_in(output.get("error"))),
             )
 
     def download(self, url: SecretStr, path: Path) -> None:
@@ -154,7 +161,7 @@ class AnimlClient:
             with self._files.get(url.get_secret_value(), stream=True, timeout=self._settings.timeout_s) as response:
                 if response.status_code in EXPIRED_STATUS:
                     raise RemoteError("forbidden", f"the export's address has expired ({response.status_code})")
-                _check_status(response.status_code, "the export's address")
+                check_status(response.status_code, "the export's address")
                 with path.open("wb") as f:
                     for chunk in response.iter_content(1 << 20):
                         f.write(chunk)
@@ -165,15 +172,73 @@ class AnimlClient:
 
     # -- projects and models -----------------------------------------------------------------------------------------
 
-    def deployments(self) -> list[CameraDeployment]:
-        """Where the project's cameras stood. Deployments without coordinates are left out."""
+    def _require_project(self) -> None:
+        """See once that the user sees the project.
+
+        Raises:
+            SettingsError: ``unknown_project``.
+        """
+        if self._project_is_known:
+            return
         with self._expected_form():
-            projects = self._query(queries.LOCATIONS, {"input": {"_ids": [self.project]}})["projects"] or []
-            found = [p for p in projects if p.get("_id") == self.project]
-            if not found:
-                raise RemoteError("refused", f"expected the project {self.project!r}, Animl shows {len(projects)} others to this user")
-            cameras = found[0].get("cameraConfigs") or []
+            seen = sorted(str(p["_id"]) for p in self._query(queries.PROJECTS, {})["projects"] or [])
+        if self.project not in seen:
+            raise self._unknown_project(seen)
+        self._project_is_known = True
+
+    def _unknown_project(self, seen: list[str]) -> SettingsError:
+        near = difflib.get_close_matches(self.project, seen, n=3, cutoff=0.5) or seen[:5]
+        shows = f"it shows {len(seen)}, such as {', '.join(near)}" if seen else "it shows none at all"
+        return SettingsError(
+            f"Animl shows this user no project {self.project!r}; {shows}. Check the project's id in the plan (sources.export, or "
+            "release.register.rule_projects), and that the user of ANIML_USER or ANIML_ID_TOKEN is a member of it",
+            code="unknown_project",
+            project=self.project,
+        )
+
+    def _ask_project(self, query: str) -> dict[str, Any]:
+        """The fields of the project that a query names.
+
+        Raises:
+            SettingsError: ``unknown_project``.
+        """
+        projects = self._query(query, {"input": {"_ids": [self.project]}})["projects"] or []
+        found = next((dict(p) for p in projects if p.get("_id") == self.project), None)
+        if found is None:
+            raise self._unknown_project(sorted(str(p.get("_id")) for p in projects))
+        return found
+
+    def deployments(self) -> list[CameraDeployment]:
+        """Where the project's cameras stood. Deployments without coordinates are left out.
+
+        Raises:
+            SettingsError: ``unknown_project``.
+        """
+        with self._expected_form():
+            cameras = self._ask_project(queries.LOCATIONS).get("cameraConfigs") or []
             return [d for camera in cameras for raw in camera.get("deployments") or [] if (d := _deployment(camera["_id"], raw)) is not None]
+
+    def relative_boxes(self, image_ids: Sequence[str]) -> dict[str, list[float]]:
+        """Object id → its box [ymin, xmin, ymax, xmax], relative to the image, for all objects of some images that have one."""
+        boxes: dict[str, list[float]] = {}
+        for start in range(0, len(image_ids), IMAGES_PER_QUESTION):
+            custom = queries.all_of([queries.one_of("_id", image_ids[start : start + IMAGES_PER_QUESTION])])
+            boxes |= self._boxes_of({"limit": IMAGES_PER_QUESTION, "filters": {"custom": custom}})
+        return boxes
+
+    def _boxes_of(self, wanted: dict[str, Any]) -> dict[str, list[float]]:
+        """Object id → its box, on all pages of an answer."""
+        boxes: dict[str, list[float]] = {}
+        with self._expected_form():
+            following: str | None = ""
+            while following is not None:
+                page = self._query(queries.BOXES, {"input": wanted | ({"next": following} if following else {})})["images"]
+                for obj in (obj for image in page["images"] or [] for obj in image.get("objects") or []):
+                    box = [float(n) for n in obj.get("bbox") or [] if n is not None]
+                    boxes |= {str(obj["_id"]): box} if len(box) == 4 and all(map(math.isfinite, box)) else {}
+                more = page["pageInfo"]
+                following = str(more["next"]) if more.get("hasNext") and more.get("next") else None
+        return boxes
 
     def ml_model(self, model_id: str) -> dict[str, Any] | None:
         """Animl's document of a model (_id, version, defaultConfThreshold, categories, …); None for an unknown model."""
@@ -182,11 +247,13 @@ class AnimlClient:
             return next((dict(m) for m in models if m.get("_id") == model_id), None)
 
     def automation_rules(self) -> list[dict[str, Any]]:
-        """The project's automation rules with all fields that Animl's API knows, in the form in which it takes them back."""
+        """The project's automation rules with all fields that Animl's API knows, in the form in which it takes them back.
+
+        Raises:
+            SettingsError: ``unknown_project``: for such a project Animl would answer that it has no rules.
+        """
         with self._expected_form():
-            projects = self._query(queries.RULES, {"input": {"_ids": [self.project]}})["projects"] or []
-            rules = next((p.get("automationRules") or [] for p in projects if p.get("_id") == self.project), [])
-            return [drop_nulls(rule) for rule in rules]
+            return [drop_nulls(rule) for rule in self._ask_project(queries.RULES).get("automationRules") or []]
 
     def replace_automation_rules(self, rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Replace ALL of the project's automation rules and return the rules that Animl then has. The user must be a manager."""
@@ -215,7 +282,7 @@ class AnimlClient:
     def _query_once(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         """The data of the answer. A token that has expired is renewed once."""
         response = self._post(query, variables)
-        if _token_refused(response):
+        if token_refused(response):
             self._sign_in.renew()
             response = self._post(query, variables)
         return self._data(response)
@@ -241,11 +308,14 @@ class AnimlClient:
 
     def _data(self, response: requests.Response) -> dict[str, Any]:
         """The data of a response, or the error that says why there is none."""
-        status, errors = response.status_code, _graphql_errors(response)
-        if _token_refused(response):
-            line = f"{self._url} refuses a new token; check that ANIML_COGNITO_POOL and ANIML_COGNITO_CLIENT are those of this Animl"
+        status, errors = response.status_code, graphql_errors(response)
+        if token_refused(response):
+            why = self._sign_in.redact(reason_in(json_body(response)))
+            line = (
+                f"{self._url} refuses a new token ({why or status}); check that ANIML_COGNITO_POOL and ANIML_COGNITO_CLIENT are those of this Animl"
+            )
             raise SettingsError(line, code="token_refused")
-        if status == 403 or "FORBIDDEN" in _codes(errors):
+        if status == 403 or "FORBIDDEN" in codes(errors):
             raise SettingsError(
                 f"Animl does not let this user work with the project {self.project!r}. The user must be a member of it (for automation rules: "
                 "a manager). Check ANIML_USER (or whose ANIML_ID_TOKEN it is), ANIML_API_URL, and the project's id in sources.export of the plan",
@@ -256,10 +326,11 @@ class AnimlClient:
             line = f"expected Animl's GraphQL at {self._url}, the server answered {status}; ANIML_API_URL must end in /external"
             raise SettingsError(line, code="wrong_url")
         if errors and status < 500:
-            message = self._sign_in.redact(str(errors[0].get("message", "")))
+            message = self._sign_in.redact(reason_in(errors))
             slow = "timed out" in message.lower()
-            raise RemoteError("timed_out" if slow else "refused", f"Animl: {message}", retryable=slow)
-        _check_status(status, self._url)
+            reason = "timed_out" if slow else "not_found" if "NOT_FOUND" in codes(errors) else "refused"
+            raise RemoteError(reason, f"Animl: {message}", retryable=slow)
+        check_status(status, self._url, self._sign_in.redact(reason_in(json_body(response))))
         return dict(response.json()["data"])
 
 
@@ -305,33 +376,6 @@ def _retry(call: Callable[[], T], pause_s: float, except_reason: str = "") -> T:
     retryable = retry_if_exception(lambda e: isinstance(e, RemoteError) and e.retryable and e.reason != except_reason)
     pauses = wait_exponential_jitter(initial=min(0.5, pause_s), max=10, jitter=min(1.0, pause_s))
     return Retrying(retry=retryable, stop=stop_after_attempt(ATTEMPTS), wait=pauses, reraise=True)(call)
-
-
-def _check_status(status: int, where: str) -> None:
-    if status == 504:
-        raise RemoteError("timed_out", f"{where}: the server answered 504, it took too long", retryable=True)
-    if status in {408, 429} or status >= 500:
-        raise RemoteError("unreachable", f"{where}: the server answered {status}", retryable=True)
-    if status != requests.codes.ok:
-        raise RemoteError("refused", f"{where}: the server answered {status}")
-
-
-def _graphql_errors(response: requests.Response) -> list[dict[str, Any]]:
-    """GraphQL's errors, which also come with status 200."""
-    try:
-        body = response.json()
-    except ValueError:
-        return []
-    errors = body.get("errors") if isinstance(body, dict) else None
-    return [e for e in errors if isinstance(e, dict)] if isinstance(errors, list) else []
-
-
-def _codes(errors: list[dict[str, Any]]) -> set[str]:
-    return {str((e.get("extensions") or {}).get("code")) for e in errors}
-
-
-def _token_refused(response: requests.Response) -> bool:
-    return response.status_code == 401 or bool(_codes(_graphql_errors(response)) & TOKEN_REFUSED)
 
 
 def _deployment(camera: str, raw: dict[str, Any] | None) -> CameraDeployment | None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from animl_pipeline.core.frozen_record import Record
+
+_TIME = r"\d\d(?::?\d\d(?::?\d\d(?:[.,]\d+)?)?)?(?:Z|[+-]\d\d(?::?\d\d)?)?"
+_DATE = r"(?:[+-]\d{6}|\d{4})(?:-?\d\d(?:-?\d\d)?|-?\d{3}|-?W\d\d(?:-?\d)?)?"
+_ISO_DATE = re.compile(rf"{_DATE}(?:T{_TIME})?|T?{_TIME}")
+"""Text in one of ISO 8601's forms; whether there is such a day or hour does not matter here."""
 
 
 class ImageFilters(Record):
@@ -20,18 +28,47 @@ class ImageFilters(Record):
     validated_since: datetime | None = None
 
     def as_input(self) -> dict[str, Any]:
-        """Animl's FiltersInput. Unused filters are left out, because an empty list fits no image."""
-        since = self.validated_since and f"{{ $gte: ISODate('{iso_utc(self.validated_since)}') }}"
+        """Animl's FiltersInput. Unused filters are left out, because an empty list fits no image.
+
+        Animl's exports turn each text that reads as an ISO date into a date, which no id equals. Lists with such an id are
+        therefore conditions of the text ``custom``, which is not touched.
+        """
+        dates = {name: any(map(reads_as_date, ids)) for name, ids in (("cameras", self.cameras), ("labels", self.labels))}
+        conditions = [
+            self.validated_since and _condition("objects.labels.validation.validationDate", f"$gte: ISODate('{iso_utc(self.validated_since)}')"),
+            dates["cameras"] and one_of("cameraId", self.cameras),
+            dates["labels"] and one_of("queryableLabelIds", self.labels),
+        ]
         filters = {
             "createdStart": self.created_from and iso_utc(self.created_from),
             "createdEnd": self.created_to and iso_utc(self.created_to),
-            "cameras": list(self.cameras),
+            "cameras": not dates["cameras"] and list(self.cameras),
             "deployments": list(self.deployments),
-            "labels": list(self.labels),
+            "labels": not dates["labels"] and list(self.labels),
             "reviewed": self.only_reviewed,
-            "custom": since and f"{{ 'objects.labels.validation.validationDate': {since} }}",
+            "custom": all_of(c for c in conditions if c),
         }
         return {name: value for name, value in filters.items() if value}
+
+
+def reads_as_date(text: str) -> bool:
+    """Whether Animl's exports take an id for an ISO date: 1001, 20201015, 2014123, 23, 2020-W01."""
+    return _ISO_DATE.fullmatch(text) is not None
+
+
+def one_of(field: str, values: Iterable[str]) -> str:
+    """A condition of a MongoDB filter: the field holds one of some texts."""
+    return _condition(field, f"$in: {json.dumps(list(values))}")
+
+
+def all_of(conditions: Iterable[str]) -> str:
+    """Conditions as the text of Animl's filter ``custom``; "" for none."""
+    joined = ", ".join(conditions)
+    return f"{{ {joined} }}" if joined else ""
+
+
+def _condition(field: str, test: str) -> str:
+    return f"'{field}': {{ {test} }}"
 
 
 def iso_utc(moment: datetime) -> str:
@@ -51,6 +88,12 @@ LOCATIONS = """query Locations($input: QueryProjectsInput) {
     _id
     cameraConfigs { _id deployments { _id name startDate location { geometry { coordinates } } } }
   }
+}"""
+
+PROJECTS = "query Projects { projects { _id } }"
+
+BOXES = """query Boxes($input: QueryImagesInput!) {
+  images(input: $input) { images { _id objects { _id bbox } } pageInfo { next hasNext } }
 }"""
 
 ML_MODELS = """query Models($input: QueryMLModelsInput) {
