@@ -11,6 +11,7 @@ from pydantic import ByteSize, Field, field_validator, model_validator
 
 from animl_pipeline.config.lila_datasets import LILA, lila_dataset
 from animl_pipeline.config.value_types import Count, Name, PathOrUrl
+from animl_pipeline.core.box_type import Frame
 from animl_pipeline.core.frozen_record import Record
 
 Kind = Literal["auto", "animl", "cct", "lila", "folders", "camtrap-dp", "megadetector"]
@@ -64,6 +65,11 @@ class SourceConfig(Record):
     )
     location_field: str = Field(default="location", description="field of an image (Camtrap DP: of a deployment) that names the location")
     layout: str | None = Field(default=None, description="for folders and megadetector: what the folders of an image's path mean")
+    box_frame: Frame = Field(
+        default="auto",
+        description="which way up images are for the export's boxes: stored (EXIF orientation is ignored, as Animl does), or shown (images are "
+        "turned by it, as viewers do); auto: the sizes in the export say it, else stored, but shown for relative boxes",
+    )
     unreviewed: Literal["drop", "keep"] = Field(default="drop", description="annotations that nobody validated")
     location_namespace: Name | None = Field(
         default=None, description="sources with the same namespace share their locations; null: the source's name, so it shares none"

@@ -5,7 +5,7 @@ The whole code uses this order. Other orders are converted where files and answe
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,10 @@ from animl_pipeline.core.frozen_record import Record
 
 BoxTuple = tuple[float, float, float, float]
 """A box as plain numbers, ``(ymin, xmin, ymax, xmax)``, where there are too many for records."""
+
+
+Frame = Literal["auto", "stored", "shown"]
+"""A plan's word for the frame of boxes: the pixels as stored, or the image as shown, turned by its EXIF orientation; auto: work it out."""
 
 
 class Box(Record):

@@ -19,6 +19,7 @@ BLOB = Column("blob", "string", "sha256 of the file in the store")
 BYTES = Column("bytes", "int64", "size of that file", "bytes")
 WIDTH = Column("width", "int64", "width of the image; 0 where unknown", "pixels")
 HEIGHT = Column("height", "int64", "height of the image; 0 where unknown", "pixels")
+ORIENTATION = Column("orientation", "int64", "EXIF orientation of the file, 1 to 8; 1 where it has none; boxes and pixels are as stored")
 REASON = Column("reason", "string", "why it was dropped")
 BOX = (
     Column("ymin", "double", "upper edge of the box", "0–1 of the height"),
@@ -26,7 +27,7 @@ BOX = (
     Column("ymax", "double", "lower edge of the box", "0–1 of the height"),
     Column("xmax", "double", "right edge of the box", "0–1 of the width"),
 )
-"""Box columns. In labels they are NaN where an annotation has no box."""
+"""Box columns. In labels they are NaN where an annotation has no box; of dropped annotations, also where nobody reviewed it."""
 
 EXPORT_IMAGES = Table(
     "images.parquet",
@@ -79,7 +80,7 @@ EXPORT_LOCATIONS = Table(
 DOWNLOADED_IMAGES = Table(
     "images.parquet",
     "one downloaded image",
-    (IMAGE_ID, Column("path", "string", "path below the source's images"), BLOB, BYTES, WIDTH, HEIGHT),
+    (IMAGE_ID, Column("path", "string", "path below the source's images"), BLOB, BYTES, WIDTH, HEIGHT, ORIENTATION),
 )
 MISSING_IMAGES = Table(
     "missing.parquet",
@@ -108,13 +109,21 @@ LABELS = Table(
         BYTES,
         WIDTH,
         HEIGHT,
+        ORIENTATION,
         Column("file_name", "string", "the export's file name"),
     ),
 )
 DROPPED_ANNOTATIONS = Table(
     "dropped.parquet",
     "one annotation without a class",
-    (SOURCE, IMAGE_ID, ANNOTATION_ID, Column("label", "string", "label, as the export has it"), REASON),
+    (
+        SOURCE,
+        IMAGE_ID,
+        ANNOTATION_ID,
+        Column("label", "string", "label, as the export has it"),
+        REASON,
+        *BOX,
+    ),
 )
 TEST_IMAGES = Table(
     "test_images.parquet",

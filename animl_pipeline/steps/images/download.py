@@ -17,12 +17,15 @@ from typing import NamedTuple
 from animl_pipeline.core.decode_budget import DecodeBudget, decoded_bytes
 from animl_pipeline.core.decode_image import open_image, read_header
 from animl_pipeline.core.errors import ImageError
+from animl_pipeline.core.image_orientation import read_orientation
 from animl_pipeline.steps.images.adaptive_download_limit import AdaptiveLimit
-from animl_pipeline.storage.read_remote_files import ATTEMPTS, Fetched, RemoteError, RemoteFolder, retry_pause_s
+from animl_pipeline.storage.read_remote_files import ATTEMPTS, MAX_WAIT_S, Fetched, RemoteError, RemoteFolder, retry_pause_s
 from animl_pipeline.storage.store import Store
 
 MAX_BYTES = 256 * 2**20
 """A larger file is not a camera-trap image, and is not read."""
+DEADLINE_S = 600.0
+"""Seconds that one image may take to arrive."""
 START_OF_JPEG, END_OF_JPEG = b"\xff\xd8", b"\xff\xd9"
 
 _decode_budget = DecodeBudget()  # many images are downloaded at a time, few are decoded at a time
@@ -37,13 +40,14 @@ class Request(NamedTuple):
 
 
 class Downloaded(NamedTuple):
-    """An image that is in the store: sha256 and bytes of its file, size in pixels, md5."""
+    """An image that is in the store: sha256 and bytes of its file, size in pixels as stored, md5, EXIF orientation (1 to 8)."""
 
     blob: str
     bytes: int
     width: int
     height: int
     md5: str
+    orientation: int
 
 
 class Failed(NamedTuple):
@@ -53,7 +57,7 @@ class Failed(NamedTuple):
         reason: a word to count by.
         detail: what the host answered.
         retryable: whether another run may get it.
-        offline: the host was not reached, or refused our credentials.
+        offline: the host was not reached, refused our credentials, or asks to wait longer than a run waits.
     """
 
     reason: str
@@ -199,15 +203,17 @@ def _download_one(request: Request, session: Session) -> Downloaded | Failed:
 
     Wrong bytes are requested again, too, until the same bytes came twice: then the host's file is wrong.
     """
-    previous_md5 = ""
+    previous_md5, waited = "", 0.0
     for attempt in itertools.count(1):
         started = time.monotonic()
         try:
             fetched = session.host.read_once(request.path, MAX_BYTES)
         except RemoteError as e:
             session.limit.record(time.monotonic() - started, failed=e.retryable, connected=not e.offline)
-            if not e.retryable or not _may_retry(attempt, e, session) or not session.limit.sleep(retry_pause_s(attempt, e)):
-                return Failed(e.reason, str(e), e.retryable, e.offline)
+            pause = retry_pause_s(attempt, e)
+            waited += pause or 0.0
+            if pause is None or waited > MAX_WAIT_S or not _may_retry(attempt, e, session) or not session.limit.sleep(pause, e):
+                return Failed(e.reason, str(e), e.retryable, e.offline or (e.retryable and pause is None))
             continue
         session.limit.record(time.monotonic() - started, failed=False)
         md5 = hashlib.md5(fetched.data, usedforsecurity=False).hexdigest()
@@ -244,7 +250,7 @@ def _verify(request: Request, fetched: Fetched, md5: str) -> Downloaded | Failed
         width, height = image_size(data)
     except ImageError as e:
         return Failed("broken_image", f"{path}: {e}", retryable=md5 not in {request.md5, fetched.md5})
-    return Downloaded("", len(data), width, height, md5)
+    return Downloaded("", len(data), width, height, md5, read_orientation(data))
 
 
 def image_size(data: bytes) -> tuple[int, int]:

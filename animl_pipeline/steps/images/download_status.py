@@ -13,13 +13,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from animl_pipeline.core.image_orientation import read_orientation
 from animl_pipeline.steps.images.download import Downloaded, Failed, Request
 from animl_pipeline.storage.image_index import iter_index
 from animl_pipeline.storage.store import Store
 
 _ID_WITH_MD5 = re.compile(r"^[^:]+:([0-9a-f]{32})$")
-FIELDS: dict[str, Any] = {"blob": "S64", "bytes": np.int64, "width": np.int32, "height": np.int32, "md5": "S32"}
+FIELDS: dict[str, Any] = {"blob": "S64", "bytes": np.int64, "width": np.int32, "height": np.int32, "md5": "S32", "orientation": np.int8}
 """Fields of :class:`Downloaded`, with their numpy types."""
+ADDED_LATER = {"orientation"}
+"""Fields that older records of an index do not have."""
 
 
 class DownloadStatus:
@@ -54,15 +57,22 @@ class DownloadStatus:
         known, columns = np.zeros(len(paths), bool), _empty_columns(len(paths))
         for path, record in iter_index(store.object_store, index):
             i = row_of.get(path)
-            if i is not None and record.keys() >= FIELDS.keys():
+            if i is not None and record.keys() >= FIELDS.keys() - ADDED_LATER:
                 known[i] = True
                 for name, column in columns.items():
-                    column[i] = record[name]
+                    column[i] = record.get(name, 0)
         rows = np.flatnonzero(known)
         known[rows] = store.has_blobs(columns["blob"][rows].astype(str).tolist(), columns["bytes"][rows].tolist())
         self.in_store = known[codes] & self._md5_agrees(columns["md5"][codes])
         for name, column in self._columns.items():
             column[self.in_store] = columns[name][codes][self.in_store]
+
+    def add_orientations(self, store: Store) -> dict[str, dict[str, object]]:
+        """Read the orientation of images that were downloaded before it was recorded, and return their complete records by path."""
+        rows = np.flatnonzero(self.in_store & (self._columns["orientation"] == 0))
+        for row in rows:
+            self._columns["orientation"][row] = read_orientation(store.blob(self._columns["blob"][row].decode()))
+        return {self.paths[row]: {name: _plain(column[row]) for name, column in self._columns.items()} for row in rows}
 
     def requests(self) -> Iterator[Request]:
         """A request for each image that is not in the store."""
@@ -87,7 +97,7 @@ class DownloadStatus:
     def downloaded_table(self) -> pd.DataFrame:
         """The images in the store, as the table DOWNLOADED_IMAGES."""
         rows = np.flatnonzero(self.in_store)
-        numbers = {name: self._columns[name][rows].astype(np.int64) for name in ("bytes", "width", "height")}
+        numbers = {name: self._columns[name][rows].astype(np.int64) for name in ("bytes", "width", "height", "orientation")}
         return pd.DataFrame({"image_id": self.image_ids[rows], "path": self.paths[rows], "blob": self._columns["blob"][rows].astype(str)} | numbers)
 
     def missing_table(self) -> pd.DataFrame:
@@ -108,6 +118,11 @@ class DownloadStatus:
         expected = pd.Series(self.image_ids, dtype="str").str.extract(_ID_WITH_MD5, expand=False).fillna("").to_numpy(dtype="S32")
         agrees: NDArray[np.bool_] = (expected == b"") | (expected == md5)
         return agrees
+
+
+def _plain(value: Any) -> str | int:
+    """A numpy value as JSON has it."""
+    return value.decode() if isinstance(value, bytes) else int(value)
 
 
 def _empty_columns(n: int) -> dict[str, NDArray[Any]]:

@@ -20,7 +20,7 @@ from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import DOWNLOADED_IMAGES, EXPORT_ANNOTATIONS, EXPORT_IMAGES, MISSING_IMAGES
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.images.adaptive_download_limit import AdaptiveLimit
-from animl_pipeline.steps.images.download import OVER_BUDGET, Answer, Downloaded, Failed, Session, disk_budget, download
+from animl_pipeline.steps.images.download import DEADLINE_S, OVER_BUDGET, Answer, Downloaded, Failed, Session, disk_budget, download
 from animl_pipeline.steps.images.download_status import DownloadStatus
 from animl_pipeline.steps.images.wanted_images_and_estimate import (
     UNREVIEWED_ONLY,
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 STEP = Step(
     "images",
-    version=1,
+    version=2,
     sections=("sources", "images"),
     reads=(EXPORT_IMAGES, EXPORT_ANNOTATIONS),
     writes=(DOWNLOADED_IMAGES, MISSING_IMAGES),
@@ -98,7 +98,7 @@ def open_image_host(source: SourceConfig, settings: Settings) -> RemoteFolder:
     Raises:
         ImagesError: it is a folder that does not exist.
     """
-    host = open_remote(source.images, settings)
+    host = open_remote(source.images, settings, DEADLINE_S)
     if isinstance(host, LocalFolder) and not os.path.isdir(host.folder):  # noqa: PTH112 - Path.is_dir raises where a name is too long
         raise ImagesError(
             f"source {source.name!r}: expected a folder of images at {host.folder}, found none; correct sources.images in the plan or set ANIML_DATA",
@@ -114,6 +114,8 @@ def download_all(
     status = DownloadStatus(images)
     index = index_name(source)
     status.load(index, store)
+    if older := status.add_orientations(store):
+        store.add_to_index(index, older)
     in_store = int(status.in_store.sum())
     if in_store == len(status):
         return status

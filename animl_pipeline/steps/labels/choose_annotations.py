@@ -11,12 +11,25 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.config import ClassConfig, LabelsConfig
-from animl_pipeline.core.non_animal_names import label_forms
+from animl_pipeline.core.image_orientation import FRAME_MISMATCH
+from animl_pipeline.core.non_animal_names import label_forms, role
 from animl_pipeline.steps.labels.class_mapping import EMPTY, EXCLUDED, ClassMapping
 from animl_pipeline.steps.labels.read_annotations import Annotations, Bools, Ints
 
-UNLISTED, OVER_CLASS_LIMIT = "unlisted_label", "over_class_limit"
-REASONS = ("", EMPTY, EXCLUDED, UNLISTED, "unreviewed", "over_source_limit", "image_missing", "box_outside", OVER_CLASS_LIMIT)
+UNLISTED, AMBIGUOUS, OVER_CLASS_LIMIT = "unlisted_label", "ambiguous_label", "over_class_limit"
+REASONS = (
+    "",
+    EMPTY,
+    EXCLUDED,
+    UNLISTED,
+    "unreviewed",
+    "over_source_limit",
+    "image_missing",
+    FRAME_MISMATCH,
+    "box_outside",
+    AMBIGUOUS,
+    OVER_CLASS_LIMIT,
+)
 """The first reason that applies counts."""
 
 
@@ -56,7 +69,9 @@ def choose_annotations(
         annotations.unreviewed,
         over_source_limit,
         image_missing,
+        annotations.frame_mismatch,
         _box_is_empty(annotations),
+        _is_ambiguous(annotations, class_number, other == REASONS.index(EMPTY)),
     ]
     choice = Choice(class_number, np.select(rules, list(range(1, len(rules) + 1)), 0))
     choice.reason[_over_class_limits(annotations, choice, config)] = REASONS.index(OVER_CLASS_LIMIT)
@@ -69,10 +84,10 @@ def _apply_mappings(annotations: Annotations, classes: list[str], mappings: Mapp
     class_number = np.full((len(annotations.sources), len(annotations.labels)), -1)
     other = np.zeros_like(class_number)
     for i, source in enumerate(annotations.sources):
-        classes, others = mappings[source].classes, mappings[source].others
+        class_of, others = mappings[source].classes, mappings[source].others
         for j, label in enumerate(annotations.labels):
-            form = next((form for form in label_forms(label) if form in classes or form in others), "")
-            class_number[i, j] = number.get(classes.get(form, ""), -1)
+            form = next((form for form in label_forms(label) if form in class_of or form in others), "")
+            class_number[i, j] = number.get(class_of.get(form, ""), -1)
             other[i, j] = REASONS.index(others.get(form, ""))
     return class_number[annotations.source, annotations.label], other[annotations.source, annotations.label]
 
@@ -80,6 +95,23 @@ def _apply_mappings(annotations: Annotations, classes: list[str], mappings: Mapp
 def _box_is_empty(annotations: Annotations) -> Bools:
     ymin, xmin, ymax, xmax = annotations.boxes.T
     return np.asarray(annotations.has_box & ((ymin >= ymax) | (xmin >= xmax)))
+
+
+def _is_ambiguous(annotations: Annotations, class_number: Ints, is_empty: Bools) -> Bools:
+    """Which annotations have no box and another animal in the same image file: nobody knows which of the animals that are found they mean.
+
+    Labels without a class count, too, whether nobody listed, kept or reviewed them. People, vehicles and "empty" do not: they are no
+    animals, and a detector tells them apart.
+    """
+    no_animal = np.array([role(label) in {"people", "vehicle", "empty"} for label in annotations.labels])
+    is_animal = ~is_empty & ~no_animal[annotations.label]
+    meaning = np.where(class_number >= 0, class_number, class_number.max(initial=0) + 1 + annotations.label)
+    picture = annotations.picture()
+    first = np.zeros(picture.max(initial=0) + 1, np.int64)
+    first[picture[is_animal]] = meaning[is_animal]
+    differs = np.zeros(len(first), bool)
+    differs[picture[is_animal & (meaning != first[picture])]] = True
+    return np.asarray(np.isnan(annotations.boxes[:, 0]) & is_animal & differs[picture], bool)
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from animl_pipeline.core.image_orientation import MISMATCH, SHOWN, SIDES_SWAPPED, UPRIGHT, Frames, find_frames, turn_to_stored
 from animl_pipeline.core.table_schemas import DOWNLOADED_IMAGES, EXPORT_ANNOTATIONS, EXPORT_IMAGES, MISSING_IMAGES
+from animl_pipeline.steps.labels.sequence_keys import sequence_keys
 from animl_pipeline.steps.labels.shared_locations import SourceArtifacts, shared_locations
 from animl_pipeline.storage.store import Store
 
@@ -27,8 +29,8 @@ class Annotations(NamedTuple):
 
     Attributes:
         sources: names of the sources.
-        images: a row for each image: ``image_id, file_name, location`` (with its namespace), ``taken, sequence`` (with the source's
-            name), ``blob, bytes, width, height`` (null where the image was not downloaded), ``missing`` (bool, whether the download
+        images: a row for each image: ``image_id, file_name, picture`` (which file it is), ``location`` (with its namespace),
+            ``taken, sequence`` (see :func:`~animl_pipeline.steps.labels.sequence_keys.sequence_keys`), ``blob, bytes, width, height, orientation`` (null where the image was not downloaded), ``missing`` (bool, whether the download
             failed), ``over_limit`` (bool, whether the source's limits left it out).
         labels: all different labels.
         image, source, label: int [n], each annotation's position in ``images``, ``sources`` and ``labels``.
@@ -37,7 +39,12 @@ class Annotations(NamedTuple):
         boxes: float [n, 4], ``ymin, xmin, ymax, xmax``, relative, NaN where there is none.
         has_box: bool [n], whether the export gives a box.
         whole_image: bool [n], whether this box was the whole image, so that it does not count.
+        turned: bool [n], whether this box was turned by the image's EXIF orientation.
+        frame_assumed: bool [n], whether nothing says if it had to be turned.
+        frame_mismatch: bool [n], whether the box refers to an image of another shape than the file.
         unreviewed: bool [n], whether nobody reviewed the label and the plan drops such labels.
+        reviewed: bool [n], whether a person reviewed the label.
+        sequence_ids_at_several_locations: how many there are; they count within a location.
     """
 
     sources: tuple[str, ...]
@@ -51,13 +58,23 @@ class Annotations(NamedTuple):
     boxes: Floats
     has_box: Bools
     whole_image: Bools
+    turned: Bools
+    frame_assumed: Bools
+    frame_mismatch: Bools
     unreviewed: Bools
+    reviewed: Bools
+    sequence_ids_at_several_locations: int
 
     def location(self) -> Ints:
         """A number for the location of each annotation: int [n], -1 where it is unknown."""
         coded = self.images["location"].combine_chunks().dictionary_encode()
         codes = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         codes[codes == pc.index(coded.dictionary, "").as_py()] = -1
+        return np.asarray(codes[self.image], np.int64)
+
+    def picture(self) -> Ints:
+        """A number for the image file of each annotation: int [n]. Two records of an export may name the same file."""
+        codes = self.images["picture"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
         return np.asarray(codes[self.image], np.int64)
 
     def over_source_limit(self) -> Bools:
@@ -78,7 +95,7 @@ def read_annotations(sources: Iterable[SourceArtifacts], store: Store) -> Annota
     labels = list(dict.fromkeys(label for part in parts for label in part.labels))
     code = {label: i for i, label in enumerate(labels)}
     starts = np.cumsum([0, *(len(part.images) for part in parts)])
-    columns = ("source", "confidence", "boxes", "has_box", "whole_image", "unreviewed")
+    columns = ("source", "confidence", "boxes", "has_box", "whole_image", "turned", "frame_assumed", "frame_mismatch", "unreviewed", "reviewed")
     return Annotations(
         sources=tuple(s.source.name for s in ordered),
         images=pa.concat_tables([part.images for part in parts]),
@@ -86,17 +103,21 @@ def read_annotations(sources: Iterable[SourceArtifacts], store: Store) -> Annota
         image=np.concatenate([part.image + start for part, start in zip(parts, starts, strict=False)]),
         label=np.concatenate([np.array([code[label] for label in part.labels], np.int64)[part.label] for part in parts]),
         annotation_id=pa.chunked_array([chunk for part in parts for chunk in part.annotation_id.chunks], pa.string()),
+        sequence_ids_at_several_locations=sum(part.sequence_ids_at_several_locations for part in parts),
         **{c: np.concatenate([getattr(part, c) for part in parts]) for c in columns},
     )
 
 
 def _read_source(number: int, artifacts: SourceArtifacts, store: Store, location_names: Mapping[str, str]) -> Annotations:
     rows = store.arrow_table(artifacts.export, EXPORT_ANNOTATIONS, read_dictionary=["label"])
-    images, sizes = _read_images(artifacts, store, location_names)
+    images, sizes, frames, repeated_sequences = _read_images(artifacts, store, location_names)
     image = pc.index_in(rows["image_id"], value_set=images["image_id"].combine_chunks()).to_numpy().astype(np.int64)
     labels = rows["label"].unify_dictionaries().combine_chunks()
     x, y, w, h = (rows[c].to_numpy() for c in "xywh")
     boxes, whole_image = _relative_boxes(np.stack([x, y, w, h]), sizes[image].T)
+    turned = ~np.isnan(x) & (frames.code[image] == SHOWN)
+    orientation = images["orientation"].fill_null(UPRIGHT).to_numpy()[image]
+    boxes[turned] = turn_to_stored(boxes[turned], orientation[turned]).round(6)
     return Annotations(
         sources=(artifacts.source.name,),
         images=images,
@@ -109,20 +130,26 @@ def _read_source(number: int, artifacts: SourceArtifacts, store: Store, location
         boxes=boxes,
         has_box=~np.isnan(x),
         whole_image=whole_image,
+        turned=turned & ~whole_image,
+        frame_assumed=~np.isnan(x) & ~whole_image & frames.assumed[image],
+        frame_mismatch=~np.isnan(x) & (frames.code[image] == MISMATCH),
         unreviewed=~rows["reviewed"].to_numpy() & (artifacts.source.unreviewed == "drop"),
+        reviewed=rows["reviewed"].to_numpy(),
+        sequence_ids_at_several_locations=repeated_sequences,
     )
 
 
-def _read_images(artifacts: SourceArtifacts, store: Store, location_names: Mapping[str, str]) -> tuple[pa.Table, Floats]:
-    """The images of an export with their downloads; and [n, 2] the width and height in pixels that their boxes refer to.
+def _read_images(artifacts: SourceArtifacts, store: Store, location_names: Mapping[str, str]) -> tuple[pa.Table, Floats, Frames, int]:
+    """The images of an export with their downloads; [n, 2] the width and height in pixels that their boxes refer to; [n] the boxes' frames;
+    and how many sequence ids occur at several locations.
 
     Boxes are in pixels of the size that the export names; the downloaded image may be a smaller copy. Without a size in the export,
     the downloaded image's own size counts. NaN where neither is known.
     """
-    columns = ["image_id", "file_name", "location", "taken", "sequence", "width", "height"]
+    columns = ["image_id", "file_name", "path", "location", "taken", "sequence", "width", "height"]
     exported = store.arrow_table(artifacts.export, EXPORT_IMAGES, columns)
     ids = exported["image_id"].combine_chunks()
-    file_columns = ["blob", "bytes", "width", "height"]
+    file_columns = ["blob", "bytes", "width", "height", "orientation"]
     downloaded = DOWNLOADED_IMAGES.schema().empty_table()
     missing = over_limit = pa.array([], pa.string())
     if artifacts.images is not None:
@@ -131,27 +158,41 @@ def _read_images(artifacts: SourceArtifacts, store: Store, location_names: Mappi
         missing = failed["image_id"].combine_chunks()
         over_limit = missing.filter(pc.equal(failed["reason"], "over_limit").combine_chunks())
     files = downloaded.take(pc.index_in(ids, value_set=downloaded["image_id"].combine_chunks()))
-    sizes = [np.where((own := exported[c].to_numpy()) > 0, own, files[c].to_numpy().astype(float)) for c in ("width", "height")]
+    named, stored = (np.stack([table[c].to_numpy() for c in ("width", "height")], axis=1).astype(float) for table in (exported, files))
+    orientation = files["orientation"].fill_null(UPRIGHT).to_numpy()
+    frames = find_frames(named, stored, orientation, artifacts.source.box_frame, turned_by_default=bool((named == 1).all(axis=1).any()))
+    on_its_side = (frames.code == SHOWN) & (orientation >= SIDES_SWAPPED)
+    sizes = np.where(named > 0, named, np.where(on_its_side[:, None], stored[:, ::-1], stored))
+    locations = _renamed(exported["location"], location_names)
+    sequences = sequence_keys(artifacts.source.name, locations, exported["sequence"].combine_chunks())
     images = pa.table(
         {
             "image_id": ids,
             "file_name": exported["file_name"],
-            "location": _with_prefix(exported["location"], artifacts.source.namespace(), location_names),
+            "picture": pc.binary_join_element_wise(artifacts.source.images, exported["path"], "/"),
+            "location": _with_prefix(locations, artifacts.source.namespace()),
             "taken": exported["taken"],
-            "sequence": _with_prefix(exported["sequence"], artifacts.source.name, {}),
+            "sequence": sequences.keys,
             **{c: files[c] for c in file_columns},
             "missing": pc.is_in(ids, value_set=missing),
             "over_limit": pc.is_in(ids, value_set=over_limit),
         }
     )
-    return images, np.stack(sizes, axis=1)
+    return images, sizes, frames, sequences.at_several_locations
 
 
-def _with_prefix(column: pa.ChunkedArray, prefix: str, renamed: Mapping[str, str]) -> pa.Array:
-    """``<prefix>/<name>`` for each name, or for its new name in ``renamed``; empty text stays empty."""
+def _renamed(column: pa.ChunkedArray, new_names: Mapping[str, str]) -> pa.Array:
+    """The names, or their new names where they have one."""
     coded = column.combine_chunks().dictionary_encode()
-    names = pa.array([f"{prefix}/{renamed.get(name, name)}" if name else "" for name in coded.dictionary.to_pylist()], pa.string())
+    names = pa.array([new_names.get(name, name) for name in coded.dictionary.to_pylist()], pa.string())
     return names.take(coded.indices)
+
+
+def _with_prefix(names: pa.Array, prefix: str) -> pa.Array:
+    """``<prefix>/<name>`` for each name; empty text stays empty."""
+    coded = names.dictionary_encode()
+    texts = pa.array([f"{prefix}/{name}" if name else "" for name in coded.dictionary.to_pylist()], pa.string())
+    return texts.take(coded.indices)
 
 
 def _relative_boxes(xywh: Any, sizes: Any) -> tuple[Floats, Bools]:

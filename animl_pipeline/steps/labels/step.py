@@ -45,6 +45,8 @@ STEP = Step(
     libraries=(),
 )
 
+SIDES = ("ymin", "xmin", "ymax", "xmax")
+
 
 def resolve_labels(sources: Sequence[SourceArtifacts], config: LabelsConfig, store: Store, settings: Settings) -> Artifact:
     """Give each annotation of all sources its class.
@@ -58,6 +60,7 @@ def resolve_labels(sources: Sequence[SourceArtifacts], config: LabelsConfig, sto
     taxonomy = read_taxonomy(config, settings)
     inputs = {f"{s.source.name}.{part}": a for s in sources for part, a in (("export", s.export), ("images", s.images)) if a is not None}
     key = config.model_dump(mode="json", by_alias=True, exclude={"equivalents"}) | {
+        "box_frame": {s.source.name: s.source.box_frame for s in sources},
         "unreviewed": {s.source.name: s.source.unreviewed for s in sources},
         "locations": {s.source.name: [s.source.namespace(), s.source.merge_locations_within_m] for s in sources},
     }
@@ -95,6 +98,11 @@ def _write(folder: Path, annotations: Annotations, choice: Choice, classes: list
     notes = count_codes(choice.class_number[kept], tuple(classes))
     if whole_image := int(annotations.whole_image[kept].sum()):
         notes["whole_image_box_ignored"] = whole_image
+    if repeated := annotations.sequence_ids_at_several_locations:
+        notes["sequence_ids_at_several_locations"] = repeated
+    notes |= {
+        name: n for name, rows in (("boxes_turned", annotations.turned), ("frame_assumed", annotations.frame_assumed)) if (n := int(rows[kept].sum()))
+    }
     return StepOutput(Counts(kept=len(kept), dropped=count_codes(choice.reason[dropped], REASONS), notes=notes, unit="annotations"))
 
 
@@ -105,7 +113,7 @@ def _labels_table(annotations: Annotations, choice: Choice, classes: list[str], 
         "annotation_id": annotations.annotation_id.take(pa.array(rows)),
         "class_id": _names(choice.class_number[rows], classes),
         "label": _names(annotations.label[rows], annotations.labels),
-        **{side: pa.array(annotations.boxes[rows, i]) for i, side in enumerate(("ymin", "xmin", "ymax", "xmax"))},
+        **{side: pa.array(annotations.boxes[rows, i]) for i, side in enumerate(SIDES)},
     }
     return pa.table({name: columns[name] for name in LABELS.names()})
 
@@ -118,6 +126,7 @@ def _dropped_table(annotations: Annotations, choice: Choice, rows: Ints) -> pa.T
             "annotation_id": annotations.annotation_id.take(pa.array(rows)),
             "label": _names(annotations.label[rows], annotations.labels),
             "reason": _names(choice.reason[rows], REASONS),
+            **{side: pa.array(np.where(annotations.reviewed[rows], annotations.boxes[rows, i], np.nan)) for i, side in enumerate(SIDES)},
         }
     )
 
