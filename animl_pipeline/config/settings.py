@@ -60,6 +60,10 @@ class Settings(BaseSettings):
     workers: int = Field(default=8, ge=1, le=64, description="images that this machine crops or runs through the detector at a time")
     max_connections: int = Field(default=32, ge=1, le=256, description="most downloads from one host at a time; fewer while the host is slow")
     timeout_s: float = Field(default=30, gt=0, le=3600, description="seconds that a server may take to answer")
+    max_download_mb: int = Field(
+        default=4096, ge=1, le=10**6, description="MB that one file from a server may have, also unpacked in memory: an export, a table, weights"
+    )
+    max_download_s: float = Field(default=3600, gt=0, description="seconds that one file from a server may take")
     models_bucket: str = Field(default="animl-model-zoo", description="bucket for model packages")
     role_arn: str = Field(default="", description="role that SageMaker takes on to read the package")
     endpoint_image: str = Field(default="", description="container image of the endpoint program in ECR")

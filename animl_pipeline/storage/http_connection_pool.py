@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
@@ -28,13 +29,15 @@ from urllib3.exceptions import (
 )
 
 from animl_pipeline.core.errors import redact_url
+from animl_pipeline.storage.bounded_http_body import BoundedResponse, TimeLimits, decode_body
+from animl_pipeline.storage.redirects import Nearness, nearness, refuse_nearer
 from animl_pipeline.storage.remote_error import RemoteError
 
 CHUNK_BYTES = 1 << 18
 SMALL_BYTES = 1 << 24
 """Bodies of at most this size are read in one go."""
-SLOWEST_BYTES_PER_S = 1024
-"""A body that comes slower counts as one that hangs."""
+MAX_ERROR_BYTES = 1 << 16
+"""Bytes of an answer other than 200 that are read; they explain the error."""
 
 _NO_CONNECTION = (NewConnectionError, NameResolutionError, ConnectTimeoutError, ProxyError, SSLError)
 
@@ -50,19 +53,20 @@ class Response(NamedTuple):
 class ConnectionPool:
     """Connections to the host of an address, kept open."""
 
-    def __init__(self, address: str, timeout_s: float, connections: int, ca_file: str | None = None) -> None:
+    def __init__(self, address: str, limits: TimeLimits, connections: int, ca_file: str | None = None, farthest_in: Nearness | None = None) -> None:
         """Open no connection yet.
 
         Args:
             address: any address of the host.
-            timeout_s: how long the server may send nothing.
+            limits: how long the server may send nothing, and how long an answer may take.
             connections: how many are kept open.
             ca_file: file of certificates to trust; None: those that requests trusts.
+            farthest_in: a host that is nearer to this machine is not connected to; None: any host.
 
         Raises:
-            RemoteError: ``refused``: the address is not valid.
+            RemoteError: ``refused``: the address is not valid, or nearer than ``farthest_in``.
         """
-        self.timeout_s = timeout_s
+        self.limits = limits
         try:
             prepared = requests.Session().prepare_request(requests.Request("GET", address))
             environment = requests.Session().merge_environment_settings(prepared.url or address, {}, False, ca_file, None)
@@ -72,69 +76,103 @@ class ConnectionPool:
         except (requests.exceptions.RequestException, LocationParseError, ValueError) as e:
             raise RemoteError("refused", f"{redact_url(address)} is not a valid address") from e
         assert isinstance(pool, urllib3.HTTPConnectionPool)  # noqa: S101 - requests declares its type less exactly
+        host = urlsplit(address).hostname or ""
+        self.nearness = nearness(host)
+        refuse_nearer(host, self.nearness, farthest_in)
+        self._farthest_in = farthest_in
+        pool.ConnectionCls = self._bounded(pool.ConnectionCls)
         self._pool = pool
         self._whole_url = "://" in url  # a proxy wants it
         self._headers = {"User-Agent": "animl-pipeline", "Accept-Encoding": "identity"}
         if "Authorization" in prepared.headers:  # from .netrc
             self._headers["Authorization"] = str(prepared.headers["Authorization"])
-        self._timeout = urllib3.Timeout(connect=timeout_s, read=timeout_s)
+        self._timeout = urllib3.Timeout(connect=limits.silence_s, read=limits.silence_s)
 
-    def get(self, address: str, headers: Mapping[str, str] | None = None, max_bytes: int | None = None) -> Response:
+    def get(self, address: str, headers: Mapping[str, str] | None = None, *, max_bytes: int) -> Response:
         """The complete answer to a GET; redirects are not followed.
+
+        Of an answer other than 200, at most ``MAX_ERROR_BYTES`` are read.
 
         Args:
             address: the address.
             headers: further headers.
-            max_bytes: a larger body is not read; None: no limit.
+            max_bytes: a larger body is not read, and a packed one is not unpacked to more.
 
         Raises:
-            RemoteError: ``too_large``; ``unreachable``, ``timed_out`` or ``truncated``, which are retryable.
+            RemoteError: ``too_large`` or ``refused``; ``unreachable``, ``timed_out`` or ``truncated``, which are retryable.
         """
         shown = redact_url(address)
         try:
             target = address if self._whole_url else _path_and_query(address)
             answer = self._pool.urlopen(
                 "GET", target, headers=self._headers | dict(headers or {}), timeout=self._timeout, retries=False,
-                redirect=False, preload_content=False, decode_content=False,
+                redirect=False, assert_same_host=False, preload_content=False, decode_content=False,
             )  # fmt: skip
         except ReadTimeoutError as e:
-            raise RemoteError("timed_out", f"{shown}: no answer within {self.timeout_s:g} s", retryable=True) from e
+            raise RemoteError("timed_out", f"{shown}: no answer within {self.limits.silence_s:g} s", retryable=True) from e
         except HTTPError as e:
             offline = isinstance(e, _NO_CONNECTION)
             raise RemoteError("unreachable", f"{shown}: {'no connection' if offline else type(e).__name__}", retryable=True, offline=offline) from e
         try:
-            data = self._read_body(answer, shown, max_bytes)
+            if answer.status != requests.codes.ok:
+                data, whole = _read_error(answer)
+            else:
+                data, whole = _read_body(answer, shown, max_bytes), True
         except BaseException:
             answer.close()  # otherwise the rest of the body would become the next answer
             raise
-        answer.release_conn()
+        if whole:
+            answer.release_conn()
+        else:
+            answer.close()
         return Response(answer.status, answer.headers, data)
 
-    def _read_body(self, answer: urllib3.BaseHTTPResponse, shown: str, max_bytes: int | None) -> bytes:
-        announced = answer.headers.get("Content-Length", "")
-        expected = int(announced) if announced.isdecimal() else None
-        if max_bytes is not None and expected is not None and expected > max_bytes:
-            raise RemoteError("too_large", f"{shown} has {expected:,} bytes; the limit is {max_bytes:,}")
-        decode = "Content-Encoding" in answer.headers
-        chunks, size = list[bytes](), 0
-        try:
-            if expected is not None and expected <= SMALL_BYTES and not decode:
-                return answer.read(decode_content=False)
-            started = time.monotonic()
-            while chunk := answer.read(CHUNK_BYTES, decode_content=decode):
+    def _bounded(self, kind: type[Any]) -> type[Any]:
+        """The class of connections ``kind`` with time limits, which finds out how near the host is, before it sends a request to it."""
+        pool = self
+
+        class Bounded(kind):  # type: ignore[misc]  # urllib3's class for http or for https
+            def connect(self) -> None:
+                super().connect()
+                if self.proxy is None:  # otherwise only the proxy knows the host's address
+                    pool.nearness = nearness(self.sock.getpeername()[0])
+                    refuse_nearer(self.host, pool.nearness, pool._farthest_in)
+                self.response_class = partial(BoundedResponse, limits=pool.limits)
+
+        return Bounded
+
+
+def _read_error(answer: urllib3.BaseHTTPResponse) -> tuple[bytes, bool]:
+    """The beginning of an answer other than 200, and whether it is all of it."""
+    try:
+        data = answer.read(MAX_ERROR_BYTES + 1, decode_content=False)
+    except HTTPError:  # the status says enough
+        return b"", False
+    return data[:MAX_ERROR_BYTES], len(data) <= MAX_ERROR_BYTES
+
+
+def _read_body(answer: urllib3.BaseHTTPResponse, shown: str, max_bytes: int) -> bytes:
+    announced = answer.headers.get("Content-Length", "")
+    expected = int(announced[:20]) if announced.isascii() and announced.isdecimal() else None
+    if expected is not None and expected > max_bytes:
+        raise RemoteError("too_large", f"{shown} has {expected:,} bytes; the limit is {max_bytes:,}")
+    chunks, size = list[bytes](), 0
+    try:
+        if expected is not None and expected <= SMALL_BYTES:
+            chunks = [answer.read(decode_content=False)]
+        else:
+            while chunk := answer.read(CHUNK_BYTES, decode_content=False):
                 chunks.append(chunk)
                 size += len(chunk)
-                if max_bytes is not None and size > max_bytes:
+                if size > max_bytes:
                     raise RemoteError("too_large", f"{shown} has more than {max_bytes:,} bytes, which is the limit")
-                if time.monotonic() - started > self.timeout_s + size / SLOWEST_BYTES_PER_S:
-                    raise RemoteError("timed_out", f"{shown}: only {size:,} bytes came in {time.monotonic() - started:.0f} s", retryable=True)
-        except ReadTimeoutError as e:
-            raise RemoteError("timed_out", f"{shown}: the body stopped after {size:,} bytes", retryable=True) from e
-        except IncompleteRead as e:
-            raise RemoteError("truncated", f"{shown}: expected {announced or 'more'} bytes, the body ended after {size:,}", retryable=True) from e
-        except HTTPError as e:
-            raise RemoteError("truncated", f"{shown}: the body broke off after {size:,} bytes ({type(e).__name__})", retryable=True) from e
-        return b"".join(chunks)
+    except ReadTimeoutError as e:
+        raise RemoteError("timed_out", f"{shown}: the body stopped or came too slowly", retryable=True) from e
+    except IncompleteRead as e:
+        raise RemoteError("truncated", f"{shown}: expected {announced or 'more'} bytes, the body ended after {e.partial:,}", retryable=True) from e
+    except HTTPError as e:
+        raise RemoteError("truncated", f"{shown}: the body broke off after {size:,} bytes ({type(e).__name__})", retryable=True) from e
+    return decode_body(b"".join(chunks), answer.headers.get("Content-Encoding", ""), shown, max_bytes)
 
 
 def status_error(response: Response, shown: str) -> RemoteError:
@@ -145,15 +183,17 @@ def status_error(response: Response, shown: str) -> RemoteError:
     if status in {401, 403}:
         return RemoteError("forbidden", f"{shown}: no permission ({status})")
     if status in {408, 429} or status >= 500:
-        return RemoteError("unreachable", f"{shown}: the server answered {status}", retryable=True, retry_after_s=_retry_after_s(response.headers))
+        wait_s = _retry_after_s(response.headers)
+        asks = f" and asks to wait {wait_s:.0f} s" if wait_s >= 1 else ""
+        return RemoteError("unreachable", f"{shown}: the server answered {status}{asks}", retryable=True, retry_after_s=wait_s)
     return RemoteError("refused", f"{shown}: the server answered {status}")
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:
     """The seconds that the header Retry-After asks for; 0 without it."""
     text = headers.get("Retry-After", "")
-    if text.isdecimal():
-        return float(text)
+    if text.isascii() and text.isdecimal():
+        return float(text[:9])
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     except (TypeError, ValueError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import errno
+import logging
 import os
 import random
 import re
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 import tenacity
@@ -22,21 +23,30 @@ import tenacity
 from animl_pipeline.config.lila_datasets import LILA, lila_images
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import redact_url
+from animl_pipeline.storage.bounded_http_body import TimeLimits
 from animl_pipeline.storage.http_connection_pool import ConnectionPool, Response, status_error
+from animl_pipeline.storage.redirects import MAX_REDIRECTS, REDIRECTS, redirect_target
 from animl_pipeline.storage.remote_error import RemoteError
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 ATTEMPTS = 5
 MAX_PAUSE_S = 10.0
 MAX_RETRY_AFTER_S = 60.0
-"""A server's Retry-After counts up to this."""
+"""If a server's Retry-After asks to wait longer than this, the file is not tried again in this run."""
+MAX_WAIT_S = 120.0
+"""No further try of one file begins later than this after the first."""
+LONG_PAUSE_S = 5.0
+"""A pause of at least this length is logged."""
 IMPOSSIBLE_NAMES = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
 """Errors of a file system for a name under which there cannot be a file."""
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MAX_REDIRECT_HOSTS = 16
+"""Hosts that redirects of one host led to last, whose connections are kept open."""
 BAD_CREDENTIALS = frozenset(
     {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed", "SignatureDoesNotMatch", "TokenRefreshRequired"}
 )
@@ -51,6 +61,13 @@ class Fetched(NamedTuple):
     md5: str | None = None
 
 
+class ReadLimits(NamedTuple):
+    """The most bytes of a file, packed and unpacked, and the time limits of an answer."""
+
+    bytes: int
+    time: TimeLimits
+
+
 class RemoteFolder(Protocol):
     """A folder, web address or S3 prefix below which files have names."""
 
@@ -59,7 +76,7 @@ class RemoteFolder(Protocol):
 
         Args:
             name: a path below the base.
-            max_bytes: a larger file is not read; None: no limit.
+            max_bytes: a larger file is not read; None: the limit of the settings (none for files of this machine).
 
         Raises:
             RemoteError: with one of its reasons.
@@ -73,14 +90,18 @@ class RemoteFolder(Protocol):
         """
 
 
-def open_remote(base: str, settings: Settings) -> RemoteFolder:
-    """The files below an address or path; ``lila://<set>`` means that set's images at the mirror of the settings."""
+def open_remote(base: str, settings: Settings, deadline_s: float | None = None) -> RemoteFolder:
+    """The files below an address or path; ``lila://<set>`` means that set's images at the mirror of the settings.
+
+    ``deadline_s`` is how long one file may take, if that is less than the settings allow.
+    """
+    limits = _limits(settings, deadline_s)
     if base.startswith(LILA):
         base = lila_images(base, settings.lila_url)
     if base.startswith("s3://"):
-        return S3Folder(base, settings.max_connections, settings.timeout_s)
+        return S3Folder(base, limits, settings.max_connections)
     if base.startswith(("https://", "http://")):
-        return HttpFolder(base, settings.timeout_s, settings.max_connections)
+        return HttpFolder(base, limits, settings.max_connections)
     return LocalFolder(settings.data_path(base))
 
 
@@ -96,7 +117,12 @@ def read_path_or_url(address: str, settings: Settings) -> bytes:
     base, _, name = address.rpartition("/")
     if base.startswith("s3://"):
         return open_remote(base, settings).read(name)
-    return HttpFolder(base, settings.timeout_s).read_url(address)
+    return HttpFolder(base, _limits(settings)).read_url(address)
+
+
+def _limits(settings: Settings, deadline_s: float | None = None) -> ReadLimits:
+    deadline_s = min(settings.max_download_s, deadline_s or settings.max_download_s)
+    return ReadLimits(settings.max_download_mb * 1_000_000, TimeLimits(settings.timeout_s, deadline_s))
 
 
 def check_relative_path(name: str) -> str:
@@ -111,17 +137,23 @@ def check_relative_path(name: str) -> str:
     return name
 
 
-def retry_pause_s(attempt: int, error: RemoteError) -> float:
-    """Seconds to wait after the failed ``attempt`` (1, 2, …): doubling from 0.2 s, at random around that, at least Retry-After."""
+def retry_pause_s(attempt: int, error: RemoteError) -> float | None:
+    """Seconds to wait after the failed ``attempt`` (1, 2, …): doubling from 0.2 s, at random around that, at least Retry-After.
+
+    None: do not try again now, because the error is lasting or the server asks to wait longer than ``MAX_RETRY_AFTER_S``.
+    """
+    if not error.retryable or error.retry_after_s > MAX_RETRY_AFTER_S:
+        return None
     pause = min(MAX_PAUSE_S, 0.2 * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.5)  # noqa: S311 - it spreads requests, it guards nothing
-    return max(pause, min(error.retry_after_s, MAX_RETRY_AFTER_S))
+    return max(pause, error.retry_after_s)
 
 
 def _retry(call: Callable[[], T]) -> T:
     retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(lambda e: isinstance(e, RemoteError) and e.retryable),
-        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        retry=tenacity.retry_if_exception(lambda e: isinstance(e, RemoteError) and retry_pause_s(1, e) is not None),
+        stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_before_delay(MAX_WAIT_S),
         wait=_pause_after,
+        before_sleep=_log_wait,
         reraise=True,
     )
     return retrying(call)
@@ -129,7 +161,13 @@ def _retry(call: Callable[[], T]) -> T:
 
 def _pause_after(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    return retry_pause_s(state.attempt_number, error) if isinstance(error, RemoteError) else 0.0
+    return (retry_pause_s(state.attempt_number, error) or 0.0) if isinstance(error, RemoteError) else 0.0
+
+
+def _log_wait(state: tenacity.RetryCallState) -> None:
+    """Say why nothing happens, where the pause is long enough to be noticed."""
+    if state.upcoming_sleep >= LONG_PAUSE_S and state.outcome is not None:
+        log.warning("%s; waiting %.0f s before the next try", state.outcome.exception(), state.upcoming_sleep)
 
 
 class LocalFolder:
@@ -170,14 +208,16 @@ class LocalFolder:
 
 
 class HttpFolder:
-    """Files below an https or http address."""
+    """Files below an https or http address. Redirects are followed within the same limits (:mod:`animl_pipeline.storage.redirects`)."""
 
-    def __init__(self, base: str, timeout_s: float, connections: int = 1) -> None:
+    def __init__(self, base: str, limits: ReadLimits, connections: int = 1) -> None:
         base, question_mark, query = base.partition("?")
         self.base = base.rstrip("/")
         self._query = question_mark + query  # such as a signature that is valid for all files below
-        self.timeout_s = timeout_s
+        self.limits = limits
         self.connections = connections
+        self._lock = threading.Lock()
+        self._others: dict[tuple[str, str], ConnectionPool] = {}  # of hosts that redirects lead to
 
     def read(self, name: str) -> bytes:
         return _retry(lambda: self.read_once(name)).data
@@ -188,46 +228,50 @@ class HttpFolder:
         Raises:
             RemoteError: as :meth:`RemoteFolder.read_once`.
         """
-        return _retry(lambda: self._get(address, None)).data
+        return _retry(lambda: self._get(address, self.limits.bytes)).data
 
     def read_once(self, name: str, max_bytes: int | None = None) -> Fetched:
-        return self._get(f"{self.base}/{quote(check_relative_path(name))}{self._query}", max_bytes)
+        return self._get(f"{self.base}/{quote(check_relative_path(name))}{self._query}", max_bytes or self.limits.bytes)
 
-    def _get(self, address: str, max_bytes: int | None) -> Fetched:
-        response = self._pool.get(address, max_bytes=max_bytes)
-        if response.status in REDIRECTS:
-            response = self._follow_redirect(address)
+    def _get(self, address: str, max_bytes: int) -> Fetched:
+        response, target = self._pool.get(address, max_bytes=max_bytes), address
+        for _ in range(MAX_REDIRECTS):
+            if response.status not in REDIRECTS:
+                break
+            target = redirect_target(target, response.headers.get("Location"))
+            response = self._pool_for(target).get(target, max_bytes=max_bytes)
         shown = redact_url(address)
+        if response.status in REDIRECTS:
+            raise RemoteError("refused", f"{shown} redirects more than {MAX_REDIRECTS} times")
         if response.status != requests.codes.ok:
             raise status_error(response, shown)
-        if max_bytes is not None and len(response.data) > max_bytes:
-            raise RemoteError("too_large", f"{shown} has {len(response.data):,} bytes; the limit is {max_bytes:,}")
         return Fetched(response.data, sent_md5(response.headers))
 
-    def _follow_redirect(self, address: str) -> Response:
-        shown = redact_url(address)
-        try:
-            answer = requests.get(address, timeout=self.timeout_s, headers={"Accept-Encoding": "identity"})
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as e:
-            raise RemoteError("refused", f"{shown} redirects to an address that is not valid") from e
-        except requests.RequestException as e:
-            offline = isinstance(e, requests.ConnectionError)
-            raise RemoteError("unreachable", f"{shown} redirects elsewhere: {type(e).__name__}", retryable=True, offline=offline) from e
-        return Response(answer.status_code, answer.headers, answer.content)
+    def _pool_for(self, target: str) -> ConnectionPool:
+        """The connections to the host of a redirect, which must not be nearer to this machine than the host that redirects."""
+        host = (urlsplit(target).scheme, urlsplit(target).netloc)
+        if host == (urlsplit(self.base).scheme, urlsplit(self.base).netloc.rpartition("@")[2]):
+            return self._pool
+        with self._lock:
+            if host not in self._others:
+                while len(self._others) >= MAX_REDIRECT_HOSTS:
+                    self._others.pop(next(iter(self._others)))
+                self._others[host] = ConnectionPool(target, self.limits.time, self.connections, farthest_in=self._pool.nearness)
+            return self._others[host]
 
     @cached_property
     def _pool(self) -> ConnectionPool:
-        return ConnectionPool(self.base, self.timeout_s, self.connections)
+        return ConnectionPool(self.base, self.limits.time, self.connections)
 
 
 class S3Folder:
     """Objects below s3://bucket/prefix. Region, credentials and address are boto3's usual variables."""
 
-    def __init__(self, base: str, connections: int, timeout_s: float) -> None:
+    def __init__(self, base: str, limits: ReadLimits, connections: int) -> None:
         self.bucket, _, prefix = base.rstrip("/").removeprefix("s3://").partition("/")
         self.prefix = f"{prefix}/" if prefix else ""
         self.connections = connections
-        self.timeout_s = timeout_s
+        self.limits = limits
         self._lock = threading.Lock()
         self._client: _S3Client | None = None
 
@@ -236,7 +280,7 @@ class S3Folder:
 
     def read_once(self, name: str, max_bytes: int | None = None) -> Fetched:
         key = self.prefix + check_relative_path(name)
-        client = self._connect()
+        client, max_bytes = self._connect(), max_bytes or self.limits.bytes
         response = client.get(key, max_bytes)
         region = response.headers.get("x-amz-bucket-region", "")
         if response.status in {301, 307, 400} and region and region != client.region:
@@ -252,7 +296,7 @@ class S3Folder:
             return client
         with self._lock:
             if self._client is None or region not in {None, self._client.region}:
-                self._client = _connect_s3(self.bucket, region, self.connections, self.timeout_s)
+                self._client = _connect_s3(self.bucket, region, self.connections, self.limits.time)
             return self._client
 
 
@@ -265,9 +309,9 @@ class _S3Client:
         self._credentials = credentials
         self._pool = pool
 
-    def get(self, key: str, max_bytes: int | None) -> Response:
+    def get(self, key: str, max_bytes: int) -> Response:
         address = self.address + quote(key, safe="/~")
-        return self._pool.get(address, self._sign(address), max_bytes)
+        return self._pool.get(address, self._sign(address), max_bytes=max_bytes)
 
     def _sign(self, address: str) -> dict[str, str]:
         from botocore.auth import S3SigV4Auth
@@ -280,7 +324,7 @@ class _S3Client:
         return dict(request.headers.items())
 
 
-def _connect_s3(bucket: str, region: str | None, connections: int, timeout_s: float) -> _S3Client:
+def _connect_s3(bucket: str, region: str | None, connections: int, limits: TimeLimits) -> _S3Client:
     """A client with the address and credentials that boto3 finds. Without credentials, requests are unsigned, for public data.
 
     Raises:
@@ -302,7 +346,7 @@ def _connect_s3(bucket: str, region: str | None, connections: int, timeout_s: fl
         ca_file = core.get_config_variable("ca_bundle")
     except (BotoCoreError, ValueError) as e:
         raise RemoteError("refused", f"s3://{bucket}: {e}") from e
-    return _S3Client(address, client.meta.region_name, credentials, ConnectionPool(address, timeout_s, connections, ca_file))
+    return _S3Client(address, client.meta.region_name, credentials, ConnectionPool(address, limits, connections, ca_file))
 
 
 def _s3_error(response: Response, shown: str) -> RemoteError:
@@ -319,6 +363,8 @@ def sent_md5(headers: Mapping[str, str]) -> str | None:
 
     S3's ETag is an md5 for objects that were uploaded in one part and are not encrypted with a key of KMS or of the customer.
     """
+    if headers.get("Content-Encoding", "identity") != "identity":  # it is the md5 of the packed bytes
+        return None
     google = [p.strip()[4:] for p in headers.get("x-goog-hash", "").split(",") if p.strip().startswith("md5=")]
     for text in (headers.get("Content-MD5", ""), *google):
         try:
@@ -336,9 +382,12 @@ def sent_md5(headers: Mapping[str, str]) -> str | None:
 
 __all__ = [
     "ATTEMPTS",
+    "LONG_PAUSE_S",
+    "MAX_WAIT_S",
     "Fetched",
     "HttpFolder",
     "LocalFolder",
+    "ReadLimits",
     "RemoteError",
     "RemoteFolder",
     "S3Folder",

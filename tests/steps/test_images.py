@@ -30,7 +30,8 @@ from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import download_images
 from animl_pipeline.steps.images.download import image_size
 from animl_pipeline.steps.images.step import BATCH, MAX_OFFLINE
-from animl_pipeline.storage.read_remote_files import HttpFolder, LocalFolder, RemoteError
+from animl_pipeline.storage.bounded_http_body import TimeLimits
+from animl_pipeline.storage.read_remote_files import HttpFolder, LocalFolder, ReadLimits, RemoteError
 from animl_pipeline.storage.store import Store, open_store
 from tests.conftest import jpeg
 from tests.support.coco_export import Export
@@ -424,7 +425,7 @@ def test_public_data_is_downloaded_without_a_signature_if_there_are_no_credentia
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(bytes(1000))
     with served({"a.jpg": bytes(1000)}) as site:
-        for remote in (LocalFolder(tmp_path), HttpFolder(site.address, 5)):
+        for remote in (LocalFolder(tmp_path), HttpFolder(site.address, ReadLimits(10**9, TimeLimits(5, 60)))):
             assert len(remote.read_once("a.jpg", 1000).data) == 1000
             with pytest.raises(RemoteError) as caught:
                 remote.read_once("a.jpg", 999)

@@ -67,8 +67,9 @@ def test_pauses_grow_and_a_server_may_ask_for_longer_ones() -> None:
     error = RemoteError("unreachable", "", retryable=True)
     assert [0.5 <= retry_pause_s(n, error) / (0.2 * 2 ** (n - 1)) <= 1.5 for n in (1, 2, 3)] == [True] * 3
     assert retry_pause_s(20, error) <= 15
+    assert retry_pause_s(1, RemoteError("missing", "")) is None
     assert retry_pause_s(1, RemoteError("unreachable", "", retryable=True, retry_after_s=30)) == 30
-    assert retry_pause_s(1, RemoteError("unreachable", "", retryable=True, retry_after_s=3600)) == 60
+    assert retry_pause_s(1, RemoteError("unreachable", "", retryable=True, retry_after_s=3600)) is None
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,7 @@ def test_pauses_grow_and_a_server_may_ask_for_longer_ones() -> None:
         ({"Content-MD5": AS_BASE64}, MD5),
         ({"x-goog-hash": f"crc32c=AAAAAA==, md5={AS_BASE64}"}, MD5),
         ({"Content-MD5": "not base64!"}, None),
+        ({"Content-MD5": AS_BASE64, "Content-Encoding": "gzip"}, None),
         ({"ETag": f'"{MD5}"'}, None),
         ({"ETag": f'"{MD5}"', "x-amz-request-id": "1"}, MD5),
         ({"ETag": f'"{MD5}-2"', "x-amz-request-id": "1"}, None),

@@ -22,7 +22,10 @@ class Site:
         self.wrong_first: dict[str, int] = {}  # path → how many times it is served with a wrong byte
         self.cut_first: dict[str, int] = {}  # path → how many times its body ends early
         self.hang_first: dict[str, int] = {}  # path → how many times there is no answer at all
-        self.elsewhere: dict[str, str] = {}  # path → the path that it redirects to
+        self.elsewhere: dict[str, str] = {}  # path → the path or address that it redirects to
+        self.sent_slowly: set[str] = set()  # paths whose body comes a byte at a time
+        self.slow_header: set[str] = set()  # paths whose header comes a byte at a time and never ends
+        self.sent: Counter[str] = Counter()  # path → bytes of bodies sent
         self.headers: dict[str, dict[str, str]] = {}  # path → headers to send with it
         self.bodies: dict[str, bytes] = {}  # path → body to send with a status other than 200
         self.ended = threading.Event()
@@ -52,11 +55,14 @@ def served(files: dict[str, bytes]) -> Iterator[Site]:
                 site.ended.wait(60)
                 self.close_connection = True
             elif turn <= site.fail_first.get(path, 0):
-                self._answer(503, b"busy")
+                self._answer(503, b"busy", site.headers.get(path, {}))
             elif path in site.status:
                 self._answer(site.status[path], site.bodies.get(path, b""))
             elif path in site.elsewhere:
-                self._answer(302, b"", {"Location": f"/{site.elsewhere[path]}"})
+                there = site.elsewhere[path]
+                self._answer(302, site.bodies.get(path, b""), {"Location": there if "://" in there else f"/{there}"})
+            elif path in site.slow_header:
+                self._send_slowly(b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 100_000)
             elif path not in site.files:
                 self._answer(404, b"")
             elif path in site.cut or turn <= site.cut_first.get(path, 0):
@@ -67,8 +73,9 @@ def served(files: dict[str, bytes]) -> Iterator[Site]:
                 self.close_connection = True
             else:
                 data = site.files[path]
-                wrong = data[:-9] + bytes([data[-9] ^ 1, turn % 256]) + data[-7:]
-                self._answer(200, wrong if turn <= site.wrong_first.get(path, 0) else data, site.headers.get(path, {}))
+                if turn <= site.wrong_first.get(path, 0):
+                    data = data[:-9] + bytes([data[-9] ^ 1, turn % 256]) + data[-7:]
+                self._answer(200, data, site.headers.get(path, {}))
 
         def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
             try:
@@ -77,9 +84,24 @@ def served(files: dict[str, bytes]) -> Iterator[Site]:
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                path = unquote(self.path.lstrip("/"))
+                if path in site.sent_slowly:
+                    self._send_slowly(body)
+                for start in range(0, len(body), 1 << 16):
+                    self.wfile.write(body[start : start + (1 << 16)])
+                    site.sent[path] += len(body[start : start + (1 << 16)])
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True  # the client was killed, as some tests want
+
+        def _send_slowly(self, data: bytes) -> None:
+            for i in range(len(data)):
+                if site.ended.wait(0.02):
+                    return
+                try:
+                    self.wfile.write(data[i : i + 1])
+                except (BrokenPipeError, ConnectionResetError):
+                    self.close_connection = True
+                    return
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""

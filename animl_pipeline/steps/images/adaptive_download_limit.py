@@ -7,8 +7,13 @@ requests would only wait in a queue. A few failures among many answers are not a
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+
+from animl_pipeline.storage.read_remote_files import LONG_PAUSE_S
+
+log = logging.getLogger(__name__)
 
 INITIAL_LIMIT = 8
 MIN_ROUND = 8
@@ -38,6 +43,7 @@ class AdaptiveLimit:
         self._fastest_s = float("inf")
         self._finished = False
         self._aborted = False
+        self._next_log = 0.0
         self._begin_round()
 
     def wait_for_turn(self, worker: int) -> bool:
@@ -64,9 +70,12 @@ class AdaptiveLimit:
             if self._answers >= max(self.value, MIN_ROUND):
                 self._end_round()
 
-    def sleep(self, seconds: float) -> bool:
-        """Wait before another try. False: the download was aborted."""
+    def sleep(self, seconds: float, why: object = "") -> bool:
+        """Wait before another try. False: the download was aborted. Long pauses are logged with their reason, now and then."""
         with self._changed:
+            if seconds >= LONG_PAUSE_S and time.monotonic() >= self._next_log:
+                self._next_log = time.monotonic() + seconds
+                log.warning("%s; waiting %.0f s before the next try", why, seconds)
             return not self._changed.wait_for(lambda: self._aborted, timeout=seconds)
 
     def finish(self) -> None:
