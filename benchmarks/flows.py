@@ -53,7 +53,7 @@ def steps(plan_file: str) -> None:
     trained = training.train_classifier(cropped, split, plan, store, settings)
     calibrated = calibration.calibrate_classifier(trained, cropped, split, plan, store)
     counts = tuple((a.step, a.counts) for a in (exported, downloaded, labelled, detected, cropped, split, trained, calibrated))
-    champion = find_champion_for_step(plan.endpoint_name(), calibrated, store)
+    champion = find_champion_for_step(plan, calibrated, store).package
     scored = evaluation.evaluate_classifier(calibrated, cropped, split, plan, store, champion=champion, step_counts=counts)
     packed = package.package_model(calibrated, scored, plan, store)
     print(json.dumps({"package": packed.digest}))

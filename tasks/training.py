@@ -36,7 +36,7 @@ def check_training_preconditions(plan: Plan, paths: RunPaths) -> None:
     mlflow.check_tracking_uri(settings)
     if plan.train.run_on == "sagemaker":
         sagemaker_training.check_job_settings(plan, settings)
-    detections_step.check_ready(plan.detections, settings)
+    detections_step.check_ready(plan.detections, settings, for_production=plan.production is not None)
     training_step.check_backbone_and_weights(plan, settings)
 
 
@@ -71,6 +71,7 @@ def evaluate_classifier(
     plan: Plan,
     history: list[tuple[str, Artifact]],
     folds: list[tuple[Artifact, Artifact]],
+    sequences: list[Artifact],
     paths: RunPaths,
 ) -> Artifact:
     """Score the ONNX model on the test locations, compare it with the released model, and write the report.
@@ -82,19 +83,23 @@ def evaluate_classifier(
         plan: the plan.
         history: title and artifact of each earlier step, for the report's table of what was kept and dropped.
         folds: trained model and splits of each fold of the label audit.
+        sequences: the steps test_images and test_detections; empty where production is not scored.
         paths: where the run reads and writes.
     """
     store = paths.open_store()
+    champion = find_champion_for_step(plan, model, store)
     return evaluation_step.evaluate_classifier(
         model,
         crops,
         splits,
         plan,
         store,
-        champion=find_champion_for_step(plan.endpoint_name(), model, store),
+        champion=champion.package,
+        champion_problem=champion.problem,
         folds=[evaluation_step.Fold(*fold) for fold in folds],
         step_counts=_counts(history),
         image_url=paths.settings().image_url,
+        sequences=evaluation_step.SequenceArtifacts(*sequences) if sequences else None,
     )
 
 

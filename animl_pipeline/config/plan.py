@@ -59,6 +59,8 @@ class Plan(Record):
             raise ValueError("splits: val and test leave less than a tenth of the crops to train on")
         self.thresholds.check(tuple(self.labels.classes))
         self._check_endpoint_names()
+        if self.gate.first_model not in {None, self.model}:
+            raise ValueError(f"gate.first_model: expected the plan's model {self.model!r} or null, found {shorten(self.gate.first_model or '')}")
         unknown = sorted((self.release.register_.named_classes() if self.release.register_ else set()) - set(self.labels.classes))
         if unknown:
             raise ValueError(f"release.register: {unknown[0]!r} is not a class of labels.classes ({', '.join(self.labels.classes)})")

@@ -85,9 +85,12 @@ class GateConfig(Record):
 
     min_examples: int = Field(default=10, ge=0, description="test crops of every class; with fewer: need_more_data")
     min_locations: int = Field(default=2, ge=0, description="test locations of every class; with fewer: need_more_data")
-    min_macro_f1: Share = Field(default=0.0, description="mean F1; if it is lower: hold, also for a first model")
+    min_macro_f1: Share = Field(default=0.3, description="mean F1; if it is lower: hold, also for a first model")
     max_macro_f1_drop: Share = Field(default=0.01, description="largest drop of the mean F1 below the champion's; if it is larger: hold")
     max_invasive_recall_drop: Share = Field(default=0.02, description="largest drop of an invasive class's recall; if it is larger: hold")
+    first_model: str | None = Field(
+        default=None, description="the plan's model, if a person knows that none of it is in service although the store does not prove it"
+    )
 
 
 class AuditConfig(Record):

@@ -30,7 +30,6 @@ from animl_pipeline.deploy.release_history import (
     new_rollback_record,
     read_records,
     release_of_config,
-    write_record,
 )
 from animl_pipeline.deploy.release_lock import release_locks
 from animl_pipeline.deploy.resource_names import ReleaseTarget, release_targets
@@ -74,7 +73,7 @@ def deploy_package(
             failed its live check, and all endpoints are as they were. AwsUnreachableError if another try may succeed.
     """
     targets = release_targets(package, plan, store, settings)
-    forced = check_report(package, targets[0].version, report, force, read_records(targets[0].planned.base_name, store))
+    forced = check_report(package, targets[0].version, report, force, plan, store)
     permission = _Permission(forced, require_approval(package, plan, store, approval))
     updater = EndpointUpdater(AwsApi(), plan, store)
     base_names = [t.planned.base_name for t in targets]
@@ -141,7 +140,7 @@ def _check_deployed(updater: EndpointUpdater, target: ReleaseTarget, package: Ar
         ) from e
     record = release_of_config(target.endpoint_config, read_records(target.planned.base_name, updater.store))
     if record is None:
-        record = write_record(_new_release_record(target, None, None, package, permission), updater.store)
+        record = updater.begin(_new_release_record(target, None, None, package, permission))
         record = close_record(record, "done", updater.store, check=check, reason="found in service")
     return record.model_copy(update=check.as_dict())
 

@@ -16,7 +16,6 @@ from animl_pipeline.deploy.animl_registration import category_config, merge_rule
 from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.preflight import CheckResult, run_preflight
 from animl_pipeline.deploy.release_gate import check_report, needs_approval
-from animl_pipeline.deploy.release_history import read_records
 from animl_pipeline.deploy.resource_names import ReleaseTarget, animl_model_id, read_package_card, release_targets
 from animl_pipeline.integrations.animl import AnimlClient
 from animl_pipeline.storage.remote_error import RemoteError
@@ -70,7 +69,7 @@ def dry_run_release(
     targets = release_targets(package, plan, store, settings)
     refused = ""
     try:
-        check_report(package, targets[0].version, report, force, read_records(targets[0].planned.base_name, store))
+        check_report(package, targets[0].version, report, force, plan, store)
     except ReleaseError as e:
         refused = str(e)
     aws = AwsApi()

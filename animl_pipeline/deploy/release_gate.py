@@ -1,4 +1,4 @@
-"""Checks before a release: the report's verdict, and a person's approval."""
+"""Checks before a release: the report's verdict, the model that it was compared with, and a person's approval."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.release_and_reference_types import Approval
-from animl_pipeline.deploy.release_history import History, release_records
+from animl_pipeline.deploy.release_history import release_records
+from animl_pipeline.deploy.released_model import find_champion_for_step
 from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -33,12 +34,13 @@ def hold_reason(report: Report, force: str = "") -> str:
     )
 
 
-def check_report(package: Artifact, version: str, report: Report | None, force: str, history: History) -> str:
+def check_report(package: Artifact, version: str, report: Report | None, force: str, plan: Plan, store: Store) -> str:
     """Check that the report allows the release; the reason for a forced release comes back, "" if force was not needed.
 
     Raises:
-        ReleaseError: the report is about another package (code "other_package"), or its verdict is not to promote and
-            ``force`` is empty (code "verdict").
+        ReleaseError: the report is about another package (code "other_package"); or ``force`` is empty and the report's verdict
+            is not to promote (code "verdict"), it is not certain which model is released now (code "unknown_champion"), or the
+            report compares the model with another one (code "other_champion").
     """
     force = " ".join(force.split())
     if report is None:
@@ -50,14 +52,37 @@ def check_report(package: Artifact, version: str, report: Report | None, force: 
             code="other_package",
         )
     verdict = report.verdict or report.metrics.verdict
-    if verdict is None or verdict == "promote":
-        if verdict is None and any(r.state == "done" for r in history):
+    if verdict is None:
+        if any(r.state == "done" for r in release_records(plan, store)):
             log.warning("the report has no verdict: %s was not compared with the released model", version)
         return ""
+    if verdict == "promote":
+        return _check_champion(package, version, report, force, plan, store)
     held = hold_reason(report, force)
     if held:
         raise ReleaseError(held, code="verdict", verdict=verdict)
     log.warning("the verdict on %s is %r; it is released anyway: %s", version, VERDICT_TEXTS[verdict], force)
+    return force
+
+
+def _check_champion(package: Artifact, version: str, report: Report, force: str, plan: Plan, store: Store) -> str:
+    """Check that the report compared the model with the one that is released now; the reason for a forced release comes back."""
+    champion = find_champion_for_step(plan, package, store)
+    compared = report.metrics.comparison.package if report.metrics.comparison else None
+    released = champion.package.digest if champion.package else None
+    if not champion.problem and released == compared:
+        return ""
+    found = champion.problem or (
+        f"it was compared with {f'the package {compared[:12]}' if compared else 'no released model'}, but now "
+        f"{f'the package {released[:12]}' if released else 'none'} is released"
+    )
+    if not force:
+        raise ReleaseError(
+            f"the verdict on {version} is to promote, but {found}; run `animl-pipeline retrain PLAN` again, which compares it with the released "
+            'model, or release anyway with --force "reason", which the history keeps',
+            code="unknown_champion" if champion.problem else "other_champion",
+        )
+    log.warning("%s is released although %s: %s", version, found, force)
     return force
 
 

@@ -1,51 +1,69 @@
-"""The champion: the package released last, with which a new model is compared, and the training that made it."""
+"""The champion: the package released last for a model, with which a new model is compared, and the training that made it."""
 
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from animl_pipeline.config import Plan
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PipelineError
 from animl_pipeline.core.model_card import ModelCard
-from animl_pipeline.deploy.release_history import ReleaseRecord, read_records
+from animl_pipeline.deploy.release_history import ReleaseRecord, records_of_model
 from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, read_card
 from animl_pipeline.storage.store import Manifest, Store
 
 log = logging.getLogger(__name__)
 
 
-def find_champion(endpoint: str, challenger: ModelCard, store: Store) -> Artifact | None:
-    """The package that the endpoint serves according to its records; None if there is none in this store.
+class Champion(NamedTuple):
+    """The released model with which a new one is compared.
 
-    If the challenger itself is served, the champion is the package served before the challenger's first release, with
-    which it was compared then.
+    Attributes:
+        package: its package; None if there is none, or if it is not known.
+        problem: why it is not certain which model is released, in words; "" if it is certain.
+    """
+
+    package: Artifact | None
+    problem: str = ""
+
+
+def find_champion(plan: Plan, challenger: ModelCard, store: Store) -> Champion:
+    """The package of the plan's model that was released last, whatever its endpoint is called, or that the plan's endpoint serves.
+
+    If the challenger itself was released last, the champion is the package released before the challenger's first release, with
+    which it was compared then. That nothing was released yet counts only if all release records can be read, or if
+    ``gate.first_model`` of the plan names the model.
 
     Args:
-        endpoint: the endpoint's base name.
+        plan: names the model and its endpoints.
         challenger: the model card of the new model.
         store: holds the records and the packages.
     """
-    served = _read_served(endpoint, store)
+    served, problem = _read_served(plan, store)
     own = [i for i, s in enumerate(served) if _is_model(s, challenger, store)]
     if own and own[-1] == len(served) - 1:
         served = served[: own[0]]
-    if not served:
-        return None
-    if served[-1].package is None:
-        log.warning("%s serves %s, which was not released from this store, so there is no champion to compare with", endpoint, served[-1].version)
-    return served[-1].package
+    package = served[-1].package if served else None
+    if served and package is None and not problem:
+        problem = f"{served[-1].endpoint} serves {served[-1].version}, which was not released from this store"
+    if package is None and plan.gate.first_model == plan.model:
+        problem = ""
+    if problem:
+        log.warning("it is not certain which model of %s is released: %s", plan.model, problem)
+    return Champion(package, problem)
 
 
-def find_champion_for_step(endpoint: str, model: Artifact, store: Store) -> Artifact | None:
+def find_champion_for_step(plan: Plan, model: Artifact, store: Store) -> Champion:
     """As :func:`find_champion`, for the artifact of the new model's training or calibration."""
-    return find_champion(endpoint, read_card(store.path(model, CARD_FILE)), store)
+    return find_champion(plan, read_card(store.path(model, CARD_FILE)), store)
 
 
-def released_training(endpoint: str, store: Store) -> Manifest | None:
-    """The manifest of the training whose model the endpoint serves according to its records; None if it is not in this store."""
-    served = _read_served(endpoint, store)
+def released_training(plan: Plan, store: Store) -> Manifest | None:
+    """The manifest of the training whose model was released last for the plan; None if it is not in this store."""
+    served, _ = _read_served(plan, store)
     if not served or served[-1].package is None:
         return None
     card = _read_card(served[-1], store)
@@ -65,9 +83,10 @@ def find_training(file: str, sha256: str, store: Store) -> Manifest | None:
     return None
 
 
-def _read_served(endpoint: str, store: Store) -> list[ReleaseRecord]:
-    """The successful releases and rollbacks of an endpoint, the oldest first."""
-    return [record for record in read_records(endpoint, store) if record.state == "done"]
+def _read_served(plan: Plan, store: Store) -> tuple[list[ReleaseRecord], str]:
+    """The successful releases and rollbacks of a plan's model and endpoints, the oldest first; and why there may be others."""
+    found = records_of_model(plan.model, store, [e.base_name for e in plan.release.endpoints(plan.model)])
+    return [record for record in found.records if record.state == "done"], found.problem
 
 
 def _is_model(served: ReleaseRecord, challenger: ModelCard, store: Store) -> bool:

@@ -39,7 +39,7 @@ class EndpointUpdater:
             ReleaseError: the update or its check failed, and the endpoint is as it was. AwsUnreachableError if AWS did
                 not answer, so that another try may succeed.
         """
-        write_record(record, self.store)
+        record = self.begin(record)
         try:
             self.aws.start_update(record.endpoint, record.endpoint_config)
             return self._finish(record)
@@ -47,6 +47,10 @@ class EndpointUpdater:
             result = self._undo(record, str(e))
             kind = AwsUnreachableError if isinstance(e, AwsUnreachableError) else ReleaseError
             raise kind(f"{e}; {result}", code=e.code, rolled_back=True) from e
+
+    def begin(self, record: ReleaseRecord) -> ReleaseRecord:
+        """Write a new record of the plan's model, and return it."""
+        return write_record(record.model_copy(update={"model": self.plan.model}), self.store)
 
     def finish_interrupted(self, base_name: str) -> None:
         """Finish or undo the updates that killed processes left. An update that cannot be undone now stays open for the next call."""

@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from filelock import FileLock
+
 from animl_pipeline.core.errors import StoreError, StoreUnreachableError
 from animl_pipeline.storage.atomic_files import TEMPORARY, disk_errors, remove_leftovers, write_atomic
 
@@ -28,6 +30,8 @@ WORK = "work"
 """Folder of what is under way on this machine; it is no part of the store's content."""
 PARTS = "parts"
 """Folder in it for objects that are being written."""
+ABSENT_LOCK = "put-if-absent.lock"
+"""File in it that is locked while an object is written only if it is absent."""
 S3_CONNECTIONS = 64
 """Connections kept open to S3: so many threads may write at a time."""
 LIST_ABOVE = 4
@@ -61,6 +65,10 @@ class ObjectStore(ABC):
     @abstractmethod
     def put(self, name: str, data: bytes, *, durable: bool = True) -> None:
         """Write or overwrite an object. If it is not ``durable``, a power cut may lose it until :meth:`flush`."""
+
+    @abstractmethod
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """Write an object unless there is one of this name; whether it was written. Of several writers at once, one succeeds."""
 
     @abstractmethod
     def put_file(self, name: str, source: Path) -> None:
@@ -144,6 +152,19 @@ class FolderObjectStore(ObjectStore):
             with disk_errors(parts):
                 remove_leftovers(parts)
         write_atomic(self.folder / name, data, durable=durable, temporary_folder=parts)
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        with disk_errors(self.folder / WORK):
+            (self.folder / WORK).mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / WORK / ABSENT_LOCK)
+            lock.acquire()
+        try:
+            if self.size(name) is not None:
+                return False
+            self.put(name, data)
+            return True
+        finally:
+            lock.release()
 
     def flush(self) -> None:
         os.sync()
@@ -243,6 +264,20 @@ class S3ObjectStore(ObjectStore):
 
     def put(self, name: str, data: bytes, *, durable: bool = True) -> None:
         self._call(lambda: self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data))
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        from botocore.exceptions import ClientError
+
+        def put() -> bool:
+            try:
+                self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data, IfNoneMatch="*")
+            except ClientError as e:
+                if e.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in {409, 412}:  # another writer was first, or is writing now
+                    return False
+                raise
+            return True
+
+        return bool(self._call(put))
 
     def put_file(self, name: str, source: Path) -> None:
         self._call(lambda: self.client.upload_file(str(source), self.bucket, self.prefix + name))

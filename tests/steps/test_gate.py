@@ -18,7 +18,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.evaluation_results import ClassComparison, Comparison, Metrics
 from animl_pipeline.deploy.release_history import close_record, new_record, write_record
-from animl_pipeline.deploy.released_model import find_champion
+from animl_pipeline.deploy.released_model import Champion, find_champion
 from animl_pipeline.inference.classifier import Classifier, read_card
 from animl_pipeline.steps.evaluation import read_metrics, write_headline
 from animl_pipeline.steps.evaluation.compare_champion import compare_with_champion
@@ -122,7 +122,7 @@ def test_a_challenger_trained_on_shuffled_labels_of_an_invasive_class_is_held_an
 ) -> None:
     record_release(champion, plan, store)
     bad = make_linear_model(store, fit_linear(island_crops(), shuffled="rat"))
-    released = find_champion(plan.endpoint_name(), read_card(store.path(bad, "card.json")), store)
+    released = find_champion(plan, read_card(store.path(bad, "card.json")), store).package
     assert released == champion.package
     done = run_evaluation_steps(store, bad, steps, plan, released)
     metrics, page = metrics_and_page(done.evaluation, store)
@@ -224,19 +224,19 @@ def test_a_model_is_held_while_the_champions_package_is_missing(store: Store, st
 
 def test_nothing_released_means_no_champion(store: Store, plan: Plan, champion: EvaluatedModel) -> None:
     card = read_card(store.path(champion.package, "card.json"))
-    assert find_champion(plan.endpoint_name(), card, store) is None
+    assert find_champion(plan, card, store) == Champion(None)
     record_release(champion, plan, store, state="rolled back")
-    assert find_champion(plan.endpoint_name(), card, store) is None
+    assert find_champion(plan, card, store) == Champion(None)
 
 
 def test_a_released_model_is_compared_with_the_one_before_it(store: Store, steps: DataSteps, plan: Plan, champion: EvaluatedModel) -> None:
     record_release(champion, plan, store)
     first = read_card(store.path(champion.package, "card.json"))
-    assert find_champion(plan.endpoint_name(), first, store) is None, "its own evaluation stays cached"
+    assert find_champion(plan, first, store) == Champion(None), "its own evaluation stays cached"
     second = run_evaluation_steps(store, make_linear_model(store, fit_linear(island_crops(seed=5))), steps, plan, champion.package)
     record_release(second, plan, store)
-    assert find_champion(plan.endpoint_name(), read_card(store.path(second.package, "card.json")), store) == champion.package
-    assert find_champion(plan.endpoint_name(), first, store) == second.package
+    assert find_champion(plan, read_card(store.path(second.package, "card.json")), store) == Champion(champion.package)
+    assert find_champion(plan, first, store) == Champion(second.package)
 
 
 def test_an_unreadable_release_record_is_skipped(store: Store, plan: Plan, champion: EvaluatedModel) -> None:

@@ -22,6 +22,7 @@ from animl_pipeline.storage.gc.references import Root, needed_steps
 from animl_pipeline.storage.gc.stored_steps import StepId, StoredStep
 from animl_pipeline.storage.manifest import Manifest
 from animl_pipeline.storage.store import StepOutput, Store, open_store
+from tests.support.colour_models import island_plan
 from tests.support.crops_to_split import island, split, split_of_locations
 from tests.support.packaged_model import make_package
 from tests.support.stored_steps import collect, has_blob, is_complete, make_step, release, report, sha256_of_bytes
@@ -162,9 +163,10 @@ def test_the_champion_of_the_released_model_stays_though_the_model_was_packaged_
     for version, package in (("other", other), ("same", first), ("same", second)):
         release(store, package, version)
     card = read_card(store.path(second, "card.json"))
-    assert find_champion("isle", card, store) == other
+    plan = island_plan(release={"endpoint": "isle"})
+    assert find_champion(plan, card, store).package == other
     collect(store, GcRules(keep=1))
-    assert find_champion("isle", card, store) == other
+    assert find_champion(plan, card, store).package == other
     assert is_complete(store, other)
 
 

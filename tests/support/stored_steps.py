@@ -44,9 +44,15 @@ def report(store: Store, model: str, *steps: Artifact) -> None:
     save_report(Report(model=model, version="1", headline="", metrics=metrics, **names), store)
 
 
-def release(store: Store, package: Artifact | None, version: str, state: str = "done", previous: str | None = None) -> None:
+def release(store: Store, package: Artifact | None, version: str, state: str = "done", previous: str | None = None, model: str = "") -> None:
     """Save a release of a version."""
-    names = {"base_name": "isle", "endpoint": "isle", "endpoint_config": f"c-{version}", "previous_config": previous and f"c-{previous}"}
+    names = {
+        "base_name": "isle",
+        "endpoint": "isle",
+        "endpoint_config": f"c-{version}",
+        "previous_config": previous and f"c-{previous}",
+        "model": model,
+    }
     record = write_record(new_record("release", **names, sagemaker_model=f"m-{version}", version=version, package=package), store)
     if state != "begun":
         close_record(record, state, store)  # type: ignore[arg-type]  # one of the two

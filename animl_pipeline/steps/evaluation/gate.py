@@ -7,22 +7,28 @@ from animl_pipeline.core.evaluation_results import ClassComparison, Interval, Me
 from animl_pipeline.steps.evaluation.report_wording import format_count, format_interval, join_words
 
 
-def decide_verdict(metrics: Metrics, gate: GateConfig, invasive: tuple[str, ...], comparison_error: str = "") -> tuple[Verdict, tuple[str, ...]]:
+def decide_verdict(
+    metrics: Metrics, gate: GateConfig, invasive: tuple[str, ...], comparison_error: str = "", champion_problem: str = ""
+) -> tuple[Verdict, tuple[str, ...]]:
     """The verdict and its reasons, the most important first.
 
-    ``hold``: the model breaks a rule. ``need_more_data``: it breaks none, but the test set is too small. ``promote``: otherwise. The rules
-    look at the scores themselves, not at their intervals. If an interval includes 0, the reason says that the change may be chance.
+    ``hold``: the model breaks a rule, or the released model is not known. ``need_more_data``: it breaks none, but the test set is too
+    small, or too little of it could be compared. ``promote``: otherwise. The rules look at the scores themselves, not at their
+    intervals. If an interval includes 0, the reason says that the change may be chance.
 
     Args:
         metrics: the scores, with the comparison if there is a champion.
         gate: the plan's rules.
         invasive: the classes that must not be missed.
         comparison_error: why the champion could not be compared; "" if it could or if there is none.
+        champion_problem: why it is not certain which model is the champion; "" if it is certain.
     """
     broken = [*_lost_invasive_classes(metrics, gate, invasive), *_low_mean_f1(metrics, gate)]
     if comparison_error:
         broken.append(f"the released model could not be compared with it: {comparison_error}")
-    too_small = _too_small_test_set(metrics, gate)
+    if champion_problem:
+        broken.append(f"it is not certain which model is released: {champion_problem}")
+    too_small = (*_too_little_compared(metrics, gate), *_too_small_test_set(metrics, gate))
     if broken:
         return "hold", (*broken, *too_small)
     if too_small:
@@ -76,6 +82,17 @@ def _describe_interval(interval: Interval | None) -> str:
     return f"{text[:-1]}, so it may be chance)" if interval[1] >= 0 else text
 
 
+def _too_little_compared(metrics: Metrics, gate: GateConfig) -> tuple[str, ...]:
+    """One reason if both models know the classes of hardly any test crop, so that the comparison says nothing."""
+    c = metrics.comparison
+    if c is None or (c.examples >= max(1, gate.min_examples) and c.locations >= min(metrics.locations, max(1, gate.min_locations))):
+        return ()
+    return (
+        f"only {format_count(c.examples, 'test crop')} from {format_count(c.locations, 'location')} could be compared with the released model, "
+        f"because the other {c.left_out:,} are of classes that it does not know",
+    )
+
+
 def _too_small_test_set(metrics: Metrics, gate: GateConfig) -> tuple[str, ...]:
     """One reason that names every class with too few test examples or locations."""
     few = [c for c in metrics.classes if c.examples < gate.min_examples or c.locations < gate.min_locations]
@@ -93,7 +110,8 @@ def _reasons_to_promote(metrics: Metrics, gate: GateConfig, invasive: tuple[str,
     c = metrics.comparison
     enough = f"every class has at least {format_count(gate.min_examples, 'test example')} from {format_count(gate.min_locations, 'location')}"
     if c is None:
-        return ("it breaks no rule of the plan and is the first model for its endpoint", enough)
+        first = f"is the first {'by the plan (gate.first_model)' if gate.first_model else 'that is released from this store'}"
+        return (f"it breaks no rule of the plan and {first}", enough)
     compared = [d.id for d in c.classes if d.id in invasive]
     recall = f", and no invasive class ({join_words(compared)}) lost more than {gate.max_invasive_recall_drop:.2f} of its recall" if compared else ""
     return (f"its mean F1 did not fall by more than {gate.max_macro_f1_drop:.2f} against the released model{recall}", enough)

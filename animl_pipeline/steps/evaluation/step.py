@@ -12,14 +12,29 @@ from pydantic import TypeAdapter, ValidationError
 
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import DamagedError, EvaluationError, PipelineError
-from animl_pipeline.core.evaluation_results import Comparison, Metrics, Threshold
+from animl_pipeline.core.evaluation_results import Comparison, Metrics, ProductionScore, Threshold
 from animl_pipeline.core.step_declaration import Step
-from animl_pipeline.core.table_schemas import CROPS, SPLITS, TEST_PREDICTIONS
+from animl_pipeline.core.table_schemas import (
+    CROPS,
+    SEARCHED_TEST_IMAGES,
+    SPLITS,
+    TEST_DETECTIONS,
+    TEST_IMAGES,
+    TEST_OBJECTS,
+    TEST_PREDICTIONS,
+)
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.inference.score_crops import score_crops
-from animl_pipeline.steps.evaluation import animl_evaluation_table, false_alarms_and_missed_invaders, metrics, report_wording, slices_and_equivalents
+from animl_pipeline.steps.evaluation import (
+    animl_evaluation_table,
+    false_alarms_and_missed_invaders,
+    metrics,
+    production_score,
+    report_wording,
+    slices_and_equivalents,
+)
 from animl_pipeline.steps.evaluation.audit_fold_splits import HELD_OUT
-from animl_pipeline.steps.evaluation.compare_champion import compare_with_champion
+from animl_pipeline.steps.evaluation.compare_champion import compare_with_champion, load_champion
 from animl_pipeline.steps.evaluation.gate import decide_verdict
 from animl_pipeline.steps.evaluation.label_audit import SUSPECT_COLUMNS, find_suspect_labels
 from animl_pipeline.steps.evaluation.measure_calibration import measure_calibration
@@ -39,9 +54,9 @@ log = logging.getLogger(__name__)
 
 STEP = Step(
     "evaluation",
-    version=1,
-    sections=("labels", "model_input", "thresholds", "gate", "audit", "package"),
-    reads=(CROPS, SPLITS),
+    version=2,
+    sections=("labels", "model_input", "thresholds", "production", "gate", "audit", "package"),
+    reads=(CROPS, SPLITS, TEST_IMAGES, TEST_OBJECTS, TEST_DETECTIONS, SEARCHED_TEST_IMAGES),
     writes=(TEST_PREDICTIONS,),
     libraries=("onnxruntime", "matplotlib"),
 )
@@ -57,6 +72,13 @@ class Fold(NamedTuple):
     splits: Artifact
 
 
+class SequenceArtifacts(NamedTuple):
+    """The steps test_images and test_detections: the sequences on which production is scored."""
+
+    images: Artifact
+    detections: Artifact
+
+
 class _Inputs(NamedTuple):
     """Everything that an evaluation depends on."""
 
@@ -66,14 +88,17 @@ class _Inputs(NamedTuple):
     plan: Plan
     store: Store
     champion: Artifact | None
+    champion_problem: str
     folds: tuple[Fold, ...]
     step_counts: tuple[tuple[str, Counts], ...]
     image_url: str
+    sequences: SequenceArtifacts | None
 
     def artifacts(self) -> dict[str, Artifact]:
         folds = {f"{what}_{i}": a for i, fold in enumerate(self.folds) for what, a in (("fold_model", fold.model), ("fold_splits", fold.splits))}
         champion = {"champion": self.champion} if self.champion else {}
-        return {"model": self.model, "crops": self.crops, "splits": self.splits} | champion | folds
+        sequences = {"test_images": self.sequences.images, "test_detections": self.sequences.detections} if self.sequences else {}
+        return {"model": self.model, "crops": self.crops, "splits": self.splits} | champion | folds | sequences
 
     def labels(self) -> dict[str, tuple[str, ...]]:
         """Class → the labels that people give it."""
@@ -89,9 +114,11 @@ class _Inputs(NamedTuple):
             "reference_predictions": plan.package.reference_predictions,
             "invasive": plan.thresholds.invasive,
             "gate": plan.gate.model_dump(mode="json"),
+            "detector_confidence": plan.production.detector_confidence if plan.production else None,
             "audit": plan.audit.model_dump(mode="json"),
             "step_counts": [(name, counts.model_dump(mode="json")) for name, counts in self.step_counts],
             "image_url": self.image_url,
+            "champion_problem": self.champion_problem,
         }
 
 
@@ -103,9 +130,11 @@ def evaluate_classifier(
     store: Store,
     *,
     champion: Artifact | None = None,
+    champion_problem: str = "",
     folds: Sequence[Fold] = (),
     step_counts: Sequence[tuple[str, Counts]] = (),
     image_url: str = "",
+    sequences: SequenceArtifacts | None = None,
 ) -> Artifact:
     """Score the packaged model on the test split only, and decide the verdict.
 
@@ -119,15 +148,17 @@ def evaluate_classifier(
         plan: only the sections in ``STEP`` are used.
         store: holds the steps.
         champion: the package of the released model; None if there is none.
+        champion_problem: why it is not certain which model is released; "" if it is certain. The verdict is then to hold.
         folds: models for the label audit of train crops.
         step_counts: name and counts of each earlier step, for the report.
         image_url: address of an image in Animl, with {project} and {image}, for links in the report; "" for no links.
+        sequences: the sequences on which production is scored; None: production is not scored.
 
     Raises:
         EvaluationError: there is nothing to score; crops, splits, plan and model do not match; a location is in the test split and in
             another; probabilities are not finite, or differ between stored crop and whole image.
     """
-    inputs = _Inputs(model, crops, splits, plan, store, champion, tuple(folds), tuple(step_counts), image_url)
+    inputs = _Inputs(model, crops, splits, plan, store, champion, champion_problem, tuple(folds), tuple(step_counts), image_url, sequences)
     return store.make(
         STEP, inputs=inputs.artifacts(), config=inputs.config(),
         build=lambda space: _evaluate(space, inputs, _load_classifier(model, plan, store)),
@@ -150,7 +181,8 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
     store, plan, card = inputs.store, inputs.plan, classifier.card
     split = join_splits(store.table(inputs.crops, CROPS), store.table(inputs.splits, SPLITS))
     test = score_test_crops(split, classifier, store, plan.model_input)
-    found, final = _compute_metrics(test, classifier, inputs)
+    production = _score_production(classifier, inputs)
+    found, final = _compute_metrics(test, classifier, production.score if production else None, inputs)
     log.info("evaluation: %s", report_wording.write_headline(found))
 
     write_table(space.out, TEST_PREDICTIONS, select_columns(test, card.class_ids()))
@@ -167,6 +199,8 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
         "missed_invaders.csv": false_alarms_and_missed_invaders.missed_invaders(test, found.thresholds),
         "suspect_labels.csv": suspects[SUSPECT_COLUMNS],
     }
+    if production is not None:
+        tables |= {"animl.csv": production.animl_table, "sequences.csv": production.sequences}
     for name, table in tables.items():
         table.to_csv(space.out / name, index=False, float_format="%.4f", lineterminator="\n")
     digests = {name: artifact.digest for name, artifact in inputs.artifacts().items()}
@@ -176,7 +210,44 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
     return StepOutput(_counts(found, len(suspects)), final=final, blob_digests=tuple(sorted({str(r["image"]) for r in reference})))
 
 
-def _compute_metrics(test: pd.DataFrame, classifier: Classifier, inputs: _Inputs) -> tuple[Metrics, bool]:
+class _Production(NamedTuple):
+    """The score of production, Animl's own table of it, and the list of missed sequences and false alarms."""
+
+    score: ProductionScore
+    animl_table: pd.DataFrame
+    sequences: pd.DataFrame
+
+
+def _score_production(classifier: Classifier, inputs: _Inputs) -> _Production | None:
+    """The model, and the champion if there is one, on the sequences of the test locations; None if the plan does not want it."""
+    plan, store = inputs.plan, inputs.store
+    if inputs.sequences is None or plan.production is None:
+        return None
+    data = production_score.read_sequences(inputs.sequences.images, inputs.sequences.detections, store)
+    equivalents, ids = plan.labels.equivalents, classifier.card.class_ids()
+    labels = production_score.label_boxes(data, classifier, store, plan.model_input, "boxes of test images")
+    outcomes = production_score.find_outcomes_of(data, labels, ids, equivalents)
+    score = production_score.score_production(data, outcomes, ids, plan.production.detector_confidence)
+    if inputs.champion is not None:
+        champion = _champion_or_none(inputs.champion, store)
+        if champion is not None:
+            theirs = production_score.label_boxes(data, champion, store, plan.model_input, "boxes of test images, champion")
+            known = champion.card.class_ids()
+            both = (production_score.find_outcomes_of(data, theirs, known, equivalents), outcomes)
+            score = score.model_copy(update={"changes": production_score.compare_production(data, both, (known, ids))})
+    table = animl_evaluation_table.sequence_table(data, outcomes, ids)
+    return _Production(score, table, production_score.list_sequences(data, outcomes, ids))
+
+
+def _champion_or_none(champion: Artifact, store: Store) -> Classifier | None:
+    """The released model; None if its package cannot be used, which the comparison on crops reports."""
+    try:
+        return load_champion(champion, store)
+    except PipelineError:
+        return None
+
+
+def _compute_metrics(test: pd.DataFrame, classifier: Classifier, production: ProductionScore | None, inputs: _Inputs) -> tuple[Metrics, bool]:
     """All scores and the verdict. False beside them if the champion could not be compared, so that the next run tries again."""
     card, equivalents = classifier.card, inputs.plan.labels.equivalents
     comparison, comparison_error = _compare(test, classifier, inputs)
@@ -187,9 +258,10 @@ def _compute_metrics(test: pd.DataFrame, classifier: Classifier, inputs: _Inputs
             "slices": slices_and_equivalents.score_slices(test, card.class_ids()),
             "with_equivalents": slices_and_equivalents.score_with_equivalents(test, card.class_ids(), equivalents) if equivalents else None,
             "comparison": comparison,
+            "production": production,
         }
     )
-    verdict, reasons = decide_verdict(found, inputs.plan.gate, inputs.plan.thresholds.invasive, comparison_error)
+    verdict, reasons = decide_verdict(found, inputs.plan.gate, inputs.plan.thresholds.invasive, comparison_error, inputs.champion_problem)
     return found.model_copy(update={"verdict": verdict, "reasons": reasons}), not comparison_error
 
 

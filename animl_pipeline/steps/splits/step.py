@@ -6,7 +6,7 @@ import json
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.config import SplitsConfig
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.errors import SplitsError
+from animl_pipeline.core.errors import DamagedError, SplitsError
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, DROPPED_CROPS, SPLIT_LOCATIONS, SPLITS
 from animl_pipeline.core.tables import write_table
@@ -24,7 +24,17 @@ from animl_pipeline.steps.splits.grouping import Bools, Ints, to_list
 from animl_pipeline.steps.splits.leakage import count_leaks, in_two_splits, split_of_images
 from animl_pipeline.steps.splits.number_crops import NumberedCrops, number_crops, read_crops, sequences_by_time
 from animl_pipeline.steps.splits.optimise import SPLIT_NAMES, TEST, TRAIN, VAL, search
-from animl_pipeline.steps.splits.test_set_registry import PREFIX, TESTED, History, read_history, record_split, registry_name
+from animl_pipeline.steps.splits.test_set_registry import (
+    PREFIX,
+    TESTED,
+    History,
+    Registry,
+    count_conflicts,
+    find_history,
+    read_registry,
+    record_split,
+)
+from animl_pipeline.storage.manifest import manifest_name
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, digest_of
 
 log = logging.getLogger(__name__)
@@ -68,14 +78,32 @@ def split_by_location(crops: Artifact, config: SplitsConfig, classes: tuple[str,
 
     Raises:
         SplitsError: there are too few locations, a split would be empty, or the plan wants to train on locations of the test set.
-        StoreError: the registry cannot be read.
+        StoreError: the registry cannot be read, or files of it are missing.
+        DamagedError: stored splits disagree with the registry; they are removed.
     """
     rows = read_crops(crops, store)
-    key = config.model_dump(mode="json") | {"classes": list(classes)}
-    run = digest_of([crops.digest, key])[:16]
-    registry = registry_name(model, config.test_set)
+    run = digest_of([crops.digest, _key(config, classes)])[:16]
     prefixes = set(to_list(rows["image"].str.slice(0, PREFIX)))
-    history = read_history(store, registry, run, set(rows["location"].unique().tolist()), prefixes)
+    while True:
+        registry = read_registry(store, model, config.test_set)
+        history = find_history(registry, run, set(rows["location"].unique().tolist()), prefixes)
+        artifact = _make(crops, rows, config, classes, history, store)
+        splits = store.table(artifact, SPLITS)  # in the order of the crops' ids, as the rows
+        used = rows if len(rows) == len(splits) else rows[rows["crop_id"].isin(splits["crop_id"])]
+        divided = used.assign(split=splits["split"].to_numpy())
+        if artifact.cached:
+            _check_against_registry(artifact, divided, registry, store)
+        if history.recorded or record_split(store, registry, run, divided):
+            return artifact
+        log.info("splits: another run of %s recorded its split meanwhile; dividing again, with its test locations", model)
+
+
+def _key(config: SplitsConfig, classes: tuple[str, ...]) -> dict[str, Any]:
+    return config.model_dump(mode="json") | {"classes": list(classes)}
+
+
+def _make(crops: Artifact, rows: pd.DataFrame, config: SplitsConfig, classes: tuple[str, ...], history: History, store: Store) -> Artifact:
+    """The step's artifact for what earlier runs used: built now, or reused."""
 
     def build(space: Workspace) -> StepOutput:
         numbered = number_crops(rows, config, classes)
@@ -85,12 +113,23 @@ def split_by_location(crops: Artifact, config: SplitsConfig, classes: tuple[str,
             raise SplitsError(f"leakage between the splits: {leaks}; this is a bug of the splitter, please report it", code="leakage")
         return _write(space.out, numbered, result, leaks, _notes(numbered, result, config, classes, history))
 
-    artifact = store.make(STEP, inputs={"crops": crops}, config=key | {"history": history.digest()}, build=build)
-    if not history.recorded:
-        splits = store.table(artifact, SPLITS)  # in the order of the crops' ids, as the rows
-        used = rows if len(rows) == len(splits) else rows[rows["crop_id"].isin(splits["crop_id"])]
-        record_split(store, registry, run, used.assign(split=splits["split"].to_numpy()))
-    return artifact
+    return store.make(STEP, inputs={"crops": crops}, config=_key(config, classes) | {"history": history.digest()}, build=build)
+
+
+def _check_against_registry(artifact: Artifact, divided: pd.DataFrame, registry: Registry, store: Store) -> None:
+    """Check that a stored split puts nothing into test that the registry calls trained on, or the other way round.
+
+    Raises:
+        DamagedError: it does. Its manifest is removed, so the next try divides again.
+    """
+    if conflicts := count_conflicts(registry, divided):
+        store.object_store.delete(manifest_name(artifact.step, artifact.key))
+        raise DamagedError(
+            f"the stored splits {artifact.key[:12]} disagree with the registry of test locations about {conflicts:,} crops, so they were changed; "
+            "they are removed now; run the pipeline again to divide again",
+            code="splits_against_registry",
+            crops=conflicts,
+        )
 
 
 def _divide(crops: NumberedCrops, config: SplitsConfig, classes: tuple[str, ...], history: History) -> SplitCrops:

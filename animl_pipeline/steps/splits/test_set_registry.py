@@ -1,17 +1,30 @@
 """The registry of the locations and images that earlier runs used for training or testing. It freezes a model's test set.
 
-It is part of the store's index, one for each model and number of the test set. A location has an entry by its name. The images of a
-location have an entry for each run that used new ones, so that a location is recognised under another name.
+There is one for each model and number of the test set, ``index/splits/<model>/`` in the store. Each run that used something new adds a
+file: the first is ``00000001.json``, the next ``00000002.json``, and so on. A file is written only if there is none of its number, so of
+two runs at once one is refused and divides again. Each file holds the sha256 of the one before it, and the number of files is also kept
+with the model's reports, so a changed, empty or missing file is noticed. Files of earlier versions (``*.jsonl``) come before them all.
+
+A location has an entry by its name. The images of a location have an entry for each run that used new ones, so that a location is
+recognised under another name.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ValidationError
 
-from animl_pipeline.core.errors import StoreError
+from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.errors import PipelineError, StoreError
+from animl_pipeline.core.frozen_record import Record
+from animl_pipeline.deploy.release_history import records_of_model
+from animl_pipeline.inference.classifier import CARD_FILE, read_card
 from animl_pipeline.steps.splits.grouping import to_list
 from animl_pipeline.storage.store import Store, digest_of
 
@@ -23,6 +36,9 @@ PREFIX = 16
 """The first characters of an image's sha256 stand for the image."""
 UNKNOWN_LOCATION, ANY_LOCATION = "", "?"
 """The location of images whose location was unknown, and of images that an early registry kept without their location."""
+NUMBERED = re.compile(r"[0-9]{8}\.json")
+"""The names of a registry's files; those of earlier versions have others."""
+DIGEST_IN_NAME = re.compile(r"/[0-9]{20}-([0-9a-f]{16})\.jsonl$")
 
 
 class ImageUse(NamedTuple):
@@ -63,35 +79,89 @@ class History(NamedTuple):
         return set().union(*(prefixes for use, prefixes in self.images.items() if use.use == TESTED))
 
 
+class Registry(NamedTuple):
+    """A registry as it is in the store now.
+
+    Attributes:
+        name: its name in the store's index.
+        report: the name of the object that keeps its number of files with the model's reports.
+        entries: name of a location, or of images of a run → what they were used for.
+        files: how many numbered files it has.
+        last: sha256 of the last file, which the next file names.
+        unconfirmed: whether it has files of earlier versions that no numbered file names yet.
+    """
+
+    name: str
+    report: str
+    entries: dict[str, dict[str, str]]
+    files: int
+    last: str
+    unconfirmed: bool
+
+    def use_of_images(self) -> dict[str, str]:
+        """Prefix of an image → the word for its use. An image that was used for both counts as tested."""
+        found = {prefix: e["as"] for e in self.entries.values() for prefix in e.get("images", "").split()}
+        return found | {prefix: e["as"] for e in self.entries.values() if e["as"] == "tested" for prefix in e.get("images", "").split()}
+
+
+class _File(Record):
+    """One numbered file of a registry."""
+
+    previous: str
+    entries: dict[str, dict[str, str]]
+
+
+class _Count(Record):
+    """The number of files of a registry, as it is kept with the model's reports."""
+
+    files: int
+
+
 def registry_name(model: str, test_set: int) -> str:
     """The name of a registry in the store's index. No model has such a name with a dot."""
     return f"splits/{model}" if test_set == 1 else f"splits/{model}.{test_set}"
 
 
-def read_history(store: Store, registry: str, run: str, locations: set[str], images: set[str]) -> History:
+def read_registry(store: Store, model: str, test_set: int) -> Registry:
+    """The registry of a model's test set.
+
+    Raises:
+        StoreError: it cannot be read, has changed, or is missing although the model was trained with it (codes "damaged_registry",
+            "missing_registry", "unknown_registry_entry"). Without it, the test set would not stay frozen.
+    """
+    name, report = registry_name(model, test_set), f"reports/{model}/test_set_{test_set}.json"
+    folder = f"index/{name}/"
+    names = [n for n in store.object_store.names(folder) if "/" not in n.removeprefix(folder)]
+    earlier = {n: store.object_store.read(n) or b"" for n in names if not NUMBERED.fullmatch(n.removeprefix(folder))}
+    entries: dict[str, dict[str, str]] = {}
+    for shard, data in earlier.items():
+        entries |= _parse_earlier(shard, data)
+    last = digest_of(sorted((n.removeprefix(folder), hashlib.sha256(data).hexdigest()) for n, data in earlier.items())) if earlier else ""
+    numbered = [n for n in names if n not in earlier]
+    for number, file in enumerate(numbered, 1):
+        data = store.object_store.read(file) or b""
+        content = _parse_numbered(file, data)
+        if file != f"{folder}{number:08d}.json" or content.previous != last:
+            raise _damaged(file, "a file before it is missing or has changed")
+        entries |= content.entries
+        last = hashlib.sha256(data).hexdigest()
+    _check_entries(name, entries)
+    _check_complete(store, model, test_set, report, len(numbered), empty=not names)
+    return Registry(name, report, entries, len(numbered), last, bool(earlier) and not numbered)
+
+
+def find_history(registry: Registry, run: str, locations: set[str], images: set[str]) -> History:
     """What earlier runs used these locations and images for. The entries of ``run`` itself do not count.
 
     Args:
-        store: the store.
-        registry: name of the registry.
+        registry: the registry.
         run: id of this run.
         locations: names of the present locations.
         images: prefixes of the present images.
-
-    Raises:
-        StoreError: the registry cannot be read. Without it, the test set would not stay frozen.
     """
-    entries = store.read_index(registry, irreplaceable=True)
-    unknown = [name for name, e in entries.items() if set(e) not in ({"as", "run"}, {"as", "run", "location", "images"}) or e["as"] not in WORDS]
-    if unknown:
-        raise StoreError(
-            f"the registry of test locations has an unknown entry for {unknown[0]!r}; restore index/{registry} in the store from a backup, "
-            "or raise splits.test_set in the plan to start a new test set",
-            code="unknown_registry_entry",
-        )
     used: dict[str, int] = {}
     image_uses: dict[ImageUse, set[str]] = {}
-    for name, entry in entries.items():
+    for name, entry in registry.entries.items():
         if entry["run"] == run:
             continue
         use = WORDS[entry["as"]]
@@ -102,19 +172,21 @@ def read_history(store: Store, registry: str, run: str, locations: set[str], ima
         elif name[:PREFIX] in images:
             image_uses.setdefault(ImageUse(use, ANY_LOCATION), set()).add(name[:PREFIX])
     present = {use: prefixes for use, prefixes in image_uses.items() if prefixes}
-    return History(used, present, recorded=any(e["run"] == run for e in entries.values()))
+    return History(used, present, recorded=any(e["run"] == run for e in registry.entries.values()))
 
 
-def record_split(store: Store, registry: str, run: str, crops: pd.DataFrame) -> None:
-    """Add the locations and images of a split to the registry. What it holds already stays as it is.
+def record_split(store: Store, registry: Registry, run: str, crops: pd.DataFrame) -> bool:
+    """Add the locations and images of a split to the registry; False if it has grown since it was read, and nothing was written.
+
+    What it holds already stays as it is.
 
     Args:
         store: the store.
-        registry: name of the registry.
+        registry: the registry as it was when the crops were divided.
         run: id of this run.
         crops: columns ``location``, ``image`` and ``split``.
     """
-    entries = store.read_index(registry, irreplaceable=True)
+    entries = registry.entries
     known = {name[:PREFIX] for name in entries} | {prefix for entry in entries.values() for prefix in entry.get("images", "").split()}
     use = crops["split"].eq("test").map({True: "tested", False: "learnt"})
     table = pd.DataFrame({"location": crops["location"], "use": use, "image": crops["image"].str.slice(0, PREFIX)}).drop_duplicates()
@@ -124,4 +196,105 @@ def record_split(store: Store, registry: str, run: str, crops: pd.DataFrame) -> 
             new[location] = {"as": word, "run": run}
         if images := sorted(set(to_list(rows["image"])) - known):
             new[f"{run} {word} {location}"] = {"as": word, "run": run, "location": location, "images": " ".join(images)}
-    store.add_to_index(registry, new)
+    number = registry.files + 1
+    name = f"index/{registry.name}/{number:08d}.json"
+    if not new and not registry.unconfirmed:
+        return store.object_store.size(name) is None
+    data = _File(previous=registry.last, entries=new).model_dump_json(indent=0).encode()
+    if not store.object_store.put_if_absent(name, data):
+        return False
+    store.object_store.put(registry.report, _Count(files=number).model_dump_json().encode())
+    return True
+
+
+def count_conflicts(registry: Registry, crops: pd.DataFrame) -> int:
+    """How many crops are in test although their location or image was used for training, or the other way round.
+
+    Args:
+        registry: the registry.
+        crops: columns ``location``, ``image`` and ``split``.
+    """
+    by_location = crops["location"].map({name: e["as"] for name, e in registry.entries.items() if "images" not in e})
+    by_image = crops["image"].str.slice(0, PREFIX).map(registry.use_of_images())
+    word = crops["split"].eq("test").map({True: "tested", False: "learnt"})
+    return int(((by_location.notna() & (by_location != word)) | (by_image.notna() & (by_image != word))).sum())
+
+
+def _parse_earlier(name: str, data: bytes) -> dict[str, dict[str, str]]:
+    """The entries of a file of an earlier version, whose name may end with the beginning of its sha256."""
+    digest = DIGEST_IN_NAME.search(name)
+    if digest and not hashlib.sha256(data).hexdigest().startswith(digest[1]):
+        raise _damaged(name, "its content does not fit the digest in its name")
+    try:
+        found = {str(key): dict(entry) for key, entry in map(json.loads, data.decode().splitlines())}
+    except (ValueError, TypeError) as e:
+        raise _damaged(name, "it cannot be read") from e
+    if not found:
+        raise _damaged(name, "it is empty")
+    return found
+
+
+def _parse_numbered(name: str, data: bytes) -> _File:
+    try:
+        return _File.model_validate_json(data)
+    except ValidationError as e:
+        raise _damaged(name, "it is empty" if not data else "it cannot be read") from e
+
+
+def _damaged(name: str, what: str) -> StoreError:
+    return StoreError(
+        f"the registry of test locations is damaged: {name}: {what}; restore its folder in the store from a copy, or raise splits.test_set in the "
+        "plan to start a new test set",
+        code="damaged_registry",
+    )
+
+
+def _check_entries(name: str, entries: dict[str, dict[str, str]]) -> None:
+    unknown = [n for n, e in entries.items() if set(e) not in ({"as", "run"}, {"as", "run", "location", "images"}) or e["as"] not in WORDS]
+    if unknown:
+        raise StoreError(
+            f"the registry of test locations has an unknown entry for {unknown[0]!r}; restore index/{name} in the store from a copy, "
+            "or raise splits.test_set in the plan to start a new test set",
+            code="unknown_registry_entry",
+        )
+
+
+def _check_complete(store: Store, model: str, test_set: int, report: str, files: int, *, empty: bool) -> None:
+    """Check that no file is missing at the end of a registry, by what reports and releases of the model know."""
+    kept = store.object_store.read(report)
+    try:
+        expected = _Count.model_validate_json(kept).files if kept is not None else 0
+    except ValidationError:
+        raise _damaged(report, "it cannot be read") from None
+    if files < expected or (empty and kept is None and test_set in _test_sets_in_use(store, model)):
+        raise StoreError(
+            f"expected a registry of test locations in index/{registry_name(model, test_set)}, with which {model} was trained before, found "
+            f"{files} of {expected or 'its'} files; restore the folder in the store from a copy, or raise splits.test_set in the plan to start "
+            "a new test set",
+            code="missing_registry",
+        )
+
+
+class _Report(BaseModel):
+    """The only field of a stored report that matters here."""
+
+    package: Artifact
+
+
+def _test_sets_in_use(store: Store, model: str) -> set[int]:
+    """The numbers of the test sets with which the model's latest report and its releases were made. A card that cannot be read counts as 1."""
+    data = store.object_store.read(f"reports/{model}/newest.json")
+    packages = [r.package for r in records_of_model(model, store).records if r.package is not None]
+    try:
+        packages += [_Report.model_validate_json(data).package] if data is not None else []
+    except ValidationError:
+        return {1}
+    return {_test_set_of(package, store) for package in packages}
+
+
+def _test_set_of(package: Artifact, store: Store) -> int:
+    try:
+        plan = read_card(store.path(package, CARD_FILE)).plan
+    except PipelineError:
+        return 1
+    return int((plan.get("splits") or {}).get("test_set", 1))

@@ -58,7 +58,7 @@ def choose_initial_weights(plan: Plan, inputs: Mapping[str, Artifact], config: M
     """
     if plan.train.weights != RELEASED:
         return _from_plan(plan.train, settings)
-    found = released_training(plan.endpoint_name(), store)
+    found = released_training(plan, store)
     reason = "no model of this store was released yet"
     while found is not None and _is_same_training(found, inputs, config):
         reason = "the released model was trained on the same data from these weights"
