@@ -73,19 +73,36 @@ def _submit_steps(plan: Plan, paths: RunPaths) -> list[Step]:
     images = [dataset.download_images.submit(s, e, plan.labels, plan.images, paths) for s, e in zip(plan.sources, exports, strict=True)]
     labels = dataset.resolve_labels.submit(plan.sources, exports, images, plan.labels, paths)
     run_detector_on_cluster(labels, plan, paths)
-    detections = dataset.detect_animals.submit(labels, plan.detections, paths)
+    detections = dataset.detect_animals.submit(labels, plan.detections, plan.sources, paths)
     extract_crops_on_cluster(labels, detections, plan, paths)
     crops = dataset.extract_crops.submit(labels, detections, plan.crops, plan.model_input, paths)
     splits = dataset.split_by_location.submit(crops, plan.splits, tuple(plan.labels.classes), plan.model, paths)
+    test = _submit_test_sequences(plan, exports, splits, paths)
     model = training.train_classifier.submit(crops, splits, plan, paths)
     calibrated = training.calibrate_classifier.submit(model, crops, splits, plan, paths)
     folds = _train_audit_folds(plan, crops, splits, model, paths)
     steps: list[Step] = [(f"export {s.name}", task) for s, task in zip(plan.sources, exports, strict=True)]
     steps += [(f"images {s.name}", task) for s, task in zip(plan.sources, images, strict=True)]
-    steps += [("labels", labels), ("detections", detections), ("crops", crops), ("splits", splits), ("training", model), ("calibration", calibrated)]
-    evaluation = training.evaluate_classifier.submit(calibrated, crops, splits, plan, steps, folds, paths)
+    steps += [("labels", labels), ("detections", detections), ("crops", crops), ("splits", splits), *test]
+    steps += [("training", model), ("calibration", calibrated)]
+    sequences = [step for title, step in test if title in {"test_images", "test_detections"}]
+    evaluation = training.evaluate_classifier.submit(calibrated, crops, splits, plan, steps, folds, sequences, paths)
     package = training.package_model.submit(calibrated, evaluation, plan, paths)
     return [*steps, *(("", task) for fold in folds for task in fold), ("evaluation", evaluation), ("package", package)]
+
+
+def _submit_test_sequences(plan: Plan, exports: list[PrefectFuture[Artifact]], splits: PrefectFuture[Artifact], paths: RunPaths) -> list[Step]:
+    """The steps that give the sequences on which production is scored, if the plan wants that."""
+    if plan.production is None:
+        return []
+    images = dataset.choose_test_images.submit(plan.sources, exports, splits, plan.labels, plan.production, plan.splits, paths)
+    downloads = [dataset.download_test_images.submit(s, images, plan.images, paths) for s in plan.sources]
+    detections = dataset.detect_in_test_images.submit(images, plan.sources, downloads, plan.detections, plan.production, paths)
+    return [
+        ("test_images", images),
+        *((f"test_downloads {s.name}", task) for s, task in zip(plan.sources, downloads, strict=True)),
+        ("test_detections", detections),
+    ]
 
 
 def _train_audit_folds(

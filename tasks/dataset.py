@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
-from animl_pipeline.config import CropsConfig, DetectionsConfig, ImagesConfig, LabelsConfig, SourceConfig, SplitsConfig
+from animl_pipeline.config import CropsConfig, DetectionsConfig, ImagesConfig, LabelsConfig, ProductionConfig, SourceConfig, SplitsConfig
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.steps import crops as crops_step
@@ -42,9 +42,10 @@ def resolve_labels(
 
 
 @step_task("detections")
-def detect_animals(labels: Artifact, config: DetectionsConfig, paths: RunPaths) -> Artifact:
+def detect_animals(labels: Artifact, config: DetectionsConfig, sources: tuple[SourceConfig, ...], paths: RunPaths) -> Artifact:
     """Find boxes: people's where there are any, MegaDetector's elsewhere."""
-    return detections_step.detect_animals(labels, config, paths.open_store(), paths.settings())
+    folders = {source.name: source.images for source in sources}
+    return detections_step.detect_animals(labels, config, paths.open_store(), paths.settings(), folders)
 
 
 @task(name="detect", task_run_name="detect {share} of {of}", **REMOTE_WORK)
@@ -71,3 +72,38 @@ def extract_crops_share(
 def split_by_location(crops: Artifact, config: SplitsConfig, classes: tuple[str, ...], model: str, paths: RunPaths) -> Artifact:
     """Divide the locations into train, val and test. A location that was in test before stays there."""
     return splits_step.split_by_location(crops, config, classes, paths.open_store(), model)
+
+
+@step_task("test_images")
+def choose_test_images(
+    sources: tuple[SourceConfig, ...],
+    exports: list[Artifact],
+    splits: Artifact,
+    labels: LabelsConfig,
+    production: ProductionConfig,
+    dates: SplitsConfig,
+    paths: RunPaths,
+) -> Artifact:
+    """Choose the images on which the model is scored as in production. ``exports`` are in the order of ``sources``."""
+    found = [labels_step.SourceArtifacts(*of_source) for of_source in zip(sources, exports, strict=True)]
+    return labels_step.choose_test_images(found, splits, labels, production, dates, paths.open_store(), paths.settings())
+
+
+@step_task("test_downloads", "test_downloads {source.name}")
+def download_test_images(source: SourceConfig, test_images: Artifact, config: ImagesConfig, paths: RunPaths) -> Artifact:
+    """Download the images on which the model is scored as in production."""
+    return images_step.download_test_images(source, test_images, paths.open_store(), paths.settings(), config)
+
+
+@step_task("test_detections")
+def detect_in_test_images(
+    test_images: Artifact,
+    sources: tuple[SourceConfig, ...],
+    downloads: list[Artifact],
+    config: DetectionsConfig,
+    production: ProductionConfig,
+    paths: RunPaths,
+) -> Artifact:
+    """Run the detector on these images at the confidence of production. ``downloads`` are in the order of ``sources``."""
+    by_source = {source.name: download for source, download in zip(sources, downloads, strict=True)}
+    return detections_step.detect_in_test_images(test_images, by_source, config, production, paths.open_store(), paths.settings())

@@ -76,8 +76,13 @@ class ChosenDetector(NamedTuple):
         return f"detections/{digest_of(self.identity())[:32]}"
 
 
-def check_ready(config: DetectionsConfig, settings: Settings) -> None:
+def check_ready(config: DetectionsConfig, settings: Settings, *, for_production: bool = False) -> None:
     """Check that the plan names a detector or results file that can be used. Nothing is downloaded or loaded.
+
+    Args:
+        config: the plan's section.
+        settings: the cache of weights.
+        for_production: whether a detector is also needed where all training boxes are reviewed ones, to score production.
 
     Raises:
         DetectionsError, WeightsError: as :func:`choose_detector`; or the file does not exist; or images with people shall be dropped,
@@ -85,7 +90,7 @@ def check_ready(config: DetectionsConfig, settings: Settings) -> None:
     """
     if config.results is not None:
         check_results_file(config.results, settings)
-    if config.source not in DETECTOR_SOURCES:
+    if config.source not in DETECTOR_SOURCES and not (for_production and config.results is None):
         return
     if not config.detector.startswith(ENDPOINT_PREFIX):
         check_weights(config.detector, settings, config.sha256, key=PLAN_KEY)

@@ -9,6 +9,7 @@
     slices                 scores by light, box size, image and sequence; with equivalent classes
     calibration_metrics    calibration error on test; recall and precision at the thresholds
     compare_champion       the released model on the same crops
+    production_score       detector and classifier together on sequences of images, as in Animl
     gate                   the plan's rules: promote, hold or need_more_data, with reasons
     error_tables           false alarms, missed invasive animals, Animl's own table
     label_audit            labels that may be wrong
@@ -22,6 +23,6 @@ from __future__ import annotations
 
 from animl_pipeline.steps.evaluation.audit_fold_splits import fold_splits
 from animl_pipeline.steps.evaluation.report_wording import write_headline
-from animl_pipeline.steps.evaluation.step import Fold, evaluate_classifier, read_metrics
+from animl_pipeline.steps.evaluation.step import Fold, SequenceArtifacts, evaluate_classifier, read_metrics
 
-__all__ = ["Fold", "evaluate_classifier", "fold_splits", "read_metrics", "write_headline"]
+__all__ = ["Fold", "SequenceArtifacts", "evaluate_classifier", "fold_splits", "read_metrics", "write_headline"]

@@ -7,7 +7,7 @@ import tarfile
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,9 @@ from animl_pipeline.steps.evaluation.bootstrap_intervals import (
 )
 from animl_pipeline.steps.evaluation.metrics import class_indices
 from animl_pipeline.storage.store import Store
+
+if TYPE_CHECKING:
+    from animl_pipeline.inference.classifier import Classifier
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +64,7 @@ def compare_with_champion(
         DamagedError: the champion's package is missing or changed.
         PackageError: the package holds no model.
     """
-    from animl_pipeline.inference.classifier import Classifier
-
-    with tempfile.TemporaryDirectory() as folder, tarfile.open(store.path(champion, "model.tar.gz")) as archive:
-        archive.extractall(folder, filter="data")
-        classifier = Classifier.load(Path(folder))
+    classifier = load_champion(champion, store)
     card = classifier.card
     common = tuple(c for c in ids if c in card.class_ids())
     rows = scored[scored["class_id"].isin(common)].reset_index(drop=True)
@@ -84,6 +83,20 @@ def compare_with_champion(
         own_model_input=(card.model_input.size, card.model_input.margin) != (stored.size, stored.margin),
         **_compare_scores((champion_rows, rows), common, (card.thresholds, thresholds)),
     )
+
+
+def load_champion(champion: Artifact, store: Store) -> Classifier:
+    """The classifier in the package of the released model.
+
+    Raises:
+        DamagedError: the package is missing or changed.
+        PackageError: the package holds no model.
+    """
+    from animl_pipeline.inference.classifier import Classifier
+
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(store.path(champion, "model.tar.gz")) as archive:
+        archive.extractall(folder, filter="data")
+        return Classifier.load(Path(folder))
 
 
 def _invasive_classes(card: ModelCard) -> list[str]:

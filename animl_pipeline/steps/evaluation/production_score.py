@@ -58,7 +58,7 @@ class _Rates(NamedTuple):
     per_1000_empty: Floats
 
 
-def read_test_sequences(test_images: Artifact, test_detections: Artifact, store: Store) -> SequenceData:
+def read_sequences(test_images: Artifact, test_detections: Artifact, store: Store) -> SequenceData:
     """Join the steps test_images and test_detections: sequences, what people saw, and the detector's boxes."""
     key = ["source", "image_id"]
     chosen = store.table(test_images, TEST_IMAGES, [*key, "location", "taken", "sequence", "weight"])
@@ -175,7 +175,7 @@ def list_sequences(data: SequenceData, outcomes: SequenceOutcomes, classes: Sequ
     return rows
 
 
-def outcomes_for(data: SequenceData, labels: ModelLabels, classes: Sequence[str], equivalents: Mapping[str, Sequence[str]]) -> SequenceOutcomes:
+def find_outcomes_of(data: SequenceData, labels: ModelLabels, classes: Sequence[str], equivalents: Mapping[str, Sequence[str]]) -> SequenceOutcomes:
     """What happened in each sequence with one model's labels."""
     return find_outcomes(data.reviewed, labels, classes, equivalents)
 

@@ -4,7 +4,8 @@ Each wanted image ends in one of two tables: images.parquet with the sha256 of i
 failed image never stops the others.
 """
 
+from animl_pipeline.steps.images.download_test_images import download_test_images
 from animl_pipeline.steps.images.step import download_images, open_image_host
 from animl_pipeline.steps.images.wanted_images_and_estimate import DownloadEstimate, estimate_download
 
-__all__ = ["DownloadEstimate", "download_images", "estimate_download", "open_image_host"]
+__all__ = ["DownloadEstimate", "download_images", "download_test_images", "estimate_download", "open_image_host"]

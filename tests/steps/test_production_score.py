@@ -1,0 +1,194 @@
+"""The model scored as in production: detector, classifier and thresholds together, on sequences with known truth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import pytest
+
+from animl_pipeline.config import DetectionsConfig, ImagesConfig, LabelsConfig, ProductionConfig, SourceConfig, SplitsConfig
+from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.core.evaluation_results import ProductionScore, SequenceScores
+from animl_pipeline.core.model_card import ModelCard
+from animl_pipeline.core.step_declaration import Step
+from animl_pipeline.core.table_schemas import SPLIT_LOCATIONS, TEST_IMAGES
+from animl_pipeline.core.tables import write_table
+from animl_pipeline.inference.classifier import Classifier
+from animl_pipeline.inference.sequence_outcomes import SequenceOutcomes
+from animl_pipeline.steps.detections import detect_in_test_images
+from animl_pipeline.steps.evaluation import production_score
+from animl_pipeline.steps.evaluation.animl_evaluation_table import sequence_table
+from animl_pipeline.steps.export import export_annotations
+from animl_pipeline.steps.images import download_test_images
+from animl_pipeline.steps.labels import SourceArtifacts, choose_test_images
+from animl_pipeline.storage.store import StepOutput, Store, Workspace
+from tests.conftest import colour_model, jpeg
+from tests.support.coco_export import Export
+
+CLASSES = ("red", "green", "blue")
+RED, GREEN, REDDISH = (230, 20, 20), (20, 230, 20), (140, 110, 110)
+BOX = [16.0, 12.0, 32.0, 24.0]
+"""x, y, width and height in an image of 64 x 48 pixels."""
+
+
+class Scene(NamedTuple):
+    """One image: where, which second, what people called it, whether with a box, its colour, and whether the detector finds a box."""
+
+    location: str
+    second: int
+    label: str
+    boxed: bool
+    colour: tuple[int, int, int]
+    detected: bool
+    validated: bool = True
+
+
+SCENES = (
+    Scene("cove", 0, "red", True, RED, True),
+    Scene("cove", 3, "red", True, GREEN, False),  # the same sequence
+    Scene("cove", 100, "red", True, GREEN, True),  # missed by the classifier, false alarm for green
+    Scene("cove", 200, "red", False, RED, True),  # a label of the whole image
+    Scene("cove", 300, "hare", True, GREEN, True),  # another animal: false alarm for green
+    Scene("cove", 400, "red", True, RED, True, validated=False),  # does not count
+    Scene("hill", 0, "red", True, RED, False),  # missed by the detector
+    Scene("hill", 100, "red", True, REDDISH, True),  # missed by the threshold
+    Scene("hill", 200, "empty", False, GREEN, True),  # false alarm on an empty sequence
+    Scene("hill", 300, "empty", False, RED, False),
+    Scene("cam-default", 0, "empty", False, GREEN, True),  # no deployment: does not count
+    Scene("barn", 0, "red", True, RED, True),  # a location of train: does not count
+)
+LABELS = {"classes": {c: [c] for c in CLASSES}}
+
+
+class Steps(NamedTuple):
+    images: Artifact
+    detections: Artifact
+
+
+def run_steps(folder: Path, store: Store, settings: Settings, scenes: tuple[Scene, ...] = SCENES, limit: int | None = None) -> Steps:
+    """The real steps from an export and a results file to the detector's boxes in the test images."""
+    export, results = Export(), []
+    export.categories = [{"id": i, "name": n} for i, n in enumerate(("empty", *CLASSES, "hare", "unknown"))]
+    names = [c["name"] for c in export.categories]
+    for i, scene in enumerate(scenes):
+        taken = pd.Timestamp("2026-03-01T23:59:59") + pd.Timedelta(seconds=scene.second)
+        image = export.image(scene.location, data=jpeg(colour=scene.colour, seed=i), datetime=taken.isoformat())
+        export.annotation(image, names.index(scene.label), BOX if scene.boxed else None, validated=scene.validated)
+        box = {"category": "1", "conf": 0.2, "bbox": [0.25, 0.25, 0.5, 0.5]}
+        results.append({"file": export.images[-1]["file_name"], "detections": [box] if scene.detected else []})
+    export.write(folder)
+    info = {"format_version": "1.4", "detector": "planted"}
+    (folder / "boxes.json").write_text(json.dumps({"images": results, "detection_categories": {"1": "animal"}, "info": info}))
+    source = SourceConfig(name="isle", export=str(folder / "export.json"), images=str(folder / "images"))
+    exported = export_annotations(source, store, settings)
+    production = ProductionConfig(max_sequences_per_location=limit)
+    labels = LabelsConfig.model_validate(LABELS)
+    images = choose_test_images([SourceArtifacts(source, exported)], splits_of(store), labels, production, SplitsConfig(), store, settings)
+    downloads = download_test_images(source, images, store, settings, ImagesConfig())
+    config = DetectionsConfig(source="results", results=str(folder / "boxes.json"))
+    return Steps(images, detect_in_test_images(images, {"isle": downloads}, config, production, store, settings))
+
+
+def splits_of(store: Store) -> Artifact:
+    rows = [("isle/cove", "test", 3), ("isle/hill", "test", 3), ("isle/cam-default", "test", 3), ("isle/barn", "train", 3)]
+
+    def build(space: Workspace) -> StepOutput:
+        write_table(space.out, SPLIT_LOCATIONS, pd.DataFrame(rows, columns=SPLIT_LOCATIONS.names()))
+        return StepOutput(Counts(kept=len(rows)))
+
+    return store.make(Step("splits", version=1), build=build)
+
+
+def classifier_of(folder: Path, threshold: float = 0.7) -> Classifier:
+    """A model that classifies by colour, with thresholds on its card."""
+    colour_model(folder, CLASSES)
+    card = ModelCard.model_validate_json((folder / "card.json").read_bytes()).model_copy(update={"thresholds": dict.fromkeys(CLASSES, threshold)})
+    (folder / "card.json").write_text(card.model_dump_json())
+    return Classifier.load(folder)
+
+
+class Scored(NamedTuple):
+    data: production_score.SequenceData
+    outcomes: SequenceOutcomes
+    score: ProductionScore
+
+    def of(self, class_id: str) -> SequenceScores:
+        return next(c for c in self.score.classes if c.id == class_id)
+
+
+def score(steps: Steps, classifier: Classifier, store: Store) -> Scored:
+    data = production_score.read_sequences(*steps, store)
+    labels = production_score.label_boxes(data, classifier, store, classifier.card.model_input, "boxes")
+    outcomes = production_score.find_outcomes_of(data, labels, CLASSES, {})
+    return Scored(data, outcomes, production_score.score_production(data, outcomes, CLASSES, 0.1))
+
+
+@pytest.fixture
+def scored(tmp_path: Path, store: Store, settings: Settings) -> Scored:
+    return score(run_steps(tmp_path, store, settings), classifier_of(tmp_path / "model"), store)
+
+
+def test_hits_misses_with_their_causes_and_false_alarms_are_counted(scored: Scored) -> None:
+    red, green = scored.of("red"), scored.of("green")
+    assert (red.sequences, red.hits, red.missed_by_detector, red.missed_by_threshold, red.missed_by_classifier) == (5, 2, 1, 1, 1)
+    assert (red.recall, red.precision, red.locations) == (pytest.approx(2 / 5), 1.0, 2)
+    assert (green.false_alarms_on_empty, green.false_alarms_on_others, green.recall) == (1, 2, None)
+    assert green.false_alarms_per_1000_empty == 500
+    assert (scored.score.images, scored.score.sequences, scored.score.empty_sequences) == (9, 8, 2)
+
+
+def test_each_miss_and_false_alarm_is_listed_with_its_first_image(scored: Scored) -> None:
+    listed = production_score.list_sequences(scored.data, scored.outcomes, CLASSES)
+    assert sorted(zip(listed["class"], listed["outcome"], listed["location"], strict=True)) == [
+        ("green", "false_alarm_on_empty", "isle/hill"),
+        ("green", "false_alarm_on_others", "isle/cove"),
+        ("green", "false_alarm_on_others", "isle/cove"),
+        ("red", "missed_by_classifier", "isle/cove"),
+        ("red", "missed_by_detector", "isle/hill"),
+        ("red", "missed_by_threshold", "isle/hill"),
+    ]
+    assert listed["taken"].str.startswith("2026-03-0").all()
+
+
+def test_animls_table_counts_sequences_by_location(scored: Scored) -> None:
+    table = sequence_table(scored.data, scored.outcomes, CLASSES).set_index(["deploymentName", "targetClass"])
+    counts = table[["TP", "FP", "FN"]].apply(tuple, axis=1).to_dict()
+    assert counts["cove", "red"] == (2, 0, 1)
+    assert counts["hill", "red"] == (0, 0, 2)
+    assert counts["ALL", "green"] == (0, 3, 0)
+
+
+def test_a_sampled_location_counts_by_its_weight(tmp_path: Path, store: Store, settings: Settings) -> None:
+    empties = [Scene("cove", 100 * i, "empty", False, GREEN, True) for i in range(6)]
+    scenes = (*empties, Scene("cove", 900, "red", True, RED, True))
+    steps = run_steps(tmp_path, store, settings, scenes, limit=2)
+    images = store.table(steps.images, TEST_IMAGES)
+    assert sorted(images["weight"]) == [1.0, 3.0, 3.0]
+    assert steps.images.counts.dropped["not_sampled"] == 4
+    found = score(steps, classifier_of(tmp_path / "model"), store)
+    assert (found.score.empty_sequences, found.of("green").false_alarms_on_empty, found.of("red").hits) == (6, 6, 1)
+
+
+def test_an_image_with_an_unknown_animal_does_not_count(tmp_path: Path, store: Store, settings: Settings) -> None:
+    steps = run_steps(tmp_path, store, settings, (*SCENES, Scene("cove", 900, "unknown", True, RED, True)))
+    assert steps.images.counts.dropped == {
+        "other_location": 1,
+        "not_completely_reviewed": 1,
+        "default_deployment": 1,
+        "unknown_animal": 1,
+    }
+
+
+def test_changes_beside_the_champion_are_paired(tmp_path: Path, store: Store, settings: Settings) -> None:
+    steps = run_steps(tmp_path, store, settings)
+    champion = score(steps, classifier_of(tmp_path / "old", threshold=0.999), store)
+    challenger = score(steps, classifier_of(tmp_path / "new"), store)
+    changes = production_score.compare_production(challenger.data, (champion.outcomes, challenger.outcomes), (CLASSES, CLASSES))
+    recall = {c.id: c.recall for c in changes}
+    alarms = {c.id: c.false_alarms_per_1000_empty for c in changes}
+    assert recall == {"red": (0, 2 / 5), "green": None, "blue": None}
+    assert alarms["green"] == (0, 500)
