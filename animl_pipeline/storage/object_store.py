@@ -6,6 +6,7 @@ process left there. S3 shows only whole objects.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -14,10 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+import tenacity
 from filelock import FileLock
+from requests.structures import CaseInsensitiveDict
 
 from animl_pipeline.core.errors import StoreError, StoreUnreachableError
 from animl_pipeline.storage.atomic_files import TEMPORARY, disk_errors, remove_leftovers, write_atomic
+from animl_pipeline.storage.read_remote_files import BAD_CREDENTIALS, sent_md5
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -38,6 +42,16 @@ LIST_ABOVE = 4
 """Sizes of at most this many objects of one S3 folder are asked one by one; for more, the folder is listed."""
 S3_DELETE_BATCH = 1000
 """S3 deletes at most this many objects in one request."""
+
+
+READ_ATTEMPTS = 5
+"""How often an object is read whose body breaks off or has wrong bytes."""
+BUSY_CODES = frozenset({"SlowDown", "Throttling", "RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted"})
+"""S3's error codes for what passes by itself."""
+
+
+class _BrokenBodyError(StoreUnreachableError):
+    """An object did not arrive as S3 holds it."""
 
 
 class StoredObject(NamedTuple):
@@ -244,7 +258,25 @@ class S3ObjectStore(ObjectStore):
         return self._client
 
     def read(self, name: str) -> bytes | None:
-        return self._call(lambda: self.client.get_object(Bucket=self.bucket, Key=self.prefix + name)["Body"].read())  # noqa: PLW0108 - the call itself must be inside _call
+        again = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_BrokenBodyError), stop=tenacity.stop_after_attempt(READ_ATTEMPTS),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=5), reraise=True,
+        )  # fmt: skip
+        return self._call(lambda: again(self._read_whole, name))
+
+    def _read_whole(self, name: str) -> bytes:
+        """The bytes of an object. boto3 tries again if a request fails, but not if the body breaks off or has other bytes than sent."""
+        from botocore.exceptions import FlexibleChecksumError, HTTPClientError, IncompleteReadError
+
+        answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + name)
+        try:
+            data = answer["Body"].read()
+        except (HTTPClientError, IncompleteReadError, FlexibleChecksumError) as e:
+            raise _BrokenBodyError(f"{self.address}/{name} did not arrive whole ({type(e).__name__}); run again", code="unreachable") from e
+        md5 = sent_md5(CaseInsensitiveDict(answer["ResponseMetadata"]["HTTPHeaders"]))
+        if md5 is not None and md5 != hashlib.md5(data, usedforsecurity=False).hexdigest():
+            raise _BrokenBodyError(f"{self.address}/{name} arrived with other bytes than S3 holds; run again", code="unreachable")
+        return data
 
     def sizes(self, names: Sequence[str]) -> list[int | None]:
         folders: dict[str, list[str]] = defaultdict(list)
@@ -293,7 +325,7 @@ class S3ObjectStore(ObjectStore):
             keys: list[ObjectIdentifierTypeDef] = [{"Key": self.prefix + name} for name in names[start : start + S3_DELETE_BATCH]]
             answer = self._call(lambda k=keys: self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": k, "Quiet": True}))  # type: ignore[misc]  # a lambda's default
             if answer and (errors := answer.get("Errors")):
-                raise StoreError(f"S3 did not delete {errors[0].get('Key')} ({errors[0].get('Code')}); check your permissions on {self.address}")
+                raise self._error_of(errors[0].get("Code", ""), 0, f"DeleteObjects ({errors[0].get('Key')})")
 
     def touch(self, name: str) -> None:
         key = self.prefix + name
@@ -319,6 +351,7 @@ class S3ObjectStore(ObjectStore):
         """
         from boto3.exceptions import S3UploadFailedError
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         try:
             return call()
@@ -329,23 +362,28 @@ class S3ObjectStore(ObjectStore):
         except S3UploadFailedError as e:
             cause = e.__context__
             raise (self._refused(cause) if isinstance(cause, ClientError) else self._unreachable(e)) from e
-        except BotoCoreError as e:
+        except (BotoCoreError, ResponseParserError) as e:
             raise self._unreachable(e) from e
 
     def _refused(self, error: ClientError) -> StoreError:
         code = error.response.get("Error", {}).get("Code", "")
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if status >= 500 or status == 429 or code in {"SlowDown", "Throttling", "RequestTimeout"}:
-            return StoreUnreachableError(f"S3 is overloaded: {code} at {error.operation_name} for {self.address}; run again", code="unreachable")
+        return self._error_of(code, error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0), error.operation_name)
+
+    def _error_of(self, code: str, status: int, operation: str) -> StoreError:
+        """The error for a code of S3, which may come with the status 200 too."""
+        if status >= 500 or status == 429 or code in BUSY_CODES:
+            return StoreUnreachableError(f"S3 is overloaded: {code} at {operation} for {self.address}; run again", code="unreachable")
+        if code in BAD_CREDENTIALS:
+            return StoreError(f"S3 does not accept the credentials: {code} at {operation} for {self.address}; renew them", code="refused")
         return StoreError(
-            f"S3 refused {self.address}: {code} at {error.operation_name}; check the bucket's name, its region and your permissions on it",
-            code="refused",
+            f"S3 refused {self.address}: {code} at {operation}; check the bucket's name, its region and your permissions on it", code="refused"
         )
 
     def _unreachable(self, error: Exception) -> StoreError:
         from botocore.exceptions import ConnectionError as NoConnection
         from botocore.exceptions import HTTPClientError, IncompleteReadError
+        from botocore.parsers import ResponseParserError
 
-        retryable = isinstance(error, (NoConnection, HTTPClientError, IncompleteReadError))
+        retryable = isinstance(error, (NoConnection, HTTPClientError, IncompleteReadError, ResponseParserError))
         text = f"{self.address} cannot be reached: {error}; check the network, the bucket's name and AWS's usual variables, or set ANIML_STORE"
         return StoreUnreachableError(text, code="unreachable") if retryable else StoreError(text, code="refused")

@@ -382,6 +382,7 @@ def sent_md5(headers: Mapping[str, str]) -> str | None:
 
 __all__ = [
     "ATTEMPTS",
+    "BAD_CREDENTIALS",
     "LONG_PAUSE_S",
     "MAX_WAIT_S",
     "Fetched",

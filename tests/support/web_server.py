@@ -93,6 +93,10 @@ def served(files: dict[str, bytes]) -> Iterator[Site]:
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True  # the client was killed, as some tests want
 
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.do_GET()
+
         def _send_slowly(self, data: bytes) -> None:
             for i in range(len(data)):
                 if site.ended.wait(0.02):
