@@ -39,7 +39,7 @@ def to_iso(texts: pd.Series) -> IsoTimes:
     """
     found = texts.astype(object)
     other = (texts != "") & ~texts.str.match(ISO)
-    ambiguous, readable = np.zeros(len(texts), bool), ~other
+    ambiguous, readable = np.zeros(len(texts), bool), np.array(~other)
     if other.any():
         first = texts[other].str.extract(rf"^{YEAR_FIRST}$")
         last = texts[other].str.extract(rf"^{YEAR_LAST}$")

@@ -105,7 +105,7 @@ def test_several_exports_of_several_kinds_become_one_plan(folder: Path) -> None:
     messy().write(folder / "isle")
     package = CamtrapPackage()
     for i in range(4):
-        package.deployment(f"cam{i}")
+        package.deployment(f"cam{i}", locationID=f"cam{i}")
         package.observation(f"cam{i}", "Corvus corax", package.image(f"cam{i}", filePath=f"https://media.host/assets/{i}/file"))
         (folder / "sorted" / "island fox").mkdir(parents=True, exist_ok=True)
         (folder / "sorted" / "island fox" / f"{i}.jpg").write_bytes(jpeg(seed=i))

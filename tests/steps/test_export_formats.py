@@ -62,7 +62,7 @@ def test_all_formats_give_the_same_labels(store: Store, settings: Settings, tmp_
     write_images(tmp_path / "images", "cove/fox/a.jpg", "bay/rat/b.jpg")
     package = CamtrapPackage()
     for loc, taxon, path in (("cove", "fox", "cove/fox/a.jpg"), ("bay", "Rat", "bay/rat/b.jpg")):
-        package.deployment(loc)
+        package.deployment(loc, locationID=loc)
         package.observation(loc, taxon, package.image(loc, filePath=path), BOX)
     package.write(tmp_path / "package")
     classes = {"0": "fox", "1": "Rat"}

@@ -248,7 +248,7 @@ def test_times_of_any_century_and_repeated_deployments_are_kept(store: Store, se
     artifact = export_annotations(source("dp", images="dp"), store, settings)
     assert labels_of(store, artifact) == {"m0": "old", "m1": "new", "m2": "fox"}
     assert image_column(store, artifact, "location") == {"m0": "old", "m1": "new", "m2": "old"}
-    assert artifact.counts.notes == {"duplicate_deployment": 1}
+    assert artifact.counts.notes == {"duplicate_deployment": 1, "unreadable_time": 1}
 
 
 # -- folders -------------------------------------------------------------------------------------------------------------

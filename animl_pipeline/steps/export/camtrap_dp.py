@@ -18,7 +18,9 @@ import pandas as pd
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError, redact_url
+from animl_pipeline.steps.export.camtrap_dp_columns import tidy_columns
 from animl_pipeline.steps.export.camtrap_dp_observations import convert_observations
+from animl_pipeline.steps.export.columns_from_json import is_number
 from animl_pipeline.steps.export.export_tables import ExportBuild
 from animl_pipeline.steps.export.fetch_and_parse_coco import export_error
 from animl_pipeline.steps.export.images_table import is_safe_path
@@ -32,7 +34,7 @@ REQUIRED_COLUMNS = {
     "media": ("mediaID", "deploymentID", "filePath"),
     "observations": ("observationID", "deploymentID", "observationType"),
 }
-"""Table → columns without which it is not of version 1.0 or later."""
+"""Table → columns without which it is not of version 0.1.6 or later."""
 MISSING_VALUES = ["", "NA", "NaN", "nan"]
 """How a missing value is written: empty in 1.0, also the others since 1.0.2."""
 
@@ -57,7 +59,7 @@ def read_camtrap_dp(source: SourceConfig, settings: Settings, archive: bytes | N
     package = _parse_package(data := read(PACKAGE_FILE), where)
     paths = {table: _table_paths(package, table, where) for table in REQUIRED_COLUMNS}
     originals = {PACKAGE_FILE: data} | {path: read(path) for table in paths.values() for path in table}
-    tables = {table: _read_table(package, table, [(path, originals[path]) for path in paths[table]], where) for table in paths}
+    tables = tidy_columns({t: _read_table(package, t, [(path, originals[path]) for path in paths[t]], where) for t in paths})
     return converted_export(
         source,
         originals=originals,
@@ -68,7 +70,7 @@ def read_camtrap_dp(source: SourceConfig, settings: Settings, archive: bytes | N
             "images": redact_url(source.images) if "://" in source.images else "",  # cut off from the addresses of images
             "merge_locations_within_m": source.merge_locations_within_m,
         },
-        convert=lambda: convert_observations(tables, source, where),
+        convert=lambda: convert_observations(tables, _stated_precision(package), source, where),
     )
 
 
@@ -105,6 +107,12 @@ def _parse_package(data: bytes, where: str) -> dict[str, Any]:
     return package
 
 
+def _stated_precision(package: dict[str, Any]) -> float | None:
+    """coordinatePrecision: the precision of the least exact coordinates, in degrees; None where the package does not state it."""
+    value: Any = package.get("coordinatePrecision")
+    return float(value) if is_number(value) and value > 0 else None
+
+
 def _resource(package: dict[str, Any], table: str, where: str) -> dict[str, Any]:
     found = [r for r in package["resources"] if isinstance(r, dict) and r.get("name") == table]
     if len(found) != 1:
@@ -135,7 +143,8 @@ def _read_table(package: dict[str, Any], table: str, files: list[tuple[str, byte
     if missing:
         version, found = str(package.get("profile", "no profile"))[:120], ", ".join(map(str, rows.columns))[:200]
         raise ExportError(
-            f"{where}: the table {table!r} has no column {missing[0]!r}; expected Camtrap DP 1.0 or later, found {version} with the columns {found}",
+            f"{where}: the table {table!r} has no column {missing[0]!r}; expected Camtrap DP 0.1.6 or later, found {version} with the columns "
+            f"{found}; export it again in a newer version",
             code="bad_table",
         )
     return rows

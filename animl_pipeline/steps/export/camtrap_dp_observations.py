@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from datetime import MAXYEAR
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -19,8 +18,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.config import SourceConfig
+from animl_pipeline.core.capture_times import parse_times, to_iso
 from animl_pipeline.core.errors import ExportError, redact_url
-from animl_pipeline.integrations.animl import CameraDeployment
+from animl_pipeline.steps.export.camtrap_dp_locations import locate_deployments
 from animl_pipeline.steps.export.problems import Problems
 from animl_pipeline.steps.export.to_coco import REVIEWED, UNIT_SIZE, UNREVIEWED, Converted, Row, is_image
 
@@ -29,6 +29,7 @@ TYPE_LABELS = {"blank": "empty", "human": "human", "vehicle": "vehicle", "unknow
 BOX = ("bboxX", "bboxY", "bboxWidth", "bboxHeight")
 OPTIONAL = ("mediaID", "eventID", "eventStart", "eventEnd", "observationLevel", "cameraSetupType", "scientificName", "classificationMethod",
             "classificationProbability", *BOX)  # fmt: skip
+NO_BOX = ("", "", "", "")
 SLACK = 0.01
 """Share of the image by which rounding may let a box reach over the edge."""
 NOT_A_TIME = np.iinfo(np.int64).min
@@ -75,57 +76,34 @@ class ImageLabel(NamedTuple):
     row: Row
 
 
-def convert_observations(tables: dict[str, pd.DataFrame], source: SourceConfig, where: str) -> Converted:
+def convert_observations(tables: dict[str, pd.DataFrame], stated_precision: float | None, source: SourceConfig, where: str) -> Converted:
     """The package's images and labels as COCO rows.
+
+    Args:
+        tables: deployments, media and observations, with all values as text.
+        stated_precision: the package's coordinatePrecision in degrees, if it states one.
+        source: where the images are, and which deployments are one location.
+        where: names the package in messages.
 
     Raises:
         ExportError: ``images_elsewhere``: no image is below ``sources.images``; its detail ``base`` is where they are.
             ``no_location_field``: ``location_field`` is not a column of the deployments.
     """
     problems = Problems()
-    location_of = _locations(tables["deployments"], source, where, problems)
+    locations = locate_deployments(tables["deployments"], stated_precision, source, where, problems)
     media = _image_media(tables["media"], source, problems)
     labels = list(_image_labels(_observations(tables["observations"], problems), media, tables["media"]["mediaID"], problems))
     sequences = {label.image: label.sequence for label in reversed(labels) if label.sequence}
-    deployments = _deployments(tables["deployments"], location_of) if source.merge_locations_within_m else []
-    return Converted(_image_rows(media, location_of, sequences, problems), (label.row for label in labels), problems, deployments)
+    images = _image_rows(media, locations.location_of, sequences, problems)
+    return Converted(images, (label.row for label in labels), problems, locations.placed)
 
 
-# -- deployments and media -------------------------------------------------------------------------------------------
-
-
-def _locations(deployments: pd.DataFrame, source: SourceConfig, where: str, problems: Problems) -> dict[str, str]:
-    """Deployment → location: its locationID, or the column that the plan names; the deployment itself where that is empty."""
-    column = source.location_field if source.location_field != "location" else "locationID"
-    if source.location_field != "location" and column not in deployments:
-        columns = ", ".join(deployments.columns[:8])
-        raise ExportError(f"{where}: location_field: expected a column of its deployments ({columns} …), found {column!r}", code="no_location_field")
-    locations = deployments[column] if column in deployments else deployments["deploymentID"]
-    found: dict[str, str] = {}
-    for deployment, location in zip(deployments["deploymentID"], locations, strict=True):
-        if found.setdefault(deployment, location or deployment) != (location or deployment):
-            problems.add("duplicate_deployment", deployment, f"the first one is used, at {found[deployment]!r}")
-    return found
-
-
-def _deployments(deployments: pd.DataFrame, location_of: dict[str, str]) -> list[CameraDeployment]:
-    """The deployments with coordinates, under the names of their locations. 0, 0 counts as unknown."""
-    if not {"latitude", "longitude"} <= set(deployments.columns):
-        return []
-    lat, lon = (pd.to_numeric(deployments[c], errors="coerce") for c in ("latitude", "longitude"))
-    known = lat.between(-90, 90) & lon.between(-180, 180) & ((lat != 0) | (lon != 0))
-    start = _parse_times(deployments["deploymentStart"]) if "deploymentStart" in deployments else pd.Series(pd.NaT, index=deployments.index)
-    return [
-        CameraDeployment(
-            deployment=location_of[d], camera=d, started=t.to_pydatetime() if 1 <= t.year <= MAXYEAR else None, lat=float(y), lon=float(x)
-        )
-        for d, t, y, x in zip(deployments["deploymentID"][known], start[known], lat[known], lon[known], strict=True)
-    ]
+# -- media ---------------------------------------------------------------------------------------------------------
 
 
 def _image_media(media: pd.DataFrame, source: SourceConfig, problems: Problems) -> pd.DataFrame:
     """The media that are images below ``sources.images``, with their ``path`` below it."""
-    media = media.assign(timestamp=media.get("timestamp", ""))
+    media = media.assign(timestamp=_known_times(media, problems))
     kind = media["fileMediatype"].str.lower() if "fileMediatype" in media else pd.Series("", index=media.index)
     name = media["fileName"].where(media["fileName"] != "", media["filePath"]) if "fileName" in media else media["filePath"]
     images = kind.str.startswith("image/")
@@ -145,6 +123,16 @@ def _image_media(media: pd.DataFrame, source: SourceConfig, problems: Problems) 
             base=found,
         )
     return kept.assign(path=kept["filePath"].str.removeprefix(base))
+
+
+def _known_times(media: pd.DataFrame, problems: Problems) -> pd.Series[str]:
+    """The timestamps in ISO 8601's form, "" where they are not understood."""
+    times = to_iso(media["timestamp"] if "timestamp" in media else pd.Series("", index=media.index))
+    for mask, problem in ((times.ambiguous, "ambiguous_time"), (times.unreadable, "unreadable_time")):
+        found = times.texts[mask]
+        details = [f"expected a time such as 2024-05-31T10:00:00Z, found {text!r}" for text in found]
+        problems.add_many(problem, media["mediaID"][mask].tolist(), details)
+    return times.texts.where(~(times.ambiguous | times.unreadable), "")
 
 
 def common_base(urls: Iterable[str]) -> str:
@@ -177,7 +165,9 @@ def _observations(table: pd.DataFrame, problems: Problems) -> list[Observation]:
     kept = []
     boxes = zip(*(table[c] for c in BOX), strict=True)
     for values, box, setup in zip(zip(*columns, strict=True), boxes, table["cameraSetupType"].str.strip(), strict=True):
-        observation = Observation._make((*values, box))
+        observation = Observation._make((*values, box if _relative_box(box) else NO_BOX))
+        if any(box) and observation.box is NO_BOX:
+            problems.add("box_malformed", observation.id, f"box {', '.join(box)}: expected relative x, y, width, height; the label is kept")
         if setup:
             problems.add("camera_setup", observation.id, f"cameraSetupType {setup[:80]}")
         elif observation.type == "unclassified":
@@ -202,54 +192,70 @@ def _image_labels(observations: list[Observation], media: pd.DataFrame, all_medi
             problems.add("superseded_by_people", o.id, "people classified this image")
         elif (o.media, o.label, o.box) in given:
             problems.add("repeated_label", o.id, f"{o.media} has the label {o.label!r} already")
-        elif (row := _annotation(o, o.id, o.media, problems)) is not None:
+        else:
             given.add((o.media, o.label, o.box))
-            yield ImageLabel(o.media, o.sequence, row)
+            yield ImageLabel(o.media, o.sequence, _annotation(o, o.id, o.media))
     yield from _event_labels([o for o in observations if o.level == "event"], media, {o.media for o in of_media}, problems)
 
 
 def _event_labels(observations: list[Observation], media: pd.DataFrame, covered: set[str], problems: Problems) -> Iterator[ImageLabel]:
-    """The labels that events give to images without an observation of their own; ``covered`` names those that have one."""
+    """The labels that events give to images without an observation of their own; ``covered`` names those that have one.
+
+    Events may overlap. An image in events of different labels gets none, whichever of them it shows.
+    """
+    by_image: dict[str, list[Observation]] = defaultdict(list)
+    for event, images, timed in _events_with_images(observations, media):
+        for image in images:
+            if image not in covered:
+                by_image[image] += _by_people_if_any(event)
+        problem = _event_problem(event, images, timed, covered)
+        for o in event if problem else ():
+            problems.add(problem, o.id, f"event {o.event or o.start} of {o.deployment}")
+        if not problem:
+            best, *others = sorted(event, key=lambda o: o.by_machine)
+            for o in others:
+                superseded = o.by_machine and not best.by_machine
+                problems.add("superseded_by_people" if superseded else "repeated_label", o.id, f"this event has the label {best.label!r} already")
+    for image, found in by_image.items():
+        counting = _by_people_if_any(found)
+        labels = sorted({o.label for o in counting})
+        if len(labels) == 1:
+            row = _annotation(counting[0]._replace(box=NO_BOX), f"{counting[0].id}/{image}", image)
+            yield ImageLabel(image, counting[0].sequence, row | {"sequence_level_annotation": True})
+        elif len({(o.start, o.end) for o in counting}) > 1:  # one event with several labels is counted already
+            problems.add("image_in_events_of_several_labels", image, f"its events have the labels {', '.join(labels)}")
+
+
+def _events_with_images(observations: list[Observation], media: pd.DataFrame) -> Iterator[tuple[list[Observation], list[str], bool]]:
+    """Each event's observations, the images that it covers, and whether its times are known."""
     events: dict[tuple[str, str, str], list[Observation]] = defaultdict(list)
     for o in observations:
         events[o.deployment, o.start, o.end].append(o)
     media_of = {str(deployment): _sort_by_time(rows) for deployment, rows in media.groupby("deploymentID")}
-    starts, ends = (_microseconds(_parse_times(pd.Series([key[i] for key in events], dtype=str))) for i in (1, 2))
-    given: set[tuple[str, str]] = set()
+    both = pd.Series([key[i] for i in (1, 2) for key in events], dtype=str)
+    starts, ends = np.split(_microseconds(parse_times(both)), 2)
     for (key, event), start, end in zip(events.items(), starts, ends, strict=True):
-        images = _taken_between(media_of.get(key[0]), int(start), int(end))
-        problem = _event_problem(event, images, covered)
-        if problem is not None:
-            for o in event:
-                problems.add(problem, o.id, f"event {o.event or key[1]} of {o.deployment}")
-            continue
-        best, *others = sorted(event, key=lambda o: o.by_machine)
-        for o in others:
-            problems.add("repeated_label", o.id, f"this event has the label {o.label!r} already")
-        for image in images:
-            if image in covered or (image, best.label) in given:  # events may overlap
-                continue
-            given.add((image, best.label))
-            row = _annotation(best._replace(box=("", "", "", "")), f"{best.id}/{image}", image, problems)
-            if row is not None:
-                yield ImageLabel(image, best.sequence, row | {"sequence_level_annotation": True})
+        yield event, _taken_between(media_of.get(key[0]), int(start), int(end)), NOT_A_TIME not in {start, end}
 
 
-def _event_problem(event: list[Observation], images: list[str], covered: set[str]) -> str | None:
-    """Why an event labels no image; None where it does."""
+def _by_people_if_any(observations: list[Observation]) -> list[Observation]:
+    """The observations by people; all of them if there are none by people."""
+    return [o for o in observations if not o.by_machine] or observations
+
+
+def _event_problem(event: list[Observation], images: list[str], timed: bool, covered: set[str]) -> str:
+    """Why an event labels no image; "" where it may."""
+    if not timed:
+        return "event_without_time"
     if not images:
         return "event_without_images"
     if all(image in covered for image in images):
         return "event_images_already_labelled"
-    counting = [o for o in event if not o.by_machine] or event
-    return "event_with_several_labels" if len({o.label for o in counting}) > 1 else None
+    return "event_with_several_labels" if len({o.label for o in _by_people_if_any(event)}) > 1 else ""
 
 
-def _annotation(o: Observation, annotation_id: str, image: str, problems: Problems) -> Row | None:
-    box = _relative_box(o.box) if any(o.box) else None
-    if any(o.box) and box is None:
-        problems.add("malformed_annotation", o.id, f"box {', '.join(o.box)}: expected relative x, y, width, height")
-        return None
+def _annotation(o: Observation, annotation_id: str, image: str) -> Row:
+    box = _relative_box(o.box)
     row = {"id": annotation_id, "image_id": image, "label": o.label, **(UNREVIEWED if o.by_machine else REVIEWED)}
     confidence = _number(o.probability) if o.by_machine else None
     return row | ({"bbox": box} if box else {}) | ({"confidence": confidence} if confidence is not None else {})
@@ -274,11 +280,6 @@ def _number(text: str) -> float | None:
 # -- times -----------------------------------------------------------------------------------------------------------
 
 
-def _parse_times(texts: pd.Series[str]) -> pd.Series[pd.Timestamp]:
-    """ISO texts as UTC; other texts become NaT."""
-    return pd.to_datetime(texts, utc=True, errors="coerce", format="ISO8601")
-
-
 def _microseconds(times: pd.Series[pd.Timestamp]) -> NDArray[np.int64]:
     """Times as microseconds since 1970, in which all years of four digits fit."""
     return times.astype("datetime64[us, UTC]").to_numpy("datetime64[us]").astype(np.int64)
@@ -286,7 +287,7 @@ def _microseconds(times: pd.Series[pd.Timestamp]) -> NDArray[np.int64]:
 
 def _sort_by_time(media: pd.DataFrame) -> tuple[NDArray[np.int64], list[str]]:
     """A deployment's images in order of time, as times and ids. Images without a time are left out."""
-    times = _parse_times(media["timestamp"])
+    times = parse_times(media["timestamp"])
     known = media[times.notna()].assign(time=_microseconds(times[times.notna()])).sort_values(["time", "mediaID"])
     return known["time"].to_numpy(np.int64), list(known["mediaID"])
 

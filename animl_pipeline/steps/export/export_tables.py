@@ -6,6 +6,7 @@ to the next, even of the same project, so the tables hold labels only.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +29,11 @@ from animl_pipeline.steps.export.fetch_and_parse_coco import Batch
 from animl_pipeline.steps.export.images_table import ImagesTable
 from animl_pipeline.steps.export.problems import Problems
 from animl_pipeline.storage.store import StepOutput, Workspace
+
+log = logging.getLogger(__name__)
+
+SHOWN = 20
+"""At most so many merged locations are logged; problems.parquet lists all."""
 
 
 class ExportBuild(NamedTuple):
@@ -103,6 +109,7 @@ def write_tables(
             problems=problems.dropped() | problems.notes(),
         )
     if locations is not None:
+        _list_merged_locations(problems, locations, source)
         write_table(space.out, EXPORT_LOCATIONS, _locations_table(locations, image_table))
         if source.location_field == "location":
             image_table = _with_merged_locations(image_table, locations)
@@ -110,6 +117,19 @@ def write_tables(
     write_table(space.out, EXPORT_ANNOTATIONS, annotation_table)
     write_table(space.out, EXPORT_PROBLEMS, problems.table())
     return StepOutput(Counts(kept=len(annotation_table), dropped=problems.dropped(), notes=problems.notes(), unit="annotations"))
+
+
+def _list_merged_locations(problems: Problems, locations: Sequence[Location], source: SourceConfig) -> None:
+    """Note each name that has become a name of another location, and log the locations that have several names."""
+    if source.location_field != "location":
+        return
+    merged: dict[str, list[str]] = {}
+    for deployment, location, *_ in locations:
+        if deployment != location:
+            merged.setdefault(location, []).append(deployment)
+            problems.add("merged_location", deployment, f"is the location {location!r}: within {source.merge_locations_within_m:g} m")
+    for location, others in list(merged.items())[:SHOWN]:
+        log.info("%s: %s is one location with %s, by their coordinates", source.name, location, ", ".join(others))
 
 
 def _locations_table(locations: Sequence[Location], images: pa.Table) -> pd.DataFrame:
