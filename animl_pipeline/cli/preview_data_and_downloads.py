@@ -73,6 +73,8 @@ def _show_classes(plan: Plan, found: LabelsPreview) -> None:
     if found.unlisted:
         more = f" and {len(found.unlisted) - SHOWN} more" if len(found.unlisted) > SHOWN else ""
         _print_wrapped(f"labels that the plan does not name: {', '.join(f'{n} {k:,}' for n, k in list(found.unlisted.items())[:SHOWN])}{more}")
+    if n := found.sequence_ids_at_several_locations:
+        _print_wrapped(f"{n:,} sequence ids occur at several locations; they count as sequences of their own at each")
     for line in found.conflicts:
         _print_wrapped(f"to decide: {line}; the first counts")
     for line in found.too_few:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Collection, Iterator
-from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from animl_pipeline.config.value_types import PathOrUrl, Seed
 from animl_pipeline.core.frozen_record import Record
+from animl_pipeline.core.location_names import tidy_name
 from animl_pipeline.core.model_card import ClassInfo
 
 ALL_SOURCES = "*"
 """The key of ``from`` for labels of every source."""
-Labels = tuple[Annotated[str, AfterValidator(partial(unicodedata.normalize, "NFC"))], ...]
-"""Labels in Unicode's composed form: an accent may be part of its letter or follow it (as macOS names folders), and both look the same."""
+Labels = tuple[Annotated[str, AfterValidator(tidy_name)], ...]
+"""Labels as exports are read: an accent may be part of its letter or follow it, a blank may be one that does not break; they look the same."""
 Level = Literal[
     "kingdom", "phylum", "subphylum", "superclass", "class", "subclass", "infraclass", "superorder", "order", "suborder", "infraorder",
     "superfamily", "family", "subfamily", "tribe", "genus", "subgenus", "species", "subspecies", "variety",

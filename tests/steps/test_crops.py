@@ -69,11 +69,12 @@ def match(
     detections: list[Row],
     failures: list[Row] = [],  # noqa: B006 - never changed
     config: CropsConfig = CropsConfig(),  # noqa: B008 - never changed
+    dropped: list[Row] = [],  # noqa: B006 - never changed
 ) -> tuple[list[Any], dict[str, int]]:
     """The matches as (image, annotation, box), and the number of dropped labels by reason."""
-    tables = (fill_rows(LABELS, labels), fill_rows(DETECTIONS, detections), fill_rows(DETECTION_FAILURES, failures))
-    matches, dropped = match_labels(*tables, config)
-    return [(m.annotation.image_id, m.annotation.annotation_id, m.animal.box) for m in matches], dict(Counter(d.reason for d in dropped))
+    tables = [fill_rows(t, rows) for t, rows in ((LABELS, labels), (DROPPED_ANNOTATIONS, dropped), (DETECTIONS, detections))]
+    matches, without = match_labels(*tables, fill_rows(DETECTION_FAILURES, failures), config)
+    return [(m.annotation.image_id, m.annotation.annotation_id, m.animal.box) for m in matches], dict(Counter(d.reason for d in without))
 
 
 def make_artifacts(
@@ -163,6 +164,16 @@ def test_an_image_level_label_never_gets_the_box_of_another_annotation() -> None
     assert dropped == {"no_animal_found": 1}
 
 
+def test_an_image_level_label_never_gets_what_a_person_boxed_and_labelled_otherwise() -> None:
+    away, loose = (0.0, 0.6, 0.2, 0.9), (0.2, 0.2, 0.9, 0.9)
+    dropped = [label(image, "x", box, "empty") for image, box in (("a", loose), ("b", BOX), ("c", NO_BOX))]
+    labels = [label(image) for image in "abc"] + [label("d"), label("d", "p", BOX, name="person")]
+    detections = [detection(image) for image in "abcd"] + [detection("a", away)]
+    matches, without = match(labels, detections, dropped=dropped)
+    assert matches == [("a", "o", away), ("c", "o", BOX)]
+    assert without == {"box_of_another_label": 2, "person_or_vehicle": 1}
+
+
 def test_two_classes_of_image_level_labels_are_ambiguous_and_two_of_one_class_are_one() -> None:
     labels = [label("a", "o1"), label("a", "o2", name="bird"), label("b", "o1"), label("b", "o2")]
     matches, dropped = match(labels, [detection("a"), detection("b", (0.1, 0.1, 0.9, 0.9))])
@@ -217,8 +228,9 @@ def test_every_label_is_matched_or_dropped_and_no_box_is_matched_twice(annotatio
     labels = [label(image, f"o{i}", box, name) for i, (image, name, box) in enumerate(annotations)]
     reviewed = [detection(image, box, f"o{i}") for i, (image, _, box) in enumerate(annotations) if box != NO_BOX]
     free = [detection(image, box, confidence=c) for image, box, c in animals]
-    tables = (fill_rows(LABELS, labels), fill_rows(DETECTIONS, reviewed + free), fill_rows(DETECTION_FAILURES, []))
-    matches, dropped = match_labels(*tables, CropsConfig())
+    claimed = [label(image, "x", box) for image, box, c in animals if c > 0.8]
+    tables = [fill_rows(t, rows) for t, rows in ((LABELS, labels), (DROPPED_ANNOTATIONS, claimed), (DETECTIONS, reviewed + free))]
+    matches, dropped = match_labels(*tables, fill_rows(DETECTION_FAILURES, []), CropsConfig())
     assert {row["annotation_id"] for row in labels} == {m.annotation.annotation_id for m in matches} | {d.annotation_id for d in dropped}
     crops = [(m.annotation.blob, m.animal.box) for m in matches]
     assert len(crops) == len(set(crops))

@@ -15,6 +15,9 @@ from animl_pipeline.core.write_megadetector_results import ANIMAL
 ImageKey = tuple[str, str]
 """Source and image id."""
 ANNOTATION_COLUMNS = ["source", "image_id", "annotation_id", "class_id", "location", "taken", "sequence", "blob", "bytes", "width", "height"]
+BOX_COLUMNS = ["source", "image_id", "ymin", "xmin", "ymax", "xmax"]
+MIN_SHARE_CLAIMED = 0.5
+"""A detection of which this share lies in a box that a person drew is what the person labelled."""
 ROUNDING = 1e-6
 """Relative coordinates do not give back whole pixels exactly."""
 
@@ -68,17 +71,21 @@ class DroppedLabel(NamedTuple):
 Matches = tuple[list[Match], list[DroppedLabel]]
 
 
-def match_labels(labels: pd.DataFrame, detections: pd.DataFrame, failures: pd.DataFrame, config: CropsConfig) -> Matches:
+def match_labels(
+    labels: pd.DataFrame, dropped_annotations: pd.DataFrame, detections: pd.DataFrame, failures: pd.DataFrame, config: CropsConfig
+) -> Matches:
     """Match annotations and boxes. Each box of each image is matched at most once.
 
     People and vehicles never match, whatever class the plan gives them (``person_or_vehicle``).
 
     Other reasons for a dropped label: a reason of the step detections (such as ``image_broken``), ``no_animal_found``, ``ambiguous_label``
-    (an image-level label in an image with another class), ``duplicate_label`` (a second one of the same class), ``several_boxes``,
+    (an image-level label in an image with another class), ``duplicate_label`` (a second one of the same class), ``box_of_another_label``
+    (a person drew a box around all animals that were found, and labelled it otherwise or beyond a limit), ``several_boxes``,
     ``too_small``, ``beyond_cap``, ``duplicate_image``, ``duplicate_box``, ``contradictory_label``.
 
     Args:
         labels: labels.parquet.
+        dropped_annotations: dropped.parquet of the step labels.
         detections: detections.parquet.
         failures: detector_failures.parquet.
         config: the plan's section ``crops``.
@@ -88,11 +95,12 @@ def match_labels(labels: pd.DataFrame, detections: pd.DataFrame, failures: pd.Da
     dropped = [DroppedLabel(source, image, annotation, "person_or_vehicle") for source, image, annotation in rows.itertuples(index=False, name=None)]
     failed = dict(zip(zip(failures["source"], failures["image_id"], strict=True), failures["reason"], strict=True))
     animals = _animals_by_image(detections)
+    claimed = _boxes_by_image(pd.concat([labels.loc[people, BOX_COLUMNS], dropped_annotations[BOX_COLUMNS]]))
     matches: list[Match] = []
     for image, labelled in sorted(_annotations_by_image(labels[~people]).items()):
         failure = failed.get(image, "no_box")
         no_box_reason = "no_animal_found" if failure == "no_box" else failure
-        matched_here, dropped_here = _match_image(labelled, animals.get(image, []), no_box_reason, config)
+        matched_here, dropped_here = _match_image(labelled, animals.get(image, []), claimed.get(image, []), no_box_reason, config)
         matches += matched_here
         dropped += dropped_here
     unique, repeated = _drop_duplicate_boxes(matches)
@@ -118,8 +126,19 @@ def _animals_by_image(detections: pd.DataFrame) -> dict[ImageKey, list[AnimalBox
     return {image: sorted(animals, key=lambda a: (-a.confidence, a.box)) for image, animals in by_image.items()}
 
 
-def _match_image(annotations: list[Annotation], animals: list[AnimalBox], no_box_reason: str, config: CropsConfig) -> Matches:
-    """The matches of one image. An annotation with a box gets the detection with its id."""
+def _boxes_by_image(rows: pd.DataFrame) -> dict[ImageKey, list[BoxTuple]]:
+    """The boxes of each image, of rows with a box."""
+    by_image: dict[ImageKey, list[BoxTuple]] = defaultdict(list)
+    for source, image_id, *box in rows.dropna(subset="ymin").itertuples(index=False, name=None):
+        ymin, xmin, ymax, xmax = box
+        by_image[source, image_id].append((ymin, xmin, ymax, xmax))
+    return by_image
+
+
+def _match_image(
+    annotations: list[Annotation], animals: list[AnimalBox], claimed: list[BoxTuple], no_box_reason: str, config: CropsConfig
+) -> Matches:
+    """The matches of one image. An annotation with a box gets the detection with its id. ``claimed`` are boxes of other labels."""
     reviewed = {a.annotation_id: a for a in animals if a.annotation_id}
     matches: list[Match] = []
     dropped: list[DroppedLabel] = []
@@ -130,7 +149,10 @@ def _match_image(annotations: list[Annotation], animals: list[AnimalBox], no_box
             dropped.append(annotation.drop("too_small"))
         else:
             matches.append(Match(annotation, reviewed[annotation.annotation_id]))
-    more_matches, more_dropped = _match_image_level(annotations, [a for a in animals if not a.annotation_id], no_box_reason, config)
+    free = [a for a in animals if not a.annotation_id]
+    unclaimed = [a for a in free if not any(_share_inside(a.box, box) >= MIN_SHARE_CLAIMED for box in claimed)]
+    reason = "box_of_another_label" if free and not unclaimed else no_box_reason
+    more_matches, more_dropped = _match_image_level(annotations, unclaimed, reason, config)
     return matches + more_matches, dropped + more_dropped
 
 
@@ -151,6 +173,13 @@ def _match_image_level(annotations: list[Annotation], free: list[AnimalBox], no_
     cap = 1 if config.image_level_label == "highest_confidence" else config.max_per_image_level_label
     dropped += [first.drop("too_small")] * (len(free) - len(large)) + [first.drop("beyond_cap")] * len(large[cap:])
     return [Match(first, a) for a in large[:cap]], dropped
+
+
+def _share_inside(box: BoxTuple, outer: BoxTuple) -> float:
+    """The share of a box's area that lies in another box."""
+    (ymin, xmin, ymax, xmax), (top, left, bottom, right) = box, outer
+    height, width = min(ymax, bottom) - max(ymin, top), min(xmax, right) - max(xmin, left)
+    return max(height, 0.0) * max(width, 0.0) / max((ymax - ymin) * (xmax - xmin), ROUNDING**2)
 
 
 def _is_too_small(annotation: Annotation, animal: AnimalBox, min_pixels: int) -> bool:

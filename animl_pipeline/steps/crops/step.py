@@ -26,7 +26,7 @@ from animl_pipeline.storage.store import BlobColumn, StepOutput, Store, Workspac
 
 STEP = Step(
     "crops",
-    version=1,
+    version=2,
     sections=("crops", "model_input"),
     reads=(LABELS, DROPPED_ANNOTATIONS, DETECTIONS, DETECTION_FAILURES, IMAGES_WITH_PEOPLE),
     writes=(CROPS, DROPPED_LABELS),
@@ -85,7 +85,8 @@ def crop_id(blob: str, box: BoxTuple) -> str:
 
 
 def _match(labels: Artifact, detections: Artifact, config: CropsConfig, store: Store) -> Matches:
-    return match_labels(store.table(labels, LABELS), store.table(detections, DETECTIONS), store.table(detections, DETECTION_FAILURES), config)
+    labelled, dropped = store.table(labels, LABELS), store.table(labels, DROPPED_ANNOTATIONS)
+    return match_labels(labelled, dropped, store.table(detections, DETECTIONS), store.table(detections, DETECTION_FAILURES), config)
 
 
 def _images_with_people(labels: Artifact, detections: Artifact, store: Store) -> set[ImageKey]:

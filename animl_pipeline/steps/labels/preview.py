@@ -29,6 +29,7 @@ class LabelsPreview(Record):
         unlisted: label that the plan does not name → number of annotations, the most frequent first.
         conflicts: a line for each label with two meanings.
         too_few: a line for each class with fewer annotations or locations than expected.
+        sequence_ids_at_several_locations: how many there are; they count within a location.
     """
 
     classes: tuple[ClassCounts, ...]
@@ -39,6 +40,7 @@ class LabelsPreview(Record):
     unlisted: dict[str, int]
     conflicts: tuple[str, ...]
     too_few: tuple[str, ...]
+    sequence_ids_at_several_locations: int
 
 
 def preview_labels(
@@ -77,6 +79,7 @@ def preview_labels(
         unlisted=count_codes(unlisted, annotations.labels),
         conflicts=tuple(dict.fromkeys(line for m in mappings.values() for line in m.conflicts)),
         too_few=tuple(find_too_few(counts, count_codes(annotations.label, annotations.labels), config)),
+        sequence_ids_at_several_locations=annotations.sequence_ids_at_several_locations,
     )
 
 

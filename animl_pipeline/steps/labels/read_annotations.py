@@ -29,9 +29,10 @@ class Annotations(NamedTuple):
 
     Attributes:
         sources: names of the sources.
-        images: a row for each image: ``image_id, file_name, picture`` (which file it is), ``location`` (with its namespace),
-            ``taken, sequence`` (see :func:`~animl_pipeline.steps.labels.sequence_keys.sequence_keys`), ``blob, bytes, width, height, orientation`` (null where the image was not downloaded), ``missing`` (bool, whether the download
-            failed), ``over_limit`` (bool, whether the source's limits left it out).
+        images: a row for each image: ``image_id, file_name, picture`` (which file it is), ``location`` (with its namespace), ``taken,
+            sequence`` (see :func:`~animl_pipeline.steps.labels.sequence_keys.sequence_keys`), ``blob, bytes, width, height, orientation``
+            (null where the image was not downloaded), ``missing`` (bool, whether the download failed), ``over_limit`` (bool, whether
+            the source's limits left it out).
         labels: all different labels.
         image, source, label: int [n], each annotation's position in ``images``, ``sources`` and ``labels``.
         annotation_id: text [n].
@@ -160,7 +161,13 @@ def _read_images(artifacts: SourceArtifacts, store: Store, location_names: Mappi
     files = downloaded.take(pc.index_in(ids, value_set=downloaded["image_id"].combine_chunks()))
     named, stored = (np.stack([table[c].to_numpy() for c in ("width", "height")], axis=1).astype(float) for table in (exported, files))
     orientation = files["orientation"].fill_null(UPRIGHT).to_numpy()
-    frames = find_frames(named, stored, orientation, artifacts.source.box_frame, turned_by_default=bool((named == 1).all(axis=1).any()))
+    frames = find_frames(
+        named,
+        stored,
+        orientation,
+        artifacts.source.box_frame,
+        turned_by_default=bool((named == 1).all(axis=1).any()) and artifacts.source.project() is None,
+    )
     on_its_side = (frames.code == SHOWN) & (orientation >= SIDES_SWAPPED)
     sizes = np.where(named > 0, named, np.where(on_its_side[:, None], stored[:, ::-1], stored))
     locations = _renamed(exported["location"], location_names)

@@ -11,12 +11,12 @@ import io
 import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple, get_args
-from unicodedata import normalize
 
 from animl_pipeline.config import LabelsConfig, TaxonomyConfig
 from animl_pipeline.config.labels import Level
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import LabelsError, TaxonomyUnreachableError, redact_url
+from animl_pipeline.core.location_names import tidy_name
 from animl_pipeline.storage.read_remote_files import RemoteError, read_path_or_url
 
 LEVELS: tuple[str, ...] = get_args(Level)
@@ -77,7 +77,7 @@ def read_taxonomy(config: LabelsConfig, settings: Settings) -> Taxonomy:
     rows = _read_mlmodels(text, where) if text.lstrip()[:1] in {"{", "["} else _read_lila(text, where)
     lineages: dict[str, dict[str, list[Lineage]]] = {}
     for dataset, label, lineage in rows:
-        known = lineages.setdefault(dataset.casefold(), {}).setdefault(normalize("NFC", label).casefold(), [])
+        known = lineages.setdefault(dataset.casefold(), {}).setdefault(tidy_name(label).casefold(), [])
         if lineage not in known:
             known.append(lineage)
     _check_datasets(config.taxonomy, lineages, where)
