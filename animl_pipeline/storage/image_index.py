@@ -1,7 +1,8 @@
 """The image index: what is known of single images (downloaded, detected, cropped) and of locations used in test sets.
 
 An index has a name and consists of shards of JSON lines, ``[key, record]``. A shard is written once and never changed, so several
-writers do not disturb each other, and a kill loses at most the shard that is being written.
+writers do not disturb each other, and a kill loses at most the shard that is being written. A shard's name ends with the digest of its
+content, so a changed, cut or emptied shard is found when it is read.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from animl_pipeline.core.errors import DamagedError
 from animl_pipeline.storage.object_store import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -23,43 +23,30 @@ TIME_DIGITS = 20
 """Digits of the time with which a shard's name begins."""
 
 
-def read_index(object_store: ObjectStore, name: str, *, irreplaceable: bool = False) -> dict[str, dict[str, Any]]:
-    """All records of an index by key. If a key has two records, the one written last counts.
-
-    Args:
-        object_store: the store.
-        name: the index.
-        irreplaceable: whether the records cannot be made again. If they can, a damaged shard is removed and its work done again.
-
-    Raises:
-        DamagedError: a shard of irreplaceable records cannot be read.
-    """
-    return dict(iter_index(object_store, name, irreplaceable=irreplaceable))
+def read_index(object_store: ObjectStore, name: str) -> dict[str, dict[str, Any]]:
+    """All records of an index by key. If a key has two records, the one written last counts."""
+    return dict(iter_index(object_store, name))
 
 
-def iter_index(object_store: ObjectStore, name: str, *, irreplaceable: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+def iter_index(object_store: ObjectStore, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Key and record of an index, in the order of writing. Only one shard at a time is in memory.
 
-    Raises:
-        DamagedError: as :func:`read_index`.
+    A damaged shard is removed with a warning, and its work is done again.
     """
     for shard, records in read_shards(object_store, name):
         if records is not None:
             yield from records.items()
-        elif irreplaceable:
-            raise DamagedError(f"{shard} in the store has changed and cannot be made again; restore it from a copy of the store")
         else:
-            log.warning("%s in the store has changed and cannot be read; its work is done again", shard)
+            log.warning("%s in the store has changed and cannot be used; it is removed, and its work is done again", shard)
             object_store.delete(shard)
 
 
 def read_shards(object_store: ObjectStore, name: str) -> Iterator[tuple[str, dict[str, dict[str, Any]] | None]]:
-    """The object name and the records of each shard of an index (None if they cannot be read), in the order of writing."""
+    """The object name and the records of each shard of an index (None if it is damaged), in the order of writing."""
     for shard in sorted(object_store.names(f"{FOLDER}{name}/")):
-        try:
-            yield shard, _parse(object_store.read(shard) or b"")
-        except (ValueError, TypeError):
-            yield shard, None
+        data = object_store.read(shard)
+        if data is not None:  # otherwise it was removed meanwhile
+            yield shard, _parse(shard, data)
 
 
 def index_names(object_store: ObjectStore) -> list[str]:
@@ -98,9 +85,19 @@ def in_batch(sha256: str, batch: int, of: int) -> bool:
 def _write(object_store: ObjectStore, name: str, written_at: str, records: Mapping[str, Mapping[str, Any]]) -> None:
     if records:
         data = "".join(json.dumps([k, records[k]], sort_keys=True, separators=(",", ":")) + "\n" for k in sorted(records)).encode()
-        object_store.put_new(f"{FOLDER}{name}/{written_at}-{hashlib.sha256(data).hexdigest()[:16]}.jsonl", data)
+        object_store.put_new(f"{FOLDER}{name}/{written_at}-{_digest(data)}.jsonl", data)
 
 
-def _parse(shard: bytes) -> dict[str, dict[str, Any]]:
-    """The records of a shard; ValueError or TypeError if it is not one."""
-    return {str(key): dict(record) for key, record in map(json.loads, shard.decode().splitlines())}
+def _digest(data: bytes) -> str:
+    """The end of a shard's name: the beginning of its content's sha256."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _parse(shard: str, data: bytes) -> dict[str, dict[str, Any]] | None:
+    """The records of a shard; None if its content is not the one in its name, or is not of this version."""
+    if not shard.endswith(f"-{_digest(data)}.jsonl"):
+        return None
+    try:
+        return {str(key): dict(record) for key, record in map(json.loads, data.decode().splitlines())}
+    except (ValueError, TypeError):
+        return None

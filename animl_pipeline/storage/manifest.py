@@ -33,7 +33,7 @@ class Manifest(Record):
     """The record of a step in the store. It is written last: without it, the step does not exist.
 
     ``blobs`` and ``blob_digests`` declare every blob that the step needs; garbage collection keeps no others. ``final`` is
-    explained at :class:`animl_pipeline.storage.store.StepOutput`.
+    explained at :class:`animl_pipeline.storage.store.StepOutput`. ``checksum`` is "" in manifests of earlier versions, which had none.
     """
 
     step: str
@@ -50,6 +50,11 @@ class Manifest(Record):
     final: bool = True
     seconds: float
     made_at: str
+    checksum: str = ""
+
+    def with_checksum(self) -> Manifest:
+        """The same manifest with the digest of everything else in it as its checksum."""
+        return self.model_copy(update={"checksum": digest_of(json.loads(self.model_dump_json(exclude={"checksum"})))})
 
     def artifact(self, *, cached: bool) -> Artifact:
         """The artifact that this manifest describes."""
@@ -65,6 +70,8 @@ def parse_manifest(data: bytes, step: str, key: str) -> Manifest:
     manifest = Manifest.model_validate_json(data)
     if (manifest.step, manifest.key, manifest.digest) != (step, key, digest_of_files(manifest.files)):
         raise ValueError(f"it is the manifest of {manifest.step} {manifest.key[:12]}, or its digest is not that of its files")
+    if manifest.checksum not in {"", manifest.with_checksum().checksum}:
+        raise ValueError("its content does not have its checksum")
     return manifest
 
 

@@ -260,9 +260,9 @@ class Store:
 
     # -- image index -------------------------------------------------------------------------------------------------
 
-    def read_index(self, name: str, *, irreplaceable: bool = False) -> dict[str, dict[str, Any]]:
+    def read_index(self, name: str) -> dict[str, dict[str, Any]]:
         """All records of an index; see :func:`animl_pipeline.storage.image_index.read_index`."""
-        return image_index.read_index(self.object_store, name, irreplaceable=irreplaceable)
+        return image_index.read_index(self.object_store, name)
 
     def add_to_index(self, name: str, records: Mapping[str, Mapping[str, Any]]) -> None:
         """Add records to an index; see :func:`animl_pipeline.storage.image_index.add_to_index`."""
@@ -283,7 +283,7 @@ class Store:
         folder = step_folder(manifest.step, manifest.key)
         for name in manifest.files:
             self.object_store.put_file(f"{folder}/{name}", space.out / name)
-        self.object_store.put(manifest_name(manifest.step, manifest.key), manifest.model_dump_json(indent=1).encode())
+        self.object_store.put(manifest_name(manifest.step, manifest.key), manifest.with_checksum().model_dump_json(indent=1).encode())
         shutil.rmtree(space.out.parent, ignore_errors=True)
 
     def _read_manifest(self, step: str, key: str) -> Manifest | None:

@@ -212,7 +212,7 @@ def test_images_in_an_index_of_another_version_are_downloaded_again(store: Store
     first = download(e, str(tmp_path / "images"), store, settings, tmp_path)
     for name in [*store.object_store.names("index/"), *store.object_store.names("steps/images/")]:
         if name.startswith("index/"):
-            store.object_store.put(name, "".join(f'["{path}", {{"blob": "x"}}]\n' for path in e.files).encode())
+            store.add_to_index(name.removeprefix("index/").rpartition("/")[0], {path: {"blob": "x"} for path in e.files})
         else:
             store.object_store.delete(name)
     again = download(e, str(tmp_path / "images"), store, settings, tmp_path)

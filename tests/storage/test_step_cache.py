@@ -110,6 +110,26 @@ def test_a_step_whose_manifest_was_changed_is_made_again(store: Store, field: st
     assert (again.cached, again.digest, build.runs) == (False, first.digest, 2)
 
 
+def test_a_manifest_with_any_changed_byte_is_never_taken(store: Store) -> None:
+    made = make(store, Builder(), n=1)
+    name = f"steps/labels/{made.key}/manifest.json"
+    data = store.object_store.read(name) or b""
+    assert store.manifest(made).counts == made.counts
+    for at in range(0, len(data), 7):
+        for damaged in (data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], data[:at]):
+            store.object_store.put(name, damaged, durable=False)
+            try:
+                found = store.manifest(made)
+            except DamagedError:
+                continue
+            assert json.loads(damaged) == json.loads(data), damaged[at - 20 : at + 20]  # only white space differs
+            assert found.counts == made.counts
+    store.object_store.put(name, data)
+    without = json.loads(data) | {"checksum": ""}
+    store.object_store.put(name, json.dumps(without).encode())  # as earlier versions wrote it
+    assert make(store, Builder(), n=1).cached
+
+
 def test_a_step_whose_blob_is_missing_is_made_again(store: Store) -> None:
     def build(space: Workspace) -> StepOutput:
         sha256 = store.put_blob(b"image")

@@ -15,7 +15,7 @@ from animl_pipeline.core.errors import StoreError
 from animl_pipeline.core.frozen_record import Digest
 from animl_pipeline.storage import image_index
 from animl_pipeline.storage.gc.stored_steps import StepId, StoredStep
-from animl_pipeline.storage.manifest import BlobColumn, step_folder
+from animl_pipeline.storage.manifest import BlobColumn, matches, step_folder
 from animl_pipeline.storage.object_store import ObjectStore
 from animl_pipeline.storage.store import Store
 
@@ -211,8 +211,11 @@ def _read_column(step: StoredStep, column: BlobColumn, store: Store) -> Iterator
 
     name = f"{step_folder(*step.id)}/{column.file}"
     path = store.local / name
-    if not path.exists() or path.stat().st_size != step.manifest.files[column.file].bytes:
+    entry = step.manifest.files[column.file]
+    if not matches(path, entry):
         store.object_store.fetch(name, path)
+    if not matches(path, entry):
+        raise ValueError("it differs from its manifest")
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=[column.column]):
             yield set(batch.column(0).unique().to_pylist())
