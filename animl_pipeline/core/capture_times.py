@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -37,23 +39,20 @@ def to_iso(texts: pd.Series) -> IsoTimes:
     A year may come first (2024-05-31, 2024:05:31, 2024/05/31) or last. If it comes last, the column itself must show whether the day or
     the month comes first, by a number above 12; otherwise the time is ambiguous and not guessed.
     """
-    found = texts.astype(object)
-    other = (texts != "") & ~texts.str.match(ISO)
-    ambiguous, readable = np.zeros(len(texts), bool), np.array(~other)
-    if other.any():
-        first = texts[other].str.extract(rf"^{YEAR_FIRST}$")
-        last = texts[other].str.extract(rf"^{YEAR_LAST}$")
-        day_first = _day_is_first(last[0], last[2])
-        day, month = (last[0], last[2]) if day_first else (last[2], last[0])
-        year_first = _join(first[0], first[1], first[2], first[3])
-        year_last = _join(last[3], month, day, last[4])
-        unknown_order = last[0].notna() & (last[0] != last[2]) & (day_first is None)
-        made = year_first.fillna(year_last)
-        usable = made.notna() & ~unknown_order
-        found.loc[made.index[usable]] = made[usable]
-        readable |= found.index.isin(made.index[usable | unknown_order])
-        ambiguous |= found.index.isin(made.index[unknown_order & made.notna()])
-    return IsoTimes(found, ambiguous, ~readable)
+    values = texts.to_numpy(object)
+    other = np.flatnonzero(np.asarray((texts != "") & ~texts.str.match(ISO), bool))
+    read = {text: _read(text) for text in dict.fromkeys(values[other].tolist())}
+    day_first = _day_is_first([parts for parts in read.values() if isinstance(parts, _YearLast)])
+    ambiguous, unreadable = np.zeros(len(values), bool), np.zeros(len(values), bool)
+    found = values.copy()
+    for i in other:
+        parts = read[values[i]]
+        if isinstance(parts, _YearLast):
+            ambiguous[i] = day_first is None and parts.one != parts.two
+            parts = parts.in_order(day_first is not False)
+        unreadable[i] = not parts
+        found[i] = values[i] if ambiguous[i] or not parts else parts
+    return IsoTimes(pd.Series(found, texts.index, dtype=texts.dtype), ambiguous, unreadable & ~ambiguous)
 
 
 def parse_times(texts: pd.Series) -> pd.Series:
@@ -75,19 +74,49 @@ def parse_days(taken: pd.Series) -> NDArray[np.datetime64]:
     return days.to_numpy(dtype="datetime64[D]")
 
 
-def _day_is_first(one: pd.Series, two: pd.Series) -> bool | None:
+class _YearLast(NamedTuple):
+    """A date whose year comes last, with the time of day in ISO's form."""
+
+    one: int
+    two: int
+    year: str
+    clock: str
+
+    def in_order(self, day_first: bool) -> str:
+        """The time as ISO text; "" where it is none of the calendar."""
+        day, month = (self.one, self.two) if day_first else (self.two, self.one)
+        return _iso(self.year, month, day, self.clock)
+
+
+def _read(text: str) -> str | _YearLast:
+    """A time that does not begin as in ISO 8601: as ISO text, as parts whose order is not known yet, or "" where it is no time."""
+    first, last = re.fullmatch(YEAR_FIRST, text), re.fullmatch(YEAR_LAST, text)
+    rest = first[4] if first else last[5] if last else ""
+    clock = re.fullmatch(CLOCK, rest)
+    if not clock and rest.strip():
+        return ""
+    time = _iso_clock(*clock.groups()) if clock else ""
+    if last:
+        return _YearLast(int(last[1]), int(last[3]), last[4], time)
+    return _iso(first[1], int(first[2]), int(first[3]), time) if first else ""
+
+
+def _iso_clock(hour: str, minute: str, second: str | None, half: str | None, zone: str | None) -> str:
+    hours = int(hour) if half is None else int(hour) % 12 + 12 * (half in "pP")
+    return f"T{hours:02}:{minute}:{second or '00'}{zone or ''}"
+
+
+def _iso(year: str, month: int, day: int, clock: str) -> str:
+    """The text, if it is a time of the calendar; else ""."""
+    text = f"{year}-{month:02}-{day:02}{clock}"
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return ""
+    return text
+
+
+def _day_is_first(dates: list[_YearLast]) -> bool | None:
     """Whether the day comes before the month, by numbers above 12; None where no number or both positions show it."""
-    above = [bool((pd.to_numeric(number, errors="coerce") > 12).any()) for number in (one, two)]
-    return above[0] if above[0] != above[1] else None
-
-
-def _join(year: pd.Series, month: pd.Series, day: pd.Series, rest: pd.Series) -> pd.Series:
-    """ISO texts; missing where the rest is not empty and not a time of day, or where the day is none of the calendar."""
-    clock = rest.str.extract(rf"^{CLOCK}$")
-    hour = pd.to_numeric(clock[0], errors="coerce")
-    half = clock[3].str.lower()
-    hour = hour.where(half.isna(), hour % 12 + 12 * (half == "p"))
-    date = year + "-" + month.str.zfill(2) + "-" + day.str.zfill(2)
-    time = "T" + hour.astype("Int64").astype("string").str.zfill(2) + ":" + clock[1] + ":" + clock[2].fillna("00") + clock[4].fillna("")
-    text = (date + time.where(hour.notna(), "")).where(hour.notna() | (rest.str.strip() == ""))
-    return text.where(pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True).notna()).astype(object)
+    one, two = any(d.one > 12 for d in dates), any(d.two > 12 for d in dates)
+    return one if one != two else None

@@ -33,7 +33,7 @@ def test_a_column_that_does_not_show_its_order_is_ambiguous(texts: list[str]) ->
     assert pd.isna(parse_seconds(column)[-1])
 
 
-@pytest.mark.parametrize("text", ["yesterday", "2024/13/45", "31/05/24", "31/05/2024 later", "12:00"])
+@pytest.mark.parametrize("text", ["yesterday", "2024/13/45", "31/05/24", "31/05/2024 later", "12:00", "\n"])
 def test_a_text_that_is_no_time_is_said_to_be_unreadable(text: str) -> None:
     column = pd.Series([text, "2024-05-31"], dtype=str)
     assert to_iso(column).unreadable.tolist() == [True, False]

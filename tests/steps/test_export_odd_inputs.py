@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ExportError
-from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS
+from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_PROBLEMS
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.storage.store import Store
 from tests.conftest import jpeg
@@ -184,7 +186,7 @@ def test_results_without_labels_are_an_error(
 
 def package() -> CamtrapPackage:
     p = CamtrapPackage()
-    p.observation(p.deployment("d"), "Vulpes", p.image("d"), BOX)
+    p.observation(p.deployment("d", locationID="gate"), "Vulpes", p.image("d"), BOX)
     return p
 
 
@@ -203,7 +205,7 @@ def media(p: CamtrapPackage, **fields: Any) -> None:
         (lambda p: media(p, path=[]), "bad_package", None),
         (lambda p: p.rows["media"].clear(), "nothing_left", {"unknown_image": 1}),
         (lambda p: p.rows["observations"].clear(), "nothing_left", {}),
-        (lambda p: p.rows["observations"][0].update(mediaID="", observationLevel="event"), "nothing_left", {"event_without_images": 1}),
+        (lambda p: p.rows["observations"][0].update(mediaID="", observationLevel="event"), "nothing_left", {"event_without_time": 1}),
     ],
 )
 def test_a_package_without_labels_is_an_error(
@@ -412,3 +414,74 @@ def test_boxes_in_pixels_stay_in_pixels_beside_a_tiny_one(store: Store, settings
     artifact = export_annotations(source("a.json"), store, settings)
     assert "relative_boxes" not in artifact.counts.notes
     assert annotation_rows(store, artifact)["w"].tolist() == [20, 1]
+
+
+# -- other formats, times and suffixes -------------------------------------------------------------------------------------
+
+PACKED_TAR = io.BytesIO()
+with tarfile.open(fileobj=PACKED_TAR, mode="w") as archive:
+    archive.addfile(tarfile.TarInfo("a.json"))
+OTHER_FORMATS = {
+    "wildlife insights": (b"project_id,deployment_id,image_id,filename,wi_taxon_id,common_name\n1,2,3,a.jpg,x,Fox\n", "read_wi"),
+    "zamba": (b"filepath,blank,bird,fox\na.jpg,0.1,0.2,0.7\n", "zamba"),
+    "zamba's labels": (b"filepath,label,site\na.jpg,fox,1\n", "zamba"),
+    "deepfaune": (b'"filename","date","seqnum","predictionbase","scorebase","prediction","score"\n"a.jpg",,1,,,"fox",0.9\n', "DeepFaune"),
+    "timelapse": ("\ufeffRootFolder,File,RelativePath,DateTime,DeleteFlag\n,a.jpg,,,false\n".encode(), "Timelapse"),
+    "camtrap dp": (b"mediaID,deploymentID,timestamp\n1,2,3\n", "datapackage.json"),
+    "semicolons": (b"file;species\na.jpg;fox\n", "species"),
+    "utf-16": ("file\tspecies\na.jpg\tfox\n".encode("utf-16"), "species"),
+    "json lines": (b'{"id": 1, "file_name": "a.jpg"}\n{"id": 2}\n', "JSON Lines"),
+    "speciesnet": (b'{"predictions": [{"filepath": "a.jpg"}]}', "speciesnet_to_md"),
+    "tar": (PACKED_TAR.getvalue(), "tar xf"),
+    "tar.gz": (gzip.compress(PACKED_TAR.getvalue()), "tar xf"),
+    "7z": (b"7z\xbc\xaf\x27\x1c\x00\x04", "7z x"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FORMATS)
+def test_another_format_is_named_with_what_converts_it(store: Store, settings: Settings, tmp_path: Path, name: str) -> None:
+    data, words = OTHER_FORMATS[name]
+    (tmp_path / "labels.csv").write_bytes(data)
+    error = export_error(source("labels.csv"), store, settings)
+    assert error.code == "other_format"
+    assert words in str(error)
+
+
+def taken(store: Store, settings: Settings, folder: Path, *written: str) -> tuple[list[str], dict[str, int]]:
+    """The times of images with these texts as their time, and the notes of the export."""
+    e = Export()
+    for text in written:
+        e.annotation(e.image(datetime=text), 1)
+    (folder / "a.json").write_bytes(e.json())
+    artifact = export_annotations(source("a.json"), store, settings)
+    return list(image_column(store, artifact, "taken").values()), artifact.counts.notes
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "notes"),
+    [
+        (["2024/05/31 10:00:00", "2024:05:30 09:00:00"], ["2024-05-31T10:00:00", "2024-05-30T09:00:00"], {}),
+        (["31/05/2024 10:00", "04/05/2024 11:00"], ["2024-05-31T10:00:00", "2024-05-04T11:00:00"], {}),
+        (["05/31/2024 1:00 PM", "05/04/2024 11:00 AM"], ["2024-05-31T13:00:00", "2024-05-04T11:00:00"], {}),
+        (["04/05/2024 11:00", "2024-05-31 10:00:00"], ["", "2024-05-31 10:00:00"], {"ambiguous_time": 1}),
+        (["31/05/2024 10:00", "05/31/2024 10:00"], ["", ""], {"ambiguous_time": 2}),
+        (["yesterday", ""], ["", ""], {"unreadable_time": 1}),
+    ],
+)
+def test_a_date_is_read_if_its_form_is_certain_and_never_guessed(
+    store: Store, settings: Settings, tmp_path: Path, written: list[str], read: list[str], notes: dict[str, int]
+) -> None:
+    assert taken(store, settings, tmp_path, *written) == (read, notes)
+
+
+def test_folders_hold_jfif_images_and_say_what_to_do_with_those_that_are_not_read(store: Store, settings: Settings, tmp_path: Path) -> None:
+    for name in ("fox/a.jfif", "fox/b.heic", "fox/c.GIF", "fox/d.mp4"):
+        path = tmp_path / "pics" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg())
+    artifact = export_annotations(export_source("pics"), store, settings)
+    assert labels_of(store, artifact) == {"fox/a.jfif": "fox"}
+    listed = store.table(artifact, EXPORT_PROBLEMS).set_index("subject")["detail"]
+    assert ["JPEG" in listed[f"fox/{name}"] for name in ("b.heic", "c.GIF", "d.mp4")] == [True, True, False]
+    (tmp_path / "pics/fox/a.jfif").unlink()
+    assert "JPEG" in str(export_error(export_source("pics"), store, settings))
