@@ -81,13 +81,26 @@ class ThresholdsConfig(Record):
 
 
 class GateConfig(Record):
-    """When a model may be released. The champion is the released model; both models answer the same test crops."""
+    """When a model may be released. The champion is the released model; both models answer for the same test images.
+
+    With the plan's section `production`, mean F1, recall and false alarms are those of sequences, with detector, classifier and thresholds
+    together. Without it, they are those of test crops.
+    """
 
     min_examples: int = Field(default=10, ge=0, description="test crops of every class; with fewer: need_more_data")
     min_locations: int = Field(default=2, ge=0, description="test locations of every class; with fewer: need_more_data")
     min_macro_f1: Share = Field(default=0.3, description="mean F1; if it is lower: hold, also for a first model")
     max_macro_f1_drop: Share = Field(default=0.01, description="largest drop of the mean F1 below the champion's; if it is larger: hold")
     max_invasive_recall_drop: Share = Field(default=0.02, description="largest drop of an invasive class's recall; if it is larger: hold")
+    min_invasive_sequence_recall: Share | None = Field(
+        default=None, description="least share of the sequences with an invasive class that must be found; if it is lower: hold"
+    )
+    max_false_alarms_per_1000_empty: float | None = Field(
+        default=None, ge=0, le=1000, description="most empty sequences, of 1,000, that may get a label; if there are more: hold"
+    )
+    max_false_alarm_rise_per_1000_empty: float = Field(
+        default=20, ge=0, le=1000, description="largest rise of these false alarms above the champion's; if it is larger: hold"
+    )
     first_model: str | None = Field(
         default=None, description="the plan's model, if a person knows that none of it is in service although the store does not prove it"
     )

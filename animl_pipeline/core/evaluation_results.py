@@ -174,6 +174,16 @@ class ProductionChange(Record):
     false_alarms_interval: Interval | None = Field(default=None, description="of the change")
 
 
+class ProductionComparison(Record):
+    """Champion and challenger on the same sequences. Pairs are (champion, challenger); intervals are of the change."""
+
+    macro_f1: tuple[float, float] = Field(description="mean over the classes that both know and that the sequences show")
+    macro_f1_interval: Interval | None = None
+    false_alarms_per_1000_empty: tuple[float, float] | None = Field(description="empty sequences with a label of any class, of 1,000")
+    false_alarms_interval: Interval | None = None
+    classes: tuple[ProductionChange, ...] = Field(description="the classes that both know")
+
+
 class ProductionScore(Record):
     """How the model would do in Animl at the test locations, by TNC's own rules for sequences of images."""
 
@@ -186,7 +196,7 @@ class ProductionScore(Record):
     classes: tuple[SequenceScores, ...]
     false_alarms_per_1000_empty: float | None = Field(description="empty sequences with a label of any class, of 1,000")
     false_alarms_interval: Interval | None = None
-    changes: tuple[ProductionChange, ...] = Field(default=(), description="beside the champion, for the classes that both know")
+    comparison: ProductionComparison | None = Field(default=None, description="None if there is no champion")
 
 
 class Metrics(Record):

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import pandas as pd
 import pytest
 
-from animl_pipeline.config import DetectionsConfig, ImagesConfig, LabelsConfig, ProductionConfig, SourceConfig, SplitsConfig
+from animl_pipeline.config import DetectionsConfig, GateConfig, ImagesConfig, LabelsConfig, ProductionConfig, SourceConfig, SplitsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.evaluation_results import ProductionScore, SequenceScores
+from animl_pipeline.core.evaluation_results import ClassComparison, ClassScores, Comparison, Metrics, ProductionScore, SequenceScores
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import SPLIT_LOCATIONS, TEST_IMAGES
@@ -22,6 +22,7 @@ from animl_pipeline.inference.sequence_outcomes import SequenceOutcomes
 from animl_pipeline.steps.detections import detect_in_test_images
 from animl_pipeline.steps.evaluation import production_score
 from animl_pipeline.steps.evaluation.animl_evaluation_table import sequence_table
+from animl_pipeline.steps.evaluation.gate import decide_verdict
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import download_test_images
 from animl_pipeline.steps.labels import SourceArtifacts, choose_test_images
@@ -135,7 +136,7 @@ def scored(tmp_path: Path, store: Store, settings: Settings) -> Scored:
 def test_hits_misses_with_their_causes_and_false_alarms_are_counted(scored: Scored) -> None:
     red, green = scored.of("red"), scored.of("green")
     assert (red.sequences, red.hits, red.missed_by_detector, red.missed_by_threshold, red.missed_by_classifier) == (5, 2, 1, 1, 1)
-    assert (red.recall, red.precision, red.locations) == (pytest.approx(2 / 5), 1.0, 2)
+    assert (red.recall, red.precision, red.locations) == (2 / 5, 1.0, 2)
     assert (green.false_alarms_on_empty, green.false_alarms_on_others, green.recall) == (1, 2, None)
     assert green.false_alarms_per_1000_empty == 500
     assert (scored.score.images, scored.score.sequences, scored.score.empty_sequences) == (9, 8, 2)
@@ -187,8 +188,70 @@ def test_changes_beside_the_champion_are_paired(tmp_path: Path, store: Store, se
     steps = run_steps(tmp_path, store, settings)
     champion = score(steps, classifier_of(tmp_path / "old", threshold=0.999), store)
     challenger = score(steps, classifier_of(tmp_path / "new"), store)
-    changes = production_score.compare_production(challenger.data, (champion.outcomes, challenger.outcomes), (CLASSES, CLASSES))
-    recall = {c.id: c.recall for c in changes}
-    alarms = {c.id: c.false_alarms_per_1000_empty for c in changes}
+    compared = production_score.compare_production(challenger.data, (champion.outcomes, challenger.outcomes), (CLASSES, CLASSES))
+    recall = {c.id: c.recall for c in compared.classes}
+    alarms = {c.id: c.false_alarms_per_1000_empty for c in compared.classes}
     assert recall == {"red": (0, 2 / 5), "green": None, "blue": None}
-    assert alarms["green"] == (0, 500)
+    assert alarms["green"] == compared.false_alarms_per_1000_empty == (0, 500)
+    assert list(compared.macro_f1) == pytest.approx([0, 4 / 7])
+
+
+def metrics_of(production: ProductionScore, crops_f1: tuple[float, float]) -> Metrics:
+    """Scores of a model with enough test crops: ``crops_f1`` is the champion's and the model's mean F1 on crops."""
+    classes = [ClassScores(id=c, examples=50, locations=5, precision=0.9, recall=0.9, f1=0.9, average_precision=0.9) for c in CLASSES]
+    pair = {"macro_f1": crops_f1, "macro_f1_change": crops_f1[1] - crops_f1[0], "macro_f1_interval": None}
+    precision = {"macro_average_precision": (0.9, 0.9), "macro_average_precision_change": 0.0, "macro_average_precision_interval": None}
+    compared = ClassComparison(
+        id="red", examples=50, locations=5, recall=crops_f1, f1=crops_f1, recall_change=crops_f1[1] - crops_f1[0], recall_interval=None,
+        f1_change=crops_f1[1] - crops_f1[0], f1_interval=None, average_precision_change=0, average_precision_interval=None,
+    )  # fmt: skip
+    comparison = Comparison(
+        champion="1", package="0" * 64, examples=150, locations=5, left_out=0, added_classes=(), removed_classes=(), own_model_input=False,
+        classes=(compared,), **pair, **precision,
+    )  # fmt: skip
+    mean = {f"macro_{name}": crops_f1[1] for name in ("precision", "recall", "f1", "average_precision")}
+    return Metrics(
+        examples=150, locations=5, accuracy=0.9, classes=tuple(classes), confusion=((50, 0, 0),) * 3, comparison=comparison, production=production,
+        **mean,
+    )  # fmt: skip
+
+
+def compared_scores(folder: Path, store: Store, settings: Settings, champion: float, challenger: float) -> ProductionScore:
+    """The challenger's production score beside the champion's; both classify by colour, with these thresholds."""
+    steps = run_steps(folder, store, settings)
+    old, new = (score(steps, classifier_of(folder / str(t), t), store) for t in (champion, challenger))
+    comparison = production_score.compare_production(new.data, (old.outcomes, new.outcomes), (CLASSES, CLASSES))
+    return new.score.model_copy(update={"comparison": comparison})
+
+
+def test_a_model_that_is_better_on_crops_and_misses_more_in_production_is_held(tmp_path: Path, store: Store, settings: Settings) -> None:
+    production = compared_scores(tmp_path, store, settings, champion=0.7, challenger=0.999)
+    verdict, reasons = decide_verdict(metrics_of(production, (0.8, 0.95)), GateConfig(), ("red",))
+    assert verdict == "hold"
+    assert reasons[0].startswith("it misses more of the invasive class red")
+
+
+def test_a_model_that_labels_more_empty_sequences_is_held(tmp_path: Path, store: Store, settings: Settings) -> None:
+    production = compared_scores(tmp_path, store, settings, champion=0.999, challenger=0.7)
+    verdict, reasons = decide_verdict(metrics_of(production, (0.8, 0.95)), GateConfig(), ("red",))
+    assert verdict == "hold"
+    assert reasons[0].startswith("it labels more empty sequences")
+
+
+def test_a_model_that_is_worse_on_crops_and_better_in_production_is_promoted(tmp_path: Path, store: Store, settings: Settings) -> None:
+    production = compared_scores(tmp_path, store, settings, champion=0.999, challenger=0.7)
+    gate = GateConfig(max_false_alarm_rise_per_1000_empty=500)
+    assert decide_verdict(metrics_of(production, (0.95, 0.8)), gate, ("red",))[0] == "promote"
+
+
+@pytest.mark.parametrize("rule", [{"min_invasive_sequence_recall": 0.5}, {"max_false_alarms_per_1000_empty": 100}], ids=lambda r: next(iter(r)))
+def test_the_plan_bounds_misses_and_false_alarms(scored: Scored, rule: dict[str, float]) -> None:
+    metrics = metrics_of(scored.score, (0.9, 0.9)).model_copy(update={"comparison": None})
+    assert decide_verdict(metrics, GateConfig(), ("red",))[0] == "promote"
+    assert decide_verdict(metrics, GateConfig.model_validate(rule), ("red",))[0] == "hold"
+
+
+def test_a_model_without_any_scored_sequence_needs_more_data(scored: Scored) -> None:
+    nothing = scored.score.model_copy(update={"sequences": 0.0})
+    metrics = metrics_of(nothing, (0.9, 0.9)).model_copy(update={"comparison": None})
+    assert decide_verdict(metrics, GateConfig(), ())[0] == "need_more_data"

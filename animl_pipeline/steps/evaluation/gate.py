@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from animl_pipeline.config import GateConfig
 from animl_pipeline.core.evaluation_results import ClassComparison, Interval, Metrics, Verdict
-from animl_pipeline.steps.evaluation.report_wording import format_count, format_interval, join_words
+from animl_pipeline.steps.evaluation.gate_production import broken_production_rules, describe_drop, reasons_to_promote_production
+from animl_pipeline.steps.evaluation.report_wording import format_count, join_words
 
 
 def decide_verdict(
@@ -23,12 +24,18 @@ def decide_verdict(
         comparison_error: why the champion could not be compared; "" if it could or if there is none.
         champion_problem: why it is not certain which model is the champion; "" if it is certain.
     """
-    broken = [*_lost_invasive_classes(metrics, gate, invasive), *_low_mean_f1(metrics, gate)]
+    broken = _removed_invasive_classes(metrics)
+    if metrics.production is not None:
+        broken += broken_production_rules(metrics.production, gate, invasive)
+    else:
+        broken += [*_lost_invasive_classes(metrics, gate, invasive), *_fallen_mean_f1(metrics, gate)]
+    if metrics.macro_f1 < gate.min_macro_f1:
+        broken.append(f"its mean F1 on crops is {metrics.macro_f1:.2f}; the plan asks for at least {gate.min_macro_f1:.2f}")
     if comparison_error:
         broken.append(f"the released model could not be compared with it: {comparison_error}")
     if champion_problem:
         broken.append(f"it is not certain which model is released: {champion_problem}")
-    too_small = (*_too_little_compared(metrics, gate), *_too_small_test_set(metrics, gate))
+    too_small = (*_no_sequences(metrics), *_too_little_compared(metrics, gate), *_too_small_test_set(metrics, gate))
     if broken:
         return "hold", (*broken, *too_small)
     if too_small:
@@ -36,11 +43,15 @@ def decide_verdict(
     return "promote", _reasons_to_promote(metrics, gate, invasive)
 
 
+def _removed_invasive_classes(metrics: Metrics) -> list[str]:
+    removed = metrics.comparison.removed_invasive if metrics.comparison else ()
+    return [f"the released model knows the invasive class {c} and this model does not" for c in removed]
+
+
 def _lost_invasive_classes(metrics: Metrics, gate: GateConfig, invasive: tuple[str, ...]) -> list[str]:
-    """Invasive classes that the champion finds better, the largest loss first."""
+    """Invasive classes that the champion finds better on crops, the largest loss first."""
     if metrics.comparison is None:
         return []
-    removed = [f"the released model knows the invasive class {c} and this model does not" for c in metrics.comparison.removed_invasive]
     lost = []
     for c in (c for c in metrics.comparison.classes if c.id in invasive):
         limit = -gate.max_invasive_recall_drop
@@ -49,37 +60,33 @@ def _lost_invasive_classes(metrics: Metrics, gate: GateConfig, invasive: tuple[s
             lost.append((c.recall_change, _describe_recall_drop(c, c.recall, c.recall_interval, "", limit)))
         elif at_threshold is not None and (change := at_threshold[1] - at_threshold[0]) < limit:
             lost.append((change, _describe_recall_drop(c, at_threshold, c.recall_at_threshold_interval, " at its threshold", limit)))
-    return removed + [reason for _, reason in sorted(lost)]
+    return [reason for _, reason in sorted(lost)]
 
 
 def _describe_recall_drop(c: ClassComparison, recall: tuple[float, float], interval: Interval | None, where: str, limit: float) -> str:
     missed = round((1 - recall[1]) * c.examples)
     return (
         f"it misses more of the invasive class {c.id} than the released model: recall{where} fell from {recall[0]:.2f} to {recall[1]:.2f} "
-        f"({missed:,} of {format_count(c.examples, 'test example')} missed), a change of {recall[1] - recall[0]:+.2f}{_describe_interval(interval)}; "
+        f"({missed:,} of {format_count(c.examples, 'test example')} missed), a change of {recall[1] - recall[0]:+.2f}{describe_drop(interval)}; "
         f"the plan allows {limit:.2f}"
     )
 
 
-def _low_mean_f1(metrics: Metrics, gate: GateConfig) -> list[str]:
-    reasons = []
+def _fallen_mean_f1(metrics: Metrics, gate: GateConfig) -> list[str]:
     c = metrics.comparison
-    if c is not None and c.macro_f1_change < -gate.max_macro_f1_drop:
-        reasons.append(
-            f"its mean F1 is lower than the released model's: it fell from {c.macro_f1[0]:.2f} to {c.macro_f1[1]:.2f}, a change of "
-            f"{c.macro_f1_change:+.3f}{_describe_interval(c.macro_f1_interval)}; the plan allows {-gate.max_macro_f1_drop:.3f}"
-        )
-    if metrics.macro_f1 < gate.min_macro_f1:
-        reasons.append(f"its mean F1 is {metrics.macro_f1:.2f}; the plan asks for at least {gate.min_macro_f1:.2f}")
-    return reasons
+    if c is None or c.macro_f1_change >= -gate.max_macro_f1_drop:
+        return []
+    return [
+        f"its mean F1 is lower than the released model's: it fell from {c.macro_f1[0]:.2f} to {c.macro_f1[1]:.2f}, a change of "
+        f"{c.macro_f1_change:+.3f}{describe_drop(c.macro_f1_interval)}; the plan allows {-gate.max_macro_f1_drop:.3f}"
+    ]
 
 
-def _describe_interval(interval: Interval | None) -> str:
-    """The interval of a drop, and whether the drop may be chance."""
-    if interval is None:
-        return " (one location only, so it may be chance)"
-    text = format_interval(interval, sign=True)
-    return f"{text[:-1]}, so it may be chance)" if interval[1] >= 0 else text
+def _no_sequences(metrics: Metrics) -> tuple[str, ...]:
+    production = metrics.production
+    if production is None or production.sequences:
+        return ()
+    return ("no image of the test locations could be scored as in production: none is completely reviewed, downloaded and readable",)
 
 
 def _too_little_compared(metrics: Metrics, gate: GateConfig) -> tuple[str, ...]:
@@ -109,6 +116,8 @@ def _too_small_test_set(metrics: Metrics, gate: GateConfig) -> tuple[str, ...]:
 def _reasons_to_promote(metrics: Metrics, gate: GateConfig, invasive: tuple[str, ...]) -> tuple[str, ...]:
     c = metrics.comparison
     enough = f"every class has at least {format_count(gate.min_examples, 'test example')} from {format_count(gate.min_locations, 'location')}"
+    if metrics.production is not None and metrics.production.comparison is not None:
+        return (*reasons_to_promote_production(metrics.production, gate, invasive), enough)
     if c is None:
         first = f"is the first {'by the plan (gate.first_model)' if gate.first_model else 'that is released from this store'}"
         return (f"it breaks no rule of the plan and {first}", enough)

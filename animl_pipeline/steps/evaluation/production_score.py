@@ -10,13 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.evaluation_results import ProductionChange, ProductionScore, SequenceScores
+from animl_pipeline.core.evaluation_results import ProductionChange, ProductionComparison, ProductionScore, SequenceScores
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.core.table_schemas import SEARCHED_TEST_IMAGES, TEST_DETECTIONS, TEST_IMAGES, TEST_OBJECTS
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 from animl_pipeline.inference.score_crops import score_crops
 from animl_pipeline.inference.sequence_outcomes import ModelLabels, ReviewedImages, SequenceOutcomes, find_outcomes
-from animl_pipeline.steps.evaluation.bootstrap_intervals import BootstrapDraws, Floats, percentile_interval
+from animl_pipeline.steps.evaluation.bootstrap_intervals import BootstrapDraws, Floats, mean_over_present_classes, percentile_interval
 from animl_pipeline.storage.store import Store
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ class _Rates(NamedTuple):
     recall: Floats
     f1: Floats
     per_1000_empty: Floats
+
+    def f1_of_present(self) -> Floats:
+        """F1 where the class is in the draw; NaN elsewhere, so that false alarms of an absent class are no F1 of 0."""
+        return np.where(self.counts["actual"] > 0, self.f1, np.nan)
 
 
 def read_sequences(test_images: Artifact, test_detections: Artifact, store: Store) -> SequenceData:
@@ -132,8 +136,8 @@ def score_production(data: SequenceData, outcomes: SequenceOutcomes, classes: Se
 
 def compare_production(
     data: SequenceData, models: tuple[SequenceOutcomes, SequenceOutcomes], classes: tuple[Sequence[str], Sequence[str]]
-) -> tuple[ProductionChange, ...]:
-    """The changes from champion to challenger for the classes that both know, paired over locations.
+) -> ProductionComparison:
+    """Champion and challenger on the same sequences, paired over locations.
 
     Args:
         data: the sequences.
@@ -141,10 +145,12 @@ def compare_production(
         classes: their classes.
     """
     draws, weight = BootstrapDraws(data.sequences), data.sequences["weight"].to_numpy(np.float64)
-    empty_locations = draws.count_locations(models[0].empty)
-    changes = []
+    empty, empty_locations = draws.sums(weight * models[0].empty), draws.count_locations(models[0].empty)
+    alarms = [_per_1000(draws.sums(weight * (m.empty & m.false_alarm.any(axis=1))), empty) for m in models]
+    changes, f1 = [], []
     for c in (c for c in classes[1] if c in classes[0]):
         champion, challenger = (_rates(list(ids).index(c), m, draws, weight) for m, ids in zip(models, classes, strict=True))
+        f1.append((champion.f1_of_present(), challenger.f1_of_present()))
         locations = draws.count_locations(models[1].actual[:, list(classes[1]).index(c)])
         changes.append(
             ProductionChange(
@@ -157,7 +163,14 @@ def compare_production(
                 false_alarms_interval=percentile_interval(challenger.per_1000_empty - champion.per_1000_empty, empty_locations),
             )
         )
-    return tuple(changes)
+    means = [mean_over_present_classes(np.stack(values, axis=1)) for values in zip(*f1, strict=True)] if f1 else [np.zeros(1)] * 2
+    return ProductionComparison(
+        macro_f1=(_value(means[0]) or 0.0, _value(means[1]) or 0.0),
+        macro_f1_interval=percentile_interval(means[1] - means[0], draws.locations),
+        false_alarms_per_1000_empty=_pair(*alarms),
+        false_alarms_interval=percentile_interval(alarms[1] - alarms[0], empty_locations),
+        classes=tuple(changes),
+    )
 
 
 def list_sequences(data: SequenceData, outcomes: SequenceOutcomes, classes: Sequence[str]) -> pd.DataFrame:

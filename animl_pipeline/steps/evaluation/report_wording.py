@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from animl_pipeline.core.evaluation_results import ClassScores, Interval, Metrics
+from animl_pipeline.core.evaluation_results import ClassScores, Interval, Metrics, SequenceScores
 
 FEW_EXAMPLES = 30
 """With fewer examples, one example more or less changes recall by over three points."""
@@ -122,6 +122,25 @@ def _describe_test_set(metrics: Metrics) -> str:
     if absent:
         base += f"; it has no example of {join_words([c.id for c in absent])}, so nothing is known of {'it' if len(absent) == 1 else 'them'}"
     return f"{base}."
+
+
+def describe_production(c: SequenceScores) -> str:
+    """One class in words, such as: Of 41 sequences with rat, 38 were found; the detector missed 2 and the model 1."""
+    if c.hits == c.sequences:
+        return f"All {format_sequences(c.sequences)} with {c.id} were found." if c.sequences != 1 else f"The only sequence with {c.id} was found."
+    return f"Of {format_sequences(c.sequences)} with {c.id}, {c.hits:,.0f} {'was' if c.hits == 1 else 'were'} found; {describe_misses(c)}."
+
+
+def describe_misses(c: SequenceScores) -> str:
+    """The causes of misses, such as: the detector missed 2 and the model 3; "" where nothing was missed."""
+    parts = ((c.missed_by_detector, "detector"), (c.missed_by_threshold, "threshold"), (c.missed_by_classifier, "model"))
+    missed = [(n, name) for n, name in parts if n]
+    return join_words([f"the {name} {'missed ' if i == 0 else ''}{n:,.0f}" for i, (n, name) in enumerate(missed)]) if missed else ""
+
+
+def format_sequences(n: float) -> str:
+    """``1 sequence``, ``1,200 sequences``; a weighted number is rounded."""
+    return format_count(round(n), "sequence")
 
 
 def format_interval(interval: Interval | None, *, sign: bool = False) -> str:

@@ -234,7 +234,7 @@ def _score_production(classifier: Classifier, inputs: _Inputs) -> _Production | 
             theirs = production_score.label_boxes(data, champion, store, plan.model_input, "boxes of test images, champion")
             known = champion.card.class_ids()
             both = (production_score.find_outcomes_of(data, theirs, known, equivalents), outcomes)
-            score = score.model_copy(update={"changes": production_score.compare_production(data, both, (known, ids))})
+            score = score.model_copy(update={"comparison": production_score.compare_production(data, both, (known, ids))})
     table = animl_evaluation_table.sequence_table(data, outcomes, ids)
     return _Production(score, table, production_score.list_sequences(data, outcomes, ids))
 
