@@ -226,7 +226,11 @@ def test_the_megadetector_file_passes_megadetectors_validator(store: Store, sett
     assert written["classification_categories"] == {"0": "fox", "1": "rat"}
 
 
-@given(st.dictionaries(st.text("abcdefXYZ ß", min_size=1, max_size=6).map(tidy_name).filter(bool), st.sampled_from(["fox", "rat"]), min_size=1, max_size=8))
+@given(
+    st.dictionaries(
+        st.text("abcdefXYZ ß", min_size=1, max_size=6).map(tidy_name).filter(bool), st.sampled_from(["fox", "rat"]), min_size=1, max_size=8
+    )
+)
 def test_a_label_has_the_same_class_in_any_case(meaning: dict[str, str]) -> None:
     folded: dict[str, str] = {}
     for name, class_id in meaning.items():

@@ -53,7 +53,7 @@ class AnnotationsTable:
             "image_id": columns_from_json.text_column(column(rows, "image_id")),
             "category": pa.array([-1 if isinstance(c, (bool, list, dict)) else self._code(c) for c in categories], pa.int32()),
             "confidence": pa.array(columns_from_json.number_column(column(rows, "confidence"))),
-            "reviewed": pa.array([row.get("validated") is not False and row.get("validated_by") != "Not Reviewed" for row in rows], pa.bool_()),
+            "reviewed": pa.array([_is_reviewed(row) for row in rows], pa.bool_()),
         }
         self._batches.append(pa.RecordBatch.from_pydict(batch))
         self._boxes.append(boxes)
@@ -142,6 +142,12 @@ class AnnotationsTable:
     def _list_nameless(self, problems: Problems, mask: Bools, ids: pa.Array, category: Any) -> None:
         raw = {code: c for c, code in self._codes.items()}
         problems.add_many("category_without_name", ids.filter(pa.array(mask)), [f"category_id {raw.get(code)!r}"[:160] for code in category[mask]])
+
+
+def _is_reviewed(row: dict[str, Any]) -> bool:
+    """Whether a person validated a label. Animl names no user for old labels, so ``validated`` alone counts where it is there."""
+    validated = row.get("validated")
+    return validated if isinstance(validated, bool) else row.get("validated_by") != "Not Reviewed"
 
 
 def _image_sizes(image_ids: pa.ChunkedArray, images: pa.Table) -> Any:

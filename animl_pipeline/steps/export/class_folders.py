@@ -24,7 +24,7 @@ from animl_pipeline.core.errors import ExportError, ExportUnreachableError
 from animl_pipeline.core.progress import track
 from animl_pipeline.steps.export.export_tables import ExportBuild
 from animl_pipeline.steps.export.problems import Problems
-from animl_pipeline.steps.export.to_coco import REVIEWED, UNIT_SIZE, Converted, Row, converted_export, is_image
+from animl_pipeline.steps.export.to_coco import REVIEWED, UNIT_SIZE, UNREAD_SUFFIXES, Converted, Row, converted_export, is_image, why_not_an_image
 from animl_pipeline.storage.store import Store, batches, digest_of
 
 DEFAULT_LAYOUT = "{label}"
@@ -61,9 +61,10 @@ def read_class_folders(source: SourceConfig, store: Store, settings: Settings) -
     """
     files = _list_bucket(source) if source.export.startswith("s3://") else _list_folder(source, store, settings)
     if not any(is_image(f.path) for f in files):
+        unread = next((f.path for f in files if Path(f.path).suffix.lower() in UNREAD_SUFFIXES), None)
+        advice = why_not_an_image(unread) if unread else "fix sources.export in the plan"
         raise ExportError(
-            f"source {source.name!r}: expected images in folders below {source.export}, found none among {len(files)} files; "
-            "fix sources.export in the plan",
+            f"source {source.name!r}: expected images in folders below {source.export}, found none among {len(files)} files; {advice}",
             code="no_images",
         )
     listing = json.dumps([f._asdict() for f in files], indent=0).encode()
@@ -87,7 +88,7 @@ def _convert(files: list[ListedFile], layout: str) -> Converted:
         elif file.path.endswith("/"):
             problems.add("link_to_a_folder", file.path, "such links are not followed; move the folder here, or make it a source of its own")
         elif not is_image(file.path):
-            problems.add("not_an_image", file.path, "only images are used; videos are not")
+            problems.add("not_an_image", file.path, why_not_an_image(file.path))
         elif said is None:
             problems.add("not_in_a_class_folder", file.path, f"its path is not as deep as {layout}")
         else:

@@ -14,6 +14,7 @@ from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError, ExportUnreachableError, redact_url
 from animl_pipeline.steps.export import json_stream
+from animl_pipeline.steps.export.recognise_other_formats import HEAD_BYTES, READ_FORMATS, recognise, recognise_json
 from animl_pipeline.storage.atomic_files import disk_errors
 from animl_pipeline.storage.read_remote_files import RemoteError, read_path_or_url
 
@@ -85,7 +86,7 @@ def read_batches(path: Path, where: str) -> Iterator[Batch]:
                 yield part, rows
     except ValueError as e:
         with path.open("rb") as f:
-            raise not_json(where, e, f.read(24)) from e
+            raise not_json(where, e, f.read(HEAD_BYTES)) from e
     _check_parts(where, seen)
 
 
@@ -98,22 +99,34 @@ def parse_coco(data: bytes, where: str) -> dict[str, Any]:
     try:
         coco = json.loads(data)
     except (ValueError, RecursionError) as e:
-        raise not_json(where, e, data[:24]) from e
+        raise not_json(where, e, data[:HEAD_BYTES]) from e
     _check_parts(where, {part for part, rows in coco.items() if isinstance(rows, list)} if isinstance(coco, dict) else set())
     return dict(coco)
 
 
 def not_json(where: str, error: Exception, head: bytes) -> ExportError:
-    """The error for a file that is not JSON. It shows how the file begins: often as a web page."""
-    begin = head.decode("utf-8", "replace").strip()
+    """The error for a file that is not JSON. It says what the file is, or shows how it begins: often as a web page.
+
+    Args:
+        where: the file.
+        error: of the parser.
+        head: the first ``HEAD_BYTES`` bytes of the file.
+    """
+    if (other := recognise(head)) is not None:
+        return ExportError(f"{where} is {other.name}, which is not read; {other.advice}", code="other_format")
+    begin = head[:24].decode("utf-8", "replace").strip()
     return ExportError(f"{where} is not JSON ({error}; it begins with {begin!r}); export or fetch it again, it may be cut off", code="not_json")
 
 
 def _check_parts(where: str, seen: set[str]) -> None:
     missing = [part for part in COCO_PARTS if part not in seen]
-    if missing:
-        raise ExportError(
-            f"{where} is not COCO for Camera Traps: expected the lists {', '.join(COCO_PARTS)}, found no {missing[0]!r}; export it as 'coco'",
-            code="not_coco",
-            missing=missing,
-        )
+    if not missing:
+        return
+    if (other := recognise_json(seen)) is not None:
+        raise ExportError(f"{where} is {other.name}, which is not read; {other.advice}", code="other_format")
+    raise ExportError(
+        f"{where} is not COCO for Camera Traps: expected the lists {', '.join(COCO_PARTS)}, found no {missing[0]!r}; "
+        f"export it from Animl as 'coco', or convert it to {READ_FORMATS}",
+        code="not_coco",
+        missing=missing,
+    )

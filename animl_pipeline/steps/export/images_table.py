@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from animl_pipeline.config import SourceConfig
+from animl_pipeline.core.capture_times import to_iso
 from animl_pipeline.core.location_names import known_locations
 from animl_pipeline.core.table_schemas import EXPORT_IMAGES
 from animl_pipeline.steps.export.columns_from_json import Bools, as_mask, column, first_of_each_id, size_column, text_column, to_text
@@ -76,7 +77,7 @@ class ImagesTable:
         problems.add_many("duplicate_image", duplicates, ["the first one is used"] * len(duplicates))
         _list_rows(problems, "unsafe_path", ids, self._unsafe, named & ~later & ~of_several)
         _list_rows(problems, "missing_size", ids, self._without_size, kept)
-        return _with_known_locations(table if kept.all() else table.filter(kept), problems)
+        return _with_iso_times(_with_known_locations(table if kept.all() else table.filter(kept), problems), problems)
 
     def _list_ambiguous(self, ids: pa.Array, paths: pa.Array, named: Bools, problems: Problems) -> Bools:
         """Which records have an id that records of other files have, too: bool [n]."""
@@ -90,6 +91,20 @@ class ImagesTable:
         details = [f"{len(paths)} files have this id: {', '.join(paths[:3])}; give each image an id of its own" for paths in of_several]
         problems.add_many("ambiguous_image_id", self.ambiguous, details)
         return as_mask(pc.is_in(ids, value_set=self.ambiguous))
+
+
+def _with_iso_times(images: pa.Table, problems: Problems) -> pa.Table:
+    """The images with their times in ISO 8601's form, and without a time where it is ambiguous or none, which is noted."""
+    written = images["taken"].to_pandas()
+    times = to_iso(written)
+    faults = {
+        "ambiguous_time": (times.ambiguous, "the day or the month may come first; expected a form such as 2024-05-31T10:00:00"),
+        "unreadable_time": (times.unreadable, "expected a form such as 2024-05-31T10:00:00"),
+    }
+    for reason, (mask, expected) in faults.items():
+        problems.add_many(reason, images["image_id"].filter(pa.array(mask)), [f"{text[:80]!r}: {expected}" for text in written[mask]])
+    texts = times.texts.mask(times.ambiguous | times.unreadable, "")
+    return images.set_column(images.schema.get_field_index("taken"), "taken", pa.array(texts, pa.string()))
 
 
 def _with_known_locations(images: pa.Table, problems: Problems) -> pa.Table:

@@ -18,7 +18,8 @@ from animl_pipeline.steps.export.export_tables import ExportBuild
 from animl_pipeline.steps.export.fetch_and_parse_coco import not_json
 from animl_pipeline.steps.export.images_table import is_safe_path
 from animl_pipeline.steps.export.problems import Problems
-from animl_pipeline.steps.export.to_coco import UNIT_SIZE, UNREVIEWED, Converted, Row, converted_export, is_image
+from animl_pipeline.steps.export.recognise_other_formats import HEAD_BYTES
+from animl_pipeline.steps.export.to_coco import UNIT_SIZE, UNREVIEWED, Converted, Row, converted_export, is_image, why_not_an_image
 
 SLACK = 0.01
 """Share of the image by which rounding may let a box reach over the edge."""
@@ -45,7 +46,7 @@ def _parse(data: bytes, where: str) -> dict[str, Any]:
     try:
         results = json.loads(data)
     except (ValueError, RecursionError) as e:
-        raise not_json(where, e, data[:24]) from e
+        raise not_json(where, e, data[:HEAD_BYTES]) from e
     if not isinstance(results, dict) or not isinstance(results.get("images"), list) or not isinstance(results.get("detection_categories"), dict):
         expected = "the keys images (a list) and detection_categories; fix sources.kind in the plan"
     elif not isinstance(results.get("classification_categories") or {}, dict):
@@ -73,7 +74,7 @@ def _is_usable(row: Any, problems: Problems) -> bool:
     if file is None:
         problems.add("image_without_id", "", str(row)[:80])
     elif not is_image(file):
-        problems.add("not_an_image", file, "only images are used; videos are not")
+        problems.add("not_an_image", file, why_not_an_image(file))
     elif row.get("failure") or not isinstance(row.get("detections"), list):
         problems.add("failed_image", file, str(row.get("failure") or "no detections"))
     elif not is_safe_path(file) or "://" in file:

@@ -24,7 +24,9 @@ UNIT_SIZE = {"width": 1, "height": 1}
 """The image size for relative boxes."""
 REVIEWED = {"validated": True, "validated_by": "a person"}
 UNREVIEWED = {"validated": False, "validated_by": "Not Reviewed"}
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".webp"})
+UNREAD_SUFFIXES = frozenset({".gif", ".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"})
+"""Images that are not read. Cameras' raw files and those of phones belong here."""
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))  # ASCII: a name may hold half of a surrogate pair, which UTF-8 cannot
 
@@ -92,6 +94,14 @@ def write_joined(write: Callable[[str], Any], rows: Iterable[str]) -> None:
     """Write texts with a comma between them, one a line."""
     for i, row in enumerate(rows):
         write(row if i == 0 else f",\n{row}")
+
+
+def why_not_an_image(name: str) -> str:
+    """Why a file that is no image by its name is not used, and what to do."""
+    suffix = Path(name).suffix.lower()
+    if suffix in UNREAD_SUFFIXES:
+        return f"{suffix} images are not read; convert them to JPEG, such as with ImageMagick: magick mogrify -format jpg *{suffix}"
+    return "only images are used; videos are not"
 
 
 def is_image(name: str) -> bool:
