@@ -146,6 +146,19 @@ def test_dropping_images_with_people_needs_a_detector_that_finds_people(store: S
     assert refused.value.code == "finds_no_people"
 
 
+@pytest.mark.parametrize(("taken", "repeats"), [("", 0), ("2024-05-31", 0), ("2024-05-31T{:02}:00:00", 12)], ids=["undated", "one day", "hours"])
+def test_images_that_may_be_of_one_occasion_are_not_several(store: Store, settings: Settings, tmp_path: Path, taken: str, repeats: int) -> None:
+    """An animal that rests in front of the camera looks like a stone, unless it is known that hours lie between its images."""
+    found = [{"category": "1", "conf": 0.9, "bbox": [0.3, 0.3, 0.2, 0.2]}]
+    rows = [label_row(store, jpeg(seed=i), f"i{i:02}", sequence="", taken=taken.format(i)) for i in range(12)]
+    config = DetectionsConfig(
+        source="results", results=write_results(tmp_path, [{"file": f"i{i:02}.jpg", "detections": found} for i in range(12)]), repeat_min_occasions=6
+    )
+    made = detect_animals(make_labels(store, rows), config, store, settings)
+    assert made.counts.notes.get("repeat_detections", 0) == repeats
+    assert made.counts.dropped == ({"only_repeat_detections": 12} if repeats else {})
+
+
 def test_repeat_detections_are_set_aside_and_counted(store: Store, settings: Settings, tmp_path: Path) -> None:
     stone, fox = [0.3, 0.3, 0.2, 0.2], [0.6, 0.1, 0.3, 0.4]
     images, rows = [], []
@@ -157,7 +170,9 @@ def test_repeat_detections_are_set_aside_and_counted(store: Store, settings: Set
     labels = make_labels(store, rows)
     config = DetectionsConfig(source="results", results=write_results(tmp_path, images), repeat_min_occasions=6)
     made = detect_animals(labels, config, store, settings)
-    assert made.counts.notes == {"detector_boxes": 3, "images_without_animal": 9, "repeat_detections": 12}
+    assert made.counts.notes == {"detector_boxes": 3, "repeat_detections": 12}
+    assert made.counts.dropped == {"only_repeat_detections": 9}
+    assert set(read_failures(store, made).values()) == {"only_repeat_detections"}
     assert len(store.table(made, REPEAT_DETECTIONS)) == 12
     for occasions in (7, None):
         other = detect_animals(labels, config.model_copy(update={"repeat_min_occasions": occasions}), store, settings)
