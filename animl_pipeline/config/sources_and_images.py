@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import ByteSize, Field, field_validator, model_validator
 
 from animl_pipeline.config.lila_datasets import LILA, lila_dataset
-from animl_pipeline.config.value_types import Count, Name, PathOrUrl
+from animl_pipeline.config.value_types import Count, Name, PathOrUrl, shorten
 from animl_pipeline.core.box_type import Frame
 from animl_pipeline.core.frozen_record import Record
 
@@ -30,10 +30,25 @@ class AnimlExportConfig(Record):
     labels: tuple[str, ...] = Field(default=(), description="ids of the project's labels; empty: all")
     only_reviewed: bool = Field(default=True, description="only images that people have reviewed")
     window_images: int = Field(default=15_000, ge=1, le=18_000, description="images in one export at most; Animl may cut off larger ones")
-    timeout_s: float = Field(default=3600, gt=0, le=86_400, description="seconds that Animl may take for one export")
-    full_after_days: float = Field(
-        default=30, ge=0, le=10_000, description="export everything again when the last full export is older; this finds deleted images"
+    timeout_s: float = Field(
+        default=1000, gt=0, le=86_400, description="seconds that Animl may take for one export; one that has died at its limit of 900 s never ends"
     )
+    full_after_days: float = Field(
+        default=30,
+        ge=0,
+        le=10_000,
+        description="export everything again when the last full export is older; only this finds deleted images and objects, moved boxes "
+        "and changed deployments",
+    )
+
+    @field_validator("cameras", "deployments", "labels", mode="before")
+    @classmethod
+    def _ids_in_quotes(cls, value: Any) -> Any:
+        """YAML reads 1001 as a number, 0101 as 65, and 2020-10-15 as a date, so that the id is lost."""
+        for found in value if isinstance(value, (list, tuple)) else ():
+            if not isinstance(found, str):
+                raise ValueError(f"expected ids in quotes, found {shorten(str(found))} without; write it as '…' in the plan")
+        return value
 
     @model_validator(mode="after")
     def _start_before_end(self) -> Self:

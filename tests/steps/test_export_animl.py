@@ -23,7 +23,6 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ExportError, ExportUnreachableError, PlanError, SettingsError
 from animl_pipeline.steps.export import export_annotations
-from animl_pipeline.steps.export.export_animl_windows import SMALL_WINDOW
 from animl_pipeline.storage.gc import GcRules, collect_garbage
 from animl_pipeline.storage.store import open_store
 from tests.support.animl_server import DAY, AnimlImage, AnimlObject, AnimlServer, camera_config, images_from_coco, make_images, serve_animl
@@ -180,13 +179,12 @@ def test_permanent_miscounts_end_after_a_limited_number_of_exports(site: AnimlSe
     assert len(site.export_filters) < 150
 
 
-def test_one_failing_image_costs_a_small_window_that_is_exported_later(site: AnimlServer, here: Settings) -> None:
+def test_one_failing_image_costs_only_itself_and_is_exported_later(site: AnimlServer, here: Settings) -> None:
     bad = site.images[77]
     site.failing_images = {bad.id}
     artifact = exported(here)
     missing = labels_in_animl(site).keys() - labels_of(here, artifact).keys()
-    assert bad.objects[0].id in missing
-    assert len(missing) <= SMALL_WINDOW
+    assert missing == {bad.objects[0].id}
     assert artifact.counts.notes["window_failed"] == 1
     problem, subject, detail = problems(here, artifact)[0]
     assert problem == "window_failed"
@@ -201,10 +199,37 @@ def test_one_failing_image_costs_a_small_window_that_is_exported_later(site: Ani
 
 
 def test_a_failed_window_does_not_stop_the_others(site: AnimlServer, here: Settings) -> None:
-    site.failing_images = {site.images[0].id}
-    artifact = exported(here, window_images=SMALL_WINDOW)
+    site.failing_images = {site.images[i].id for i in (0, 51, 199)}
+    artifact = exported(here)
+    assert artifact.counts.notes["window_failed"] == 3
+    assert artifact.counts.kept == 197
+
+
+def test_a_project_of_few_images_with_one_failing_image_is_exported(site: AnimlServer, here: Settings) -> None:
+    del site.images[15:]
+    site.failing_images = {site.images[3].id}
+    artifact = exported(here)
+    assert (artifact.counts.kept, artifact.counts.notes["window_failed"]) == (14, 1)
+
+
+def test_images_of_one_second_with_a_failing_one_are_reported_and_the_others_exported(site: AnimlServer, here: Settings) -> None:
+    for p in site.images[:10]:
+        p.taken = DAY
+    site.failing_images = {site.images[4].id}
+    artifact = exported(here)
+    assert (artifact.counts.kept, artifact.counts.notes["window_failed"]) == (190, 1)
+    assert "about 10 images" in problems(here, artifact)[0][2]
+
+
+def test_new_validations_that_cannot_be_exported_do_not_stop_the_step(site: AnimlServer, here: Settings) -> None:
+    first = exported(here)
+    site.images[7].objects[0].date = datetime.now(UTC)
+    site.failing_images = {site.images[7].id}
+    artifact = exported(here)
+    assert labels_of(here, artifact) == labels_of(here, first)
     assert artifact.counts.notes["window_failed"] == 1
-    assert artifact.counts.kept > 150
+    site.failing_images.clear()
+    assert exported(here).counts.notes == {}
 
 
 def test_when_every_window_fails_the_error_says_why(site: AnimlServer, here: Settings) -> None:
@@ -222,6 +247,112 @@ def test_an_export_that_never_ends_times_out(site: AnimlServer, here: Settings) 
     with pytest.raises(ExportError) as caught:
         exported(here, timeout_s=0.1, window_images=15_000)
     assert caught.value.details == {"reason": "timed_out"}
+
+
+def test_an_export_that_has_died_is_made_in_halves_and_never_waited_for_again(site: AnimlServer, here: Settings) -> None:
+    site.never_finish_above = 120
+    artifact = exported(here, timeout_s=0.3, window_images=15_000)
+    assert labels_of(here, artifact) == labels_in_animl(site)
+    assert artifact.counts.notes == {}
+    site.never_finish_after = len(site.tasks)
+    with pytest.raises(ExportError):
+        exported(here, timeout_s=0.1, window_images=15_000, full_after_days=0, created_to=f"{site.images[1].taken:%Y-%m-%dT%H:%M}")
+    assert AnimlExportConfig().timeout_s == 1000
+
+
+def test_a_task_that_animl_has_forgotten_is_started_again(site: AnimlServer, here: Settings) -> None:
+    site.revoke_tokens_after = 6  # after the first export has begun
+    with pytest.raises(SettingsError):
+        exported(here, window_images=15_000)
+    assert len(site.tasks) == 1
+    site.unknown_tasks, site.tokens = set(site.tasks), {TOKEN: {"isle"}}
+    assert labels_of(here, exported(here, window_images=15_000)) == labels_in_animl(site)
+    assert len(site.tasks) == 2
+
+
+# -- images that Animl counts and does not export --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("camera", ["1001", "20201015", "2014123"])
+def test_cameras_whose_ids_read_as_dates_are_exported(site: AnimlServer, here: Settings, camera: str) -> None:
+    for p in site.images[:60]:
+        p.camera = camera
+    artifact = exported(here, cameras=[camera, "cam1"])
+    assert (artifact.counts.kept, artifact.counts.notes) == (60 + sum(p.camera == "cam1" for p in site.images), {})
+
+
+def test_a_window_short_of_images_is_reported_and_exported_again(site: AnimlServer, here: Settings) -> None:
+    site.hidden_from_exports = {p.id for p in site.images[10:17]}
+    artifact = exported(here)
+    assert (artifact.counts.kept, artifact.counts.notes) == (193, {"window_short": 1})
+    assert "7 images are missing" in problems(here, artifact)[0][2]
+    assert len(site.export_filters) < 10
+    site.hidden_from_exports = set()
+    complete = exported(here)
+    assert labels_of(here, complete) == labels_in_animl(site)
+    assert complete.counts.notes == {}
+
+
+def test_images_that_were_exported_before_fill_a_window_that_is_short(site: AnimlServer, here: Settings) -> None:
+    exported(here)
+    site.hidden_from_exports = {p.id for p in site.images[10:17]}
+    artifact = exported(here, full_after_days=0)
+    assert labels_of(here, artifact) == labels_in_animl(site)
+    assert artifact.counts.notes == {"window_short": 1}
+
+
+def test_when_no_counted_image_is_exported_the_error_names_the_ids(site: AnimlServer, here: Settings) -> None:
+    site.hidden_from_exports = {p.id for p in site.images}
+    with pytest.raises(ExportError) as caught:
+        exported(here, cameras=["cam0", "cam1"])
+    assert (caught.value.code, caught.value.details["counted"]) == ("nothing_exported", 134)
+    assert "cam1" in str(caught.value)
+
+
+@pytest.mark.parametrize("ids", ["[1001]", "[2020-10-15]", "[0101]", "[cam1, 1.5]", "[true]"])
+def test_ids_without_quotes_that_yaml_changes_are_refused(ids: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        check_plan(plan_of(cameras=yaml.safe_load(ids)))
+    assert caught.value.details["keys"] == ["sources.0.animl.cameras"]
+    assert "in quotes" in str(caught.value)
+    check_plan(plan_of(cameras=["1001"], labels=["cam1"]))
+
+
+def plan_of(**animl: Any) -> dict[str, Any]:
+    sources = [source().model_dump(mode="json", exclude={"animl"}) | {"animl": animl}]
+    return {"model": "m", "sources": sources, "labels": {"classes": {"fox": ["fox"], "bird": ["bird"]}}}
+
+
+# -- boxes, and who validated ----------------------------------------------------------------------------------------
+
+
+def test_boxes_of_images_without_a_size_are_read_from_animl(site: AnimlServer, here: Settings) -> None:
+    for p in site.images[::3]:
+        p.size_known = False
+    site.images[0].objects.append(AnimlObject("second", bbox=(16, 24, 32, 12)))
+    store, artifact = open_store(here), exported(here)
+    table = store.table(artifact, "annotations.parquet").merge(store.table(artifact, "images.parquet"), on="image_id").set_index("annotation_id")
+    assert len(table) == 201
+    assert table[["x", "y", "w", "h"]].notna().all(axis=None)
+    assert table.loc["second", ["x", "y", "w", "h", "width", "height"]].tolist() == [0.25, 0.5, 0.5, 0.25, 1, 1]
+    of_known_size = table.loc[site.images[1].objects[0].id]
+    assert of_known_size[["x", "y", "w", "h", "width", "height"]].tolist() == [4, 4, 20, 20, 64, 48]
+    assert artifact.counts.notes == {}
+    questions = site.request_counts["images"]
+    assert exported(here).cached
+    assert site.request_counts["images"] == questions
+    collect_garbage(store, GcRules(images=True), dry_run=False, now=time.time() + 100 * 86_400)
+    assert exported(here).digest == artifact.digest
+    assert site.request_counts["images"] == questions
+
+
+def test_a_validated_label_without_a_user_is_reviewed(site: AnimlServer, here: Settings) -> None:
+    for i, by in enumerate(["Not Reviewed", "", "somebody"]):
+        site.images[i].objects[0].by = by
+    site.images[3].objects[0].validated = False
+    store, artifact = open_store(here), exported(here, only_reviewed=False)
+    table = store.table(artifact, "annotations.parquet").set_index("annotation_id")["reviewed"]
+    assert [bool(table[site.images[i].objects[0].id]) for i in range(4)] == [True, True, True, False]
 
 
 @pytest.mark.parametrize(("new_address", "exports"), [(True, 1), (False, 3)])
@@ -349,6 +480,24 @@ def test_only_a_full_export_sees_deletions(site: AnimlServer, here: Settings, ca
     assert "7 images of the last export are no longer in Animl" in caplog.text
 
 
+@pytest.mark.parametrize("change", ["box moved", "object deleted", "deployment changed", "label renamed"])
+def test_only_a_full_export_sees_what_moves_no_validation_date(site: AnimlServer, here: Settings, change: str) -> None:
+    site.images[5].objects.append(AnimlObject("second"))
+    first = exported(here)
+    if change == "box moved":
+        site.images[5].objects[1].bbox = (8, 8, 20, 20)
+    elif change == "object deleted":
+        del site.images[5].objects[1]
+    elif change == "deployment changed":
+        site.images[5].deployment = "Mesa"
+    else:
+        site.images[5].objects[1].name = "person"
+    assert exported(here).digest == first.digest
+    full = exported(here, full_after_days=0)
+    assert full.digest != first.digest
+    assert labels_of(here, full) == labels_in_animl(site)
+
+
 def test_a_full_export_without_changes_keeps_the_artifact(site: AnimlServer, here: Settings) -> None:
     first = exported(here)
     exports = len(site.export_filters)
@@ -377,7 +526,7 @@ def test_records_that_cannot_be_merged_are_counted(site: AnimlServer, here: Sett
     site.images[1].objects.append(AnimlObject(site.images[1].objects[0].id, "Rat"))
     site.images[2].id = site.images[3].id
     artifact = exported(here, window_images=15_000)
-    assert artifact.counts.dropped == {"duplicate_annotation": 1, "duplicate_image": 1}
+    assert artifact.counts.dropped == {"duplicate_annotation": 1, "ambiguous_image_id": 1, "label_of_ambiguous_image": 2}
 
 
 # -- locations -------------------------------------------------------------------------------------------------------

@@ -151,6 +151,7 @@ class AnimlServer:
         self.vanishing_images = 0  # in so many exports an image disappears after the count
         self.count_error = 0  # added to the count of every export
         self.failing_images: set[str] = set()  # ids; an export with one of these images fails
+        self.hidden_from_exports: set[str] = set()  # ids of images that are counted, but in no export
         self.fail_all_exports = False
         self.never_finish = False  # exports stay RUNNING
         self.never_finish_after: int | None = None  # the later exports stay RUNNING
@@ -269,7 +270,7 @@ class AnimlServer:
 
     def _finish(self, task_id: str, task: Task) -> None:
         filters = _with_dates(task.input["filters"]) | ({"reviewed": True} if task.input["onlyIncludeReviewed"] else {})
-        images = self.select(filters, task.project)
+        images = [p for p in self.select(filters, task.project) if p.id not in self.hidden_from_exports]
         count = len(images)
         if self.fail_all_exports or any(p.id in self.failing_images for p in images):
             task.failed, task.output = True, {"error": {"message": "Error exporting to COCO: could not find deployment", "extensions": {}}}

@@ -50,6 +50,10 @@ class ImageFilters(Record):
         }
         return {name: value for name, value in filters.items() if value}
 
+    def ids(self) -> list[str]:
+        """All ids that the filters name."""
+        return [*self.cameras, *self.deployments, *self.labels]
+
 
 def reads_as_date(text: str) -> bool:
     """Whether Animl's exports take an id for an ISO date: 1001, 20201015, 2014123, 23, 2020-W01."""

@@ -1,7 +1,8 @@
 """Export the annotations of an Animl project: ask for what is new, merge it with what was exported before, list what failed.
 
 Each answer of Animl is stored at once, so that a killed export resumes where it was, and a later export asks only for images
-validated since. Deletions show only in a full export, which is made when the last one is ``full_after_days`` old.
+validated since. An object that was deleted, a box that was moved, and a deployment or label that was changed move no validation
+date: they show only in a full export, which is made when the last one is ``full_after_days`` old.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from animl_pipeline.integrations.animl import AnimlClient, ImageFilters
 from animl_pipeline.steps.export.animl_merge import ExportMerge
 from animl_pipeline.steps.export.animl_state import Answer, Attempt, ExportState, FailedWindow, ProjectExport
 from animl_pipeline.steps.export.animl_windows import Window, divide_into_windows
-from animl_pipeline.steps.export.export_animl_windows import ExportContext, request_windows
+from animl_pipeline.steps.export.export_animl_windows import SHORT, ExportContext, is_null_box, request_windows
 from animl_pipeline.steps.export.export_tables import ExportBuild, Location, merge_deployments, write_tables
 from animl_pipeline.steps.export.fetch_and_parse_coco import parse_coco, read_batches
 from animl_pipeline.steps.export.problems import Problems
@@ -130,12 +131,20 @@ def _update(context: ExportContext) -> ProjectExport:
     else:
         log.info("resuming the export of %s that began %s", project, attempt.begun.isoformat(timespec="seconds"))
     answers, failed = request_windows(context, attempt, f"export of {project}")
-    if failed and not answers:
+    if failed and not answers and (attempt.full or last is None):
         raise ExportError(
             f"Animl could export no window of the project {project!r}; the first of {len(failed)}, {failed[0].window}: {failed[0].detail}; "
             "see whether Animl's own export works, or choose other dates or cameras in sources.animl of the plan",
             code="all_windows_failed",
             reason=failed[0].reason,
+        )
+    short = sum(f.window.images for f in failed if f.reason == SHORT)
+    if short and last is None and not any(a.window.images for a in answers):
+        raise ExportError(
+            f"Animl counts {short} images of the project {project!r} for this plan, and exports none of them; see whether ids in sources.animl "
+            f"(cameras, deployments, labels) are the reason: {', '.join(context.filters.ids()) or 'none are named'}",
+            code="nothing_exported",
+            counted=short,
         )
     if attempt.full or last is None:
         export = _full_export(context, attempt, answers, failed, last)
@@ -194,6 +203,8 @@ def _incremental_export(
             add_answers(merge, last.answers, context.store)
             new = [a for a in answers if add_answers(merge, [a], context.store)]
     log.info("%d of %d new answers change the export", len(new), len(answers))
+    due = last.last_full + timedelta(days=context.config.full_after_days)
+    log.info("objects deleted, boxes moved and deployments changed since %s are seen from %s on", f"{last.last_full:%Y-%m-%d}", f"{due:%Y-%m-%d}")
     return last.model_copy(update={"begun": attempt.begun, "answers": (*last.answers, *new), "failed": tuple(failed)})
 
 
@@ -213,8 +224,29 @@ def add_answers(merge: ExportMerge, answers: Iterable[Answer], store: Store) -> 
     changed = 0
     for answer in answers:
         coco = parse_coco(store.blob(answer.blob), str(answer.window))
+        if answer.boxes is not None:
+            fill_in_boxes(coco, json.loads(store.blob(answer.boxes)))
         changed += merge.add(coco, partial(_is_within, answer.only))
     return changed
+
+
+def fill_in_boxes(coco: dict[str, Any], boxes: dict[str, list[float]]) -> None:
+    """Put relative boxes in place of boxes of null. The images of these annotations, whose size is unknown, count as 1 x 1.
+
+    Args:
+        coco: an answer of Animl; it is changed.
+        boxes: object id → [ymin, xmin, ymax, xmax].
+    """
+    images = set()
+    for row in coco["annotations"]:
+        box = boxes.get(row["id"]) if isinstance(row, dict) and is_null_box(row.get("bbox")) and isinstance(row.get("id"), str) else None
+        if box is not None:
+            ymin, xmin, ymax, xmax = box
+            row["bbox"] = [xmin, ymin, xmax - xmin, ymax - ymin]
+            images.add(row.get("image_id"))
+    for image in coco["images"]:
+        if isinstance(image, dict) and isinstance(image.get("id"), str) and image["id"] in images:
+            image["width"] = image["height"] = 1
 
 
 def _is_within(windows: tuple[Window, ...], taken: str) -> bool:
@@ -240,6 +272,8 @@ def _keep_answers(space: Workspace, answers: tuple[Answer, ...], store: Store) -
     for i, answer in enumerate(answers):
         name = f"windows/{i:03d}.json"
         (space.out / name).write_bytes(store.blob(answer.blob))
+        if answer.boxes is not None:
+            (space.out / f"windows/{i:03d}-boxes.json").write_bytes(store.blob(answer.boxes))
         listed.append({"file": name, **answer.window.model_dump(mode="json"), "only": [w.model_dump(mode="json") for w in answer.only]})
     (space.out / "windows.json").write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
 
@@ -247,7 +281,10 @@ def _keep_answers(space: Workspace, answers: tuple[Answer, ...], store: Store) -
 def _known_problems(export: ProjectExport) -> Problems:
     problems = Problems()
     for f in export.failed:
-        problems.add("window_failed", str(f.window), f"about {f.window.images} images: {f.reason}: {f.detail}")
+        if f.reason == SHORT:
+            problems.add("window_short", str(f.window), f"{f.window.images} images are missing: {f.detail}")
+        else:
+            problems.add("window_failed", str(f.window), f"about {f.window.images} images: {f.reason}: {f.detail}")
     if export.without_time:
         detail = f"{export.without_time} images have no capture time that Animl can filter by; they are not in the export"
         problems.add("images_without_capture_time", "", detail)

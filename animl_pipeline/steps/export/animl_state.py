@@ -23,16 +23,28 @@ RESUME_WITHIN = timedelta(hours=24)
 
 
 class Answer(Record):
-    """One export file of Animl, unchanged, as a blob. ``only`` limits it to parts of its time; other files hold the rest."""
+    """One export file of Animl, unchanged, as a blob. ``only`` limits it to parts of its time; other files hold the rest.
+
+    ``boxes`` is a blob with the relative boxes of objects that have none in the file: {object id: [ymin, xmin, ymax, xmax]}.
+    """
 
     window: Window
     blob: Digest
     bytes: int
     only: tuple[Window, ...] = ()
+    boxes: Digest | None = None
+    boxes_bytes: int = 0
+
+    def blobs(self) -> list[str]:
+        """The digests of its blobs."""
+        return [self.blob, *([self.boxes] if self.boxes else [])]
 
 
 class FailedWindow(Record):
-    """A window that Animl could not export, and why."""
+    """A window that Animl could not export (all of its images), and why.
+
+    With the reason ``short`` Animl exported it without so many (``window.images``) of the images that it counts.
+    """
 
     window: Window
     reason: str
@@ -59,10 +71,11 @@ class Attempt(Record):
 
 
 class WindowProgress(Record):
-    """How far a window has come: Animl's task, the answer, or the halves that are exported in its place."""
+    """How far a window has come: Animl's task, the answer (and how many images it lacks), or the halves exported in its place."""
 
     task: str = ""
     answer: Answer | None = None
+    missing: int = 0
     halves: tuple[Window, ...] = ()
 
 
@@ -76,9 +89,7 @@ class ExportState:
     def last_export(self) -> ProjectExport | None:
         """The result of the exports so far; None if there is none, or the store lacks a part of it."""
         found = self._read("exported", ProjectExport)
-        if found is not None and all(self._store.has_blob(a.blob, a.bytes) for a in found.answers):
-            return found
-        return None
+        return found if found is not None and all(map(self._has, found.answers)) else None
 
     def unfinished_attempt(self, now: datetime) -> Attempt | None:
         """The export that did not end, if it is young enough to resume."""
@@ -91,17 +102,21 @@ class ExportState:
 
     def finish(self, export: ProjectExport) -> None:
         """Remember the result. No attempt is unfinished any more."""
-        blobs = [answer.blob for answer in export.answers]  # garbage collection keeps the blobs in this list
+        blobs = [blob for answer in export.answers for blob in answer.blobs()]  # garbage collection keeps the blobs in this list
         self._store.add_to_index(f"animl/{self._name}", {"exported": export.model_dump(mode="json") | {"blobs": blobs}, "attempt": {}})
 
     def progress(self, attempt: Attempt) -> dict[str, WindowProgress]:
         """Window's key → how far it has come."""
         found = {key: WindowProgress.model_validate(record) for key, record in self._store.read_index(self._progress_name(attempt)).items()}
-        return {key: p for key, p in found.items() if p.answer is None or self._store.has_blob(p.answer.blob, p.answer.bytes)}
+        return {key: p for key, p in found.items() if p.answer is None or self._has(p.answer)}
 
     def save_progress(self, attempt: Attempt, window: Window, progress: WindowProgress) -> None:
         """Remember how far a window has come."""
         self._store.add_to_index(self._progress_name(attempt), {window.key: progress.model_dump(mode="json")})
+
+    def _has(self, answer: Answer) -> bool:
+        """Whether the store has an answer's blobs."""
+        return self._store.has_blob(answer.blob, answer.bytes) and (answer.boxes is None or self._store.has_blob(answer.boxes, answer.boxes_bytes))
 
     def _progress_name(self, attempt: Attempt) -> str:
         return f"animl-windows/{self._name}-{attempt.begun:%Y%m%dT%H%M%S%f}"
