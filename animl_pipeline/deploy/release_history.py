@@ -38,7 +38,8 @@ class ReleaseRecord(Record):
 
     ``id`` is "" until the record is written. ``model`` is the plan's model; "" in records of earlier versions. ``base_name`` is the
     endpoint's name without a version; the history is kept under it. If the release switches an SSM ``parameter``, every version has
-    its own ``endpoint``, and ``previous_endpoint`` is the parameter's value before. ``package`` is None after a rollback to a config that this pipeline did not release.
+    its own ``endpoint``, and ``previous_endpoint`` is the parameter's value before. ``package`` is None after a rollback to a config
+    that this pipeline did not release.
     """
 
     id: str

@@ -20,7 +20,7 @@ from animl_pipeline.deploy import deploy_package, dry_run_release, invoke_endpoi
 from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE, Addresses
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
 from tests.conftest import jpeg
-from tests.support.packaged_model import make_package, make_report
+from tests.support.packaged_model import compared_with, make_package, make_report
 from tests.support.paths import ROOT
 from tests.support.sagemaker_faults import access_denied_server, with_faults
 
@@ -80,8 +80,31 @@ def test_a_verdict_against_the_release_stops_it_unless_a_reason_is_given(plan: P
     assert realtime_status(plan, store, settings).status == "absent"
     deploy_package(package, plan, store, settings, report=hold, force="fox alarms are needed now")
     assert release_records(plan, store)[-1].forced == "fox alarms are needed now"
-    deploy_package(other, plan, store, settings, report=make_report(other, store, verdict="promote"), force="not needed")
+    deploy_package(other, plan, store, settings, report=compared_with(make_report(other, store, verdict="promote"), package), force="not needed")
     assert release_records(plan, store)[-1].forced == ""
+
+
+def test_a_report_that_compared_with_another_model_than_the_released_one_stops_the_release(
+    plan: Plan, store: Store, settings: Settings, tmp_path: Path
+) -> None:
+    first, second, third = (make_package(store, tmp_path, str(i), temperature=1.0 + i) for i in range(3))
+    deploy_package(first, plan, store, settings, report=make_report(first, store, verdict="promote"))
+    stale = make_report(third, store, verdict="promote")  # "first model", as it was before the release
+    renamed = plan.model_copy(update={"release": plan.release.model_copy(update={"max_concurrency": 3})})
+    for of_plan, report in ((plan, stale), (renamed, stale), (plan, compared_with(stale, second))):
+        with pytest.raises(ReleaseError) as caught:
+            deploy_package(third, of_plan, store, settings, report=report)
+        assert caught.value.code == "other_champion"
+        assert dry_run_release(third, of_plan, store, settings, report=report).refused
+    deploy_package(third, plan, store, settings, report=compared_with(stale, first))
+    deploy_package(third, plan, store, settings, report=compared_with(stale, first))  # it is served now, and this is still its report
+    (*_, last) = store.object_store.names(f"releases/{plan.endpoint_name()}/")
+    store.object_store.put(last, b"")
+    with pytest.raises(ReleaseError) as caught:
+        deploy_package(second, plan, store, settings, report=compared_with(make_report(second, store, verdict="promote"), first))
+    assert caught.value.code == "unknown_champion"
+    deploy_package(second, plan, store, settings, report=make_report(second, store, verdict="promote"), force="the record is lost")
+    assert release_records(plan, store)[-1].forced == "the record is lost"
 
 
 PROBLEMS: dict[str, tuple[dict[str, Any], dict[str, float], str]] = {

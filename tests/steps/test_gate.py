@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +19,13 @@ from numpy.typing import NDArray
 from animl_pipeline.config import GateConfig, Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.errors import PlanError
 from animl_pipeline.core.evaluation_results import ClassComparison, Comparison, Metrics
-from animl_pipeline.deploy.release_history import close_record, new_record, write_record
+from animl_pipeline.core.model_card import ModelCard
+from animl_pipeline.deploy.release_history import ReleaseRecord, close_record, new_record, write_record
 from animl_pipeline.deploy.released_model import Champion, find_champion
 from animl_pipeline.inference.classifier import Classifier, read_card
-from animl_pipeline.steps.evaluation import read_metrics, write_headline
+from animl_pipeline.steps.evaluation import evaluate_classifier, read_metrics, write_headline
 from animl_pipeline.steps.evaluation.compare_champion import compare_with_champion
 from animl_pipeline.steps.evaluation.gate import decide_verdict
 from animl_pipeline.steps.evaluation.score_test_set import join_splits, score_test_crops
@@ -100,6 +105,7 @@ def record_release(done: EvaluatedModel, plan: Plan, store: Store, *, state: str
         "previous_config": None,
         "sagemaker_model": "m",
         "version": version,
+        "model": plan.model,
     }
     close_record(write_record(new_record("release", **names, package=done.package), store), "done" if state == "done" else "rolled_back", store)
 
@@ -185,12 +191,19 @@ def test_classes_that_only_one_model_knows_are_reported_and_not_compared(store: 
     assert [d.id for d in found.classes] == ["rat", "fox"]
 
 
-def test_models_without_a_common_class_have_an_empty_comparison(store: Store, champion: EvaluatedModel) -> None:
+def test_models_without_a_common_class_have_an_empty_comparison_and_need_more_data(store: Store, champion: EvaluatedModel) -> None:
     plan = island_plan()
     rows = pd.DataFrame({"class_id": ["owl", "cow"], "predicted": ["owl", "cow"], "probability": 1.0, "infrared": False, "p_owl": 1.0, "p_cow": 0.0})
     rows = rows.assign(location="isle/a", source="isle", image_id="i", blob="", image="", ymin=0.0, xmin=0.0, ymax=1.0, xmax=1.0)
     found = compare_with_champion(rows, ("owl", "cow"), {}, champion.package, plan.model_input, store)
     assert (found.examples, found.left_out, found.classes) == (0, 2, ())
+    assert found.removed_invasive == ("rat",)
+    found = found.model_copy(update={"removed_invasive": ()})
+    metrics = read_metrics(champion.evaluation, store).model_copy(update={"comparison": found})
+    for gate in (GateConfig(min_examples=6), GateConfig(min_examples=0, min_locations=0)):
+        assert decide_verdict(metrics, gate, ())[0] == "need_more_data"
+    few = found.model_copy(update={"examples": 9, "locations": 2})
+    assert decide_verdict(metrics.model_copy(update={"comparison": few}), GateConfig(min_examples=10), ())[0] == "need_more_data"
 
 
 def test_a_challenger_without_an_invasive_class_of_the_champion_is_held(store: Store, champion: EvaluatedModel) -> None:
@@ -239,11 +252,83 @@ def test_a_released_model_is_compared_with_the_one_before_it(store: Store, steps
     assert find_champion(plan, first, store) == Champion(second.package)
 
 
-def test_an_unreadable_release_record_is_skipped(store: Store, plan: Plan, champion: EvaluatedModel) -> None:
+def other_model(champion: EvaluatedModel, store: Store) -> ModelCard:
+    """The card of a model that was never released."""
+    return read_card(store.path(champion.package, "card.json")).model_copy(update={"onnx_sha256": "0" * 64})
+
+
+def test_the_champion_is_found_whatever_the_endpoint_is_called(store: Store, plan: Plan, champion: EvaluatedModel) -> None:
     record_release(champion, plan, store)
-    store.object_store.put(f"releases/{plan.endpoint_name()}/99999999999999999999.json", b"{half")
-    other = read_card(store.path(champion.package, "card.json")).model_copy(update={"onnx_sha256": "0" * 64})
-    assert find_champion(plan.endpoint_name(), other, store) == champion.package
+    for release in ({"max_concurrency": 6}, {"endpoint": "new-{model}"}):
+        assert find_champion(island_plan(release=release), other_model(champion, store), store) == Champion(champion.package)
+    same_endpoint = island_plan(model="other", release={"endpoint": plan.endpoint_name()})
+    assert find_champion(same_endpoint, other_model(champion, store), store) == Champion(champion.package)
+    assert find_champion(island_plan(model="other"), other_model(champion, store), store) == Champion(None)
+
+
+def test_the_champion_does_not_depend_on_the_clock(store: Store, plan: Plan, champion: EvaluatedModel) -> None:
+    """The first record is of an earlier version and two days ahead."""
+    record_release(champion, plan, store)
+    (name,) = store.object_store.names(f"releases/{plan.endpoint_name()}/")
+    first = ReleaseRecord.model_validate_json(store.object_store.read(name) or b"")
+    store.object_store.delete(name)
+    write_record(first.model_copy(update={"id": f"{time.time_ns() + 2 * 86_400 * 10**9:020d}", "model": ""}), store)
+    second = write_record(first.model_copy(update={"id": "", "state": "begun", "package": champion.calibrated}), store)
+    close_record(second, "done", store)
+    assert find_champion(plan, other_model(champion, store), store) == Champion(champion.calibrated)
+
+
+def half_written(name: str, store: Store) -> None:
+    store.object_store.put(name, b"{half")
+
+
+def emptied(name: str, store: Store) -> None:
+    store.object_store.put(name, b"")
+
+
+def deleted(name: str, store: Store) -> None:
+    store.object_store.delete(name)
+
+
+def of_another_version(name: str, store: Store) -> None:
+    store.object_store.put(name, json.dumps(json.loads(store.object_store.read(name) or b"") | {"surprise": 1}).encode())
+
+
+def copied_under_another_id(name: str, store: Store) -> None:
+    store.object_store.put(f"{name.rpartition('/')[0]}/{7:020d}.json", store.object_store.read(name) or b"")
+
+
+def rolled_back_to_an_unknown_model(name: str, store: Store) -> None:
+    record = ReleaseRecord.model_validate_json(store.object_store.read(name) or b"")
+    unknown = record.model_copy(update={"id": "", "kind": "rollback", "version": "unknown", "package": None, "state": "begun"})
+    close_record(write_record(unknown, store), "done", store)
+
+
+@pytest.mark.parametrize("damage", [half_written, emptied, deleted, of_another_version, copied_under_another_id, rolled_back_to_an_unknown_model])
+def test_a_model_is_held_while_it_is_not_certain_which_one_is_released(
+    store: Store, plan: Plan, champion: EvaluatedModel, damage: Callable[[str, Store], None]
+) -> None:
+    record_release(champion, plan, store)
+    (name,) = store.object_store.names(f"releases/{plan.endpoint_name()}/")
+    damage(name, store)
+    found = find_champion(island_plan(release={"max_concurrency": 6}), other_model(champion, store), store)
+    good = read_metrics(champion.evaluation, store)
+    assert decide_verdict(good, GateConfig(min_examples=6), (), champion_problem=found.problem)[0] == "hold"
+    named = find_champion(island_plan(gate={"first_model": "isle"}), other_model(champion, store), store)
+    assert bool(named.problem) == (damage is copied_under_another_id), "a person may say that nothing is released, but not what"
+
+
+def test_an_evaluation_without_a_certain_champion_is_made_again_when_it_is_certain(
+    store: Store, steps: DataSteps, plan: Plan, champion: EvaluatedModel
+) -> None:
+    inputs = (champion.calibrated, steps.crops, steps.splits, plan, store)
+    assert read_metrics(evaluate_classifier(*inputs, champion_problem="a record is lost"), store).verdict == "hold"
+    assert evaluate_classifier(*inputs).digest == champion.evaluation.digest
+
+
+def test_a_plan_may_call_only_its_own_model_the_first() -> None:
+    with pytest.raises(PlanError):
+        island_plan(gate={"first_model": "another"})
 
 
 # -- the gate --------------------------------------------------------------------------------------------------------------------
@@ -263,6 +348,11 @@ def test_the_gate_applies_the_rules_of_the_plan(store: Store, champion: Evaluate
     found, reasons = decide_verdict(metrics, GateConfig.model_validate(gate), ("rat",))
     assert found == verdict
     assert any(words in reason for reason in reasons)
+
+
+def test_a_model_that_has_hardly_learnt_is_held_by_the_default_rules(store: Store, champion: EvaluatedModel) -> None:
+    poor = read_metrics(champion.evaluation, store).model_copy(update={"macro_f1": 0.09})
+    assert decide_verdict(poor, GateConfig(min_examples=6), ())[0] == "hold"
 
 
 def test_a_lower_mean_f1_is_held_unless_the_plan_allows_it(store: Store, steps: DataSteps, champion: EvaluatedModel) -> None:
