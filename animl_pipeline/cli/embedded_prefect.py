@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from animl_pipeline.cli.prefect_server_password import new_password
 from animl_pipeline.cli.prefect_up import child_output, wait_for_server
 from animl_pipeline.core.errors import SettingsError
 
@@ -29,13 +29,13 @@ def embedded_server() -> Iterator[None]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    address, password = f"http://127.0.0.1:{port}/api", f"animl:{secrets.token_urlsafe(24)}"
+    address, password = f"http://127.0.0.1:{port}/api", new_password()
     server = subprocess.Popen(
         [sys.executable, "-m", "animl_pipeline.cli.embedded_prefect_process", str(port)],
         stdin=subprocess.PIPE,
         stdout=child_output(),
         stderr=child_output(),
-        env=os.environ | {"PREFECT_SERVER_API_AUTH_STRING": password},
+        env=os.environ | {"PREFECT_SERVER_API_AUTH_STRING": password, "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ""},
         start_new_session=True,
     )
     if not wait_for_server(server, address):

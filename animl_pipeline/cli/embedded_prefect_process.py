@@ -14,12 +14,13 @@ GRACE_S = 5.0
 
 
 def main() -> None:
-    """Serve Prefect's API on a port of this machine."""
-    import uvicorn
+    """Serve Prefect's API on a port of this machine, to programs of this machine: no web page is answered."""
     from prefect.server.api.server import create_app
 
-    app = create_app(ephemeral=True, final=True)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="error", lifespan="on"))
+    from animl_pipeline.cli.prefect_server import guarded_server
+    from animl_pipeline.core.refuse_foreign_requests import Allowed
+
+    server = guarded_server(create_app(ephemeral=True, final=True), Allowed(), "error", port=int(sys.argv[1]))
     threading.Thread(target=_stop_at_end_of_input, args=(server,), daemon=True).start()
     server.run()
 

@@ -39,11 +39,12 @@ app.command(short_help="Name the animals in an image, on this machine.")(predict
 
 @app.callback()
 def start(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks and Prefect's own log")] = False,
 ) -> None:
     """Prepare what all commands share."""
     Debug.on = debug
-    prepare_prefect(debug=debug)
+    prepare_prefect(context.invoked_subcommand, debug=debug)
 
 
 @app.command(short_help="Train, score and package a classifier.")
@@ -113,6 +114,37 @@ def up(
     run_up(port, settings, local_sagemaker)
 
 
+@app.command(short_help="Run a team's Prefect server.")
+def server(
+    host: Annotated[str, typer.Option(help="address of this machine to listen on; 0.0.0.0 for all")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="to listen on")] = 4200,
+) -> None:
+    """Run Prefect's server and UI until Ctrl-C, with the password of PREFECT_SERVER_API_AUTH_STRING (user:password).
+
+    Only requests for known hosts are answered: this machine's, PREFECT_API_URL's and PREFECT_SERVER_UI_API_URL's. Other web pages
+    are refused. A team needs it and `worker`; `up` runs both on one machine.
+    """
+    load_prefect()
+    from animl_pipeline.cli.prefect_server import serve_prefect
+
+    serve_prefect(host, port)
+
+
+@app.command(short_help="Carry out the runs of a Prefect server.")
+def worker() -> None:
+    """Carry out the runs of the Prefect server of PREFECT_API_URL until Ctrl-C.
+
+    Only flows, variables and working directory that this machine's own prefect.yaml declares are accepted: no run can bring commands
+    of its own.
+    """
+    require_server()
+    from animl_pipeline.cli.prefect_connection import check_server
+    from animl_pipeline.cli.prefect_worker import work
+
+    check_server()
+    work()
+
+
 @app.command(short_help="Put the deployments on a Prefect server.")
 def deploy() -> None:
     """Put all deployments and automations on the Prefect server of PREFECT_API_URL (a team's; `up` does it by itself)."""
@@ -120,7 +152,7 @@ def deploy() -> None:
     from animl_pipeline.cli.prefect_deployments import deploy as put_deployments
 
     put_deployments()
-    console.out.print(f"{server} has all deployments; a worker carries out their runs: prefect worker start --pool animl")
+    console.out.print(f"{server} has all deployments; a worker carries out their runs: animl-pipeline worker")
 
 
 @app.command(short_help="Report to the server that images were validated.")

@@ -6,10 +6,12 @@ import importlib
 import os
 import ssl
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from animl_pipeline.cli.prefect_server_password import kept_password
 from animl_pipeline.core.errors import SettingsError, redact_url
 
 if TYPE_CHECKING:
@@ -31,16 +33,31 @@ PREFECT_DEFAULTS = {
 LOCAL_SERVER_DEFAULTS = {
     "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the second UI calls an analytics host from the browser, whatever is set
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the automation for dead runs listens for it
+    # By default a restarted server does not know who holds a deployment's slot, and running flows are cancelled minutes later
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 
 
-def prepare_prefect(*, debug: bool = False) -> None:
-    """Give Prefect the defaults that suit a command line, before it is imported. What is set already stays."""
-    for name, value in PREFECT_DEFAULTS.items():
-        if not (debug and "CONSOLE_LEVEL" in name):
+def prepare_prefect(command: str | None = None, *, debug: bool = False) -> None:
+    """Give Prefect the defaults that suit a command line, before it is imported. What is set already stays.
+
+    If PREFECT_API_URL names a server that this user's `animl-pipeline up` runs, the password is the one that it keeps.
+
+    Args:
+        command: the command that runs: `server` and `worker` show Prefect's own log, which people read.
+        debug: show Prefect's own log.
+    """
+    defaults = PREFECT_DEFAULTS | (LOCAL_SERVER_DEFAULTS if command == "server" else {})
+    for name, value in defaults.items():
+        if not ("CONSOLE_LEVEL" in name and (debug or command in {"server", "worker"})):
             os.environ.setdefault(name, value)
     if not os.environ.get("PREFECT_API_URL"):  # an empty one would let Prefect start a server and use another one
         os.environ.pop("PREFECT_API_URL", None)
+    if not os.environ.get("PREFECT_API_AUTH_STRING") and not os.environ.get("PREFECT_API_KEY"):
+        home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+        password = kept_password(os.environ.get("PREFECT_API_URL", ""), home)
+        if password is not None:
+            os.environ["PREFECT_API_AUTH_STRING"] = password
 
 
 def api_hint(address: str) -> str:

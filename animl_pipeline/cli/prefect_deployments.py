@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from animl_pipeline.cli.prefect_connection import POOL, check_server
-from animl_pipeline.config.settings import DEPLOYMENTS, load_settings
+from animl_pipeline.config.settings import DEPLOYMENTS, Settings, load_settings
 from animl_pipeline.core.errors import SettingsError
 
 
@@ -26,12 +26,17 @@ def deploy(environment: Mapping[str, str] | None = None) -> None:
     from flows.put_automations import put_automations
 
     settings = load_settings()
-    own = settings.plans.parent
-    deployments = own if (own / "prefect.yaml").exists() else DEPLOYMENTS
+    deployments = deployments_folder(settings)
     check_server()
     _prefect(deployments, environment, "work-pool", "create", POOL, "--type", "process", "--overwrite")
     _prefect(deployments, environment, "deploy", "--all", "--prefect-file", str(deployments / "prefect.yaml"))
     put_automations(deployments / "automations.yaml", settings.notification_block)
+
+
+def deployments_folder(settings: Settings) -> Path:
+    """The folder with the prefect.yaml that this machine uses: beside the folder of plans, or else as it is shipped."""
+    own = settings.plans.parent
+    return own if (own / "prefect.yaml").exists() else DEPLOYMENTS
 
 
 def _prefect(deployments: Path, environment: Mapping[str, str] | None, *arguments: str) -> None:

@@ -1,4 +1,7 @@
-"""The command `animl-pipeline up`: a Prefect server, deployments and a worker on this machine, until Ctrl-C."""
+"""The command `animl-pipeline up`: a Prefect server, deployments and a worker on this machine, until Ctrl-C.
+
+The server has a password, or every web page that a browser shows on this machine could have the worker do what it likes.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import requests
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from animl_pipeline.cli import console
-from animl_pipeline.cli.prefect_connection import LOCAL_SERVER_DEFAULTS, POOL
+from animl_pipeline.cli.prefect_connection import LOCAL_SERVER_DEFAULTS
 from animl_pipeline.cli.prefect_deployments import deploy
+from animl_pipeline.cli.prefect_server_password import check_password, kept_in_file, new_password, password_file
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import SettingsError
 
@@ -36,13 +40,16 @@ def run_up(port: int, settings: Settings, local_sagemaker: Path | None) -> None:
     Raises:
         SettingsError: the port is in use, or Prefect refused something.
     """
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
     address = f"http://127.0.0.1:{port}/api"
-    environment = LOCAL_SERVER_DEFAULTS | os.environ | {
+    ours = dict(LOCAL_SERVER_DEFAULTS | os.environ)
+    chosen = ours.pop("PREFECT_SERVER_API_AUTH_STRING", "")
+    password = check_password(chosen, "PREFECT_SERVER_API_AUTH_STRING") if chosen else new_password()
+    environment = ours | {
         "PREFECT_API_URL": address,
         "PREFECT_SERVER_UI_API_URL": address,
-        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_API_AUTH_STRING": password,
         "ANIML_STORE": settings.store if settings.store.startswith("s3://") else str(Path(settings.store).expanduser().resolve()),
         "ANIML_DATA": str(settings.data.expanduser().resolve()),
     }  # fmt: skip
@@ -51,28 +58,34 @@ def run_up(port: int, settings: Settings, local_sagemaker: Path | None) -> None:
             from animl_pipeline.cli.sagemaker_local import run_local_aws
 
             environment |= stack.enter_context(run_local_aws(local_sagemaker, settings.models_bucket))
-        stack.enter_context(_server(address, port, environment))
-        with temporary_settings({PREFECT_API_URL: address}):
+        file = password_file(PREFECT_HOME.value(), port)
+        server = stack.enter_context(_server(address, port, environment, password))
+        with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: password}):
             deploy(environment)
+        worker = stack.enter_context(_child(environment, "worker"))
+        stack.callback(_terminate, worker, server)  # first of all: a signal leaves this process a few seconds
+        stack.enter_context(kept_in_file(password, file))
         console.out.print(f"Prefect's UI: http://127.0.0.1:{port}/deployments   (API: {address})")
+        shown = f"{password}   (also in {file})" if console.out.is_terminal and not chosen else f"in {file}"  # a log must not hold it
+        console.out.print(f"the password that it asks for: {shown}", soft_wrap=True, markup=False, highlight=False)
         console.out.print("running until Ctrl-C; a worker on this machine carries out the runs")
-        worker = stack.enter_context(_child(environment, "worker", "start", "--pool", POOL, "--type", "process"))
         worker.wait()
 
 
 @contextmanager
-def _server(address: str, port: int, environment: Mapping[str, str]) -> Iterator[None]:
-    """Prefect's server with its UI, once it answers."""
+def _server(address: str, port: int, environment: Mapping[str, str], password: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Prefect's server with its UI, once it answers. It gets none of the secrets that the worker needs."""
     if _answers(address):
         raise SettingsError(f"expected the port {port} to be free, found a Prefect server there; stop it, or give another with --port", code="port")
-    with _child(environment, "server", "start", "--host", "127.0.0.1", "--port", str(port)) as server:
+    own = {name: value for name, value in environment.items() if not name.startswith(("ANIML_", "AWS_"))}
+    with _child(own | {"PREFECT_SERVER_API_AUTH_STRING": password}, "server", "--port", str(port)) as server:
         if not wait_for_server(server, address):
             raise SettingsError(
                 f"Prefect's server did not start; check that the port {port} is free (--port) and that PREFECT_HOME can be written, "
                 "or run with --debug to see its log",
                 code="no_server",
             )
-        yield
+        yield server
 
 
 def wait_for_server(server: subprocess.Popen[bytes], address: str) -> bool:
@@ -94,8 +107,10 @@ def _answers(address: str) -> bool:
 
 @contextmanager
 def _child(environment: Mapping[str, str], *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A prefect command that runs while the block does. It is terminated then, and killed if that does not help."""
-    child = subprocess.Popen([sys.executable, "-m", "prefect", *arguments], stdin=subprocess.DEVNULL, stdout=child_output(), env=environment)
+    """A command of ours that runs while the block does. It is terminated then, and killed if that does not help."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "animl_pipeline.cli", *arguments], stdin=subprocess.DEVNULL, stdout=child_output(), env=environment
+    )
     try:
         yield child
     finally:
@@ -105,6 +120,14 @@ def _child(environment: Mapping[str, str], *arguments: str) -> Iterator[subproce
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+def _terminate(*children: subprocess.Popen[bytes]) -> None:
+    """Ask all of them to end; each gets a second before the next is asked."""
+    for child in children:
+        child.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=1)
 
 
 def child_output() -> int | None:

@@ -27,9 +27,8 @@ from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE, local_sagemaker
 from animl_pipeline.dev.synthetic_dataset import write_synthetic_dataset
 from animl_pipeline.storage.store import open_store
 from tests.support.browser import Visitor, chromium
-from tests.support.command_line import COMMAND
 from tests.support.endpoint_process import wait_until
-from tests.support.team_server import ROOT, free_port, stop
+from tests.support.team_server import ROOT, free_port, start_up, stop
 
 pytestmark = [
     pytest.mark.slow,
@@ -57,24 +56,25 @@ class Server:
         self.environment = ours | aws | {name: str(folder / location) for name, location in locations.items()} | {"OMP_NUM_THREADS": "1"}
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
+        self.password = ""
         self.images = ROOT / os.environ["SCREENSHOTS"] if "SCREENSHOTS" in os.environ else folder / "images"
         self.images.mkdir(exist_ok=True)
 
     def start(self) -> subprocess.Popen[bytes]:
         """`animl-pipeline up`, once it prints the UI's address."""
-        log = self.folder / "up.log"
-        with log.open("wb") as out:
-            command = [*COMMAND, "up", "--port", str(self.port)]
-            up = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
-        wait_until(lambda: "Prefect's UI:" in log.read_text() or up.poll() is not None, "the UI is up", seconds=5 * MINUTES)
-        assert up.poll() is None, log.read_text()
+        up, self.password = start_up(self.folder, self.port, self.environment)
         return up
+
+    @property
+    def auth(self) -> tuple[str, str]:
+        """User and password of the server."""
+        user, _, password = self.password.partition(":")
+        return user, password
 
     def newest(self, flow: str) -> dict[str, Any]:
         """The latest run of a flow, from the API."""
-        runs = requests.post(
-            f"{self.address}/api/flow_runs/filter", json={"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC"}, timeout=60
-        )
+        wanted = {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC"}
+        runs = requests.post(f"{self.address}/api/flow_runs/filter", json=wanted, auth=self.auth, timeout=60)
         found: dict[str, Any] = runs.json()[0]
         return found
 
@@ -107,6 +107,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def test_a_person_trains_and_approves_in_the_browser_and_the_endpoint_serves_the_new_version(server: Server) -> None:
     with chromium() as browser:
         person = Visitor(browser, server.address, server.images)
+        person.signs_in(server.password)
         starts_a_training(person, server)
         watches_it(person, server)
         server.wait("retrain", "AwaitingApproval")
@@ -127,7 +128,6 @@ def test_a_person_trains_and_approves_in_the_browser_and_the_endpoint_serves_the
 
 
 def starts_a_training(person: Visitor, server: Server) -> None:
-    person.opens("deployments")
     person.shot("deployments", "santa-cruz-island", "rollback")
     person.open_run_form("sample")
     assert person.page.locator("textarea").first.input_value() == "sample"
@@ -158,12 +158,12 @@ def reads_what_came_of_it(person: Visitor, server: Server) -> None:
     ):
         person.opens(f"{run}?tab=Artifacts")
         person.clicks("Artifacts")
-        person.clicks(artifact)
+        person.follows_below(artifact)
         person.shot(artifact, shown)
     for artifact in ("learning-curves", "confusion"):
         person.opens(f"{run}?tab=Artifacts")
         person.clicks("Artifacts")
-        person.clicks(artifact)
+        person.follows_below(artifact)
         image = person.page.locator("img[src^='data:image/png']").first
         image.wait_for()
         assert image.evaluate("image => image.naturalWidth") > 200
@@ -197,6 +197,7 @@ def approves(person: Visitor, server: Server) -> None:
 
 
 def looks_on_a_phone(person: Visitor, server: Server) -> None:
+    person.signs_in(server.password)
     person.opens(f"runs/flow-run/{server.newest('release')['id']}")
     person.sees("Suspended")
     person.page.locator(".p-icon-button-menu button, button.p-icon-button-menu").first.click()  # ⋮

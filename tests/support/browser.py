@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,7 @@ class Visitor:
     def __init__(self, browser: Browser, address: str, images: Path, *, phone: bool = False) -> None:
         size = {"width": 390, "height": 844} if phone else {"width": 1280, "height": 900}
         self.page: Page = browser.new_page(viewport=size, device_scale_factor=2 if phone else 1, is_mobile=phone)  # type: ignore[arg-type]
+        self._middle = (size["width"] / 2, size["height"] * 0.8)
         self.page.set_default_timeout(PATIENCE_MS)
         self.page.add_init_script("localStorage.setItem('color-scheme', JSON.stringify('light'))")
         self.address, self.images = address, images
@@ -65,6 +66,28 @@ class Visitor:
     def clicks(self, text: str) -> None:
         """Click on the element with exactly this text."""
         self.page.get_by_text(text, exact=True).first.click()
+
+    def follows_below(self, text: str) -> None:
+        """Scroll down to the link with exactly this text, and follow it: Prefect's lists hold only what is on the screen."""
+        from playwright.sync_api import TimeoutError as NotThere
+
+        found, before = self.page.get_by_text(text, exact=True).first, self.page.url
+        for _ in range(60):
+            with suppress(NotThere):
+                found.click(timeout=2000)
+                self.page.wait_for_url(lambda url: url != before, timeout=2000)
+            if self.page.url != before:  # a slow page: the click arrived, and was called too late all the same
+                return
+            self.page.mouse.move(*self._middle)
+            self.page.mouse.wheel(0, 250)
+        raise AssertionError(f"no link on the page is called {text}")
+
+    def signs_in(self, password: str) -> None:
+        """Give the login page the password; wait for the page that it was in front of."""
+        self.opens("deployments")
+        self.page.locator("input[type=password]").fill(password)
+        self.presses("Login")
+        self.page.wait_for_url(re.compile(r"/deployments$"))
 
     def presses(self, name: str) -> None:
         """Press the first button with a name."""

@@ -18,6 +18,7 @@ from typing import Any
 import requests
 import yaml
 
+from tests.support.command_line import COMMAND
 from tests.support.endpoint_process import wait_until
 from tests.support.paths import ROOT
 
@@ -205,6 +206,19 @@ class Team:
     def close(self) -> None:
         """End what still runs."""
         self._running.close()
+
+
+def start_up(folder: Path, port: int, environment: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], str]:
+    """`animl-pipeline up`, once it runs, and its password (user:password) from the file that it names. Its output is in ``up.log``."""
+    log = folder / "up.log"
+    with log.open("wb") as out:
+        command = [*COMMAND, "up", "--port", str(port)]
+        up = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+    wait_until(lambda: "running until Ctrl-C" in log.read_text() or up.poll() is not None, "the server is up", seconds=300)
+    assert up.poll() is None, log.read_text()
+    named = re.search(r"^the password that it asks for: in (.+)$", log.read_text(), re.MULTILINE)
+    assert named is not None, log.read_text()
+    return up, Path(named[1]).read_text(encoding="utf-8").strip()
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
