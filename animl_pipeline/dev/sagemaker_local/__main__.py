@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import uvicorn
 from filelock import FileLock, Timeout
 
 from animl_pipeline.core.errors import PipelineError, SettingsError
+from animl_pipeline.core.refuse_foreign_requests import Allowed, refusal, refuse_foreign
 from animl_pipeline.dev.sagemaker_local.api_validation import IMAGE, REGION, ROLE
 from animl_pipeline.dev.sagemaker_local.control_api import ControlApi
 from animl_pipeline.dev.sagemaker_local.fault_injection import Faults
@@ -24,6 +26,8 @@ from animl_pipeline.dev.sagemaker_local.http_api import create_app
 from animl_pipeline.serve.listen_and_watch_parent import listen_on, watch_parent
 
 if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
     from mypy_boto3_s3 import S3Client
 
 
@@ -55,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(options: argparse.Namespace, s3_address: str | None) -> None:
     listening = listen_on("127.0.0.1", options.port, "give another with --port")
     control = ControlApi(options.state, _s3_client(s3_address), options.faults)
-    server = uvicorn.Server(uvicorn.Config(create_app(control), log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    server = uvicorn.Server(
+        uvicorn.Config(refuse_foreign(create_app(control), Allowed()), log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    )
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn handles them while it runs and raises them again when it ends
         signal.signal(number, lambda *_: sys.exit(0))
     if options.with_parent:
@@ -85,17 +91,35 @@ def _s3_server(wanted: bool) -> Iterator[str | None]:
         yield None
         return
     try:
-        from moto.server import ThreadedMotoServer
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+        from werkzeug.serving import make_server
     except ImportError as e:
         raise SettingsError("--s3 needs moto, which is not installed; install animl-pipeline[local]") from e
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    app = _refuse_foreign_wsgi(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}"
     try:
-        _create_role_and_image(f"http://{host}:{port}")
-        yield f"http://{host}:{port}"
+        _create_role_and_image(address)
+        yield address
     finally:
-        server.stop()
+        server.shutdown()
+        thread.join()
+
+
+def _refuse_foreign_wsgi(app: WSGIApplication) -> WSGIApplication:
+    """The application, for programs of this machine only: moto itself lets every web page read and write."""
+
+    def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        headers = ((name.removeprefix("HTTP_").replace("_", "-"), value) for name, value in environ.items() if name.startswith("HTTP_"))
+        reason = refusal(environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""), headers, Allowed())
+        if not reason:
+            return app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+        return [reason.encode()]
+
+    return guarded
 
 
 def _create_role_and_image(address: str) -> None:
