@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from animl_pipeline.core.decode_image import ALL_FORMATS, MAX_PIXELS, ImageHeader, header_bytes, read_header
+from animl_pipeline.core.decode_image import MAX_PIXELS, ImageHeader, header_bytes, read_header
+from animl_pipeline.core.image_structure import ALL_FORMATS
 
 STEP_BYTES = 128_000_000
 """Default size of a :class:`DecodeBudget`: ten images of 3 megapixels at a time. An image of 100 megapixels is decoded alone."""

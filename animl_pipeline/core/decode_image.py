@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from animl_pipeline.core.errors import ImageError
-from animl_pipeline.core.image_structure import PNG_SIGNATURE, check_structure, identify_format
+from animl_pipeline.core.image_structure import ALL_FORMATS, PNG_SIGNATURE, check_structure, identify_format
 
 MAX_PIXELS = 100_000_000
 """Images with more pixels are refused before they are decoded. Camera traps stay below 50 million."""
@@ -26,13 +26,6 @@ MAX_SLOW_PIXELS = 2_000_000
 """Pixels of an image that needs one of them ..."""
 MAX_SLOW_BYTES = 1_000_000
 """... and the bytes of its file. They take seconds for these, and the time for some grows with the square of the bytes."""
-
-DEFAULT_FORMATS = ("JPEG", "PNG")
-"""What cameras write and Animl sends. MPO, the double JPEG of some cameras, counts as JPEG."""
-OTHER_FORMATS = ("BMP", "GIF", "PPM", "TIFF", "WEBP")
-"""Formats of tools, which a plan or an endpoint may allow. Pillow knows about forty more, and one of them starts another program. An
-image from an unknown source must not be able to choose one of these."""
-ALL_FORMATS = DEFAULT_FORMATS + OTHER_FORMATS
 
 
 class ImageHeader(NamedTuple):

@@ -12,6 +12,13 @@ import struct
 
 from animl_pipeline.core.errors import ImageError
 
+DEFAULT_FORMATS = ("JPEG", "PNG")
+"""What cameras write and Animl sends. MPO, the double JPEG of some cameras, counts as JPEG."""
+OTHER_FORMATS = ("BMP", "GIF", "PPM", "TIFF", "WEBP")
+"""Formats of tools, which a plan or an endpoint may allow. Pillow knows about forty more, and one of them starts another program. An
+image from an unknown source must not be able to choose one of these."""
+ALL_FORMATS = DEFAULT_FORMATS + OTHER_FORMATS
+
 MAX_JPEG_SEGMENTS = 4_096
 """Segments of a JPEG. Photographs have about twenty, and a large colour profile or thermal image a few hundred."""
 MAX_EXIF_SEGMENTS = 8

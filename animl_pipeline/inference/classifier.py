@@ -70,7 +70,10 @@ class Classifier:
 
         Boxes are classified one at a time, because in a batch the last bits of a result depend on the other crops.
         """
-        crop = extract_crop(image, box, self.card.model_input)
+        return self.classify_crop(extract_crop(image, box, self.card.model_input))
+
+    def classify_crop(self, crop: Image.Image) -> dict[str, float]:
+        """Class id → probability, for one crop as :func:`extract_crop` returns it."""
         row = self.probabilities(normalise([crop], self.card.model_input))[0]
         return {c: float(p) for c, p in zip(self.card.class_ids(), row, strict=True)}
 

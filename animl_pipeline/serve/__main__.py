@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from animl_pipeline.core.errors import PipelineError
+from animl_pipeline.core.image_structure import ALL_FORMATS, DEFAULT_FORMATS
 from animl_pipeline.serve.admission_control import MAX_BODY, MAX_REQUESTS
 from animl_pipeline.serve.json_logging import log_event, start_json_log
 from animl_pipeline.serve.listen_and_watch_parent import listen_on, watch_parent
@@ -49,17 +50,30 @@ def _parser() -> argparse.ArgumentParser:
         "--max-requests", type=int, default=MAX_REQUESTS, help=f"requests to read, hold and answer at the same time ({MAX_REQUESTS}); more get 429"
     )
     parser.add_argument("--memory", type=int, metavar="MB", help="memory to stay within (by default that of the container or machine)")
+    parser.add_argument(
+        "--formats",
+        type=_parse_formats,
+        default=os.environ.get("ANIML_IMAGE_FORMATS", ",".join(DEFAULT_FORMATS)),
+        help=f"formats of images to accept, from {', '.join(ALL_FORMATS)} (ANIML_IMAGE_FORMATS, else {','.join(DEFAULT_FORMATS)})",
+    )
     parser.add_argument("--with-parent", type=int, metavar="PID", help="end when the parent process PID ends")
     return parser
+
+
+def _parse_formats(text: str) -> tuple[str, ...]:
+    """The names of formats in a text with commas, in upper case."""
+    formats = tuple(name.strip().upper() for name in text.split(",") if name.strip())
+    if not formats or not set(formats) <= set(ALL_FORMATS):
+        raise argparse.ArgumentTypeError(f"expected some of {','.join(ALL_FORMATS)}, found {text[:80]!r}; correct --formats or ANIML_IMAGE_FORMATS")
+    return formats
 
 
 def _serve(options: argparse.Namespace) -> int:
     listening = listen_on(options.host, options.port, "choose another with --port or SAGEMAKER_BIND_TO_PORT")
     log_event("listening", port=listening.getsockname()[1])
 
-    import uvicorn
-
     from animl_pipeline.serve.app import create_app
+    from animl_pipeline.serve.http_connections import make_server, max_connections
     from animl_pipeline.serve.model_worker import ModelWorker
 
     def collect_garbage_again() -> None:
@@ -69,15 +83,12 @@ def _serve(options: argparse.Namespace) -> int:
     def stop() -> None:
         server.should_exit = True
 
-    memory = options.memory and options.memory * 1_000_000
+    connections, memory = max_connections(), options.memory and options.memory * 1_000_000
     worker = ModelWorker(
-        options.model, options.max_body, max_requests=options.max_requests, memory=memory, on_loaded=collect_garbage_again, on_failure=stop
-    )
-    config = uvicorn.Config(
-        create_app(worker), loop="asyncio", http="h11", ws="none", lifespan="on",
-        log_config=None, access_log=False, server_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=60,
+        options.model, options.max_body, max_requests=min(options.max_requests, connections // 2), memory=memory, formats=options.formats,
+        on_loaded=collect_garbage_again, on_failure=stop,
     )  # fmt: skip
-    server = uvicorn.Server(config)
+    server = make_server(create_app(worker), connections)
     if options.with_parent:
         watch_parent(options.with_parent, lambda: os._exit(0))  # nobody is left to receive an answer
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # uvicorn handles it while it runs, and raises it again at its end

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from animl_pipeline.serve.admission_control import Reservation
-from animl_pipeline.serve.http_errors import RequestError
+from animl_pipeline.serve.http_errors import CLIENT_CLOSED_REQUEST, RequestError
 from animl_pipeline.serve.json_logging import log_event, milliseconds_since
 from animl_pipeline.serve.model_worker import ModelWorker
 
@@ -27,8 +27,6 @@ MAX_DISCARDED = 32_000_000
 """Bytes of a refused body that are still read and discarded, so that the client receives the reason."""
 READ_TIMEOUT_S = 60
 """Seconds for a body to arrive. SageMaker does not wait longer for an answer."""
-CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for a client that disconnected. Only the log shows it."""
 OPENAPI_FILE = Path(__file__).with_name("openapi.json")
 
 
@@ -42,7 +40,11 @@ def create_app(worker: ModelWorker) -> Starlette:
     async def invocations(request: Request) -> Response:
         with worker.admission.reservation() as reservation:
             body = await _read_body(request, worker.max_body, reservation)
-            return JSONResponse(await worker.answer(request.headers.get("content-type", ""), body))
+            gone = asyncio.create_task(_wait_for_disconnect(request))
+            try:
+                return JSONResponse(await worker.answer(request.headers.get("content-type", ""), body, gone))
+            finally:
+                gone.cancel()
 
     async def openapi(_: Request) -> Response:
         return Response(await asyncio.to_thread(OPENAPI_FILE.read_bytes), media_type="application/json")
@@ -90,6 +92,12 @@ async def _unknown_route(request: Request, error: Exception) -> Response:
     status, headers = (error.status_code, error.headers) if isinstance(error, HTTPException) else (500, None)
     reason = f"{request.method} {request.url.path[:80]} does not exist; expected GET /ping or POST /invocations"
     return JSONResponse({"error": reason}, status, headers)
+
+
+async def _wait_for_disconnect(request: Request) -> None:
+    """Return when the client has disconnected. The body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _read_body(request: Request, max_bytes: int, reservation: Reservation) -> bytes:

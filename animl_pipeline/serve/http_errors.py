@@ -4,6 +4,8 @@ from __future__ import annotations
 
 RETRY_STATUSES = frozenset({429, 503})
 """Statuses after which the same request may succeed."""
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a client that disconnected. Only the log shows it."""
 
 
 class RequestError(Exception):

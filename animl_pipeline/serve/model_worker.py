@@ -1,21 +1,29 @@
-"""The classifier behind the endpoint: loaded in a worker thread, then called by as many threads as there are cores."""
+"""The classifier behind the endpoint: loaded in a worker thread, then called by as many threads as there are cores.
+
+A request that nobody waits for any more, or whose time is over, is not worked on. Images whose decoding may take long have threads of
+their own, so that the others do not wait for them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from animl_pipeline.core.decode_budget import DecodeBudget, decoded_bytes
-from animl_pipeline.core.decode_image import ImageHeader, open_image, read_header
+from animl_pipeline.core.decode_image import ImageHeader, open_image
 from animl_pipeline.core.errors import ImageError, PipelineError
+from animl_pipeline.core.image_structure import DEFAULT_FORMATS, identify_format
 from animl_pipeline.core.model_input import square_around
 from animl_pipeline.serve.admission_control import MAX_BODY, MAX_REQUESTS, Admission, MemoryLimits
 from animl_pipeline.serve.container_limits import usable_cores, usable_memory
+from animl_pipeline.serve.crop_process import PROCESS_BYTES, crop_in_process
+from animl_pipeline.serve.deadline import Deadline
 from animl_pipeline.serve.http_errors import RequestError
 from animl_pipeline.serve.json_logging import log_event, milliseconds_since
 from animl_pipeline.serve.request_parsing import ClassifyRequest, parse_request
@@ -25,6 +33,18 @@ if TYPE_CHECKING:
 
 Answer = dict[str, float] | list[dict[str, float]]
 T = TypeVar("T")
+
+MAX_QUICK_WORK = 1_000_000_000
+"""Pixels times scans of a JPEG or PNG that is decoded in this process. It takes at most two seconds."""
+MAX_SLOW_REQUESTS = 8
+"""Requests with an image that is slow to decode, waiting or being answered."""
+
+
+class SlowRequest(NamedTuple):
+    """A request whose image is decoded in a process of its own."""
+
+    request: ClassifyRequest
+    header: ImageHeader
 
 
 class ModelWorker:
@@ -42,6 +62,7 @@ class ModelWorker:
         *,
         max_requests: int = MAX_REQUESTS,
         memory: int | None = None,
+        formats: Sequence[str] = DEFAULT_FORMATS,
         on_loaded: Callable[[], None] = lambda: None,
         on_failure: Callable[[], None] = lambda: None,
     ) -> None:
@@ -51,10 +72,13 @@ class ModelWorker:
         self.admission = Admission(max_requests, max(limits.requests, max_body))
         self.classifier: Classifier | None = None
         self.failure: str | None = None
+        self._formats = tuple(formats)
         self._budget = DecodeBudget(limits.images)
         self._on_loaded = on_loaded
         self._on_failure = on_failure
         self._threads = ThreadPoolExecutor(usable_cores(), thread_name_prefix="answer")
+        self._slow_threads = ThreadPoolExecutor(max(1, usable_cores() // 2), thread_name_prefix="answer-slowly")
+        self._slow_requests = 0
 
     def start(self) -> None:
         """Start to load the model in a worker thread."""
@@ -62,16 +86,24 @@ class ModelWorker:
 
     def stop(self) -> None:
         """Finish the running requests."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._threads, self._slow_threads):
+            threads.shutdown(wait=True, cancel_futures=True)
 
-    async def answer(self, content_type: str, body: bytes) -> Answer:
-        """Class id → probability, the most probable class last, or a list of these for several boxes. A worker thread parses, decodes and classifies.
+    async def answer(self, content_type: str, body: bytes, gone: asyncio.Task[None]) -> Answer:
+        """Class id → probability, the most probable class last, or a list of these for several boxes.
+
+        Args:
+            content_type: the request's.
+            body: its body.
+            gone: done when the client has disconnected.
 
         Raises:
-            RequestError: 400 or 415 for a wrong request, 503 while the model is loading.
+            RequestError: 400 or 415 for a wrong request, 429 or 503 while the endpoint is busy or loading, 499 if the client is gone.
         """
         self.require_classifier()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, content_type, body)
+        deadline = Deadline()
+        found = await _run_in(self._threads, deadline, gone, lambda: self._answer(content_type, body, deadline))
+        return await self._answer_slowly(found, deadline, gone) if isinstance(found, SlowRequest) else found
 
     def require_classifier(self) -> Classifier:
         """The loaded classifier.
@@ -101,28 +133,55 @@ class ModelWorker:
         log_event("not loaded", level=logging.ERROR, error=failure)
         self._on_failure()
 
-    def _answer(self, content_type: str, body: bytes) -> Answer:
+    def _answer(self, content_type: str, body: bytes, deadline: Deadline) -> Answer | SlowRequest:
+        """The answer, or what is to be answered by :meth:`_answer_slowly`."""
+        deadline.check()
         request = parse_request(content_type, body)
-        answers = self._classify(request)
+        header = _decode(self._budget.read_header, request.image, self._formats)
+        if header.scans * header.width * header.height > MAX_QUICK_WORK or identify_format(request.image) not in DEFAULT_FORMATS:
+            return SlowRequest(request, header)
+        classifier = self.require_classifier()
+        answers = []
+        with self._budget.reserve(self._memory_for(header, request, classifier.card.model_input.margin)):
+            deadline.check()
+            image = _decode(open_image, request.image, self._formats)
+            for box in request.boxes:
+                deadline.check()
+                try:
+                    answers.append(best_last(classifier.classify(image, box)))
+                except ImageError as e:
+                    raise RequestError(400, f"bbox: {e}") from e
         return answers if request.is_list else answers[0]
 
-    def _classify(self, request: ClassifyRequest) -> list[dict[str, float]]:
-        classifier = self.require_classifier()
-        header = _decode(read_header, request.image)
-        with self._budget.reserve(self._memory_for(header, request, classifier.card.model_input.margin)):
-            image = _decode(open_image, request.image)
-            try:
-                return [best_last(classifier.classify(image, box)) for box in request.boxes]
-            except ImageError as e:
-                raise RequestError(400, f"bbox: {e}") from e
+    async def _answer_slowly(self, slow: SlowRequest, deadline: Deadline, gone: asyncio.Task[None]) -> Answer:
+        """The answer for an image that is decoded in a process of its own."""
+        if self._slow_requests >= MAX_SLOW_REQUESTS:
+            raise RequestError(429, f"the endpoint is busy with {MAX_SLOW_REQUESTS} images that are slow to decode; try again in a moment")
+        self._slow_requests += 1
+        try:
+            return await _run_in(self._slow_threads, deadline, gone, lambda: self._answer_in_process(slow, deadline))
+        finally:
+            self._slow_requests -= 1
 
-    def _memory_for(self, header: ImageHeader, request: ClassifyRequest, margin: float) -> int:
-        """Bytes for the decoded image and the largest square cropped from it.
+    def _answer_in_process(self, slow: SlowRequest, deadline: Deadline) -> Answer:
+        deadline.check()
+        classifier, request = self.require_classifier(), slow.request
+        model_input = classifier.card.model_input
+        size = self._memory_for(slow.header, request, model_input.margin, PROCESS_BYTES)
+        with self._budget.reserve(size):
+            crops = crop_in_process(request.image, request.boxes, model_input, deadline, formats=self._formats, memory=size - PROCESS_BYTES)
+            with closing(crops):
+                answers = [best_last(classifier.classify_crop(crop)) for crop in crops]
+        return answers if request.is_list else answers[0]
+
+    def _memory_for(self, header: ImageHeader, request: ClassifyRequest, margin: float, process: int = 0) -> int:
+        """Bytes for the decoded image, the largest square cropped from it, and the process that does this.
 
         Raises:
             RequestError: 400, that is more than the whole limit for images.
         """
-        size = decoded_bytes(header, max(square_around(box, header.width, header.height, margin).side for box in request.boxes))
+        side = max(square_around(box, header.width, header.height, margin).side for box in request.boxes)
+        size = process + decoded_bytes(header, side)
         if size > self._budget.size:
             raise RequestError(
                 400,
@@ -140,11 +199,26 @@ def best_last(probabilities: dict[str, float]) -> dict[str, float]:
     return dict(sorted(probabilities.items(), key=lambda item: item[1]))
 
 
-def _decode(read: Callable[[bytes], T], image: bytes) -> T:
-    """``read(image)``, with all errors of a decoder as status 400."""
+def _decode(read: Callable[[bytes, Sequence[str]], T], image: bytes, formats: Sequence[str]) -> T:
+    """``read(image, formats)``, with all errors of a decoder as status 400."""
     try:
-        return read(image)
+        return read(image, formats)
     except ImageError as e:
-        raise RequestError(400, f"image: {e}") from e
+        advice = "; send it as JPEG, or start the endpoint with ANIML_IMAGE_FORMATS" if e.code == "format_not_allowed" else ""
+        raise RequestError(400, f"image: {e}{advice}") from e
     except Exception as e:  # damaged bytes make decoders raise errors of many kinds (struct.error, KeyError, …)
         raise RequestError(400, f"image: cannot be decoded: {type(e).__name__}") from e
+
+
+async def _run_in(threads: ThreadPoolExecutor, deadline: Deadline, gone: asyncio.Task[None], work: Callable[[], T]) -> T:
+    """What ``work`` returns in one of ``threads``. It is not begun after the client is gone or its time is over."""
+    job = threads.submit(work)
+    result = asyncio.wrap_future(job)
+    either: set[asyncio.Future[Any]] = {result, gone}
+    await asyncio.wait(either, timeout=deadline.remaining(), return_when=asyncio.FIRST_COMPLETED)
+    if not result.done():
+        if gone.done():
+            deadline.cancel()
+        if job.cancel():
+            raise deadline.error()
+    return await result  # work that has begun sees the deadline between two steps

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from animl_pipeline.core.decode_budget import DecodeBudget, decoded_bytes
-from animl_pipeline.core.decode_image import ALL_FORMATS, DEFAULT_FORMATS, MAX_SIDE, ImageHeader, header_bytes, open_image, read_header
+from animl_pipeline.core.decode_image import MAX_SIDE, ImageHeader, header_bytes, open_image, read_header
 from animl_pipeline.core.errors import ImageError
-from animl_pipeline.core.image_structure import check_structure, identify_format
+from animl_pipeline.core.image_structure import ALL_FORMATS, DEFAULT_FORMATS, check_structure, identify_format
 from tests.support import hostile_images as hostile
 
 REFUSED: dict[str, tuple[str, Callable[[], bytes]]] = {

@@ -1,0 +1,108 @@
+"""Connections to the endpoint: how many there are, and how long one may wait without a request.
+
+A client that opens connections and sends nothing would otherwise hold a file descriptor for each of them, until /ping gets none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEADERS_S = 20.0
+"""Seconds for the headers of a request to arrive, from the beginning of the connection or from their first byte."""
+MAX_CONNECTIONS = 1024
+"""Connections at the same time, where the limit on descriptors allows that many."""
+OTHER_DESCRIPTORS = 64
+"""Descriptors that are not for connections: the program's files, pipes, and connections that are being accepted or closed."""
+ACCEPTED_TOGETHER = 16
+"""Connections that are accepted before the first of them is looked at."""
+
+
+def max_connections() -> int:
+    """How many connections the limit on descriptors allows, after this process's soft limit is raised as far as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + OTHER_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(2, min(MAX_CONNECTIONS, soft - OTHER_DESCRIPTORS))
+
+
+class Connection(H11Protocol):
+    """A connection that is closed if no request arrives, and that makes room for a new one where there are too many.
+
+    Attributes:
+        maximum: connections at the same time.
+    """
+
+    maximum = MAX_CONNECTIONS
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Close another connection if this one is one too many, so that a new client always reaches /ping."""
+        super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn's annotation is narrower than asyncio's
+        self._began = self.loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._expect_headers()
+        if len(self.connections) > self.maximum:
+            self._close_another()
+
+    def data_received(self, data: bytes) -> None:
+        """Limit the time for headers of which only a part is there."""
+        super().data_received(data)
+        if self.has_request():
+            self._forget_timer()
+        else:
+            self._expect_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer, too."""
+        self._forget_timer()
+        super().connection_lost(exc)
+
+    def has_request(self) -> bool:
+        """Whether a request is being read or answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _expect_headers(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(HEADERS_S, self.transport.abort)
+
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close_another(self) -> None:
+        """Close the connection that is needed least: one without a request, then one whose body is incomplete; the oldest of these."""
+        others = [c for c in self.connections if isinstance(c, Connection) and c is not self and not c.transport.is_closing()]
+        least = min((c for c in others if not c.has_request() or c.cycle.more_body), key=Connection._rank, default=self)
+        least.transport.abort()
+
+    def _rank(self) -> tuple[int, float]:
+        """Small for a connection that is needed little: it never had a request; it waits for the next; its body is incomplete."""
+        return (2 if self.has_request() else 0 if self.cycle is None else 1), self._began
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which accepts few connections at a time while the system keeps many more waiting."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept, then lengthen the system's queue again, which uvicorn shortens to its own."""
+        await super().startup(sockets)
+        for listening in sockets or ():
+            listening.listen(MAX_CONNECTIONS)
+
+
+def make_server(app: Any, connections: int) -> Server:
+    """A server for ``app`` with at most so many connections."""
+    protocol = type("LimitedConnection", (Connection,), {"maximum": connections})
+    config = uvicorn.Config(
+        app, loop="asyncio", http=protocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
+        timeout_keep_alive=75, timeout_graceful_shutdown=60, backlog=ACCEPTED_TOGETHER,
+    )  # fmt: skip
+    return Server(config)
