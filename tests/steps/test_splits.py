@@ -171,6 +171,7 @@ def test_crops_of_unknown_location_are_dropped_or_trained_on_as_the_plan_says(st
     assert split(store, rows)[1].dropped == {"unknown_location": 2}
     t, counts = split(store, rows, SplitsConfig(unknown_location="train"))
     assert counts.dropped == {"unknown_location_linked_to_a_known_one": 1}  # this image has a known location as well
+    assert (counts.notes["leaks_found"], counts.notes["leaks_not_checked"]) == (0, 1)
     assert t.set_index("image")["split"].to_dict()["u1"] == "train"
 
 

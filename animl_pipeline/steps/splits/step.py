@@ -67,7 +67,7 @@ def split_by_location(crops: Artifact, config: SplitsConfig, classes: tuple[str,
     """Divide the crops into train, val and test, with each location in one split only, and record them in the model's registry.
 
     Writes the tables SPLITS, SPLIT_LOCATIONS and DROPPED_CROPS; leakage.json, how much is in two splits or in a split that the
-    history forbids (all 0); and shortfalls.json, the classes with fewer crops in val or test than the plan wants, and why.
+    history forbids (all 0), and how many crops nobody can check, because their location is unknown; and shortfalls.json, the classes with fewer crops in val or test than the plan wants, and why.
 
     Args:
         crops: the step crops.
@@ -111,6 +111,7 @@ def _make(crops: Artifact, rows: pd.DataFrame, config: SplitsConfig, classes: tu
         leaks = count_leaks(numbered, result.split, history)
         if any(leaks.values()):
             raise SplitsError(f"leakage between the splits: {leaks}; this is a bug of the splitter, please report it", code="leakage")
+        leaks["not_checked_at_unknown_locations"] = int(((result.split >= 0) & (numbered.location < 0)).sum())
         return _write(space.out, numbered, result, leaks, _notes(numbered, result, config, classes, history))
 
     return store.make(STEP, inputs={"crops": crops}, config=_key(config, classes) | {"history": history.digest()}, build=build)
@@ -239,4 +240,6 @@ def _write(folder: Path, crops: NumberedCrops, result: SplitCrops, leaks: dict[s
     shortfalls = json.dumps([s._asdict() for s in result.shortfalls], indent=1, ensure_ascii=False)
     (folder / "shortfalls.json").write_text(shortfalls + "\n", encoding="utf-8")
     dropped = {str(reason): n for reason, n in Counter(result.reason[~used].tolist()).items()}
-    return StepOutput(Counts(kept=int(used.sum()), dropped=dropped, notes=notes | {"leaks_found": sum(leaks.values())}, unit="crops"))
+    not_checked = leaks["not_checked_at_unknown_locations"]
+    checks = {"leaks_found": sum(leaks.values()) - not_checked} | ({"leaks_not_checked": not_checked} if not_checked else {})
+    return StepOutput(Counts(kept=int(used.sum()), dropped=dropped, notes=notes | checks, unit="crops"))
