@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from animl_pipeline.config.plan import Plan
 from animl_pipeline.config.renamed_keys import renamed_key
+from animl_pipeline.config.strict_yaml import parse_yaml
 from animl_pipeline.config.value_types import shorten
 from animl_pipeline.core.errors import PlanError
 from animl_pipeline.core.frozen_record import Record
@@ -23,7 +23,7 @@ class Overrides(Record):
     """Changes for one run; what is left empty stays as the plan says. The model card records the values used."""
 
     epochs: int | None = Field(default=None, ge=1, le=10**6, title="Epochs", description="train.epochs: how often the model sees every crop")
-    batch_size: int | None = Field(default=None, ge=1, le=10**6, title="Batch size", description="train.batch_size: lower it when memory runs out")
+    batch_size: int | None = Field(default=None, ge=2, le=10**6, title="Batch size", description="train.batch_size: lower it when memory runs out")
     learning_rate: float | None = Field(default=None, gt=0, le=1, title="Learning rate", description="train.lr")
     seed: int | None = Field(default=None, ge=0, lt=2**63, title="Seed", description="train.seed: another random draw of the same training")
     max_per_location: int | None = Field(
@@ -48,20 +48,11 @@ def load_plan(path: str | Path) -> Plan:
     """The checked plan of a YAML file.
 
     Raises:
-        PlanError: the file does not exist, is not YAML, or has a key or value that does not fit. ``details["keys"]`` lists
+        PlanError: the file does not exist, is too large, is not YAML, or has a key or value that does not fit. ``details["keys"]`` lists
             the keys of all errors.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as e:
-        raise PlanError(
-            f"expected a plan at {path}, found none ({e.strerror}); give the path of a YAML file, such as deployments/plans/sample.yaml",
-            code="no_plan_file",
-        ) from e
-    except UnicodeDecodeError as e:
-        raise PlanError(f"{path} is not a text file (byte {e.start} is not UTF-8); give the path of a YAML file", code="not_text") from e
-    data = _parse_yaml(text, path)
+    data = parse_yaml(path)
     if not isinstance(data, dict):
         found = "nothing" if data is None else type(data).__name__
         raise PlanError(f"{path}: expected keys such as model, sources and labels, found {found}", code="not_a_mapping")
@@ -100,31 +91,6 @@ def check_plan(data: dict[str, Any], origin: str = "the plan") -> Plan:
         more = f" (and {len(errors) - MOST_ERRORS} more)" if len(errors) > MOST_ERRORS else ""
         keys = [".".join(map(str, error["loc"])) for error in errors]
         raise PlanError(f"{origin}: {said}{more}", code=errors[0]["type"], keys=keys) from e
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML's safe loader, which also refuses a key that is given twice: the second value would silently win."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in getattr(node, "value", []):
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
-                seen.add(key.value)
-        return dict(super().construct_mapping(node, deep=deep))
-
-
-def _parse_yaml(text: str, path: Path) -> Any:
-    try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader that also refuses repeated keys
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark else ""
-        reason = getattr(e, "problem", None) or getattr(e, "reason", None) or "it does not parse"
-        raise PlanError(f"{path} is not YAML{line}: {reason}", code="not_yaml") from e
-    except (ValueError, RecursionError) as e:  # an impossible date or number; thousands of nested brackets
-        raise PlanError(f"{path} is not YAML that a plan can be read from: {e}", code="not_yaml") from e
 
 
 def _ordered(errors: list[Any]) -> list[Any]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from animl_pipeline.config import LabelsConfig, Plan, check_plan, load_plan
 from animl_pipeline.config.renamed_keys import RENAMED
+from animl_pipeline.config.strict_yaml import parse_yaml
 from animl_pipeline.core.errors import PlanError
 from animl_pipeline.steps.labels import class_by_label
 from tests.support.paths import ROOT
@@ -207,6 +208,12 @@ def test_an_endpoint_name_that_is_too_long_for_sagemaker_is_a_fault_of_the_plan(
     assert "63" in str(fault(plan_data(model="m" * 40, release={"endpoint": "{model}-and-a-very-long-tail-to-it-{concurrency}"})))
 
 
+def nested_aliases(innermost: bytes, outer: bytes) -> bytes:
+    """A small file of nine levels that each use the one below nine times."""
+    levels = [b"x%d: &x%d " % (i, i) + outer % b",".join([b"*x%d" % (i - 1)] * 9) for i in range(1, 9)]
+    return b"\n".join([b"x0: &x0 " + innermost, *levels])
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [
@@ -224,6 +231,19 @@ def test_an_endpoint_name_that_is_too_long_for_sagemaker_is_a_fault_of_the_plan(
         (b"model: 2020-99-99", "not_yaml"),
         (b"model: " + b"9" * 6000, "not_yaml"),
         (b"model: !!python/object/apply:os.system [exit]", "not_yaml"),
+        (b"train: {epochs: 1" + b":59" * 3000 + b"}", "not_yaml"),
+        (b"train: {lr: 1" + b":59" * 3000 + b".5}", "not_yaml"),
+        (b"train: {epochs: 0x" + b"f" * 9000 + b"}", "not_yaml"),
+        (b"train: !!bool abc", "not_yaml"),
+        (b"train: !!timestamp abc", "not_yaml"),
+        (b"!!set [a]", "not_yaml"),
+        (b"model: &a [*a]", "not_yaml"),
+        (b"a: &a {b: 1}\nc: &c {<<: *a}\nd: &d {<<: *d}", "not_yaml"),
+        (b"".join(b" " * i + b"a:\n" for i in range(99)), "not_yaml"),
+        (b"x0: &x0 [1]\n" + b"".join(b"x%d: &x%d [*x%d]\n" % (i, i, i - 1) for i in range(1, 2000)), "too_large"),
+        (b"# " + b"x" * 300_000, "too_large"),
+        (nested_aliases(b"{a: 1, b: 2}", b"{<<: [%s]}"), "too_large"),
+        (nested_aliases(b"[1]", b"[%s]"), "too_large"),
     ],
 )
 def test_a_file_that_is_not_a_plan_gives_one_line_with_its_path(tmp_path: Path, content: bytes, code: str) -> None:
@@ -234,6 +254,13 @@ def test_a_file_that_is_not_a_plan_gives_one_line_with_its_path(tmp_path: Path, 
     assert caught.value.code == code
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_aliases_and_merges_work_and_a_number_with_colons_is_text(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text("a: &a {x: 1, y: 2.5e-1}\nb: {<<: *a, y: 1:30}\nc: [*a, *a, 1:59.5]\n")
+    same = {"x": 1, "y": 0.25}
+    assert parse_yaml(path) == {"a": same, "b": {"x": 1, "y": "1:30"}, "c": [same, same, "1:59.5"]}
 
 
 @pytest.mark.parametrize("name", ["", "none.yaml"])
