@@ -106,4 +106,5 @@ def detect_in_test_images(
 ) -> Artifact:
     """Run the detector on these images at the confidence of production. ``downloads`` are in the order of ``sources``."""
     by_source = {source.name: download for source, download in zip(sources, downloads, strict=True)}
-    return detections_step.detect_in_test_images(test_images, by_source, config, production, paths.open_store(), paths.settings())
+    folders = {source.name: source.images for source in sources}
+    return detections_step.detect_in_test_images(test_images, by_source, config, production, paths.open_store(), paths.settings(), folders)

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from animl_pipeline.config.value_types import Count, PathOrUrl
+from animl_pipeline.core.box_type import Frame
 from animl_pipeline.core.frozen_record import Record
 
 
@@ -25,6 +26,15 @@ class DetectionsConfig(Record):
     family: Literal["auto", "ultralytics", "yolov5"] = Field(default="auto", description="of a checkpoint that is not a known name")
     results: PathOrUrl | None = Field(
         default=None, description="for source: results: a MegaDetector batch results file (a path, https://… or s3://…)"
+    )
+    results_folders: dict[str, str] = Field(
+        default={},
+        description="for source: results: source → the folder in the results file where its images begin, where their paths do not show it",
+    )
+    results_frame: Frame = Field(
+        default="auto",
+        description="for source: results: shown if the tool turns images by their EXIF orientation, stored if it does not (PytorchWildlife); auto: "
+        "sizes in the file say it, else shown for rotated images, as MegaDetector does it",
     )
     sha256: str | None = Field(
         default=None, pattern=r"^[0-9a-f]{64}$", description="of the checkpoint; required for a URL and for a YOLOv5 checkpoint"

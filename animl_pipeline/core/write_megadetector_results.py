@@ -16,6 +16,8 @@ FORMAT_VERSION = "1.6"
 ANIMAL, PERSON, VEHICLE = "1", "2", "3"
 CATEGORIES = {ANIMAL: "animal", PERSON: "person", VEHICLE: "vehicle"}
 """The detector's categories."""
+IMAGE_ORIENTATION, AS_STORED = "image_orientation", "as stored"
+"""A key of our own in the file's info: boxes are relative to the pixels as stored, without turning the image by its EXIF orientation."""
 LINES = 50_000
 """Images written at a time."""
 
@@ -80,7 +82,7 @@ def write_results(
 
 def _head(info: Mapping[str, Any], classes: Sequence[str]) -> str:
     """The start of the file, up to the first image."""
-    head: dict[str, Any] = {"info": {"format_version": FORMAT_VERSION, **info}, "detection_categories": CATEGORIES}
+    head: dict[str, Any] = {"info": {"format_version": FORMAT_VERSION, IMAGE_ORIENTATION: AS_STORED, **info}, "detection_categories": CATEGORIES}
     if classes:
         head["classification_categories"] = {str(i): c for i, c in enumerate(classes)}
     return json.dumps(head, ensure_ascii=False).removesuffix("}") + ', "images": [\n'

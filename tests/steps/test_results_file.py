@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.steps.detections import detect_animals
-from animl_pipeline.steps.detections.read_results_file import match_files, parse_results
+from animl_pipeline.steps.detections.match_results_by_path import match_by_path
 from animl_pipeline.storage.store import Store
 from tests.conftest import jpeg
 from tests.support.detectors import label_row, make_labels, read_boxes, read_failures, write_results
@@ -34,7 +33,7 @@ def run_step(store: Store, settings: Settings, config: DetectionsConfig, *file_n
 
 def test_images_match_by_file_name_and_reviewed_boxes_stay(store: Store, settings: Settings, tmp_path: Path) -> None:
     images = [
-        {"file": "cards\\one\\a.jpg", "detections": [FOX, {"category": "2", "conf": 0.9, "bbox": [0, 0, 0.1, 0.1]}]},
+        {"file": "island\\a.jpg", "detections": [FOX, {"category": "2", "conf": 0.9, "bbox": [0, 0, 0.1, 0.1]}]},
         {"file": "b.jpg", "failure": "image access failure", "detections": None},
         {"file": "d.jpg", "detections": [FOX | {"conf": 0.05}]},
     ]
@@ -54,18 +53,75 @@ def test_images_match_by_file_name_and_reviewed_boxes_stay(store: Store, setting
     assert detect_animals(labels, config, store, settings).key != made.key
 
 
-def test_a_name_that_two_files_end_in_does_not_match() -> None:
-    content = {"detection_categories": {}, "images": [{"file": "x/a.jpg", "detections": []}, {"file": "y/a.jpg", "detections": []}]}
-    by_file = parse_results(json.dumps(content).encode(), "r.json", 0.2).by_file
-    assert match_files([("s", "a.jpg"), ("s", "x/a.jpg")], by_file) == {("s", "a.jpg"): "not_in_results", ("s", "x/a.jpg"): []}
+# -- whose results they are
+
+CAM = {"s": "data/2023/cam1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "found"),
+    [
+        ("IMG_1.JPG", ["IMG_1.JPG"], "IMG_1.JPG"),
+        ("IMG_1.JPG", ["s/IMG_1.JPG", "IMG_1.JPG"], "s/IMG_1.JPG"),
+        ("IMG_1.JPG", ["cam1/IMG_1.JPG", "cam2/IMG_1.JPG"], "cam1/IMG_1.JPG"),
+        ("IMG_1.JPG", ["C:/photos/cam1/IMG_1.JPG"], "C:/photos/cam1/IMG_1.JPG"),
+        ("IMG_1.JPG", ["/home/me/data/2023/cam1/IMG_1.JPG", "/home/me/data/2022/cam1/IMG_1.JPG"], "/home/me/data/2023/cam1/IMG_1.JPG"),
+        ("IMG_1.JPG", ["cam2/IMG_1.JPG"], "other_folder_in_results"),
+        ("IMG_1.JPG", ["/cards/IMG_1.JPG"], "other_folder_in_results"),
+        ("IMG_1.JPG", ["2024/cam1/IMG_1.JPG", "2022/cam1/IMG_1.JPG"], "several_in_results"),
+        ("IMG_1.JPG", ["IMG_2.JPG"], "not_in_results"),
+        ("a/IMG_1.JPG", ["IMG_1.JPG"], "not_in_results"),
+        ("a/IMG_1.JPG", ["/cards/a/IMG_1.JPG"], "/cards/a/IMG_1.JPG"),
+        ("a/IMG_1.JPG", ["/cards/a/IMG_1.JPG", "/old/a/IMG_1.JPG"], "several_in_results"),
+        ("a/IMG_1.JPG", ["cards/a/IMG_1.JPG"], "other_folder_in_results"),
+        ("a/IMG_1.JPG", ["/cards/cam2/a/IMG_1.JPG"], "other_folder_in_results"),
+        ("a/IMG_1.JPG", ["/cards/north/a/IMG_1.JPG"], "other_folder_in_results"),
+    ],
+)
+def test_results_belong_to_an_image_only_where_no_folder_contradicts(name: str, files: list[str], found: str) -> None:
+    matches = match_by_path([("s", name)], files, CAM | {"t": "data/north"}, {})
+    assert (matches.files | matches.reasons)["s", name] == found
+
+
+def test_the_plan_may_say_where_a_sources_images_begin_in_the_results() -> None:
+    names, files = [("s", "IMG_1.JPG"), ("t", "IMG_1.JPG"), ("u", "IMG_1.JPG")], ["cam2/IMG_1.JPG", "x/cam3/IMG_1.JPG", "IMG_1.JPG"]
+    matches = match_by_path(names, files, CAM, {"s": "cam2", "t": "x\\cam3/", "u": "cam9"})
+    assert matches.files == {("s", "IMG_1.JPG"): "cam2/IMG_1.JPG", ("t", "IMG_1.JPG"): "x/cam3/IMG_1.JPG"}
+    assert matches.reasons == {("u", "IMG_1.JPG"): "not_in_results"}
+
+
+def test_images_elsewhere_are_matched_only_if_all_are_below_one_folder() -> None:
+    names = [("s", "a/1.jpg"), ("s", "b/1.jpg")]
+    assert match_by_path(names, ["/x/a/1.jpg", "/x/b/1.jpg"], CAM, {}).files == {names[0]: "/x/a/1.jpg", names[1]: "/x/b/1.jpg"}
+    assert match_by_path(names, ["/x/a/1.jpg", "/y/b/1.jpg"], CAM, {}).reasons == dict.fromkeys(names, "several_in_results")
+
+
+def test_results_of_another_camera_are_refused_and_the_plan_can_say_that_they_are_its_own(store: Store, settings: Settings, tmp_path: Path) -> None:
+    images = [{"file": f"cam2/IMG_{i}.JPG", "detections": [FOX]} for i in range(3)]
+    config, names = use_results(tmp_path, images), [f"IMG_{i}.JPG" for i in range(3)]
+    labels = make_labels(store, [label_row(store, jpeg(seed=i), f"i{i}", file_name=name) for i, name in enumerate(names)])
+    with pytest.raises(DetectionsError) as refused:
+        detect_animals(labels, config, store, settings, {"island": "cards/cam1"})
+    assert (refused.value.code, refused.value.details) == ("folders_contradict", {"wanted": "IMG_0.JPG", "found": "cam2/IMG_0.JPG"})
+    assert "{island: cam2}" in str(refused.value)
+    assert detect_animals(labels, config, store, settings, {"island": "cards/cam2"}).counts.kept == 3
+    mapped = config.model_copy(update={"results_folders": {"island": "cam2"}})
+    assert detect_animals(labels, mapped, store, settings, {"island": "cards/cam1"}).counts.kept == 3
 
 
 def test_names_match_with_windows_folders_and_other_accents(store: Store, settings: Settings, tmp_path: Path) -> None:
     decomposed = unicodedata.normalize("NFD", "café.jpg")
-    files = ["C:\\cards\\one\\a.jpg", "/mnt/cards/two/b.jpg", f"./{decomposed}", "island/d.jpg"]
+    files = ["/mnt/cards\\one\\a.jpg", "/mnt/cards/two/b.jpg", f"./{decomposed}", "island/d.jpg"]
     config = use_results(tmp_path, [{"file": f, "detections": [FOX]} for f in files])
     made = run_step(store, settings, config, "one\\a.jpg", "two/b.jpg", "café.jpg", "d.jpg")
     assert (len(read_boxes(store, made)), read_failures(store, made)) == (4, {})
+
+
+def test_categories_of_other_tools_are_understood(store: Store, settings: Settings, tmp_path: Path) -> None:
+    categories = {"1": "Animal", "2": "humain", "3": "u;;;;;;vehicle", "4": "licence plate"}
+    found = [FOX | {"category": str(i), "bbox": [i / 10, 0.1, 0.1, 0.1]} for i in (1, 2, 3, 4)]
+    made = run_step(store, settings, use_results(tmp_path, [{"file": "a.jpg", "detections": found}], detection_categories=categories), "a.jpg")
+    assert sorted(read_boxes(store, made)["category"]) == ["1", "2", "3"]
 
 
 def test_an_image_without_a_list_of_detections_has_failed_in_every_version_of_the_format(store: Store, settings: Settings, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -17,15 +18,17 @@ from animl_pipeline.config import DetectionsConfig, ProductionConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.box_type import BoxTuple
+from animl_pipeline.core.errors import redact_url
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import DOWNLOADED_IMAGES, SEARCHED_TEST_IMAGES, TEST_DETECTIONS, TEST_IMAGES, TEST_OBJECTS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.core.write_megadetector_results import ANIMAL
 from animl_pipeline.steps.detections.choose_detector import choose_detector
 from animl_pipeline.steps.detections.detector import Detection
-from animl_pipeline.steps.detections.labelled_images import ImageKey
+from animl_pipeline.steps.detections.labelled_images import ImageKey, LabelledImage
 from animl_pipeline.steps.detections.match_reviewed_boxes import match_animals
-from animl_pipeline.steps.detections.read_results_file import match_files, parse_results, read_results_file
+from animl_pipeline.steps.detections.read_results_file import parse_results, read_results_file
+from animl_pipeline.steps.detections.results_of_images import match_results
 from animl_pipeline.steps.detections.run_detector import run_detector
 from animl_pipeline.storage.store import BlobColumn, StepOutput, Store, Workspace
 
@@ -40,7 +43,13 @@ STEP = Step(
 
 
 def detect_in_test_images(
-    test_images: Artifact, downloads: Mapping[str, Artifact], config: DetectionsConfig, production: ProductionConfig, store: Store, settings: Settings
+    test_images: Artifact,
+    downloads: Mapping[str, Artifact],
+    config: DetectionsConfig,
+    production: ProductionConfig,
+    store: Store,
+    settings: Settings,
+    image_folders: Mapping[str, str] = MappingProxyType({}),
 ) -> Artifact:
     """Write TEST_DETECTIONS, the animals that the detector found, and SEARCHED_TEST_IMAGES, the images in which it searched.
 
@@ -51,6 +60,7 @@ def detect_in_test_images(
         production: the detector's confidence.
         store: holds the images, and an index with the detections of each image.
         settings: the cache of weights, and how many images are decoded at a time.
+        image_folders: source → its ``images`` in the plan, by which the files of a results file are recognised.
 
     Raises:
         WeightsError: the detector's weights cannot be loaded.
@@ -61,15 +71,17 @@ def detect_in_test_images(
     results_file = read_results_file(config.results, settings) if config.results else None
     detector = None if results_file is not None else choose_detector(config, settings)
     key: dict[str, Any] = {"confidence": production.detector_confidence, "detector": detector.identity() if detector else None}
+    image_folders = {source: redact_url(folder) for source, folder in image_folders.items()}
+    if results_file is not None:
+        key |= config.model_dump(include={"results_folders", "results_frame"}) | {"image_folders": image_folders}
     digests = {"results": hashlib.sha256(results_file).hexdigest()} if results_file is not None else None
 
     def build(space: Workspace) -> StepOutput:
         images = _read_downloaded(test_images, downloads, store)
         if detector is None:
             results = parse_results(results_file or b"", str(config.results), config.confidence)
-            files = list(zip(images["source"], images["file_name"], strict=True))
-            matched = match_files(files, results.by_file)
-            found = [matched[file] for file in files]
+            matched, _ = match_results(_as_labelled(images), results, config, image_folders)
+            found = list(matched.values())
         else:
             by_blob = run_detector(sorted(set(images["blob"])), detector, config, store, settings)
             found = [by_blob[blob] for blob in images["blob"]]
@@ -80,9 +92,21 @@ def detect_in_test_images(
 
 def _read_downloaded(test_images: Artifact, downloads: Mapping[str, Artifact], store: Store) -> pd.DataFrame:
     """The test images that were downloaded, with blob and bytes, sorted by source and image id."""
-    files = [store.table(a, DOWNLOADED_IMAGES, ["image_id", "blob", "bytes"]).assign(source=source) for source, a in downloads.items()]
+    files = [
+        store.table(a, DOWNLOADED_IMAGES, ["image_id", "blob", "bytes", "width", "height", "orientation"]).assign(source=source)
+        for source, a in downloads.items()
+    ]
     images = store.table(test_images, TEST_IMAGES, ["source", "image_id", "file_name"])
     return images.merge(pd.concat(files), on=["source", "image_id"]).sort_values(["source", "image_id"], ignore_index=True)
+
+
+def _as_labelled(images: pd.DataFrame) -> dict[ImageKey, LabelledImage]:
+    """The images with what a results file is matched by, in order."""
+    columns = images[["source", "image_id", "blob", "file_name", "width", "height", "orientation"]]
+    return {
+        (source, image_id): LabelledImage(blob, file, "", "", width, height, orientation, {})
+        for source, image_id, blob, file, width, height, orientation in columns.itertuples(index=False, name=None)
+    }
 
 
 def _reviewed_boxes(test_images: Artifact, store: Store) -> dict[ImageKey, dict[str, BoxTuple]]:

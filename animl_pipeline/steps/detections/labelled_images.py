@@ -24,7 +24,9 @@ class LabelledImage(NamedTuple):
         blob: sha256 of the file.
         file_name: its name in the export.
         location: where the camera was; empty where unknown.
-        occasion: the sequence; the hour where the export has no sequences; the image itself where it has no time.
+        occasion: the sequence; the hour where the export has no sequences; empty where it has no time either.
+        width, height: size of the file in pixels, as stored.
+        orientation: its EXIF orientation, 1 to 8.
         reviewed: annotation id → box that a person reviewed.
     """
 
@@ -32,6 +34,9 @@ class LabelledImage(NamedTuple):
     file_name: str
     location: str
     occasion: str
+    width: int
+    height: int
+    orientation: int
     reviewed: dict[str, BoxTuple]
 
 
@@ -40,10 +45,12 @@ def read_labelled_images(labels: Artifact, store: Store) -> dict[ImageKey, Label
     table = store.table(labels, LABELS)
     reviewed = _reviewed_boxes(table)
     rows = table.drop_duplicates(["source", "image_id"]).sort_values(["source", "image_id"])
-    columns = rows[["source", "image_id", "blob", "file_name", "location", "sequence", "taken"]]
+    columns = rows[["source", "image_id", "blob", "file_name", "location", "sequence", "taken", "width", "height", "orientation"]]
     return {
-        (source, image_id): LabelledImage(blob, file, location, sequence or taken[:HOUR] or image_id, reviewed.get((source, image_id), {}))
-        for source, image_id, blob, file, location, sequence, taken in columns.itertuples(index=False, name=None)
+        (source, image_id): LabelledImage(
+            blob, file, location, sequence or taken[:HOUR], width, height, max(orientation, 1), reviewed.get((source, image_id), {})
+        )
+        for source, image_id, blob, file, location, sequence, taken, width, height, orientation in columns.itertuples(index=False, name=None)
     }
 
 

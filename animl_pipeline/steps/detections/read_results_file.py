@@ -1,4 +1,4 @@
-"""Read boxes that another tool found, from a MegaDetector batch results file, and match them to images by file name.
+"""Read boxes that another tool found, from a MegaDetector batch results file.
 
 The format is https://lila.science/megadetector-output-format.
 """
@@ -9,20 +9,19 @@ import json
 import logging
 import math
 import os
-import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError, DetectorUnreachableError, redact_url
-from animl_pipeline.core.write_megadetector_results import ANIMAL
-from animl_pipeline.steps.detections.detector import CATEGORY_OF_NAME, Detection, clean_detections
+from animl_pipeline.core.non_animal_names import normalise_name, role
+from animl_pipeline.core.write_megadetector_results import ANIMAL, AS_STORED, CATEGORIES, IMAGE_ORIENTATION, PERSON, VEHICLE
+from animl_pipeline.steps.detections.detector import Detection, clean_detections
+from animl_pipeline.steps.detections.match_results_by_path import PLAN_KEY, normal_path
 from animl_pipeline.storage.read_remote_files import RemoteError, read_path_or_url
 
 log = logging.getLogger(__name__)
 
-PLAN_KEY = "detections.results"
-NOT_IN_RESULTS = "not_in_results"
 FAILED_IN_RESULTS = "failed_in_results"
 DEFAULT_CONFIDENCE = 0.25
 """Lowest confidence of a box if neither the plan nor the file names one."""
@@ -34,9 +33,18 @@ FileResult = list[Detection] | str
 
 
 class Results(NamedTuple):
-    """The results by file name, and the number of boxes without an area inside the image or with values that are not numbers."""
+    """The content of a results file.
+
+    Attributes:
+        by_file: file name → its detections.
+        sizes: file name → width and height in pixels of the image as the detector saw it, where the file says so.
+        turned: whether the tool turns images by their EXIF orientation, as MegaDetector does.
+        unusable: the number of boxes without an area inside the image or with values that are not numbers.
+    """
 
     by_file: dict[str, FileResult]
+    sizes: dict[str, tuple[int, int]]
+    turned: bool
     unusable: int
 
 
@@ -77,17 +85,20 @@ def parse_results(data: bytes, path_or_url: str, confidence: float | None) -> Re
     name = redact_url(path_or_url)
     try:
         content = _check_content(json.loads(data))
-        categories = {str(key): CATEGORY_OF_NAME.get(str(label).casefold(), "") for key, label in content["detection_categories"].items()}
+        categories = {str(key): _category(str(label)) for key, label in content["detection_categories"].items()}
         if categories and ANIMAL not in categories.values():
             raise ValueError(f"expected a detection category named animal, found {', '.join(map(str, content['detection_categories'].values()))}")
         threshold = _typical_threshold(content) if confidence is None else confidence
         by_file: dict[str, FileResult] = {}
+        sizes: dict[str, tuple[int, int]] = {}
         unusable = 0
         for image in content["images"]:
-            file = _normal_name(str(image["file"]))
+            file = normal_path(str(image["file"]))
             result, unusable_here = _parse_image(image, categories, threshold)
             by_file[file] = _merge(by_file.get(file, FAILED_IN_RESULTS), result)
             unusable += unusable_here
+            if size := _size(image):
+                sizes[file] = size
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         reason = f"no {e}" if isinstance(e, KeyError) else str(e)
         raise DetectionsError(
@@ -95,44 +106,7 @@ def parse_results(data: bytes, path_or_url: str, confidence: float | None) -> Re
         ) from e
     if unusable:
         log.warning("detections: %d boxes of %s are left out, because they have no area inside the image or are not numbers", unusable, name)
-    return Results(by_file, unusable)
-
-
-def match_files(names: Iterable[tuple[str, str]], by_file: Mapping[str, FileResult]) -> dict[tuple[str, str], FileResult]:
-    """(source, file name) → the result of this file.
-
-    A name matches a file of the results with the source's name in front of it, or with the same name. Otherwise it matches the only
-    file that ends in this name, below any folder.
-    """
-    files_ending_in: dict[str, list[str]] = {}
-    for file in by_file:
-        parts = file.split("/")
-        for start in range(len(parts)):
-            files_ending_in.setdefault("/".join(parts[start:]), []).append(file)
-    results: dict[tuple[str, str], FileResult] = {}
-    for source, name in names:
-        normal = _normal_name(name)
-        exact = [f for f in (f"{_normal_name(source)}/{normal}", normal) if f in by_file]
-        files = exact[:1] or files_ending_in.get(normal, [])
-        results[source, name] = by_file[files[0]] if len(files) == 1 else NOT_IN_RESULTS
-    return results
-
-
-def check_any_match(matched: Mapping[tuple[str, str], FileResult], by_file: Mapping[str, FileResult]) -> None:
-    """Check that the results contain at least one of the images.
-
-    Raises:
-        DetectionsError: they contain none.
-    """
-    if matched and all(result == NOT_IN_RESULTS for result in matched.values()):
-        wanted, found = next(iter(matched))[1], next(iter(by_file), "none")
-        raise DetectionsError(
-            f"{PLAN_KEY}: expected results for the labelled images, such as {wanted}, found {len(by_file):,} other images, such as {found}; "
-            f"the names must be the same below some folder: correct {PLAN_KEY} in the plan",
-            code="other_images",
-            wanted=wanted,
-            found=found,
-        )
+    return Results(by_file, sizes, _info(content).get(IMAGE_ORIENTATION) != AS_STORED, unusable)
 
 
 def _check_content(content: Any) -> dict[str, Any]:
@@ -144,10 +118,27 @@ def _check_content(content: Any) -> dict[str, Any]:
     return parts
 
 
+def _info(content: Mapping[str, Any]) -> dict[str, Any]:
+    info = content.get("info")
+    return info if isinstance(info, dict) else {}
+
+
+def _category(label: str) -> str:
+    """MegaDetector's category for a name that a tool gives to one; "" for none of its three."""
+    if normalise_name(label) == CATEGORIES[ANIMAL]:
+        return ANIMAL
+    return {"people": PERSON, "vehicle": VEHICLE}.get(role(label), "")
+
+
+def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and height of an image, if the record has both."""
+    width, height = image.get("width"), image.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0 else None
+
+
 def _typical_threshold(content: Mapping[str, Any]) -> float:
     """The confidence threshold that the file names as typical for its detector."""
-    info = content.get("info")
-    metadata = info.get("detector_metadata") if isinstance(info, dict) else None
+    metadata = _info(content).get("detector_metadata")
     typical = metadata.get("typical_detection_threshold") if isinstance(metadata, dict) else None
     return float(typical) if isinstance(typical, int | float) and 0 < typical < 1 else DEFAULT_CONFIDENCE
 
@@ -176,8 +167,3 @@ def _merge(one: FileResult, other: FileResult) -> FileResult:
     if isinstance(one, str) or isinstance(other, str):
         return other if isinstance(one, str) else one
     return clean_detections([*one, *other])
-
-
-def _normal_name(name: str) -> str:
-    """A file name with slashes and composed accents, whatever operating system wrote it."""
-    return unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./")

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.core.errors import redact_url
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import (
     DETECTION_FAILURES,
@@ -30,15 +32,16 @@ from animl_pipeline.steps.detections.choose_detector import DETECTOR_SOURCES, Ch
 from animl_pipeline.steps.detections.detector import Detection
 from animl_pipeline.steps.detections.labelled_images import ImageKey, LabelledImage, images_labelled_person, read_labelled_images
 from animl_pipeline.steps.detections.match_reviewed_boxes import find_disagreements, match_animals
-from animl_pipeline.steps.detections.read_results_file import Results, check_any_match, match_files, parse_results, read_results_file
+from animl_pipeline.steps.detections.read_results_file import parse_results, read_results_file
 from animl_pipeline.steps.detections.repeat_detections import LocatedBox, find_repeat_detections
+from animl_pipeline.steps.detections.results_of_images import match_results
 from animl_pipeline.steps.detections.run_detector import IMAGE_BROKEN, run_detector
 from animl_pipeline.storage.image_index import in_batch
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 STEP = Step(
     "detections",
-    version=1,
+    version=2,
     sections=("detections",),
     reads=(LABELS, DROPPED_ANNOTATIONS),
     writes=(DETECTIONS, REPEAT_DETECTIONS, DETECTION_FAILURES, DISAGREEMENTS, IMAGES_WITH_PEOPLE),
@@ -47,6 +50,7 @@ STEP = Step(
 RESULTS_FILE = "megadetector.json"
 NO_BOX = "no_box"
 PERSON_IN_IMAGE = "person_in_image"
+ONLY_REPEATS = "only_repeat_detections"
 FAILURE_TEXTS = {IMAGE_BROKEN: "image access failure"}
 """The words of MegaDetector's format for a failure, where it has its own."""
 
@@ -63,7 +67,13 @@ class ImageBox(NamedTuple):
     detection: Detection
 
 
-def detect_animals(labels: Artifact, config: DetectionsConfig, store: Store, settings: Settings) -> Artifact:
+def detect_animals(
+    labels: Artifact,
+    config: DetectionsConfig,
+    store: Store,
+    settings: Settings,
+    image_folders: Mapping[str, str] = MappingProxyType({}),
+) -> Artifact:
     """Collect the boxes of all labelled images: detections.parquet and, in MegaDetector's format, megadetector.json.
 
     Further tables: detector_failures.parquet (images without boxes), repeat_detections.parquet (detector boxes that are not used, because
@@ -75,6 +85,7 @@ def detect_animals(labels: Artifact, config: DetectionsConfig, store: Store, set
         config: whose boxes are used, and which detector finds the missing ones.
         store: holds the images, and an index with the detections of each image.
         settings: the cache of weights, and how many images are decoded at a time.
+        image_folders: source → its ``images`` in the plan, by which the files of a results file are recognised.
 
     Raises:
         WeightsError: the detector's weights cannot be loaded.
@@ -88,7 +99,9 @@ def detect_animals(labels: Artifact, config: DetectionsConfig, store: Store, set
     if detector is not None:
         key_config["detector"] = detector.identity()
     if results_file is not None:
-        key_config["confidence"] = config.confidence
+        key_config |= config.model_dump(include={"confidence", "results_folders", "results_frame"})
+        image_folders = {source: redact_url(folder) for source, folder in image_folders.items()}
+        key_config["image_folders"] = image_folders
         digests["results"] = hashlib.sha256(results_file).hexdigest()
 
     def build(space: Workspace) -> StepOutput:
@@ -97,7 +110,7 @@ def detect_animals(labels: Artifact, config: DetectionsConfig, store: Store, set
         notes: dict[str, int] = {}
         if results_file is not None:
             results = parse_results(results_file, str(config.results), config.confidence)
-            detected, notes = _match_results(images, results), {"unusable_boxes": results.unusable}
+            detected, notes = match_results(images, results, config, image_folders)
         elif detector is not None:
             blobs = _images_to_detect(images, config)
             found = run_detector(sorted(set(blobs.values())), detector, config, store, settings)
@@ -127,13 +140,6 @@ def _images_to_detect(images: Mapping[ImageKey, LabelledImage], config: Detectio
     """Image → blob of the images for which the detector must run: those without reviewed boxes, and all if it must find people."""
     all_images = config.source == "detector" or config.images_with_people == "drop"
     return {key: image.blob for key, image in images.items() if all_images or not image.reviewed}
-
-
-def _match_results(images: Mapping[ImageKey, LabelledImage], results: Results) -> Detected:
-    matched = match_files([(key[0], image.file_name) for key, image in images.items()], results.by_file)
-    if not all(image.reviewed for image in images.values()):
-        check_any_match(matched, results.by_file)
-    return {key: matched[key[0], image.file_name] for key, image in images.items()}
 
 
 def _choose_boxes(key: ImageKey, image: LabelledImage, detected: list[Detection] | str | None, config: DetectionsConfig) -> list[ImageBox] | str:
@@ -172,6 +178,8 @@ def _write(
     failures = {key: reason for key, reason in chosen.items() if isinstance(reason, str)}
     repeats = _find_repeats(boxes, images, config)
     repeated, boxes = [boxes[i] for i in sorted(repeats)], [box for i, box in enumerate(boxes) if i not in repeats]
+    with_animal = {box.image for box in boxes if box.detection.category == ANIMAL}
+    failures |= {box.image: ONLY_REPEATS for box in repeated if box.image not in with_animal}
     if config.images_with_people == "drop":
         boxes = [box for box in boxes if box.image not in people]
         failures |= dict.fromkeys(people, PERSON_IN_IMAGE)
@@ -190,7 +198,8 @@ def _write(
     }
     for table, rows in tables.items():
         write_table(folder, table, pd.DataFrame(rows, columns=table.names()))
-    _write_results_file(folder / RESULTS_FILE, images, boxes, failures, detector, config)
+    not_detected = {key: reason for key, reason in failures.items() if reason != ONLY_REPEATS}
+    _write_results_file(folder / RESULTS_FILE, images, boxes, not_detected, detector, config)
     counted = Counter(f"{b.origin}_boxes" for b in boxes) + Counter(row[3] for row in disagreements) + Counter(notes)
     counted["images_without_animal"] = len(images.keys() - failures.keys() - {b.image for b in boxes if b.detection.category == ANIMAL})
     counted |= Counter(repeat_detections=len(repeated), images_with_people=len(people))

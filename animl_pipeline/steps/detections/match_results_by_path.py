@@ -1,0 +1,189 @@
+"""Match labelled images to the files of a results file by their paths, where it is certain that both are the same image.
+
+Cameras give the same names to their images again and again (IMG_0001.JPG), so the end of a path alone proves nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from animl_pipeline.core.errors import DetectionsError
+
+log = logging.getLogger(__name__)
+
+PLAN_KEY = "detections.results"
+FOLDERS_KEY = "detections.results_folders"
+NOT_IN_RESULTS = "not_in_results"
+OTHER_FOLDER = "other_folder_in_results"
+SEVERAL_IN_RESULTS = "several_in_results"
+UNMATCHED = frozenset({NOT_IN_RESULTS, OTHER_FOLDER, SEVERAL_IN_RESULTS})
+"""Reasons for an image without results."""
+
+ImageName = tuple[str, str]
+"""Source and file name."""
+Parts = tuple[str, ...]
+
+
+class Matches(NamedTuple):
+    """How images and results files belong together.
+
+    Attributes:
+        files: image → its file in the results.
+        reasons: image → why it has none, a word of ``UNMATCHED``.
+        example: an image and the file with its name in another folder; None where there is none.
+    """
+
+    files: dict[ImageName, str]
+    reasons: dict[ImageName, str]
+    example: tuple[ImageName, str] | None
+
+
+def normal_path(path: str) -> str:
+    """A path with slashes and composed accents, whatever operating system wrote it."""
+    return unicodedata.normalize("NFC", path.replace("\\", "/")).removeprefix("./")
+
+
+def match_by_path(
+    names: Iterable[ImageName], files: Collection[str], image_folders: Mapping[str, str], results_folders: Mapping[str, str]
+) -> Matches:
+    """The results file of each image.
+
+    A file is an image's if its path is the image's name, alone or with the source's name or the plan's ``results_folders`` in front. Else it
+    must end in the image's name and agree with the folder of the source's images as far as it goes, or share at least the last folder of it.
+    Else, if the name has folders and the results have absolute paths, the source's images may have been in one other folder, unless its name
+    is another source's or differs in a number only (cam1 and cam2, 2023 and 2024). If several files fit, none does.
+
+    Args:
+        names: the images.
+        files: paths in the results file, as :func:`normal_path` writes them.
+        image_folders: source → its ``images`` in the plan, where known.
+        results_folders: source → the folder of the results file in which its images are, as the plan says.
+    """
+    by_base_name: dict[str, list[Parts]] = defaultdict(list)
+    for file in files:
+        parts = tuple(file.split("/"))
+        by_base_name[parts[-1]].append(parts)
+    by_source: dict[str, list[str]] = defaultdict(list)
+    for source, name in names:
+        by_source[source].append(name)
+    matches = Matches({}, {}, None)
+    for source, source_names in by_source.items():
+        others = {folder for other in {*by_source, *image_folders} - {source} for folder in (other, *_parts(image_folders.get(other, ""))[-1:])}
+        found = _match_source(source, source_names, files, by_base_name, image_folders.get(source, ""), results_folders.get(source), others)
+        matches = Matches(matches.files | found.files, matches.reasons | found.reasons, matches.example or found.example)
+    return matches
+
+
+def check_any_match(matches: Matches, files: Collection[str]) -> None:
+    """Check that the results contain at least one of the images, and warn of images whose name is in another folder only.
+
+    Raises:
+        DetectionsError: ``folders_contradict`` or ``other_images``.
+    """
+    contradictions = Counter(matches.reasons.values())[OTHER_FOLDER]
+    advice = ""
+    if matches.example is not None:
+        (source, name), file = matches.example
+        folder = file.removesuffix(normal_path(name)).rstrip("/") or "/"
+        advice = f"if it is the same image, set {FOLDERS_KEY} to {{{source}: {folder}}}, else correct {PLAN_KEY} in the plan"
+        if matches.files:
+            log.warning("detections: %d images are not in their folder of the results, such as %s: found %s; %s", contradictions, name, file, advice)
+    if matches.files or not matches.reasons:
+        return
+    wanted, found = next(iter(matches.reasons))[1], next(iter(files), "none")
+    if matches.example is not None:
+        (_, wanted), found = matches.example
+        raise DetectionsError(
+            f"{PLAN_KEY}: expected results for the labelled images, such as {wanted}, found {found}, which may be another image of that name; "
+            f"{advice}",
+            code="folders_contradict",
+            wanted=wanted,
+            found=found,
+        )
+    raise DetectionsError(
+        f"{PLAN_KEY}: expected results for the labelled images, such as {wanted}, found {len(files):,} other images, such as {found}; "
+        f"correct {PLAN_KEY} in the plan, or set {FOLDERS_KEY} to the folder of the results in which each source's images are",
+        code="other_images",
+        wanted=wanted,
+        found=found,
+    )
+
+
+def _match_source(
+    source: str,
+    names: Sequence[str],
+    files: Collection[str],
+    by_base_name: Mapping[str, list[Parts]],
+    image_folder: str,
+    results_folder: str | None,
+    other_folders: Collection[str],
+) -> Matches:
+    """The matches of one source. A match by another folder counts only if all of them have the same one."""
+    root = _parts(image_folder)
+    matches = Matches({}, {}, None)
+    elsewhere: dict[ImageName, list[Parts]] = {}
+    for name in names:
+        key, normal = (source, name), normal_path(name)
+        prefixes = (f"{normal_path(results_folder).rstrip('/')}/",) if results_folder is not None else (f"{normal_path(source)}/", "")
+        exact = next((prefix + normal for prefix in prefixes if prefix + normal in files), "")
+        parts = _parts(normal)
+        ending = [] if exact or results_folder is not None else [f for f in by_base_name.get(parts[-1], ()) if f[-len(parts) :] == parts]
+        certain = _agreeing(ending, (*root, *parts), len(parts))
+        if exact or len(certain) == 1:
+            matches.files[key] = exact or "/".join(certain[0])
+        elif certain:
+            matches.reasons[key] = SEVERAL_IN_RESULTS
+        elif possible := [f for f in ending if len(parts) > 1 and _is_absolute(f) and not _contradicts(f, root, len(parts), other_folders)]:
+            elsewhere[key] = possible
+        elif ending:
+            matches.reasons[key] = OTHER_FOLDER
+            matches = matches._replace(example=matches.example or (key, "/".join(ending[0])))
+        else:
+            matches.reasons[key] = NOT_IN_RESULTS
+    _match_elsewhere(elsewhere, matches)
+    return matches
+
+
+def _match_elsewhere(elsewhere: Mapping[ImageName, list[Parts]], matches: Matches) -> None:
+    """Match images whose files are below one folder of the results that is not the folder of the images. Adds to ``matches``."""
+    folders = {file[: -len(_parts(normal_path(name)))] for (_, name), possible in elsewhere.items() for file in possible}
+    if len(folders) == 1:
+        matches.files.update({key: "/".join(possible[0]) for key, possible in elsewhere.items()})
+        log.info("detections: the results for %d images of %s are those below %s", len(elsewhere), next(iter(elsewhere))[0], "/".join(*folders))
+    else:
+        matches.reasons.update(dict.fromkeys(elsewhere, SEVERAL_IN_RESULTS))
+
+
+def _agreeing(files: Sequence[Parts], image: Parts, name_parts: int) -> list[Parts]:
+    """The files that agree best with an image's whole path, if they agree with it completely, or at least with the folder above its name."""
+    shared = {file: _shared_end(file, image) for file in files}
+    certain = {file: n for file, n in shared.items() if n == len(file) or n > name_parts}
+    best = max(certain.values(), default=0)
+    return [file for file, n in certain.items() if n == best]
+
+
+def _shared_end(one: Parts, other: Parts) -> int:
+    """How many of their last parts two paths share."""
+    return next((i for i, (a, b) in enumerate(zip(reversed(one), reversed(other), strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _contradicts(file: Parts, root: Parts, name_parts: int, other_folders: Collection[str]) -> bool:
+    """Whether the folder above an image's name is another source's, or differs from the source's own in a number only."""
+    folder, own = file[-name_parts - 1], root[-1] if root else ""
+    return folder in other_folders or re.sub(r"\d+", "", folder) == re.sub(r"\d+", "", own)
+
+
+def _is_absolute(path: Parts) -> bool:
+    """Whether a path begins at the root of a system or drive, or names a host."""
+    return path[0] == "" or path[0].endswith(":")
+
+
+def _parts(path: str) -> Parts:
+    """The parts of a path. A folder without a name has none."""
+    normal = normal_path(path).rstrip("/")
+    return tuple(normal.split("/")) if normal not in {"", "."} else ()
