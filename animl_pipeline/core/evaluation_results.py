@@ -196,6 +196,9 @@ class ProductionScore(Record):
     classes: tuple[SequenceScores, ...]
     false_alarms_per_1000_empty: float | None = Field(description="empty sequences with a label of any class, of 1,000")
     false_alarms_interval: Interval | None = None
+    false_alarms_per_week: float | None = Field(
+        default=None, description="of all test locations together, each over its own time from the first to the last image; None without times"
+    )
     comparison: ProductionComparison | None = Field(default=None, description="None if there is no champion")
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.capture_times import parse_seconds
 from animl_pipeline.core.evaluation_results import ProductionChange, ProductionComparison, ProductionScore, SequenceScores
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.core.table_schemas import SEARCHED_TEST_IMAGES, TEST_DETECTIONS, TEST_IMAGES, TEST_OBJECTS
@@ -22,6 +23,7 @@ from animl_pipeline.storage.store import Store
 if TYPE_CHECKING:
     from animl_pipeline.inference.classifier import Classifier
 
+WEEK_S = 7 * 24 * 3600
 MISSES = ("missed_by_detector", "missed_by_threshold", "missed_by_classifier")
 SEQUENCE_COLUMNS = ["class", "outcome", "location", "taken", "images", "source", "image_id"]
 
@@ -131,6 +133,7 @@ def score_production(data: SequenceData, outcomes: SequenceOutcomes, classes: Se
         ),
         false_alarms_per_1000_empty=_value(any_label),
         false_alarms_interval=percentile_interval(any_label, locations_with_empties),
+        false_alarms_per_week=_false_alarms_per_week(data, outcomes),
     )
 
 
@@ -191,6 +194,19 @@ def list_sequences(data: SequenceData, outcomes: SequenceOutcomes, classes: Sequ
 def find_outcomes_of(data: SequenceData, labels: ModelLabels, classes: Sequence[str], equivalents: Mapping[str, Sequence[str]]) -> SequenceOutcomes:
     """What happened in each sequence with one model's labels."""
     return find_outcomes(data.reviewed, labels, classes, equivalents)
+
+
+def _false_alarms_per_week(data: SequenceData, outcomes: SequenceOutcomes) -> float | None:
+    """False alarms a week of all locations together, on whatever sequence; None where no image has a time.
+
+    A location counts from its first to its last dated image, at least one week. Seasons in which a camera was off count as its time.
+    """
+    seconds = parse_seconds(data.images["taken"])
+    spans = pd.Series(seconds).groupby(data.images["location"].to_numpy()).agg(lambda s: s.max() - s.min())
+    weeks = (spans / WEEK_S).clip(lower=1.0)
+    alarms = (data.sequences["weight"] * outcomes.false_alarm.any(axis=1)).groupby(data.sequences["location"]).sum()
+    rates = (alarms / weeks).dropna()
+    return float(rates.sum()) if len(rates) else None
 
 
 def _with_image(rows: pd.DataFrame, position: pd.Series) -> pd.DataFrame:

@@ -58,7 +58,8 @@ def render_report(data: ReportData, people: frozenset[str], max_suspects: int, s
         store: holds the crops.
     """
     missed = false_alarms_and_missed_invaders.missed_invaders(data.test, data.metrics.thresholds)
-    values = _verdict_values(data) | _score_values(data) | _error_values(data, missed) | _image_values(data, missed, people, max_suspects, store)
+    values = _verdict_values(data) | _production_values(data) | _score_values(data) | _error_values(data, missed)
+    values |= _image_values(data, missed, people, max_suspects, store)
     page: str = _template().render(values, step_counts=data.step_counts, digests=data.digests)
     return page
 
@@ -70,7 +71,7 @@ def _template() -> Any:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         score=_format_score, percent=report_wording.format_percent, count=report_wording.format_count, words=lambda text: text.replace("_", " "),
-        interval=_format_interval, change="{:+.2f}".format, number="{:,}".format,
+        interval=_format_interval, sequences=report_wording.format_sequences, change="{:+.2f}".format, number="{:,}".format,
     )  # fmt: skip
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
@@ -90,6 +91,22 @@ def _verdict_values(data: ReportData) -> dict[str, Any]:
         "unknown_locations": int((data.test["location"] == "").sum()),
         "images": len(data.test[["source", "image_id"]].drop_duplicates()),
         "invasive": [t.id for t in metrics.thresholds if t.group == "invasive"],
+    }
+
+
+def _production_values(data: ReportData) -> dict[str, Any]:
+    """The production score: a sentence for each invasive class (for each class where none is invasive), and the changes by class."""
+    production = data.metrics.production
+    if production is None:
+        return {"production": None}
+    invasive = {t.id for t in data.metrics.thresholds if t.group == "invasive"}
+    shown = [c for c in production.classes if c.recall is not None and (c.id in invasive or not invasive)]
+    changes = {c.id: c for c in production.comparison.classes} if production.comparison else {}
+    return {
+        "production": production,
+        "found": [report_wording.describe_production(c) for c in shown],
+        "false_alarms_in_words": report_wording.describe_false_alarms(production),
+        "production_changes": changes,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from animl_pipeline.core.evaluation_results import ClassScores, Interval, Metrics, SequenceScores
+from animl_pipeline.core.evaluation_results import ClassScores, Interval, Metrics, ProductionScore, SequenceScores
 
 FEW_EXAMPLES = 30
 """With fewer examples, one example more or less changes recall by over three points."""
@@ -61,6 +61,13 @@ def _describe_verdict(metrics: Metrics) -> str:
 
 def _describe_comparison(metrics: Metrics) -> str:
     c = metrics.comparison
+    p = metrics.production.comparison if metrics.production else None
+    if p is not None and c is not None:
+        before, after = p.macro_f1
+        return (
+            f"Scored as in production on the same sequences, its mean F1 over all classes is {after:.2f} and the released model's ({c.champion}) is "
+            f"{before:.2f}, a change of {after - before:+.2f}{format_interval(p.macro_f1_interval, sign=True)}."
+        )
     if c is None:
         mean = f"{metrics.macro_f1:.2f}{format_interval(metrics.macro_f1_interval)}"
         return f"Its mean F1 over all classes is {mean}; there is no released model to compare with."
@@ -122,6 +129,18 @@ def _describe_test_set(metrics: Metrics) -> str:
     if absent:
         base += f"; it has no example of {join_words([c.id for c in absent])}, so nothing is known of {'it' if len(absent) == 1 else 'them'}"
     return f"{base}."
+
+
+def describe_false_alarms(production: ProductionScore) -> str:
+    """The false alarms of all classes together: of 1,000 empty sequences, and in a week."""
+    per_1000, per_week = production.false_alarms_per_1000_empty, production.false_alarms_per_week
+    if per_1000 is None:
+        return "People called no sequence of the test locations empty, so false alarms on empty images are not known."
+    week = ""
+    if per_week is not None:
+        many = f"about {per_week:,.0f}" if per_week >= 1 else "less than 1"
+        week = f"; with sequences of other animals, this is {many} false alarm{'' if per_week < 1.5 else 's'} a week at these locations"
+    return f"Of 1,000 empty sequences, {per_1000:,.0f} get a label of an animal{week}."
 
 
 def describe_production(c: SequenceScores) -> str:

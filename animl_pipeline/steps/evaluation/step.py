@@ -24,6 +24,7 @@ from animl_pipeline.core.table_schemas import (
     TEST_PREDICTIONS,
 )
 from animl_pipeline.core.tables import write_table
+from animl_pipeline.core.untrusted_text import write_csv
 from animl_pipeline.inference.score_crops import score_crops
 from animl_pipeline.steps.evaluation import (
     animl_evaluation_table,
@@ -202,7 +203,7 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
     if production is not None:
         tables |= {"animl.csv": production.animl_table, "sequences.csv": production.sequences}
     for name, table in tables.items():
-        table.to_csv(space.out / name, index=False, float_format="%.4f", lineterminator="\n")
+        write_csv(space.out / name, table)
     digests = {name: artifact.digest for name, artifact in inputs.artifacts().items()}
     data = ReportData(card, found, test, split, suspects, audited, inputs.step_counts, digests)
     page = render_report(data, classes_of_people(inputs.labels()), plan.audit.show, store)
