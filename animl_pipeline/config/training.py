@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from animl_pipeline.config.value_types import Count, PathOrUrl, Seed
+from animl_pipeline.config.value_types import PathOrUrl, Seed
 from animl_pipeline.core.frozen_record import Record, Share
 
 Augmentation = Literal["flip", "jitter", "tilt", "colour", "grey", "blur", "compress", "erasing"]
@@ -44,7 +44,7 @@ class TrainingConfig(Record):
     head_epochs: int = Field(default=1, ge=0, description="first epochs in which only the classifier layer is trained")
     frozen_layers: Share = Field(default=0.0, description="share of the backbone's layers, counted from the input, that stay frozen")
     freeze_norm: bool = Field(default=False, description="keep the batch-norm statistics of the initial weights")
-    batch_size: Count = 32
+    batch_size: int = Field(default=32, ge=2, le=10**6, description="crops in a batch; batch normalisation needs two")
     accumulate_batches: int = Field(
         default=1, ge=1, le=1024, description="batches whose gradients are added up to one optimiser step; this needs no more memory"
     )

@@ -38,6 +38,21 @@ def test_plan_check_says_what_a_shipped_plan_would_do(plan: Path) -> None:
     assert load_plan(plan).endpoint_name() in done.stdout
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_character_that_the_terminal_lacks_ends_no_command(tmp_path: Path, encoding: str) -> None:
+    done = run_command("plan", "check", tmp_path / "キツネ.yaml", PYTHONIOENCODING=encoding)
+    assert done.returncode not in {0, 70}
+    assert "\\u30ad" in error_line(done)
+
+
+def test_closed_streams_end_no_command_with_a_traceback() -> None:
+    plan = next((ROOT / "deployments" / "plans").glob("*.yaml"))
+    line = f"{sys.executable} -m animl_pipeline.cli plan check {plan}"
+    for closed in (">&-", ">&- 2>&- <&-", "| true"):
+        done = subprocess.run(["/bin/bash", "-c", f"{line} {closed}"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), closed
+
+
 def test_a_plan_is_found_by_its_name_from_any_folder(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "animl_pipeline.cli", "plan", "check", "sample"]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)

@@ -140,6 +140,7 @@ TWO_CLASSES = {"fox": ["fox"], "bird": ["bird"]}
         ({"model_input": {"mean": [float("nan"), 0.5, 0.5]}}, "model_input.mean.0"),
         ({"detections": {"detector": "a\0b"}}, "detections.detector"),
         ({"train": {"weights": ""}}, "train.weights"),
+        ({"train": {"batch_size": 1}}, "train.batch_size"),
         ({"release": {"endpoint": "_" * 1000}}, "release.endpoint"),
         ({"sources": []}, "sources"),
         ({"sources": [{"name": "a", "export": "e", "images": "i"}] * 2}, ""),

@@ -215,7 +215,7 @@ def _translate_errors(config: TrainingConfig) -> Iterator[None]:
     except Exception as e:
         known = isinstance(e, MemoryError | torch.OutOfMemoryError)
         if known or (isinstance(e, RuntimeError) and any(text in str(e) for text in OUT_OF_MEMORY)):
-            smaller = f"train.batch_size to {max(1, config.batch_size // 2)} and train.accumulate_batches to {2 * config.accumulate_batches}"
+            smaller = f"train.batch_size to {max(2, config.batch_size // 2)} and train.accumulate_batches to {2 * config.accumulate_batches}"
             message = f"not enough memory for batches of {config.batch_size}; set {smaller} (a step stays as large), or lower model_input.size"
             raise TrainingError(message, code="out_of_memory") from e
         raise
