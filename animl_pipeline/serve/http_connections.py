@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-from typing import Any
+from typing import Any, ClassVar
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -38,22 +38,27 @@ class Connection(H11Protocol):
 
     Attributes:
         maximum: connections at the same time.
+        silent: the connections that never had a request, oldest first.
     """
 
     maximum = MAX_CONNECTIONS
+    silent: ClassVar[dict[Connection, None]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Close another connection if this one is one too many, so that a new client always reaches /ping."""
+        """Close another connection if this is one too many, so that a new client always reaches /ping."""
         super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn's annotation is narrower than asyncio's
         self._began = self.loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._expect_headers()
+        self.silent[self] = None
         if len(self.connections) > self.maximum:
             self._close_another()
 
     def data_received(self, data: bytes) -> None:
         """Limit the time for headers of which only a part is there."""
         super().data_received(data)
+        if self.cycle is not None:
+            self.silent.pop(self, None)
         if self.has_request():
             self._forget_timer()
         else:
@@ -61,6 +66,7 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timer, too."""
+        self.silent.pop(self, None)
         self._forget_timer()
         super().connection_lost(exc)
 
@@ -78,14 +84,13 @@ class Connection(H11Protocol):
             self._timer = None
 
     def _close_another(self) -> None:
-        """Close the connection that is needed least: one without a request, then one whose body is incomplete; the oldest of these."""
-        others = [c for c in self.connections if isinstance(c, Connection) and c is not self and not c.transport.is_closing()]
-        least = min((c for c in others if not c.has_request() or c.cycle.more_body), key=Connection._rank, default=self)
+        """Close the connection that is needed least: the oldest without a request, else one that waits for its next, or for its body."""
+        least = next(iter(self.silent))
+        if least is self:
+            others = [c for c in self.connections if isinstance(c, Connection) and c is not self and not c.transport.is_closing()]
+            least = min((c for c in others if not c.has_request() or c.cycle.more_body), key=lambda c: (c.has_request(), c._began), default=self)
+        self.silent.pop(least, None)
         least.transport.abort()
-
-    def _rank(self) -> tuple[int, float]:
-        """Small for a connection that is needed little: it never had a request; it waits for the next; its body is incomplete."""
-        return (2 if self.has_request() else 0 if self.cycle is None else 1), self._began
 
 
 class Server(uvicorn.Server):
@@ -100,7 +105,7 @@ class Server(uvicorn.Server):
 
 def make_server(app: Any, connections: int) -> Server:
     """A server for ``app`` with at most so many connections."""
-    protocol = type("LimitedConnection", (Connection,), {"maximum": connections})
+    protocol = type("LimitedConnection", (Connection,), {"maximum": connections, "silent": {}})
     config = uvicorn.Config(
         app, loop="asyncio", http=protocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
         timeout_keep_alive=75, timeout_graceful_shutdown=60, backlog=ACCEPTED_TOGETHER,
