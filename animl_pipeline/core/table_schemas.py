@@ -240,6 +240,11 @@ TRAINING_HISTORY = Table(
         Column("lr", "double", "learning rate of the head after the epoch"),
     ),
 )
+TRAINED_IMAGES = Table(
+    "trained_images.parquet",
+    "one image that the model learnt from, also through the released model that it started from",
+    (LOCATION, Column("image", "string", "first 16 characters of the image's sha256")),
+)
 _PREDICTION = (
     Column("crop_id", "string", "id of the crop"),
     SOURCE,
@@ -277,7 +282,7 @@ TABLES = {
     "crops": (CROPS, DROPPED_LABELS),
     "splits": (SPLITS, SPLIT_LOCATIONS, DROPPED_CROPS),
     "fold": (SPLITS,),
-    "training": (TRAINING_HISTORY,),
+    "training": (TRAINING_HISTORY, TRAINED_IMAGES),
     "calibration": (VAL_PREDICTIONS,),
     "evaluation": (TEST_PREDICTIONS,),
 }

@@ -10,8 +10,9 @@ from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.config.training import TrainingConfig
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.errors import redact_url
+from animl_pipeline.core.errors import WeightsError, redact_url
 from animl_pipeline.deploy.released_model import find_training, released_training
+from animl_pipeline.steps.training.trained_images import describe_learnt_test_set
 from animl_pipeline.storage.manifest import Manifest, sha256_of
 from animl_pipeline.storage.store import Store
 
@@ -42,9 +43,10 @@ class InitialWeights(NamedTuple):
 def choose_initial_weights(plan: Plan, inputs: Mapping[str, Artifact], config: Mapping[str, Any], store: Store, settings: Settings) -> InitialWeights:
     """Choose the initial weights.
 
-    With ``train.weights: released`` these are the released model's. If there is none that fits, a warning is logged and
-    ``train.fallback_weights`` are used. A released model that was trained on the same inputs with the same config does not start
-    from itself: it starts where it started before. So a retraining without new data after a release is cached.
+    With ``train.weights: released`` these are the released model's. If there is none that fits, or if it learnt from locations or
+    images of the test set, a warning is logged and ``train.fallback_weights`` are used. A released model that was trained on the same
+    inputs with the same config does not start from itself: it starts where it started before. So a retraining without new data after
+    a release is cached.
 
     Args:
         plan: the plan.
@@ -54,10 +56,11 @@ def choose_initial_weights(plan: Plan, inputs: Mapping[str, Artifact], config: M
         settings: where relative paths of weights start.
 
     Raises:
-        WeightsError: a weights file is missing or is not the expected file.
+        WeightsError: a weights file is missing or is not the expected file; or it is of a model in the store that learnt from the test
+            set (code "learnt_test_set").
     """
     if plan.train.weights != RELEASED:
-        return _from_plan(plan.train, settings)
+        return _check_test_set(_from_plan(plan.train, settings), inputs, store)
     found = released_training(plan, store)
     reason = "no model of this store was released yet"
     while found is not None and _is_same_training(found, inputs, config):
@@ -65,8 +68,10 @@ def choose_initial_weights(plan: Plan, inputs: Mapping[str, Artifact], config: M
         found = find_training(WEIGHTS_FILE, found.inputs[RELEASED], store) if RELEASED in found.inputs else None
     if found is not None and found.config["train"]["backbone"] != plan.train.backbone:
         reason, found = f"the released model is a {found.config['train']['backbone']}", None
+    if found is not None and (learnt := describe_learnt_test_set(found, inputs["crops"], inputs["splits"], store)):
+        reason, found = f"the released model would know the test set: {learnt}", None
     if found is None:
-        fallback = _from_plan(plan.train.without_released_weights(), settings)
+        fallback = _check_test_set(_from_plan(plan.train.without_released_weights(), settings), inputs, store)
         log.warning("train.weights is released, but training starts from train.fallback_weights (%s): %s", fallback.description, reason)
         return fallback
     version = found.files["model.onnx"].sha256[:12]
@@ -82,6 +87,24 @@ def _from_plan(config: TrainingConfig, settings: Settings) -> InitialWeights:
 
         digests = {"weights": sha256_of(fetch_weights(config.weights, settings, key="train.weights"))}
     return InitialWeights(config, None, digests, redact_url(config.weights))
+
+
+def _check_test_set(initial: InitialWeights, inputs: Mapping[str, Artifact], store: Store) -> InitialWeights:
+    """The same initial weights, if they are not those of a model in the store that learnt from the test set.
+
+    Raises:
+        WeightsError: they are.
+    """
+    sha256 = initial.digests.get("weights") or initial.config.weights_sha256
+    training = find_training(WEIGHTS_FILE, sha256, store) if sha256 else None
+    learnt = describe_learnt_test_set(training, inputs["crops"], inputs["splits"], store) if training else ""
+    if learnt:
+        raise WeightsError(
+            f"expected weights of a model that does not know the test set, found {initial.description}, which a training in this store made: "
+            f"{learnt}; name other weights, or use the test set that this model was trained with (splits.test_set)",
+            code="learnt_test_set",
+        )
+    return initial
 
 
 def _is_same_training(found: Manifest, inputs: Mapping[str, Artifact], config: Mapping[str, Any]) -> bool:

@@ -14,10 +14,11 @@ from animl_pipeline.config.training import RUN_SETTINGS, TrainingConfig
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import TrainingError, redact_url
 from animl_pipeline.core.step_declaration import Step
-from animl_pipeline.core.table_schemas import CROPS, SPLITS, TRAINING_HISTORY
+from animl_pipeline.core.table_schemas import CROPS, SPLITS, TRAINED_IMAGES, TRAINING_HISTORY
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.training.choose_initial_weights import InitialWeights, choose_initial_weights
 from animl_pipeline.steps.training.plot_learning_curves import CURVES_FILE, plot_training_curves
+from animl_pipeline.steps.training.trained_images import list_trained_images
 from animl_pipeline.storage.manifest import digest_of
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
@@ -25,10 +26,10 @@ log = logging.getLogger(__name__)
 
 STEP = Step(
     "training",
-    version=1,
+    version=2,
     sections=("train", "model_input", "labels", "package"),  # of labels the classes only, of package the tolerance only
     reads=(CROPS, SPLITS),
-    writes=(TRAINING_HISTORY,),
+    writes=(TRAINING_HISTORY, TRAINED_IMAGES),
     libraries=("pillow", "torch", "torchvision", "timm", "lightning", "onnx"),
 )
 CHECKPOINT_FILE = "checkpoint.ckpt"
@@ -49,8 +50,8 @@ def train_classifier(
 ) -> Artifact:
     """Train on the train split, keep the epoch that is best on val, and export it.
 
-    The artifact has model.onnx, card.json, weights.safetensors, history.parquet and curves.png. A killed training continues from
-    its last checkpoint. On the same machine (CPU) it ends with the same digest as an uninterrupted one.
+    The artifact has model.onnx, card.json, weights.safetensors, history.parquet, trained_images.parquet and curves.png. A killed
+    training continues from its last checkpoint. On the same machine (CPU) it ends with the same digest as an uninterrupted one.
 
     Args:
         crops: the artifact of the step crops.
@@ -110,7 +111,7 @@ def _build(space: Workspace, crops: Artifact, splits: Artifact, plan: Plan, init
     from animl_pipeline.steps.training.trainer import train_network
 
     classes = tuple(plan.labels.classes)
-    rows = store.table(crops, CROPS, ["crop_id", "class_id", "blob"])
+    rows = store.table(crops, CROPS, ["crop_id", "class_id", "blob", "location", "image"])
     rows = rows.merge(store.table(splits, SPLITS), on="crop_id", validate="one_to_one").sort_values("crop_id")
     tables = {name: rows[rows["split"] == name] for name in ("train", "val")}
     check_trainable(tables, classes)
@@ -128,6 +129,7 @@ def _build(space: Workspace, crops: Artifact, splits: Artifact, plan: Plan, init
     data_digest = digest_of([crops.digest, splits.digest])
     write_model(network, plan, recorded_plan(plan), initial.description, data_digest, train, val, space.out)
     write_table(space.out, TRAINING_HISTORY, history)
+    write_table(space.out, TRAINED_IMAGES, list_trained_images(rows[rows["split"].isin(tables)], initial.model, store))
     (space.out / CURVES_FILE).write_bytes(plot_training_curves(history))
     return StepOutput(Counts(kept=len(train.targets), unit="crops", notes={"val_crops": len(val.targets), "epochs": len(history)}))
 
