@@ -35,6 +35,8 @@ def check(plan: PlanArgument, data: DataOption = None) -> None:
         f"  train     {checked.train.backbone} at {checked.model_input.size} px, {checked.train.epochs} epochs, weights {checked.train.weights}"
     )
     console.out.print(f"  release   {checked.endpoint_name()}, {checked.release.memory_mb} MB, {checked.release.max_concurrency} at a time")
+    if warning := checked.release.batch_warning():
+        console.out.print(f"  warning   {warning}")
 
 
 def _describe_class(rule: ClassConfig) -> str:

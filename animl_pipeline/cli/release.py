@@ -147,6 +147,8 @@ def register(
         console.out.print(f"  SSM    {name} = {value}{' (not written)' if only_files else ''}")
     for project, result in registration.rules.items():
         console.out.print(f"  rules  {project}: {result}")
+        for line in registration.kept.get(project, ()):
+            console.out.print(f"  kept   {project}: {line}; a person chose it (release.register.existing_thresholds)")
     if folder is not None:
         _copy(registration.folder, registration.files, folder, opened)
     console.out.print("next: checklist.md")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from animl_pipeline.config.value_types import shorten
+from animl_pipeline.core.animl_and_sagemaker_limits import ANIML_BATCH_CONCURRENCY
 from animl_pipeline.core.frozen_record import Record, Share
 
 Purpose = Literal["realtime", "batch"]
@@ -41,7 +43,7 @@ class PlannedEndpoint(Record):
 class BatchEndpointConfig(Record):
     """A second endpoint for Animl's batches of images, so that they do not delay single new images."""
 
-    max_concurrency: Concurrency = 80
+    max_concurrency: Concurrency = ANIML_BATCH_CONCURRENCY
     memory_mb: Memory | None = Field(default=None, description="null: the same as the realtime endpoint")
     instance_type: InstanceType | None = None
     instances: int = Field(default=1, ge=1, le=100)
@@ -59,6 +61,11 @@ class RegisterConfig(Record):
     colours: dict[str, Colour] = Field(default={}, description="colour per class; other classes get one")
     taxonomy: dict[str, str] = Field(default={}, description="taxonomy per class, as in Animl's MLModel categories")
     rule_projects: tuple[str, ...] = Field(default=(), description="projects whose automation rules get the new thresholds")
+    existing_thresholds: Literal["keep", "replace"] = Field(
+        default="keep",
+        description="thresholds in these rules that a person chose; those that equal the model's default or an earlier registration's are "
+        "replaced in any case",
+    )
 
     @field_validator("parameter")
     @classmethod
@@ -80,7 +87,9 @@ class ReleaseConfig(Record):
     max_concurrency: Concurrency = 20
     instance_type: InstanceType | None = Field(default=None, description="an instance that is always on, such as ml.c6i.large; null: serverless")
     instances: int = Field(default=1, ge=1, le=100)
-    batch_endpoint: BatchEndpointConfig | None = Field(default=None, description="a second endpoint for Animl's batches; null: none")
+    batch_endpoint: BatchEndpointConfig | None = Field(
+        default=None, description="a second endpoint for Animl's batches; null: none. Left out: one of 80 at a time if the plan has `register`"
+    )
     switch: Literal["endpoint", "ssm"] = Field(
         default="endpoint", description="endpoint: update it under its name; ssm: a new endpoint for each version, whose name SSM holds"
     )
@@ -109,6 +118,30 @@ class ReleaseConfig(Record):
         if self.switch == "endpoint" and versioned:
             raise ValueError("endpoint: with switch: endpoint the name must stay the same, so {version} may not be in it")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _add_batch_endpoint(cls, data: Any) -> Any:
+        """Where a release registers its model, Animl's batches get an endpoint of their own, unless the plan says null."""
+        if not isinstance(data, Mapping) or "batch_endpoint" in data or data.get("register") is None:
+            return data
+        name = str(data.get("endpoint", cls.model_fields["endpoint"].default))
+        other_width = data.get("max_concurrency", cls.model_fields["max_concurrency"].default) != ANIML_BATCH_CONCURRENCY
+        apart = "{purpose}" in name or ("{concurrency}" in name and other_width)  # otherwise both would have the same name
+        return {**data, "batch_endpoint": {}} if apart else data
+
+    def batch_warning(self) -> str | None:
+        """What is wrong with the endpoint that Animl's batches will call; None if it is wide enough, or if nothing is registered."""
+        if self.register_ is None or not self.register_.ssm:
+            return None
+        batch = self.endpoints("model", "1")[-1]
+        if batch.instance_type is not None or batch.max_concurrency >= ANIML_BATCH_CONCURRENCY:
+            return None
+        return (
+            f"Animl's batches send up to {ANIML_BATCH_CONCURRENCY} requests at the same time, and the endpoint that they call takes "
+            f"{batch.max_concurrency}; what is throttled 5 times loses its labels. Set release.batch_endpoint to {{max_concurrency: "
+            f"{ANIML_BATCH_CONCURRENCY}}}, with {{purpose}} or {{concurrency}} in release.endpoint"
+        )
 
     def endpoints(self, model: str, version: str = "") -> tuple[PlannedEndpoint, ...]:
         """The plan's endpoints, realtime first, with their names for one version of a model."""

@@ -16,6 +16,7 @@ from animl_pipeline.config.splits import SplitsConfig
 from animl_pipeline.config.thresholds_gate_audit import AuditConfig, GateConfig, ThresholdsConfig
 from animl_pipeline.config.training import TrainingConfig
 from animl_pipeline.config.value_types import Name, shorten
+from animl_pipeline.core.animl_and_sagemaker_limits import MODELS_WITH_OWN_INTERFACES
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.model_card import ClassInfo, ModelInput
 
@@ -59,6 +60,7 @@ class Plan(Record):
             raise ValueError("splits: val and test leave less than a tenth of the crops to train on")
         self.thresholds.check(tuple(self.labels.classes))
         self._check_endpoint_names()
+        self._check_model_ids()
         if self.gate.first_model not in {None, self.model}:
             raise ValueError(f"gate.first_model: expected the plan's model {self.model!r} or null, found {shorten(self.gate.first_model or '')}")
         unknown = sorted((self.release.register_.named_classes() if self.release.register_ else set()) - set(self.labels.classes))
@@ -77,6 +79,16 @@ class Plan(Record):
             raise ValueError(
                 f"release: both endpoints would be called {endpoints[0].endpoint!r}; put {{purpose}} or {{concurrency}} into release.endpoint"
             )
+
+    def _check_model_ids(self) -> None:
+        register = self.release.register_
+        named = {"model": self.model} | ({"release.register.model_id": register.model_id} if register and register.model_id else {})
+        for key, model_id in named.items():
+            if model_id in MODELS_WITH_OWN_INTERFACES:
+                raise ValueError(
+                    f"{key}: Animl has an interface of its own for the model {model_id!r}: {MODELS_WITH_OWN_INTERFACES[model_id]}. The endpoint of "
+                    "this plan would not answer it; choose another name"
+                )
 
     def classes(self) -> tuple[ClassInfo, ...]:
         """The classes in the plan's order, which is the order of the model's outputs."""

@@ -9,16 +9,19 @@ from __future__ import annotations
 import colorsys
 import json
 import logging
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 from animl_pipeline.config import Plan, RegisterConfig
 from animl_pipeline.config.package_and_release import Purpose
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.animl_and_sagemaker_limits import MIN_THRESHOLD
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ExportUnreachableError, ReleaseError, SettingsError
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.core.release_and_reference_types import Approval
+from animl_pipeline.deploy.animl_rules import Document, KnownEntries, Rule, RuleChange, merge_rules, same_rules
 from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.release_gate import approval_of
 from animl_pipeline.deploy.resource_names import animl_model_id, animl_project, read_package_card, slug, ssm_parameter_name
@@ -28,27 +31,18 @@ from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-Document = dict[str, Any]
-Rule = dict[str, Any]
-
 
 class Registration(Record):
-    """What was written: files (with their folder in the store), SSM parameters, and the state of each project's automation rules."""
+    """What was written: files (with their folder in the store), SSM parameters, and the state of each project's automation rules.
+
+    ``kept`` has a line for each threshold in a project's rules that a person chose and that stays.
+    """
 
     folder: str
     files: tuple[str, ...]
     parameters: dict[str, str]
     rules: dict[str, str]
-
-
-class _RuleChange(NamedTuple):
-    """All automation rules of a project, before and after the registration."""
-
-    before: list[Rule]
-    after: list[Rule]
-
-    def differs(self) -> bool:
-        return self.before != self.after
+    kept: dict[str, tuple[str, ...]]
 
 
 def register_model(package: Artifact, plan: Plan, store: Store, settings: Settings, *, only_files: bool = False) -> Registration:
@@ -71,19 +65,22 @@ def register_model(package: Artifact, plan: Plan, store: Store, settings: Settin
     card = read_package_card(package, store)
     folder = f"registrations/{plan.model}/{slug(card.version)}-{package.digest[:8]}"
     parameters = ssm_parameters(plan, card.version, settings) if register.ssm else {}
-    rules = {project: _read_rules(project, plan, card, settings) for project in register.rule_projects}
+    document = _known_document(plan, settings)
+    known = _known_entries(document, plan, store)
+    rules = {project: _read_rules(project, plan, card, known, settings) for project in register.rule_projects}
     approval = approval_of(package, plan, store)
-    files = _files(card, plan, settings, parameters, rules, approval)
+    files = _files(card, plan, document, parameters, rules, approval)
     files["MODEL_CARD.md"] = _card_with_approval(store.path(package, "MODEL_CARD.md").read_text(encoding="utf-8"), approval)
     for name, text in files.items():
         store.object_store.put(f"{folder}/{name}", text.encode())
     if not only_files:
         _write_parameters(AwsApi(), parameters)
         for project in rules:
-            _write_rules(project, plan, card, settings)
+            _write_rules(project, plan, card, known, settings)
     state = "not written" if only_files else "written"
-    states = {project: state if rule_change.differs() else "unchanged" for project, rule_change in rules.items()}
-    return Registration(folder=f"{store.object_store}/{folder}", files=tuple(files), parameters=parameters, rules=states)
+    states = {project: state if change.changed() else "unchanged" for project, change in rules.items()}
+    kept = {project: change.kept for project, change in rules.items() if change.kept}
+    return Registration(folder=f"{store.object_store}/{folder}", files=tuple(files), parameters=parameters, rules=states, kept=kept)
 
 
 def ssm_parameters(plan: Plan, version: str, settings: Settings) -> dict[str, str]:
@@ -107,35 +104,20 @@ def ml_model_document(card: ModelCard, plan: Plan, known: Document | None = None
         "_id": animl_model_id(plan),
         "version": card.version,
         "description": plan.description or (known or {}).get("description") or f"{plan.model}, trained by animl-pipeline",
-        "defaultConfThreshold": register.conf_threshold,
+        "defaultConfThreshold": max(register.conf_threshold, MIN_THRESHOLD),
         "categories": categories,
         "expectsCrops": True,
     }
 
 
 def category_config(card: ModelCard, plan: Plan) -> dict[str, Document]:
-    """Class name → confidence threshold and whether it is disabled, in the form of an automation rule."""
+    """Class name → confidence threshold and whether it is disabled, in the form of an automation rule. No threshold is 0; see MIN_THRESHOLD."""
     register = _register_section(plan)
     thresholds = card.thresholds | register.thresholds
-    return {c.name: {"confThreshold": thresholds.get(c.id, register.conf_threshold), "disabled": c.id in register.disabled} for c in card.classes}
-
-
-def merge_rules(rules: list[Rule], model_id: str, config: dict[str, Document]) -> list[Rule]:
-    """All rules of a project; those that run ``model_id`` get exactly the classes of ``config``.
-
-    A class that a rule already has keeps the rule's own threshold and switch, because a person chose them for this project.
-    """
-    return [_merge_rule(rule, config) if _runs(rule, model_id) else rule for rule in rules]
-
-
-def _runs(rule: Rule, model_id: str) -> bool:
-    action = rule.get("action") or {}
-    return action.get("type") == "run-inference" and action.get("mlModel") == model_id
-
-
-def _merge_rule(rule: Rule, config: dict[str, Document]) -> Rule:
-    own = rule["action"].get("categoryConfig") or {}
-    return rule | {"action": rule["action"] | {"categoryConfig": {name: own.get(name, value) for name, value in config.items()}}}
+    return {
+        c.name: {"confThreshold": max(thresholds.get(c.id, register.conf_threshold), MIN_THRESHOLD), "disabled": c.id in register.disabled}
+        for c in card.classes
+    }
 
 
 def _register_section(plan: Plan) -> RegisterConfig:
@@ -157,20 +139,39 @@ def _write_parameters(aws: AwsApi, parameters: dict[str, str]) -> None:
         aws.set_parameter(name, value)
 
 
-def _read_rules(project: str, plan: Plan, card: ModelCard, settings: Settings) -> _RuleChange:
+def _known_entries(document: Document | None, plan: Plan, store: Store) -> KnownEntries:
+    """What no person chose in the rules: default thresholds, and what earlier registrations of the model wrote."""
+    folder = f"registrations/{plan.model}/"
+    defaults = [d.get("defaultConfThreshold") for d in (document or {}, *_stored_json(folder, "mlmodel.json", store))]
+    written = tuple(_stored_json(folder, "category-config.json", store))
+    return KnownEntries(tuple(float(d) for d in defaults if d is not None), written)
+
+
+def _stored_json(folder: str, file: str, store: Store) -> Iterator[Document]:
+    """The content of one of the files of every registration in a folder of the store."""
+    for name in store.object_store.names(folder):
+        data = store.object_store.read(name) if name.endswith(f"/{file}") else None
+        if data is not None:
+            yield json.loads(data)
+
+
+def _read_rules(project: str, plan: Plan, card: ModelCard, known: KnownEntries, settings: Settings) -> RuleChange:
     with _client(project, settings) as animl:
         try:
             before = animl.automation_rules()
         except RemoteError as e:
             kind = ExportUnreachableError if e.retryable else ReleaseError
             raise kind(f"the automation rules of {project} could not be read: {e}", code="rules_not_read") from e
-    return _RuleChange(before, merge_rules(before, animl_model_id(plan), category_config(card, plan)))
+    replace = _register_section(plan).existing_thresholds == "replace"
+    return merge_rules(before, animl_model_id(plan), category_config(card, plan), known, replace=replace)
 
 
-def _write_rules(project: str, plan: Plan, card: ModelCard, settings: Settings) -> None:
+def _write_rules(project: str, plan: Plan, card: ModelCard, known: KnownEntries, settings: Settings) -> None:
     """Read the rules again, write them, and compare: a write replaces all rules, including changes that others make meanwhile."""
-    change = _read_rules(project, plan, card, settings)
-    if not change.differs():
+    change = _read_rules(project, plan, card, known, settings)
+    for line in change.kept:
+        log.warning("a threshold in the rules of %s was chosen by a person and stays: %s", project, line)
+    if not change.changed():
         log.info("the automation rules of %s are up to date", project)
         return
     with _client(project, settings) as animl:
@@ -178,14 +179,13 @@ def _write_rules(project: str, plan: Plan, card: ModelCard, settings: Settings) 
             held = animl.replace_automation_rules(change.after)
         except RemoteError as e:
             held = _read_after_failure(animl, project, e)
-    if held != change.after:
+    if not same_rules(held, change.after):
         raise ReleaseError(
             f"Animl now has other automation rules of {project} than were written; compare them with automation-rules-{project}.json and "
             f"automation-rules-{project}-before.json of the registration",
             code="rules_differ",
         )
-    count = sum(a != b for a, b in zip(change.after, change.before, strict=True))
-    log.info("wrote the automation rules of %s: %d of %d changed", project, count, len(change.after))
+    log.info("wrote the automation rules of %s: %d of %d changed", project, change.changed(), len(change.after))
 
 
 def _read_after_failure(animl: AnimlClient, project: str, failure: RemoteError) -> list[Rule]:
@@ -210,13 +210,12 @@ def _client(project: str, settings: Settings) -> AnimlClient:
 def _files(
     card: ModelCard,
     plan: Plan,
-    settings: Settings,
+    known: Document | None,
     parameters: dict[str, str],
-    rules: dict[str, _RuleChange],
+    rules: dict[str, RuleChange],
     approval: Approval | None,
 ) -> dict[str, str]:
-    """File name → text."""
-    known = _known_document(plan, settings)
+    """File name → text. ``known`` is Animl's present MLModel document."""
     document = ml_model_document(card, plan, known)
     files = {
         "mlmodel.json": _json(document),
@@ -226,8 +225,7 @@ def _files(
     }
     for project, change in rules.items():
         files |= {f"automation-rules-{project}-before.json": _json(change.before), f"automation-rules-{project}.json": _json(change.after)}
-    changed = sorted(project for project, change in rules.items() if change.differs())
-    files["checklist.md"] = _checklist(document, known, plan, parameters, changed, approval)
+    files["checklist.md"] = _checklist(document, known, plan, parameters, rules, approval)
     return files
 
 
@@ -261,7 +259,7 @@ def _card_with_approval(card: str, approval: Approval | None) -> str:
 
 
 def _checklist(
-    document: Document, known: Document | None, plan: Plan, parameters: dict[str, str], changed_rules: list[str], approval: Approval | None
+    document: Document, known: Document | None, plan: Plan, parameters: dict[str, str], rules: dict[str, RuleChange], approval: Approval | None
 ) -> str:
     """checklist.md: what a person must still do in Animl. It is longer if the class list changes or the model is new to Animl."""
     model_id, version = document["_id"], document["version"]
@@ -276,7 +274,14 @@ def _checklist(
         lines.append("- [ ] Animl's running Lambda containers keep the old value until they restart: redeploy the API, or wait")
     if same_classes:
         lines.append(f"- [ ] run `mlmodel.js` with mongosh right after the release: from then on new labels have the version `{version}`")
-    lines += [f"- [ ] automation rules of `{p}`: compare `automation-rules-{p}-before.json` with `automation-rules-{p}.json`" for p in changed_rules]
+    lines += [
+        f"- [ ] automation rules of `{p}`: compare `automation-rules-{p}-before.json` with `automation-rules-{p}.json`"
+        for p, change in sorted(rules.items())
+        if change.changed()
+    ]
+    lines += [
+        f"- [ ] automation rules of `{p}`: is this threshold, which a person chose, still right? {line}" for p, c in rules.items() for line in c.kept
+    ]
     if not same_classes:
         lines += _class_list_tasks(model_id, plan, new_model=known is None)
     lines += [

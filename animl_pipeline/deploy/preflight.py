@@ -75,6 +75,8 @@ def run_preflight(aws: AwsApi, targets: tuple[ReleaseTarget, ...], plan: Plan, s
     yield _run("image", lambda: _check_image(targets[0].image))
     if any(t.planned.instance_type is None for t in targets):
         yield _run("quota", lambda: _check_quota(targets))
+    if register is not None:
+        yield _run("batches", lambda: _check_batches(plan))
     if register is not None and register.ssm:
         yield _run("ssm", lambda: _check_parameters(aws, plan, settings))
     if register is not None:
@@ -174,6 +176,12 @@ def _check_quota(targets: tuple[ReleaseTarget, ...]) -> CheckResult:
             "Quotas, or lower release.max_concurrency",
         )
     return _ok("quota", f"{needed} of {quota['Value']:.0f} concurrent requests ({quota['QuotaName']})")
+
+
+def _check_batches(plan: Plan) -> CheckResult:
+    """Whether the endpoint for Animl's batches is wide enough."""
+    warning = plan.release.batch_warning()
+    return _warning("batches", warning) if warning else _ok("batches", "the endpoint for Animl's batches is wide enough")
 
 
 def _check_parameters(aws: AwsApi, plan: Plan, settings: Settings) -> CheckResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -292,7 +293,7 @@ def test_label_names_mean_one_class_or_are_refused(pairs: list[tuple[str, list[s
     folded = [(normalize("NFC", name).casefold(), class_id) for class_id, names in pairs for name in names]
     claimed = {name: {c for n, c in folded if n == name} for name, _ in folded}
     ambiguous = "empty" in claimed or any(len(classes) > 1 for classes in claimed.values())
-    unfit = any("." in c or c.startswith("$") or c != c.strip() or not c.isprintable() for c, _ in pairs)
+    unfit = any("." in c or c.startswith("$") or c != c.strip() or not c.isprintable() or re.fullmatch("[0-9]+", c) for c, _ in pairs)
     data = plan_data(labels={"classes": dict(pairs)})
     if ambiguous or unfit:
         fault(data)

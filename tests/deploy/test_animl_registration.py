@@ -16,8 +16,9 @@ from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ReleaseError, SettingsError
 from animl_pipeline.deploy import deploy_package, register_model
+from animl_pipeline.deploy.animl_rules import same_rules
 from animl_pipeline.storage.store import Store
-from tests.support.animl_server import AnimlServer, serve_animl
+from tests.support.animl_server import AnimlServer, make_images, serve_animl, with_entry_ids
 from tests.support.packaged_model import colour_plan, make_package
 
 RULES: list[dict[str, Any]] = [
@@ -50,8 +51,8 @@ def registered(settings: Settings) -> Iterator[tuple[AnimlServer, Plan, Settings
         endpoint=f"reg-{uuid.uuid4().hex[:6]}",
         register={"parameter": parameter, "thresholds": {"green": 0.6}, "disabled": ["blue"], "rule_projects": ["isle"]},
     )
-    with serve_animl([]) as site:
-        site.rules = json.loads(json.dumps(RULES))
+    with serve_animl(make_images(1)) as site:
+        site.rules = [with_entry_ids(rule) for rule in RULES]
         known = {"api_url": site.url, "id_token": SecretStr("token-of-a-service-user"), "poll_s": 0.01}
         yield site, plan, settings.model_copy(update=known)
 
@@ -69,14 +70,14 @@ def test_registration_writes_parameters_document_and_rules_and_keeps_thresholds_
     values = {n: boto3.client("ssm").get_parameter(Name=n)["Parameter"]["Value"] for n in done.parameters}
     assert set(values.values()) == {plan.endpoint_name()}
     assert [n.split("-")[1] for n in values] == ["realtime", "batch"]
-    assert site.rules[1]["action"]["categoryConfig"] == {
+    assert {name: {k: v for k, v in e.items() if k != "_id"} for name, e in site.rules[1]["action"]["categoryConfig"].items()} == {
         "red": {"confThreshold": 0.33, "disabled": False},
         "green": {"confThreshold": 0.6, "disabled": False},
         "blue": {"confThreshold": 0.8, "disabled": True},
     }
     assert [site.rules[0], site.rules[2]] == [RULES[0], RULES[2]]
     assert site.rules[1]["action"]["country"] == "USA"
-    assert done.rules == {"isle": "written"}
+    assert (done.rules, [line.split(" stays")[0] for line in done.kept["isle"]]) == ({"isle": "written"}, ["classify: red"])
     assert register_model(package, plan, store, settings).rules == {"isle": "unchanged"}
     assert site.request_counts["updateAutomationRules"] == 1
     files = {name: (Path(done.folder) / name).read_text() for name in done.files}
@@ -114,7 +115,7 @@ def test_registration_reports_rules_that_it_may_not_change_or_that_somebody_else
     site.user_is_manager = False
     with pytest.raises(SettingsError, match="manager"):
         register_model(package, plan, store, settings)
-    assert site.rules == RULES
+    assert same_rules(site.rules, RULES)
     site.user_is_manager, site.concurrent_rule = True, RULES[0] | {"_id": "r4"}
     with pytest.raises(ReleaseError) as caught:
         register_model(package, plan, store, settings)

@@ -233,7 +233,7 @@ class AnimlServer:
         self.request_counts["updateAutomationRules"] += 1
         if not self.user_is_manager:
             raise GraphQLError("Forbidden", extensions={"code": "FORBIDDEN"})
-        self.rules = [_with_entry_ids(rule) for rule in [*input["automationRules"], *([self.concurrent_rule] if self.concurrent_rule else [])]]
+        self.rules = [with_entry_ids(rule) for rule in [*input["automationRules"], *([self.concurrent_rule] if self.concurrent_rule else [])]]
         return {"automationRules": self.rules}
 
     # -- exports -----------------------------------------------------------------------------------------------------
@@ -338,7 +338,7 @@ def _parse_custom(text: str | None) -> dict[str, Any]:
     return found
 
 
-def _with_entry_ids(rule: dict[str, Any]) -> dict[str, Any]:
+def with_entry_ids(rule: dict[str, Any]) -> dict[str, Any]:
     """A rule as MongoDB's library gives it back: each entry of its categoryConfig has an _id."""
     config = rule["action"].get("categoryConfig")
     if config is None:
@@ -352,7 +352,7 @@ def rule_made_in_animl(model: dict[str, Any], _id: str = "r9") -> dict[str, Any]
     entry = {"confThreshold": model["defaultConfThreshold"], "disabled": False}
     action = {"type": "run-inference", "mlModel": model["_id"], "categoryConfig": {c["name"]: entry for c in model["categories"]}}
     rule = {"_id": _id, "name": "made in Animl", "event": {"type": "label-added", "label": "animal"}, "action": action}
-    return _with_entry_ids(rule)
+    return with_entry_ids(rule)
 
 
 def _parse_time(text: str | None) -> datetime | None:
