@@ -40,7 +40,7 @@ from animl_pipeline.storage.store import StepOutput, Store, Workspace, digest_of
 log = logging.getLogger(__name__)
 
 STEP = Step(
-    "splits", version=1, sections=("splits",), reads=(CROPS,), writes=(SPLITS, SPLIT_LOCATIONS, DROPPED_CROPS), libraries=("scipy", "scikit-learn")
+    "splits", version=2, sections=("splits",), reads=(CROPS,), writes=(SPLITS, SPLIT_LOCATIONS, DROPPED_CROPS), libraries=("scipy", "scikit-learn")
 )
 
 
@@ -67,7 +67,8 @@ def split_by_location(crops: Artifact, config: SplitsConfig, classes: tuple[str,
     """Divide the crops into train, val and test, with each location in one split only, and record them in the model's registry.
 
     Writes the tables SPLITS, SPLIT_LOCATIONS and DROPPED_CROPS; leakage.json, how much is in two splits or in a split that the
-    history forbids (all 0), and how many crops nobody can check, because their location is unknown; and shortfalls.json, the classes with fewer crops in val or test than the plan wants, and why.
+    history forbids (all 0), and how many crops nobody can check, because their location is unknown; and shortfalls.json, the classes
+    with fewer crops in val or test than the plan wants, and why.
 
     Args:
         crops: the step crops.
