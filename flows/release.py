@@ -11,6 +11,7 @@ from animl_pipeline.config import Plan, find_plan, load_plan
 from animl_pipeline.config.settings import load_settings
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.release_and_reference_types import Approval, Release
+from animl_pipeline.core.untrusted_text import escape_markdown
 from animl_pipeline.deploy import Registration, new_approval
 from flows.approval import can_ask, wait_for_answer
 from flows.run_states import STATE_OF_VERDICT, end_as
@@ -99,13 +100,13 @@ def _register(plan: Plan, paths: RunPaths) -> Registration | None:
 
 def _show_release(released: Release, headline: str, registration: Registration | None) -> None:
     """Put the release among the run's artifacts."""
-    lines = [f"## {released.endpoint} serves {released.version}", headline]
+    lines = [f"## {released.endpoint} serves {released.version}", escape_markdown(headline)]
     for one in (released, released.batch):
         if one is not None:
             check = f"{one.checked} reference predictions compared, largest difference {one.max_difference:.2g}"
             lines.append(f"- `{one.endpoint}`: configuration `{one.endpoint_config}`, before it `{one.previous_config or 'none'}`; {check}")
     if released.approval is not None:
-        lines.append(f"- {released.approval}")
+        lines.append(f"- {escape_markdown(str(released.approval))}")
     if registration is not None:
         lines += [f"- SSM parameter `{name}` is `{value}`" for name, value in registration.parameters.items()]
         lines.append(f"- what to do in Animl: `{registration.folder}/checklist.md`")

@@ -11,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.table_schemas import SPLIT_LOCATIONS
+from animl_pipeline.core.untrusted_text import escape_markdown
 from animl_pipeline.steps.training import CURVES_FILE
 from animl_pipeline.storage.store import Store
 from tasks.retry_policies import REMOTE_WORK
@@ -28,9 +29,11 @@ def show_training(report: Report, splits: Artifact, paths: RunPaths) -> None:
     _add_table("thresholds", "The probability from which each class is named", _thresholds(report))
     _add_image("confusion", "Confusion matrix on the test locations", store.path(report.evaluation, "confusion.png").read_bytes())
     _add_table("scores", f"{report.model} {report.version} on the test locations", _scores(report))
-    reasons = "\n".join(f"- {reason}" for reason in report.reasons)
+    reasons = "\n".join(f"- {escape_markdown(reason)}" for reason in report.reasons)
     more = f"The whole report, with the images of the mistakes: `{store.path(report.evaluation, 'report.html')}`"
-    create_markdown_artifact(key="verdict", markdown=f"## {report.model} {report.version}\n\n{report.headline}\n\n{reasons}\n\n{more}")
+    create_markdown_artifact(
+        key="verdict", markdown=f"## {report.model} {escape_markdown(report.version)}\n\n{escape_markdown(report.headline)}\n\n{reasons}\n\n{more}"
+    )
 
 
 def _add_table(key: str, description: str, rows: list[dict[str, Any]]) -> None:

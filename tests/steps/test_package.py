@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import PackageError
+from animl_pipeline.core.evaluation_results import Metrics
 from animl_pipeline.core.model_card import Agreement
 from animl_pipeline.core.release_and_reference_types import ReferencePrediction
-from animl_pipeline.inference.classifier import Classifier
+from animl_pipeline.inference.classifier import Classifier, read_card
 from animl_pipeline.steps.package import package_model
+from animl_pipeline.steps.package.step import render_model_card
 from animl_pipeline.storage.store import Store, open_store
 from tests.conftest import jpeg
 from tests.support.packaged_model import colour_plan, make_evaluation, make_package, make_training
@@ -36,6 +39,20 @@ def test_the_package_has_a_working_classifier_and_a_card_with_metrics(store: Sto
     for expected in reference:
         image = open_image(store.path(package, f"reference_predictions/{expected.image}").read_bytes())
         assert classifier.classify(image, expected.box) == pytest.approx(expected.probabilities, abs=1e-5)
+
+
+def test_text_of_the_plan_and_the_export_is_no_markup_in_the_model_card(store: Store, tmp_path: Path) -> None:
+    package = make_package(store, tmp_path)
+    hostile = "[x](javascript:alert(1)) <script>"
+    card = read_card(store.path(package, "card.json"))
+    metrics = Metrics.model_validate(card.metrics)
+    classes = [c.model_copy(update={"id": hostile}) for c in metrics.classes]
+    hostile_fields = dict.fromkeys(("model", "version", "architecture", "weights"), hostile)
+    changed = card.model_copy(update=hostile_fields | {"plan": {"sources": [hostile]}})
+    page = render_model_card(changed, metrics.model_copy(update={"classes": classes, "reasons": [hostile], "verdict": "hold"}), hostile)
+    tokens = [token for block in MarkdownIt("commonmark", {"html": True}).enable("table").parse(page) for token in [block, *(block.children or ())]]
+    assert {token.type for token in tokens} & {"link_open", "html_inline", "html_block", "image"} == set()
+    assert "".join(token.content for token in tokens if token.type in {"text", "text_special"}).count(hostile) >= 7
 
 
 def test_the_same_model_gives_the_same_digest_in_another_store(tmp_path: Path) -> None:

@@ -27,10 +27,11 @@ from animl_pipeline.core.frozen_record import Digest, Record
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.core.release_and_reference_types import ReferencePrediction
 from animl_pipeline.core.step_declaration import Step
+from animl_pipeline.core.untrusted_text import escape_markdown
 from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, Classifier, read_card
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, sha256_of
 
-STEP = Step("package", version=1, sections=("package", "description"), libraries=("onnxruntime",))
+STEP = Step("package", version=2, sections=("package", "description"), libraries=("onnxruntime",))
 PACKAGE_FILE = "model.tar.gz"
 REFERENCE_FILE = "reference_predictions.json"
 REFERENCE_FOLDER = "reference_predictions"
@@ -87,7 +88,7 @@ def render_model_card(card: ModelCard, metrics: Metrics, description: str) -> st
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)  # noqa: S701 - Markdown
-    environment.filters.update(score="{:.2f}".format, interval=_format_interval, cell=_escape_markdown)
+    environment.filters.update(score="{:.2f}".format, interval=_format_interval, cell=escape_markdown)
     few = [c for c in metrics.classes if c.examples < FEW_EXAMPLES or c.locations < FEW_LOCATIONS]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         card=card, metrics=metrics, description=description, few=few, sources=card.plan.get("sources", [])
@@ -96,11 +97,6 @@ def render_model_card(card: ModelCard, metrics: Metrics, description: str) -> st
 
 def _format_interval(interval: Interval | None) -> str:
     return "" if interval is None else f" ({interval[0]:.2f}–{interval[1]:.2f})"
-
-
-def _escape_markdown(text: str) -> str:
-    """Text on one line that breaks no table and begins no HTML."""
-    return " ".join(str(text).replace("|", "/").replace("<", "‹").replace(">", "›").split())
 
 
 def _checked_card(model: Artifact, evaluation: Artifact, config: PackageConfig, store: Store) -> tuple[ModelCard, Metrics]:
