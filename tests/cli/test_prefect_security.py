@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from animl_pipeline.cli.prefect_worker import SET_FOLDER, OwnDeployments, check_
 from animl_pipeline.config.settings import DEPLOYMENTS
 from animl_pipeline.core.errors import SettingsError
 from animl_pipeline.core.refuse_foreign_requests import refuse_foreign
+from animl_pipeline.deploy import release_history
 
 PORT = 4200
 OWN = f"http://127.0.0.1:{PORT}"
@@ -159,3 +163,24 @@ def test_the_worker_refuses_a_run_that_brings_more_than_its_own_prefect_yaml_dec
     with pytest.raises(SettingsError) as refused:
         check_run(good | deployment, {"command": None, "working_dir": None, "env": {}} | process, own)
     assert (refused.value.code, refused.value.details["too_much"]) == ("foreign_run", [reason])
+
+
+def test_the_workers_documented_policy_denies_deleting_what_cannot_be_made_again() -> None:
+    page = (DEPLOYMENTS.parent / "docs" / "aws.md").read_text(encoding="utf-8")
+    statements = json.loads(re.findall(r"```json\n(.*?)```", page, re.DOTALL)[0])["Statement"]
+    bucket = "arn:aws:s3:::animl-pipeline-store/"
+
+    def may_delete(name: str) -> bool:
+        about = [
+            s["Effect"] for s in statements if "s3:DeleteObject" in s["Action"] and any(fnmatchcase(bucket + name, r) for r in _list(s["Resource"]))
+        ]
+        return about != [] and "Deny" not in about
+
+    assert may_delete("store/blobs/ab/abc")
+    assert may_delete("store/index/crops/1.json")
+    assert not may_delete(f"store/{release_history.FOLDER}sci-endpoint/1.json")
+    assert not may_delete("store/index/splits/sci/1.json")
+
+
+def _list(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value

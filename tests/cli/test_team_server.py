@@ -35,11 +35,13 @@ def test_the_compose_file_is_valid_and_its_example_sets_every_variable() -> None
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    services = compose_services(read_env_file(EXAMPLE))
+    example = read_env_file(EXAMPLE)
+    services = compose_services(example | {"PREFECT_AUTH": ":".join(AUTH), "POSTGRES_PASSWORD": "a1b2c3"})
     assert set(services) == {"database", "server", "deployments", "worker"}
     assert "$" not in json.dumps(services)
-    with pytest.raises(KeyError, match=r"in team\.env"):
-        compose_services({})
+    for missing in ({}, example, example | {"PREFECT_AUTH": ":".join(AUTH)}):  # no password comes with it
+        with pytest.raises(KeyError, match=r"in team\.env"):
+            compose_services(missing)
     for service in services.values():
         assert set(service.get("depends_on", {})) <= set(services)
     passed_on = {name for service in services.values() for name in service["environment"] if name.startswith("ANIML_")}
@@ -139,6 +141,8 @@ def test_without_the_password_only_health_answers_and_a_command_says_what_to_set
         assert team.ask(path, body, auth=(AUTH[0], "guessed")).status_code == 401, path
     assert team.ask("flow_runs/filter", {}).status_code == 200
     assert team.ask("health", auth=None).status_code == 200
+    for foreign in ({"Origin": "https://evil.example"}, {"Host": "evil.example"}):  # not even with the password
+        assert requests.post(f"{team.address}/flow_runs/filter", json={}, auth=AUTH, headers=foreign, timeout=60).status_code == 403
     environment = {k: v for k, v in team.environment("deployments").items() if k != "PREFECT_API_AUTH_STRING"}
     for arguments in (["deploy"], ["notify", "sample"]):
         line = [sys.executable, "-m", "animl_pipeline.cli.main", *arguments]
@@ -171,8 +175,7 @@ def test_each_way_to_start_a_training_that_the_docs_show_starts_it_once(deployed
         return len(found) == runs
 
     shown = [c for c in commands(ROOT / "docs" / "operate.md") if c.startswith("curl") and "/resume" not in c]
-    behind_a_password = f"curl --silent --user '{':'.join(AUTH)}' "
-    here = {"http://127.0.0.1:4200/api": team.address, "/ID/": f"/{deployment}/", "curl ": behind_a_password}
+    here = {"http://127.0.0.1:4200/api": team.address, "/ID/": f"/{deployment}/", "curl ": "curl --silent "}
     for there, instead in here.items():
         shown = [command.replace(there, instead) for command in shown]
     event, by_name, create = shown

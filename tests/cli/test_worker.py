@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import requests
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun
 from prefect.states import Cancelling
 
 from animl_pipeline.config import load_plan
@@ -65,8 +64,7 @@ def worker(home: Path, environment: dict[str, str], deployed: None) -> Iterator[
     """The log of a worker of the pool, which runs outside of the checkout."""
     log = home / "worker.log"
     with log.open("wb") as out:
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "animl", "--type", "process"]
-        process = subprocess.Popen(command, cwd=home, env=environment, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([*COMMAND, "worker"], cwd=home, env=environment, stdout=out, stderr=subprocess.STDOUT)
     yield log
     process.terminate()
     process.wait(timeout=60)
@@ -101,6 +99,25 @@ def test_deploying_puts_every_deployment_and_automation_on_the_server(prefect: s
     assert sorted(n for n in automations if n.startswith("animl ")) == [
         "animl asks for approval", "animl failed", "animl held", "animl promoted", "animl released", "animl zombies"
     ]  # fmt: skip
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("of_the_run", [False, True], ids=["deployment", "run"])
+def test_no_run_brings_the_worker_commands_of_its_own(home: Path, worker: Path, prefect: str, of_the_run: bool) -> None:
+    ours = requests.get(f"{prefect}/deployments/name/retrain/sample", timeout=30).json()
+    touched = home / "touched"
+    if of_the_run:
+        there, wanted = ours["id"], {"job_variables": {"command": f"touch {touched}"}}
+    else:
+        step = {"prefect.deployments.steps.run_shell_script": {"script": f"touch {touched}"}}
+        body = {"name": "evil", "flow_id": ours["flow_id"], "entrypoint": ours["entrypoint"], "work_pool_name": "animl", "pull_steps": [step]}
+        there, wanted = requests.post(f"{prefect}/deployments/", json=body, timeout=30).json()["id"], {}
+    made = requests.post(f"{prefect}/deployments/{there}/create_flow_run", json={"parameters": {"plan": "sample"}} | wanted, timeout=30).json()
+    with get_client(sync_client=True) as client:
+        wait_until(lambda: client.read_flow_run(made["id"]).state_type in TERMINAL_STATES, "the run has ended", seconds=120)
+        run = client.read_flow_run(made["id"])
+    assert (run.state_name, touched.exists()) == ("Crashed", False), worker.read_text()
+    assert "prefect.yaml" in str(run.state and run.state.message)
 
 
 @pytest.mark.timeout(600)

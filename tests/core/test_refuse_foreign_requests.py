@@ -80,10 +80,12 @@ def test_a_refused_request_never_reaches_the_application(kind: str, first: str) 
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
 
-    guarded = refuse_foreign(app, ALLOWED)
+    async def ask(scope: dict[str, Any]) -> None:
+        await refuse_foreign(app, ALLOWED)(scope, receive, send)
+
     request = {"type": kind, "path": "/api/events/out", "headers": [(b"host", b"127.0.0.1:4200"), (b"origin", b"https://evil.example")]}
-    asyncio.run(guarded(request, receive, send))
+    asyncio.run(ask(request))
     assert (reached, sent[0]["type"], sent[0].get("status", 403)) == ([], first, 403)
-    asyncio.run(guarded(request | {"headers": [(b"host", b"127.0.0.1:4200")]}, receive, send))
-    asyncio.run(guarded({"type": "lifespan"}, receive, send))
+    asyncio.run(ask(request | {"headers": [(b"host", b"127.0.0.1:4200")]}))
+    asyncio.run(ask({"type": "lifespan"}))
     assert reached == [kind, "lifespan"]

@@ -28,7 +28,8 @@ from animl_pipeline.dev.synthetic_dataset import write_synthetic_dataset
 from animl_pipeline.storage.store import open_store
 from tests.support.browser import Visitor, chromium
 from tests.support.endpoint_process import wait_until
-from tests.support.team_server import ROOT, free_port, start_up, stop
+from tests.support.paths import ROOT
+from tests.support.team_server import free_port, start_up, stop
 
 pytestmark = [
     pytest.mark.slow,

@@ -21,14 +21,14 @@ PATIENCE_MS = 240_000
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """Debian's Chromium, or playwright's own, without a window."""
+def chromium(*options: str) -> Iterator[Browser]:
+    """Debian's Chromium, or playwright's own, without a window. ``options`` are further arguments of it."""
     from playwright.sync_api import sync_playwright
 
     found = shutil.which("chromium")
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has none
     with sync_playwright() as play:
-        yield play.chromium.launch(executable_path=found, args=sandbox)
+        yield play.chromium.launch(executable_path=found, args=[*sandbox, *options])
 
 
 class Visitor:
