@@ -16,7 +16,7 @@ ANSWER_S = 50.0
 class Deadline:
     """The end of the time for one request. The event loop cancels it; the thread that works on the request checks it between two steps."""
 
-    def __init__(self, seconds: float = ANSWER_S) -> None:
+    def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._end = time.monotonic() + seconds
         self._lock = threading.Lock()

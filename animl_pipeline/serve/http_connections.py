@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADERS_S = 20.0
@@ -38,10 +39,12 @@ class Connection(H11Protocol):
 
     Attributes:
         maximum: connections at the same time.
+        headers_s: seconds for the headers of a request.
         silent: the connections that never had a request, oldest first.
     """
 
     maximum = MAX_CONNECTIONS
+    headers_s = HEADERS_S
     silent: ClassVar[dict[Connection, None]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -76,7 +79,7 @@ class Connection(H11Protocol):
 
     def _expect_headers(self) -> None:
         if self._timer is None:
-            self._timer = self.loop.call_later(HEADERS_S, self.transport.abort)
+            self._timer = self.loop.call_later(self.headers_s, self.transport.abort)
 
     def _forget_timer(self) -> None:
         if self._timer is not None:
@@ -103,9 +106,9 @@ class Server(uvicorn.Server):
             listening.listen(MAX_CONNECTIONS)
 
 
-def make_server(app: Any, connections: int) -> Server:
-    """A server for ``app`` with at most so many connections."""
-    protocol = type("LimitedConnection", (Connection,), {"maximum": connections, "silent": {}})
+def make_server(app: ASGIApp, connections: int, headers_s: float = HEADERS_S) -> Server:
+    """A server for ``app`` with at most so many connections, whose requests must arrive in time."""
+    protocol = type("LimitedConnection", (Connection,), {"maximum": connections, "headers_s": headers_s, "silent": {}})
     config = uvicorn.Config(
         app, loop="asyncio", http=protocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
         timeout_keep_alive=75, timeout_graceful_shutdown=60, backlog=ACCEPTED_TOGETHER,

@@ -23,7 +23,7 @@ from animl_pipeline.core.model_input import square_around
 from animl_pipeline.serve.admission_control import MAX_BODY, MAX_REQUESTS, Admission, MemoryLimits
 from animl_pipeline.serve.container_limits import usable_cores, usable_memory
 from animl_pipeline.serve.crop_process import PROCESS_BYTES, crop_in_process
-from animl_pipeline.serve.deadline import Deadline
+from animl_pipeline.serve.deadline import ANSWER_S, Deadline
 from animl_pipeline.serve.http_errors import RequestError
 from animl_pipeline.serve.json_logging import log_event, milliseconds_since
 from animl_pipeline.serve.request_parsing import ClassifyRequest, parse_request
@@ -63,6 +63,7 @@ class ModelWorker:
         max_requests: int = MAX_REQUESTS,
         memory: int | None = None,
         formats: Sequence[str] = DEFAULT_FORMATS,
+        answer_s: float = ANSWER_S,
         on_loaded: Callable[[], None] = lambda: None,
         on_failure: Callable[[], None] = lambda: None,
     ) -> None:
@@ -73,6 +74,7 @@ class ModelWorker:
         self.classifier: Classifier | None = None
         self.failure: str | None = None
         self._formats = tuple(formats)
+        self._answer_s = answer_s
         self._budget = DecodeBudget(limits.images)
         self._on_loaded = on_loaded
         self._on_failure = on_failure
@@ -101,7 +103,7 @@ class ModelWorker:
             RequestError: 400 or 415 for a wrong request, 429 or 503 while the endpoint is busy or loading, 499 if the client is gone.
         """
         self.require_classifier()
-        deadline = Deadline()
+        deadline = Deadline(self._answer_s)
         found = await _run_in(self._threads, deadline, gone, lambda: self._answer(content_type, body, deadline))
         return await self._answer_slowly(found, deadline, gone) if isinstance(found, SlowRequest) else found
 

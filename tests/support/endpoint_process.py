@@ -55,11 +55,11 @@ def malloc_settings() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def endpoint_process(model: Path, log: Path, *more: str) -> Iterator[RunningEndpoint]:
-    """Start the program with a model folder, wait until it listens, and end it after the block."""
+def endpoint_process(model: Path, log: Path, *more: str, enter: Callable[[], None] | None = None) -> Iterator[RunningEndpoint]:
+    """Start the program with a model folder, wait until it listens, and end it after the block. ``enter`` is called in its process first."""
     command = [sys.executable, "-m", "animl_pipeline.serve", "serve", "--model", str(model), "--host", "127.0.0.1", "--port", "0", *more]
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | malloc_settings())
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | malloc_settings(), preexec_fn=enter)  # noqa: PLW1509
     try:
         wait_until(lambda: logged_events(log, "listening") or process.poll() is not None, "the program listens")
         port = logged_events(log, "listening")[0]["port"]
