@@ -100,6 +100,11 @@ def changed(store: Store) -> None:
     store.object_store.put(FIRST, (store.object_store.read(FIRST) or b"").replace(b"isle/p1", b"isle/p7", 1))
 
 
+def last_changed(store: Store) -> None:
+    last = "index/splits/m/00000002.json"
+    store.object_store.put(last, (store.object_store.read(last) or b"").replace(b"learnt", b"tested", 1))
+
+
 def first_deleted(store: Store) -> None:
     store.object_store.delete(FIRST)
 
@@ -122,6 +127,7 @@ def count_changed(store: Store) -> None:
     [
         (emptied, "damaged_registry"),
         (changed, "damaged_registry"),
+        (last_changed, "damaged_registry"),
         (first_deleted, "damaged_registry"),
         (last_deleted, "missing_registry"),
         (all_deleted, "missing_registry"),
@@ -180,7 +186,7 @@ def forge(store: Store, made: Artifact, change: Callable[[pd.DataFrame], pd.Data
     manifest = store.manifest(made)
     files = manifest.files | {"splits.parquet": describe_file(folder / "splits.parquet")}
     content = json.loads(manifest.model_dump_json()) | {
-        "files": {name: json.loads(entry.model_dump_json()) for name, entry in files.items()}, "digest": digest_of_files(files)
+        "files": {name: json.loads(entry.model_dump_json()) for name, entry in files.items()}, "digest": digest_of_files(files), "checksum": "",
     }  # fmt: skip
     store.object_store.put(manifest_name("splits", made.key), json.dumps(content).encode())
 

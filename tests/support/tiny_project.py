@@ -47,7 +47,7 @@ def write_plan(folder: Path, **changes: object) -> Path:
         "splits": {"val": 0.2, "test": 0.25, "max_rounds": 5},
         "train": {"backbone": "tf_efficientnet_lite0", "weights": "none", "epochs": 1, "head_epochs": 0, "batch_size": 16},
         "production": None,
-        "gate": {"min_examples": 1, "min_locations": 1, "max_macro_f1_drop": 1.0},  # the pipeline is tested here, not the model
+        "gate": {"min_examples": 1, "min_locations": 1, "max_macro_f1_drop": 1.0, "min_macro_f1": 0.0},  # the pipeline is tested here, not the model
         "package": {"reference_predictions": 4},
         "release": {"memory_mb": 1024, "max_concurrency": 2, "timeout_s": 60},
     } | changes

@@ -1,9 +1,10 @@
 """The registry of the locations and images that earlier runs used for training or testing. It freezes a model's test set.
 
 There is one for each model and number of the test set, ``index/splits/<model>/`` in the store. Each run that used something new adds a
-file: the first is ``00000001.json``, the next ``00000002.json``, and so on. A file is written only if there is none of its number, so of
-two runs at once one is refused and divides again. Each file holds the sha256 of the one before it, and the number of files is also kept
-with the model's reports, so a changed, empty or missing file is noticed. Files of earlier versions (``*.jsonl``) come before them all.
+file: the first is ``00000001.json``, the next ``00000002.json``, and so on. A file is written only if there is none of its number, so
+of two runs at once one is refused and divides again. Each file holds the sha256 of the one before it. The number of files and the
+sha256 of the last one are also kept with the model's reports. So a changed, empty or missing file is noticed. Files of earlier
+versions (``*.jsonl``) come before them all.
 
 A location has an entry by its name. The images of a location have an entry for each run that used new ones, so that a location is
 recognised under another name.
@@ -112,9 +113,10 @@ class _File(Record):
 
 
 class _Count(Record):
-    """The number of files of a registry, as it is kept with the model's reports."""
+    """The number of files of a registry and the sha256 of the last one, as they are kept with the model's reports."""
 
     files: int
+    last: str
 
 
 def registry_name(model: str, test_set: int) -> str:
@@ -138,6 +140,7 @@ def read_registry(store: Store, model: str, test_set: int) -> Registry:
         entries |= _parse_earlier(shard, data)
     last = digest_of(sorted((n.removeprefix(folder), hashlib.sha256(data).hexdigest()) for n, data in earlier.items())) if earlier else ""
     numbered = [n for n in names if n not in earlier]
+    digests = [last]
     for number, file in enumerate(numbered, 1):
         data = store.object_store.read(file) or b""
         content = _parse_numbered(file, data)
@@ -145,8 +148,9 @@ def read_registry(store: Store, model: str, test_set: int) -> Registry:
             raise _damaged(file, "a file before it is missing or has changed")
         entries |= content.entries
         last = hashlib.sha256(data).hexdigest()
+        digests.append(last)
     _check_entries(name, entries)
-    _check_complete(store, model, test_set, report, len(numbered), empty=not names)
+    _check_complete(store, model, test_set, report, digests, empty=not names)
     return Registry(name, report, entries, len(numbered), last, bool(earlier) and not numbered)
 
 
@@ -203,7 +207,7 @@ def record_split(store: Store, registry: Registry, run: str, crops: pd.DataFrame
     data = _File(previous=registry.last, entries=new).model_dump_json(indent=0).encode()
     if not store.object_store.put_if_absent(name, data):
         return False
-    store.object_store.put(registry.report, _Count(files=number).model_dump_json().encode())
+    store.object_store.put(registry.report, _Count(files=number, last=hashlib.sha256(data).hexdigest()).model_dump_json().encode())
     return True
 
 
@@ -259,18 +263,24 @@ def _check_entries(name: str, entries: dict[str, dict[str, str]]) -> None:
         )
 
 
-def _check_complete(store: Store, model: str, test_set: int, report: str, files: int, *, empty: bool) -> None:
-    """Check that no file is missing at the end of a registry, by what reports and releases of the model know."""
+def _check_complete(store: Store, model: str, test_set: int, report: str, digests: list[str], *, empty: bool) -> None:
+    """Check that no file is missing or changed at the end of a registry, by what reports and releases of the model know.
+
+    ``digests[n]`` is the sha256 of the file with the number n.
+    """
     kept = store.object_store.read(report)
     try:
-        expected = _Count.model_validate_json(kept).files if kept is not None else 0
+        expected = _Count.model_validate_json(kept) if kept is not None else None
     except ValidationError:
         raise _damaged(report, "it cannot be read") from None
-    if files < expected or (empty and kept is None and test_set in _test_sets_in_use(store, model)):
+    files = len(digests) - 1
+    if expected and expected.files <= files and digests[expected.files] != expected.last:
+        raise _damaged(f"index/{registry_name(model, test_set)}/{expected.files:08d}.json", f"it is not the file that {report} names")
+    if (expected and files < expected.files) or (not expected and empty and test_set in _test_sets_in_use(store, model)):
         raise StoreError(
             f"expected a registry of test locations in index/{registry_name(model, test_set)}, with which {model} was trained before, found "
-            f"{files} of {expected or 'its'} files; restore the folder in the store from a copy, or raise splits.test_set in the plan to start "
-            "a new test set",
+            f"{files} of {expected.files if expected else 'its'} files; restore the folder in the store from a copy, or raise splits.test_set in "
+            "the plan to start a new test set",
             code="missing_registry",
         )
 
