@@ -83,6 +83,15 @@ def register_model(package: Artifact, plan: Plan, store: Store, settings: Settin
     return Registration(folder=f"{store.object_store}/{folder}", files=tuple(files), parameters=parameters, rules=states, kept=kept)
 
 
+def planned_rules(project: str, plan: Plan, card: ModelCard, store: Store, settings: Settings) -> RuleChange:
+    """What a registration would change in a project's automation rules; nothing is written.
+
+    Raises:
+        As :func:`register_model`.
+    """
+    return _read_rules(project, plan, card, _known_entries(_known_document(plan, settings), plan, store), settings)
+
+
 def ssm_parameters(plan: Plan, version: str, settings: Settings) -> dict[str, str]:
     """SSM parameter → endpoint name. Both purposes get one, since Animl's API fails as a whole if one is missing."""
     endpoints = plan.release.endpoints(plan.model, slug(version))

@@ -80,10 +80,11 @@ def merge_rules(rules: list[Rule], model_id: str, config: dict[str, Document], k
 
 def same_rules(some: Iterable[Rule], others: Iterable[Rule]) -> bool:
     """Whether two lists of rules say the same. Animl's database adds an ``_id`` to each entry of a categoryConfig; they do not count."""
-    return [_without_entry_ids(rule) for rule in some] == [_without_entry_ids(rule) for rule in others]
+    return [without_entry_ids(rule) for rule in some] == [without_entry_ids(rule) for rule in others]
 
 
-def _without_entry_ids(rule: Rule) -> Rule:
+def without_entry_ids(rule: Rule) -> Rule:
+    """A rule without the ids that Animl's database adds to the entries of its categoryConfig."""
     config = rule.get("action", {}).get("categoryConfig")
     if not isinstance(config, dict):
         return rule

@@ -12,12 +12,13 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PipelineError, ReleaseError
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.frozen_record import Record
-from animl_pipeline.deploy.animl_registration import category_config, merge_rules, ssm_parameters
+from animl_pipeline.core.model_card import ModelCard
+from animl_pipeline.deploy.animl_registration import planned_rules, ssm_parameters
+from animl_pipeline.deploy.animl_rules import without_entry_ids
 from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.preflight import CheckResult, run_preflight
 from animl_pipeline.deploy.release_gate import check_report, needs_approval
 from animl_pipeline.deploy.resource_names import ReleaseTarget, animl_model_id, read_package_card, release_targets
-from animl_pipeline.integrations.animl import AnimlClient
 from animl_pipeline.storage.remote_error import RemoteError
 from animl_pipeline.storage.store import Store
 
@@ -122,24 +123,23 @@ def _animl_sections(aws: AwsApi, package: Artifact, plan: Plan, store: Store, se
         late = any(change.differs and change.now for change in changes)
         yield Section(title="SSM parameters", changes=tuple(changes), note="Animl reads a new value only when its Lambdas restart" if late else "")
     for project in register.rule_projects:
-        yield _rules_section(project, plan, category_config(card, plan), settings)
+        yield _rules_section(project, plan, card, store, settings)
     yield Section(title="Animl's MLModel document", changes=(), note="`release register PLAN --only-files` writes it, and what changes in Animl")
 
 
-def _rules_section(project: str, plan: Plan, config: dict[str, dict[str, Any]], settings: Settings) -> Section:
+def _rules_section(project: str, plan: Plan, card: ModelCard, store: Store, settings: Settings) -> Section:
     title = f"automation rules of {project}"
     model_id = animl_model_id(plan)
     try:
-        with AnimlClient(project, settings) as animl:
-            before = animl.automation_rules()
+        before, after, kept = planned_rules(project, plan, card, store, settings)
     except (RemoteError, PipelineError) as e:
         return Section(title=title, changes=(), note=f"could not be read: {e}")
-    after = merge_rules(before, model_id, config)
     changes = [Change(name=str(new["name"]), now=_rule_config(old), then=_rule_config(new)) for old, new in zip(before, after, strict=True)]
     used = any((rule.get("action") or {}).get("mlModel") == model_id for rule in after)
-    return Section(title=title, changes=tuple(changes), note="" if used else f"no rule runs {model_id} yet")
+    note = "; ".join(f"{line}: a person chose it" for line in kept) if used else f"no rule runs {model_id} yet"
+    return Section(title=title, changes=tuple(changes), note=note)
 
 
 def _rule_config(rule: dict[str, Any]) -> str:
     """A rule's thresholds and switches as one line of text."""
-    return json.dumps((rule.get("action") or {}).get("categoryConfig") or {}, sort_keys=True, ensure_ascii=False)
+    return json.dumps((without_entry_ids(rule).get("action") or {}).get("categoryConfig") or {}, sort_keys=True, ensure_ascii=False)

@@ -13,7 +13,8 @@ from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PlanError, SettingsError
 from animl_pipeline.deploy import Registration, register_model
-from animl_pipeline.deploy.animl_registration import ml_model_document
+from animl_pipeline.deploy.animl_registration import ml_model_document, planned_rules
+from animl_pipeline.deploy.animl_rules import same_rules
 from animl_pipeline.deploy.resource_names import read_package_card
 from animl_pipeline.storage.store import Store
 from tests.support.animl_server import AnimlServer, make_images, rule_made_in_animl, serve_animl
@@ -74,6 +75,15 @@ def test_entries_that_a_person_chose_stay_and_are_listed(animl: Registry) -> Non
     assert len(done.kept["isle"]) == 2
     checklist = (Path(done.folder) / "checklist.md").read_text()
     assert all(line in checklist for line in done.kept["isle"])
+
+
+def test_what_a_dry_run_shows_is_what_a_registration_does(animl: Registry) -> None:
+    animl.set_by_hand("red", 0.33)
+    card = read_package_card(make_package(animl.store, animl.folder, thresholds=CALIBRATED), animl.store)
+    planned = planned_rules("isle", animl.plan(), card, animl.store, animl.settings)
+    assert (animl.thresholds(), planned.changed(), len(planned.kept)) == ({"red": 0.33, "green": 0.5, "blue": 0.5}, 1, 1)
+    animl.register()
+    assert same_rules(animl.site.rules, planned.after)
 
 
 def test_the_plan_may_replace_what_a_person_chose(animl: Registry) -> None:
