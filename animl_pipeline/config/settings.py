@@ -63,6 +63,7 @@ class Settings(BaseSettings):
     max_download_mb: int = Field(
         default=4096, ge=1, le=10**6, description="MB that one file from a server may have, also unpacked in memory: an export, a table, weights"
     )
+    max_unpacked_mb: int = Field(default=16_384, ge=1, le=10**6, description="MB that a packed JSON export may unpack to, on disk")
     max_download_s: float = Field(default=3600, gt=0, description="seconds that one file from a server may take")
     models_bucket: str = Field(default="animl-model-zoo", description="bucket for model packages")
     role_arn: str = Field(default="", description="role that SageMaker takes on to read the package")

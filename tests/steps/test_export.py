@@ -21,8 +21,9 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.export.export_tables import write_tables
-from animl_pipeline.steps.export.json_stream import read_lists
+from animl_pipeline.steps.export.json_stream import MAX_BLANKS, read_lists
 from animl_pipeline.steps.export.unpack_archives import unpack_json
+from animl_pipeline.storage.bounded_http_body import RATIO_FREE
 from animl_pipeline.storage.store import Store, Workspace
 from tests.support.coco_export import Export
 from tests.support.web_server import served
@@ -277,6 +278,27 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
         unpack_json(tmp_path / "a.json.gz", tmp_path / "a.json", "a.json.gz", 1_000_000)
     assert caught.value.code == "archive_too_large"
     assert unpack_json(tmp_path / "a.json.gz", tmp_path / "a.json", "a.json.gz", 2_000_000).stat().st_size == 2_000_000
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zip"])
+def test_an_archive_that_grows_as_no_export_does_is_refused_whatever_the_limit(tmp_path: Path, kind: str) -> None:
+    blanks = b" " * (RATIO_FREE + 1)
+    path = tmp_path / "a.json.gz"
+    if kind == "gzip":
+        path.write_bytes(gzip.compress(blanks))
+    else:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.json", blanks)
+    with pytest.raises(ExportError) as caught:
+        unpack_json(path, tmp_path / "a.json", "a.json.gz", 10**12)
+    assert caught.value.code == "archive_too_large"
+
+
+@pytest.mark.parametrize("begin", [b"", b'{"images": [', b'{"images":'])
+def test_megabytes_of_blanks_are_not_an_export(begin: bytes) -> None:
+    assert list(read_lists(io.BytesIO(b'{"a": [' + b" " * 1000 + b"]}"))) == [("a", [])]
+    with pytest.raises(ValueError, match="blanks"):
+        list(read_lists(io.BytesIO(begin + b" " * (MAX_BLANKS + 10))))
 
 
 def test_unpacking_leaves_no_temporary_folder(store: Store, settings: Settings, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ import orjson
 WINDOW = 1 << 21
 MAX_VALUE = 1 << 28
 """Characters that a single record, or a value beside the lists, may have."""
+MAX_BLANKS = 1 << 22
+"""Blanks that may stand between two values: no program writes so many, and each costs time."""
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _CUT = re.compile(r"\}[ \t\n\r]*,[ \t\n\r]*\Z")
 _NEAR_END = 16
@@ -81,8 +83,11 @@ class _JsonText:
 
     def peek(self) -> str:
         """The next character that is not blank; "" at the end of the file."""
+        begin = self._before + self._at
         while True:
             found = _BLANKS.match(self._text, self._at)
+            if found and self._before + found.end() - begin > MAX_BLANKS:
+                raise self._error(f"more than {MAX_BLANKS:,} blanks", found.end())
             self._at = found.end() if found else self._at
             if self._at < len(self._text) or not self._read_more():
                 return self._text[self._at : self._at + 1]

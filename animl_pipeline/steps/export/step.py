@@ -75,7 +75,7 @@ def _open_file(source: SourceConfig, store: Store, settings: Settings) -> Iterat
         if _is_zipped_camtrap_dp(source, file):
             yield read_camtrap_dp(source, settings, file.read_bytes())
             return
-        path = unpack_json(file, scratch / "export.json", redact_url(source.export))
+        path = unpack_json(file, scratch / "export.json", redact_url(source.export), settings.max_unpacked_mb * 1_000_000)
         yield read_megadetector(source, path.read_bytes()) if _is_megadetector(source, path) else _read_coco(source, path)
 
 

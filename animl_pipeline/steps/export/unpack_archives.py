@@ -13,44 +13,31 @@ from typing import IO, cast
 
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.storage.atomic_files import full_disk_errors
-
-MAX_JSON = 16 << 30
-"""Bytes that an archive with one JSON file may unpack to, on disk: 16 GiB, some fifteen million images."""
-
+from animl_pipeline.storage.bounded_http_body import unpacked_limit
 
 MAX_IN_MEMORY = 4 << 30
 """Bytes that a table in an archive may unpack to, in memory."""
-
-
-MAX_RATIO = 250
-"""How many times its packed size a table may grow to: CSV grows 10 to 50 times, zeros a thousand times."""
-
-
-RATIO_FREE = 64 << 20
-"""Bytes up to which the ratio does not count."""
-
-
 _CHUNK = 1 << 20
 
 
-def unpack_json(path: Path, target: Path, where: str, limit: int = MAX_JSON) -> Path:
+def unpack_json(path: Path, target: Path, where: str, limit: int) -> Path:
     """The JSON file in a .gz or a one-file .zip (as LILA ships it), written to ``target``; ``path`` itself if it is not packed.
 
     Raises:
-        ExportError: ``bad_archive``, or ``archive_too_large`` for more than ``limit`` bytes.
+        ExportError: ``bad_archive``, or ``archive_too_large`` for more than ``limit`` bytes, or than the ratio of ``unpacked_limit`` allows.
     """
     with path.open("rb") as f:
         head = f.read(4)
     if head[:2] == b"\x1f\x8b":
         with archive_errors(where), gzip.open(path) as packed:
-            return _write_chunks(cast("IO[bytes]", packed), target, where, limit)
+            return _write_chunks(cast("IO[bytes]", packed), target, where, unpacked_limit(path.stat().st_size, limit))
     if head == b"PK\x03\x04":
         with archive_errors(where), zipfile.ZipFile(path) as archive:
             names = [name for name in zip_names(archive) if name.lower().endswith(".json")]
             if len(names) != 1:
                 raise ExportError(f"{where}: expected one .json file in the archive, found {len(names)}; unpack it and name the right file")
             with archive.open(names[0]) as packed:
-                return _write_chunks(packed, target, where, limit)
+                return _write_chunks(packed, target, where, unpacked_limit(archive.getinfo(names[0]).compress_size, limit))
     return path
 
 
@@ -61,7 +48,7 @@ def gunzip(data: bytes, where: str) -> bytes:
         ExportError: ``bad_archive`` or ``archive_too_large``.
     """
     with archive_errors(where), gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-        return b"".join(_chunks(cast("IO[bytes]", packed), where, _memory_limit(len(data))))
+        return b"".join(_chunks(cast("IO[bytes]", packed), where, unpacked_limit(len(data), MAX_IN_MEMORY)))
 
 
 def read_zip_member(archive: zipfile.ZipFile, name: str, where: str) -> bytes:
@@ -76,7 +63,7 @@ def read_zip_member(archive: zipfile.ZipFile, name: str, where: str) -> bytes:
         found = ", ".join(archive.namelist()[:8]) or "nothing"
         raise ExportError(f"{where}: expected {name!r} in the archive, found {found}", code="not_found") from e
     with archive_errors(where), archive.open(info) as packed:
-        return b"".join(_chunks(packed, f"{where}, {name}", _memory_limit(info.compress_size)))
+        return b"".join(_chunks(packed, f"{where}, {name}", unpacked_limit(info.compress_size, MAX_IN_MEMORY)))
 
 
 def zip_names(archive: zipfile.ZipFile) -> list[str]:
@@ -99,10 +86,6 @@ def archive_errors(where: str) -> Iterator[None]:
         raise ExportError(f"{where}: the archive cannot be opened ({e}); unpack it and name the file inside", code="bad_archive") from e
 
 
-def _memory_limit(packed: int) -> int:
-    return min(MAX_IN_MEMORY, max(RATIO_FREE, MAX_RATIO * packed))
-
-
 def _write_chunks(packed: IO[bytes], target: Path, where: str, limit: int) -> Path:
     with full_disk_errors(target), target.open("wb") as f:
         for chunk in _chunks(packed, where, limit):
@@ -117,7 +100,8 @@ def _chunks(packed: IO[bytes], where: str, limit: int) -> Iterator[bytes]:
         size += len(chunk)
         if size > limit:
             raise ExportError(
-                f"{where}: expected an archive of at most {limit:,} bytes unpacked, found more; if you trust it, unpack it and name the file inside",
+                f"{where}: expected an archive of at most {limit:,} bytes unpacked, found more; if you trust it, unpack it and name the file inside"
+                " (ANIML_MAX_UNPACKED_MB raises the limit, up to a ratio that real exports do not reach)",
                 code="archive_too_large",
             )
         yield chunk
