@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+import requests
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -121,6 +122,17 @@ def empty_archive() -> bytes:
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     with local_sagemaker(tmp_path_factory.mktemp("sagemaker") / "state") as addresses:
         yield Cloud(addresses)
+
+
+@pytest.mark.parametrize("service", ["sagemaker", "s3"])
+def test_a_web_page_or_a_foreign_host_name_gets_nothing_from_the_services(cloud: Cloud, service: str) -> None:
+    sagemaker, s3 = cloud.sm.meta.endpoint_url, f"{cloud.s3.meta.endpoint_url}/{BUCKET}/page.html"
+    method, address = ("POST", sagemaker) if service == "sagemaker" else ("PUT", s3)
+    target = {"X-Amz-Target": "SageMaker.ListEndpoints"}
+    assert requests.request(method, address, data="{}", headers=target, timeout=30).status_code == 200
+    for foreign in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        refused = requests.request(method, address, data="{}", headers=target | foreign, timeout=30)
+        assert (refused.status_code, refused.headers.get("Access-Control-Allow-Origin")) == (403, None), foreign
 
 
 def test_an_endpoint_is_created_answers_is_updated_and_deleted(cloud: Cloud, tmp_path: Path) -> None:
