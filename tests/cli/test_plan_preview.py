@@ -14,7 +14,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import download_images, estimate_download
 from animl_pipeline.storage.store import Store
-from tests.support.coco_export import Export
+from tests.support.coco_export import CATEGORIES, Export
 from tests.support.command_line import run_command
 
 
@@ -46,6 +46,22 @@ def test_the_tables_show_classes_and_downloads_although_no_image_exists(island: 
     assert "person 400" in done.stdout
     assert "700 kB each" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_the_preview_counts_ambiguous_labels_unlisted_names_and_repeated_sequence_ids(tmp_path: Path) -> None:
+    e = Export()
+    e.categories = [*CATEGORIES, {"id": 4, "name": "rabbit"}]
+    for i in range(12):
+        image = e.image(f"p{i % 4}", data=b"%d" % i, seq_id=i // 4)
+        e.annotation(image, 1 + i % 2)
+        if i < 3:
+            e.annotation(image, 4)
+    (tmp_path / "export.json").write_bytes(e.json())
+    (tmp_path / "images").mkdir()
+    shown = preview(tmp_path, {"classes": {"fox": ["fox"], "rat": ["rat"]}}).stdout
+    assert "3 ambiguous label" in shown
+    assert "rabbit 3" in shown
+    assert [line.split()[0] for line in shown.splitlines() if "sequence ids" in line] == ["3"]
 
 
 def test_a_class_without_annotations_is_refused_with_exit_code_1(island: Path) -> None:
