@@ -14,6 +14,8 @@ from animl_pipeline.config.value_types import Count, Name, PathOrUrl, shorten
 from animl_pipeline.core.box_type import Frame
 from animl_pipeline.core.frozen_record import Record
 
+ImageFormat = Literal["JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP"]
+"""The names in ``core.image_structure.ALL_FORMATS``."""
 Kind = Literal["auto", "animl", "cct", "lila", "folders", "camtrap-dp", "megadetector"]
 ANIML = "animl://"
 FILE_SUFFIXES = (".json", ".gz", ".zip")
@@ -161,8 +163,13 @@ def _images_of(export: str, kind: str) -> str | None:
 
 
 class ImagesConfig(Record):
-    """How images are downloaded. Another value changes no image, so nothing is made again."""
+    """How images are downloaded. Another value changes no image."""
 
     max_disk: ByteSize | None = Field(
         default=None, gt=0, description="the store may grow to this size, such as 500 GB; images beyond it are not downloaded"
+    )
+    formats: tuple[ImageFormat, ...] = Field(
+        default=("JPEG", "PNG"),
+        min_length=1,
+        description="formats of images to download: JPEG, PNG, and if you need them BMP, GIF, PPM, TIFF, WEBP; other images are left out",
     )

@@ -36,6 +36,7 @@ from animl_pipeline.storage.store import Store, open_store
 from tests.conftest import jpeg
 from tests.support.coco_export import Export
 from tests.support.endpoint_process import wait_until
+from tests.support.hostile_images import EXIF, encoded, flat_png, jpeg_with_segments
 from tests.support.paths import DATA as REAL
 from tests.support.web_server import served
 
@@ -101,6 +102,19 @@ def test_each_failure_is_counted_by_reason_and_the_others_arrive(store: Store, s
     assert missing(store, artifact) == {
         gone: "missing", forbidden: "forbidden", wrong: "wrong_md5", cut: "truncated", broken: "refused", torn: "broken_image",
     }  # fmt: skip
+
+
+def test_images_of_other_formats_and_images_that_take_too_much_memory_are_left_out(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = island(2)
+    tiff, strip, segments = (e.image(data=data) for data in (encoded("TIFF"), flat_png(1, 70_000), jpeg_with_segments(0xE1, EXIF, 100)))
+    for image_id in (tiff, strip, segments):
+        e.annotation(image_id)
+    e.write(tmp_path)
+    artifact = download(e, str(tmp_path / "images"), store, settings, tmp_path)
+    assert artifact.counts.kept == 2
+    assert missing(store, artifact) == {tiff: "format_not_allowed", strip: "broken_image", segments: "broken_image"}
+    allowed = ImagesConfig(formats=("JPEG", "TIFF"))
+    assert download(e, str(tmp_path / "images"), store, settings, tmp_path, config=allowed).counts.kept == 3
 
 
 def test_a_temporary_failure_is_tried_again(store: Store, settings: Settings, tmp_path: Path) -> None:

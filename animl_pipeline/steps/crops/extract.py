@@ -14,7 +14,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core import model_input as imaging
 from animl_pipeline.core.box_type import Box, BoxTuple
 from animl_pipeline.core.decode_budget import DecodeBudget, decoded_bytes
-from animl_pipeline.core.decode_image import ImageHeader, open_image, read_header
+from animl_pipeline.core.decode_image import ImageHeader, open_image
 from animl_pipeline.core.errors import ImageError
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.core.model_input import extract_crop, square_around
@@ -98,7 +98,7 @@ def _crop_image(
     image_boxes = sorted(boxes[blob])
     data = store.blob(blob)
     try:
-        with budget.reserve(_bytes_needed(read_header(data), image_boxes, model_input)):
+        with budget.reserve(_bytes_needed(budget.read_header(data), image_boxes, model_input)):
             image = open_image(data)
             crops = [_encode(image, box, model_input) for box in image_boxes]
             phash = compute_phash(image)

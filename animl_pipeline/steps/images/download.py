@@ -10,14 +10,15 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from animl_pipeline.core.decode_budget import DecodeBudget, decoded_bytes
-from animl_pipeline.core.decode_image import open_image, read_header
+from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import ImageError
 from animl_pipeline.core.image_orientation import read_orientation
+from animl_pipeline.core.image_structure import ALL_FORMATS
 from animl_pipeline.steps.images.adaptive_download_limit import AdaptiveLimit
 from animl_pipeline.storage.read_remote_files import ATTEMPTS, MAX_WAIT_S, Fetched, RemoteError, RemoteFolder, retry_pause_s
 from animl_pipeline.storage.store import Store
@@ -26,6 +27,8 @@ MAX_BYTES = 256 * 2**20
 """A larger file is not a camera-trap image, and is not read."""
 DEADLINE_S = 600.0
 """Seconds that one image may take to arrive."""
+FORMAT_NOT_ALLOWED = "format_not_allowed"
+"""The reason for an image whose format the plan does not name."""
 START_OF_JPEG, END_OF_JPEG = b"\xff\xd8", b"\xff\xd9"
 
 _decode_budget = DecodeBudget()  # many images are downloaded at a time, few are decoded at a time
@@ -128,6 +131,7 @@ class Session(NamedTuple):
     budget: DiskBudget | None
     limit: AdaptiveLimit
     patience_s: float
+    formats: tuple[str, ...] = ALL_FORMATS
 
 
 def download(requests: Iterator[Request], session: Session, workers: int) -> Generator[list[Answer]]:
@@ -217,7 +221,7 @@ def _download_one(request: Request, session: Session) -> Downloaded | Failed:
             continue
         session.limit.record(time.monotonic() - started, failed=False)
         md5 = hashlib.md5(fetched.data, usedforsecurity=False).hexdigest()
-        answer = _verify(request, fetched, md5)
+        answer = _verify(request, fetched, md5, session.formats)
         if isinstance(answer, Downloaded):
             return _store(answer, fetched.data, session)
         if not answer.retryable or md5 == previous_md5 or attempt >= ATTEMPTS:
@@ -236,7 +240,7 @@ def _may_retry(attempt: int, error: RemoteError, session: Session) -> bool:
     return not session.limit.host_gone
 
 
-def _verify(request: Request, fetched: Fetched, md5: str) -> Downloaded | Failed:
+def _verify(request: Request, fetched: Fetched, md5: str, formats: Sequence[str]) -> Downloaded | Failed:
     """Check the bytes. The failure is retryable where the bytes may have changed on their way.
 
     The md5 in the image's id decides. Without one, the md5 that the server gave counts, if it gave one.
@@ -247,25 +251,27 @@ def _verify(request: Request, fetched: Fetched, md5: str) -> Downloaded | Failed
         origin = "" if request.md5 else " from the server"
         return Failed("wrong_md5", f"{path}: expected md5 {expected}{origin}, found {md5} in {len(data):,} bytes", retryable=True)
     try:
-        width, height = image_size(data)
+        width, height = image_size(data, formats)
     except ImageError as e:
+        if e.code == FORMAT_NOT_ALLOWED:
+            return Failed(FORMAT_NOT_ALLOWED, f"{path}: {e}; name it in images.formats of the plan")
         return Failed("broken_image", f"{path}: {e}", retryable=md5 not in {request.md5, fetched.md5})
     return Downloaded("", len(data), width, height, md5, read_orientation(data))
 
 
-def image_size(data: bytes) -> tuple[int, int]:
+def image_size(data: bytes, formats: Sequence[str] = ALL_FORMATS) -> tuple[int, int]:
     """Width and height in pixels, as stored, of an image that is complete.
 
     A JPEG with a readable header and its end marker counts as complete: a file that was cut off anywhere has no end marker. Its
     pixels are decoded later, by the detector and for the crop. Everything else is decoded here. No image that decodes is refused.
 
     Raises:
-        ImageError: the bytes are not an image, or are damaged.
+        ImageError: the bytes are not an image of these formats, or are damaged.
     """
-    header = read_header(data)
+    header = _decode_budget.read_header(data, formats)
     if not (data.startswith(START_OF_JPEG) and data.endswith(END_OF_JPEG)):
         with _decode_budget.reserve(decoded_bytes(header)):
-            open_image(data)
+            open_image(data, formats)
     return header.width, header.height
 
 

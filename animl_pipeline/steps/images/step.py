@@ -20,7 +20,17 @@ from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import DOWNLOADED_IMAGES, EXPORT_ANNOTATIONS, EXPORT_IMAGES, MISSING_IMAGES
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.images.adaptive_download_limit import AdaptiveLimit
-from animl_pipeline.steps.images.download import DEADLINE_S, OVER_BUDGET, Answer, Downloaded, Failed, Session, disk_budget, download
+from animl_pipeline.steps.images.download import (
+    DEADLINE_S,
+    FORMAT_NOT_ALLOWED,
+    OVER_BUDGET,
+    Answer,
+    Downloaded,
+    Failed,
+    Session,
+    disk_budget,
+    download,
+)
 from animl_pipeline.steps.images.download_status import DownloadStatus
 from animl_pipeline.steps.images.wanted_images_and_estimate import (
     UNREVIEWED_ONLY,
@@ -59,7 +69,7 @@ def download_images(
     """Download the images of ``source`` that have a wanted label, and put them into the store.
 
     Writes the table DOWNLOADED_IMAGES, and MISSING_IMAGES with a reason for each image that failed: missing, forbidden, refused,
-    unsafe_path, too_large, wrong_md5, broken_image, over_limit (of the source); and those that another run may get: unreachable,
+    unsafe_path, too_large, wrong_md5, broken_image, format_not_allowed, over_limit (of the source); and those that another run may get: unreachable,
     timed_out, truncated, over_budget.
 
     Args:
@@ -68,7 +78,7 @@ def download_images(
         wanted: labels, case-folded. Images without any of them are not downloaded.
         store: keeps the images, and an index of what was downloaded before.
         settings: number of connections, timeout.
-        config: how large the store may grow.
+        config: how large the store may grow, and the formats of images. Images that the store has stay, whatever their format.
 
     Raises:
         ImagesUnreachableError: the host does not answer.
@@ -81,6 +91,7 @@ def download_images(
         "wanted": sorted(wanted),
         "unreviewed": source.unreviewed,
         **source_limits(source),
+        **({"formats": sorted(formats)} if (formats := (config or ImagesConfig()).formats) != ImagesConfig().formats else {}),
     }
 
     def build(space: Workspace) -> StepOutput:
@@ -121,7 +132,7 @@ def download_all(
         return status
     log.info("images of %s: %d wanted, %d of them in the store", source.name, len(status), in_store)
     with track(f"images of {source.name}", len(status), in_store) as advance, disk_budget(store, config.max_disk) as budget:
-        session = Session(host, store, budget, AdaptiveLimit(settings.max_connections), settings.timeout_s)
+        session = Session(host, store, budget, AdaptiveLimit(settings.max_connections), settings.timeout_s, config.formats)
         recorder = _AnswerRecorder(source, index, store, advance)
         try:
             with closing(download(status.requests(), session, settings.max_connections)) as batches:
@@ -202,6 +213,8 @@ def _check_any_downloaded(source: SourceConfig, status: DownloadStatus, selected
     over_budget = set(reasons) == {OVER_BUDGET.reason}
     unreachable = not over_budget and all(failed.retryable and failed.reason != "forbidden" for failed in status.failed.values())
     advice = "raise images.max_disk" if over_budget else "check sources.images and sources.path_field"
+    if set(reasons) == {FORMAT_NOT_ALLOWED}:
+        advice = "set images.formats"
     raise (ImagesUnreachableError if unreachable else ImagesError)(
         f"source {source.name!r}: none of {len(status)} images could be downloaded from {redact_url(source.images)}: {counts} "
         f"(the first: {status.failed[min(status.failed)].detail}); {advice} in the plan",
@@ -224,6 +237,8 @@ def _write_tables(space: Workspace, source: SourceConfig, status: DownloadStatus
             "images of %s: %d not downloaded, because the store would grow beyond images.max_disk; raise it in the plan, then run again",
             source.name, over_budget,
         )  # fmt: skip
+    if refused := dropped.get(FORMAT_NOT_ALLOWED):
+        log.warning("images of %s: %d are in a format that images.formats does not name; name it in the plan to use them", source.name, refused)
     repeated = len(downloaded) - downloaded["blob"].nunique()
     notes = {"same_bytes_as_another": repeated} if repeated else {}
     final = not any(failed.retryable for failed in status.failed.values())
