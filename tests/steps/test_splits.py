@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 
 from animl_pipeline.config import SplitsConfig, check_plan
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core import progress
 from animl_pipeline.core.errors import PlanError, SplitsError
 from animl_pipeline.core.table_schemas import CROPS
 from animl_pipeline.steps.splits import split_by_location
 from animl_pipeline.steps.splits.grouping import group_crops, has_several, number_texts
 from animl_pipeline.steps.splits.optimise import SplitProblem, score, search
+from animl_pipeline.steps.splits.swap_candidates import SwapEstimates
 from animl_pipeline.storage.store import Store, open_store
 from tests.config.test_plan import plan_data
 from tests.support.crops_to_split import CLASSES, Row, crops_step, crops_step_of, island, split, split_of_locations
@@ -88,6 +90,44 @@ def test_the_search_keeps_groups_in_the_splits_that_are_allowed() -> None:
     allowed[~allowed.any(1), 0] = True
     problem = dataclasses.replace(problem, allowed=allowed)
     assert allowed[np.arange(40), search(problem, 10, rng)].all()
+
+
+def test_a_search_with_many_classes_is_repeatable_and_good_and_reports_its_progress() -> None:
+    """With so many classes, swaps are estimated before they are scored."""
+    rng = np.random.default_rng(5)
+    counts = rng.poisson(rng.lognormal(0, 1, (80, 1)) * rng.gamma(0.5, 1, (80, 150))).astype(float)
+    problem = problem_of(counts, (0.7, 0.15, 0.15))
+    calls: list[tuple[str, int, int]] = []
+    progress.set_listener(lambda what, done, total: calls.append((what, done, total)))
+    one = search(problem, 2, np.random.default_rng(0))
+    progress.set_listener(None)
+    assert [done for _, done, _ in calls] == [0, 1, 2]
+    assert one.tolist() == search(problem, 2, np.random.default_rng(0)).tolist()
+    assert score(one, problem) < 0.7 * min(score(rng.choice(3, 80, p=problem.shares), problem) for _ in range(200))
+
+
+@given(st.integers(0, 1000))
+@hypothesis_settings(max_examples=20, deadline=None)
+def test_estimates_of_swaps_put_the_swaps_in_the_order_of_their_squared_differences(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts = rng.poisson(2, (3, 12, 5)).astype(float)
+    counts[1:] = counts[:1] if seed % 2 else counts[1:]
+    weights, targets = rng.random((3, 5)) / 100, rng.random((3, 5)) * 20
+    weights[1:] = weights[:1] if seed % 3 else weights[1:]
+    splits = rng.permutation(np.arange(12) % 3)
+    estimates = SwapEstimates(counts, weights, targets)
+    estimates.start(np.roll(splits, 1))
+    for g, (now, to) in enumerate(zip(np.roll(splits, 1), splits, strict=True)):
+        estimates.move(g, int(now), int(to))
+    group, partners = int(np.flatnonzero(splits == 0)[0]), np.flatnonzero(splits == 2)
+
+    def cost(partner: int) -> float:
+        after = splits.copy()
+        after[[group, partner]] = 2, 0
+        return float(sum(weights[s] @ np.square(counts[s][after == s].sum(0) - targets[s]) for s in range(3)))
+
+    best = [estimates.best_partners(group, 0, 2, partners, n).tolist() for n in range(1, 5)]
+    assert best == [sorted(sorted(partners.tolist(), key=lambda p: round(cost(p), 4))[:n]) for n in range(1, 5)]
 
 
 # -- locations that belong together

@@ -1,11 +1,13 @@
 """Search for balanced splits: move and swap whole groups of locations until the score stops improving.
 
 A descent looks at one group after another, scores every split that it could be in and every group that it could be swapped with,
-and makes the best change, until no change helps. The best result is then partly shuffled and improved again.
+and makes the best change, until no change helps. The best result is then partly shuffled and improved again. The work is bounded, and
+counted in numbers compared, not in seconds: the same crops give the same splits on a slow machine.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -14,7 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from animl_pipeline.core.errors import SplitsError
+from animl_pipeline.core.progress import track
 from animl_pipeline.steps.splits.grouping import Bools, Ints
+from animl_pipeline.steps.splits.swap_candidates import SwapEstimates
+
+log = logging.getLogger(__name__)
 
 SPLIT_NAMES = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
@@ -34,6 +40,13 @@ MAX_PARTNERS = 400
 """A group is compared with at most this many groups of a split to swap with, chosen at random."""
 MAX_STEPS = 20_000
 """Groups looked at in all rounds together, at most, so that a search with many locations takes seconds."""
+MAX_NUMBERS = 1_500_000_000
+"""Numbers compared in all rounds together, at most: one for each class, of crops and of locations, in each change that is scored. This
+many take about 40 CPU seconds. Only plans with hundreds of classes need as many; they still get one round."""
+NUMBERS_AT_ONCE = 20_000
+"""So many numbers are compared for one group and split, at most; with more classes, only the most promising swaps are scored."""
+MIN_SWAPS = 16
+"""But at least so many."""
 
 Floats = NDArray[np.float64]
 
@@ -86,11 +99,34 @@ class SplitProblem:
         return np.asarray(total / np.maximum(total.sum(1, keepdims=True), 1))
 
 
-class _State(NamedTuple):
-    """What the three splits hold: [3, 2 c] crops, then locations; and their costs [3]."""
+class _State:
+    """The splits while they are improved.
 
-    held: Floats
-    costs: Floats
+    Attributes:
+        splits: int [g].
+        held: [3, 2 c] crops, then locations, that each split holds.
+        costs: [3] each split's part of the score.
+        estimates: of swaps; None where all swaps are scored.
+        numbers: compared so far.
+    """
+
+    def __init__(self, splits: Ints, problem: SplitProblem, estimates: SwapEstimates | None) -> None:
+        self.splits, self._problem, self.estimates, self.numbers = splits.copy(), problem, estimates, 0
+        self.held = np.stack([problem.both[s][splits == s].sum(0) for s in range(3)])
+        self.costs = np.array([_cost(s, self.held[s], problem) for s in range(3)])
+        if estimates is not None:
+            estimates.start(splits)
+
+    def move(self, group: int, to: int) -> None:
+        """Put a group into another split."""
+        now = int(self.splits[group])
+        self.held[now] -= self._problem.both[now][group]  # whole numbers: no error adds up
+        self.held[to] += self._problem.both[to][group]
+        self.splits[group] = to
+        if self.estimates is not None:
+            self.estimates.move(group, now, to)
+        for split in (now, to):
+            self.costs[split] = _cost(split, self.held[split], self._problem)
 
 
 class _Change(NamedTuple):
@@ -110,16 +146,20 @@ def search(problem: SplitProblem, max_rounds: int, rng: np.random.Generator) -> 
     Raises:
         SplitsError: a split stays empty, because no group may be in it.
     """
-    best, lowest, steps = np.zeros(0, np.int64), np.inf, 0
-    for n in range(max_rounds):
-        start = _greedy_start(problem) if n == 0 else _random_start(problem, rng) if n == 1 else _shuffle_some(best, problem, rng)
-        found, taken = _descend(start, problem, rng, MAX_STEPS - steps)
-        steps += taken
-        cost = score(found, problem)
-        if cost < lowest:
-            best, lowest = found, cost
-        if lowest < GOOD_ENOUGH or steps >= MAX_STEPS:
-            break
+    best, lowest, left = np.zeros(0, np.int64), np.inf, _Work(MAX_STEPS, MAX_NUMBERS)
+    estimates = _swap_estimates(problem)
+    with track("rounds of the search for splits", max_rounds) as advance:
+        for n in range(max_rounds):
+            start = _greedy_start(problem) if n == 0 else _random_start(problem, rng) if n == 1 else _shuffle_some(best, problem, rng)
+            found, left = _descend(_State(start, problem, estimates), problem, rng, left)
+            cost = score(found, problem)
+            if cost < lowest:
+                best, lowest = found, cost
+            finished = lowest < GOOD_ENOUGH or left.is_used_up()
+            advance(max_rounds - n if finished else 1)
+            if finished:
+                break
+    log.info("splits: the best of %d rounds scores %.4f%s", n + 1, lowest, "; the work for a search is used up" if left.is_used_up() else "")
     if lowest >= EMPTY_COST:
         raise SplitsError(
             "the locations that must be in test or in train leave no location for another split; add sources with new locations, "
@@ -136,12 +176,7 @@ def score(splits: Ints, problem: SplitProblem) -> float:
     locations - wanted share)², and for val and test 2 × (the class's share of the split - its share of all)². Added are costs far
     above it for a class that a split could have and does not have, or has too few of.
     """
-    return float(_state(splits, problem).costs.sum())
-
-
-def _state(splits: Ints, problem: SplitProblem) -> _State:
-    held = np.stack([problem.both[s][splits == s].sum(0) for s in range(3)])
-    return _State(held, np.array([_cost(s, held[s], problem) for s in range(3)]))
+    return float(_State(splits, problem, None).costs.sum())
 
 
 def _cost(split: int, held: Floats, problem: SplitProblem) -> Floats:
@@ -159,34 +194,59 @@ def _cost(split: int, held: Floats, problem: SplitProblem) -> Floats:
     return np.asarray(cost + EMPTY_COST * (total == 0))
 
 
-def _descend(start: Ints, problem: SplitProblem, rng: np.random.Generator, max_steps: int) -> tuple[Ints, int]:
-    """Change one group after another while that lowers the score. Also the number of groups that were looked at."""
-    splits, state = start.copy(), _state(start, problem)
+class _Work(NamedTuple):
+    """The work that is left: groups to look at, and numbers to compare."""
+
+    steps: int
+    numbers: int
+
+    def is_used_up(self) -> bool:
+        """Whether none is left."""
+        return self.steps <= 0 or self.numbers <= 0
+
+
+def _swap_estimates(problem: SplitProblem) -> SwapEstimates | None:
+    """Estimates of swaps, if there are too many classes to score all swaps."""
+    if min(len(problem.allowed), MAX_PARTNERS) <= _swaps_at_once(problem):
+        return None
+    return SwapEstimates(problem.both, problem.weights, problem.targets)
+
+
+def _swaps_at_once(problem: SplitProblem) -> int:
+    """How many swaps of a group with groups of one split are scored."""
+    return max(MIN_SWAPS, NUMBERS_AT_ONCE // int(problem.both.shape[2]))
+
+
+def _descend(state: _State, problem: SplitProblem, rng: np.random.Generator, left: _Work) -> tuple[Ints, _Work]:
+    """Change one group after another while that lowers the score. Also the work that is left; each group is looked at once without any."""
     free = rng.permutation(np.flatnonzero(problem.allowed.sum(1) > 1))
     steps = unchanged = 0
-    while unchanged < len(free) and steps < max(max_steps, len(free)):
-        group = free[steps % len(free)]
-        change = _best_change(group, splits, state, problem, rng)
+    while unchanged < len(free) and (steps < len(free) or (steps < left.steps and state.numbers < left.numbers)):
+        group = int(free[steps % len(free)])
+        change = _best_change(group, state, problem, rng)
         steps += 1
         unchanged = 0 if change else unchanged + 1
         if change:
+            now = int(state.splits[group])
             if change.partner is not None:
-                splits[change.partner] = splits[group]
-            splits[group] = change.to
-            state = _state(splits, problem)
-    return splits, steps
+                state.move(change.partner, now)
+            state.move(group, change.to)
+    return state.splits, _Work(left.steps - steps, left.numbers - state.numbers)
 
 
-def _best_change(group: int, splits: Ints, state: _State, problem: SplitProblem, rng: np.random.Generator) -> _Change | None:
-    now = int(splits[group])
+def _best_change(group: int, state: _State, problem: SplitProblem, rng: np.random.Generator) -> _Change | None:
+    now = int(state.splits[group])
     best: _Change | None = None
     for to in np.flatnonzero(problem.allowed[group]):
         if to == now:
             continue
-        partners = np.flatnonzero((splits == to) & problem.allowed[:, now])
-        if len(partners) > MAX_PARTNERS:
+        partners = np.flatnonzero((state.splits == to) & problem.allowed[:, now])
+        if state.estimates is not None:
+            partners = state.estimates.best_partners(group, now, int(to), partners, _swaps_at_once(problem))
+        elif len(partners) > MAX_PARTNERS:
             partners = rng.choice(partners, MAX_PARTNERS, replace=False)
         costs = _costs_after(group, now, int(to), partners, state, problem)
+        state.numbers += len(costs) * problem.both.shape[2]
         i = int(costs.argmin())
         gain = float(state.costs[now] + state.costs[to] - costs[i])
         if gain > (best.gain if best else MIN_GAIN):
