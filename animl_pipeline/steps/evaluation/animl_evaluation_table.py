@@ -57,6 +57,8 @@ def sequence_table(data: SequenceData, outcomes: SequenceOutcomes, ids: tuple[st
         parts.append(pd.concat([by_location, total]).assign(targetClass=c, last=lambda rows: rows["location"] == "ALL"))
     rows = pd.concat(parts).sort_values(["last", "location"], kind="stable", ignore_index=True)
     rows = rows[rows[["TP", "FP", "FN"]].sum(axis=1) > 0]
+    if (weight == 1).all():
+        rows = rows.astype(dict.fromkeys(("TP", "FP", "FN"), "int64"))
     names = [_camera_and_deployment(str(name)) for name in rows["location"]]
     tp, fp, fn = (rows[c].to_numpy(float) for c in ("TP", "FP", "FN"))
     table: pd.DataFrame = rows[["targetClass", "TP", "FP", "FN"]].assign(
