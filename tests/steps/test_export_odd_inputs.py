@@ -385,13 +385,14 @@ def test_a_label_whose_box_cannot_be_used_is_kept_for_the_whole_image(store: Sto
     for box in UNUSABLE:
         e.annotation(e.image(), 1, box)  # type: ignore[arg-type] - as broken exports have it
     e.annotation(e.image(), 1, [])
+    e.annotation(e.image(), 1, ["4", "4.5", "2e1", "20"])  # type: ignore[list-item] - as tables of texts become JSON
     (tmp_path / "a.json").write_bytes(e.json())
     artifact = export_annotations(source("a.json"), store, settings)
     boxes = annotation_rows(store, artifact)[list("xywh")]
-    assert artifact.counts.kept == len(UNUSABLE) + 2
+    assert artifact.counts.kept == len(UNUSABLE) + 3
     assert artifact.counts.dropped == {}
     assert artifact.counts.notes == {"box_malformed": 5, "box_empty": 2, "box_outside": 1, "box_below_a_pixel": 1}
-    assert boxes.notna().all(axis=1).tolist() == [True] + [False] * (len(UNUSABLE) + 1)
+    assert boxes.notna().all(axis=1).tolist() == [True] + [False] * (len(UNUSABLE) + 1) + [True]
 
 
 @pytest.mark.parametrize("size", [{}, {"width": None, "height": None}])

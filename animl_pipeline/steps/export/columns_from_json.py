@@ -86,11 +86,20 @@ def box_columns(values: list[Any]) -> tuple[Floats, NDArray[np.int8]]:
     four = [i for i, v in enumerate(values) if type(v) is list and len(v) == 4]
     flat = list(chain.from_iterable(values[i] for i in four))
     if not set(map(type, flat)) <= {int, float}:
-        flat = [v if is_number(v) else None for v in flat]
+        flat = [_finite_number(v) for v in flat]
     boxes[four] = number_column(flat).reshape(-1, 4)
     kinds[(kinds == BOX) & np.isnan(boxes).any(1)] = BAD_BOX
     boxes[kinds != BOX] = np.nan
     return boxes, kinds
+
+
+def _finite_number(value: Any) -> float | None:
+    """A finite number, perhaps written as text (as tables of texts become JSON); None for all else."""
+    try:
+        number = float(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+    return number if is_number(number) else None
 
 
 def format_box(box: Floats) -> str:
