@@ -46,7 +46,7 @@ def logged_events(log: Path, event: str) -> list[dict[str, Any]]:
 
 def ping(address: str) -> int:
     """The status of /ping."""
-    return requests.get(f"{address}/ping", timeout=5).status_code
+    return requests.get(f"{address}/ping", timeout=30).status_code
 
 
 def malloc_settings() -> dict[str, str]:
