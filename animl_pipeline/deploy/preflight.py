@@ -77,6 +77,8 @@ def run_preflight(aws: AwsApi, targets: tuple[ReleaseTarget, ...], plan: Plan, s
         yield _run("quota", lambda: _check_quota(targets))
     if register is not None:
         yield _run("batches", lambda: _check_batches(plan))
+    if register is not None and register.rule_projects:
+        yield _run("rules", lambda: _check_rule_projects(register.rule_projects, settings))
     if register is not None and register.ssm:
         yield _run("ssm", lambda: _check_parameters(aws, plan, settings))
     if register is not None:
@@ -182,6 +184,14 @@ def _check_batches(plan: Plan) -> CheckResult:
     """Whether the endpoint for Animl's batches is wide enough."""
     warning = plan.release.batch_warning()
     return _warning("batches", warning) if warning else _ok("batches", "the endpoint for Animl's batches is wide enough")
+
+
+def _check_rule_projects(projects: tuple[str, ...], settings: Settings) -> CheckResult:
+    """Whether the user sees the projects whose automation rules the registration changes after the release."""
+    for project in projects:
+        with AnimlClient(project, settings) as animl:
+            animl.require_project()
+    return _ok("rules", f"Animl shows {', '.join(projects)} to this user")
 
 
 def _check_parameters(aws: AwsApi, plan: Plan, settings: Settings) -> CheckResult:

@@ -106,6 +106,17 @@ def test_a_release_with_classes_that_animl_does_not_know_is_refused(
     deploy_package(make_package(store, tmp_path), plan, store, settings)
 
 
+def test_a_release_for_rules_of_an_unknown_project_is_refused_before_anything_changes(
+    registered: tuple[AnimlServer, Plan, Settings], store: Store, tmp_path: Path
+) -> None:
+    _, plan, settings = registered
+    assert plan.release.register_ is not None
+    wrong = colour_plan(endpoint=plan.endpoint_name(), register=plan.release.register_.model_dump() | {"rule_projects": ["isles"]})
+    with pytest.raises(ReleaseError) as caught:
+        deploy_package(make_package(store, tmp_path), wrong, store, settings)
+    assert (caught.value.code, caught.value.details["failed"]) == ("preflight", ["rules"])
+
+
 def test_registration_reports_rules_that_it_may_not_change_or_that_somebody_else_changed(
     registered: tuple[AnimlServer, Plan, Settings], store: Store, tmp_path: Path
 ) -> None:

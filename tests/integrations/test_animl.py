@@ -189,6 +189,7 @@ def test_an_unknown_project_or_one_of_others_is_an_error_and_not_a_count_of_0(si
         with pytest.raises(SettingsError) as caught:
             call(AnimlClient(project, settings_for(site)))
         assert (caught.value.code, caught.value.details["project"]) == ("unknown_project", project)
+        assert "such as isle" in str(caught.value)
 
 
 def test_a_project_is_asked_for_once_by_each_client(site: AnimlServer) -> None:

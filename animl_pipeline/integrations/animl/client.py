@@ -103,7 +103,7 @@ class AnimlClient:
             SettingsError: ``unknown_project``: the user sees no such project.
             RemoteError: ``timed_out``: Animl needs more than its 30 s. This is not retried; it would time out again.
         """
-        self._require_project()
+        self.require_project()
         with self._expected_form():
             answer = self._query(queries.COUNT, {"input": {"filters": filters.as_input()}}, retry_timeouts=False)
             count = int(answer["imagesCount"]["count"])
@@ -172,7 +172,7 @@ class AnimlClient:
 
     # -- projects and models -----------------------------------------------------------------------------------------
 
-    def _require_project(self) -> None:
+    def require_project(self) -> None:
         """See once that the user sees the project.
 
         Raises:
@@ -205,7 +205,9 @@ class AnimlClient:
         projects = self._query(query, {"input": {"_ids": [self.project]}})["projects"] or []
         found = next((dict(p) for p in projects if p.get("_id") == self.project), None)
         if found is None:
-            raise self._unknown_project(sorted(str(p.get("_id")) for p in projects))
+            self._project_is_known = False
+            self.require_project()
+            raise RemoteError("refused", f"Animl lists the project {self.project!r}, but says nothing of it")
         return found
 
     def deployments(self) -> list[CameraDeployment]:
