@@ -43,7 +43,7 @@ class Project:
 
     def write(self, **release: Any) -> None:
         """The plan's file, with some of ``release`` changed."""
-        data = colour_plan_data(register={}, approval="required", **release)
+        data = colour_plan_data(register={}, batch_endpoint=None, approval="required", **release)
         self.plan: Plan = check_plan(data)
         self.file.write_text(yaml.safe_dump(data), encoding="utf-8")
 
