@@ -86,6 +86,11 @@ class TrainingConfig(Record):
     def _check_combinations(self) -> Self:
         if self.fallback_weights == "released":
             raise ValueError("fallback_weights: is used when there is no released model, so it cannot be released; name other weights, or none")
+        if self.weights_sha256 and "timm" in {self.weights, self.fallback_weights}:
+            raise ValueError(
+                "weights_sha256: files of timm's hub are not compared with it; to pin them, give the address of the .safetensors file at a revision "
+                "(https://huggingface.co/timm/<model>/resolve/<revision>/model.safetensors) as weights"
+            )
         if self.loss == "class_balanced" and self.sampling == "label_weighted":
             raise ValueError(
                 "loss: class_balanced and sampling: label_weighted both compensate for rare classes; set sampling: natural or another loss"

@@ -87,6 +87,10 @@ def _write(path: Path, data: bytes, durable: bool) -> None:
             os.fsync(handle)
 
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a disk without room, a used-up quota, and a file that the system does not let grow further."""
+
+
 @contextmanager
 def full_disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk into one clear line; other errors pass. ``path`` is what is written, if the error does not name it.
@@ -97,12 +101,13 @@ def full_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        if e.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        if e.errno not in FULL:
             raise
         full = Path(e.filename) if isinstance(e.filename, str) else path
-        free = shutil.disk_usage(_existing_parent(full.absolute())).free
+        free = f"{shutil.disk_usage(_existing_parent(full.absolute())).free / 1e6:.0f} MB left"
         raise StoreError(
-            f"the disk of {full.parent} is full ({free / 1e6:.0f} MB left); make room and run again, everything made so far is kept", code="disk_full"
+            f"the disk of {full.parent} is full ({e.strerror}; {free}); make room and run again, everything made so far is kept",
+            code="disk_full",
         ) from e
 
 

@@ -210,6 +210,10 @@ def test_an_endpoint_name_that_is_too_long_for_sagemaker_is_a_fault_of_the_plan(
     assert "63" in str(fault(plan_data(model="m" * 40, release={"endpoint": "{model}-and-a-very-long-tail-to-it-{concurrency}"})))
 
 
+def test_a_sha256_that_would_not_be_compared_is_refused() -> None:
+    assert fault(plan_data(train={"weights": "timm", "weights_sha256": "0" * 64})).details["keys"] == ["train"]
+
+
 def nested_aliases(innermost: bytes, outer: bytes) -> bytes:
     """A small file of nine levels that each use the one below nine times."""
     levels = [b"x%d: &x%d " % (i, i) + outer % b",".join([b"*x%d" % (i - 1)] * 9) for i in range(1, 9)]
