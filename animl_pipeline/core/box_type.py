@@ -19,6 +19,12 @@ Frame = Literal["auto", "stored", "shown"]
 """A plan's word for the frame of boxes: the pixels as stored, or the image as shown, turned by its EXIF orientation; auto: work it out."""
 
 
+def clip_box(box: BoxTuple) -> BoxTuple | None:
+    """The part of a box that is in the image; None for a box that does not overlap the image or is not made of numbers."""
+    ymin, xmin, ymax, xmax = (min(max(float(value), 0.0), 1.0) for value in box)
+    return (ymin, xmin, ymax, xmax) if ymin < ymax and xmin < xmax else None
+
+
 class Box(Record):
     """An axis-aligned box, relative to the image's height and width: 0 <= min < max <= 1."""
 

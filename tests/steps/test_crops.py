@@ -138,6 +138,13 @@ def test_an_annotation_with_a_box_gets_the_detection_with_its_id() -> None:
     assert dropped == {}
 
 
+def test_boxes_are_cut_at_the_edges_of_the_image_and_those_beyond_it_are_not_used() -> None:
+    boxes = [(-0.1, 0.2, 0.5, 1.002), (1.1, 0.2, 1.4, 0.5), (0.2, NAN, 0.4, 0.5)]
+    matches, dropped = match([label(i) for i in "abc"], [detection(i, box) for i, box in zip("abc", boxes, strict=True)])
+    assert matches == [("a", "o", (0.0, 0.2, 0.5, 1.0))]
+    assert dropped == {"no_animal_found": 2}
+
+
 def test_an_image_level_label_goes_to_the_animals_with_the_highest_confidence_only() -> None:
     boxes = [(0.0, 0.1 * i, 0.5, 0.1 * i + 0.3) for i in range(5)]
     detections = [detection("a", box, confidence=0.3 + 0.1 * i) for i, box in enumerate(boxes)]

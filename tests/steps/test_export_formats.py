@@ -259,7 +259,8 @@ def test_the_best_class_of_a_box_is_an_unreviewed_label(store: Store, settings: 
         {"file": "d.jpg", "failure": "image access failure", "detections": None},
         {"file": "e.mp4", "detections": []},
         {"file": "../f.jpg", "detections": []},
-        {"file": "g.jpg", "detections": [detection(bbox=[0.9, 0.9, 0.5, 0.5]), {"category": "1"}]},
+        {"file": "g.jpg", "detections": [detection(bbox=[1.2, 0.9, 0.5, 0.5]), {"category": "1"}]},
+        {"file": "h.jpg", "detections": [detection(bbox=[-0.05, 0.9, 0.2, 0.2])]},
         {"detections": []},
     )
     (tmp_path / "md.json").write_bytes(data)
@@ -272,11 +273,12 @@ def test_the_best_class_of_a_box_is_an_unreviewed_label(store: Store, settings: 
         ("cove/b.jpg", "person"),
         ("cove/b.jpg", "vehicle"),
         ("cove/c.jpg", "empty"),
+        ("h.jpg", "animal"),
     ]
     assert not annotations["reviewed"].any()
     assert artifact.counts.dropped == {"failed_image": 1, "not_an_image": 1, "unsafe_path": 1, "image_without_id": 1, "malformed_annotation": 2}
-    assert artifact.counts.notes == {"boxes_below_confidence": 2, "no_location_folder": 1, "unreviewed": 5}
-    assert locations_of(store, artifact) == {"cove/a.jpg": "cove", "cove/b.jpg": "cove", "cove/c.jpg": "cove", "g.jpg": ""}
+    assert artifact.counts.notes == {"boxes_below_confidence": 2, "no_location_folder": 2, "unreviewed": 6, "box_partly_outside": 1}
+    assert locations_of(store, artifact) == {"cove/a.jpg": "cove", "cove/b.jpg": "cove", "cove/c.jpg": "cove", "g.jpg": "", "h.jpg": ""}
     assert store.path(artifact, "original/results.json").read_bytes() == data
 
 

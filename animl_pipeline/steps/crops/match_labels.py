@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from animl_pipeline.config import CropsConfig
-from animl_pipeline.core.box_type import BoxTuple
+from animl_pipeline.core.box_type import BoxTuple, clip_box
 from animl_pipeline.core.non_animal_names import is_person, is_vehicle
 from animl_pipeline.core.write_megadetector_results import ANIMAL
 
@@ -116,13 +116,14 @@ def _annotations_by_image(labels: pd.DataFrame) -> dict[ImageKey, list[Annotatio
 
 
 def _animals_by_image(detections: pd.DataFrame) -> dict[ImageKey, list[AnimalBox]]:
-    """The boxes of animals only, highest confidence first."""
+    """The boxes of animals only, highest confidence first, without what is beyond the image."""
     rows = detections[detections["category"] == ANIMAL]
     by_image: dict[ImageKey, list[AnimalBox]] = defaultdict(list)
     columns = rows[["source", "image_id", "annotation_id", "origin", "confidence", "ymin", "xmin", "ymax", "xmax"]]
     for source, image_id, annotation_id, origin, confidence, *box in columns.itertuples(index=False, name=None):
         ymin, xmin, ymax, xmax = box
-        by_image[source, image_id].append(AnimalBox(annotation_id, origin, confidence, (ymin, xmin, ymax, xmax)))
+        if inside := clip_box((ymin, xmin, ymax, xmax)):
+            by_image[source, image_id].append(AnimalBox(annotation_id, origin, confidence, inside))
     return {image: sorted(animals, key=lambda a: (-a.confidence, a.box)) for image, animals in by_image.items()}
 
 

@@ -21,8 +21,8 @@ from animl_pipeline.steps.export.problems import Problems
 from animl_pipeline.steps.export.recognise_other_formats import HEAD_BYTES
 from animl_pipeline.steps.export.to_coco import UNIT_SIZE, UNREVIEWED, Converted, Row, converted_export, is_image, why_not_an_image
 
-SLACK = 0.01
-"""Share of the image by which rounding may let a box reach over the edge."""
+MAX_COORDINATE = 2.0
+"""Relative coordinates end at 1, or a little beyond the edge. A larger number is in pixels."""
 
 
 def read_megadetector(source: SourceConfig, data: bytes) -> ExportBuild:
@@ -141,8 +141,8 @@ def _is_share(value: Any) -> bool:
 
 
 def _is_box(value: Any) -> bool:
-    """Whether a value is a relative box [x_min, y_min, width, height]."""
+    """Whether a value is a relative box [x_min, y_min, width, height] that overlaps the image; what is beyond the edge is cut off later."""
     if not (isinstance(value, list) and len(value) == 4 and all(is_number(v) for v in value)):
         return False
     x, y, w, h = (float(v) for v in value)
-    return x >= -SLACK and y >= -SLACK and w > 0 and h > 0 and x + w <= 1 + SLACK and y + h <= 1 + SLACK
+    return w > 0 and h > 0 and x < 1 and y < 1 and x + w > 0 and y + h > 0 and max(abs(x), abs(y), w, h) <= MAX_COORDINATE
