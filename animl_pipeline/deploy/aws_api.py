@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,14 +74,16 @@ class AwsApi:
     # -- package, model and endpoint config --------------------------------------------------------------------------
 
     def upload_package(self, package: Path, target: ReleaseTarget, sha256: str) -> None:
-        """Upload the package, unless the bucket already has it with this sha256."""
+        """Upload the package, unless the bucket already has it. The content decides, because metadata stay when an object is forged."""
         with explain_aws_errors(f"s3://{target.bucket}"):
             if none_if_missing(lambda: self.s3.head_bucket(Bucket=target.bucket)) is None:
                 raise ReleaseError(missing_bucket(target.bucket), code="no_bucket")
-            known = none_if_missing(lambda: self.s3.head_object(Bucket=target.bucket, Key=target.key))
-            if known is not None and known["Metadata"].get("sha256") == sha256:
+            known = none_if_missing(lambda: self.s3.get_object(Bucket=target.bucket, Key=target.key))
+            if known is not None and _sha256_of_stream(known["Body"].iter_chunks(1 << 20)) == sha256:
                 log.info("%s is already in the bucket", target.model_url)
                 return
+            if known is not None:
+                log.warning("%s is not the package that was released; it is replaced", target.model_url)
             self.s3.upload_file(str(package), target.bucket, target.key, ExtraArgs={"Metadata": {"sha256": sha256}})
             log.info("uploaded %s", target.model_url)
 
@@ -230,6 +234,13 @@ class AwsApi:
         with explain_aws_errors(f"the SSM parameter {name}"):
             self.ssm.put_parameter(Name=name, Value=value, Type="String", Overwrite=before is not None)
         log.info("%s: %s (before: %s)", name, value, before or "none")
+
+
+def _sha256_of_stream(chunks: Iterable[bytes]) -> str:
+    found = hashlib.sha256()
+    for chunk in chunks:
+        found.update(chunk)
+    return found.hexdigest()
 
 
 def missing_bucket(bucket: str) -> str:

@@ -123,14 +123,19 @@ def _deploy_to(updater: EndpointUpdater, target: ReleaseTarget, package: Artifac
 def _prepare(aws: AwsApi, target: ReleaseTarget, package: Artifact, store: Store) -> None:
     """Create everything that the endpoint and its check need, before the endpoint changes."""
     read_reference_predictions(package, store)
-    archive = store.path(package, "model.tar.gz")
-    aws.upload_package(archive, target, sha256_of(archive))
+    _upload(aws, target, package, store)
     aws.ensure_model(target)
     aws.ensure_config(target)
 
 
+def _upload(aws: AwsApi, target: ReleaseTarget, package: Artifact, store: Store) -> None:
+    archive = store.path(package, "model.tar.gz")
+    aws.upload_package(archive, target, sha256_of(archive))
+
+
 def _check_deployed(updater: EndpointUpdater, target: ReleaseTarget, package: Artifact, permission: _Permission) -> ReleaseRecord:
     """Check an endpoint that already serves this package, and add it to the history if it is missing there."""
+    _upload(updater.aws, target, package, updater.store)  # SageMaker reads it again when it starts another instance
     try:
         check = updater.check(target.endpoint, package)
     except ReleaseError as e:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import uuid
@@ -33,6 +34,17 @@ def test_a_release_is_checked_and_not_repeated(plan: Plan, store: Store, setting
     assert release_states(plan, store) == [("release", "done")]
     now = realtime_status(plan, store, settings)
     assert (now.status, now.endpoint_config, now.version, now.unfinished) == ("InService", first.endpoint_config, "1", False)
+
+
+def test_a_package_that_was_forged_in_the_bucket_is_replaced(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
+    package, other = make_package(store, tmp_path), make_package(store, tmp_path, "2", temperature=3.0)
+    target, s3 = release_targets(package, plan, store, settings)[0], boto3.client("s3")
+    whole, forged = (store.path(p, "model.tar.gz").read_bytes() for p in (package, other))
+    for _ in range(2):  # before the release, and while the endpoint serves it
+        metadata = {"sha256": hashlib.sha256(whole).hexdigest()}
+        s3.put_object(Bucket=target.bucket, Key=target.key, Body=forged, Metadata=metadata)
+        deploy_package(package, plan, store, settings)
+        assert s3.get_object(Bucket=target.bucket, Key=target.key)["Body"].read() == whole
 
 
 def test_the_endpoint_answers_as_the_package_does(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
