@@ -53,6 +53,14 @@ def test_download_gives_the_export_byte_for_byte(site: AnimlServer, tmp_path: Pa
     assert site.request_counts["task"] == site.polls_until_done + 1
 
 
+def test_an_export_that_comes_too_slowly_is_given_up_with_a_retryable_error(site: AnimlServer, tmp_path: Path) -> None:
+    client = client_of(site, max_download_s=1e-9)
+    done = client.wait_for_export(client.start_export(ImageFilters(only_reviewed=True)), 10)
+    with pytest.raises(RemoteError) as caught:
+        client.download(done.url, tmp_path / "export.json")
+    assert (caught.value.reason, caught.value.retryable) == ("timed_out", True)
+
+
 @pytest.mark.parametrize(
     ("filters", "count"),
     [

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -162,13 +163,23 @@ class AnimlClient:
                 if response.status_code in EXPIRED_STATUS:
                     raise RemoteError("forbidden", f"the export's address has expired ({response.status_code})")
                 check_status(response.status_code, "the export's address")
-                with path.open("wb") as f:
-                    for chunk in response.iter_content(1 << 20):
-                        f.write(chunk)
+                self._write_bounded(response, path)
         except (requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL):
             raise RemoteError("failed", "Animl says that the export is complete, but gives no valid address for it") from None
         except requests.RequestException as e:  # also a body that ended early; its message would hold the address
             raise RemoteError("unreachable", f"the export did not arrive: {type(e).__name__}", retryable=True) from None
+
+    def _write_bounded(self, response: requests.Response, path: Path) -> None:
+        """Write a body within the limits of the settings."""
+        most, started, size = self._settings.max_download_mb * 1_000_000, time.monotonic(), 0
+        with path.open("wb") as f:
+            for chunk in response.iter_content(1 << 16):
+                size += len(chunk)
+                if size > most:
+                    raise RemoteError("too_large", f"the export has more than {most:,} bytes (ANIML_MAX_DOWNLOAD_MB)")
+                if time.monotonic() - started > self._settings.max_download_s:
+                    raise RemoteError("timed_out", f"only {size:,} bytes of the export came within ANIML_MAX_DOWNLOAD_S", retryable=True)
+                f.write(chunk)
 
     # -- projects and models -----------------------------------------------------------------------------------------
 
