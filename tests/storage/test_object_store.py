@@ -102,6 +102,27 @@ def test_a_full_disk_is_a_clear_error() -> None:
     assert caught.value.code == "disk_full"
 
 
+def test_a_file_larger_than_the_system_allows_is_the_same_error(tmp_path: Path) -> None:
+    writer = """
+import resource, signal, sys
+from pathlib import Path
+from animl_pipeline.core.errors import StoreError
+from animl_pipeline.storage.atomic_files import full_disk_errors, write_atomic
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+folder = Path(sys.argv[1])
+for write in (lambda: write_atomic(folder / "a", bytes(5000)), lambda: (folder / "b").write_bytes(bytes(5000))):
+    try:
+        with full_disk_errors(folder / "b"):
+            write()
+    except StoreError as e:
+        print(e.code)
+"""
+    done = subprocess.run([sys.executable, "-c", writer, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["disk_full", "disk_full"]
+    assert not (tmp_path / "a").exists()
+
+
 def test_missing_credentials_are_for_a_person_to_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
