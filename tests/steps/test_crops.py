@@ -32,6 +32,7 @@ from animl_pipeline.steps.crops.match_labels import match_labels
 from animl_pipeline.steps.crops.perceptual_hash import compute_phash
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, open_store
 from tests.conftest import jpeg
+from tests.support.hostile_images import EXIF, flat_png, jpeg_with_segments
 from tests.support.table_rows import fill_rows
 
 NAN = float("nan")
@@ -274,20 +275,33 @@ def test_crops_of_images_with_a_labelled_or_detected_person_or_vehicle_are_marke
 
 
 def test_every_kind_of_image_is_cropped_and_broken_ones_are_counted(store: Store, settings: Settings) -> None:
+    palette = io.BytesIO()
+    Image.new("RGB", (64, 48), (180, 20, 20)).quantize(4).save(palette, "PNG", transparency=0)
     images = {
         "cmyk": encode(Image.new("CMYK", (64, 48), (0, 255, 255, 0)), "JPEG"),
         "grey": encode(Image.new("L", (64, 48), 77), "JPEG"),
         "16 bit": encode(Image.fromarray(np.full((48, 64), 40_000, np.uint16)), "PNG"),
+        "one bit": encode(Image.new("1", (64, 48), 1), "PNG"),
+        "palette": palette.getvalue(),
         "truncated": jpeg()[:-400],
         "text": b"dear reader",
+        "strip": flat_png(70_000, 4),
+        "column": flat_png(4, 70_000),
+        "segments": jpeg_with_segments(0xE1, EXIF, 300),
     }
+    broken = {"truncated", "text", "strip", "column", "segments"}
     rows = [label(name, "o", BOX, **stored_image(store, data)) for name, data in images.items()]
     made = extract_crops(*make_boxed(store, rows), CropsConfig(), MODEL_INPUT, store, settings)
-    assert made.counts == Counts(kept=3, dropped={"image_broken": 2}, unit="crops")
-    assert set(store.table(made, DROPPED_LABELS)["image_id"]) == {"truncated", "text"}
+    assert made.counts == Counts(kept=len(images) - len(broken), dropped={"image_broken": len(broken)}, unit="crops")
+    assert set(store.table(made, DROPPED_LABELS)["image_id"]) == broken
     centre = {r.image_id: open_image(store.blob(r.blob)).getpixel((16, 16)) for r in read_crops(store, made).itertuples()}
     assert centre["grey"] == (77, 77, 77)
     assert centre["16 bit"] == (40_000 >> 8,) * 3
+    assert centre["one bit"] == (255, 255, 255)
+    assert centre["palette"] == (180, 20, 20)
+    for row in read_crops(store, made).itertuples():  # what the endpoint makes of the same file and box
+        served = extract_crop(open_image(images[row.image_id]), Box.of(BOX), MODEL_INPUT)
+        assert np.array_equal(np.asarray(open_image(store.blob(row.blob))), np.asarray(served))
     red, green, blue = centre["cmyk"]
     assert red > 200
     assert max(green, blue) < 60
