@@ -14,7 +14,7 @@ from animl_pipeline.cli.options import DataOption, Debug, PlanArgument, StoreOpt
 from animl_pipeline.config import Plan, SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ImagesError
-from animl_pipeline.steps.export import export_annotations
+from animl_pipeline.steps.export import describe_locations, export_annotations
 from animl_pipeline.steps.images import DownloadEstimate, estimate_download, open_image_host
 from animl_pipeline.steps.labels import LabelsPreview, preview_labels, wanted_labels
 from animl_pipeline.storage.store import Store, open_store
@@ -45,6 +45,8 @@ def preview(plan: PlanArgument, store: StoreOption = None, data: DataOption = No
         over_limit = {name: estimate.over_limit for name, estimate in estimates.items()}
         found = preview_labels(checked.sources, checked.labels, exports, over_limit, opened, settings)
     _show_classes(checked, found)
+    for line in (line for s in checked.sources for line in describe_locations(s.name, exports[s.name], opened)):
+        _print_wrapped(f"note: {line}")
     _show_downloads(estimates, opened, rate)
     refusals = [line for s in checked.sources if (line := _missing_images(s, settings))]
     if found.locations < MIN_LOCATIONS:

@@ -27,13 +27,10 @@ from animl_pipeline.integrations.animl.queries import iso_utc
 from animl_pipeline.steps.export.annotations_table import AnnotationsTable, Categories
 from animl_pipeline.steps.export.fetch_and_parse_coco import Batch
 from animl_pipeline.steps.export.images_table import ImagesTable
-from animl_pipeline.steps.export.problems import Problems
+from animl_pipeline.steps.export.problems import MERGED, SHOWN, Problems
 from animl_pipeline.storage.store import StepOutput, Workspace
 
 log = logging.getLogger(__name__)
-
-SHOWN = 20
-"""At most so many merged locations are logged; problems.parquet lists all."""
 
 
 class ExportBuild(NamedTuple):
@@ -127,7 +124,7 @@ def _list_merged_locations(problems: Problems, locations: Sequence[Location], so
     for deployment, location, *_ in locations:
         if deployment != location:
             merged.setdefault(location, []).append(deployment)
-            problems.add("merged_location", deployment, f"is the location {location!r}: within {source.merge_locations_within_m:g} m")
+            problems.add(MERGED, deployment, f"is the location {location!r}: within {source.merge_locations_within_m:g} m")
     for location, others in list(merged.items())[:SHOWN]:
         log.info("%s: %s is one location with %s, by their coordinates", source.name, location, ", ".join(others))
 

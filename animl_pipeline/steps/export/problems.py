@@ -6,9 +6,12 @@ from collections import Counter
 from typing import TypeAlias
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.table_schemas import EXPORT_PROBLEMS
 from animl_pipeline.steps.export.columns_from_json import to_text
+from animl_pipeline.storage.store import Store
 
 DROPPED = frozenset(
     "image_without_id ambiguous_image_id label_of_ambiguous_image duplicate_image unsafe_path unknown_image unknown_category "
@@ -19,6 +22,9 @@ DROPPED = frozenset(
 )
 """Reasons for which a record is dropped. For all other reasons it is kept and the problem is noted."""
 Texts: TypeAlias = list[str] | pa.Array | pa.ChunkedArray
+MERGED = "merged_location"
+SHOWN = 20
+"""At most so many merged locations are described one by one."""
 MAX_TEXT = 500
 """Longer text from an export is cut in the table."""
 
@@ -60,6 +66,21 @@ class Problems:
         """One row for each problem: problem, subject, detail."""
         single = [_table(reason, *texts) for reason, texts in self._single.items()]
         return pa.concat_tables([EXPORT_PROBLEMS.schema().empty_table(), *single, *self._tables])
+
+
+def describe_locations(source: str, export: Artifact, store: Store) -> list[str]:
+    """A line for each thing to know of a source's locations: which names were merged, and what has no location."""
+    table = store.arrow_table(export, EXPORT_PROBLEMS)
+    merged = table.filter(pc.equal(table["problem"], MERGED))
+    lines = [f"{source}: {name} {detail}" for name, detail in zip(merged["subject"].to_pylist(), merged["detail"].to_pylist(), strict=True)]
+    if len(lines) > SHOWN:
+        lines = [*lines[:SHOWN], f"{source}: {len(merged):,} names of locations were merged in all"]
+    texts = {
+        "placeholder_location": "images have a placeholder, such as unknown or NA, in place of a location; their location is unknown",
+        "deployment_without_location": "deployments have no locationID, locationName or coordinates; the location of their images is unknown",
+        "coordinates_too_coarse_to_merge": "deployments have coordinates too coarse to merge locations by; they keep the names that they have",
+    }
+    return lines + [f"{source}: {n:,} {text}" for reason, text in texts.items() if (n := export.counts.notes.get(reason, 0))]
 
 
 def _table(reason: str, subjects: Texts, details: Texts) -> pa.Table:
