@@ -383,9 +383,9 @@ UNUSABLE = [[1, 2], [None] * 4, [float("nan"), 1, 2, 3], [4, 4, -9, 9], [4, 4, 9
 def test_a_label_whose_box_cannot_be_used_is_kept_for_the_whole_image(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = one_fox()
     for box in UNUSABLE:
-        e.annotation(e.image(), 1, box)  # type: ignore[arg-type] - as broken exports have it
+        e.annotation(e.image(), 1, box)
     e.annotation(e.image(), 1, [])
-    e.annotation(e.image(), 1, ["4", "4.5", "2e1", "20"])  # type: ignore[list-item] - as tables of texts become JSON
+    e.annotation(e.image(), 1, ["4", "4.5", "2e1", "20"])  # as tables of texts become JSON
     (tmp_path / "a.json").write_bytes(e.json())
     artifact = export_annotations(source("a.json"), store, settings)
     boxes = annotation_rows(store, artifact)[list("xywh")]

@@ -91,7 +91,7 @@ def test_a_label_without_a_box_is_ambiguous_beside_another_animal(store: Store, 
     both = e.image("cove")
     e.annotation(both, 1)
     fields, ambiguous = EXTRA[extra]
-    e.annotation(both, **fields)  # type: ignore[arg-type] - the fields of an annotation
+    e.annotation(both, **fields)
     spec = {"classes": {"fox": ["fox"], "rat": ["rat"]}, "exclude": ["hare", "person"]}
     artifact = resolved(e, store, settings, tmp_path, spec)
     assert artifact.counts.dropped.get("ambiguous_label", 0) == ambiguous

@@ -1,4 +1,4 @@
-"""Give each annotation of an export an id of its own: tools leave ids out, write 0 for all, or count them anew for each image."""
+"""Give each annotation of an export an id of its own: tools leave ids out, write 0 for all, or begin again at each image."""
 
 from __future__ import annotations
 

@@ -106,12 +106,12 @@ def _is_ambiguous(annotations: Annotations, class_number: Ints, is_empty: Bools)
     no_animal = np.array([role(label) in {"people", "vehicle", "empty"} for label in annotations.labels])
     is_animal = ~is_empty & ~no_animal[annotations.label]
     meaning = np.where(class_number >= 0, class_number, class_number.max(initial=0) + 1 + annotations.label)
-    picture = annotations.picture()
-    first = np.zeros(picture.max(initial=0) + 1, np.int64)
-    first[picture[is_animal]] = meaning[is_animal]
+    image_file = annotations.image_file()
+    first = np.zeros(image_file.max(initial=0) + 1, np.int64)
+    first[image_file[is_animal]] = meaning[is_animal]
     differs = np.zeros(len(first), bool)
-    differs[picture[is_animal & (meaning != first[picture])]] = True
-    return np.asarray(np.isnan(annotations.boxes[:, 0]) & is_animal & differs[picture], bool)
+    differs[image_file[is_animal & (meaning != first[image_file])]] = True
+    return np.asarray(np.isnan(annotations.boxes[:, 0]) & is_animal & differs[image_file], bool)
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ class Annotations(NamedTuple):
 
     Attributes:
         sources: names of the sources.
-        images: a row for each image: ``image_id, file_name, picture`` (which file it is), ``location`` (with its namespace), ``taken,
+        images: a row for each image: ``image_id, file_name, image_file`` (which file it is), ``location`` (with its namespace), ``taken,
             sequence`` (see :func:`~animl_pipeline.steps.labels.sequence_keys.sequence_keys`), ``blob, bytes, width, height, orientation``
             (null where the image was not downloaded), ``missing`` (bool, whether the download failed), ``over_limit`` (bool, whether
             the source's limits left it out).
@@ -73,9 +73,9 @@ class Annotations(NamedTuple):
         codes[codes == pc.index(coded.dictionary, "").as_py()] = -1
         return np.asarray(codes[self.image], np.int64)
 
-    def picture(self) -> Ints:
+    def image_file(self) -> Ints:
         """A number for the image file of each annotation: int [n]. Two records of an export may name the same file."""
-        codes = self.images["picture"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+        codes = self.images["image_file"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
         return np.asarray(codes[self.image], np.int64)
 
     def over_source_limit(self) -> Bools:
@@ -176,7 +176,7 @@ def _read_images(artifacts: SourceArtifacts, store: Store, location_names: Mappi
         {
             "image_id": ids,
             "file_name": exported["file_name"],
-            "picture": pc.binary_join_element_wise(artifacts.source.images, exported["path"], "/"),
+            "image_file": pc.binary_join_element_wise(artifacts.source.images, exported["path"], "/"),
             "location": _with_prefix(locations, artifacts.source.namespace()),
             "taken": exported["taken"],
             "sequence": sequences.keys,
