@@ -8,8 +8,8 @@ input. For each box it writes a JSON line and, unless the line has an error, the
 from __future__ import annotations
 
 import json
-import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -26,10 +26,10 @@ from animl_pipeline.core.model_input import extract_crop
 from animl_pipeline.serve.deadline import Deadline
 from animl_pipeline.serve.http_errors import RequestError
 
-DECODE_S = 20.0
-"""Seconds until the first crop of an image must be there."""
-PROCESS_BYTES = 100_000_000
-"""Memory of the process without the image: Python and its modules take 60 MB."""
+DECODE_S = 20
+"""Seconds of a processor for one image and its crops. The request's own deadline counts, too."""
+PROCESS_BYTES = 60_000_000
+"""Memory of the process without the image: Python and its modules take 46 MB, of which the endpoint shares a part."""
 
 
 def crop_in_process(
@@ -40,7 +40,7 @@ def crop_in_process(
     *,
     formats: Sequence[str],
     memory: int,
-    seconds: float = DECODE_S,
+    seconds: int = DECODE_S,
 ) -> Generator[Image.Image, None, None]:
     """The crop of each box, in order, as :func:`extract_crop` returns it.
 
@@ -48,23 +48,17 @@ def crop_in_process(
         image: the bytes of the file.
         boxes: the boxes.
         model_input: the size of a crop.
-        deadline: the request's; the process is stopped when it is cancelled.
+        deadline: the request's; the process is stopped when it is over or cancelled.
         formats: the formats that are allowed.
         memory: bytes that decoding and cropping may take.
-        seconds: time until the first crop.
+        seconds: time of a processor that it may take.
 
     Raises:
         RequestError: 400, the image cannot be decoded, or not within its time and memory; 499 or 503, the deadline's.
     """
     command = [sys.executable, "-m", "animl_pipeline.serve.crop_process"]
-    late = threading.Event()
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-
-    def stop_late() -> None:
-        late.set()
-        process.kill()
-
-    timer = threading.Timer(min(seconds, deadline.remaining()), stop_late)
+    timer = threading.Timer(deadline.remaining(), process.kill)
     timer.daemon = True
     timer.start()
     with process, deadline.stopping(process.kill):
@@ -75,8 +69,7 @@ def crop_in_process(
                 crop = _receive(process, model_input.size)
                 if crop is None:
                     deadline.check()
-                    raise RequestError(400, f"image: {_reason(late.is_set(), seconds)}; save it as a baseline JPEG")
-                timer.cancel()
+                    raise RequestError(400, f"image: {_reason(process.wait(), seconds)}; save it as a baseline JPEG, or make it smaller")
                 yield crop
                 deadline.check()
         finally:
@@ -84,8 +77,9 @@ def crop_in_process(
             process.kill()
 
 
-def _reason(late: bool, seconds: float) -> str:
-    return f"decoding it took more than {seconds:g} s" if late else "decoding it took more memory than its size needs"
+def _reason(status: int, seconds: int) -> str:
+    late = status in {-signal.SIGXCPU, -signal.SIGKILL}
+    return f"decoding it took more than {seconds} s" if late else f"the process that decoded it ended with status {status}"
 
 
 def _send(process: subprocess.Popen[bytes], header: dict[str, Any], image: bytes) -> None:
@@ -120,11 +114,9 @@ def _receive(process: subprocess.Popen[bytes], size: int) -> Image.Image | None:
 def main() -> None:
     """Crop the image on standard input."""
     request = json.loads(sys.stdin.buffer.readline())
-    limit = PROCESS_BYTES + int(1.25 * request["memory"])
+    limit = 2 * PROCESS_BYTES + int(1.25 * request["memory"])
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    cpu = int(3 * request["seconds"]) + 1  # if the endpoint was killed, nobody stops this process
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
-    os.nice(5)  # /ping and small images go first
+    resource.setrlimit(resource.RLIMIT_CPU, (request["seconds"], request["seconds"] + 1))
     model_input = ModelInput.model_validate(request["input"])
     out = sys.stdout.buffer
     try:

@@ -34,17 +34,21 @@ if TYPE_CHECKING:
 Answer = dict[str, float] | list[dict[str, float]]
 T = TypeVar("T")
 
-MAX_QUICK_WORK = 1_000_000_000
-"""Pixels times scans of a JPEG or PNG that is decoded in this process. It takes at most two seconds."""
+MAX_QUICK_PIXELS = 32_000_000
+"""Pixels of an image, or of a square around a box, that this process decodes and crops itself. Pillow holds Python's lock while it crops,
+and a few more would hold up /ping. Animl sends at most ten million."""
+MAX_QUICK_WORK = 500_000_000
+"""The same pixels times the scans of a JPEG: about a second of work."""
 MAX_SLOW_REQUESTS = 8
 """Requests with an image that is slow to decode, waiting or being answered."""
 
 
 class SlowRequest(NamedTuple):
-    """A request whose image is decoded in a process of its own."""
+    """A request whose image is decoded in a process of its own, and the side of its largest square in pixels."""
 
     request: ClassifyRequest
     header: ImageHeader
+    side: int
 
 
 class ModelWorker:
@@ -140,11 +144,12 @@ class ModelWorker:
         deadline.check()
         request = parse_request(content_type, body)
         header = _decode(self._budget.read_header, request.image, self._formats)
-        if header.scans * header.width * header.height > MAX_QUICK_WORK or identify_format(request.image) not in DEFAULT_FORMATS:
-            return SlowRequest(request, header)
         classifier = self.require_classifier()
+        side = max(square_around(box, header.width, header.height, classifier.card.model_input.margin).side for box in request.boxes)
+        if _is_slow(request.image, header, side):
+            return SlowRequest(request, header, side)
         answers = []
-        with self._budget.reserve(self._memory_for(header, request, classifier.card.model_input.margin)):
+        with self._budget.reserve(self._memory_for(header, side)):
             deadline.check()
             image = _decode(open_image, request.image, self._formats)
             for box in request.boxes:
@@ -169,20 +174,19 @@ class ModelWorker:
         deadline.check()
         classifier, request = self.require_classifier(), slow.request
         model_input = classifier.card.model_input
-        size = self._memory_for(slow.header, request, model_input.margin, PROCESS_BYTES)
+        size = self._memory_for(slow.header, slow.side, PROCESS_BYTES)
         with self._budget.reserve(size):
             crops = crop_in_process(request.image, request.boxes, model_input, deadline, formats=self._formats, memory=size - PROCESS_BYTES)
             with closing(crops):
                 answers = [best_last(classifier.classify_crop(crop)) for crop in crops]
         return answers if request.is_list else answers[0]
 
-    def _memory_for(self, header: ImageHeader, request: ClassifyRequest, margin: float, process: int = 0) -> int:
+    def _memory_for(self, header: ImageHeader, side: int, process: int = 0) -> int:
         """Bytes for the decoded image, the largest square cropped from it, and the process that does this.
 
         Raises:
             RequestError: 400, that is more than the whole limit for images.
         """
-        side = max(square_around(box, header.width, header.height, margin).side for box in request.boxes)
         size = process + decoded_bytes(header, side)
         if size > self._budget.size:
             raise RequestError(
@@ -199,6 +203,13 @@ def best_last(probabilities: dict[str, float]) -> dict[str, float]:
     Animl reads the keys in their order and puts each class that passes its threshold in front of the labels, so it shows the last one.
     """
     return dict(sorted(probabilities.items(), key=lambda item: item[1]))
+
+
+def _is_slow(image: bytes, header: ImageHeader, side: int) -> bool:
+    """Whether an image is decoded and cropped in a process of its own."""
+    pixels = header.width * header.height
+    large = max(pixels, side * side) > MAX_QUICK_PIXELS or pixels * header.scans > MAX_QUICK_WORK
+    return large or identify_format(image) not in DEFAULT_FORMATS
 
 
 def _decode(read: Callable[[bytes, Sequence[str]], T], image: bytes, formats: Sequence[str]) -> T:

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -63,11 +62,11 @@ def live(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runn
 def test_a_hostile_image_is_refused_with_one_line(live: RunningEndpoint, what: str) -> None:
     answer = post(live.address, "image/jpeg", hostile.HOSTILE[what]())
     assert (answer.status_code, list(answer.json())) == (400, ["error"])
-    assert answer.elapsed.total_seconds() < 10
+    assert "took more than" not in answer.json()["error"]  # it is refused by its bytes, not by the time it takes
     assert live.process.poll() is None
 
 
-@pytest.mark.parametrize("make", [lambda: hostile.encoded("TIFF", 300, 200), lambda: hostile.jpeg_with_scans(3600, 3600, 80)], ids=["TIFF", "scans"])
+@pytest.mark.parametrize("make", [lambda: hostile.encoded("TIFF", 300, 200), lambda: hostile.jpeg_with_scans(3000, 3000, 60)], ids=["TIFF", "scans"])
 def test_an_image_that_may_be_slow_gets_the_offline_answer(live: RunningEndpoint, make: Callable[[], bytes]) -> None:
     data = make()
     answer = post(live.address, None, data)
@@ -88,7 +87,7 @@ def test_unknown_formats_end_the_program() -> None:
     assert "ANIML_IMAGE_FORMATS" in done.stderr
 
 
-def crops_of(data: bytes, deadline: Deadline, memory: int = LIMIT, seconds: float = 30, boxes: tuple[Box, ...] = BOXES) -> list[bytes]:
+def crops_of(data: bytes, deadline: Deadline, memory: int = LIMIT, seconds: int = 60, boxes: tuple[Box, ...] = BOXES) -> list[bytes]:
     crops = crop_in_process(data, boxes, ModelInput(size=32, margin=0.1), deadline, formats=ALL_FORMATS, memory=memory, seconds=seconds)
     with closing(crops):
         return [crop.tobytes() for crop in crops]
@@ -102,10 +101,12 @@ def test_a_process_gives_the_same_crops() -> None:
 
 def test_a_process_that_takes_too_long_or_too_much_memory_is_stopped() -> None:
     large = hostile.encoded("TIFF", 9_000, 9_000, "L", compression="tiff_adobe_deflate")
-    for memory, seconds in ((2 * LIMIT, 0.05), (1_000_000, 60.0)):
-        with pytest.raises(RequestError) as refused:
-            crops_of(large, Deadline(60), memory, seconds)
-        assert refused.value.status == 400
+    with pytest.raises(RequestError) as greedy:
+        crops_of(large, Deadline(60), memory=1_000_000)
+    assert (greedy.value.status, "MemoryError" in greedy.value.reason) == (400, True)
+    with pytest.raises(RequestError) as late:
+        crops_of(hostile.jpeg_with_scans(6000, 6000, 80), Deadline(60), 10 * LIMIT, seconds=1)
+    assert (late.value.status, "more than 1 s" in late.value.reason) == (400, True)
     with pytest.raises(RequestError) as overdue:
         crops_of(large, Deadline(0.05), 2 * LIMIT)
     assert overdue.value.status == 503
@@ -181,17 +182,15 @@ async def wait_for(event: asyncio.Event) -> None:
 def test_requests_whose_time_is_over_are_not_worked_on(model: Path) -> None:
     body = many_boxes()
 
-    async def wait(worker: ModelWorker) -> tuple[list[Any], float]:
+    async def wait(worker: ModelWorker) -> list[Any]:
         stays = asyncio.create_task(wait_for(asyncio.Event()))
-        began = time.monotonic()
         found = await asyncio.gather(*(worker.answer("", body, stays) for _ in range(30)), return_exceptions=True)
         stays.cancel()
-        return found, time.monotonic() - began
+        return found
 
-    refused, seconds = with_worker(model, wait, answer_s=0.5)
+    refused = with_worker(model, wait, answer_s=0.5)
     assert [e.status for e in refused] == [503] * 30
     assert all("Retry-After" in e.headers for e in refused)
-    assert seconds < 30  # all of them would take minutes
 
 
 # -- connections
@@ -217,7 +216,7 @@ def answering(connections: int, headers_s: float) -> Iterator[int]:
 
 
 def part_of_a_request(port: int) -> socket.socket:
-    raw = socket.create_connection(("127.0.0.1", port), timeout=30)
+    raw = socket.create_connection(("127.0.0.1", port), timeout=60)
     raw.sendall(b"POST /ping HTTP/1.1\r\nHost: a\r\n")
     return raw
 
@@ -232,10 +231,10 @@ def is_closed(raw: socket.socket) -> bool:
 
 def test_a_connection_without_a_request_is_closed() -> None:
     with answering(100, 0.3) as port, requests.Session() as session, ExitStack() as stack:
-        assert session.get(f"http://127.0.0.1:{port}/ping", timeout=5).status_code == 200
-        silent = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+        assert session.get(f"http://127.0.0.1:{port}/ping", timeout=60).status_code == 200
+        silent = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
         half = stack.enter_context(part_of_a_request(port))
-        second = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+        second = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
         second.sendall(b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n")
         assert second.recv(12) == b"HTTP/1.1 200"
         second.sendall(b"GET /pi")
@@ -243,17 +242,17 @@ def test_a_connection_without_a_request_is_closed() -> None:
         assert is_closed(silent)
         assert is_closed(half)
         assert is_closed(second)
-        assert session.get(f"http://127.0.0.1:{port}/ping", timeout=5).status_code == 200
+        assert session.get(f"http://127.0.0.1:{port}/ping", timeout=60).status_code == 200
 
 
 def test_more_connections_than_the_maximum_leave_room_for_ping() -> None:
     with answering(20, 60) as port, ExitStack() as stack:
         kept = stack.enter_context(requests.Session())
-        assert kept.get(f"http://127.0.0.1:{port}/ping", timeout=5).status_code == 200
+        assert kept.get(f"http://127.0.0.1:{port}/ping", timeout=60).status_code == 200
         opened = [stack.enter_context(part_of_a_request(port)) for _ in range(100)]
-        assert requests.get(f"http://127.0.0.1:{port}/ping", timeout=5).status_code == 200
+        assert requests.get(f"http://127.0.0.1:{port}/ping", timeout=60).status_code == 200
         assert is_closed(opened[0])
-        assert kept.get(f"http://127.0.0.1:{port}/ping", timeout=5).status_code == 200
+        assert kept.get(f"http://127.0.0.1:{port}/ping", timeout=60).status_code == 200
 
 
 def test_the_maximum_follows_the_limit_on_descriptors() -> None:

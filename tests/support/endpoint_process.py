@@ -72,4 +72,4 @@ def endpoint_process(model: Path, log: Path, *more: str, enter: Callable[[], Non
 def post(address: str, content_type: str | None, body: bytes) -> requests.Response:
     """POST to /invocations with this content type, or with none."""
     headers = {"Content-Type": content_type} if content_type else {}
-    return requests.post(f"{address}/invocations", data=body, headers=headers, timeout=30)
+    return requests.post(f"{address}/invocations", data=body, headers=headers, timeout=60)
