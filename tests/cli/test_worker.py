@@ -101,7 +101,7 @@ def test_deploying_puts_every_deployment_and_automation_on_the_server(prefect: s
     ]  # fmt: skip
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("of_the_run", [False, True], ids=["deployment", "run"])
 def test_no_run_brings_the_worker_commands_of_its_own(home: Path, worker: Path, prefect: str, of_the_run: bool) -> None:
     ours = requests.get(f"{prefect}/deployments/name/retrain/sample", timeout=30).json()
