@@ -42,7 +42,7 @@ MAX_STEPS = 20_000
 """Groups looked at in all rounds together, at most, so that a search with many locations takes seconds."""
 MAX_NUMBERS = 1_500_000_000
 """Numbers compared in all rounds together, at most: one for each class, of crops and of locations, in each change that is scored. This
-many take about 40 CPU seconds. Only plans with hundreds of classes need as many; they still get one round."""
+many take about 40 CPU seconds. Only plans with more than a thousand classes need as many; they still get one round."""
 NUMBERS_AT_ONCE = 20_000
 """So many numbers are compared for one group and split, at most; with more classes, only the most promising swaps are scored."""
 MIN_SWAPS = 16
