@@ -8,7 +8,6 @@ must fix is a SettingsError.
 from __future__ import annotations
 
 import difflib
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +36,7 @@ from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.integrations.animl import queries
 from animl_pipeline.integrations.animl.errors_in_answers import check_status, codes, graphql_errors, json_body, reason_in, token_refused
 from animl_pipeline.integrations.animl.queries import ImageFilters
-from animl_pipeline.integrations.animl.sign_in import SignIn
+from animl_pipeline.integrations.animl.sign_in import SignIn, redact_urllib3_logs
 from animl_pipeline.storage.read_remote_files import RemoteError
 
 T = TypeVar("T")
@@ -84,7 +83,7 @@ class AnimlClient:
         self._project_is_known = False  # remembered by this client only: a user may lose the project later
         self._api = requests.Session()
         self._files = requests.Session()  # presigned addresses: S3 refuses a second kind of authorisation
-        _redact_urllib3_logs()
+        redact_urllib3_logs()
 
     def __enter__(self) -> Self:
         return self
@@ -345,21 +344,6 @@ class AnimlClient:
             raise RemoteError(reason, f"Animl: {message}", retryable=slow)
         check_status(status, self._url, self._sign_in.redact(reason_in(json_body(response))))
         return dict(response.json()["data"])
-
-
-class _QueryFilter(logging.Filter):
-    """Cuts the query off each URL in a log record: with it, everybody could read the export for an hour."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple(a.partition("?")[0] if isinstance(a, str) else a for a in record.args)
-        return True
-
-
-def _redact_urllib3_logs() -> None:
-    log = logging.getLogger("urllib3.connectionpool")
-    if not any(isinstance(f, _QueryFilter) for f in log.filters):
-        log.addFilter(_QueryFilter())
 
 
 def drop_nulls(value: Any) -> Any:

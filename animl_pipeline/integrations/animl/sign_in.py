@@ -127,3 +127,19 @@ def _srp(settings: Settings) -> str:
     except (NotImplementedError, KeyError, TypeError):
         code, line = "other_challenge", f"Cognito asks the user {settings.user} for more than a password; set ANIML_ID_TOKEN instead"
     raise SettingsError(line, code=code)
+
+
+class _QueryFilter(logging.Filter):
+    """Cuts the query off each URL in a log record: with it, everybody could read the export for an hour."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(a.partition("?")[0] if isinstance(a, str) else a for a in record.args)
+        return True
+
+
+def redact_urllib3_logs() -> None:
+    """Cut queries off the URLs that the HTTP library logs."""
+    log = logging.getLogger("urllib3.connectionpool")
+    if not any(isinstance(f, _QueryFilter) for f in log.filters):
+        log.addFilter(_QueryFilter())
