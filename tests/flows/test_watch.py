@@ -155,6 +155,16 @@ def test_an_animl_that_does_not_answer_is_asked_again_and_no_run_is_started_mean
     assert len(runs_of(deployed)) == 1
 
 
+@pytest.mark.parametrize("project", ["isles", "mainland"])
+def test_a_project_that_the_user_does_not_see_is_an_error_and_not_nothing_new(plan: str, deployed: UUID, tmp_path: Path, project: str) -> None:
+    path = tmp_path / f"{plan}.yaml"
+    path.write_text(path.read_text(encoding="utf-8").replace("animl://isle", f"animl://{project}"), encoding="utf-8")
+    with pytest.raises(SettingsError) as refused:
+        watch(plan)
+    assert (refused.value.code, refused.value.details["project"]) == ("unknown_project", project)
+    assert runs_of(deployed) == []
+
+
 def test_a_plan_that_is_not_deployed_or_has_no_project_is_one_line(plan: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as refused:
         watch(plan)
