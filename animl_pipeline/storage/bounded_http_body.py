@@ -18,7 +18,7 @@ MAX_RATIO = 250
 RATIO_FREE = 64 << 20
 """Bytes up to which the ratio does not count."""
 _GZIP_OR_ZLIB = 47
-"""zlib's number for either format, told apart by its header."""
+"""zlib's number for either format; the header of the data decides."""
 
 
 class TimeLimits(NamedTuple):
