@@ -77,7 +77,7 @@ def _submit_steps(plan: Plan, paths: RunPaths) -> list[Step]:
     extract_crops_on_cluster(labels, detections, plan, paths)
     crops = dataset.extract_crops.submit(labels, detections, plan.crops, plan.model_input, paths)
     splits = dataset.split_by_location.submit(crops, plan.splits, tuple(plan.labels.classes), plan.model, paths)
-    test = _submit_test_sequences(plan, exports, splits, paths)
+    test = _submit_test_sequences(plan, exports, images, splits, paths)
     model = training.train_classifier.submit(crops, splits, plan, paths)
     calibrated = training.calibrate_classifier.submit(model, crops, splits, plan, paths)
     folds = _train_audit_folds(plan, crops, splits, model, paths)
@@ -91,15 +91,17 @@ def _submit_steps(plan: Plan, paths: RunPaths) -> list[Step]:
     return [*steps, *(("", task) for fold in folds for task in fold), ("evaluation", evaluation), ("package", package)]
 
 
-def _submit_test_sequences(plan: Plan, exports: list[PrefectFuture[Artifact]], splits: PrefectFuture[Artifact], paths: RunPaths) -> list[Step]:
+def _submit_test_sequences(
+    plan: Plan, exports: list[PrefectFuture[Artifact]], images: list[PrefectFuture[Artifact]], splits: PrefectFuture[Artifact], paths: RunPaths
+) -> list[Step]:
     """The steps that give the sequences on which production is scored, if the plan wants that."""
     if plan.production is None:
         return []
-    images = dataset.choose_test_images.submit(plan.sources, exports, splits, plan.labels, plan.production, plan.splits, paths)
-    downloads = [dataset.download_test_images.submit(s, images, plan.images, paths) for s in plan.sources]
-    detections = dataset.detect_in_test_images.submit(images, plan.sources, downloads, plan.detections, plan.production, paths)
+    chosen = dataset.choose_test_images.submit(plan.sources, exports, images, splits, plan.labels, plan.production, plan.splits, paths)
+    downloads = [dataset.download_test_images.submit(s, chosen, plan.images, paths) for s in plan.sources]
+    detections = dataset.detect_in_test_images.submit(chosen, plan.sources, downloads, plan.detections, plan.production, paths)
     return [
-        ("test_images", images),
+        ("test_images", chosen),
         *((f"test_downloads {s.name}", task) for s, task in zip(plan.sources, downloads, strict=True)),
         ("test_detections", detections),
     ]

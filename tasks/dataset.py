@@ -78,14 +78,15 @@ def split_by_location(crops: Artifact, config: SplitsConfig, classes: tuple[str,
 def choose_test_images(
     sources: tuple[SourceConfig, ...],
     exports: list[Artifact],
+    images: list[Artifact],
     splits: Artifact,
     labels: LabelsConfig,
     production: ProductionConfig,
     dates: SplitsConfig,
     paths: RunPaths,
 ) -> Artifact:
-    """Choose the images on which the model is scored as in production. ``exports`` are in the order of ``sources``."""
-    found = [labels_step.SourceArtifacts(*of_source) for of_source in zip(sources, exports, strict=True)]
+    """Choose the images on which the model is scored as in production. ``exports`` and ``images`` are in the order of ``sources``."""
+    found = [labels_step.SourceArtifacts(*of_source) for of_source in zip(sources, exports, images, strict=True)]
     return labels_step.choose_test_images(found, splits, labels, production, dates, paths.open_store(), paths.settings())
 
 

@@ -18,6 +18,7 @@ from animl_pipeline.config import LabelsConfig, ProductionConfig, SplitsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.capture_times import parse_days, parse_seconds
+from animl_pipeline.core.image_orientation import FRAME_MISMATCH
 from animl_pipeline.core.non_animal_names import role
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES, EXPORT_LOCATIONS, SPLIT_LOCATIONS, TEST_IMAGES, TEST_OBJECTS
@@ -57,11 +58,11 @@ def choose_test_images(
 ) -> Artifact:
     """Write TEST_IMAGES and TEST_OBJECTS: the reviewed images of the test locations, in sequences, and the objects in them.
 
-    Images are left out, and counted, if a label of theirs was not reviewed or means an unknown animal, if their camera had no deployment,
-    and if the plan's dates give them to training. Where a location has more sequences than the plan allows, whole sequences are drawn.
+    Images are left out, and counted, if a label of theirs was not reviewed or means an unknown animal, if a box of theirs refers to an image
+    of another shape, if their camera had no deployment, and if the plan's dates give them to training. Where a location has more sequences than the plan allows, whole sequences are drawn.
 
     Args:
-        sources: the sources with their exports.
+        sources: the sources with their exports, and with the images that are downloaded already, which say how boxes are turned.
         splits: the step that chose the test locations.
         config: the plan's labels, which say what a label means.
         production: the gap between sequences, and how many are scored.
@@ -73,26 +74,27 @@ def choose_test_images(
     key: dict[str, Any] = config.model_dump(mode="json", by_alias=True, include={"classes", "empty", "exclude", "exclude_taxa", "taxonomy"}) | {
         "unreviewed": {s.source.name: s.source.unreviewed for s in sources},
         "locations": {s.source.name: [s.source.namespace(), s.source.merge_locations_within_m] for s in sources},
+        "box_frame": {s.source.name: s.source.box_frame for s in sources},
         "production": production.model_dump(include={"sequence_gap_seconds", "max_sequences_per_location"}),
         "train_only_before": str(dates.train_only_before or ""),
     }
 
     def build(space: Workspace) -> StepOutput:
-        exports = [s._replace(images=None) for s in sources]
-        annotations = read_annotations(exports, store)
+        annotations = read_annotations(sources, store)
         mappings = {s.source.name: map_labels(config, s.source.name, taxonomy) for s in sources}
         never = np.zeros(len(annotations.image), bool)
         choice = choose_annotations(annotations, config, mappings, never, never)
         locations = store.table(splits, SPLIT_LOCATIONS)
         test = set(locations.loc[locations["split"] == "test", "location"])
-        images = _read_images(annotations, exports, store)
+        images = _read_images(annotations, sources, store)
         reason = _reasons(images, annotations, choice.reason == REASONS.index(EMPTY), test, dates)
         truths = _truths(annotations, choice.class_number, choice.reason == REASONS.index(EMPTY), list(config.classes))
         has_class = np.zeros(len(images), bool)
         has_class[annotations.image[choice.class_number >= 0]] = True
         return _write(space, images, reason, truths, has_class, production)
 
-    inputs = {f"{s.source.name}.export": s.export for s in sources} | {"splits": splits}
+    inputs = {f"{s.source.name}.{part}": a for s in sources for part, a in (("export", s.export), ("images", s.images)) if a is not None}
+    inputs["splits"] = splits
     digests = {"taxonomy": taxonomy.digest} if config.taxonomy else None
     return store.make(STEP, inputs=inputs, digests=digests, config=key, build=build)
 
@@ -109,17 +111,19 @@ def _read_images(annotations: Annotations, sources: Sequence[SourceArtifacts], s
 
 def _reasons(images: pd.DataFrame, annotations: Annotations, is_empty: Bools, test: set[str], dates: SplitsConfig) -> pd.Series:
     """Why each image is left out; "" where it counts. The first reason that applies counts."""
-    annotated, unreviewed, uncertain = (np.zeros(len(images), bool) for _ in range(3))
+    annotated, unreviewed, uncertain, mismatched = (np.zeros(len(images), bool) for _ in range(4))
     annotated[annotations.image] = True
     unreviewed[annotations.image[annotations.unreviewed]] = True
     is_unknown = np.array([role(label) == "unknown" for label in annotations.labels], bool)
     uncertain[annotations.image[is_unknown[annotations.label] & ~is_empty]] = True
+    mismatched[annotations.image[annotations.frame_mismatch]] = True
     first_day = dates.train_only_before
     too_early = np.zeros(len(images), bool) if first_day is None else parse_days(images["taken"]) < np.datetime64(first_day)
     rules = {
         OTHER_LOCATION: ~images["location"].isin(test).to_numpy(),
         NOT_REVIEWED: ~annotated | unreviewed,
         UNCERTAIN: uncertain,
+        FRAME_MISMATCH: mismatched,
         NO_DEPLOYMENT: images["location"].str.endswith(DEFAULT_DEPLOYMENT).to_numpy(),
         TRAINING_DATE: too_early,
     }
