@@ -16,7 +16,9 @@ def test_placeholders_say_nothing_about_the_location(name: str) -> None:
     assert is_placeholder(name)
 
 
-@pytest.mark.parametrize("name", ["CAM01", "7", "-12", "Camera", "Namibia", "Nan Province", "Unknown Creek", "Noname Camp", "Site 9", "Station A", "草原", "#3"])
+@pytest.mark.parametrize(
+    "name", ["CAM01", "7", "-12", "Camera", "Namibia", "Nan Province", "Unknown Creek", "Noname Camp", "Site 9", "Station A", "草原", "#3"]
+)
 def test_names_are_no_placeholders(name: str) -> None:
     assert not is_placeholder(name)
 

@@ -59,7 +59,8 @@ def choose_test_images(
     """Write TEST_IMAGES and TEST_OBJECTS: the reviewed images of the test locations, in sequences, and the objects in them.
 
     Images are left out, and counted, if a label of theirs was not reviewed or means an unknown animal, if a box of theirs refers to an image
-    of another shape, if their camera had no deployment, and if the plan's dates give them to training. Where a location has more sequences than the plan allows, whole sequences are drawn.
+    of another shape, if their camera had no deployment, and if the plan's dates give them to training. Where a location has more sequences
+    than the plan allows, whole sequences are drawn.
 
     Args:
         sources: the sources with their exports, and with the images that are downloaded already, which say how boxes are turned.
