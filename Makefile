@@ -73,5 +73,5 @@ IMAGES ?= endpoint pipeline
 images:  ## build both container images, animl-endpoint and animl-pipeline; one of them: make images IMAGES=endpoint
 	for image in $(IMAGES); do $(BUILD) $(IMAGE_FLAGS) -f docker/$$image.Dockerfile -t animl-$$image . || exit 1; done
 
-clean:  ## remove the output of demo and tests (the environment stays)
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
+clean:  ## remove what the demo, the docs and the tests made (the environment, runs/store and all other folders in runs stay)
+	rm -rf runs/demo runs/site .pytest_cache .mypy_cache .ruff_cache
