@@ -49,13 +49,15 @@ def extract_crops_on_cluster(labels: PrefectFuture[Artifact], detections: Prefec
 
 
 def _detect(labels: Artifact, plan: Plan, shares: int, paths: RunPaths) -> int:
-    done = dataset.run_detector_share.map(unmapped(labels), unmapped(plan.detections), range(shares), unmapped(shares), unmapped(paths))
+    end = (unmapped(plan.false_box_class()), unmapped(paths))
+    done = dataset.run_detector_share.map(unmapped(labels), unmapped(plan.detections), range(shares), unmapped(shares), *end)
     return sum(done.result())
 
 
 def _crop(labels: Artifact, detections: Artifact, plan: Plan, shares: int, paths: RunPaths) -> int:
     artifacts, config = (unmapped(labels), unmapped(detections)), (unmapped(plan.crops), unmapped(plan.model_input))
-    done = dataset.extract_crops_share.map(*artifacts, *config, range(shares), unmapped(shares), unmapped(paths))
+    end = (unmapped(plan.labels.nothing_id), unmapped(paths))
+    done = dataset.extract_crops_share.map(*artifacts, *config, range(shares), unmapped(shares), *end)
     return sum(done.result())
 
 

@@ -73,10 +73,10 @@ def _submit_steps(plan: Plan, paths: RunPaths) -> list[Step]:
     images = [dataset.download_images.submit(s, e, plan.labels, plan.images, paths) for s, e in zip(plan.sources, exports, strict=True)]
     labels = dataset.resolve_labels.submit(plan.sources, exports, images, plan.labels, paths)
     run_detector_on_cluster(labels, plan, paths)
-    detections = dataset.detect_animals.submit(labels, plan.detections, plan.sources, paths)
+    detections = dataset.detect_animals.submit(labels, plan.detections, plan.sources, plan.false_box_class(), paths)
     extract_crops_on_cluster(labels, detections, plan, paths)
-    crops = dataset.extract_crops.submit(labels, detections, plan.crops, plan.model_input, paths)
-    splits = dataset.split_by_location.submit(crops, plan.splits, tuple(plan.labels.classes), plan.model, paths)
+    crops = dataset.extract_crops.submit(labels, detections, plan.crops, plan.model_input, plan.labels.nothing_id, paths)
+    splits = dataset.split_by_location.submit(crops, plan.splits, plan.labels.class_ids(), plan.model, paths)
     test = _submit_test_sequences(plan, exports, images, splits, paths)
     model = training.train_classifier.submit(crops, splits, plan, paths)
     calibrated = training.calibrate_classifier.submit(model, crops, splits, plan, paths)

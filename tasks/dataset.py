@@ -6,6 +6,7 @@ from prefect import task
 
 from animl_pipeline.config import CropsConfig, DetectionsConfig, ImagesConfig, LabelsConfig, ProductionConfig, SourceConfig, SplitsConfig
 from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.empty_images import FalseBoxClass
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.steps import crops as crops_step
 from animl_pipeline.steps import detections as detections_step
@@ -29,7 +30,8 @@ def download_images(source: SourceConfig, export: Artifact, labels: LabelsConfig
     """Download and verify the images whose labels the plan wants."""
     settings = paths.settings()
     wanted = labels_step.wanted_labels(labels, source.name, settings)
-    return images_step.download_images(source, export, wanted, paths.open_store(), settings, config)
+    empty = labels_step.wanted_empty_images(labels, source.name, settings)
+    return images_step.download_images(source, export, wanted, paths.open_store(), settings, config, empty)
 
 
 @step_task("labels")
@@ -42,30 +44,34 @@ def resolve_labels(
 
 
 @step_task("detections")
-def detect_animals(labels: Artifact, config: DetectionsConfig, sources: tuple[SourceConfig, ...], paths: RunPaths) -> Artifact:
+def detect_animals(
+    labels: Artifact, config: DetectionsConfig, sources: tuple[SourceConfig, ...], false_boxes: FalseBoxClass | None, paths: RunPaths
+) -> Artifact:
     """Find boxes: people's where there are any, MegaDetector's elsewhere."""
     folders = {source.name: source.images for source in sources}
-    return detections_step.detect_animals(labels, config, paths.open_store(), paths.settings(), folders)
+    return detections_step.detect_animals(labels, config, paths.open_store(), paths.settings(), folders, false_boxes)
 
 
 @task(name="detect", task_run_name="detect {share} of {of}", **REMOTE_WORK)
-def run_detector_share(labels: Artifact, config: DetectionsConfig, share: int, of: int, paths: RunPaths) -> int:
+def run_detector_share(labels: Artifact, config: DetectionsConfig, share: int, of: int, false_boxes: FalseBoxClass | None, paths: RunPaths) -> int:
     """Run the detector on one share of the images: a cluster worker's part of the step detections."""
-    return detections_step.run_detector_share(labels, config, share, of, paths.open_store(), paths.settings())
+    return detections_step.run_detector_share(labels, config, share, of, paths.open_store(), paths.settings(), false_boxes)
 
 
 @step_task("crops")
-def extract_crops(labels: Artifact, detections: Artifact, config: CropsConfig, model_input: ModelInput, paths: RunPaths) -> Artifact:
-    """Crop the labelled animals out of their images."""
-    return crops_step.extract_crops(labels, detections, config, model_input, paths.open_store(), paths.settings())
+def extract_crops(
+    labels: Artifact, detections: Artifact, config: CropsConfig, model_input: ModelInput, nothing: str | None, paths: RunPaths
+) -> Artifact:
+    """Crop the labelled animals out of their images, and the false boxes if ``nothing`` is their class."""
+    return crops_step.extract_crops(labels, detections, config, model_input, paths.open_store(), paths.settings(), nothing)
 
 
 @task(name="crop", task_run_name="crop {share} of {of}", **REMOTE_WORK)
 def extract_crops_share(
-    labels: Artifact, detections: Artifact, config: CropsConfig, model_input: ModelInput, share: int, of: int, paths: RunPaths
+    labels: Artifact, detections: Artifact, config: CropsConfig, model_input: ModelInput, share: int, of: int, nothing: str | None, paths: RunPaths
 ) -> int:
     """Crop one share of the images: a cluster worker's part of the step crops."""
-    return crops_step.extract_crops_share(labels, detections, config, model_input, share, of, paths.open_store(), paths.settings())
+    return crops_step.extract_crops_share(labels, detections, config, model_input, share, of, paths.open_store(), paths.settings(), nothing)
 
 
 @step_task("splits")

@@ -13,10 +13,11 @@ from animl_pipeline.cli import console
 from animl_pipeline.cli.options import DataOption, Debug, PlanArgument, StoreOption, open_plan, settings_with
 from animl_pipeline.config import Plan, SourceConfig
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ImagesError
 from animl_pipeline.steps.export import describe_locations, export_annotations
 from animl_pipeline.steps.images import DownloadEstimate, estimate_download, open_image_host
-from animl_pipeline.steps.labels import LabelsPreview, preview_labels, wanted_labels
+from animl_pipeline.steps.labels import LabelsPreview, preview_labels, wanted_empty_images, wanted_labels
 from animl_pipeline.storage.store import Store, open_store
 
 ASSUMED_BYTES = 700_000
@@ -41,7 +42,7 @@ def preview(plan: PlanArgument, store: StoreOption = None, data: DataOption = No
     checked, opened = open_plan(plan, settings), open_store(settings)
     with console.show_progress(debug=Debug.on):
         exports = {s.name: export_annotations(s, opened, settings) for s in checked.sources}
-        estimates = {s.name: estimate_download(s, exports[s.name], wanted_labels(checked.labels, s.name, settings), opened) for s in checked.sources}
+        estimates = {s.name: _estimate(s, exports[s.name], checked, opened, settings) for s in checked.sources}
         over_limit = {name: estimate.over_limit for name, estimate in estimates.items()}
         found = preview_labels(checked.sources, checked.labels, exports, over_limit, opened, settings)
     _show_classes(checked, found)
@@ -58,6 +59,11 @@ def preview(plan: PlanArgument, store: StoreOption = None, data: DataOption = No
         console.out.print(f"refused: {line}")  # not wrapped, so that a path stays in one piece
     if refusals or (found.too_few and checked.labels.on_too_few == "error"):
         raise typer.Exit(1)
+
+
+def _estimate(source: SourceConfig, export: Artifact, plan: Plan, store: Store, settings: Settings) -> DownloadEstimate:
+    empty = wanted_empty_images(plan.labels, source.name, settings)
+    return estimate_download(source, export, wanted_labels(plan.labels, source.name, settings), store, empty)
 
 
 def _show_classes(plan: Plan, found: LabelsPreview) -> None:

@@ -5,7 +5,7 @@ at the settings' data folder, so that a plan holds on another machine.
 """
 
 from animl_pipeline.config.detections_and_crops import CropsConfig, DetectionsConfig
-from animl_pipeline.config.labels import ClassConfig, LabelsConfig, TaxonConfig, TaxonomyConfig
+from animl_pipeline.config.labels import ClassConfig, LabelsConfig, NothingConfig, TaxonConfig, TaxonomyConfig
 from animl_pipeline.config.package_and_release import BatchEndpointConfig, PackageConfig, PlannedEndpoint, RegisterConfig, ReleaseConfig
 from animl_pipeline.config.plan import Plan, WatchConfig
 from animl_pipeline.config.plan_file import Overrides, check_plan, find_plan, load_plan
@@ -27,6 +27,7 @@ __all__ = [
     "ImagesConfig",
     "LabelsConfig",
     "MegadetectorConfig",
+    "NothingConfig",
     "Overrides",
     "PackageConfig",
     "Plan",

@@ -75,6 +75,14 @@ class ClassConfig(Record):
         return tuple(dict.fromkeys(label for labels in lists for label in labels))
 
 
+class NothingConfig(Record):
+    """A class of the model for false boxes, such as waving grass. It is no animal: no score counts it, and Animl never shows it."""
+
+    id: str = Field(default="nothing", description="the class's id; no class of the plan may have it")
+    max_images: int = Field(default=2000, ge=1, description="the detector looks for false boxes in at most this many empty images")
+    max_per_location: int = Field(default=50, ge=1, description="in at most this many of one location")
+
+
 class LabelsConfig(Record):
     """Which labels become which class, and what is left out. Labels are compared without case."""
 
@@ -93,6 +101,11 @@ class LabelsConfig(Record):
     equivalents: dict[str, tuple[str, ...]] = Field(
         default={}, description="scoring only: class → other classes that count as right when they are predicted for it"
     )
+    nothing: NothingConfig | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,  # a plan without it is recorded, and gives keys, as if there were no such section
+        description="a class for false boxes, learnt from the detector's boxes on empty images that people reviewed; null: none",
+    )
     seed: Seed = Field(default=0, description="which annotations a limit keeps")
 
     @field_validator("classes", mode="before")
@@ -105,10 +118,14 @@ class LabelsConfig(Record):
 
     @model_validator(mode="after")
     def _check_classes(self) -> Self:
-        for class_id in self.classes:
+        for class_id in self.class_ids():
             ClassInfo(id=class_id, name=class_id)
             if not class_id.isprintable() or class_id != class_id.strip():
                 raise ValueError(f"expected a class id of one line of printable text without spaces around it, found {class_id!r}")
+        if self.nothing and self.nothing.id in self.classes:
+            raise ValueError(
+                f"nothing: {self.nothing.id!r} is also a class of labels.classes; give the class for false boxes another name in nothing.id"
+            )
         conflict = next(self.conflicts(), None)
         if conflict is not None and self.on_conflict == "error":
             raise ValueError(f"{conflict}; a label has one meaning")
@@ -119,6 +136,15 @@ class LabelsConfig(Record):
         if taxa and self.taxonomy is None:
             raise ValueError(f"{taxa[0]}: taxa need a table that says which label belongs to which taxon; name it in labels.taxonomy.table")
         return self
+
+    def class_ids(self) -> tuple[str, ...]:
+        """The class ids in the order of the model's outputs: the plan's classes, then the one for false boxes if the plan has it."""
+        return (*self.classes, *([self.nothing.id] if self.nothing else []))
+
+    @property
+    def nothing_id(self) -> str | None:
+        """The id of the class for false boxes; None if the plan has none."""
+        return self.nothing.id if self.nothing else None
 
     def conflicts(self) -> Iterator[str]:
         """A line for each label that the plan gives two meanings in one source."""

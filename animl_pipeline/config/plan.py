@@ -17,6 +17,7 @@ from animl_pipeline.config.thresholds_gate_audit import AuditConfig, GateConfig,
 from animl_pipeline.config.training import TrainingConfig
 from animl_pipeline.config.value_types import Name, shorten
 from animl_pipeline.core.animl_and_sagemaker_limits import MODELS_WITH_OWN_INTERFACES
+from animl_pipeline.core.empty_images import FalseBoxClass
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.model_card import ClassInfo, ModelInput
 
@@ -59,6 +60,10 @@ class Plan(Record):
         if self.splits.val + self.splits.test >= 0.9:
             raise ValueError("splits: val and test leave less than a tenth of the crops to train on")
         self.thresholds.check(tuple(self.labels.classes))
+        if self.labels.nothing and self.detections.source == "annotations":
+            raise ValueError(
+                "labels.nothing: expected detections.source auto, detector or results, found annotations: a detector must find the false boxes"
+            )
         self._check_endpoint_names()
         self._check_model_ids()
         if self.gate.first_model not in {None, self.model}:
@@ -91,8 +96,14 @@ class Plan(Record):
                 )
 
     def classes(self) -> tuple[ClassInfo, ...]:
-        """The classes in the plan's order, which is the order of the model's outputs."""
-        return tuple(ClassInfo(id=c, name=c) for c in self.labels.classes)
+        """The classes in the plan's order, which is the order of the model's outputs; the class for false boxes, if there is one, is the last."""
+        return tuple(ClassInfo(id=c, name=c) for c in self.labels.class_ids())
+
+    def false_box_class(self) -> FalseBoxClass | None:
+        """The class for false boxes; None if the plan has none. Its boxes are those that production will send to the model."""
+        if self.labels.nothing is None:
+            return None
+        return FalseBoxClass(self.labels.nothing.id, self.production.detector_confidence if self.production else None)
 
     def endpoint_name(self, version: str = "") -> str:
         """The name of the (first) endpoint; where the plan switches by SSM, of one version's endpoint."""

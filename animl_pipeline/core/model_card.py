@@ -64,6 +64,9 @@ class ModelCard(Record):
     model_input: ModelInput
     temperature: float = Field(default=1.0, gt=0)
     thresholds: dict[str, Share] = Field(default={}, description="class id → lowest probability at which the class is predicted")
+    nothing: str | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="the last class, if it means a false box: no animal, and never answered"
+    )
     onnx_sha256: Digest
     agreement: Agreement
     data_digest: Digest
@@ -71,6 +74,16 @@ class ModelCard(Record):
     plan: dict[str, Any]
     metrics: dict[str, Any] = Field(default={}, description="``evaluation_results.Metrics`` as JSON")
 
+    @model_validator(mode="after")
+    def _nothing_is_last(self) -> Self:
+        if self.nothing is not None and (self.nothing != self.classes[-1].id or self.nothing in self.thresholds):
+            raise ValueError(f"expected nothing to be the last class and to have no threshold, found {self.nothing!r}")
+        return self
+
     def class_ids(self) -> tuple[str, ...]:
         """The class ids in the order of the model's outputs."""
         return tuple(c.id for c in self.classes)
+
+    def animal_ids(self) -> tuple[str, ...]:
+        """The class ids without the class for false boxes, which is the last output: those that are answered and scored."""
+        return tuple(c for c in self.class_ids() if c != self.nothing)

@@ -66,16 +66,16 @@ class Classifier:
         return softmax(np.asarray(logits, np.float32) / np.float32(self.card.temperature))
 
     def classify(self, image: Image.Image, box: Box) -> dict[str, float]:
-        """Class id → probability, for one box of one image.
+        """Class id → probability, for one box of one image. A class for false boxes is not among them; the others then sum to less than 1.
 
         Boxes are classified one at a time, because in a batch the last bits of a result depend on the other crops.
         """
         return self.classify_crop(extract_crop(image, box, self.card.model_input))
 
     def classify_crop(self, crop: Image.Image) -> dict[str, float]:
-        """Class id → probability, for one crop as :func:`extract_crop` returns it."""
+        """The same for one crop as :func:`extract_crop` returns it."""
         row = self.probabilities(normalise([crop], self.card.model_input))[0]
-        return {c: float(p) for c, p in zip(self.card.class_ids(), row, strict=True)}
+        return {c: float(p) for c, p in zip(self.card.class_ids(), row, strict=True) if c != self.card.nothing}
 
 
 def read_card(path: Path) -> ModelCard:

@@ -72,7 +72,12 @@ Matches = tuple[list[Match], list[DroppedLabel]]
 
 
 def match_labels(
-    labels: pd.DataFrame, dropped_annotations: pd.DataFrame, detections: pd.DataFrame, failures: pd.DataFrame, config: CropsConfig
+    labels: pd.DataFrame,
+    dropped_annotations: pd.DataFrame,
+    detections: pd.DataFrame,
+    failures: pd.DataFrame,
+    config: CropsConfig,
+    nothing: str | None = None,
 ) -> Matches:
     """Match annotations and boxes. Each box of each image is matched at most once.
 
@@ -81,7 +86,8 @@ def match_labels(
     Other reasons for a dropped label: a reason of the step detections (such as ``image_broken``), ``no_animal_found``, ``ambiguous_label``
     (an image-level label in an image with another class), ``duplicate_label`` (a second one of the same class), ``box_of_another_label``
     (a person drew a box around all animals that were found, and labelled it otherwise or beyond a limit), ``several_boxes``,
-    ``too_small``, ``beyond_cap``, ``duplicate_image``, ``duplicate_box``, ``contradictory_label``.
+    ``too_small``, ``beyond_cap``, ``duplicate_image``, ``duplicate_box``, ``contradictory_label``; ``no_false_box`` (an empty image in which
+    the detector found nothing).
 
     Args:
         labels: labels.parquet.
@@ -89,6 +95,7 @@ def match_labels(
         detections: detections.parquet.
         failures: detector_failures.parquet.
         config: the plan's section ``crops``.
+        nothing: the class for false boxes, if the plan has it. Each animal that was detected in its images is a false box.
     """
     people = labels["label"].map(lambda label: is_person(label) or is_vehicle(label)).astype(bool)
     rows = labels.loc[people, ["source", "image_id", "annotation_id"]]
@@ -100,7 +107,10 @@ def match_labels(
     for image, labelled in sorted(_annotations_by_image(labels[~people]).items()):
         failure = failed.get(image, "no_box")
         no_box_reason = "no_animal_found" if failure == "no_box" else failure
-        matched_here, dropped_here = _match_image(labelled, animals.get(image, []), claimed.get(image, []), no_box_reason, config)
+        if labelled[0].class_id == nothing:
+            matched_here, dropped_here = _match_false_boxes(labelled[0], animals.get(image, []), failure, config)
+        else:
+            matched_here, dropped_here = _match_image(labelled, animals.get(image, []), claimed.get(image, []), no_box_reason, config)
         matches += matched_here
         dropped += dropped_here
     unique, repeated = _drop_duplicate_boxes(matches)
@@ -174,6 +184,14 @@ def _match_image_level(annotations: list[Annotation], free: list[AnimalBox], no_
     cap = 1 if config.image_level_label == "highest_confidence" else config.max_per_image_level_label
     dropped += [first.drop("too_small")] * (len(free) - len(large)) + [first.drop("beyond_cap")] * len(large[cap:])
     return [Match(first, a) for a in large[:cap]], dropped
+
+
+def _match_false_boxes(empty: Annotation, animals: list[AnimalBox], failure: str, config: CropsConfig) -> Matches:
+    """A match of an empty image's label with each of its boxes. The limits for labels without a box do not count: all of them are false."""
+    large = [a for a in animals if not _is_too_small(empty, a, config.min_pixels)]
+    if not animals:
+        return [], [empty.drop("no_false_box" if failure == "no_box" else failure)]
+    return [Match(empty, a) for a in large], [empty.drop("too_small")] * (len(animals) - len(large))
 
 
 def _share_inside(box: BoxTuple, outer: BoxTuple) -> float:

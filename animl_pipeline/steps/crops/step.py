@@ -34,7 +34,15 @@ STEP = Step(
 )
 
 
-def extract_crops(labels: Artifact, detections: Artifact, config: CropsConfig, model_input: ModelInput, store: Store, settings: Settings) -> Artifact:
+def extract_crops(
+    labels: Artifact,
+    detections: Artifact,
+    config: CropsConfig,
+    model_input: ModelInput,
+    store: Store,
+    settings: Settings,
+    nothing: str | None = None,
+) -> Artifact:
     """Extract one crop for each labelled animal: crops.parquet, and dropped.parquet with the labels that have none.
 
     A crop is a lossless WebP image of ``model_input.size`` x ``model_input.size`` pixels. An annotation with a reviewed box gets the
@@ -48,32 +56,41 @@ def extract_crops(labels: Artifact, detections: Artifact, config: CropsConfig, m
         model_input: what the model sees of a box; only size and margin change a crop.
         store: holds the images and crops, and an index of the crops that exist.
         settings: how many images are cropped at a time.
+        nothing: the class for false boxes; None: the plan has none.
 
     Raises:
         CropsError: no crop is left; the message says why labels were dropped.
     """
 
     def build(space: Workspace) -> StepOutput:
-        matches, dropped = _match(labels, detections, config, store)
+        matches, dropped = _match(labels, detections, config, store, nothing)
         crops = extract_boxes(matches, model_input, store, settings)
         return _write(space, matches, dropped, crops, _images_with_people(labels, detections, store))
 
     return store.make(
         STEP,
         inputs={"labels": labels, "detections": detections},
-        config=config.model_dump() | {"size": model_input.size, "margin": model_input.margin},
+        config=config.model_dump() | {"size": model_input.size, "margin": model_input.margin} | ({"nothing": nothing} if nothing else {}),
         build=build,
     )
 
 
 def extract_crops_share(
-    labels: Artifact, detections: Artifact, config: CropsConfig, model_input: ModelInput, share: int, of: int, store: Store, settings: Settings
+    labels: Artifact,
+    detections: Artifact,
+    config: CropsConfig,
+    model_input: ModelInput,
+    share: int,
+    of: int,
+    store: Store,
+    settings: Settings,
+    nothing: str | None = None,
 ) -> int:
     """Extract the crops of share number ``share`` (from 0) of the images before the step does, and return the number of crops.
 
     Shares are made from the images' sha256, so that several workers with the same store extract each crop once.
     """
-    matches, _ = _match(labels, detections, config, store)
+    matches, _ = _match(labels, detections, config, store, nothing)
     mine = [m for m in matches if in_batch(m.annotation.blob, share, of)]
     extract_boxes(mine, model_input, store, settings)
     return len(mine)
@@ -84,9 +101,9 @@ def crop_id(blob: str, box: BoxTuple) -> str:
     return hashlib.sha256(box_key(blob, box).encode()).hexdigest()[:32]
 
 
-def _match(labels: Artifact, detections: Artifact, config: CropsConfig, store: Store) -> Matches:
+def _match(labels: Artifact, detections: Artifact, config: CropsConfig, store: Store, nothing: str | None) -> Matches:
     labelled, dropped = store.table(labels, LABELS), store.table(labels, DROPPED_ANNOTATIONS)
-    return match_labels(labelled, dropped, store.table(detections, DETECTIONS), store.table(detections, DETECTION_FAILURES), config)
+    return match_labels(labelled, dropped, store.table(detections, DETECTIONS), store.table(detections, DETECTION_FAILURES), config, nothing)
 
 
 def _images_with_people(labels: Artifact, detections: Artifact, store: Store) -> set[ImageKey]:

@@ -54,6 +54,13 @@ def read_labelled_images(labels: Artifact, store: Store) -> dict[ImageKey, Label
     }
 
 
+def images_of_class(class_id: str, labels: Artifact, store: Store) -> set[ImageKey]:
+    """The images with a label of this class."""
+    rows = store.table(labels, LABELS, ["source", "image_id", "class_id"])
+    rows = rows[rows["class_id"] == class_id]
+    return set(zip(rows["source"], rows["image_id"], strict=True))
+
+
 def images_labelled_person(labels: Artifact, store: Store) -> set[ImageKey]:
     """Images in which people labelled a person. The plan mostly drops this label and keeps the image for another label."""
     images: set[ImageKey] = set()

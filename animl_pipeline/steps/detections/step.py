@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import pandas as pd
 from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.core.empty_images import FalseBoxClass
 from animl_pipeline.core.errors import redact_url
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import (
@@ -30,7 +31,13 @@ from animl_pipeline.core.tables import Table, write_table
 from animl_pipeline.core.write_megadetector_results import ANIMAL, PERSON, ResultBoxes, write_results
 from animl_pipeline.steps.detections.choose_detector import DETECTOR_SOURCES, ChosenDetector, choose_detector
 from animl_pipeline.steps.detections.detector import Detection
-from animl_pipeline.steps.detections.labelled_images import ImageKey, LabelledImage, images_labelled_person, read_labelled_images
+from animl_pipeline.steps.detections.labelled_images import (
+    ImageKey,
+    LabelledImage,
+    images_labelled_person,
+    images_of_class,
+    read_labelled_images,
+)
 from animl_pipeline.steps.detections.match_reviewed_boxes import find_disagreements, match_animals
 from animl_pipeline.steps.detections.read_results_file import parse_results, read_results_file
 from animl_pipeline.steps.detections.repeat_detections import LocatedBox, find_repeat_detections
@@ -73,6 +80,7 @@ def detect_animals(
     store: Store,
     settings: Settings,
     image_folders: Mapping[str, str] = MappingProxyType({}),
+    false_boxes: FalseBoxClass | None = None,
 ) -> Artifact:
     """Collect the boxes of all labelled images: detections.parquet and, in MegaDetector's format, megadetector.json.
 
@@ -86,6 +94,7 @@ def detect_animals(
         store: holds the images, and an index with the detections of each image.
         settings: the cache of weights, and how many images are decoded at a time.
         image_folders: source → its ``images`` in the plan, by which the files of a results file are recognised.
+        false_boxes: the class of empty images, whose boxes count from another confidence on; None: the plan has no such class.
 
     Raises:
         WeightsError: the detector's weights cannot be loaded.
@@ -103,26 +112,35 @@ def detect_animals(
         image_folders = {source: redact_url(folder) for source, folder in image_folders.items()}
         key_config["image_folders"] = image_folders
         digests["results"] = hashlib.sha256(results_file).hexdigest()
+    if false_boxes is not None:
+        key_config["false_boxes"] = list(false_boxes)
+
+    def detect(images: Mapping[ImageKey, LabelledImage], wanted: Collection[ImageKey], config: DetectionsConfig) -> tuple[Detected, dict[str, int]]:
+        """The detections of the wanted images, and what is to be counted besides."""
+        if results_file is not None:
+            results = parse_results(results_file, str(config.results), config.confidence)
+            matched, notes = match_results(images, results, config, image_folders)
+            return {key: matched[key] for key in images if key in wanted}, notes
+        blobs = _images_to_detect({key: image for key, image in images.items() if key in wanted}, config)
+        found = run_detector(sorted(set(blobs.values())), choose_detector(config, settings), config, store, settings)
+        return {image: found[blob] for image, blob in blobs.items()}, {}
 
     def build(space: Workspace) -> StepOutput:
         images = read_labelled_images(labels, store)
-        detected: Detected = {}
-        notes: dict[str, int] = {}
-        if results_file is not None:
-            results = parse_results(results_file, str(config.results), config.confidence)
-            detected, notes = match_results(images, results, config, image_folders)
-        elif detector is not None:
-            blobs = _images_to_detect(images, config)
-            found = run_detector(sorted(set(blobs.values())), detector, config, store, settings)
-            detected = {image: found[blob] for image, blob in blobs.items()}
+        empty = images_of_class(false_boxes.id, labels, store) if false_boxes else set()
+        detected, notes = detect(images, images.keys() - empty, config) if detector or results_file is not None else ({}, {})
+        if empty:
+            detected |= detect(images, empty, _on_empty_images(config, false_boxes))[0]
         people = images_labelled_person(labels, store) & images.keys()
         people |= {key for key, found in detected.items() if isinstance(found, list) and any(d.category == PERSON for d in found)}
-        return _write(space.out, images, detected, people, detector, config, notes)
+        return _write(space.out, images, detected, people, detector, config, notes, empty)
 
     return store.make(STEP, inputs={"labels": labels}, digests=digests, config=key_config, build=build)
 
 
-def run_detector_share(labels: Artifact, config: DetectionsConfig, share: int, of: int, store: Store, settings: Settings) -> int:
+def run_detector_share(
+    labels: Artifact, config: DetectionsConfig, share: int, of: int, store: Store, settings: Settings, false_boxes: FalseBoxClass | None = None
+) -> int:
     """Run the detector over share number ``share`` (from 0) of the images before the step does, and return their number.
 
     The step then finds the detections in the store's index. Shares are made from the images' sha256, so that workers with the same store,
@@ -130,10 +148,23 @@ def run_detector_share(labels: Artifact, config: DetectionsConfig, share: int, o
     """
     if config.source not in DETECTOR_SOURCES:
         return 0
-    blobs = set(_images_to_detect(read_labelled_images(labels, store), config).values())
-    mine = [blob for blob in sorted(blobs) if in_batch(blob, share, of)]
-    run_detector(mine, choose_detector(config, settings), config, store, settings)
-    return len(mine)
+    images = read_labelled_images(labels, store)
+    empty = images_of_class(false_boxes.id, labels, store) if false_boxes else set()
+    done = 0
+    for keys, of_these in ((images.keys() - empty, config), (empty, _on_empty_images(config, false_boxes))):
+        if not keys:
+            continue
+        blobs = set(_images_to_detect({key: images[key] for key in keys}, of_these).values())
+        mine = [blob for blob in sorted(blobs) if in_batch(blob, share, of)]
+        run_detector(mine, choose_detector(of_these, settings), of_these, store, settings)
+        done += len(mine)
+    return done
+
+
+def _on_empty_images(config: DetectionsConfig, false_boxes: FalseBoxClass | None) -> DetectionsConfig:
+    """The section as it holds for empty images: the model must know the boxes that it will meet in production."""
+    confidence = false_boxes.detector_confidence if false_boxes else None
+    return config if confidence is None else config.model_copy(update={"confidence": confidence})
 
 
 def _images_to_detect(images: Mapping[ImageKey, LabelledImage], config: DetectionsConfig) -> dict[ImageKey, str]:
@@ -152,14 +183,14 @@ def _choose_boxes(key: ImageKey, image: LabelledImage, detected: list[Detection]
     return [ImageBox(key, matched.get(i, ""), "detector", detection) for i, detection in enumerate(detected)]
 
 
-def _find_repeats(boxes: list[ImageBox], images: Mapping[ImageKey, LabelledImage], config: DetectionsConfig) -> set[int]:
-    """Positions of the detector's unreviewed animals that repeat in the same position at a location."""
+def _find_repeats(boxes: list[ImageBox], images: Mapping[ImageKey, LabelledImage], empty: set[ImageKey], config: DetectionsConfig) -> set[int]:
+    """Positions of the detector's unreviewed animals that repeat in the same position at a location. All boxes of empty images are used."""
     if config.repeat_min_occasions is None:
         return set()
     located = [
         LocatedBox(i, images[b.image].location, images[b.image].occasion, b.detection[2:])
         for i, b in enumerate(boxes)
-        if b.origin == "detector" and not b.annotation_id and b.detection.category == ANIMAL
+        if b.origin == "detector" and not b.annotation_id and b.detection.category == ANIMAL and b.image not in empty
     ]
     return find_repeat_detections(located, config.repeat_min_occasions, config.repeat_iou)
 
@@ -172,11 +203,12 @@ def _write(
     detector: ChosenDetector | None,
     config: DetectionsConfig,
     notes: Mapping[str, int],
+    empty: set[ImageKey],
 ) -> StepOutput:
     chosen = {key: _choose_boxes(key, image, detected.get(key), config) for key, image in images.items()}
     boxes = [box for image_boxes in chosen.values() if not isinstance(image_boxes, str) for box in image_boxes]
     failures = {key: reason for key, reason in chosen.items() if isinstance(reason, str)}
-    repeats = _find_repeats(boxes, images, config)
+    repeats = _find_repeats(boxes, images, empty, config)
     repeated, boxes = [boxes[i] for i in sorted(repeats)], [box for i, box in enumerate(boxes) if i not in repeats]
     with_animal = {box.image for box in boxes if box.detection.category == ANIMAL}
     failures |= {box.image: ONLY_REPEATS for box in repeated if box.image not in with_animal}
@@ -201,7 +233,8 @@ def _write(
     not_detected = {key: reason for key, reason in failures.items() if reason != ONLY_REPEATS}
     _write_results_file(folder / RESULTS_FILE, images, boxes, not_detected, detector, config)
     counted = Counter(f"{b.origin}_boxes" for b in boxes) + Counter(row[3] for row in disagreements) + Counter(notes)
-    counted["images_without_animal"] = len(images.keys() - failures.keys() - {b.image for b in boxes if b.detection.category == ANIMAL})
+    without_box = images.keys() - failures.keys() - {b.image for b in boxes if b.detection.category == ANIMAL}
+    counted |= Counter(images_without_animal=len(without_box - empty), empty_images=len(empty), empty_images_without_box=len(without_box & empty))
     counted |= Counter(repeat_detections=len(repeated), images_with_people=len(people))
     dropped = dict(Counter(failures.values()))
     return StepOutput(Counts(kept=len(images) - len(failures), dropped=dropped, notes={k: n for k, n in counted.items() if n}, unit="images"))

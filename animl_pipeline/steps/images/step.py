@@ -14,6 +14,7 @@ import pandas as pd
 from animl_pipeline.config import ImagesConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.core.empty_images import WantedEmptyImages
 from animl_pipeline.core.errors import ImagesError, ImagesUnreachableError, redact_url
 from animl_pipeline.core.progress import track
 from animl_pipeline.core.step_declaration import Step
@@ -64,7 +65,13 @@ OVER_LIMIT = "over_limit"
 
 
 def download_images(
-    source: SourceConfig, export: Artifact, wanted: Collection[str], store: Store, settings: Settings, config: ImagesConfig | None = None
+    source: SourceConfig,
+    export: Artifact,
+    wanted: Collection[str],
+    store: Store,
+    settings: Settings,
+    config: ImagesConfig | None = None,
+    empty: WantedEmptyImages | None = None,
 ) -> Artifact:
     """Download the images of ``source`` that have a wanted label, and put them into the store.
 
@@ -79,6 +86,7 @@ def download_images(
         store: keeps the images, and an index of what was downloaded before.
         settings: number of connections, timeout.
         config: how large the store may grow, and the formats of images. Images that the store has stay, whatever their format.
+        empty: which empty images are downloaded as well, for the class of false boxes; None: none.
 
     Raises:
         ImagesUnreachableError: the host does not answer.
@@ -92,10 +100,11 @@ def download_images(
         "unreviewed": source.unreviewed,
         **source_limits(source),
         **({"formats": sorted(formats)} if (formats := (config or ImagesConfig()).formats) != ImagesConfig().formats else {}),
+        **({"empty": list(empty)} if empty else {}),
     }
 
     def build(space: Workspace) -> StepOutput:
-        selected = select_images(source, export, wanted, store)
+        selected = select_images(source, export, wanted, store, empty)
         status = download_all(source, selected.images, host, store, settings, config or ImagesConfig())
         _check_any_downloaded(source, status, selected)
         return _write_tables(space, source, status, selected)
@@ -240,7 +249,7 @@ def _write_tables(space: Workspace, source: SourceConfig, status: DownloadStatus
     if refused := dropped.get(FORMAT_NOT_ALLOWED):
         log.warning("images of %s: %d are in a format that images.formats does not name; name it in the plan to use them", source.name, refused)
     repeated = len(downloaded) - downloaded["blob"].nunique()
-    notes = {"same_bytes_as_another": repeated} if repeated else {}
+    notes = {name: n for name, n in (("same_bytes_as_another", repeated), ("empty_images", selected.empty)) if n}
     final = not any(failed.retryable for failed in status.failed.values())
     counts = Counts(kept=len(downloaded), dropped=dropped, notes=notes, unit="images")
     return StepOutput(counts, blobs=(BlobColumn(file=DOWNLOADED_IMAGES.file),), final=final)

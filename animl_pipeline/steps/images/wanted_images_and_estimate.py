@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.empty_images import WantedEmptyImages, spread_over_locations
 from animl_pipeline.core.errors import redact_url
 from animl_pipeline.core.non_animal_names import label_forms
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES
@@ -27,11 +28,13 @@ class WantedImages(NamedTuple):
         images: columns image_id and path.
         over_limit: the same columns; images with a wanted label that the source's limits leave out.
         not_wanted: reason → number of the other images.
+        empty: how many of the images are empty ones for the class of false boxes.
     """
 
     images: pd.DataFrame
     over_limit: pd.DataFrame
     not_wanted: dict[str, int]
+    empty: int = 0
 
 
 class DownloadEstimate(NamedTuple):
@@ -48,16 +51,20 @@ class DownloadEstimate(NamedTuple):
         return self.wanted - self.in_store
 
 
-def estimate_download(source: SourceConfig, export: Artifact, wanted: Collection[str], store: Store) -> DownloadEstimate:
+def estimate_download(
+    source: SourceConfig, export: Artifact, wanted: Collection[str], store: Store, empty: WantedEmptyImages | None = None
+) -> DownloadEstimate:
     """What :func:`~animl_pipeline.steps.images.step.download_images` would download. Sends no request to the host."""
-    found = select_images(source, export, wanted, store)
+    found = select_images(source, export, wanted, store, empty)
     status = DownloadStatus(found.images)
     status.load(index_name(source), store)
     size = int(status.downloaded_table()["bytes"].sum())
     return DownloadEstimate(len(status), int(status.in_store.sum()), size, frozenset(found.over_limit["image_id"]))
 
 
-def select_images(source: SourceConfig, export: Artifact, wanted: Collection[str], store: Store) -> WantedImages:
+def select_images(
+    source: SourceConfig, export: Artifact, wanted: Collection[str], store: Store, empty: WantedEmptyImages | None = None
+) -> WantedImages:
     """The images with a wanted label. Labels that nobody reviewed count only if the source keeps them.
 
     Args:
@@ -65,6 +72,7 @@ def select_images(source: SourceConfig, export: Artifact, wanted: Collection[str
         export: the source's export step.
         wanted: labels, case-folded.
         store: holds the export.
+        empty: which empty images are wanted as well. They have limits of their own, so that they never displace animals.
     """
     images = store.table(export, EXPORT_IMAGES, ["image_id", "path", "location"])
     annotations = store.table(export, EXPORT_ANNOTATIONS, ["image_id", "label", "reviewed"])
@@ -72,10 +80,25 @@ def select_images(source: SourceConfig, export: Artifact, wanted: Collection[str
     has_wanted = annotations["label"].isin(labels)
     counts = has_wanted & annotations["reviewed"] if source.unreviewed == "drop" else has_wanted
     labelled, selected = (images["image_id"].isin(annotations.loc[mask, "image_id"]) for mask in (has_wanted, counts))
-    not_wanted = {"without_a_wanted_label": int((~labelled).sum()), UNREVIEWED_ONLY: int((labelled & ~selected).sum())}
-    images = images[selected]
-    over, columns = _over_limits(images, source), ["image_id", "path"]
-    return WantedImages(images.loc[~over, columns], images.loc[over, columns], {reason: n for reason, n in not_wanted.items() if n})
+    empties = _choose_empty(source, images, annotations, empty)
+    not_wanted = {"without_a_wanted_label": int((~labelled & ~empties).sum()), UNREVIEWED_ONLY: int((labelled & ~selected).sum())}
+    animals, columns = images[selected], ["image_id", "path"]
+    over = _over_limits(animals, source)
+    taken = pd.concat([animals.loc[~over, columns], images.loc[empties, columns]]) if empties.any() else animals.loc[~over, columns]
+    reasons = {reason: n for reason, n in not_wanted.items() if n}
+    return WantedImages(taken, animals.loc[over, columns], reasons, int(empties.sum()))
+
+
+def _choose_empty(source: SourceConfig, images: pd.DataFrame, annotations: pd.DataFrame, empty: WantedEmptyImages | None) -> NDArray[np.bool_]:
+    """The empty images that are wanted: people reviewed all their labels, and each of them means empty."""
+    if empty is None:
+        return np.zeros(len(images), bool)
+    labels = [label for label in annotations["label"].unique() if not frozenset(empty.labels).isdisjoint(label_forms(str(label)))]
+    is_empty = annotations["label"].isin(labels) & annotations["reviewed"]
+    candidates = images[images["image_id"].isin(annotations["image_id"]) & ~images["image_id"].isin(annotations.loc[~is_empty, "image_id"])]
+    names = (source.name + "/" + candidates["image_id"].astype(str)).to_list()
+    taken = spread_over_locations(names, candidates["location"].astype(str).to_list(), empty.max_images, empty.max_per_location)
+    return images["image_id"].isin(candidates.loc[taken, "image_id"]).to_numpy(bool)
 
 
 def source_limits(source: SourceConfig) -> dict[str, int]:

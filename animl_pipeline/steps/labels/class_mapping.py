@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from animl_pipeline.config import LabelsConfig, TaxonConfig
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.empty_images import WantedEmptyImages
 from animl_pipeline.core.errors import LabelsError
 from animl_pipeline.steps.labels.read_taxonomy import LEVELS, Lineage, Taxonomy, read_taxonomy
 
@@ -83,6 +84,15 @@ def wanted_labels(config: LabelsConfig, source: str, settings: Settings) -> tupl
         LabelsError: the plan's taxonomy cannot be read, or a label has two meanings by it.
     """
     return tuple(sorted(map_labels(config, source, read_taxonomy(config, settings)).classes))
+
+
+def wanted_empty_images(config: LabelsConfig, source: str, settings: Settings) -> WantedEmptyImages | None:
+    """The empty images of a source that the class for false boxes needs; None if the plan has no such class. Raises as :func:`wanted_labels`."""
+    if config.nothing is None:
+        return None
+    others = map_labels(config, source, read_taxonomy(config, settings)).others
+    labels = tuple(sorted(label for label, meaning in others.items() if meaning == EMPTY))
+    return WantedEmptyImages(labels, config.nothing.max_images, config.nothing.max_per_location)
 
 
 def _meaning_by_taxa(label: str, lineages: Iterable[Lineage], config: LabelsConfig) -> tuple[Meaning | None, str]:

@@ -27,6 +27,7 @@ from animl_pipeline.core.table_schemas import (
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.core.write_megadetector_results import ResultBoxes, write_results
 from animl_pipeline.steps.labels.choose_annotations import REASONS, Choice, choose_annotations
+from animl_pipeline.steps.labels.choose_empty_images import add_empty_images
 from animl_pipeline.steps.labels.class_counts import count_classes, count_codes, find_too_few, report_too_few
 from animl_pipeline.steps.labels.class_mapping import map_labels
 from animl_pipeline.steps.labels.read_annotations import Annotations, Ints, read_annotations
@@ -81,7 +82,9 @@ def resolve_labels(sources: Sequence[SourceArtifacts], config: LabelsConfig, sto
                 code="no_labels",
                 reasons=reasons,
             )
-        return _write(space.out, annotations, choice, list(config.classes))
+        if config.nothing is not None:
+            annotations, choice = add_empty_images(annotations, choice, config.nothing, len(config.classes))
+        return _write(space.out, annotations, choice, list(config.class_ids()))
 
     digests = {"taxonomy": taxonomy.digest} if config.taxonomy else None
     return store.make(STEP, inputs=inputs, digests=digests, config=key, build=build)

@@ -50,6 +50,6 @@ class ClassificationLoss(torch.nn.Module):
 
 def class_balanced_weights(class_counts: NDArray[np.int64], beta: float) -> Tensor:
     """Class weights by the effective number of crops, ``(1 - β) / (1 - β^n)``, scaled to a mean of 1 (Cui et al. 2019)."""
-    effective = (1 - np.power(beta, class_counts.astype(np.float64))) / (1 - beta)
+    effective = (1 - np.power(beta, class_counts.clip(1).astype(np.float64))) / (1 - beta)  # a class without crops has the weight of one crop
     weights = 1 / effective
     return torch.tensor(weights / weights.mean(), dtype=torch.float32)

@@ -57,6 +57,7 @@ def write_model(
     card = ModelCard(
         model=plan.model, version=sha256[:12], architecture=plan.train.backbone, classes=plan.classes(), model_input=plan.model_input,
         onnx_sha256=sha256, agreement=Agreement(max_abs=0, crops=0), data_digest=data_digest, weights=weights, plan=dict(recorded),
+        nothing=plan.labels.nothing_id,
     )  # fmt: skip
     _write_card(card, folder)  # Classifier.load needs it
     crops = np.concatenate([val.pixels[:COMPARED_CROPS], train.pixels[: max(0, COMPARED_CROPS - len(val.pixels))]])

@@ -84,11 +84,11 @@ def key_config(plan: Plan) -> dict[str, Any]:
     """The part of the plan that shapes the model, for the cache key."""
     return {
         "model": plan.model,
-        "classes": list(plan.labels.classes),
+        "classes": list(plan.labels.class_ids()),
         "model_input": plan.model_input.model_dump(mode="json"),
         "train": recorded_training(plan.train),
         "torch_onnx_tolerance": plan.package.torch_onnx_tolerance,
-    }
+    } | ({"nothing": plan.labels.nothing_id} if plan.labels.nothing else {})
 
 
 def recorded_plan(plan: Plan) -> dict[str, Any]:
@@ -110,11 +110,11 @@ def _build(space: Workspace, crops: Artifact, splits: Artifact, plan: Plan, init
     from animl_pipeline.steps.training.onnx_export import write_model
     from animl_pipeline.steps.training.trainer import train_network
 
-    classes = tuple(plan.labels.classes)
+    classes = plan.labels.class_ids()
     rows = store.table(crops, CROPS, ["crop_id", "class_id", "blob", "location", "image"])
     rows = rows.merge(store.table(splits, SPLITS), on="crop_id", validate="one_to_one").sort_values("crop_id")
     tables = {name: rows[rows["split"] == name] for name in ("train", "val")}
-    check_trainable(tables, classes)
+    check_trainable(tables, classes, plan.labels.nothing_id)
     train, val = (
         decode_split(table, classes, store, plan.model_input.size, space.scratch / f"{name}.crops", settings.workers)
         for name, table in tables.items()
@@ -134,8 +134,8 @@ def _build(space: Workspace, crops: Artifact, splits: Artifact, plan: Plan, init
     return StepOutput(Counts(kept=len(train.targets), unit="crops", notes={"val_crops": len(val.targets), "epochs": len(history)}))
 
 
-def check_trainable(tables: dict[str, pd.DataFrame], classes: Sequence[str]) -> None:
-    """Check that every class has a train crop and that there is a val crop.
+def check_trainable(tables: dict[str, pd.DataFrame], classes: Sequence[str], nothing: str | None = None) -> None:
+    """Check that every class has a train crop and that there is a val crop. The class for false boxes may lack one: the model never gives it then.
 
     Raises:
         TrainingError: ``unknown_class``, ``no_train_crop`` or ``no_val_crop``.
@@ -145,6 +145,9 @@ def check_trainable(tables: dict[str, pd.DataFrame], classes: Sequence[str]) -> 
         message = f"expected crops of {', '.join(classes)}, found crops of {', '.join(unknown)}; run the steps labels, crops and splits of this plan"
         raise TrainingError(message, code="unknown_class")
     lacking = [c for c in classes if not (tables["train"]["class_id"] == c).any()]
+    if nothing in lacking:
+        log.warning("the detector found no false box to train on, so the class %r has no effect", nothing)
+        lacking.remove(nothing)
     if lacking:
         message = f"no crop to train on for {', '.join(lacking)}; label more of it at more locations, or remove it from labels.classes"
         raise TrainingError(message, code="no_train_crop", classes=lacking)

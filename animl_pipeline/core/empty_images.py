@@ -1,0 +1,59 @@
+"""The class for false boxes: what each step must know of it, and which empty images give its crops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class FalseBoxClass(NamedTuple):
+    """The model's class for false boxes.
+
+    Attributes:
+        id: its class id.
+        detector_confidence: the detector's boxes on empty images count from here on; None: as in all other images.
+    """
+
+    id: str
+    detector_confidence: float | None = None
+
+
+class WantedEmptyImages(NamedTuple):
+    """Which empty images of a source are downloaded.
+
+    Attributes:
+        labels: labels that mean empty, case-folded.
+        max_images: at most so many ...
+        max_per_location: ... and at most so many of one location.
+    """
+
+    labels: tuple[str, ...]
+    max_images: int
+    max_per_location: int
+
+
+def spread_over_locations(names: Sequence[str], locations: Sequence[str], max_images: int, max_per_location: int) -> NDArray[np.bool_]:
+    """Which images to take, bool [n]: of each location the first before of any the second, and so on. None of an unknown location.
+
+    The images of a location are ordered by a hash of their names, so that the choice changes little while the data grow.
+
+    Args:
+        names: [n], a name of each image, such as ``<source>/<image id>``.
+        locations: [n], its location; "" where unknown.
+        max_images: at most so many in all.
+        max_per_location: at most so many of one location.
+    """
+    import numpy as np
+    import pandas as pd
+
+    images = pd.DataFrame({"location": np.asarray(locations, object), "hash": pd.util.hash_array(np.asarray(names, object))})
+    images = images[images["location"] != ""].sort_values("hash", kind="stable")
+    images["turn"] = images.groupby("location").cumcount()
+    first = images[images["turn"] < max_per_location].sort_values("turn", kind="stable").head(max_images)
+    taken = np.zeros(len(names), bool)
+    taken[first.index.to_numpy(np.int64)] = True
+    return taken
