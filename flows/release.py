@@ -24,7 +24,7 @@ log = logging.getLogger("animl_pipeline.flows.release")
 
 
 @flow(name="release", flow_run_name="release {plan}", persist_result=False)
-def release(plan: str, force: str = "", approve_as: str = "", note: str = "", store: str = "") -> Release | None:
+def release(plan: str, force: str = "", approve_as: str = "", note: str = "", store: str = "", version: str = "") -> Release | None:
     """Deploy the latest package of a plan to its SageMaker endpoints.
 
     The endpoint is asked about test crops, and its answers are compared with the offline ones. If they differ, it goes back to
@@ -37,10 +37,11 @@ def release(plan: str, force: str = "", approve_as: str = "", note: str = "", st
         approve_as: your name, if you have read the report and approve the release; empty: ask.
         note: a note on your approval, which the history keeps.
         store: folder or s3://bucket/prefix for all that steps make; empty: ANIML_STORE of the worker.
+        version: the version to release, also that of a trial; empty: the latest that was trained by the plan as it is.
     """
     prepare_run()
     checked, paths = load_plan(find_plan(plan, load_settings().plans)), resolve_run_paths(store)
-    candidate = tasks.find_candidate.submit(checked, force, paths).result()
+    candidate = tasks.find_candidate.submit(checked, force, version, paths).result()
     report = candidate.report
     if candidate.hold_reason:
         return end_as(STATE_OF_VERDICT[report.verdict or report.metrics.verdict], candidate.hold_reason, None)

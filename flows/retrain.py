@@ -38,7 +38,8 @@ def retrain(plan: str, overrides: Overrides = Overrides(), store: str = "", data
 
     A step is reused while its inputs, its part of the plan and its version are unchanged. The run ends as Promoted, Held or
     NeedMoreData by the report's verdict; as AwaitingApproval if a person must approve the release first; or as NothingNew if
-    the latest report was of the same package already.
+    the latest report was of the same package already. A run that changes the plan is a trial: it does not become the version that a
+    release, a prediction and `watch` go by, and only a release of its version takes it.
 
     Args:
         plan: name of a plan in deployments/plans, such as sample, or the path of its YAML file.
@@ -48,20 +49,24 @@ def retrain(plan: str, overrides: Overrides = Overrides(), store: str = "", data
     """
     prepare_run()
     begun, paths = datetime.now(UTC), resolve_run_paths(store, data)
-    checked = overrides.applied(load_plan(find_plan(plan, load_settings().plans)))
+    unchanged = load_plan(find_plan(plan, load_settings().plans))
+    checked, changes = overrides.applied(unchanged), overrides.changes(unchanged)
     training.check_training_preconditions.submit(checked, paths).result()
     with show_progress(), exit_on_cancel():
         steps = _submit_steps(checked, paths)
         made = [(title, step.result()) for title, step in steps]  # in their order: the first failure is a cause and no consequence
-        outcome = training.write_report.submit(checked, [step for step in made if step[0]], begun, paths).result()
+        outcome = training.write_report.submit(checked, [step for step in made if step[0]], begun, changes, paths).result()
     show_training.submit(outcome.report, dict(made)["splits"], paths).result()
     if load_settings().mlflow_tracking_uri.get_secret_value():
         training.track_training.submit(outcome.report, checked, paths).result()
     state, message = STATE_OF_VERDICT[outcome.report.verdict], outcome.report.headline
-    if outcome.report.verdict == "promote" and outcome.needs_approval:
-        state, message = "AwaitingApproval", f"{message}; a person must approve its release"
-    if outcome.report.verdict == "promote" and checked.release.start == "after_retrain":
-        message += f"; {_start_release(plan, overrides, outcome.report, store)}"
+    if changes:
+        message += f"; a trial, because this run changed the plan ({', '.join(changes)}): only a release of version {outcome.report.version} takes it"
+    elif outcome.report.verdict == "promote":
+        if outcome.needs_approval:
+            state, message = "AwaitingApproval", f"{message}; a person must approve its release"
+        if checked.release.start == "after_retrain":
+            message += f"; {start_release(plan, outcome.report, store)}"
     if outcome.unchanged:
         state, message = "NothingNew", f"the same package as before: {message}"
     return end_as(state, message, outcome.report)
@@ -114,10 +119,3 @@ def _train_audit_folds(
     fresh = plan.model_copy(update={"train": plan.train.without_released_weights()})
     held_out = [training.fold_splits.submit(crops, splits, plan.audit.folds, fold, paths) for fold in range(plan.audit.folds)]
     return [(training.train_classifier.submit(crops, s, fresh, paths, wait_for=[model]), s) for s in held_out]
-
-
-def _start_release(plan: str, overrides: Overrides, report: Report, store: str) -> str:
-    """Start the release, unless the run changed something of the plan: that is a trial. Returns a line that says what came of it."""
-    if overrides != Overrides():
-        return "its release was not started, because this run changed the plan"
-    return start_release(plan, report, store)

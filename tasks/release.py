@@ -9,13 +9,13 @@ from animl_pipeline.config import Plan
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.release_and_reference_types import Approval, Release
-from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
+from animl_pipeline.deploy.latest_report_and_training_start import read_report
 from tasks.retry_policies import LOCAL_WORK, REMOTE_WORK
 from tasks.store_and_data_paths import RunPaths
 
 
 class ReleaseCandidate(Record):
-    """The latest package of a plan, and what prevents its release."""
+    """The package to release, and what prevents its release."""
 
     report: Report
     hold_reason: str
@@ -23,10 +23,10 @@ class ReleaseCandidate(Record):
 
 
 @task(name="candidate", task_run_name="candidate {plan.model}", **REMOTE_WORK)
-def find_candidate(plan: Plan, force: str, paths: RunPaths) -> ReleaseCandidate:
-    """The latest package of a plan; why it must not be released ("" if it may be), and whether a person must approve it first."""
+def find_candidate(plan: Plan, force: str, version: str, paths: RunPaths) -> ReleaseCandidate:
+    """The package of a version, the latest if it is ""; why it must not be released ("" if it may be), and whether a person must approve it first."""
     store = paths.open_store()
-    report = read_latest_report(plan.model, store)
+    report = read_report(plan.model, version, store)
     held = deploy.hold_reason(report, force)
     return ReleaseCandidate(report=report, hold_reason=held, needs_approval=deploy.needs_approval(report.package, plan, store))
 

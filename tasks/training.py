@@ -110,17 +110,18 @@ def package_model(model: Artifact, evaluation: Artifact, plan: Plan, paths: RunP
 
 
 @task(name="report", task_run_name="report", **REMOTE_WORK)
-def write_report(plan: Plan, history: list[tuple[str, Artifact]], begun: datetime, paths: RunPaths) -> TrainingOutcome:
-    """Make the training's report the latest of its model, and say what came of it.
+def write_report(plan: Plan, history: list[tuple[str, Artifact]], begun: datetime, changes: list[str], paths: RunPaths) -> TrainingOutcome:
+    """Make the training's report the latest of its model, unless it is a trial, and say what came of it.
 
     Args:
         plan: the plan.
         history: title and artifact of every step, in the order in which they ran.
         begun: when the run began.
+        changes: what the run changed of the plan; with any, the training is a trial.
         paths: where the run reads and writes.
     """
     steps = {artifact.step: artifact for title, artifact in history if title == artifact.step}
-    return record_training(plan, steps["training"], steps["evaluation"], steps["package"], _counts(history), begun, paths.open_store())
+    return record_training(plan, steps["training"], steps["evaluation"], steps["package"], _counts(history), begun, paths.open_store(), changes)
 
 
 @task(name="mlflow", task_run_name="mlflow", **REMOTE_WORK)

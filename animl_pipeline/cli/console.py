@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -131,7 +132,13 @@ def show_scores(report: Report) -> None:
     out.print(report.headline)
 
 
-def show_probabilities(probabilities: dict[str, float]) -> None:
-    """A model's answer, the likeliest class first."""
+def show_probabilities(probabilities: dict[str, float], thresholds: Mapping[str, float] | None = None) -> None:
+    """A model's answer, the likeliest class first, beside the classes' thresholds if there are any."""
     for class_id, p in sorted(probabilities.items(), key=lambda item: -item[1]):
-        out.print(f"  {class_id:<16} {p:6.3f} {'█' * round(p * 30)}")
+        threshold = f" of {thresholds[class_id]:.3f}" if thresholds and class_id in thresholds else ""
+        out.print(f"  {class_id:<16} {p:6.3f}{threshold} {'█' * round(p * 20)}".rstrip())
+
+
+def print_json(content: object) -> None:
+    """Print ``content`` as JSON, for programs."""
+    out.print(json.dumps(content, indent=1, ensure_ascii=False), soft_wrap=True)

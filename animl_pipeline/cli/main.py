@@ -15,6 +15,7 @@ from animl_pipeline.cli.predict_image import predict
 from animl_pipeline.cli.prefect_connection import load_prefect, prepare_prefect, require_server
 from animl_pipeline.cli.release import releases, rollback
 from animl_pipeline.cli.store import stores
+from animl_pipeline.cli.versions import versions
 from animl_pipeline.cli.weights import weights
 from animl_pipeline.config.settings import load_settings
 from animl_pipeline.core.errors import PipelineError
@@ -34,6 +35,7 @@ app.add_typer(releases, name="release", short_help="Deploy a package to its endp
 app.add_typer(weights, name="weights", short_help="List and download pretrained weights.")
 app.add_typer(stores, name="store", short_help="Show the store, delete what is not needed.")
 app.command("rollback", short_help="Put an earlier version behind the endpoint.")(rollback)
+app.command(short_help="List what was trained and released, with verdict and scores.")(versions)
 app.command(short_help="Name the animals in an image, on this machine.")(predict)
 
 

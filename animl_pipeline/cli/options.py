@@ -20,6 +20,17 @@ StoreOption = Annotated[
 DataOption = Annotated[Path | None, typer.Option("--data", help="folder where relative paths of the plan start (ANIML_DATA)", show_default=False)]
 
 
+VersionOption = Annotated[
+    str,
+    typer.Option(
+        metavar="VERSION", help="of `animl-pipeline versions PLAN`, trials too; without it, the latest that is no trial", show_default=False
+    ),
+]
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON, for programs")]
+
+
 class Debug:
     """Whether --debug was given."""
 

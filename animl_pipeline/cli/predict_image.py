@@ -1,4 +1,4 @@
-"""`animl-pipeline predict`: name the animals in one image with a plan's latest model, on this machine."""
+"""`animl-pipeline predict`: name the animals in one image with a plan's model, on this machine."""
 
 from __future__ import annotations
 
@@ -11,32 +11,59 @@ import typer
 from pydantic import ValidationError
 
 from animl_pipeline.cli import console
-from animl_pipeline.cli.options import Debug, StoreOption, open_plan, settings_with
+from animl_pipeline.cli.options import Debug, JsonOption, StoreOption, VersionOption, open_plan, settings_with
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import ImageError
-from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
+from animl_pipeline.core.model_card import ModelCard
+from animl_pipeline.deploy.latest_report_and_training_start import read_report
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.storage.store import open_store
 
 
 def predict(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="a camera-trap image")],
-    plan: Annotated[str, typer.Option("--plan", help="the plan whose latest model answers: its YAML file, or its name")] = "sample",
+    plan: Annotated[str, typer.Option("--plan", help="the plan whose model answers: its YAML file, or its name")] = "sample",
     box: Annotated[str | None, typer.Option(help="ymin,xmin,ymax,xmax, each 0-1; without it, MegaDetector looks for animals")] = None,
+    version: VersionOption = "",
+    as_json: JsonOption = False,
     store: StoreOption = None,
 ) -> None:
-    """Name the animals in IMAGE with the latest model of a plan, on this machine."""
+    """Name the animals in IMAGE with a model of a plan, the latest unless a version is given, on this machine.
+
+    An animal is called what reaches the threshold of its class. If no class does, it is unknown: in Animl it then has no label.
+    """
     settings = settings_with(store)
     with console.show_progress(debug=Debug.on):
-        animals = classify_animals(image, open_plan(plan, settings), parse_box(box), settings)
+        card, animals = classify_animals(image, open_plan(plan, settings), parse_box(box), settings, version)
+    if as_json:
+        console.print_json({"model": card.model, "version": card.version, "animals": [_as_json(card, *animal) for animal in animals]})
+        return
+    console.out.print(f"{card.model} {card.version}")
     if not animals:
         console.out.print("no animal found; give --box to ask about a part of the image")
     for found, probabilities in animals:
-        console.out.print(f"box [{', '.join(f'{v:.3f}' for v in found.as_list())}]")
-        console.show_probabilities(probabilities)
+        console.out.print(f"box [{', '.join(f'{v:.3f}' for v in found.as_list())}]: {_called(card, probabilities)}")
+        console.show_probabilities(probabilities, card.thresholds)
+
+
+def named_classes(card: ModelCard, probabilities: dict[str, float]) -> list[str]:
+    """The classes whose thresholds their probabilities reach, the likeliest first; none: the animal is unknown."""
+    reached = [c for c, p in probabilities.items() if c in card.thresholds and p >= card.thresholds[c]]
+    return sorted(reached, key=lambda c: -probabilities[c])
+
+
+def _called(card: ModelCard, probabilities: dict[str, float]) -> str:
+    if not card.thresholds:
+        return f"{max(probabilities, key=lambda c: probabilities[c])} (the model has no thresholds)"
+    return " or ".join(named_classes(card, probabilities)) or "unknown: no class reaches its threshold"
+
+
+def _as_json(card: ModelCard, box: Box, probabilities: dict[str, float]) -> dict[str, object]:
+    named = named_classes(card, probabilities)
+    return {"box": box.as_list(), "labels": named, "unknown": not named, "probabilities": probabilities, "thresholds": card.thresholds}
 
 
 def parse_box(text: str | None) -> Box | None:
@@ -53,18 +80,21 @@ def parse_box(text: str | None) -> Box | None:
         raise ImageError(f"--box: expected ymin,xmin,ymax,xmax with 0 <= min < max <= 1, found {text!r}", code="invalid_box") from e
 
 
-def classify_animals(image: Path, plan: Plan, box: Box | None, settings: Settings) -> list[tuple[Box, dict[str, float]]]:
-    """Each animal's box, with the model's probability for each class id.
+def classify_animals(
+    image: Path, plan: Plan, box: Box | None, settings: Settings, version: str = ""
+) -> tuple[ModelCard, list[tuple[Box, dict[str, float]]]]:
+    """The model's card, and each animal's box with the model's probability for each class id.
 
     Args:
         image: the image's file.
-        plan: its latest package answers, and its detector finds the boxes if ``box`` is None.
+        plan: its package answers, and its detector finds the boxes if ``box`` is None.
         box: the box to ask about.
         settings: the store, and the cache of weights.
+        version: the version that answers; empty: the latest that is no trial.
 
     Raises:
         ImageError: the image does not exist or does not decode.
-        EvaluationError: the plan has no package yet.
+        EvaluationError: the plan has no package yet, or not of this version.
     """
     try:
         img = open_image(image.read_bytes())
@@ -72,14 +102,14 @@ def classify_animals(image: Path, plan: Plan, box: Box | None, settings: Setting
         raise ImageError(f"no image at {image} ({e.strerror}); check the path", code="no_image") from e
     except ImageError as e:
         raise ImageError(f"{image}: {e}", code=e.code or "broken_image") from e
-    classifier = _latest_classifier(plan, settings)
+    classifier = _load_classifier(plan, version, settings)
     boxes = [box] if box is not None else _detect(image, plan, settings)
-    return [(b, classifier.classify(img, b)) for b in boxes]
+    return classifier.card, [(b, classifier.classify(img, b)) for b in boxes]
 
 
-def _latest_classifier(plan: Plan, settings: Settings) -> Classifier:
+def _load_classifier(plan: Plan, version: str, settings: Settings) -> Classifier:
     store = open_store(settings)
-    package = read_latest_report(plan.model, store).package
+    package = read_report(plan.model, version, store).package
     with tempfile.TemporaryDirectory() as folder, tarfile.open(store.path(package, "model.tar.gz")) as archive:
         archive.extractall(folder, filter="data")
         return Classifier.load(Path(folder))

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from animl_pipeline.cli import console
-from animl_pipeline.cli.options import Debug, PlanArgument, StoreOption, open_plan, settings_with
+from animl_pipeline.cli.options import Debug, PlanArgument, StoreOption, VersionOption, open_plan, settings_with
 from animl_pipeline.cli.prefect_connection import load_prefect
 from animl_pipeline.cli.release_output import show_cleanup, show_dry_run, show_history, show_release, show_status
 from animl_pipeline.config.settings import Settings
@@ -51,9 +51,10 @@ def release(
         typer.Option("--approve-as", metavar="NAME", help="your name: you have read the report and approve (if the plan says approval: required)"),
     ] = None,
     note: Annotated[str, typer.Option(metavar="TEXT", help="a note on your approval; the history keeps it")] = "",
+    version: VersionOption = "",
     store: StoreOption = None,
 ) -> None:
-    """Deploy the latest package of PLAN to its endpoint, and check the live answers.
+    """Deploy the latest package of PLAN, or that of a version, to its endpoint, and check the live answers.
 
     The endpoint goes back to what it served before if the answers differ from the offline ones. The next release finishes or
     undoes one that was killed. If PLAN says `release.approval: required`, say who approves with --approve-as; a release that was
@@ -67,14 +68,14 @@ def release(
 
         new_approval(approve_as, note, "command line")  # refused before anything is done
     if dry_run:
-        _dry_run(plan, force, settings, approved=approve_as is not None)
+        _dry_run(plan, force, version, settings, approved=approve_as is not None)
         return
     load_prefect()
     from animl_pipeline.cli.flow_runner import run_flow
     from flows.release import release as flow
     from flows.run_states import result_of
 
-    done = result_of(run_flow(flow, plan, force, approve_as or "", note, settings.store, return_state=True))
+    done = result_of(run_flow(flow, plan, force, approve_as or "", note, settings.store, version, return_state=True))
     show_release(done, "now serves" if done.changed else "served already")
 
 
@@ -172,13 +173,13 @@ def gc(
     show_cleanup(result, dry_run=dry_run)
 
 
-def _dry_run(plan: str, force: str, settings: Settings, *, approved: bool) -> None:
+def _dry_run(plan: str, force: str, version: str, settings: Settings, *, approved: bool) -> None:
     """Show what a release would do; exit code 1 if it would be refused or fail."""
     from animl_pipeline.deploy import dry_run_release
-    from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
+    from animl_pipeline.deploy.latest_report_and_training_start import read_report
 
     checked, opened = open_plan(plan, settings), open_store(settings)
-    report = read_latest_report(checked.model, opened)
+    report = read_report(checked.model, version, opened)
     result = dry_run_release(report.package, checked, opened, settings, report=report, force=force, approved=approved)
     if show_dry_run(result, f"{checked.model} {report.version}"):
         raise typer.Exit(1)

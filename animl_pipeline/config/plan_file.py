@@ -36,12 +36,25 @@ class Overrides(Record):
         Raises:
             PlanError: a change does not fit the plan.
         """
-        train = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.learning_rate, "seed": self.seed}
-        changes: dict[str, dict[str, Any]] = {"train": train, "labels": {"max_per_location": self.max_per_location}}
         data = plan.model_dump(mode="json", by_alias=True)
-        for section, values in changes.items():
+        for section, values in self._by_section().items():
             data[section] |= {key: value for key, value in values.items() if value is not None}
         return check_plan(data, f"the plan of {plan.model} with this run's changes") if self != Overrides() else plan
+
+    def changes(self, plan: Plan) -> list[str]:
+        """What these changes make different from the plan, such as ``train.epochs 3``; empty if they only repeat the plan's values."""
+        data = plan.model_dump(mode="json", by_alias=True)
+        return [
+            f"{section}.{key} {value}"
+            for section, values in self._by_section().items()
+            for key, value in values.items()
+            if value is not None and data[section][key] != value
+        ]
+
+    def _by_section(self) -> dict[str, dict[str, Any]]:
+        """The plan's section → key → the new value, None for no change."""
+        train = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.learning_rate, "seed": self.seed}
+        return {"train": train, "labels": {"max_per_location": self.max_per_location}}
 
 
 def load_plan(path: str | Path) -> Plan:

@@ -1,4 +1,4 @@
-"""The latest report of each model, and when its last training started."""
+"""The latest report of each model, and when its last training started. Trials have neither: a trial changed something of its plan."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from animl_pipeline.core.errors import EvaluationError
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.deploy.release_gate import needs_approval
+from animl_pipeline.deploy.trained_versions import TrainedVersion, find_version, save_version, trained_versions
 from animl_pipeline.inference.classifier import CARD_FILE, read_card
 from animl_pipeline.steps.evaluation import read_metrics, write_headline
 from animl_pipeline.storage.store import Store
@@ -24,16 +25,27 @@ def save_report(report: Report, store: Store) -> None:
     store.object_store.put(_report_name(report.model), report.model_dump_json(indent=1).encode())
 
 
+def read_report(model: str, version: str, store: Store) -> Report:
+    """The report of a version of a model, which may be a trial; of the latest version that is no trial if ``version`` is empty.
+
+    Raises:
+        EvaluationError: as :func:`read_latest_report`, or as ``trained_versions.find_version``.
+    """
+    return find_version(model, version, store).report if version.strip() else read_latest_report(model, store)
+
+
 def read_latest_report(model: str, store: Store) -> Report:
-    """The latest report of a model.
+    """The latest report of a model. Trials do not count.
 
     Raises:
         EvaluationError: there is none (code "no_report"), or this version cannot read it (code "other_version").
     """
     data = store.object_store.read(_report_name(model))
     if data is None:
+        trials = trained_versions(model, store)
+        found = f"only the trial {trials[-1].report.version}, which --version takes" if trials else "none"
         raise EvaluationError(
-            f"expected a report of the model {model!r} in the store at {store.object_store}, found none; run `animl-pipeline retrain PLAN` first",
+            f"expected a report of the model {model!r} in the store at {store.object_store}, found {found}; run `animl-pipeline retrain PLAN` first",
             code="no_report",
         )
     try:
@@ -87,7 +99,7 @@ class TrainingOutcome(Record):
 
     Attributes:
         report: the report.
-        unchanged: whether the latest report before it was of the same package.
+        unchanged: whether the latest report before it was of the same package; of a trial, whether a version before it was.
         needs_approval: whether a person must approve the package before its release.
     """
 
@@ -97,9 +109,16 @@ class TrainingOutcome(Record):
 
 
 def record_training(
-    plan: Plan, model: Artifact, evaluation: Artifact, package: Artifact, step_counts: Sequence[tuple[str, Counts]], begun: datetime, store: Store
+    plan: Plan,
+    model: Artifact,
+    evaluation: Artifact,
+    package: Artifact,
+    step_counts: Sequence[tuple[str, Counts]],
+    begun: datetime,
+    store: Store,
+    changes: Sequence[str] = (),
 ) -> TrainingOutcome:
-    """Make a training's report the latest of its model, and note when the training began.
+    """List a training among its model's versions. Unless it is a trial, make its report the latest, and note when the training began.
 
     Args:
         plan: the plan that was trained by.
@@ -109,6 +128,7 @@ def record_training(
         step_counts: title and counts of every step.
         begun: when the run began; what was validated before counts as learnt.
         store: keeps the report.
+        changes: what the run changed of the plan; with any, the training is a trial.
     """
     metrics = read_metrics(evaluation, store)
     report = Report(
@@ -123,7 +143,10 @@ def record_training(
         verdict=metrics.verdict,
         reasons=metrics.reasons,
     )
-    unchanged = latest_package_digest(plan.model, store) == package.digest
-    save_report(report, store)
-    record_training_start(plan.model, begun, store)
+    known = {v.report.package.digest for v in trained_versions(plan.model, store)}
+    unchanged = package.digest in known if changes else latest_package_digest(plan.model, store) == package.digest
+    save_version(TrainedVersion(report=report, trained_at=datetime.now(UTC).isoformat(timespec="seconds"), changes=tuple(changes)), store)
+    if not changes:
+        save_report(report, store)
+        record_training_start(plan.model, begun, store)
     return TrainingOutcome(report=report, unchanged=unchanged, needs_approval=needs_approval(package, plan, store))

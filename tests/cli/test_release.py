@@ -15,9 +15,10 @@ from animl_pipeline.cli.main import app
 from animl_pipeline.config import Plan, check_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.errors import PlanError, ReleaseError, SettingsError
+from animl_pipeline.core.errors import EvaluationError, PlanError, ReleaseError, SettingsError
 from animl_pipeline.deploy import deploy_package, roll_back
 from animl_pipeline.deploy.latest_report_and_training_start import save_report
+from animl_pipeline.deploy.trained_versions import TrainedVersion, save_version
 from animl_pipeline.storage.store import Store, open_store
 from tests.support.local_aws import local_aws_services, release_environment
 from tests.support.packaged_model import colour_plan_data, make_package, make_report
@@ -76,6 +77,18 @@ def test_a_dry_run_shows_a_diff_and_what_prevents_a_release(project: Project) ->
     refused = project.run("--dry-run", "PLAN", status=1)
     assert "red lost 12 % recall" in refused
     assert refused.splitlines()[-1].endswith("1 error would stop the release")
+
+
+def test_a_release_takes_the_version_that_it_is_given(project: Project) -> None:
+    trial = make_report(make_package(project.store, project.folder, "trial1", temperature=9.0), project.store, verdict="hold", reasons=("too few",))
+    save_version(TrainedVersion(report=trial, trained_at="2026-01-01", changes=("train.epochs 3",)), project.store)
+    project.package(1)
+    assert project.run("PLAN", "--dry-run").splitlines()[-1].endswith("nothing would stop the release")
+    held = project.run("PLAN", "--dry-run", "--version", "trial1", status=1)
+    assert "too few" in held
+    with pytest.raises(EvaluationError) as refused:
+        project.run("PLAN", "--dry-run", "--version", "v7")
+    assert refused.value.code == "unknown_version"
 
 
 def test_status_history_and_gc_show_what_is_deployed(project: Project) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -94,6 +95,13 @@ def test_predict_gives_the_probabilities_of_a_box(command: Command, home: Path, 
     done = command("predict", image, "--plan", plan, "--box", "0.2,0.2,0.8,0.8")
     assert done.returncode == 0, done.stderr
     assert [c for c in ("fox", "rat", "bird") if c in done.stdout] == ["fox", "rat", "bird"]
+    (version,) = [row["version"] for row in json.loads(command("versions", plan, "--json").stdout) if row["next_release"]]
+    answer = json.loads(command("predict", image, "--plan", plan, "--box", "0.2,0.2,0.8,0.8", "--version", version, "--json").stdout)
+    (animal,) = answer["animals"]
+    named = [c for c, p in animal["probabilities"].items() if p >= animal["thresholds"][c]]
+    assert (answer["version"], set(animal["labels"]), animal["unknown"]) == (version, set(named), not named)
+    assert version in done.stdout
+    assert ("unknown" in done.stdout) == animal["unknown"]
 
 
 def test_an_error_in_a_step_is_one_line_and_loses_nothing(command: Command, home: Path, plan: Path, trained: object) -> None:

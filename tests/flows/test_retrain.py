@@ -21,11 +21,15 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
 
 from animl_pipeline.config import Overrides, SourceConfig
+from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.core.evaluation_results import Report
+from animl_pipeline.deploy.latest_report_and_training_start import last_training_start, read_latest_report, read_report
+from animl_pipeline.deploy.trained_versions import trained_versions
 from animl_pipeline.steps import export as export_step
 from animl_pipeline.steps import images as images_step
+from animl_pipeline.storage.store import open_store
 from flows.release import release
 from flows.retrain import retrain
 from flows.start_release import start_release
@@ -123,10 +127,20 @@ def test_a_run_is_named_after_its_result(folder: Path, first: State[Report]) -> 
     assert (held.state_name, held.state_type) == ("Held", StateType.COMPLETED)
     free = change_plan(folder, gate=1e-9)
     assert run_of(retrain(str(free), return_state=True)).state_name == "Promoted"
-    trial = change_plan(folder, gate=2e-9, start="after_retrain")
-    releases = len(releases_of(trial))
-    retrain(str(trial), Overrides(epochs=1), return_state=True)
-    assert len(releases_of(trial)) == releases, "a run that changes the plan is a trial"
+
+
+def test_a_run_that_changes_the_plan_is_a_trial_and_replaces_nothing(folder: Path, first: State[Report]) -> None:
+    plan = change_plan(folder, gate=2e-9, start="after_retrain")
+    retrain(str(plan))
+    store = open_store(Settings())
+    before = (len(releases_of(plan)), read_latest_report("tiny-island", store), last_training_start("tiny-island", store))
+    report = retrain(str(plan), Overrides(seed=7))
+    assert (len(releases_of(plan)), read_latest_report("tiny-island", store), last_training_start("tiny-island", store)) == before
+    assert report.version != before[1].version
+    assert read_report("tiny-island", report.version, store).package == report.package
+    assert [v.changes for v in trained_versions("tiny-island", store)][-1] == ("train.seed 7",)
+    again = retrain(str(plan), Overrides(seed=7), return_state=True)
+    assert run_of(again).state_name == "NothingNew"
 
 
 def test_a_slow_export_does_not_delay_the_images_of_another_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
