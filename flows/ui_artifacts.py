@@ -23,7 +23,7 @@ def show_training(report: Report, splits: Artifact, paths: RunPaths) -> None:
     """Put a training's tables and plots among its run's artifacts. The verdict comes last, because the UI shows the newest first."""
     store = paths.open_store()
     _add_table("kept-and-dropped", "What each step kept and dropped", _kept_and_dropped(report))
-    _add_table("splits", "Crops and locations in train, val and test. No location is in two of them", _splits(splits, store))
+    _add_table("splits", "Crops and locations of each split. No location is in two of train, val and test", _splits(splits, store))
     curves = store.path(report.model_artifact, CURVES_FILE).read_bytes()
     _add_image("learning-curves", "Learning curves: loss on train and val, mean average precision on val", curves)
     _add_table("thresholds", "The probability from which each class is named", _thresholds(report))
@@ -55,8 +55,8 @@ def _kept_and_dropped(report: Report) -> list[dict[str, Any]]:
 
 def _splits(splits: Artifact, store: Store) -> list[dict[str, Any]]:
     locations = store.table(splits, SPLIT_LOCATIONS)
-    crops = {split: locations.loc[locations["split"] == split, "crops"] for split in ("train", "val", "test")}
-    return [{"split": split, "crops": int(of_split.sum()), "locations": len(of_split)} for split, of_split in crops.items()]
+    crops = {split: locations.loc[locations["split"] == split, "crops"] for split in ("train", "val", "test", "test_later")}
+    return [{"split": split, "crops": int(of_split.sum()), "locations": len(of_split)} for split, of_split in crops.items() if len(of_split)]
 
 
 def _scores(report: Report) -> list[dict[str, Any]]:

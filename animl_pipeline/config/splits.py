@@ -25,6 +25,10 @@ class SplitsConfig(Record):
     test_only: tuple[str, ...] = Field(default=(), description="locations that are never used for training, as <source>/<location>")
     train_only_before: datetime.date | None = Field(default=None, description="images taken before this day are only used for training")
     test_only_after: datetime.date | None = Field(default=None, description="images taken on this day or later are only used for testing")
+    test_after: datetime.date | None = Field(
+        default=None,
+        description="a second test, on known cameras: images of the training locations taken on this day or later are only used for that test",
+    )
     unknown_location: Literal["drop", "train"] = Field(
         default="drop", description="images without a location; careful with train: they may show a location of the test set"
     )
@@ -45,6 +49,11 @@ class SplitsConfig(Record):
             raise ValueError(
                 f"test_only_after ({self.test_only_after}) is before train_only_before ({self.train_only_before}): "
                 "images taken between them could be in no split"
+            )
+        if self.train_only_before and self.test_after and self.test_after < self.train_only_before:
+            raise ValueError(
+                f"test_after ({self.test_after}) is before train_only_before ({self.train_only_before}): "
+                "images taken between them would be tested and only trained on"
             )
         return self
 

@@ -127,7 +127,7 @@ DROPPED_ANNOTATIONS = Table(
 )
 TEST_IMAGES = Table(
     "test_images.parquet",
-    "one image of a test location that people reviewed completely",
+    "one image of a test location, or a later one of a known camera, that people reviewed completely",
     (
         SOURCE,
         IMAGE_ID,
@@ -139,6 +139,7 @@ TEST_IMAGES = Table(
         HEIGHT,
         Column("sequence", "int64", "number of the sequence that the image belongs to, by location and time"),
         Column("weight", "double", "how many sequences this image's sequence stands for; 1 unless the location is sampled"),
+        Column("later", "bool", "whether it is a later image of a location of train or val (`splits.test_after`), and not one of a test location"),
     ),
 )
 TEST_OBJECTS = Table(
@@ -220,14 +221,43 @@ DROPPED_LABELS = Table("dropped.parquet", "one label without a crop", (SOURCE, I
 SPLITS = Table(
     "splits.parquet",
     "one crop in a split",
-    (Column("crop_id", "string", "id of the crop"), Column("split", "string", "train, val or test; held_out in a fold of the audit")),
+    (Column("crop_id", "string", "id of the crop"), Column("split", "string", "train, val, test or test_later; held_out in a fold of the audit")),
 )
 SPLIT_LOCATIONS = Table(
     "locations.parquet",
     "one location in a split",
-    (LOCATION, Column("split", "string", "train, val or test"), Column("crops", "int64", "how many crops it has")),
+    (
+        LOCATION,
+        Column("split", "string", "train, val or test; test_later beside them for later images of a location of train or val"),
+        Column("crops", "int64", "how many crops it has"),
+    ),
 )
 DROPPED_CROPS = Table("dropped.parquet", "one crop in no split", (Column("crop_id", "string", "id of the crop"), REASON))
+LATE_IMAGES_LEFT_OUT = Table(
+    "late_images_left_out.parquet",
+    "one image of `splits.test_after` or later with crops, that no test shows, because it was learnt from or may show the same as such an image",
+    (SOURCE, IMAGE_ID, REASON),
+)
+EMBEDDED_CROPS = Table("embedded_crops.parquet", "one crop of train or val with its embeddings", (Column("crop_id", "string", "id of the crop"),))
+CROSS_VALIDATION = Table(
+    "cross_validation.parquet",
+    "one way to train, scored on the crops of the folds that did not train on them",
+    (
+        Column("recipe", "string", "head or fine_tune"),
+        Column("regularisation", "double", "C of the head's logistic regression; NaN for fine_tune"),
+        Column("log_loss", "double", "mean loss: of each class the mean over its crops, then the mean over classes"),
+        Column("macro_ap", "double", "macro average precision: mean over classes", "0–1"),
+        Column("macro_f1", "double", "macro F1: mean over classes", "0–1"),
+        Column("chosen", "bool", "whether the model was trained in this way"),
+    ),
+)
+OUT_OF_FOLD = Table(
+    "out_of_fold.parquet",
+    "one prediction of a fold's model, which did not train on the crop's location, before calibration",
+    (Column("crop_id", "string", "id of the crop"), Column("fold", "int64", "number of the fold, from 0")),
+    class_columns="p_",
+    class_type="double",
+)
 TRAINING_HISTORY = Table(
     "history.parquet",
     "one epoch",
@@ -280,9 +310,10 @@ TABLES = {
     "test_detections": (TEST_DETECTIONS, SEARCHED_TEST_IMAGES),
     "detections": (DETECTIONS, REPEAT_DETECTIONS, DETECTION_FAILURES, DISAGREEMENTS, IMAGES_WITH_PEOPLE),
     "crops": (CROPS, DROPPED_LABELS),
-    "splits": (SPLITS, SPLIT_LOCATIONS, DROPPED_CROPS),
+    "splits": (SPLITS, SPLIT_LOCATIONS, DROPPED_CROPS, LATE_IMAGES_LEFT_OUT),
     "fold": (SPLITS,),
-    "training": (TRAINING_HISTORY, TRAINED_IMAGES),
+    "embeddings": (EMBEDDED_CROPS,),
+    "training": (TRAINING_HISTORY, TRAINED_IMAGES, CROSS_VALIDATION, OUT_OF_FOLD),
     "calibration": (VAL_PREDICTIONS,),
     "evaluation": (TEST_PREDICTIONS,),
 }

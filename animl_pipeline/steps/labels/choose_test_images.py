@@ -1,7 +1,8 @@
 """The step `test_images`: the images on which the model is scored as in production, and what people saw in them.
 
 All completely reviewed images of the frozen test locations count, also empty ones and those of other animals: in production the detector
-searches them all.
+searches them all. With ``splits.test_after`` there is a second test on known cameras: the images of the locations of train and val from
+that day on, without those that were learnt from or whose sequence begins before the day.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,15 @@ from animl_pipeline.core.capture_times import parse_days, parse_seconds
 from animl_pipeline.core.image_orientation import FRAME_MISMATCH
 from animl_pipeline.core.non_animal_names import role
 from animl_pipeline.core.step_declaration import Step
-from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES, EXPORT_LOCATIONS, SPLIT_LOCATIONS, TEST_IMAGES, TEST_OBJECTS
+from animl_pipeline.core.table_schemas import (
+    EXPORT_ANNOTATIONS,
+    EXPORT_IMAGES,
+    EXPORT_LOCATIONS,
+    LATE_IMAGES_LEFT_OUT,
+    SPLIT_LOCATIONS,
+    TEST_IMAGES,
+    TEST_OBJECTS,
+)
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.inference.sequence_outcomes import number_sequences
 from animl_pipeline.steps.labels.choose_annotations import REASONS, choose_annotations
@@ -33,9 +42,9 @@ from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 STEP = Step(
     "test_images",
-    version=1,
+    version=2,
     sections=("labels", "sources", "splits", "production"),
-    reads=(EXPORT_IMAGES, EXPORT_ANNOTATIONS, EXPORT_LOCATIONS, SPLIT_LOCATIONS),
+    reads=(EXPORT_IMAGES, EXPORT_ANNOTATIONS, EXPORT_LOCATIONS, SPLIT_LOCATIONS, LATE_IMAGES_LEFT_OUT),
     writes=(TEST_IMAGES, TEST_OBJECTS),
     libraries=(),
 )
@@ -45,6 +54,22 @@ OTHER_LOCATION, NOT_REVIEWED, UNCERTAIN, NO_DEPLOYMENT, TRAINING_DATE = (
     "other_location", "not_completely_reviewed", "unknown_animal", "default_deployment", "training_date",
 )  # fmt: skip
 NOT_SAMPLED = "not_sampled"
+LEARNT_FROM = "later_image_learnt_from"
+"""A later image of a known camera that was used for training, that a near-duplicate of such an image may be, or that shares a sequence with one."""
+
+
+class TestLocations(NamedTuple):
+    """Which images are tested.
+
+    Attributes:
+        test: the test locations.
+        known: the locations of train and val.
+        late_left_out: source and id of late images that no test may show.
+    """
+
+    test: set[str]
+    known: set[str]
+    late_left_out: set[tuple[str, str]]
 
 
 def choose_test_images(
@@ -56,7 +81,7 @@ def choose_test_images(
     store: Store,
     settings: Settings,
 ) -> Artifact:
-    """Write TEST_IMAGES and TEST_OBJECTS: the reviewed images of the test locations, in sequences, and the objects in them.
+    """Write TEST_IMAGES and TEST_OBJECTS: the reviewed images that are tested, in sequences, and the objects in them.
 
     Images are left out, and counted, if a label of theirs was not reviewed or means an unknown animal, if a box of theirs refers to an image
     of another shape, if their camera had no deployment, and if the plan's dates give them to training. Where a location has more sequences
@@ -67,7 +92,7 @@ def choose_test_images(
         splits: the step that chose the test locations.
         config: the plan's labels, which say what a label means.
         production: the gap between sequences, and how many are scored.
-        dates: only ``train_only_before`` is used.
+        dates: only ``train_only_before`` and ``test_after`` are used.
         store: holds the steps.
         settings: where the taxonomy's table is.
     """
@@ -79,16 +104,19 @@ def choose_test_images(
         "production": production.model_dump(include={"sequence_gap_seconds", "max_sequences_per_location"}),
         "train_only_before": str(dates.train_only_before or ""),
     }
+    if dates.test_after:
+        key["test_after"] = str(dates.test_after)
 
     def build(space: Workspace) -> StepOutput:
         annotations = read_annotations(sources, store)
         mappings = {s.source.name: map_labels(config, s.source.name, taxonomy) for s in sources}
         never = np.zeros(len(annotations.image), bool)
         choice = choose_annotations(annotations, config, mappings, never, never)
-        locations = store.table(splits, SPLIT_LOCATIONS)
-        test = set(locations.loc[locations["split"] == "test", "location"])
         images = _read_images(annotations, sources, store)
-        reason = _reasons(images, annotations, choice.reason == REASONS.index(EMPTY), test, dates)
+        locations = _read_locations(splits, store, dates)
+        reason = _reasons(images, annotations, choice.reason == REASONS.index(EMPTY), locations, dates)
+        images["later"] = images["location"].isin(locations.known)
+        reason[(reason == "") & images["later"] & _linked_to_learnt(images, locations, dates, production)] = LEARNT_FROM
         truths = _truths(annotations, choice.class_number, choice.reason == REASONS.index(EMPTY), list(config.classes))
         has_class = np.zeros(len(images), bool)
         has_class[annotations.image[choice.class_number >= 0]] = True
@@ -110,7 +138,32 @@ def _read_images(annotations: Annotations, sources: Sequence[SourceArtifacts], s
     return images
 
 
-def _reasons(images: pd.DataFrame, annotations: Annotations, is_empty: Bools, test: set[str], dates: SplitsConfig) -> pd.Series:
+def _read_locations(splits: Artifact, store: Store, dates: SplitsConfig) -> TestLocations:
+    table = store.table(splits, SPLIT_LOCATIONS)
+    test = set(table.loc[table["split"] == "test", "location"])
+    if dates.test_after is None:
+        return TestLocations(test, set(), set())
+    left_out = store.table(splits, LATE_IMAGES_LEFT_OUT, ["source", "image_id"])
+    return TestLocations(test, set(table["location"]) - test, set(left_out.itertuples(index=False, name=None)))
+
+
+def _is_late(images: pd.DataFrame, dates: SplitsConfig) -> Bools:
+    """Whether each image was taken on ``test_after`` or later; False where the day is unknown."""
+    never = np.zeros(len(images), bool)
+    return never if dates.test_after is None else np.asarray(parse_days(images["taken"]) >= np.datetime64(dates.test_after))
+
+
+def _linked_to_learnt(images: pd.DataFrame, locations: TestLocations, dates: SplitsConfig, production: ProductionConfig) -> Bools:
+    """Whether each image, or another of its sequence, is from before the day or must not be tested: bool [images]."""
+    early = ~_is_late(images, dates)
+    keys = zip(images["source"], images["image_id"], strict=True)
+    left_out = np.fromiter((key in locations.late_left_out for key in keys), bool, len(images))
+    sequence = number_sequences(images["location"].to_numpy(object), parse_seconds(images["taken"]), production.sequence_gap_seconds)
+    linked = np.bincount(sequence, early | left_out, minlength=1) > 0
+    return np.asarray(linked[sequence])
+
+
+def _reasons(images: pd.DataFrame, annotations: Annotations, is_empty: Bools, locations: TestLocations, dates: SplitsConfig) -> pd.Series:
     """Why each image is left out; "" where it counts. The first reason that applies counts."""
     annotated, unreviewed, uncertain, mismatched = (np.zeros(len(images), bool) for _ in range(4))
     annotated[annotations.image] = True
@@ -121,7 +174,7 @@ def _reasons(images: pd.DataFrame, annotations: Annotations, is_empty: Bools, te
     first_day = dates.train_only_before
     too_early = np.zeros(len(images), bool) if first_day is None else parse_days(images["taken"]) < np.datetime64(first_day)
     rules = {
-        OTHER_LOCATION: ~images["location"].isin(test).to_numpy(),
+        OTHER_LOCATION: ~(images["location"].isin(locations.test) | (images["location"].isin(locations.known) & _is_late(images, dates))).to_numpy(),
         NOT_REVIEWED: ~annotated | unreviewed,
         UNCERTAIN: uncertain,
         FRAME_MISMATCH: mismatched,
@@ -163,7 +216,7 @@ def _write(
     write_table(space.out, TEST_OBJECTS, objects[TEST_OBJECTS.names()])
     dropped = {name: n for name, n in Counter(reason).items() if name}
     empty = chosen["sequence"].nunique() - chosen.loc[chosen.index.isin(objects["position"]), "sequence"].nunique()
-    notes = {"sequences": chosen["sequence"].nunique(), "empty_sequences": empty, "objects": len(objects)}
+    notes = {"sequences": chosen["sequence"].nunique(), "empty_sequences": empty, "objects": len(objects), "later_images": chosen["later"].sum()}
     return StepOutput(Counts(kept=len(chosen), dropped=dropped, notes={k: int(n) for k, n in notes.items() if n}, unit="images"))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.steps.splits.grouping import Bools, Ints, group_crops, has_several
 from animl_pipeline.steps.splits.number_crops import NumberedCrops
-from animl_pipeline.steps.splits.test_set_registry import ANY_LOCATION, BOTH, NEW, PREFIX, TESTED, TRAINED, UNKNOWN_LOCATION, History
+from animl_pipeline.steps.splits.test_set_registry import ANY_LOCATION, BOTH, NEW, PREFIX, TESTED, TESTED_LATER, TRAINED, UNKNOWN_LOCATION, History
 
 
 class GroupedCrops(NamedTuple):
@@ -82,9 +82,9 @@ def _location_history(crops: NumberedCrops, history: History, image_use: Ints, l
     by_name = _use_by_name(crops, history)
     counts = location_gone[crops.image] | (by_name[crops.location] == NEW)
     found = by_name
-    for use in (TRAINED, TESTED):
+    for use, image_uses in ((TRAINED, (TRAINED, TESTED_LATER)), (TESTED, (TESTED,))):
         has_use = np.zeros(len(by_name), bool)
-        has_use[crops.location[counts & (image_use[crops.image] == use)]] = True
+        has_use[crops.location[counts & np.isin(image_use[crops.image], image_uses)]] = True
         found = found | np.where(has_use, use, NEW)
     return found
 

@@ -17,7 +17,7 @@ from animl_pipeline.steps.splits.grouping import Bools, Ints, connected_componen
 from animl_pipeline.steps.splits.near_duplicates import NO_PAIRS, Pairs, near_duplicates
 from animl_pipeline.storage.store import Store
 
-COLUMNS = ["crop_id", "location", "class_id", "sequence", "image", "source", "taken", "phash"]
+COLUMNS = ["crop_id", "location", "class_id", "sequence", "image", "source", "image_id", "taken", "phash"]
 
 
 class NumberedCrops(NamedTuple):
@@ -32,6 +32,8 @@ class NumberedCrops(NamedTuple):
         seconds: float [n], since 1970, NaN where unknown or not needed.
         usable: bool [3, n], whether the plan's dates allow the crop in train, val and test.
         undated: number of crops whose day the plan needs and does not know.
+        late: bool [n], whether the image was taken on ``test_after`` or later.
+        without_day: bool [n], whether its day is unknown or was not needed.
     """
 
     rows: pd.DataFrame
@@ -46,6 +48,8 @@ class NumberedCrops(NamedTuple):
     seconds: NDArray[np.float64]
     usable: Bools
     undated: int
+    late: Bools
+    without_day: Bools
 
     def links(self) -> tuple[Ints, ...]:
         """What links locations to each other."""
@@ -53,7 +57,7 @@ class NumberedCrops(NamedTuple):
 
     def select(self, mask: Bools) -> NumberedCrops:
         """Some of the crops. Locations and images keep their numbers."""
-        columns = ("rows", "location", "image", "sequence", "class_number", "copy", "seconds")
+        columns = ("rows", "location", "image", "sequence", "class_number", "copy", "seconds", "late", "without_day")
         return self._replace(usable=self.usable[:, mask], **{name: getattr(self, name)[mask] for name in columns})
 
 
@@ -77,11 +81,12 @@ def number_crops(rows: pd.DataFrame, config: SplitsConfig, classes: tuple[str, .
     first = ~pd.Series(image).duplicated().to_numpy()
     taken = rows.loc[first, "taken"]
     seconds = parse_seconds(taken)[image]
-    needs_day = bool(config.train_only_before or config.test_only_after)
+    needs_day = bool(config.train_only_before or config.test_only_after or config.test_after)
     day = (parse_days(taken) if needs_day else np.full(len(taken), "NaT", "datetime64[D]"))[image]
     never = np.full(len(day), False)  # a comparison with an unknown day is False, too
     old = never if config.train_only_before is None else day < np.datetime64(config.train_only_before)
     new = never if config.test_only_after is None else day >= np.datetime64(config.test_only_after)
+    late = never if config.test_after is None else day >= np.datetime64(config.test_after)
     certain = likely = NO_PAIRS
     if config.near_duplicate_bits is not None:
         hashed = pd.DataFrame({"location": codes[first], "phash": rows["phash"].to_numpy()[first], "seconds": seconds[first]})
@@ -94,11 +99,13 @@ def number_crops(rows: pd.DataFrame, config: SplitsConfig, classes: tuple[str, .
         images=np.asarray(images, object),
         sequence=number_texts(rows["sequence"]),
         class_number=_class_numbers(rows["class_id"], classes),
-        copy=_number_copies(len(images), certain)[image],
+        copy=number_copies(len(images), certain)[image],
         likely_copies=likely,
         seconds=seconds,
         usable=np.stack([~new, ~old & ~new, ~old]),
         undated=int(np.isnat(day).sum()) if needs_day else 0,
+        late=late,
+        without_day=np.isnat(day),
     )
 
 
@@ -112,7 +119,7 @@ def _class_numbers(class_id: pd.Series, classes: tuple[str, ...]) -> Ints:
     return codes
 
 
-def _number_copies(n: int, pairs: Pairs) -> Ints:
+def number_copies(n: int, pairs: Pairs) -> Ints:
     """For each of ``n`` images a number that it shares with its copies; -1 for an image without a copy."""
     codes = np.full(n, -1, np.int64)
     if len(pairs.one):

@@ -16,17 +16,29 @@ from animl_pipeline.config import SplitsConfig
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import DamagedError, SplitsError
 from animl_pipeline.core.step_declaration import Step
-from animl_pipeline.core.table_schemas import CROPS, DROPPED_CROPS, SPLIT_LOCATIONS, SPLITS
+from animl_pipeline.core.table_schemas import CROPS, DROPPED_CROPS, LATE_IMAGES_LEFT_OUT, SPLIT_LOCATIONS, SPLITS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.splits.apply_history import GroupedCrops, apply_history
 from animl_pipeline.steps.splits.constraints import Shortfall, SplittableCrops, find_shortfalls, make_problem
 from animl_pipeline.steps.splits.grouping import Bools, Ints, to_list
+from animl_pipeline.steps.splits.later_images import (
+    ALL_SPLITS,
+    LATER,
+    LEARNT,
+    cut_links,
+    linked_images,
+    list_late_images_left_out,
+    reserve_later_images,
+    undated_at_tested_locations,
+    without_earlier_images,
+)
 from animl_pipeline.steps.splits.leakage import count_leaks, in_two_splits, split_of_images
 from animl_pipeline.steps.splits.number_crops import NumberedCrops, number_crops, read_crops, sequences_by_time
 from animl_pipeline.steps.splits.optimise import SPLIT_NAMES, TEST, TRAIN, VAL, search
 from animl_pipeline.steps.splits.test_set_registry import (
     PREFIX,
     TESTED,
+    TRAINED,
     History,
     Registry,
     count_conflicts,
@@ -40,7 +52,12 @@ from animl_pipeline.storage.store import StepOutput, Store, Workspace, digest_of
 log = logging.getLogger(__name__)
 
 STEP = Step(
-    "splits", version=2, sections=("splits",), reads=(CROPS,), writes=(SPLITS, SPLIT_LOCATIONS, DROPPED_CROPS), libraries=("scipy", "scikit-learn")
+    "splits",
+    version=2,
+    sections=("splits",),
+    reads=(CROPS,),
+    writes=(SPLITS, SPLIT_LOCATIONS, DROPPED_CROPS, LATE_IMAGES_LEFT_OUT),
+    libraries=("scipy", "scikit-learn"),
 )
 
 
@@ -48,7 +65,7 @@ class SplitCrops(NamedTuple):
     """The splits of n crops.
 
     Attributes:
-        split: int [n], 0 train, 1 val, 2 test, -1 for none.
+        split: int [n], 0 train, 1 val, 2 test, 3 test_later, -1 for none.
         reason: text [n], why a crop is in no split, else "".
         shortfalls: classes with fewer crops in val or test than wanted.
     """
@@ -66,7 +83,8 @@ class SplitCrops(NamedTuple):
 def split_by_location(crops: Artifact, config: SplitsConfig, classes: tuple[str, ...], store: Store, model: str) -> Artifact:
     """Divide the crops into train, val and test, with each location in one split only, and record them in the model's registry.
 
-    Writes the tables SPLITS, SPLIT_LOCATIONS and DROPPED_CROPS; leakage.json, how much is in two splits or in a split that the
+    With ``splits.test_after``, the later images of the locations of train and val are in the split ``test_later``.
+    Writes the tables SPLITS, SPLIT_LOCATIONS, DROPPED_CROPS and LATE_IMAGES_LEFT_OUT; leakage.json, how much is in two splits or in a split that the
     history forbids (all 0), and how many crops nobody can check, because their location is unknown; and shortfalls.json, the classes
     with fewer crops in val or test than the plan wants, and why.
 
@@ -100,7 +118,8 @@ def split_by_location(crops: Artifact, config: SplitsConfig, classes: tuple[str,
 
 
 def _key(config: SplitsConfig, classes: tuple[str, ...]) -> dict[str, Any]:
-    return config.model_dump(mode="json") | {"classes": list(classes)}
+    unused = {"test_after"} if config.test_after is None else set()
+    return config.model_dump(mode="json", exclude=unused) | {"classes": list(classes)}
 
 
 def _make(crops: Artifact, rows: pd.DataFrame, config: SplitsConfig, classes: tuple[str, ...], history: History, store: Store) -> Artifact:
@@ -110,6 +129,8 @@ def _make(crops: Artifact, rows: pd.DataFrame, config: SplitsConfig, classes: tu
         numbered = number_crops(rows, config, classes)
         result = _divide(numbered, config, classes, history)
         leaks = count_leaks(numbered, result.split, history)
+        if (result.split == LATER).any():
+            leaks["later_images_linked_to_train_or_val"] = linked_images(numbered, result.split, config)
         if any(leaks.values()):
             raise SplitsError(f"leakage between the splits: {leaks}; this is a bug of the splitter, please report it", code="leakage")
         leaks["not_checked_at_unknown_locations"] = int(((result.split >= 0) & (numbered.location < 0)).sum())
@@ -135,6 +156,7 @@ def _check_against_registry(artifact: Artifact, divided: pd.DataFrame, registry:
 
 
 def _divide(crops: NumberedCrops, config: SplitsConfig, classes: tuple[str, ...], history: History) -> SplitCrops:
+    crops, later, frozen = reserve_later_images(crops, history)
     known, usable = np.asarray(crops.location >= 0), crops.usable
     located = crops.select(known)
     grouped = apply_history(located, history)
@@ -142,10 +164,15 @@ def _divide(crops: NumberedCrops, config: SplitsConfig, classes: tuple[str, ...]
     split[known], shortfalls = _divide_groups(grouped, located, config, classes)
     reason[known] = grouped.reason
     result = SplitCrops(split, reason, shortfalls)
+    trained = np.zeros(len(known), bool)
+    trained[known] = (grouped.location_use[located.location] == TRAINED) & (grouped.reason == "")
+    split[later & known & (np.isin(split, LEARNT) | (trained & (split < 0)))] = LATER
     result.drop((split == TRAIN) & ~usable[TRAIN], "too_new_for_training")
     result.drop((split == VAL) & ~usable[VAL] & ~usable[TRAIN], "too_new_for_training")
-    result.drop((split >= 0) & ~np.take_along_axis(usable, split[None].clip(0), 0)[0], "too_old_for_testing")
+    result.drop((split >= 0) & ~np.take_along_axis(usable, split[None].clip(0, TEST), 0)[0], "too_old_for_testing")
     reason[known & (split < 0) & (reason == "")] = "no_split_allowed"
+    if (split == LATER).any():
+        _keep_later_images_apart(crops, result, frozen, history, config)
     _drop_likely_copies(crops, result)
     if config.unknown_location == "train":
         _train_on_unknown_locations(crops, result, history, config)
@@ -177,9 +204,19 @@ def _divide_groups(grouped: GroupedCrops, crops: NumberedCrops, config: SplitsCo
     return split, find_shortfalls(splits, problem, splittable, config, classes)
 
 
+def _keep_later_images_apart(crops: NumberedCrops, result: SplitCrops, frozen: Bools, history: History, config: SplitsConfig) -> None:
+    """Leave out what would let the later test show images that were learnt from."""
+    result.drop(without_earlier_images(crops, result.split, history), "location_has_only_later_images")
+    later, learnt = cut_links(crops, result.split, frozen, config)
+    result.drop(later, "later_image_linked_to_train_or_val")
+    result.drop(learnt, "linked_to_a_tested_later_image")
+    result.drop(undated_at_tested_locations(crops, result.split, config), "undated_where_later_images_are_tested")
+
+
 def _drop_likely_copies(crops: NumberedCrops, result: SplitCrops) -> None:
     """Of two likely copies in different splits, drop the one that is not in test, or else the one that is not in val."""
-    of_image = split_of_images(crops, result.split)
+    rank = np.array([0, 1, 3, 2, -1])  # of train, val, test, test_later and none
+    of_image = rank[split_of_images(crops, result.split)]
     one, other = crops.likely_copies
     lower = np.where(of_image[one] < of_image[other], one, other)[in_two_splits(crops, result.split, crops.likely_copies)]
     result.drop((result.split >= 0) & np.isin(crops.image, lower), "likely_copy_of_a_held_out_image")
@@ -221,6 +258,8 @@ def _notes(crops: NumberedCrops, result: SplitCrops, config: SplitsConfig, class
         "copies_kept_together": len(set(crops.image[crops.copy >= 0].tolist())),
         "images_not_compared_for_copies": len(set(crops.image[(crops.rows["phash"] == "").to_numpy()].tolist())),
         "crops_without_a_date": crops.undated,
+        "test_later": int((result.split == LATER).sum()),
+        "late_crops_used_for_training_before": int((crops.late & np.isin(result.split, LEARNT)).sum()),
     }
     return {
         **{name: int((result.split == s).sum()) for s, name in enumerate(SPLIT_NAMES)},
@@ -231,12 +270,14 @@ def _notes(crops: NumberedCrops, result: SplitCrops, config: SplitsConfig, class
 
 
 def _write(folder: Path, crops: NumberedCrops, result: SplitCrops, leaks: dict[str, int], notes: dict[str, int]) -> StepOutput:
-    used, names, crop_id = result.split >= 0, np.array(SPLIT_NAMES, object), crops.rows["crop_id"]
+    used, names, crop_id = result.split >= 0, np.array(ALL_SPLITS, object), crops.rows["crop_id"]
     write_table(folder, SPLITS, pd.DataFrame({"crop_id": crop_id[used], "split": names[result.split[used]]}))
     known = used & (crops.location >= 0)
     located = pd.DataFrame({"location": np.array(crops.locations, object)[crops.location[known]], "split": names[result.split[known]]})
     write_table(folder, SPLIT_LOCATIONS, located.groupby(["location", "split"], as_index=False).size().rename(columns={"size": "crops"}))
     write_table(folder, DROPPED_CROPS, pd.DataFrame({"crop_id": crop_id[~used], "reason": result.reason[~used]}).astype(str))
+    left_out = list_late_images_left_out(crops, result.split, result.reason)
+    write_table(folder, LATE_IMAGES_LEFT_OUT, left_out)
     (folder / "leakage.json").write_text(json.dumps(leaks, indent=1) + "\n", encoding="utf-8")
     shortfalls = json.dumps([s._asdict() for s in result.shortfalls], indent=1, ensure_ascii=False)
     (folder / "shortfalls.json").write_text(shortfalls + "\n", encoding="utf-8")

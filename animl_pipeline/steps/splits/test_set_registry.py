@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from animl_pipeline.core.artifacts import Artifact
@@ -29,9 +30,9 @@ from animl_pipeline.inference.classifier import CARD_FILE, read_card
 from animl_pipeline.steps.splits.grouping import to_list
 from animl_pipeline.storage.store import Store, digest_of
 
-NEW, TRAINED, TESTED, BOTH = 0, 1, 2, 3
-"""What a location or image was used for by earlier runs."""
-WORDS = {"learnt": TRAINED, "tested": TESTED}
+NEW, TRAINED, TESTED, BOTH, TESTED_LATER = 0, 1, 2, 3, 4
+"""What a location or image was used for by earlier runs. Only an image is TESTED_LATER: a later image of a training location."""
+WORDS = {"learnt": TRAINED, "tested": TESTED, "tested_later": TESTED_LATER}
 """The words in the registry's files. They stay as they are, so that registries of earlier versions keep test sets frozen."""
 PREFIX = 16
 """The first characters of an image's sha256 stand for the image."""
@@ -43,7 +44,7 @@ DIGEST_IN_NAME = re.compile(r"/[0-9]{20}-([0-9a-f]{16})\.jsonl$")
 
 
 class ImageUse(NamedTuple):
-    """What some images were used for (``TRAINED`` or ``TESTED``), and their location then."""
+    """What some images were used for (``TRAINED``, ``TESTED`` or ``TESTED_LATER``), and their location then."""
 
     use: int
     location: str
@@ -69,15 +70,23 @@ class History(NamedTuple):
 
     def image_uses(self) -> tuple[list[ImageUse], pd.Series]:
         """All uses, and for each prefix of an image the position of its use. An image that was used for both counts as tested."""
-        uses = sorted(self.images)  # TRAINED before TESTED
+        uses = sorted(self.images)  # TRAINED before the tests
         prefixes = pd.Series([prefix for use in uses for prefix in sorted(self.images[use])], dtype=str)
         position = np.repeat(np.arange(len(uses)), [len(self.images[use]) for use in uses])
         last = ~prefixes.duplicated(keep="last").to_numpy()
         return uses, pd.Series(position[last], index=prefixes[last])
 
+    def use_of_images(self, images: NDArray[np.object_]) -> NDArray[np.int64]:
+        """What each image, by its sha256, was used for: ``NEW`` or the use of its entry."""
+        if not self.images:
+            return np.full(len(images), NEW)
+        uses, position_of = self.image_uses()
+        position = pd.Series(images, dtype=str).str.slice(0, PREFIX).map(position_of).fillna(len(uses)).to_numpy(np.int64)
+        return np.asarray(np.array([*(u.use for u in uses), NEW])[position])
+
     def tested_images(self) -> set[str]:
         """Prefixes of the images that were used for testing."""
-        return set().union(*(prefixes for use, prefixes in self.images.items() if use.use == TESTED))
+        return set().union(*(prefixes for use, prefixes in self.images.items() if use.use in {TESTED, TESTED_LATER}))
 
 
 class Registry(NamedTuple):
@@ -102,7 +111,7 @@ class Registry(NamedTuple):
     def use_of_images(self) -> dict[str, str]:
         """Prefix of an image → the word for its use. An image that was used for both counts as tested."""
         found = {prefix: e["as"] for e in self.entries.values() for prefix in e.get("images", "").split()}
-        return found | {prefix: e["as"] for e in self.entries.values() if e["as"] == "tested" for prefix in e.get("images", "").split()}
+        return found | {prefix: e["as"] for e in self.entries.values() if e["as"] != "learnt" for prefix in e.get("images", "").split()}
 
 
 class _File(Record):
@@ -192,12 +201,12 @@ def record_split(store: Store, registry: Registry, run: str, crops: pd.DataFrame
     """
     entries = registry.entries
     known = {name[:PREFIX] for name in entries} | {prefix for entry in entries.values() for prefix in entry.get("images", "").split()}
-    use = crops["split"].eq("test").map({True: "tested", False: "learnt"})
+    use = _words(crops["split"])
     table = pd.DataFrame({"location": crops["location"], "use": use, "image": crops["image"].str.slice(0, PREFIX)}).drop_duplicates()
     new: dict[str, dict[str, str]] = {}
     for (location, word), rows in ((map(str, key), rows) for key, rows in table.groupby(["location", "use"])):
         if location and location not in entries:
-            new[location] = {"as": word, "run": run}
+            new[location] = {"as": "tested" if word == "tested" else "learnt", "run": run}
         if images := sorted(set(to_list(rows["image"])) - known):
             new[f"{run} {word} {location}"] = {"as": word, "run": run, "location": location, "images": " ".join(images)}
     number = registry.files + 1
@@ -220,8 +229,14 @@ def count_conflicts(registry: Registry, crops: pd.DataFrame) -> int:
     """
     by_location = crops["location"].map({name: e["as"] for name, e in registry.entries.items() if "images" not in e})
     by_image = crops["image"].str.slice(0, PREFIX).map(registry.use_of_images())
-    word = crops["split"].eq("test").map({True: "tested", False: "learnt"})
-    return int(((by_location.notna() & (by_location != word)) | (by_image.notna() & (by_image != word))).sum())
+    word = _words(crops["split"])
+    of_location = word.where(word == "tested", "learnt")  # later images are tested at training locations
+    return int(((by_location.notna() & (by_location != of_location)) | (by_image.notna() & (by_image != word))).sum())
+
+
+def _words(split: pd.Series) -> pd.Series:
+    """The registry's word for each split."""
+    return split.map({"test": "tested", "test_later": "tested_later"}).fillna("learnt")
 
 
 def _parse_earlier(name: str, data: bytes) -> dict[str, dict[str, str]]:

@@ -45,7 +45,8 @@ def describe_learnt_test_set(training: Manifest, crops: Artifact, splits: Artifa
     rows = store.table(crops, CROPS, ["crop_id", "location", "image"])
     test = rows[rows["crop_id"].isin(split.loc[split["split"] == "test", "crop_id"])]
     locations = (set(test["location"]) & set(learnt["location"])) - {""}
-    images = (set(test["image"].str.slice(0, IMAGE_PREFIX)) & set(learnt["image"])) - {""}
+    later = rows[rows["crop_id"].isin(split.loc[split["split"] == "test_later", "crop_id"])]
+    images = (set(pd.concat([test, later])["image"].str.slice(0, IMAGE_PREFIX)) & set(learnt["image"])) - {""}
     if not locations and not images:
         return ""
     return f"it learnt from {len(locations):,} locations and {len(images):,} images of this test set"
