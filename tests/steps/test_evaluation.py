@@ -78,6 +78,18 @@ def test_only_the_test_split_is_scored(store: Store) -> None:
     assert evaluation.counts.notes["named_wrongly"] == 2
 
 
+def test_later_images_of_known_cameras_are_scored_apart(store: Store) -> None:
+    later = [CropSpec("red", RED, "island/t", "test_later"), CropSpec("red", GREEN, "island/t", "test_later")]
+    evaluation = evaluate(store, [*NINE, CropSpec("red", RED, "island/t", "train"), *later])
+    metrics = read_metrics(evaluation, store)
+    assert metrics.confusion == ((3, 1, 0), (0, 2, 1), (0, 0, 2))
+    assert metrics.later is not None
+    assert (metrics.later.examples, metrics.later.locations, metrics.later.classes[0].recall) == (2, 1, 0.5)
+    assert metrics.later.production is None
+    assert "Known cameras, later images" in ReportPage(read_report(evaluation, store)).text
+    assert read_metrics(evaluate(store), store).later is None
+
+
 def test_predictions_are_those_of_the_packaged_model(store: Store) -> None:
     plan = plan_of()
     steps = make_data_steps(store, NINE, plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.evaluation_results import ClassComparison, ClassScores, Comparison, Metrics, ProductionScore, SequenceScores
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.core.step_declaration import Step
-from animl_pipeline.core.table_schemas import SPLIT_LOCATIONS, TEST_IMAGES
+from animl_pipeline.core.table_schemas import LATE_IMAGES_LEFT_OUT, SPLIT_LOCATIONS, TEST_IMAGES
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.inference.sequence_outcomes import SequenceOutcomes
@@ -23,6 +24,7 @@ from animl_pipeline.steps.detections import detect_in_test_images
 from animl_pipeline.steps.evaluation import production_score
 from animl_pipeline.steps.evaluation.animl_evaluation_table import sequence_table
 from animl_pipeline.steps.evaluation.gate import decide_verdict
+from animl_pipeline.steps.evaluation.score_later_images import score_later_images
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import download_test_images
 from animl_pipeline.steps.labels import SourceArtifacts, choose_test_images
@@ -70,7 +72,15 @@ class Steps(NamedTuple):
     detections: Artifact
 
 
-def run_steps(folder: Path, store: Store, settings: Settings, scenes: tuple[Scene, ...] = SCENES, limit: int | None = None) -> Steps:
+def run_steps(
+    folder: Path,
+    store: Store,
+    settings: Settings,
+    scenes: tuple[Scene, ...] = SCENES,
+    limit: int | None = None,
+    dates: SplitsConfig | None = None,
+    left_out: tuple[str, ...] = (),
+) -> Steps:
     """The real steps from an export and a results file to the detector's boxes in the test images."""
     export, results = Export(), []
     export.categories = [{"id": i, "name": n} for i, n in enumerate(("empty", *CLASSES, "hare", "unknown"))]
@@ -88,20 +98,24 @@ def run_steps(folder: Path, store: Store, settings: Settings, scenes: tuple[Scen
     exported = export_annotations(source, store, settings)
     production = ProductionConfig(max_sequences_per_location=limit)
     labels = LabelsConfig.model_validate(LABELS)
-    images = choose_test_images([SourceArtifacts(source, exported)], splits_of(store), labels, production, SplitsConfig(), store, settings)
+    images = choose_test_images(
+        [SourceArtifacts(source, exported)], splits_of(store, left_out), labels, production, dates or SplitsConfig(), store, settings
+    )
     downloads = download_test_images(source, images, store, settings, ImagesConfig())
     config = DetectionsConfig(source="results", results=str(folder / "boxes.json"))
     return Steps(images, detect_in_test_images(images, {"isle": downloads}, config, production, store, settings))
 
 
-def splits_of(store: Store) -> Artifact:
+def splits_of(store: Store, left_out: tuple[str, ...] = ()) -> Artifact:
     rows = [("isle/cove", "test", 3), ("isle/hill", "test", 3), ("isle/cam-default", "test", 3), ("isle/barn", "train", 3)]
 
     def build(space: Workspace) -> StepOutput:
         write_table(space.out, SPLIT_LOCATIONS, pd.DataFrame(rows, columns=SPLIT_LOCATIONS.names()))
+        late = [("isle", image_id, "used_for_training") for image_id in left_out]
+        write_table(space.out, LATE_IMAGES_LEFT_OUT, pd.DataFrame(late, columns=LATE_IMAGES_LEFT_OUT.names()))
         return StepOutput(Counts(kept=len(rows)))
 
-    return store.make(Step("splits", version=1), build=build)
+    return store.make(Step("splits", version=1), config={"left_out": left_out}, build=build)
 
 
 def classifier_of(folder: Path, threshold: float = 0.7) -> Classifier:
@@ -182,6 +196,51 @@ def test_an_image_with_an_unknown_animal_does_not_count(tmp_path: Path, store: S
         "default_deployment": 1,
         "unknown_animal": 1,
     }
+
+
+BARN = (
+    Scene("barn", 0, "red", True, RED, True),  # before the day
+    Scene("barn", 3, "red", True, RED, True),  # its sequence begins before the day
+    Scene("barn", 100, "red", True, GREEN, True),  # missed by the classifier
+    Scene("barn", 200, "red", True, RED, True),
+    Scene("barn", 300, "empty", False, GREEN, True),  # false alarm
+    Scene("barn", 400, "red", True, RED, True),  # learnt from by an earlier run
+    Scene("barn", 402, "empty", False, RED, False),  # of the same sequence
+    Scene("cove", 500, "red", True, RED, True),
+)
+
+
+def test_later_images_of_known_cameras_are_a_test_of_their_own(tmp_path: Path, store: Store, settings: Settings) -> None:
+    dates, classifier = SplitsConfig(test_after=date(2026, 3, 2)), classifier_of(tmp_path / "model")
+    image_id = str(read_image_ids(tmp_path, store, settings)[("barn", 400)])
+    steps = run_steps(tmp_path, store, settings, BARN, dates=dates, left_out=(image_id,))
+    assert steps.images.counts.dropped == {"other_location": 1, "later_image_learnt_from": 3}
+    assert steps.images.counts.notes["later_images"] == 3
+    split = pd.DataFrame({"split": [], "class_id": [], "taken": []})
+    data = production_score.read_sequences(*steps, store, later=True)
+    found = score_later_images(split, data, classifier, {}, 0.1, store, classifier.card.model_input)
+    assert found is not None
+    assert (found.first_day, found.examples, found.macro_f1) == ("2026-03-02", 0, None)
+    assert found.production is not None
+    red, green, _ = found.production.classes
+    assert (red.sequences, red.hits, red.missed_by_classifier, green.false_alarms_on_empty) == (2, 1, 1, 1)
+    assert score(steps, classifier, store).of("red").sequences == 1
+
+
+def read_image_ids(folder: Path, store: Store, settings: Settings) -> dict[tuple[str, int], str]:
+    """Location and second → id of the image in the export of BARN."""
+    images = store.table(run_steps(folder, store, settings, BARN, dates=SplitsConfig(test_after=date(2026, 3, 2))).images, TEST_IMAGES)
+    start = pd.Timestamp("2026-03-01T23:59:59")
+    return {
+        (loc.split("/")[1], int((pd.Timestamp(t) - start).total_seconds())): i
+        for loc, t, i in zip(images["location"], images["taken"], images["image_id"], strict=True)
+    }
+
+
+def test_a_plan_without_the_day_scores_no_later_images(tmp_path: Path, store: Store, settings: Settings) -> None:
+    steps = run_steps(tmp_path, store, settings, BARN)
+    assert steps.images.counts.dropped == {"other_location": 7}
+    assert not len(production_score.read_sequences(*steps, store, later=True).images)
 
 
 def test_changes_beside_the_champion_are_paired(tmp_path: Path, store: Store, settings: Settings) -> None:
