@@ -200,12 +200,85 @@ class ProductionScore(Record):
         default=None, description="of all test locations together, each over its own time from the first to the last image; None without times"
     )
     comparison: ProductionComparison | None = Field(default=None, description="None if there is no champion")
+    nothing: ProductionComparison | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="what the class for false boxes does: the first of each pair is of the same model without it; None without such a class",
+    )
+
+
+class LaterScores(Record):
+    """The model on later images of known cameras, from which it never learnt (``splits.test_after``). The verdict does not use them."""
+
+    first_day: str = Field(description="day of the earliest of these images")
+    examples: int = Field(description="crops")
+    locations: int
+    accuracy: float | None = Field(description="None if there are no crops of animals")
+    macro_f1: float | None
+    accuracy_interval: Interval | None = None
+    macro_f1_interval: Interval | None = None
+    classes: tuple[ClassScores, ...] = ()
+    production: ProductionScore | None = Field(default=None, description="None if the plan has no section `production`")
+
+
+class FalseBoxScores(Record):
+    """The class for false boxes on the test crops. It is no animal: no other score counts it or its crops, except false alarms at thresholds."""
+
+    id: str
+    examples: int = Field(description="false boxes in the test set")
+    locations: int
+    recognised: int = Field(description="of these, how many are given this class")
+    animals: int = Field(description="animals in the test set that are given this class")
+
+
+class AutoAcceptPoint(Record):
+    """Images that one class and threshold would skip. An image is skipped if each of its boxes shows this class alone, at the threshold or above.
+
+    Risks are the share of a location's skipped images in which people saw an invasive animal, as a mean over the locations with skipped images.
+    """
+
+    threshold: Share
+    locations: int = Field(description="with skipped images")
+    skipped: float = Field(description="images; weighted where a location was sampled")
+    skipped_with_invasive: float
+    work_saved: Share = Field(description="of the images with a box, the share that is skipped")
+    observed_per_1000: float
+    bound_per_1000: float = Field(description="95 % upper bound of this threshold alone")
+    holds: bool = Field(description="whether the bound, and the share over all skipped images, are within the plan's limit")
+
+
+class AutoAcceptClass(Record):
+    """From which probability of one class on images may go without review. ``point`` is the chosen threshold.
+
+    ``too_risky``: even the strictest threshold with enough locations is not shown to be safe; it is the ``point``.
+    """
+
+    id: str
+    answer: Literal["skip", "too_risky", "too_few_locations", "no_images", "always_review"]
+    locations: int = Field(default=0, description="with skipped images at the lowest threshold")
+    lowest_limit_per_1000: float | None = Field(default=None, description="no lower limit can be shown with so many locations")
+    point: AutoAcceptPoint | None = None
+    points: tuple[AutoAcceptPoint, ...] = Field(default=(), description="all thresholds that skip images, the strictest first")
+
+
+class AutoAccept(Record):
+    """Which images may go without review, with 95 % confidence over locations for each class alone."""
+
+    max_invasive_per_1000: float = Field(description="the plan's limit of the risk")
+    confidence: Share
+    source: Literal["sequences", "crops"] = Field(description="all searched images of the production score, or the images of the test crops")
+    images: float = Field(description="with a box; weighted where a location was sampled")
+    images_with_invasive: float
+    locations: int
+    locations_needed: int = Field(description="the fewest locations with skipped images that can show that the limit is kept")
+    classes: tuple[AutoAcceptClass, ...]
 
 
 class Metrics(Record):
     """All results of an evaluation. Macro means are over the classes that the test set has.
 
-    ``confusion[i][j]`` counts examples of class i that were predicted as class j, in the order of ``classes``.
+    ``confusion[i][j]`` counts examples of class i that were predicted as class j, in the order of ``classes``. If the model has a class for
+    false boxes, the last column counts animals that were taken for false boxes.
     """
 
     examples: int
@@ -226,8 +299,19 @@ class Metrics(Record):
     with_equivalents: EquivalentScores | None = None
     comparison: Comparison | None = None
     production: ProductionScore | None = Field(default=None, description="None if the plan has no section `production`")
+    later: LaterScores | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="None if the plan has no later test, or nothing is in it"
+    )
+    auto_accept: AutoAccept | None = Field(default=None, description="None if the plan does not ask for it, or names no invasive class")
+    nothing: FalseBoxScores | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="None if the model has no class for false boxes"
+    )
     verdict: Verdict | None = None
     reasons: tuple[str, ...] = Field(default=(), description="of the verdict, in words, the most important first")
+
+    def outputs(self) -> tuple[str, ...]:
+        """The class ids of the columns of ``confusion``."""
+        return (*(c.id for c in self.classes), *([self.nothing.id] if self.nothing else []))
 
 
 class Report(Record):

@@ -67,6 +67,11 @@ class ModelCard(Record):
     nothing: str | None = Field(
         default=None, exclude_if=lambda value: value is None, description="the last class, if it means a false box: no animal, and never answered"
     )
+    out_of_fold: bool = Field(
+        default=False,
+        exclude_if=lambda value: not value,
+        description="whether the model learnt from val, too; temperature and thresholds then come from models of a cross-validation",
+    )
     onnx_sha256: Digest
     agreement: Agreement
     data_digest: Digest

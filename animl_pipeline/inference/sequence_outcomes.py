@@ -39,7 +39,8 @@ class ModelLabels(NamedTuple):
     Attributes:
         image: int [d], the image of each box.
         labelled: bool [d, classes], whether the class's probability reaches its threshold, so that Animl shows the label.
-        likeliest: int [d], the most probable class.
+        likeliest: int [d], the most probable class; -1 if the model takes the box for a false one.
+        probability: float [d], its probability.
         truth_box: int [p], the box of each pair of a box and an object that people labelled there.
         truth: int [p], the pair's object: a position in ``ReviewedImages.truth``.
     """
@@ -47,6 +48,7 @@ class ModelLabels(NamedTuple):
     image: Ints
     labelled: Bools
     likeliest: Ints
+    probability: Floats
     truth_box: Ints
     truth: Ints
 

@@ -17,7 +17,7 @@ from animl_pipeline.core.errors import EvaluationError
 from animl_pipeline.core.evaluation_results import Threshold
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.core.step_declaration import Step
-from animl_pipeline.core.table_schemas import CROPS, SPLITS, VAL_PREDICTIONS
+from animl_pipeline.core.table_schemas import CROPS, OUT_OF_FOLD, SPLITS, VAL_PREDICTIONS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.inference.calibration_and_threshold_metrics import (
     expected_calibration_error,
@@ -31,7 +31,9 @@ from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 log = logging.getLogger(__name__)
 
-STEP = Step("calibration", version=1, sections=("thresholds",), reads=(CROPS, SPLITS), writes=(VAL_PREDICTIONS,), libraries=("onnxruntime",))
+STEP = Step(
+    "calibration", version=1, sections=("thresholds",), reads=(CROPS, SPLITS, OUT_OF_FOLD), writes=(VAL_PREDICTIONS,), libraries=("onnxruntime",)
+)
 THRESHOLDS_FILE = "thresholds.json"
 CATEGORY_CONFIG_FILE = "category_config.json"
 TEMPERATURES = (0.1, 20.0)
@@ -39,15 +41,16 @@ TEMPERATURES = (0.1, 20.0)
 
 
 def calibrate_classifier(model: Artifact, crops: Artifact, splits: Artifact, config: ThresholdsConfig, store: Store) -> Artifact:
-    """Choose temperature and thresholds on val and write them into the model's card.
+    """Choose temperature and thresholds on val, or on out-of-fold answers if the model learnt from val, too; write them into the model's card.
 
     The artifact has model.onnx (unchanged), card.json, thresholds.json (a ``Threshold`` for each class), category_config.json
-    (Animl's categoryConfig: ``{<class name>: {confThreshold, disabled}}``) and val.parquet (the calibrated val predictions).
+    (Animl's categoryConfig: ``{<class name>: {confThreshold, disabled}}``) and val.parquet (the calibrated predictions on which they were
+    chosen). A class for false boxes has no threshold and is disabled. Its crops count: what is called an animal there is a false alarm.
 
     Args:
         model: the artifact of the step training.
         crops: the artifact of the step crops.
-        splits: the artifact of the step splits; only its val split is used.
+        splits: the artifact of the step splits; only its val split is used, and that only if the model did not learn from it.
         config: the plan's section thresholds.
         store: holds the artifacts.
 
@@ -61,19 +64,25 @@ def calibrate_classifier(model: Artifact, crops: Artifact, splits: Artifact, con
         store.path(model, CARD_FILE)
         onnx_file = store.path(model, MODEL_FILE)
         classifier = Classifier.load(onnx_file.parent)
-        val = _read_val_crops(crops, splits, store, classifier.card.class_ids())
-        scored = score_crops(val, classifier, store, classifier.card.model_input, "val crops")
+        if classifier.card.out_of_fold:
+            scored = _read_out_of_fold(model, crops, store, classifier.card.class_ids())
+        else:
+            val = _read_val_crops(crops, splits, store, classifier.card.class_ids())
+            scored = score_crops(val, classifier, store, classifier.card.model_input, "val crops")
         shutil.copyfile(onnx_file, space.out / MODEL_FILE)
         card, thresholds = _calibrate(classifier.card, scored, config)
         names = {c.id: c.name for c in card.classes}
         categories = {names[t.id]: {"confThreshold": t.value, "disabled": False} for t in thresholds}
+        if card.nothing is not None:
+            categories[names[card.nothing]] = {"confThreshold": 1.0, "disabled": True}
         (space.out / CARD_FILE).write_text(card.model_dump_json(indent=1), encoding="utf-8")
         (space.out / CATEGORY_CONFIG_FILE).write_text(json.dumps(categories, indent=1), encoding="utf-8")
         (space.out / THRESHOLDS_FILE).write_text(json.dumps([t.model_dump(mode="json") for t in thresholds], indent=1), encoding="utf-8")
         columns = [*VAL_PREDICTIONS.names(), *(probability_column(c) for c in card.class_ids())]
         write_table(space.out, VAL_PREDICTIONS, scored[columns])
         missed = sum(not t.aim_met for t in thresholds)
-        return StepOutput(Counts(kept=len(scored), notes={"aims_not_reached_on_val": missed} if missed else {}, unit="val crops"))
+        unit = "out-of-fold crops" if card.out_of_fold else "val crops"
+        return StepOutput(Counts(kept=len(scored), notes={"aims_not_reached_on_val": missed} if missed else {}, unit=unit))
 
     inputs = {"model": model, "crops": crops, "splits": splits}
     return store.make(STEP, inputs=inputs, config={"thresholds": config.model_dump(mode="json")}, build=build)
@@ -115,6 +124,16 @@ def _read_val_crops(crops: Artifact, splits: Artifact, store: Store, classes: Se
     return val
 
 
+def _read_out_of_fold(model: Artifact, crops: Artifact, store: Store, classes: tuple[str, ...]) -> pd.DataFrame:
+    """The crops of train and val with the answers of models that did not learn from their locations, in the columns of ``score_crops``."""
+    answers = store.table(model, OUT_OF_FOLD).drop(columns="fold")
+    scored = store.table(crops, CROPS).merge(answers, on="crop_id", validate="one_to_one").sort_values("crop_id", ignore_index=True)
+    probabilities = probability_matrix(scored, classes)
+    scored["predicted"] = np.asarray(classes, object)[probabilities.argmax(axis=1)]
+    scored["probability"] = probabilities.max(axis=1)
+    return scored
+
+
 def _calibrate(card: ModelCard, scored: pd.DataFrame, config: ThresholdsConfig) -> tuple[ModelCard, tuple[Threshold, ...]]:
     """The card with temperature and thresholds. ``scored`` gets the calibrated probabilities."""
     classes = card.class_ids()
@@ -124,10 +143,10 @@ def _calibrate(card: ModelCard, scored: pd.DataFrame, config: ThresholdsConfig) 
     after = rescale_temperature(before, temperature)
     scored[[probability_column(c) for c in classes]] = after
     scored["probability"] = after.max(axis=1)
-    thresholds = choose_thresholds(scored, classes, config)
+    thresholds = choose_thresholds(scored, card.animal_ids(), config)
     right = (scored["class_id"] == scored["predicted"]).to_numpy()
     errors = [expected_calibration_error(p.max(axis=1), right) for p in (before, after)]
-    log.info("%d val crops: temperature %.3f, expected calibration error %.3f before, %.3f after", len(scored), temperature, *errors)
+    log.info("%d crops not learnt from: temperature %.3f, expected calibration error %.3f before, %.3f after", len(scored), temperature, *errors)
     for t in thresholds:
         log.info("%s: threshold %.3f; aim %s: %s", t.id, t.value, t.aim, "reached on val" if t.aim_met else "NOT reached on val")
     update = {

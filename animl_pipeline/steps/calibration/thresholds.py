@@ -35,11 +35,11 @@ def choose_thresholds(val: pd.DataFrame, classes: tuple[str, ...], config: Thres
     """A threshold for each class. The floor for unknown animals raises those of native classes.
 
     Args:
-        val: val crops with calibrated probabilities, as ``score_crops`` returns them.
-        classes: the class ids of the model.
+        val: val crops with calibrated probabilities, as ``score_crops`` returns them. Crops of other classes are false boxes.
+        classes: the class ids of the animals.
         config: the plan's section thresholds.
     """
-    floor = unknown_floor(val, classes, config.unknown) if config.unknown else 0.0
+    floor = unknown_floor(val[val["class_id"].isin(classes)], classes, config.unknown) if config.unknown else 0.0
     thresholds = []
     for class_id in classes:
         group, aim = config.group_of(class_id), config.aim_of(class_id)

@@ -53,8 +53,8 @@ def compare_with_champion(
     crops are extracted from the images again.
 
     Args:
-        scored: the test crops with the challenger's probabilities.
-        ids: the challenger's classes.
+        scored: the test crops of animals with the challenger's probabilities.
+        ids: the challenger's classes of animals.
         thresholds: the challenger's thresholds by class; the champion has its own.
         champion: the package step of the released model.
         stored: the model input that the stored crops were made for.
@@ -66,9 +66,9 @@ def compare_with_champion(
     """
     classifier = load_champion(champion, store)
     card = classifier.card
-    common = tuple(c for c in ids if c in card.class_ids())
+    common = tuple(c for c in ids if c in card.animal_ids())
     rows = scored[scored["class_id"].isin(common)].reset_index(drop=True)
-    crops = rows.drop(columns=["predicted", "probability", "infrared", *map(probability_column, ids)])
+    crops = rows.drop(columns=["predicted", "probability", "infrared", *(c for c in rows if str(c).startswith(probability_column("")))])
     champion_rows = score_crops(crops, classifier, store, stored, "test crops, champion")
     log.info("compared with the released model %s on %d test crops", card.version, len(rows))
     return Comparison(
@@ -78,7 +78,7 @@ def compare_with_champion(
         locations=len(set(rows["location"]) - {""}),
         left_out=len(scored) - len(rows),
         added_classes=tuple(c for c in ids if c not in common),
-        removed_classes=tuple(c for c in card.class_ids() if c not in ids),
+        removed_classes=tuple(c for c in card.animal_ids() if c not in ids),
         removed_invasive=tuple(c for c in _invasive_classes(card) if c not in ids),
         own_model_input=(card.model_input.size, card.model_input.margin) != (stored.size, stored.margin),
         **_compare_scores((champion_rows, rows), common, (card.thresholds, thresholds)),

@@ -31,7 +31,7 @@ class ReliabilityDiagram(NamedTuple):
 def measure_calibration(scored: pd.DataFrame, card: ModelCard) -> Calibration:
     """Calibration errors before and after temperature scaling, and the share of crops that reach no threshold."""
     before, after, right = _confidences(scored, card)
-    thresholds = np.array([card.thresholds.get(c, 0.0) for c in card.class_ids()])
+    thresholds = np.array([np.inf if c == card.nothing else card.thresholds.get(c, 0.0) for c in card.class_ids()])
     known = (probability_matrix(scored, card.class_ids()) >= thresholds).any(axis=1)
     return Calibration(
         temperature=card.temperature,
@@ -58,7 +58,7 @@ def describe_calibration(c: Calibration) -> str:
     if c.ece_after <= c.ece_limit_by_chance:
         return f"{errors} This is as good as can be measured. {chance}"
     if c.ece_after >= c.ece_before:
-        return f"{errors} Temperature scaling did not help: it was fitted on val, and the test locations differ from those of val. {chance}"
+        return f"{errors} Temperature scaling did not help: it was fitted at other locations, and the test locations differ from those. {chance}"
     return f"{errors} Temperature scaling helped, but one temperature cannot fit all classes and locations. {chance}"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from animl_pipeline.core.evaluation_results import ClassScores, Metrics
+from animl_pipeline.core.evaluation_results import ClassScores, FalseBoxScores, Metrics
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 from animl_pipeline.steps.evaluation.bootstrap_intervals import (
     BootstrapDraws,
@@ -20,20 +20,22 @@ from animl_pipeline.steps.evaluation.bootstrap_intervals import (
 )
 
 
-def compute_metrics(scored: pd.DataFrame, ids: tuple[str, ...]) -> Metrics:
+def compute_metrics(scored: pd.DataFrame, ids: tuple[str, ...], nothing: str | None = None) -> Metrics:
     """All scores of the predictions, with 95 % intervals by bootstrap over locations.
 
     Means are over the classes that the test set has. A class that is never predicted has precision 0. Average precision is that of
     one class against the rest, the sum over thresholds of (recall gained) x precision, as in scikit-learn.
 
     Args:
-        scored: test crops with ``class_id``, ``predicted``, ``location`` and ``p_<class id>``.
-        ids: the model's classes.
+        scored: test crops of animals with ``class_id``, ``predicted``, ``location`` and ``p_<class id>``.
+        ids: the model's classes of animals.
+        nothing: the model's class for false boxes, if it has one. An animal that is predicted so is missed.
     """
     draws = BootstrapDraws(scored)
+    outputs = ids if nothing is None else (*ids, nothing)
     truth = class_indices(scored["class_id"], ids)
-    confusions = draws.confusion_matrices(truth, class_indices(scored["predicted"], ids), len(ids))
-    precision, recall, f1 = precision_recall_f1(confusions)
+    confusions = draws.confusion_matrices(truth, class_indices(scored["predicted"], outputs), len(outputs))
+    precision, recall, f1 = (values[:, : len(ids)] for values in precision_recall_f1(confusions))
     scores = {
         "precision": precision,
         "recall": recall,
@@ -53,10 +55,27 @@ def compute_metrics(scored: pd.DataFrame, ids: tuple[str, ...]) -> Metrics:
         macro_f1=float(macro["f1"][0]),
         macro_average_precision=float(macro["average_precision"][0]),
         classes=tuple(_class_scores(c, scored[truth == i], draws.count_locations(truth == i), i, scores) for i, c in enumerate(ids)),
-        confusion=tuple(tuple(int(n) for n in row) for row in confusions[0]),
+        confusion=tuple(tuple(int(n) for n in row) for row in confusions[0][: len(ids)]),
         accuracy_interval=percentile_interval(accuracy, draws.locations),
         macro_f1_interval=percentile_interval(macro["f1"], draws.locations),
         macro_average_precision_interval=percentile_interval(macro["average_precision"], draws.locations),
+    )
+
+
+def score_false_boxes(scored: pd.DataFrame, nothing: str) -> FalseBoxScores:
+    """How well the class for false boxes is told from animals.
+
+    Args:
+        scored: all test crops, of animals and of false boxes.
+        nothing: the class for false boxes.
+    """
+    is_false, given = scored["class_id"] == nothing, scored["predicted"] == nothing
+    return FalseBoxScores(
+        id=nothing,
+        examples=int(is_false.sum()),
+        locations=_known_locations(scored[is_false]),
+        recognised=int((is_false & given).sum()),
+        animals=int((~is_false & given).sum()),
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.capture_times import parse_seconds
 from animl_pipeline.core.evaluation_results import ProductionChange, ProductionComparison, ProductionScore, SequenceScores
-from animl_pipeline.core.model_card import ModelInput
+from animl_pipeline.core.model_card import ModelCard, ModelInput
 from animl_pipeline.core.table_schemas import SEARCHED_TEST_IMAGES, TEST_DETECTIONS, TEST_IMAGES, TEST_OBJECTS
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 from animl_pipeline.inference.score_crops import score_crops
@@ -64,10 +64,14 @@ class _Rates(NamedTuple):
         return np.where(self.counts["actual"] > 0, self.f1, np.nan)
 
 
-def read_sequences(test_images: Artifact, test_detections: Artifact, store: Store) -> SequenceData:
-    """Join the steps test_images and test_detections: sequences, what people saw, and the detector's boxes."""
+def read_sequences(test_images: Artifact, test_detections: Artifact, store: Store, *, later: bool = False) -> SequenceData:
+    """Join the steps test_images and test_detections: sequences, what people saw, and the detector's boxes.
+
+    Those of the test locations, or with ``later`` those of later images of known cameras.
+    """
     key = ["source", "image_id"]
-    chosen = store.table(test_images, TEST_IMAGES, [*key, "location", "taken", "sequence", "weight"])
+    tested = store.table(test_images, TEST_IMAGES, [*key, "location", "taken", "sequence", "weight", "later"])
+    chosen = tested[tested["later"] == later].drop(columns="later")
     searched = store.table(test_detections, SEARCHED_TEST_IMAGES, key)
     images = chosen.merge(searched, on=key).sort_values(key, ignore_index=True)
     sequence = pd.factorize(images["sequence"])[0]
@@ -89,7 +93,7 @@ def read_sequences(test_images: Artifact, test_detections: Artifact, store: Stor
 
 
 def label_boxes(data: SequenceData, classifier: Classifier, store: Store, stored: ModelInput, progress_name: str) -> ModelLabels:
-    """What the packaged model answers for each box: the labels that reach their thresholds, and the likeliest class.
+    """What the packaged model answers for each box: the labels that reach their thresholds, and the likeliest class with its probability.
 
     Args:
         data: the boxes.
@@ -98,13 +102,37 @@ def label_boxes(data: SequenceData, classifier: Classifier, store: Store, stored
         stored: the plan's model input.
         progress_name: name of the work in progress reports.
     """
-    ids = classifier.card.class_ids()
+    return label_by_thresholds(data, score_boxes(data, classifier, store, stored, progress_name), classifier.card)
+
+
+def score_boxes(data: SequenceData, classifier: Classifier, store: Store, stored: ModelInput, progress_name: str) -> Floats:
+    """The probability of each output of the model for each box: float [d, outputs]. Arguments as for :func:`label_boxes`."""
     columns = ["blob", "image", "ymin", "xmin", "ymax", "xmax"]
     scored = score_crops(data.boxes[columns], classifier, store, stored, progress_name)
-    probability = scored[[probability_column(c) for c in ids]].to_numpy(np.float64)
-    threshold = np.array([classifier.card.thresholds.get(c, np.inf) for c in ids])
-    likeliest = probability.argmax(axis=1) if len(probability) else np.empty(0, np.int64)
-    return ModelLabels(data.box_image, probability >= threshold, likeliest.astype(np.int64), data.truth_box, data.truth)
+    return scored[[probability_column(c) for c in classifier.card.class_ids()]].to_numpy(np.float64)
+
+
+def label_by_thresholds(data: SequenceData, probability: Floats, card: ModelCard) -> ModelLabels:
+    """What these probabilities mean in Animl: labels of animals only.
+
+    The class for false boxes, which is the last output, labels nothing. Where it is the likeliest, ``likeliest`` is -1: no animal.
+
+    Args:
+        data: the boxes.
+        probability: float [d, outputs], with or without the class for false boxes.
+        card: the classes and their thresholds.
+    """
+    ids = card.animal_ids()
+    threshold = np.array([card.thresholds.get(c, np.inf) for c in ids])
+    likeliest = probability.argmax(axis=1).astype(np.int64)
+    likeliest[likeliest == len(ids)] = -1
+    return ModelLabels(data.box_image, probability[:, : len(ids)] >= threshold, likeliest, probability.max(axis=1), data.truth_box, data.truth)
+
+
+def without_nothing(probability: Floats, card: ModelCard) -> Floats:
+    """The probabilities as if the model had no class for false boxes: of each box, those of the animals scaled to a sum of 1."""
+    animals = probability[:, : len(card.animal_ids())]
+    return np.asarray(animals / np.maximum(animals.sum(axis=1, keepdims=True), 1e-37))
 
 
 def score_production(data: SequenceData, outcomes: SequenceOutcomes, classes: Sequence[str], detector_confidence: float) -> ProductionScore:

@@ -13,6 +13,7 @@ from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.evaluation_results import Interval, Metrics
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.steps.evaluation import false_alarms_and_missed_invaders, measure_calibration, plots, report_images, report_wording
+from animl_pipeline.steps.evaluation.score_later_images import compare_with_new_locations
 from animl_pipeline.storage.store import Store
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -30,7 +31,8 @@ class ReportData(NamedTuple):
     Attributes:
         card: of the model.
         metrics: its scores.
-        test: the scored test crops.
+        test: the scored test crops of animals.
+        scored: the same and those of false boxes.
         split: all crops with their split.
         suspects: suspect labels, with the probabilities of the model that audited them.
         audited: which crops were audited, in words.
@@ -41,6 +43,7 @@ class ReportData(NamedTuple):
     card: ModelCard
     metrics: Metrics
     test: pd.DataFrame
+    scored: pd.DataFrame
     split: pd.DataFrame
     suspects: pd.DataFrame
     audited: str
@@ -58,8 +61,9 @@ def render_report(data: ReportData, people: frozenset[str], max_suspects: int, s
         store: holds the crops.
     """
     missed = false_alarms_and_missed_invaders.missed_invaders(data.test, data.metrics.thresholds)
-    values = _verdict_values(data) | _production_values(data) | _score_values(data) | _error_values(data, missed)
+    values = _verdict_values(data) | _production_values(data) | _auto_accept_values(data) | _score_values(data) | _error_values(data, missed)
     values |= _image_values(data, missed, people, max_suspects, store)
+    values["false_box_class"] = report_wording.describe_nothing(data.metrics, values["invasive"])
     page: str = _template().render(values, step_counts=data.step_counts, digests=data.digests)
     return page
 
@@ -71,7 +75,7 @@ def _template() -> Any:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         score=_format_score, percent=report_wording.format_percent, count=report_wording.format_count, words=lambda text: text.replace("_", " "),
-        interval=_format_interval, sequences=report_wording.format_sequences, change="{:+.2f}".format, number="{:,}".format,
+        interval=_format_interval, sequences=report_wording.format_sequences, change="{:+.2f}".format, per_1000=report_wording.format_per_1000, number="{:,}".format,
     )  # fmt: skip
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
@@ -80,6 +84,8 @@ def _verdict_values(data: ReportData) -> dict[str, Any]:
     metrics = data.metrics
     return {
         "card": data.card,
+        "chosen_on": "at the folds' locations" if data.card.out_of_fold else "on val",
+        "later_rows": compare_with_new_locations(metrics),
         "metrics": metrics,
         "headline": report_wording.headline_sentences(metrics),
         "performance": report_wording.describe_performance(metrics)[:2] if metrics.verdict else (),
@@ -110,6 +116,15 @@ def _production_values(data: ReportData) -> dict[str, Any]:
     }
 
 
+def _auto_accept_values(data: ReportData) -> dict[str, Any]:
+    found = data.metrics.auto_accept
+    return {
+        "auto_accept": found,
+        "auto_accept_sentences": [report_wording.describe_auto_accept(found, c) for c in found.classes] if found else [],
+        "risk": plots.risk_curves(found) if found else None,
+    }
+
+
 def _score_values(data: ReportData) -> dict[str, Any]:
     metrics, test = data.metrics, data.test
     slices = {title: [s for s in metrics.slices if s.by == by] for by, title in SLICE_TITLES.items()}
@@ -127,7 +142,7 @@ def _score_values(data: ReportData) -> dict[str, Any]:
 
 def _error_values(data: ReportData, missed: pd.DataFrame) -> dict[str, Any]:
     return {
-        "false_alarms": false_alarm_rows(false_alarms_and_missed_invaders.false_alarms(data.test, data.metrics.thresholds), len(data.test)),
+        "false_alarms": false_alarm_rows(false_alarms_and_missed_invaders.false_alarms(data.scored, data.metrics.thresholds), len(data.scored)),
         "missed_count": len(missed),
         "missed_below": int((~missed["reaches_threshold"].astype(bool)).sum()),
         "audited": data.audited,

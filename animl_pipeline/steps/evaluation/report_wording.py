@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from animl_pipeline.core.evaluation_results import ClassScores, Interval, Metrics, ProductionScore, SequenceScores
+from animl_pipeline.core.evaluation_results import (
+    AutoAccept,
+    AutoAcceptClass,
+    ClassScores,
+    FalseBoxScores,
+    Interval,
+    Metrics,
+    ProductionScore,
+    SequenceScores,
+)
 
 FEW_EXAMPLES = 30
 """With fewer examples, one example more or less changes recall by over three points."""
@@ -90,7 +99,7 @@ def _describe_weakest_class(metrics: Metrics) -> str:
     i, worst = min(((i, c) for i, c in enumerate(metrics.classes) if c.examples), key=lambda pair: (pair[1].f1, pair[1].id))
     if worst.f1 == 1.0:
         return "It makes no mistake on this test set."
-    called = {c.id: metrics.confusion[i][j] for j, c in enumerate(metrics.classes) if j != i}
+    called = {c: metrics.confusion[i][j] for j, c in enumerate(metrics.outputs()) if j != i}
     are_really = {c.id: metrics.confusion[j][i] for j, c in enumerate(metrics.classes) if j != i}
     missed, false = sum(called.values()), sum(are_really.values())
     parts = []
@@ -143,6 +152,38 @@ def describe_false_alarms(production: ProductionScore) -> str:
     return f"Of 1,000 empty sequences, {per_1000:,.0f} get a label of an animal{week}."
 
 
+def describe_nothing(metrics: Metrics, invasive: Collection[str]) -> tuple[str, ...]:
+    """What the class for false boxes saves and costs, in sentences; none if the model has no such class."""
+    found, effect = metrics.nothing, metrics.production.nothing if metrics.production else None
+    if found is None:
+        return ()
+    sentences = [
+        f"The model has a class for false boxes, {found.id}, which Animl never shows. Of {_format_false_boxes(found)} in the test set, "
+        f"{found.recognised:,} {'is' if found.recognised == 1 else 'are'} recognised; of {format_count(metrics.examples, 'animal')}, "
+        f"{found.animals:,} {'is' if found.animals == 1 else 'are'} taken for one."
+    ]
+    if effect is not None and effect.false_alarms_per_1000_empty is not None:
+        without, with_it = effect.false_alarms_per_1000_empty
+        interval = format_interval(effect.false_alarms_interval, sign=True, digits=0)
+        sentences.append(
+            f"It saves: of 1,000 empty sequences, {with_it:,.0f} get a label; without this class {without:,.0f} would, "
+            f"a change of {with_it - without:+,.0f}{interval}."
+        )
+    changed = [c for c in effect.classes if c.recall is not None and (c.id in invasive or not invasive)] if effect is not None else []
+    if changed:
+        pairs = [
+            f"{c.id} {c.recall[0]:.2f} without and {c.recall[1]:.2f} with it{format_interval(c.recall_interval, sign=True)}"
+            for c in changed
+            if c.recall
+        ]
+        sentences.append(f"It costs: the share of sequences that are found is, at the same thresholds, {'; '.join(pairs)}.")
+    return tuple(sentences)
+
+
+def _format_false_boxes(found: FalseBoxScores) -> str:
+    return f"{found.examples:,} false box{'' if found.examples == 1 else 'es'}"
+
+
 def describe_production(c: SequenceScores) -> str:
     """One class in words, such as: Of 41 sequences with rat, 38 were found; the detector missed 2 and the model 1."""
     if c.hits == c.sequences:
@@ -157,16 +198,47 @@ def describe_misses(c: SequenceScores) -> str:
     return join_words([f"the {name} {'missed ' if i == 0 else ''}{n:,.0f}" for i, (n, name) in enumerate(missed)]) if missed else ""
 
 
+def describe_auto_accept(found: AutoAccept, c: AutoAcceptClass) -> str:
+    """From which probability on images of a class may go without review, or why nobody can say."""
+    if c.answer == "always_review":
+        return f"Always review {c.id}: it is invasive."
+    if c.answer == "no_images":
+        return f"{c.id}: cannot say, because no image with a box shows {c.id} alone with a probability of at least 0.5."
+    limit = f"{found.max_invasive_per_1000:g} of 1,000"
+    if c.answer == "too_few_locations":
+        lowest = format_per_1000(c.lowest_limit_per_1000 or 0.0)
+        return (
+            f"{c.id}: cannot say, because such images come from {format_count(c.locations, 'location')} only. A limit of {limit} takes at least "
+            f"{found.locations_needed:,}; {c.locations:,} can show no limit below {lowest} of 1,000."
+        )
+    p = c.point or c.points[-1]
+    seen = f"{p.skipped_with_invasive:,.0f} of {format_count(round(p.skipped), 'image')} from {format_count(p.locations, 'location')}"
+    if c.answer == "too_risky":
+        return (
+            f"{c.id}: cannot say. At {p.threshold:g}, {seen} hold an invasive animal; at a mean location it may be "
+            f"{format_per_1000(p.bound_per_1000)} of 1,000."
+        )
+    return (
+        f"{c.id}: images with {c.id} alone at {p.threshold:g} or above need no review. With {format_percent(found.confidence)} confidence, at most "
+        f"{limit} of them hold an invasive animal at a mean location (on the test set: {seen}). This saves {format_percent(p.work_saved)} of the review."
+    )
+
+
+def format_per_1000(value: float) -> str:
+    """A number of 1,000 with two digits, or without decimals from 10 on."""
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.2g}"
+
+
 def format_sequences(n: float) -> str:
     """``1 sequence``, ``1,200 sequences``; a weighted number is rounded."""
     return format_count(round(n), "sequence")
 
 
-def format_interval(interval: Interval | None, *, sign: bool = False) -> str:
+def format_interval(interval: Interval | None, *, sign: bool = False, digits: int = 2) -> str:
     """`` (95 % interval 0.60 to 0.70)``; "" for None."""
     if interval is None:
         return ""
-    low, high = (f"{v:+.2f}" if sign else f"{v:.2f}" for v in interval)
+    low, high = (f"{v:{'+' if sign else ''}.{digits}f}" for v in interval)
     return f" (95 % interval {low} to {high})"
 
 

@@ -42,13 +42,13 @@ def join_splits(crops: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
 
 
 def score_test_crops(split: pd.DataFrame, classifier: Classifier, store: Store, stored: ModelInput) -> pd.DataFrame:
-    """The test crops with the model's probabilities; see :func:`animl_pipeline.inference.score_crops.score_crops`.
+    """The test crops, also of false boxes, with the model's probabilities; see :func:`animl_pipeline.inference.score_crops.score_crops`.
 
     Raises:
-        EvaluationError: there are no test crops, the model does not know the class of one, or a crop has the wrong size.
+        EvaluationError: there are no test crops of animals, the model does not know the class of one, or a crop has the wrong size.
     """
     test = split[split["split"] == "test"].reset_index(drop=True)
-    if test.empty:
+    if not (test["class_id"] != classifier.card.nothing).any():
         raise EvaluationError("there are no test crops; raise splits.test in the plan or add sources with more locations", code="no_test_crops")
     unknown = sorted(set(test["class_id"]) - set(classifier.card.class_ids()))
     if unknown:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import DamagedError, EvaluationError, PipelineError
-from animl_pipeline.core.evaluation_results import Comparison, Metrics, ProductionScore, Threshold
+from animl_pipeline.core.evaluation_results import AutoAccept, Comparison, LaterScores, Metrics, ProductionScore, Threshold
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import (
     CROPS,
@@ -22,12 +22,15 @@ from animl_pipeline.core.table_schemas import (
     TEST_IMAGES,
     TEST_OBJECTS,
     TEST_PREDICTIONS,
+    VAL_PREDICTIONS,
 )
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.core.untrusted_text import write_csv
+from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 from animl_pipeline.inference.score_crops import score_crops
 from animl_pipeline.steps.evaluation import (
     animl_evaluation_table,
+    auto_accept,
     false_alarms_and_missed_invaders,
     metrics,
     production_score,
@@ -43,6 +46,7 @@ from animl_pipeline.steps.evaluation.plots import confusion_matrix_png
 from animl_pipeline.steps.evaluation.reference_predictions import choose_reference_predictions
 from animl_pipeline.steps.evaluation.report import ReportData, render_report
 from animl_pipeline.steps.evaluation.report_images import classes_of_people
+from animl_pipeline.steps.evaluation.score_later_images import score_later_images
 from animl_pipeline.steps.evaluation.score_test_set import join_splits, score_test_crops, select_columns
 from animl_pipeline.steps.evaluation.score_thresholds import score_thresholds
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
@@ -56,8 +60,8 @@ log = logging.getLogger(__name__)
 STEP = Step(
     "evaluation",
     version=2,
-    sections=("labels", "model_input", "thresholds", "production", "gate", "audit", "package"),
-    reads=(CROPS, SPLITS, TEST_IMAGES, TEST_OBJECTS, TEST_DETECTIONS, SEARCHED_TEST_IMAGES),
+    sections=("labels", "model_input", "thresholds", "production", "gate", "auto_accept", "audit", "package"),
+    reads=(CROPS, SPLITS, TEST_IMAGES, TEST_OBJECTS, TEST_DETECTIONS, SEARCHED_TEST_IMAGES, VAL_PREDICTIONS),
     writes=(TEST_PREDICTIONS,),
     libraries=("onnxruntime", "matplotlib"),
 )
@@ -110,12 +114,14 @@ class _Inputs(NamedTuple):
         plan = self.plan
         return {
             "classes": self.labels(),
+            **({"nothing": plan.labels.nothing_id} if plan.labels.nothing else {}),
             "equivalents": plan.labels.equivalents,
             "model_input": plan.model_input.model_dump(mode="json"),
             "reference_predictions": plan.package.reference_predictions,
             "invasive": plan.thresholds.invasive,
             "gate": plan.gate.model_dump(mode="json"),
             "detector_confidence": plan.production.detector_confidence if plan.production else None,
+            "auto_accept": plan.auto_accept.model_dump(mode="json") if plan.auto_accept else None,
             "audit": plan.audit.model_dump(mode="json"),
             "step_counts": [(name, counts.model_dump(mode="json")) for name, counts in self.step_counts],
             "image_url": self.image_url,
@@ -181,22 +187,24 @@ def read_metrics(evaluation: Artifact, store: Store) -> Metrics:
 def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> StepOutput:
     store, plan, card = inputs.store, inputs.plan, classifier.card
     split = join_splits(store.table(inputs.crops, CROPS), store.table(inputs.splits, SPLITS))
-    test = score_test_crops(split, classifier, store, plan.model_input)
+    scored = score_test_crops(split, classifier, store, plan.model_input)
+    test = scored[scored["class_id"] != card.nothing].reset_index(drop=True)  # animals only
     production = _score_production(classifier, inputs)
-    found, final = _compute_metrics(test, classifier, production.score if production else None, inputs)
+    found, final = _compute_metrics(test, scored, classifier, production, inputs)
+    found = found.model_copy(update={"later": _score_later_images(split, classifier, inputs)})
     log.info("evaluation: %s", report_wording.write_headline(found))
 
-    write_table(space.out, TEST_PREDICTIONS, select_columns(test, card.class_ids()))
+    write_table(space.out, TEST_PREDICTIONS, select_columns(scored, card.class_ids()))
     (space.out / METRICS_FILE).write_text(found.model_dump_json(indent=1), encoding="utf-8")
     reference = choose_reference_predictions(test, classifier, store, plan.package.reference_predictions)
     (space.out / REFERENCE_FILE).write_text(json.dumps(reference, indent=1), encoding="utf-8")
     (space.out / "confusion.png").write_bytes(confusion_matrix_png(found))
-    suspects, audited = _audit_labels(test, split, classifier, inputs)
+    suspects, audited = _audit_labels(scored, split, classifier, inputs)
     tables = {
         "animl.csv": animl_evaluation_table.animl_table(
-            test, slices_and_equivalents.apply_equivalents(test, plan.labels.equivalents), card.class_ids()
+            test, slices_and_equivalents.apply_equivalents(test, plan.labels.equivalents), card.animal_ids()
         ),
-        "false_alarms.csv": false_alarms_and_missed_invaders.false_alarms(test, found.thresholds),
+        "false_alarms.csv": false_alarms_and_missed_invaders.false_alarms(scored, found.thresholds),
         "missed_invaders.csv": false_alarms_and_missed_invaders.missed_invaders(test, found.thresholds),
         "suspect_labels.csv": suspects[SUSPECT_COLUMNS],
     }
@@ -205,16 +213,17 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
     for name, table in tables.items():
         write_csv(space.out / name, table)
     digests = {name: artifact.digest for name, artifact in inputs.artifacts().items()}
-    data = ReportData(card, found, test, split, suspects, audited, inputs.step_counts, digests)
+    data = ReportData(card, found, test, scored, split, suspects, audited, inputs.step_counts, digests)
     page = render_report(data, classes_of_people(inputs.labels()), plan.audit.show, store)
     (space.out / "report.html").write_text(page, encoding="utf-8")
     return StepOutput(_counts(found, len(suspects)), final=final, blob_digests=tuple(sorted({str(r["image"]) for r in reference})))
 
 
 class _Production(NamedTuple):
-    """The score of production, Animl's own table of it, and the list of missed sequences and false alarms."""
+    """The score of production, the answers to its images, Animl's own table of it, and the list of missed sequences and false alarms."""
 
     score: ProductionScore
+    answers: auto_accept.AnsweredImages
     animl_table: pd.DataFrame
     sequences: pd.DataFrame
 
@@ -225,19 +234,34 @@ def _score_production(classifier: Classifier, inputs: _Inputs) -> _Production | 
     if inputs.sequences is None or plan.production is None:
         return None
     data = production_score.read_sequences(inputs.sequences.images, inputs.sequences.detections, store)
-    equivalents, ids = plan.labels.equivalents, classifier.card.class_ids()
-    labels = production_score.label_boxes(data, classifier, store, plan.model_input, "boxes of test images")
+    equivalents, ids = plan.labels.equivalents, classifier.card.animal_ids()
+    probability = production_score.score_boxes(data, classifier, store, plan.model_input, "boxes of test images")
+    labels = production_score.label_by_thresholds(data, probability, classifier.card)
     outcomes = production_score.find_outcomes_of(data, labels, ids, equivalents)
     score = production_score.score_production(data, outcomes, ids, plan.production.detector_confidence)
+    if classifier.card.nothing is not None:
+        other = production_score.label_by_thresholds(data, production_score.without_nothing(probability, classifier.card), classifier.card)
+        both = (production_score.find_outcomes_of(data, other, ids, equivalents), outcomes)
+        score = score.model_copy(update={"nothing": production_score.compare_production(data, both, (ids, ids))})
     if inputs.champion is not None:
         champion = _champion_or_none(inputs.champion, store)
         if champion is not None:
             theirs = production_score.label_boxes(data, champion, store, plan.model_input, "boxes of test images, champion")
-            known = champion.card.class_ids()
+            known = champion.card.animal_ids()
             both = (production_score.find_outcomes_of(data, theirs, known, equivalents), outcomes)
             score = score.model_copy(update={"comparison": production_score.compare_production(data, both, (known, ids))})
     table = animl_evaluation_table.sequence_table(data, outcomes, ids)
-    return _Production(score, table, production_score.list_sequences(data, outcomes, ids))
+    answers = auto_accept.images_of_sequences(data, labels, plan.thresholds.invasive)
+    return _Production(score, answers, table, production_score.list_sequences(data, outcomes, ids))
+
+
+def _score_later_images(split: pd.DataFrame, classifier: Classifier, inputs: _Inputs) -> LaterScores | None:
+    """The model on later images of known cameras; None if the plan has no such test."""
+    plan, data = inputs.plan, None
+    if inputs.sequences is not None and plan.production is not None:
+        data = production_score.read_sequences(inputs.sequences.images, inputs.sequences.detections, inputs.store, later=True)
+    confidence = plan.production.detector_confidence if plan.production else 0.0
+    return score_later_images(split, data, classifier, plan.labels.equivalents, confidence, inputs.store, plan.model_input)
 
 
 def _champion_or_none(champion: Artifact, store: Store) -> Classifier | None:
@@ -248,22 +272,41 @@ def _champion_or_none(champion: Artifact, store: Store) -> Classifier | None:
         return None
 
 
-def _compute_metrics(test: pd.DataFrame, classifier: Classifier, production: ProductionScore | None, inputs: _Inputs) -> tuple[Metrics, bool]:
-    """All scores and the verdict. False beside them if the champion could not be compared, so that the next run tries again."""
+def _compute_metrics(
+    test: pd.DataFrame, scored: pd.DataFrame, classifier: Classifier, production: _Production | None, inputs: _Inputs
+) -> tuple[Metrics, bool]:
+    """All scores and the verdict. False beside them if the champion could not be compared, so that the next run tries again.
+
+    ``test`` are the test crops of animals, ``scored`` also those of false boxes.
+    """
     card, equivalents = classifier.card, inputs.plan.labels.equivalents
     comparison, comparison_error = _compare(test, classifier, inputs)
-    found = metrics.compute_metrics(test, card.class_ids()).model_copy(
+    found = metrics.compute_metrics(test, card.animal_ids(), card.nothing).model_copy(
         update={
             "calibration": measure_calibration(test, card),
-            "thresholds": score_thresholds(_read_thresholds(inputs.model, inputs.store), test),
+            "thresholds": score_thresholds(_read_thresholds(inputs.model, inputs.store), scored),
             "slices": slices_and_equivalents.score_slices(test, card.class_ids()),
-            "with_equivalents": slices_and_equivalents.score_with_equivalents(test, card.class_ids(), equivalents) if equivalents else None,
+            "with_equivalents": slices_and_equivalents.score_with_equivalents(test, card.animal_ids(), equivalents) if equivalents else None,
             "comparison": comparison,
-            "production": production,
+            "nothing": metrics.score_false_boxes(scored, card.nothing) if card.nothing else None,
+            "production": production.score if production else None,
+            "auto_accept": _bound_auto_accept(test, classifier, production, inputs),
         }
     )
     verdict, reasons = decide_verdict(found, inputs.plan.gate, inputs.plan.thresholds.invasive, comparison_error, inputs.champion_problem)
     return found.model_copy(update={"verdict": verdict, "reasons": reasons}), not comparison_error
+
+
+def _bound_auto_accept(test: pd.DataFrame, classifier: Classifier, production: _Production | None, inputs: _Inputs) -> AutoAccept | None:
+    """Which images may go without review, from the images of production where it is scored, else from the test crops."""
+    config, invasive, card = inputs.plan.auto_accept, inputs.plan.thresholds.invasive, classifier.card
+    if config is None or not invasive:
+        return None
+    ids, limit = card.animal_ids(), config.max_invasive_per_1000
+    if production is not None:
+        return auto_accept.find_thresholds(production.answers, ids, card.thresholds, invasive, limit, "sequences")
+    images = auto_accept.images_of_crops(test, ids, card.thresholds, invasive)
+    return auto_accept.find_thresholds(images, ids, card.thresholds, invasive, limit, "crops")
 
 
 def _compare(test: pd.DataFrame, classifier: Classifier, inputs: _Inputs) -> tuple[Comparison | None, str]:
@@ -272,7 +315,7 @@ def _compare(test: pd.DataFrame, classifier: Classifier, inputs: _Inputs) -> tup
         return None, ""
     try:
         card = classifier.card
-        return compare_with_champion(test, card.class_ids(), card.thresholds, inputs.champion, inputs.plan.model_input, inputs.store), ""
+        return compare_with_champion(test, card.animal_ids(), card.thresholds, inputs.champion, inputs.plan.model_input, inputs.store), ""
     except PipelineError as e:
         log.warning("the released model cannot be compared: %s", e)
         return None, str(e)
@@ -285,11 +328,17 @@ def _read_thresholds(model: Artifact, store: Store) -> list[Threshold]:
     return TypeAdapter(list[Threshold]).validate_json(store.path(model, THRESHOLDS_FILE).read_bytes())
 
 
-def _audit_labels(test: pd.DataFrame, split: pd.DataFrame, classifier: Classifier, inputs: _Inputs) -> tuple[pd.DataFrame, str]:
+def _audit_labels(scored_test: pd.DataFrame, split: pd.DataFrame, classifier: Classifier, inputs: _Inputs) -> tuple[pd.DataFrame, str]:
     """The suspect labels with the probabilities of the model that audited them, and which crops were audited."""
-    val = score_crops(split[split["split"] == "val"], classifier, inputs.store, inputs.plan.model_input, "val crops")
-    scored = pd.concat([test, val, *(_score_held_out(split, fold, inputs) for fold in inputs.folds)], ignore_index=True)
-    splits = "val, test and the folds of train" if inputs.folds else "val and test"
+    if classifier.card.out_of_fold:  # the model itself learnt from val
+        answered = inputs.store.table(inputs.model, VAL_PREDICTIONS)
+        columns = ["crop_id", "predicted", "probability", *map(probability_column, classifier.card.class_ids())]
+        scored = pd.concat([scored_test, split.merge(answered[columns], on="crop_id")], ignore_index=True)
+        splits = "test and the folds of train and val"
+    else:
+        val = score_crops(split[split["split"] == "val"], classifier, inputs.store, inputs.plan.model_input, "val crops")
+        scored = pd.concat([scored_test, val, *(_score_held_out(split, fold, inputs) for fold in inputs.folds)], ignore_index=True)
+        splits = "val, test and the folds of train" if inputs.folds else "val and test"
     audited = f"{report_wording.format_count(len(scored), 'crop')} of {len(split):,}, from {splits}"
     return find_suspect_labels(scored, classifier.card.class_ids(), inputs.image_url), audited
 
@@ -320,9 +369,9 @@ def _load_classifier(model: Artifact, plan: Plan, store: Store) -> Classifier:
     store.path(model, CARD_FILE)
     classifier = Classifier.load(store.path(model, MODEL_FILE).parent)
     card = classifier.card
-    if card.class_ids() != tuple(plan.labels.classes):
+    if (card.class_ids(), card.nothing) != (plan.labels.class_ids(), plan.labels.nothing_id):
         raise EvaluationError(
-            f"expected a model of the plan's classes {', '.join(plan.labels.classes)}, found one of {', '.join(card.class_ids())}; "
+            f"expected a model of the plan's classes {', '.join(plan.labels.class_ids())}, found one of {', '.join(card.class_ids())}; "
             "run the step 'training' again",
             code="other_classes",
         )

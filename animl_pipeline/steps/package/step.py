@@ -91,7 +91,12 @@ def render_model_card(card: ModelCard, metrics: Metrics, description: str) -> st
     environment.filters.update(score="{:.2f}".format, interval=_format_interval, cell=escape_markdown)
     few = [c for c in metrics.classes if c.examples < FEW_EXAMPLES or c.locations < FEW_LOCATIONS]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        card=card, metrics=metrics, description=description, few=few, sources=card.plan.get("sources", [])
+        card=card,
+        metrics=metrics,
+        description=description,
+        few=few,
+        sources=card.plan.get("sources", []),
+        chosen_on="at the folds' locations" if card.out_of_fold else "on val",
     )
 
 
@@ -116,7 +121,7 @@ def _checked_card(model: Artifact, evaluation: Artifact, config: PackageConfig, 
             code="torch_and_onnx_differ",
         )
     metrics = _read_metrics(evaluation, store)
-    scored, known = {c.id for c in metrics.classes}, set(card.class_ids())
+    scored, known = {c.id for c in metrics.classes}, set(card.animal_ids())
     if scored != known:
         raise PackageError(
             f"the metrics are of the classes {sorted(scored)}, the card's are {sorted(known)}; run 'evaluation' again", code="other_classes"
