@@ -74,7 +74,8 @@ def score(store: Store, steps: tuple[Artifact, Artifact]) -> dict[str, float]:
     for seed in (1, 2):
         rng = np.random.default_rng(seed)
         labelled = rng.random((len(data.boxes), len(CLASSES))) < 0.1
-        labels = ModelLabels(data.box_image, labelled, rng.integers(0, len(CLASSES), len(data.boxes)), data.truth_box, data.truth)
+        boxes = len(data.boxes)
+        labels = ModelLabels(data.box_image, labelled, rng.integers(0, len(CLASSES), boxes), np.ones(boxes), data.truth_box, data.truth)
         outcomes.append(production_score.find_outcomes_of(data, labels, CLASSES, {}))
     found = production_score.score_production(data, outcomes[1], CLASSES, 0.1)
     production_score.compare_production(data, (outcomes[0], outcomes[1]), (CLASSES, CLASSES))

@@ -12,13 +12,14 @@ from animl_pipeline.config.plan_file import Overrides, check_plan, find_plan, lo
 from animl_pipeline.config.production import ProductionConfig
 from animl_pipeline.config.sources_and_images import AnimlExportConfig, ImagesConfig, MegadetectorConfig, SourceConfig
 from animl_pipeline.config.splits import SplitsConfig
-from animl_pipeline.config.thresholds_gate_audit import AimConfig, AuditConfig, GateConfig, ThresholdsConfig, UnknownConfig
+from animl_pipeline.config.thresholds_gate_audit import AimConfig, AuditConfig, AutoAcceptConfig, GateConfig, ThresholdsConfig, UnknownConfig
 from animl_pipeline.config.training import TrainingConfig
 
 __all__ = [
     "AimConfig",
     "AnimlExportConfig",
     "AuditConfig",
+    "AutoAcceptConfig",
     "BatchEndpointConfig",
     "ClassConfig",
     "CropsConfig",

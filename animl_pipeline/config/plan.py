@@ -13,7 +13,7 @@ from animl_pipeline.config.package_and_release import PackageConfig, ReleaseConf
 from animl_pipeline.config.production import ProductionConfig
 from animl_pipeline.config.sources_and_images import ImagesConfig, SourceConfig
 from animl_pipeline.config.splits import SplitsConfig
-from animl_pipeline.config.thresholds_gate_audit import AuditConfig, GateConfig, ThresholdsConfig
+from animl_pipeline.config.thresholds_gate_audit import AuditConfig, AutoAcceptConfig, GateConfig, ThresholdsConfig
 from animl_pipeline.config.training import TrainingConfig
 from animl_pipeline.config.value_types import Name, shorten
 from animl_pipeline.core.animl_and_sagemaker_limits import MODELS_WITH_OWN_INTERFACES
@@ -44,6 +44,7 @@ class Plan(Record):
     thresholds: ThresholdsConfig = ThresholdsConfig()
     production: ProductionConfig | None = Field(default=ProductionConfig(), description="null: the model is scored on crops only")
     gate: GateConfig = GateConfig()
+    auto_accept: AutoAcceptConfig | None = Field(default=AutoAcceptConfig(), description="null: nothing is said about images without review")
     audit: AuditConfig = AuditConfig()
     package: PackageConfig = PackageConfig()
     release: ReleaseConfig = ReleaseConfig()

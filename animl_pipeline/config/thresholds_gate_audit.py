@@ -1,4 +1,4 @@
-"""The plan's sections `thresholds`, `gate` and `audit`: how a model is evaluated, and when it may be released."""
+"""The plan's sections `thresholds`, `gate`, `auto_accept` and `audit`: how a model is evaluated, and when it may be released."""
 
 from __future__ import annotations
 
@@ -103,6 +103,14 @@ class GateConfig(Record):
     )
     first_model: str | None = Field(
         default=None, description="the plan's model, if a person knows that none of it is in service although the store does not prove it"
+    )
+
+
+class AutoAcceptConfig(Record):
+    """Which images may go without review, because few of them hold an invasive animal."""
+
+    max_invasive_per_1000: float = Field(
+        default=5, gt=0, lt=1000, description="most of 1,000 images without review, at a mean location, that may hold an invasive animal"
     )
 
 

@@ -36,7 +36,8 @@ def outcomes_of(images: list[AnimlImage], gap_s: float = 3) -> SequenceOutcomes:
     reviewed = ReviewedImages(sequence, np.array([t[0] for t in truths], np.int64), np.array([t[1] for t in truths], object))
     labelled = np.array([b[1] for b in boxes], bool).reshape(-1, len(CLASSES))
     of_box, of_truth = np.array(pairs, np.int64).reshape(-1, 2).T
-    model = ModelLabels(np.array([b[0] for b in boxes], np.int64), labelled, labelled.argmax(axis=1).astype(np.int64), of_box, of_truth)
+    likeliest = labelled.argmax(axis=1).astype(np.int64)
+    model = ModelLabels(np.array([b[0] for b in boxes], np.int64), labelled, likeliest, np.ones(len(boxes)), of_box, of_truth)
     return find_outcomes(reviewed, model, CLASSES, EQUIVALENTS)
 
 
@@ -97,7 +98,7 @@ def test_a_miss_has_its_cause(likeliest: str, labelled: list[str], matched: bool
     reviewed = ReviewedImages(np.zeros(1, np.int64), np.zeros(1, np.int64), np.array(["rat"], object))
     pair = np.zeros(1 if matched else 0, np.int64)
     called = np.array([[c in labelled for c in CLASSES]])
-    model = ModelLabels(np.zeros(1, np.int64), called, np.array([CLASSES.index(likeliest)]), pair, pair)
+    model = ModelLabels(np.zeros(1, np.int64), called, np.array([CLASSES.index(likeliest)]), np.ones(1), pair, pair)
     found = find_outcomes(reviewed, model, CLASSES, {})
     rat = CLASSES.index("rat")
     names = ("hit", "missed_by_detector", "missed_by_threshold", "missed_by_classifier")

@@ -10,6 +10,7 @@
     calibration_metrics    calibration error on test; recall and precision at the thresholds
     compare_champion       the released model on the same crops
     production_score       detector and classifier together on sequences of images, as in Animl
+    auto_accept            above which probabilities images may go without review
     gate                   the plan's rules: promote, hold or need_more_data, with reasons
     error_tables           false alarms, missed invasive animals, Animl's own table
     label_audit            labels that may be wrong

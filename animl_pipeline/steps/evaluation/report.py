@@ -75,7 +75,8 @@ def _template() -> Any:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         score=_format_score, percent=report_wording.format_percent, count=report_wording.format_count, words=lambda text: text.replace("_", " "),
-        interval=_format_interval, sequences=report_wording.format_sequences, change="{:+.2f}".format, per_1000=report_wording.format_per_1000, number="{:,}".format,
+        interval=_format_interval, sequences=report_wording.format_sequences, change="{:+.2f}".format, number="{:,}".format,
+        per_1000=report_wording.format_per_1000,
     )  # fmt: skip
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 

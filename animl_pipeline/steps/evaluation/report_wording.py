@@ -220,7 +220,8 @@ def describe_auto_accept(found: AutoAccept, c: AutoAcceptClass) -> str:
         )
     return (
         f"{c.id}: images with {c.id} alone at {p.threshold:g} or above need no review. With {format_percent(found.confidence)} confidence, at most "
-        f"{limit} of them hold an invasive animal at a mean location (on the test set: {seen}). This saves {format_percent(p.work_saved)} of the review."
+        f"{limit} of them hold an invasive animal at a mean location (on the test set: {seen}). This saves {format_percent(p.work_saved)} of the "
+        "review."
     )
 
 
