@@ -6,24 +6,47 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from animl_pipeline.core import progress
-from animl_pipeline.core.artifacts import Counts
-from animl_pipeline.core.evaluation_results import Report
 
 PLAIN_WIDTH = 200
 """Columns of tables that do not go to a terminal, unless COLUMNS is set: a pager or an editor folds lines by itself."""
+
+
+class WordWrapConsole(Console):
+    """A console that wraps text in a terminal between words. A long word, such as a path, stays in one piece."""
+
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
+        """Print as rich does. ``soft_wrap=True`` leaves a line as it is, such as a command to copy."""
+        if soft_wrap is None and self.is_terminal and len(objects) == 1 and isinstance(objects[0], str):
+            objects = (wrap_words(objects[0], self.width),)
+        super().print(*objects, soft_wrap=soft_wrap, **options)
+
+
+def wrap_words(text: str, width: int) -> str:
+    """``text`` in lines of at most ``width`` columns, except for longer words. A line's continuation is indented a little more than it."""
+    lines = []
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip(" ")))
+        more = f"{indent}  " if indent else ""
+        lines += textwrap.wrap(line, width, subsequent_indent=more, break_long_words=False, break_on_hyphens=False, replace_whitespace=False) or [
+            line
+        ]
+    return "\n".join(lines)
+
+
 _width = None if sys.stdout.isatty() else shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
-out = Console(width=_width, highlight=False, soft_wrap=True, markup=False, emoji=False)  # names and paths may hold [ and :
-err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+out = WordWrapConsole(width=_width, highlight=False, soft_wrap=True, markup=False, emoji=False)  # names and paths may hold [ and :
+err = WordWrapConsole(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 MAX_ERROR_LENGTH = 1200
 """Characters of an error's line: it may quote an export, where a text may have any length."""
 
@@ -83,21 +106,6 @@ class _BarListener:
             self.bars.remove_task(self.known.pop(what))
 
 
-def new_table(title: str | None, *columns: str, right: Sequence[str] = (), fold: bool = True) -> Table:
-    """A plain table.
-
-    Args:
-        title: its first line; None for none.
-        columns: their titles.
-        right: columns of numbers, aligned to the right.
-        fold: whether long text goes on in the next line of its column.
-    """
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold" if fold else "ellipsis")
-    return table
-
-
 def one_line(text: str) -> str:
     """``text`` as one line of at most ``MAX_ERROR_LENGTH`` characters, with line ends and other unprintable characters escaped."""
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
@@ -111,25 +119,6 @@ def format_bytes(n: float) -> str:
             return f"{n:.3g} {unit}"
         n /= 1000
     return f"{n:.3g} TB"
-
-
-def show_step_counts(step_counts: Sequence[tuple[str, Counts]]) -> None:
-    """What each step kept and dropped, a step a row."""
-    table = new_table("What each step kept and dropped", "step", "kept", "of what", "dropped", "why", right=("kept", "dropped"))
-    for step, counts in step_counts:
-        table.add_row(step, f"{counts.kept:,}", counts.unit, f"{sum(counts.dropped.values()):,}", counts.drop_reasons())
-    out.print(table)
-
-
-def show_scores(report: Report) -> None:
-    """The classes' scores on the test locations."""
-    numbers = ("examples", "locations", "precision", "recall", "F1", "AP")
-    table = new_table(f"{report.model} {report.version} on the test locations", "class", *numbers, right=numbers)
-    for c in report.metrics.classes:
-        ap = "-" if c.average_precision is None else f"{c.average_precision:.3f}"
-        table.add_row(c.id, str(c.examples), str(c.locations), f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}", ap)
-    out.print(table)
-    out.print(report.headline)
 
 
 def show_probabilities(probabilities: dict[str, float], thresholds: Mapping[str, float] | None = None) -> None:

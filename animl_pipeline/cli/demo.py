@@ -9,6 +9,7 @@ from animl_pipeline.cli import console
 from animl_pipeline.cli.flow_runner import run_flow
 from animl_pipeline.cli.options import open_plan, settings_with
 from animl_pipeline.cli.sagemaker_local import run_local_aws, wait_until_stopped
+from animl_pipeline.cli.tables import show_scores, show_step_counts
 from animl_pipeline.config.settings import Settings, use_local_aws
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.release_and_reference_types import Release
@@ -33,8 +34,8 @@ def run_demo(folder: Path, *, keep: bool, debug: bool) -> None:
         with console.show_progress(debug=debug):
             write_synthetic_dataset(folder / "sample")
         report, release = run_flow(_train_and_release, settings)
-        console.show_step_counts(report.step_counts)
-        console.show_scores(report)
+        show_step_counts(report.step_counts)
+        show_scores(report)
         console.out.print(
             f"{release.endpoint} serves {release.version}; {release.checked} reference predictions agree within {release.max_difference:.1e}"
         )

@@ -14,12 +14,14 @@ import yaml
 
 from animl_pipeline.cli import console
 from animl_pipeline.cli.options import DataOption, StoreOption, settings_with
+from animl_pipeline.cli.tables import print_table
 from animl_pipeline.config import SourceConfig, check_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ExportError, PlanError, redact_url
 from animl_pipeline.core.table_schemas import EXPORT_IMAGES, EXPORT_PROBLEMS
 from animl_pipeline.plan_init import SuggestedPlan, Survey, render_plan, suggest_plan, survey_export
+from animl_pipeline.plan_init.expected_test_set import ENOUGH_ANNOTATIONS, ENOUGH_LOCATIONS
 from animl_pipeline.plan_init.find_images import find_images
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.export.camtrap_dp_observations import common_base
@@ -49,8 +51,12 @@ def init(
     kind: Annotated[str, typer.Option("--kind", help="format of the labels, if not recognised: cct, folders, camtrap-dp, megadetector")] = "auto",
     location_field: Annotated[str, typer.Option("--location-field", help="the field of an image that holds its location")] = "location",
     layout: Annotated[str | None, typer.Option("--layout", help="what the folders of images mean, such as '{location}/{label}'")] = None,
-    min_annotations: Annotated[int, typer.Option("--min-annotations", min=1, help="annotations that a label needs to become a class")] = 30,
-    min_locations: Annotated[int, typer.Option("--min-locations", min=1, help="locations that it needs: train, val and test want one each")] = 3,
+    min_annotations: Annotated[
+        int, typer.Option("--min-annotations", min=1, help="annotations that a label needs to become a class")
+    ] = ENOUGH_ANNOTATIONS,
+    min_locations: Annotated[
+        int, typer.Option("--min-locations", min=1, help="locations that it needs: the gate wants two in test")
+    ] = ENOUGH_LOCATIONS,
     store: StoreOption = None,
     data: DataOption = None,
 ) -> None:
@@ -178,10 +184,8 @@ def _show(output: Path, surveys: list[Survey], plan: SuggestedPlan, doubts: Mapp
         if doubts[s.source.name]:
             console.out.print(f"  images: {redact_url(s.source.images)}: {doubts[s.source.name]}")
     numbers = ("annotations", "boxes", "locations")
-    table = console.new_table(f"Suggested classes: {len(plan.classes)}", "class", *numbers, "labels", right=numbers)
-    for c in plan.classes[:SHOWN]:
-        table.add_row(c.id, f"{c.annotations:,}", f"{c.boxes:,}", f"{len(c.locations):,}", ", ".join(c.labels))
-    console.out.print(table)
+    rows = [(c.id, f"{c.annotations:,}", f"{c.boxes:,}", f"{len(c.locations):,}", ", ".join(c.labels)) for c in plan.classes[:SHOWN]]
+    print_table(f"Suggested classes: {len(plan.classes)}", ("class", *numbers, "labels"), rows, right=numbers, less_important=("boxes",))
     if len(plan.classes) > SHOWN:
         console.out.print(f"… and {len(plan.classes) - SHOWN} more")
     left_out = "; ".join(f"{role}: {', '.join(labels)}" for role, labels in plan.no_animals.items())

@@ -9,12 +9,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from animl_pipeline.cli import console
+from animl_pipeline.cli.compare_results import compare
 from animl_pipeline.cli.options import DataOption, Debug, PlanArgument, StoreOption, open_plan, settings_with
 from animl_pipeline.cli.plan_check import plans
 from animl_pipeline.cli.predict_image import predict
 from animl_pipeline.cli.prefect_connection import load_prefect, prepare_prefect, require_server
 from animl_pipeline.cli.release import releases, rollback
 from animl_pipeline.cli.store import stores
+from animl_pipeline.cli.tables import show_scores, show_step_counts
 from animl_pipeline.cli.versions import versions
 from animl_pipeline.cli.weights import weights
 from animl_pipeline.config.settings import load_settings
@@ -37,6 +39,7 @@ app.add_typer(stores, name="store", short_help="Show the store, delete what is n
 app.command("rollback", short_help="Put an earlier version behind the endpoint.")(rollback)
 app.command(short_help="List what was trained and released, with verdict and scores.")(versions)
 app.command(short_help="Name the animals in an image, on this machine.")(predict)
+app.command(short_help="Score other models' answers beside the plan's model.")(compare)
 
 
 @app.callback()
@@ -63,8 +66,8 @@ def retrain(plan: PlanArgument, store: StoreOption = None, data: DataOption = No
     from flows.retrain import retrain as flow
 
     report = run_flow(flow, plan, store=settings.store, data=str(settings.data))
-    console.show_step_counts(report.step_counts)
-    console.show_scores(report)
+    show_step_counts(report.step_counts)
+    show_scores(report)
     console.out.print(f"report: {open_store(settings).path(report.evaluation, 'report.html')}")
     if report.verdict in {None, "promote"}:
         approved = " --approve-as NAME, once you have read the report" if open_plan(plan, settings).release.approval == "required" else ""

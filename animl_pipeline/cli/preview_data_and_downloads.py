@@ -11,10 +11,12 @@ import typer
 
 from animl_pipeline.cli import console
 from animl_pipeline.cli.options import DataOption, Debug, PlanArgument, StoreOption, open_plan, settings_with
+from animl_pipeline.cli.tables import print_table
 from animl_pipeline.config import Plan, SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ImagesError
+from animl_pipeline.plan_init.expected_test_set import ClassSize, forecast_need_more_data
 from animl_pipeline.steps.export import describe_locations, export_annotations
 from animl_pipeline.steps.images import DownloadEstimate, estimate_download, open_image_host
 from animl_pipeline.steps.labels import LabelsPreview, preview_labels, wanted_empty_images, wanted_labels
@@ -36,7 +38,8 @@ def preview(plan: PlanArgument, store: StoreOption = None, data: DataOption = No
 
     Reads the exports (from Animl, if the plan says so), applies the label rules, and looks up which images the store holds.
     Ends with status 1 if `retrain` would refuse: if a class has too few annotations or locations, and the plan calls that an
-    error; if there are fewer than three known locations; or if a folder of images does not exist.
+    error; if there are fewer than three known locations; or if a folder of images does not exist. If the classes have too little for
+    the gate, so that the verdict will be need_more_data, it says so.
     """
     settings = settings_with(store, data)
     checked, opened = open_plan(plan, settings), open_store(settings)
@@ -49,16 +52,21 @@ def preview(plan: PlanArgument, store: StoreOption = None, data: DataOption = No
     for line in (line for s in checked.sources for line in describe_locations(s.name, exports[s.name], opened)):
         _print_wrapped(f"note: {line}")
     _show_downloads(estimates, opened, rate)
-    refusals = [line for s in checked.sources if (line := _missing_images(s, settings))]
+    refusals = list(found.too_few) if checked.labels.on_too_few == "error" else []
+    refusals += [line for s in checked.sources if (line := _missing_images(s, settings))]
     if found.locations < MIN_LOCATIONS:
         refusals.append(
             f"train, val and test need at least {MIN_LOCATIONS} known locations, found {found.locations}; add sources with more locations, "
             "or check sources.location_field and layout in the plan"
         )
-    for line in refusals:
-        console.out.print(f"refused: {line}")  # not wrapped, so that a path stays in one piece
-    if refusals or (found.too_few and checked.labels.on_too_few == "error"):
+    if forecast := forecast_need_more_data([ClassSize(c.id, c.annotations, c.locations) for c in found.classes], checked.gate, checked.splits):
+        _print_wrapped(f"\n{forecast}")
+    if refusals:
+        console.out.print("\nretrain would refuse this plan:")
+        for line in refusals:
+            console.out.print(f"refused: {line}")
         raise typer.Exit(1)
+    console.out.print(f"\nnext: animl-pipeline retrain {plan}")
 
 
 def _estimate(source: SourceConfig, export: Artifact, plan: Plan, store: Store, settings: Settings) -> DownloadEstimate:
@@ -70,13 +78,12 @@ def _show_classes(plan: Plan, found: LabelsPreview) -> None:
     """A row for each class, the total, and what a person should check."""
     numbers = ("annotations", "images", "locations")
     title = f"{plan.model}: what it would train on, by the exports alone"
-    table = console.new_table(title, "class", *numbers, "left out", "labels", right=numbers)
-    table.columns[0].no_wrap = True
+    rows = []
     for c in found.classes:
         labels = ", ".join(f"{name} {n:,}" for name, n in list(c.labels.items())[:SHOWN]) or "none found"
-        table.add_row(c.id, f"{c.annotations:,}", f"{c.images:,}", f"{c.locations:,}", _reasons(c.dropped), labels)
-    table.add_row("total", f"{found.annotations:,}", f"{found.images:,}", f"{found.locations:,}", "", "", style="bold")
-    console.out.print(table)
+        rows.append((c.id, f"{c.annotations:,}", f"{c.images:,}", f"{c.locations:,}", _reasons(c.dropped), labels))
+    rows.append(("total", f"{found.annotations:,}", f"{found.images:,}", f"{found.locations:,}", "", ""))
+    print_table(title, ("class", *numbers, "left out", "labels"), rows, right=numbers, less_important=("images",))
     _print_wrapped(f"\nleft out in total: {_reasons(found.dropped) or 'nothing'}")
     if found.unlisted:
         more = f" and {len(found.unlisted) - SHOWN} more" if len(found.unlisted) > SHOWN else ""
@@ -85,15 +92,14 @@ def _show_classes(plan: Plan, found: LabelsPreview) -> None:
         _print_wrapped(f"{n:,} sequence ids occur at several locations; they count as sequences of their own at each")
     for line in found.conflicts:
         _print_wrapped(f"to decide: {line}; the first counts")
-    for line in found.too_few:
-        _print_wrapped(f"{'refused' if plan.labels.on_too_few == 'error' else 'note'}: {line}")
+    for line in found.too_few if plan.labels.on_too_few != "error" else ():
+        _print_wrapped(f"note: {line}")
 
 
 def _show_downloads(estimates: Mapping[str, DownloadEstimate], store: Store, rate: float) -> None:
     """A row for each source: how many images would be downloaded, how many bytes, how long; then the disk."""
     numbers = ("wanted", "in store", "to download", "bytes", "time")
-    table = console.new_table("\nWhat downloading the images would take", "source", *numbers, right=numbers)
-    table.columns[0].no_wrap = True
+    rows = []
     images, size = sum(e.in_store for e in estimates.values()), sum(e.bytes_in_store for e in estimates.values())
     needed = 0
     for name, e in estimates.items():
@@ -101,8 +107,8 @@ def _show_downloads(estimates: Mapping[str, DownloadEstimate], store: Store, rat
         download = int(e.to_download * mean)
         needed += download
         cells = (f"{e.wanted:,}", f"{e.in_store:,}", f"{e.to_download:,}", console.format_bytes(download), _duration(e.to_download / rate))
-        table.add_row(name, *cells)
-    console.out.print(table)
+        rows.append((name, *cells))
+    print_table("\nWhat downloading the images would take", ("source", *numbers), rows, right=numbers)
     if images:
         basis = f"{console.format_bytes(int(size / images))} each, the mean of the {images:,} images in the store"
     else:

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from animl_pipeline.cli import console
-from animl_pipeline.cli.options import Debug, PlanArgument, StoreOption, VersionOption, open_plan, settings_with
+from animl_pipeline.cli.options import Debug, JsonOption, PlanArgument, StoreOption, VersionOption, open_plan, settings_with
 from animl_pipeline.cli.prefect_connection import load_prefect
 from animl_pipeline.cli.release_output import show_cleanup, show_dry_run, show_history, show_release, show_status
 from animl_pipeline.config.settings import Settings
@@ -92,14 +92,18 @@ def status(plan: PlanArgument, store: StoreOption = None) -> None:
 
 
 @releases.command()
-def history(plan: PlanArgument, store: StoreOption = None) -> None:
+def history(plan: PlanArgument, as_json: JsonOption = False, store: StoreOption = None) -> None:
     """List every release and rollback of PLAN's endpoints, the newest last."""
     settings = settings_with(store)
     from animl_pipeline.deploy import release_records
 
     checked, opened = open_plan(plan, settings), open_store(settings)
-    for endpoint in checked.release.endpoints(checked.model):
-        show_history(endpoint.base_name, release_records(checked, opened, endpoint.purpose))
+    histories = {e.base_name: release_records(checked, opened, e.purpose) for e in checked.release.endpoints(checked.model)}
+    if as_json:
+        console.print_json({endpoint: [r.model_dump(mode="json") for r in records] for endpoint, records in histories.items()})
+        return
+    for endpoint, records in histories.items():
+        show_history(endpoint, records)
 
 
 @releases.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from animl_pipeline.cli import console
+from animl_pipeline.cli.tables import print_table
 from animl_pipeline.core.release_and_reference_types import Release
 
 if TYPE_CHECKING:
@@ -51,13 +52,15 @@ def show_history(endpoint: str, records: tuple[ReleaseRecord, ...]) -> None:
         console.out.print(f"{endpoint}: no release yet")
         return
     numbers = ("checked", "difference", "p95 ms")
-    table = console.new_table(endpoint, "begun", "what", "version", "result", *numbers, "configuration", "why", right=numbers)
+    rows = []
     for r in records:
         difference = f"{r.max_difference:.1e}" if r.checked else "-"
         p95 = f"{r.latency.p95_ms:.0f}" if r.latency else "-"
         why = "; ".join(t for t in (f"forced: {r.forced}" if r.forced else "", str(r.approval or ""), r.reason) if t)
-        table.add_row(r.begun_at, r.kind, r.version, STATES[r.state], str(r.checked), difference, p95, r.endpoint_config, why)
-    console.out.print(table)
+        begun = r.begun_at[:16].replace("T", " ")
+        rows.append((begun, r.kind, r.version, STATES[r.state], str(r.checked), difference, p95, r.endpoint_config, why))
+    columns = ("begun", "what", "version", "result", *numbers, "configuration", "why")
+    print_table(endpoint, columns, rows, right=numbers, less_important=("configuration", "difference", "checked", "p95 ms"))
 
 
 def show_dry_run(dry_run: DryRun, title: str) -> int:

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from animl_pipeline.cli import console
-from animl_pipeline.cli.options import Debug, StoreOption, settings_with
+from animl_pipeline.cli.options import Debug, JsonOption, StoreOption, settings_with
+from animl_pipeline.cli.tables import print_table
 from animl_pipeline.config import ReleaseConfig, load_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PlanError
-from animl_pipeline.storage.gc import GcGroup, GcRules, InventoryRow, collect_garbage, read_inventory
+from animl_pipeline.storage.gc import GcGroup, GcRules, Inventory, InventoryRow, collect_garbage, read_inventory
 from animl_pipeline.storage.store import open_store
 
 stores = typer.Typer(
@@ -34,7 +35,7 @@ DAY_S = 86_400
 
 
 @stores.command()
-def show(keep: KeepOption = None, store: StoreOption = None) -> None:
+def show(keep: KeepOption = None, as_json: JsonOption = False, store: StoreOption = None) -> None:
     """List what the store holds: steps by name, images and the image index, with their size and when they were used.
 
     `needed` counts the steps that the latest report of each model and the releases kept for a rollback were made from.
@@ -42,14 +43,13 @@ def show(keep: KeepOption = None, store: StoreOption = None) -> None:
     settings = settings_with(store)
     opened = open_store(settings)
     inventory = read_inventory(opened, _versions_to_keep(keep, settings))
+    if as_json:
+        console.print_json({"store": str(opened.object_store), "bytes": inventory.bytes} | _as_json(inventory))
+        return
     numbers = ("number", "needed", "size", "oldest", "last used")
-    table = console.new_table(str(opened.object_store), "what", *numbers, right=numbers)
-    for row in inventory.steps:
-        table.add_row(*_cells(row, "step "))
-    for row in inventory.others:
-        table.add_row(*_cells(row))
-    table.add_row("total", "", "", console.format_bytes(inventory.bytes))
-    console.out.print(table)
+    rows = [*(_cells(row, "step ") for row in inventory.steps), *(_cells(row) for row in inventory.others)]
+    rows.append(("total", "", "", console.format_bytes(inventory.bytes), "", ""))
+    print_table(str(opened.object_store), ("what", *numbers), rows, right=numbers, less_important=("oldest",))
     console.out.print("next: animl-pipeline store gc shows what can be deleted")
 
 
@@ -102,16 +102,19 @@ def _versions_to_keep(keep: int | None, settings: Settings) -> int:
 
 
 def _show_groups(title: str, groups: tuple[GcGroup, ...]) -> None:
-    table = console.new_table(title, "what", "number", "size", "why", right=("number", "size"))
-    for group in groups:
-        table.add_row(group.what, f"{group.number:,}", console.format_bytes(group.bytes), group.why)
-    console.out.print(table)
+    rows = [(group.what, f"{group.number:,}", console.format_bytes(group.bytes), group.why) for group in groups]
+    print_table(title, ("what", "number", "size", "why"), rows, right=("number", "size"))
     console.out.print()
 
 
 def _cells(row: InventoryRow, prefix: str = "") -> tuple[str, ...]:
     needed = "" if row.needed is None else f"{row.needed:,}"
     return (f"{prefix}{row.kind}", f"{row.number:,}", needed, console.format_bytes(row.bytes), _days_ago(row.oldest), _days_ago(row.newest))
+
+
+def _as_json(inventory: Inventory) -> dict[str, list[dict[str, object]]]:
+    """The rows with numbers of bytes and times in seconds since 1970."""
+    return {"steps": [row._asdict() for row in inventory.steps], "others": [row._asdict() for row in inventory.others]}
 
 
 def _days_ago(time_s: float | None) -> str:

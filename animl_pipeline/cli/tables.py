@@ -8,6 +8,8 @@ from rich.cells import cell_len
 from rich.table import Table
 
 from animl_pipeline.cli import console
+from animl_pipeline.core.artifacts import Counts
+from animl_pipeline.core.evaluation_results import Report
 
 GAP = 2
 """Spaces between two columns."""
@@ -72,3 +74,25 @@ def _fit(shown: Row, columns: Row, rows: Sequence[Row], width: int) -> dict[str,
         widths[widest] -= 1
         surplus -= 1
     return widths
+
+
+def show_step_counts(step_counts: Sequence[tuple[str, Counts]]) -> None:
+    """What each step kept and dropped, a step a row."""
+    rows = [(step, f"{c.kept:,}", c.unit, f"{sum(c.dropped.values()):,}", c.drop_reasons()) for step, c in step_counts]
+    print_table("What each step kept and dropped", ("step", "kept", "of what", "dropped", "why"), rows, right=("kept", "dropped"))
+
+
+def show_scores(report: Report) -> None:
+    """The classes' scores on the test locations."""
+    numbers = ("examples", "locations", "precision", "recall", "F1", "AP")
+    rows = [
+        (c.id, str(c.examples), str(c.locations), f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}", _rounded(c.average_precision))
+        for c in report.metrics.classes
+    ]
+    title = f"{report.model} {report.version} on the test locations"
+    print_table(title, ("class", *numbers), rows, right=numbers, less_important=("AP", "locations"))
+    console.out.print(report.headline)
+
+
+def _rounded(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from animl_pipeline.cli import console
+from animl_pipeline.cli.options import JsonOption
+from animl_pipeline.cli.tables import print_table
 from animl_pipeline.config.settings import Settings, load_settings
 from animl_pipeline.core.errors import WeightsError
 from animl_pipeline.integrations.weights import URL_SCHEMES, fetch_weights, fetch_without_sha256, known_weights, list_known_weights, suggest_names
@@ -21,17 +23,21 @@ weights = typer.Typer(
 
 
 @weights.command("list")
-def list_weights() -> None:
+def list_weights(as_json: JsonOption = False) -> None:
     """List all weights that a plan can name, with their licence and the values that a plan may leave out.
 
     Besides these, detections.detector takes the path or URL of any checkpoint, or sagemaker:<endpoint>.
     """
-    table = console.new_table(None, "name", "what", "licence", "pixels", "confidence", "sha256", right=("pixels", "confidence"))
-    table.columns[0].no_wrap = True
-    for known in list_known_weights():
-        confidence = f"{known.confidence:g}" if known.confidence else ""
-        table.add_row(known.name, known.what, known.licence, str(known.image_size or ""), confidence, (known.sha256 or "not known")[:11])
-    console.out.print(table)
+    listed = list_known_weights()
+    if as_json:
+        console.print_json([known.model_dump(mode="json", by_alias=True) for known in listed])
+        return
+    rows = [
+        (k.name, k.what, k.licence, str(k.image_size or ""), f"{k.confidence:g}" if k.confidence else "", (k.sha256 or "not known")[:11])
+        for k in listed
+    ]
+    columns = ("name", "what", "licence", "pixels", "confidence", "sha256")
+    print_table(None, columns, rows, right=("pixels", "confidence"), less_important=("sha256", "pixels", "confidence", "licence"))
     console.out.print(
         "pixels: longer side of the input; confidence: lowest confidence of a box that counts. Download one: animl-pipeline weights fetch NAME"
     )

@@ -6,7 +6,8 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from animl_pipeline.config import SourceConfig
+from animl_pipeline.config import GateConfig, SourceConfig
+from animl_pipeline.plan_init.expected_test_set import drafted_splits
 from animl_pipeline.plan_init.suggest_classes import SuggestedClass, SuggestedPlan
 from animl_pipeline.plan_init.survey import Survey
 
@@ -16,30 +17,6 @@ MAX_TOO_FEW = 60
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9 _()/.-]*")
 _YAML_KEYWORDS = frozenset({"yes", "no", "on", "off", "true", "false", "null", "y", "n"})
 _ESCAPED = '"\\'
-OTHER_SECTIONS = """\
-model_input:                    # how a crop is made
-  size: 224
-  mean: [0.5, 0.5, 0.5]         # as the pretrained weights below need it
-  std: [0.5, 0.5, 0.5]
-
-detections:
-  source: auto                  # reviewed boxes, and MegaDetector for images without any
-
-splits:                         # whole locations, never single images
-  val: 0.15
-  test: 0.2
-
-train:
-  backbone: tf_efficientnet_lite0
-  weights: efficientnet-lite0-imagenet
-  epochs: 15
-  lr: 0.0005
-  patience: 4                   # stop after so many epochs without a better score on val
-
-release:
-  memory_mb: 3072
-  max_concurrency: 5
-"""
 
 
 def render_plan(model: str, surveys: Sequence[Survey], plan: SuggestedPlan, doubts: Mapping[str, str]) -> str:
@@ -71,8 +48,42 @@ def render_plan(model: str, surveys: Sequence[Survey], plan: SuggestedPlan, doub
         *_classes(plan.classes),
         *_other_labels(plan),
         "",
-        OTHER_SECTIONS,
+        _other_sections(plan.classes),
     ])  # fmt: skip
+
+
+def _other_sections(classes: Sequence[SuggestedClass]) -> str:
+    """The sections that hardly depend on the exports."""
+    splits, gate = drafted_splits(c.annotations for c in classes), GateConfig()
+    return f"""\
+model_input:                    # how a crop is made
+  size: 224
+  mean: [0.5, 0.5, 0.5]         # as the pretrained weights below need it
+  std: [0.5, 0.5, 0.5]
+
+detections:
+  source: auto                  # reviewed boxes, and MegaDetector for images without any
+
+splits:                         # whole locations, never single images
+  val: {splits.val}
+  test: {splits.test}
+  min_locations_per_class: {splits.min_locations_per_class}    # in val and in test, as many as the gate wants
+
+train:
+  backbone: tf_efficientnet_lite0
+  weights: efficientnet-lite0-imagenet
+  epochs: 15
+  lr: 0.0005
+  patience: 4                   # stop after so many epochs without a better score on val
+
+gate:                           # with less of any class in test, the verdict is need_more_data
+  min_examples: {gate.min_examples}
+  min_locations: {gate.min_locations}
+
+release:
+  memory_mb: 3072
+  max_concurrency: 5
+"""
 
 
 def yaml_scalar(text: str) -> str:

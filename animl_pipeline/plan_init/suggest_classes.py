@@ -8,13 +8,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from animl_pipeline.config import GateConfig
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.core.non_animal_names import normalise_name, parse_name, role
+from animl_pipeline.plan_init.expected_test_set import LEAST_ANNOTATIONS, LEAST_LOCATIONS, ClassSize, drafted_splits, forecast_need_more_data
 from animl_pipeline.plan_init.label_spellings import group_spellings, is_likely_typo
 from animl_pipeline.plan_init.survey import LabelCounts, Survey
 
 MAX_CLASSES = 40
 MAX_ID_LENGTH = 60
+SHOWN = 12
+"""A warning names at most this many classes."""
 MAX_SHARE_OF_LOCATION = 0.6
 """If one location has a larger share of a class, the model may learn its background instead of the animal."""
 
@@ -43,7 +47,8 @@ class SuggestedPlan(NamedTuple):
 def suggest_plan(surveys: Sequence[Survey], min_annotations: int, min_locations: int) -> SuggestedPlan:
     """Suggest a class for each kind of animal with enough annotations and locations in all exports together.
 
-    If fewer than two kinds have enough, the two most frequent ones are suggested, with a warning.
+    If fewer than two kinds have enough, those are suggested that have enough for a first look, or else the two most frequent ones, with a
+    warning.
 
     Raises:
         ExportError: the exports have fewer than two kinds of animals.
@@ -60,9 +65,13 @@ def suggest_plan(surveys: Sequence[Survey], min_annotations: int, min_locations:
             f"a classifier needs at least two kinds of animals, found {len(kinds)} (labels: {labels}); give another export as well",
             code="too_few_kinds", kinds=len(kinds),
         )  # fmt: skip
-    enough = [k for k in kinds if k.annotations >= min_annotations and len(k.locations) >= min_locations]
-    classes = (enough if len(enough) >= 2 else kinds[:2])[:MAX_CLASSES]
+    enough = _with_at_least(kinds, min_annotations, min_locations)
+    for_a_first_look = _with_at_least(kinds, min(min_annotations, LEAST_ANNOTATIONS), min(min_locations, LEAST_LOCATIONS))
+    classes = next((found for found in (enough, for_a_first_look) if len(found) >= 2), kinds[:2])[:MAX_CLASSES]
+    sizes = [ClassSize(c.id, c.annotations, len(c.locations)) for c in classes]
+    forecast = forecast_need_more_data(sizes, GateConfig(), drafted_splits(c.annotations for c in classes))
     warnings = [
+        *([forecast] if forecast else []),
         *_warn_about_classes(classes, min_annotations, min_locations),
         *_warn_about_few_locations(kinds, classes, min_annotations, min_locations),
         *_warn_about_spellings(kinds),
@@ -74,6 +83,10 @@ def suggest_plan(surveys: Sequence[Survey], min_annotations: int, min_locations:
         )
     too_few = tuple(k for k in kinds if k not in classes)
     return SuggestedPlan(tuple(classes), too_few, {r: tuple(labels) for r, labels in no_animals.items()}, tuple(warnings))
+
+
+def _with_at_least(kinds: Sequence[SuggestedClass], annotations: int, locations: int) -> list[SuggestedClass]:
+    return [k for k in kinds if k.annotations >= annotations and len(k.locations) >= locations]
 
 
 def _merge_labels(labels: Iterable[LabelCounts]) -> dict[str, LabelCounts]:
@@ -198,7 +211,8 @@ def _warn_about_spellings(kinds: Sequence[SuggestedClass]) -> Iterable[str]:
 def _warn_about_classes(classes: Sequence[SuggestedClass], min_annotations: int, min_locations: int) -> Iterable[str]:
     few = [c for c in classes if c.annotations < min_annotations or len(c.locations) < min_locations]
     if few:
-        shown = ", ".join(f"{c.id} ({_count(c.annotations, 'annotation')} at {_count(len(c.locations), 'location')})" for c in few)
+        shown = ", ".join(f"{c.id} ({_count(c.annotations, 'annotation')} at {_count(len(c.locations), 'location')})" for c in few[:SHOWN])
+        shown += f" and {len(few) - SHOWN} more" if len(few) > SHOWN else ""
         enough = f"{_count(min_annotations, 'annotation')} at {_count(min_locations, 'location')}"
         yield f"fewer than two labels have {enough}; suggested all the same: {shown}"
     largest = [(c, *c.locations.most_common(1)[0]) for c in classes if c not in few and c.locations]

@@ -89,16 +89,17 @@ def _minimums(counts: Floats, locations: Floats, allowed: Bools, shares: Floats,
     """Crops and locations of each class wanted in each split, at least: both [3, classes]; 0 where that is impossible.
 
     A class in one group is only trained on, in two groups tested as well, in three groups in every split. Val and test want no more
-    of a class than their share of it (a third of its locations), and train wants half of its share, so that a small class is not
-    used up for testing.
+    of a class than their share of it (val a third of its locations, test a half), and train wants half of its share, so that a small
+    class is not used up for testing.
     """
     possible = np.stack([((counts[s] > 0) & allowed[:, [s]]).any(0) for s in range(3)])
     groups = ((counts > 0).any(0) & allowed.any(1, keepdims=True)).sum(0)
     needed = np.stack([groups >= 1, groups >= 3, groups >= 2]) & possible
     by_share = shares[:, None] * counts.max(0).sum(0)
     crops = np.stack([by_share[TRAIN] / 2, *np.minimum(config.min_per_class, by_share[[VAL, TEST]])]).round().clip(1)
-    of_class = np.clip(np.minimum(config.min_locations_per_class, locations.max(0).sum(0) // 3), 1, None)
-    return needed * crops, needed * np.stack([np.ones_like(of_class), of_class, of_class])
+    of_class = locations.max(0).sum(0)
+    val, test = (np.clip(np.minimum(config.min_locations_per_class, of_class // part), 1, None) for part in (3, 2))
+    return needed * crops, needed * np.stack([np.ones_like(of_class), val, test])
 
 
 def _allowed_splits(crops: SplittableCrops, config: SplitsConfig) -> Bools:
