@@ -28,11 +28,13 @@ from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import download_images
 from animl_pipeline.steps.labels import SourceArtifacts, resolve_labels, wanted_empty_images, wanted_labels
 from animl_pipeline.steps.splits import split_by_location
+from animl_pipeline.steps.training import train_classifier
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, open_store
 from tests.conftest import colour_model, jpeg
 from tests.steps.test_production_score import GREEN, RED, Scene, run_steps
 from tests.support.coco_export import Export
 from tests.support.colour_models import CropSpec, EvaluatedModel, ReportPage, make_data_steps, plan_of, read_report, run_evaluation_steps
+from tests.support.training_crops import crops_and_splits, plan_with, settings_at
 
 BLUE = (20, 20, 230)
 BOX = [16.0, 12.0, 32.0, 24.0]
@@ -319,3 +321,14 @@ def test_a_plan_records_at_which_confidence_boxes_on_empty_images_count() -> Non
     assert plan.false_box_class() == FalseBoxClass("nothing", ProductionConfig().detector_confidence)
     assert plan.model_copy(update={"production": None}).false_box_class() == FalseBoxClass("nothing", None)
     assert plan_of(ANIMALS).false_box_class() is None
+
+
+@pytest.mark.parametrize(("crops", "changes"), [(5, {}), (0, {"loss": "class_balanced", "sampling": "natural"})])
+def test_a_model_trains_with_the_class_and_without_a_single_crop_of_it(tmp_path: Path, crops: int, changes: dict[str, Any]) -> None:
+    settings = settings_at(tmp_path)
+    store, plan = open_store(settings), plan_with(epochs=1, **changes)
+    labels = {"classes": {"fox": ["fox"], "bird": ["bird"]}, "nothing": {"id": "skunk"}}
+    plan = check_plan(json.loads(plan.model_dump_json(by_alias=True)) | {"labels": labels})
+    steps = crops_and_splits(store, {"fox": 8, "bird": 8} | ({"skunk": crops} if crops else {}), val=3)
+    card = json.loads(store.path(train_classifier(*steps, plan, store, settings), "card.json").read_bytes())
+    assert ([c["id"] for c in card["classes"]], card["nothing"]) == (["fox", "bird", "skunk"], "skunk")
