@@ -77,20 +77,20 @@ def detect_in_test_images(
     digests = {"results": hashlib.sha256(results_file).hexdigest()} if results_file is not None else None
 
     def build(space: Workspace) -> StepOutput:
-        images = _read_downloaded(test_images, downloads, store)
+        images = read_downloaded_test_images(test_images, downloads, store)
         if detector is None:
             results = parse_results(results_file or b"", str(config.results), config.confidence)
-            matched, _ = match_results(_as_labelled(images), results, config, image_folders)
+            matched, _ = match_results(as_labelled_images(images), results, config, image_folders)
             found = list(matched.values())
         else:
             by_blob = run_detector(sorted(set(images["blob"])), detector, config, store, settings)
             found = [by_blob[blob] for blob in images["blob"]]
-        return _write(space, images, found, _reviewed_boxes(test_images, store))
+        return _write(space, images, found, reviewed_boxes_of_test_images(test_images, store))
 
     return store.make(STEP, inputs={"test_images": test_images} | dict(downloads), digests=digests, config=key, build=build)
 
 
-def _read_downloaded(test_images: Artifact, downloads: Mapping[str, Artifact], store: Store) -> pd.DataFrame:
+def read_downloaded_test_images(test_images: Artifact, downloads: Mapping[str, Artifact], store: Store) -> pd.DataFrame:
     """The test images that were downloaded, with blob and bytes, sorted by source and image id."""
     files = [
         store.table(a, DOWNLOADED_IMAGES, ["image_id", "blob", "bytes", "width", "height", "orientation"]).assign(source=source)
@@ -100,7 +100,7 @@ def _read_downloaded(test_images: Artifact, downloads: Mapping[str, Artifact], s
     return images.merge(pd.concat(files), on=["source", "image_id"]).sort_values(["source", "image_id"], ignore_index=True)
 
 
-def _as_labelled(images: pd.DataFrame) -> dict[ImageKey, LabelledImage]:
+def as_labelled_images(images: pd.DataFrame) -> dict[ImageKey, LabelledImage]:
     """The images with what a results file is matched by, in order."""
     columns = images[["source", "image_id", "blob", "file_name", "width", "height", "orientation"]]
     return {
@@ -109,7 +109,7 @@ def _as_labelled(images: pd.DataFrame) -> dict[ImageKey, LabelledImage]:
     }
 
 
-def _reviewed_boxes(test_images: Artifact, store: Store) -> dict[ImageKey, dict[str, BoxTuple]]:
+def reviewed_boxes_of_test_images(test_images: Artifact, store: Store) -> dict[ImageKey, dict[str, BoxTuple]]:
     """Image → annotation id → box that a person reviewed."""
     table = store.table(test_images, TEST_OBJECTS)
     boxes: dict[ImageKey, dict[str, BoxTuple]] = {}

@@ -76,8 +76,11 @@ def read_results_file(path_or_url: str, settings: Settings) -> bytes:
         raise error(f"{PLAN_KEY}: expected a MegaDetector results file, {e}; correct the plan or set ANIML_DATA", code="file_missing") from e
 
 
-def parse_results(data: bytes, path_or_url: str, confidence: float | None) -> Results:
+def parse_results(data: bytes, path_or_url: str, confidence: float | None, animals: list[Any] | None = None) -> Results:
     """Parse a results file and drop boxes below ``confidence`` (None: the threshold that the file names for its detector, else 0.25).
+
+    If a list ``animals`` is given, the file's own record of each animal is added to it, and the category of the animal's detection is the
+    position in the list, as text; people and vehicles are left out. So a caller gets at the classes of a box.
 
     Raises:
         DetectionsError: it is not such a file.
@@ -94,7 +97,7 @@ def parse_results(data: bytes, path_or_url: str, confidence: float | None) -> Re
         unusable = 0
         for image in content["images"]:
             file = normal_path(str(image["file"]))
-            result, unusable_here = _parse_image(image, categories, threshold)
+            result, unusable_here = _parse_image(image, categories, threshold, animals)
             by_file[file] = _merge(by_file.get(file, FAILED_IN_RESULTS), result)
             unusable += unusable_here
             if size := _size(image):
@@ -143,7 +146,7 @@ def _typical_threshold(content: Mapping[str, Any]) -> float:
     return float(typical) if isinstance(typical, int | float) and 0 < typical < 1 else DEFAULT_CONFIDENCE
 
 
-def _parse_image(image: Mapping[str, Any], categories: Mapping[str, str], threshold: float) -> tuple[FileResult, int]:
+def _parse_image(image: Mapping[str, Any], categories: Mapping[str, str], threshold: float, animals: list[Any] | None) -> tuple[FileResult, int]:
     """The detections of an image, and how many of its boxes are unusable."""
     if image.get("failure") or image.get("detections") is None:
         return FAILED_IN_RESULTS, 0
@@ -157,7 +160,11 @@ def _parse_image(image: Mapping[str, Any], categories: Mapping[str, str], thresh
         if abs(confidence - 0.5) > 0.51:
             raise ValueError(f"{image['file']}: expected confidences from 0 to 1, found {confidence:g}")
         left, top, width, height = box
-        detections.append(Detection(categories[str(detection["category"])], confidence, top, left, top + height, left + width))
+        category = categories[str(detection["category"])]
+        if animals is not None:
+            category = str(len(animals)) if category == ANIMAL else ""
+            animals += [detection] if category else []
+        detections.append(Detection(category, confidence, top, left, top + height, left + width))
     usable = [d for d in detections if not math.isnan(d.confidence) and clean_detections([d])]
     return clean_detections(d for d in usable if d.category and d.confidence >= threshold), len(detections) - len(usable)
 

@@ -64,15 +64,19 @@ class _Rates(NamedTuple):
         return np.where(self.counts["actual"] > 0, self.f1, np.nan)
 
 
-def read_sequences(test_images: Artifact, test_detections: Artifact, store: Store, *, later: bool = False) -> SequenceData:
+def read_sequences(
+    test_images: Artifact, test_detections: Artifact, store: Store, *, later: bool = False, only: pd.DataFrame | None = None
+) -> SequenceData:
     """Join the steps test_images and test_detections: sequences, what people saw, and the detector's boxes.
 
-    Those of the test locations, or with ``later`` those of later images of known cameras.
+    Those of the test locations, or with ``later`` those of later images of known cameras; with ``only`` (source, image_id), of these images.
     """
     key = ["source", "image_id"]
     tested = store.table(test_images, TEST_IMAGES, [*key, "location", "taken", "sequence", "weight", "later"])
     chosen = tested[tested["later"] == later].drop(columns="later")
     searched = store.table(test_detections, SEARCHED_TEST_IMAGES, key)
+    if only is not None:
+        chosen, searched = chosen.merge(only, on=key), searched.merge(only, on=key)
     images = chosen.merge(searched, on=key).sort_values(key, ignore_index=True)
     sequence = pd.factorize(images["sequence"])[0]
     position = pd.Series(images.index, pd.MultiIndex.from_frame(images[key]))
@@ -90,6 +94,26 @@ def read_sequences(test_images: Artifact, test_detections: Artifact, store: Stor
         truth=truth,
         not_searched=len(chosen) - len(images),
     )
+
+
+def match_boxes(
+    data: SequenceData, boxes: pd.DataFrame, test_images: Artifact, store: Store
+) -> tuple[pd.DataFrame, NDArray[np.int64], NDArray[np.int64]]:
+    """Another model's boxes in the same images.
+
+    Args:
+        data: the images.
+        boxes: a row for each box: source, image_id, annotation_id, and other columns.
+        test_images: the step that holds what people saw.
+        store: holds it.
+
+    Returns:
+        The boxes in images of ``data``, with the position of the image as ``image``; and the pairs of a box and an object that it shows, as
+        in :class:`ModelLabels`.
+    """
+    position = pd.Series(data.images.index, pd.MultiIndex.from_frame(data.images[["source", "image_id"]]))
+    found = _with_image(boxes, position)
+    return found, *_match(found, _with_image(store.table(test_images, TEST_OBJECTS), position))
 
 
 def label_boxes(data: SequenceData, classifier: Classifier, store: Store, stored: ModelInput, progress_name: str) -> ModelLabels:

@@ -52,7 +52,7 @@ def map_labels(config: LabelsConfig, source: str, taxonomy: Taxonomy) -> ClassMa
     conflicts = list(config.conflicts())
     for label, lineages in taxonomy.labels(source).items():
         if label not in meanings:
-            found, conflict = _meaning_by_taxa(label, lineages, config)
+            found, conflict = meaning_by_taxa(label, lineages, config)
             conflicts += [conflict] if conflict else []
             if found is not None:
                 meanings[label] = found
@@ -95,7 +95,7 @@ def wanted_empty_images(config: LabelsConfig, source: str, settings: Settings) -
     return WantedEmptyImages(labels, config.nothing.max_images, config.nothing.max_per_location)
 
 
-def _meaning_by_taxa(label: str, lineages: Iterable[Lineage], config: LabelsConfig) -> tuple[Meaning | None, str]:
+def meaning_by_taxa(label: str, lineages: Iterable[Lineage], config: LabelsConfig) -> tuple[Meaning | None, str]:
     """What a label means by its taxa, None for nothing; and a line about a conflict, "" for none."""
     found: list[Meaning | None] = []
     for lineage in lineages:

@@ -123,12 +123,12 @@ def _read_mlmodels(text: str, where: str) -> Iterator[Row]:
     if not categories:
         raise LabelsError(f"{where}: expected an MLModel document with categories, found none", code="no_categories")
     for category in categories:
-        lineage = _parse_lineage(category.get("taxonomy")) if isinstance(category, dict) else {}
+        lineage = parse_lineage(category.get("taxonomy")) if isinstance(category, dict) else {}
         if lineage:
             yield "", str(category.get("name") or ""), lineage
 
 
-def _parse_lineage(taxonomy: Any) -> Lineage:
+def parse_lineage(taxonomy: Any) -> Lineage:
     """The levels of "class;order;family;genus;species", perhaps with an id before and a common name after."""
     parts = [p.strip().casefold() for p in taxonomy.split(";")] if isinstance(taxonomy, str) else []
     if len(parts) == len(LINNAEAN) + 2:
