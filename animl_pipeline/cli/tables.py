@@ -19,7 +19,7 @@ Row = Sequence[str]
 
 
 def print_table(title: str | None, columns: Row, rows: Sequence[Row], right: Collection[str] = (), less_important: Sequence[str] = ()) -> None:
-    """Print a plain table that fits the terminal. Columns without any text are left out, too.
+    """Print a plain table that fits the terminal. Columns without any text are left out, too. What cannot fit is a block of lines for each row.
 
     Args:
         title: its first line; None for none.
@@ -36,6 +36,9 @@ def print_table(title: str | None, columns: Row, rows: Sequence[Row], right: Col
         if name in shown:
             shown.remove(name)
             left_out.append(name)
+    if _least_width(shown, columns, rows) > console.out.width:
+        _print_blocks(title, columns, rows)
+        return
     widths = _fit(shown, columns, rows, console.out.width)
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, GAP, 0, 0), collapse_padding=True)
     for name in shown:
@@ -45,6 +48,16 @@ def print_table(title: str | None, columns: Row, rows: Sequence[Row], right: Col
     console.out.print(table)
     if left_out:
         console.out.print(f"not shown in this narrow terminal: {', '.join(left_out)}")
+
+
+def _print_blocks(title: str | None, columns: Row, rows: Sequence[Row]) -> None:
+    if title:
+        console.out.print(title, style="italic")
+    for row in rows:
+        console.out.print(row[0], style="bold")
+        for name, cell in zip(columns[1:], row[1:], strict=True):
+            if cell:
+                console.out.print(f"  {name}: {cell}")
 
 
 def _least_width(shown: Row, columns: Row, rows: Sequence[Row]) -> int:
