@@ -63,7 +63,7 @@ def compute_metrics(scored: pd.DataFrame, ids: tuple[str, ...], nothing: str | N
 
 
 def score_false_boxes(scored: pd.DataFrame, nothing: str) -> FalseBoxScores:
-    """How well the class for false boxes is told from animals.
+    """How many false boxes are recognised, and how many animals are taken for one.
 
     Args:
         scored: all test crops, of animals and of false boxes.
