@@ -23,6 +23,7 @@ from animl_pipeline.steps.detections.read_classified_results import ClassifiedRe
 from animl_pipeline.steps.evaluation.compare_champion import load_champion
 from animl_pipeline.steps.evaluation.compare_other_models import OtherAnswers, TestSteps, score_beside_others
 from animl_pipeline.steps.labels.names_of_other_models import NO_ANIMAL, map_names
+from animl_pipeline.storage.manifest import find_artifact
 from animl_pipeline.storage.store import Store, open_store
 
 SHOWN = 6
@@ -118,7 +119,7 @@ def _find_test_steps(report: Report, store: Store) -> tuple[TestSteps, TestSet]:
 
 
 def _find(store: Store, step: str, digest: str) -> Artifact:
-    found = store.find(step, digest)
+    found = find_artifact(store.object_store, step, digest)
     if found is None:
         raise EvaluationError(
             f"the step {step} of the latest report is no longer in the store; run `animl-pipeline retrain PLAN`", code="no_test_images"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import colorsys
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from animl_pipeline.config import Plan, RegisterConfig
@@ -17,7 +18,7 @@ from animl_pipeline.config.package_and_release import Purpose
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.animl_and_sagemaker_limits import MIN_THRESHOLD
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.errors import ExportUnreachableError, ReleaseError, SettingsError
+from animl_pipeline.core.errors import ExportUnreachableError, LabelsError, ReleaseError, SettingsError
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.core.release_and_reference_types import Approval
@@ -26,6 +27,7 @@ from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.release_gate import approval_of
 from animl_pipeline.deploy.resource_names import animl_model_id, animl_project, read_package_card, slug, ssm_parameter_name
 from animl_pipeline.integrations.animl import AnimlClient
+from animl_pipeline.steps.labels import class_taxa
 from animl_pipeline.storage.remote_error import RemoteError
 from animl_pipeline.storage.store import Store
 
@@ -69,7 +71,7 @@ def register_model(package: Artifact, plan: Plan, store: Store, settings: Settin
     known = _known_entries(document, plan, store)
     rules = {project: _read_rules(project, plan, card, known, settings) for project in register.rule_projects}
     approval = approval_of(package, plan, store)
-    files = _files(card, plan, document, parameters, rules, approval)
+    files = _files(ml_model_document(card, plan, document, _taxa(plan, settings)), card, plan, document, parameters, rules, approval)
     files["MODEL_CARD.md"] = _card_with_approval(store.path(package, "MODEL_CARD.md").read_text(encoding="utf-8"), approval)
     for name, text in files.items():
         store.object_store.put(f"{folder}/{name}", text.encode())
@@ -100,14 +102,17 @@ def ssm_parameters(plan: Plan, version: str, settings: Settings) -> dict[str, st
     return {ssm_parameter_name(plan, purpose, settings): names.get(purpose, endpoints[0].endpoint) for purpose in purposes}
 
 
-def ml_model_document(card: ModelCard, plan: Plan, known: Document | None = None) -> Document:
-    """Animl's MLModel document. Colours, taxonomy and description of the present document (``known``) stay, unless the plan sets them."""
+def ml_model_document(card: ModelCard, plan: Plan, known: Document | None = None, taxa: Mapping[str, str] = MappingProxyType({})) -> Document:
+    """Animl's MLModel document. Colours, taxonomy and description of the present document (``known``) stay, unless the plan sets them.
+
+    The plan's taxonomy table sets the taxonomy, too: ``taxa`` has it by class. What the plan writes for a class counts before it.
+    """
     register = _register_section(plan)
     before = {c["_id"]: c for c in (known or {}).get("categories") or []}
     categories = []
     for i, c in enumerate(card.classes):
         colour = register.colours.get(c.id) or before.get(c.id, {}).get("color") or _colour(i, len(card.classes))
-        taxonomy = register.taxonomy.get(c.id) or before.get(c.id, {}).get("taxonomy")
+        taxonomy = register.taxonomy.get(c.id) or taxa.get(c.id) or before.get(c.id, {}).get("taxonomy")
         categories.append({"_id": c.id, "name": c.name, "color": colour} | ({"taxonomy": taxonomy} if taxonomy else {}))
     return {
         "_id": animl_model_id(plan),
@@ -222,6 +227,7 @@ def _client(project: str, settings: Settings) -> AnimlClient:
 
 
 def _files(
+    document: Document,
     card: ModelCard,
     plan: Plan,
     known: Document | None,
@@ -229,8 +235,7 @@ def _files(
     rules: dict[str, RuleChange],
     approval: Approval | None,
 ) -> dict[str, str]:
-    """File name → text. ``known`` is Animl's present MLModel document."""
-    document = ml_model_document(card, plan, known)
+    """File name → text. ``document`` is the MLModel document to be, ``known`` Animl's present one."""
     files = {
         "mlmodel.json": _json(document),
         "mlmodel.js": _mongo_script(document),
@@ -254,6 +259,15 @@ def _known_document(plan: Plan, settings: Settings) -> Document | None:
     except RemoteError as e:
         log.warning("Animl's MLModel could not be read: %s", e)
         return None
+
+
+def _taxa(plan: Plan, settings: Settings) -> dict[str, str]:
+    """Class → taxonomy by the plan's table. Without the table, the registration goes on: nobody waits for a taxonomy."""
+    try:
+        return class_taxa(plan.labels, [s.name for s in plan.sources], settings)
+    except LabelsError as e:
+        log.warning("classes get no taxonomy from the plan's table: %s", e)
+        return {}
 
 
 def _mongo_script(document: Document) -> str:

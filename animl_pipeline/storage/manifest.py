@@ -6,10 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.frozen_record import Digest, Record
+
+if TYPE_CHECKING:
+    from animl_pipeline.storage.object_store import ObjectStore
 
 MANIFEST_FILE = "manifest.json"
 
@@ -73,6 +76,21 @@ def parse_manifest(data: bytes, step: str, key: str) -> Manifest:
     if manifest.checksum not in {"", manifest.with_checksum().checksum}:
         raise ValueError("its content does not have its checksum")
     return manifest
+
+
+def find_artifact(objects: ObjectStore, step: str, digest: str) -> Artifact | None:
+    """An artifact of a step by the digest of its files, by which manifests name their inputs; None if none with a readable manifest is stored."""
+    folder = f"steps/{step}/"
+    for name in objects.names(folder):
+        key, _, file = name.removeprefix(folder).partition("/")
+        data = objects.read(name) if file == MANIFEST_FILE else None
+        try:
+            manifest = parse_manifest(data, step, key) if data is not None else None
+        except ValueError:  # of another version, or changed: not one that may be used
+            continue
+        if manifest is not None and manifest.digest == digest:
+            return manifest.artifact(cached=True)
+    return None
 
 
 def step_folder(step: str, key: str) -> str:

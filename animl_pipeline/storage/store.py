@@ -36,7 +36,6 @@ from animl_pipeline.core.tables import Table, check_schema
 from animl_pipeline.storage import image_index
 from animl_pipeline.storage.atomic_files import disk_errors, full_disk_errors
 from animl_pipeline.storage.manifest import (
-    MANIFEST_FILE,
     BlobColumn,
     Manifest,
     describe_file,
@@ -219,16 +218,6 @@ class Store:
         return manifest
 
     # -- blobs -------------------------------------------------------------------------------------------------------
-
-    def find(self, step: str, digest: str) -> Artifact | None:
-        """An artifact of a step by the digest of its files, by which manifests name their inputs; None if the store holds none."""
-        folder = f"steps/{step}/"
-        for name in self.object_store.names(folder):
-            key, _, file = name.removeprefix(folder).partition("/")
-            manifest = self._read_manifest(step, key) if file == MANIFEST_FILE else None
-            if manifest is not None and manifest.digest == digest:
-                return manifest.artifact(cached=True)
-        return None
 
     def put_blob(self, data: bytes, *, durable: bool = True, sha256: str = "") -> str:
         """Store bytes under their sha256, unless they are stored already; the sha256 comes back.

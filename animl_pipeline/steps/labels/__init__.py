@@ -7,6 +7,7 @@ plan would give before any image is downloaded.
 from animl_pipeline.steps.labels.choose_test_images import choose_test_images
 from animl_pipeline.steps.labels.class_counts import ClassCounts
 from animl_pipeline.steps.labels.class_mapping import class_by_label, wanted_empty_images, wanted_labels
+from animl_pipeline.steps.labels.class_taxa import class_taxa
 from animl_pipeline.steps.labels.preview import LabelsPreview, preview_labels
 from animl_pipeline.steps.labels.shared_locations import SourceArtifacts
 from animl_pipeline.steps.labels.step import resolve_labels
@@ -17,6 +18,7 @@ __all__ = [
     "SourceArtifacts",
     "choose_test_images",
     "class_by_label",
+    "class_taxa",
     "preview_labels",
     "resolve_labels",
     "wanted_empty_images",
