@@ -214,10 +214,9 @@ def describe_auto_accept(found: AutoAccept, c: AutoAcceptClass) -> str:
     p = c.point or c.points[-1]
     seen = f"{p.skipped_with_invasive:,.0f} of {format_count(round(p.skipped), 'image')} from {format_count(p.locations, 'location')}"
     if c.answer == "too_risky":
-        return (
-            f"{c.id}: cannot say. At {p.threshold:g}, {seen} hold an invasive animal; at a mean location it may be "
-            f"{format_per_1000(p.bound_per_1000)} of 1,000."
-        )
+        bound = f"at a mean location it may be {format_per_1000(p.bound_per_1000)} of 1,000"
+        why = bound if p.bound_per_1000 > found.max_invasive_per_1000 else f"over all images this is more than {limit}"
+        return f"{c.id}: cannot say. At {p.threshold:g}, {seen} hold an invasive animal; {why}."
     return (
         f"{c.id}: images with {c.id} alone at {p.threshold:g} or above need no review. With {format_percent(found.confidence)} confidence, at most "
         f"{limit} of them hold an invasive animal at a mean location (on the test set: {seen}). This saves {format_percent(p.work_saved)} of the "
