@@ -47,8 +47,8 @@ def wrap_words(text: str, width: int) -> str:
 _width = None if sys.stdout.isatty() else shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
 out = WordWrapConsole(width=_width, highlight=False, soft_wrap=True, markup=False, emoji=False)  # names and paths may hold [ and :
 err = WordWrapConsole(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
-MAX_ERROR_LENGTH = 1200
-"""Characters of an error's line: it may quote an export, where a text may have any length."""
+MAX_ERROR_LENGTH = 3000
+"""Characters of an error: it may name all errors of a plan, or quote an export, where a text may have any length."""
 
 
 @contextmanager

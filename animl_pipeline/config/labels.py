@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from animl_pipeline.config.value_types import PathOrUrl, Seed
+from animl_pipeline.config.value_types import PathOrUrl, Seed, did_you_mean, explain_unknown_classes
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.location_names import tidy_name
 from animl_pipeline.core.model_card import ClassInfo
@@ -126,12 +126,12 @@ class LabelsConfig(Record):
             raise ValueError(
                 f"nothing: {self.nothing.id!r} is also a class of labels.classes; give the class for false boxes another name in nothing.id"
             )
-        conflict = next(self.conflicts(), None)
-        if conflict is not None and self.on_conflict == "error":
-            raise ValueError(f"{conflict}; a label has one meaning")
-        unknown = [c for c, others in self.equivalents.items() for c in (c, *others) if c not in self.classes]
-        if unknown:
-            raise ValueError(f"equivalents: {unknown[0]!r} is not a class of labels.classes ({', '.join(self.classes)})")
+        conflicts = list(self.conflicts())
+        if conflicts and self.on_conflict == "error":
+            raise ValueError(f"{'; '.join(conflicts)}; a label has one meaning")
+        named = {c for one, others in self.equivalents.items() for c in (one, *others)}
+        if unknown := explain_unknown_classes(named, tuple(self.classes)):
+            raise ValueError(f"equivalents: {unknown}")
         taxa = [c for c, rule in self.classes.items() if rule.taxa or rule.exclude_taxa] + (["exclude_taxa"] if self.exclude_taxa else [])
         if taxa and self.taxonomy is None:
             raise ValueError(f"{taxa[0]}: taxa need a table that says which label belongs to which taxon; name it in labels.taxonomy.table")
@@ -169,9 +169,9 @@ class LabelsConfig(Record):
         Raises:
             ValueError: a source is missing, or `prioritize` names neither a source nor a label of its class.
         """
-        for source in self.named_sources():
-            if source not in known:
-                raise ValueError(f"labels names the source {source!r}; the plan's sources are {', '.join(known)}")
+        unknown = [f"{source!r}{did_you_mean(source, known)}" for source in self.named_sources() if source not in known]
+        if unknown:
+            raise ValueError(f"labels names sources that the plan lacks: {', '.join(unknown)}; the plan's sources are {', '.join(known)}")
         for class_id, rule in self.classes.items():
             labels = {label.casefold() for label in rule.labels()}
             for entry in () if rule.taxa else rule.prioritize:

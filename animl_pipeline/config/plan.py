@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -15,7 +16,7 @@ from animl_pipeline.config.sources_and_images import ImagesConfig, SourceConfig
 from animl_pipeline.config.splits import SplitsConfig
 from animl_pipeline.config.thresholds_gate_audit import AuditConfig, AutoAcceptConfig, GateConfig, ThresholdsConfig
 from animl_pipeline.config.training import TrainingConfig
-from animl_pipeline.config.value_types import Name, shorten
+from animl_pipeline.config.value_types import Name, explain_unknown_classes, shorten
 from animl_pipeline.core.animl_and_sagemaker_limits import MODELS_WITH_OWN_INTERFACES
 from animl_pipeline.core.empty_images import FalseBoxClass
 from animl_pipeline.core.frozen_record import Record
@@ -52,27 +53,47 @@ class Plan(Record):
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
+        classes = tuple(self.labels.classes)
+        checks: tuple[Callable[[], None], ...] = (
+            self._check_source_names,
+            lambda: self.labels.check_sources([s.name for s in self.sources]),
+            lambda: self.splits.check_locations({s.namespace() for s in self.sources}),
+            self._check_shares,
+            lambda: self.thresholds.check(classes),
+            self._check_detector_for_false_boxes,
+            self._check_endpoint_names,
+            self._check_model_ids,
+            self._check_first_model,
+            self._check_registered_classes,
+        )
+        problems = [problem for check in checks if (problem := _failure(check))]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _check_source_names(self) -> None:
         names = [s.name for s in self.sources]
-        twice = sorted({n for n in names if names.count(n) > 1})
-        if twice:
-            raise ValueError(f"sources: two have the name {twice[0]!r}; every source needs its own, because it keeps locations apart")
-        self.labels.check_sources(names)
-        self.splits.check_locations({s.namespace() for s in self.sources})
+        for twice in sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"sources: two have the name {twice!r}; every source needs its own, because it keeps locations apart")
+
+    def _check_shares(self) -> None:
         if self.splits.val + self.splits.test >= 0.9:
             raise ValueError("splits: val and test leave less than a tenth of the crops to train on")
-        self.thresholds.check(tuple(self.labels.classes))
+
+    def _check_detector_for_false_boxes(self) -> None:
         if self.labels.nothing and self.detections.source == "annotations":
             raise ValueError(
                 "labels.nothing: expected detections.source auto, detector or results, found annotations: a detector must find the false boxes"
             )
-        self._check_endpoint_names()
-        self._check_model_ids()
+
+    def _check_first_model(self) -> None:
         if self.gate.first_model not in {None, self.model}:
             raise ValueError(f"gate.first_model: expected the plan's model {self.model!r} or null, found {shorten(self.gate.first_model or '')}")
-        unknown = sorted((self.release.register_.named_classes() if self.release.register_ else set()) - set(self.labels.classes))
-        if unknown:
-            raise ValueError(f"release.register: {unknown[0]!r} is not a class of labels.classes ({', '.join(self.labels.classes)})")
-        return self
+
+    def _check_registered_classes(self) -> None:
+        named = self.release.register_.named_classes() if self.release.register_ else set()
+        if unknown := explain_unknown_classes(named, tuple(self.labels.classes)):
+            raise ValueError(f"release.register: {unknown}")
 
     def _check_endpoint_names(self) -> None:
         endpoints = self.release.endpoints(self.model, "0" * 12)
@@ -109,3 +130,12 @@ class Plan(Record):
     def endpoint_name(self, version: str = "") -> str:
         """The name of the (first) endpoint; where the plan switches by SSM, of one version's endpoint."""
         return self.release.endpoints(self.model, version)[0].endpoint
+
+
+def _failure(check: Callable[[], None]) -> str:
+    """What a check says is wrong, "" if nothing is."""
+    try:
+        check()
+    except ValueError as e:
+        return str(e)
+    return ""

