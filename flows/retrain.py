@@ -83,13 +83,16 @@ def _submit_steps(plan: Plan, paths: RunPaths) -> list[Step]:
     crops = dataset.extract_crops.submit(labels, detections, plan.crops, plan.model_input, plan.labels.nothing_id, paths)
     splits = dataset.split_by_location.submit(crops, plan.splits, plan.labels.class_ids(), plan.model, paths)
     test = _submit_test_sequences(plan, exports, images, splits, paths)
-    model = training.train_classifier.submit(crops, splits, plan, paths)
+    embeddings = None
+    if plan.train.needs_embeddings():
+        embeddings = dataset.embed_crops.submit(crops, splits, plan.train.networks, plan.model_input.size, paths)
+    model = training.train_classifier.submit(crops, splits, plan, embeddings, paths)
     calibrated = training.calibrate_classifier.submit(model, crops, splits, plan, paths)
-    folds = _train_audit_folds(plan, crops, splits, model, paths)
+    folds = _train_audit_folds(plan, crops, splits, embeddings, model, paths)
     steps: list[Step] = [(f"export {s.name}", task) for s, task in zip(plan.sources, exports, strict=True)]
     steps += [(f"images {s.name}", task) for s, task in zip(plan.sources, images, strict=True)]
     steps += [("labels", labels), ("detections", detections), ("crops", crops), ("splits", splits), *test]
-    steps += [("training", model), ("calibration", calibrated)]
+    steps += [*([("embeddings", embeddings)] if embeddings else []), ("training", model), ("calibration", calibrated)]
     sequences = [step for title, step in test if title in {"test_images", "test_detections"}]
     evaluation = training.evaluate_classifier.submit(calibrated, crops, splits, plan, steps, folds, sequences, paths)
     package = training.package_model.submit(calibrated, evaluation, plan, paths)
@@ -113,9 +116,14 @@ def _submit_test_sequences(
 
 
 def _train_audit_folds(
-    plan: Plan, crops: PrefectFuture[Artifact], splits: PrefectFuture[Artifact], model: PrefectFuture[Artifact], paths: RunPaths
+    plan: Plan,
+    crops: PrefectFuture[Artifact],
+    splits: PrefectFuture[Artifact],
+    embeddings: PrefectFuture[Artifact] | None,
+    model: PrefectFuture[Artifact],
+    paths: RunPaths,
 ) -> list[tuple[PrefectFuture[Artifact], PrefectFuture[Artifact]]]:
     """Models that each have not seen a part of the train locations, with their splits, if the plan audits the labels of train."""
     fresh = plan.model_copy(update={"train": plan.train.without_released_weights()})
     held_out = [training.fold_splits.submit(crops, splits, plan.audit.folds, fold, paths) for fold in range(plan.audit.folds)]
-    return [(training.train_classifier.submit(crops, s, fresh, paths, wait_for=[model]), s) for s in held_out]
+    return [(training.train_classifier.submit(crops, s, fresh, embeddings, paths, wait_for=[model]), s) for s in held_out]

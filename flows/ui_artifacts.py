@@ -25,7 +25,7 @@ def show_training(report: Report, splits: Artifact, paths: RunPaths) -> None:
     _add_table("kept-and-dropped", "What each step kept and dropped", _kept_and_dropped(report))
     _add_table("splits", "Crops and locations of each split. No location is in two of train, val and test", _splits(splits, store))
     curves = store.path(report.model_artifact, CURVES_FILE).read_bytes()
-    _add_image("learning-curves", "Learning curves: loss on train and val, mean average precision on val", curves)
+    _add_image("learning-curves", "Learning curves, or the scores by regularisation of a head", curves)
     _add_table("thresholds", "The probability from which each class is named", _thresholds(report))
     _add_image("confusion", "Confusion matrix on the test locations", store.path(report.evaluation, "confusion.png").read_bytes())
     _add_table("scores", f"{report.model} {report.version} on the test locations", _scores(report))
@@ -68,7 +68,7 @@ def _scores(report: Report) -> list[dict[str, Any]]:
 
 
 def _thresholds(report: Report) -> list[dict[str, Any]]:
-    return [{"class": t.id, "aim": t.aim, "threshold": _rounded(t.value), "reached on val": t.aim_met} for t in report.metrics.thresholds]
+    return [{"class": t.id, "aim": t.aim, "threshold": _rounded(t.value), "reached when chosen": t.aim_met} for t in report.metrics.thresholds]
 
 
 def _rounded(value: float | None) -> str:

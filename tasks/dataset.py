@@ -5,11 +5,13 @@ from __future__ import annotations
 from prefect import task
 
 from animl_pipeline.config import CropsConfig, DetectionsConfig, ImagesConfig, LabelsConfig, ProductionConfig, SourceConfig, SplitsConfig
+from animl_pipeline.config.training import FrozenNetworkConfig
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.empty_images import FalseBoxClass
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.steps import crops as crops_step
 from animl_pipeline.steps import detections as detections_step
+from animl_pipeline.steps import embeddings as embeddings_step
 from animl_pipeline.steps import export as export_step
 from animl_pipeline.steps import images as images_step
 from animl_pipeline.steps import labels as labels_step
@@ -78,6 +80,12 @@ def extract_crops_share(
 def split_by_location(crops: Artifact, config: SplitsConfig, classes: tuple[str, ...], model: str, paths: RunPaths) -> Artifact:
     """Divide the locations into train, val and test. A location that was in test before stays there."""
     return splits_step.split_by_location(crops, config, classes, paths.open_store(), model)
+
+
+@step_task("embeddings")
+def embed_crops(crops: Artifact, splits: Artifact, networks: tuple[FrozenNetworkConfig, ...], size: int, paths: RunPaths) -> Artifact:
+    """Compute the embeddings of the crops of train and val by frozen networks, once for each crop and network."""
+    return embeddings_step.embed_crops(crops, splits, networks, size, paths.open_store(), paths.settings())
 
 
 @step_task("test_images")

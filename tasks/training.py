@@ -41,14 +41,14 @@ def check_training_preconditions(plan: Plan, paths: RunPaths) -> None:
 
 
 @step_task("training")
-def train_classifier(crops: Artifact, splits: Artifact, plan: Plan, paths: RunPaths) -> Artifact:
+def train_classifier(crops: Artifact, splits: Artifact, plan: Plan, embeddings: Artifact | None, paths: RunPaths) -> Artifact:
     """Train the classifier and export it to ONNX, on this machine or on SageMaker (``train.run_on``).
 
-    A killed training continues from its last checkpoint.
+    A killed training continues from its last checkpoint. ``embeddings`` is the step embeddings, if the plan has it.
     """
     store, settings = paths.open_store(), paths.settings()
-    build_with = sagemaker_training.build_in_job(crops, splits, plan, store, settings) if plan.train.run_on == "sagemaker" else None
-    return training_step.train_classifier(crops, splits, plan, store, settings, build_with=build_with)
+    build_with = sagemaker_training.build_in_job(crops, splits, plan, store, settings, embeddings) if plan.train.run_on == "sagemaker" else None
+    return training_step.train_classifier(crops, splits, plan, store, settings, embeddings=embeddings, build_with=build_with)
 
 
 @step_task("calibration")

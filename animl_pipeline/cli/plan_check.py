@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import typer
 
 from animl_pipeline.cli import console, init_plan, preview_data_and_downloads
 from animl_pipeline.cli.options import DataOption, PlanArgument, open_plan, settings_with
-from animl_pipeline.config import ClassConfig
+from animl_pipeline.config import ClassConfig, Plan
 from animl_pipeline.core.errors import redact_url
 from animl_pipeline.steps import detections, training
 
@@ -31,9 +33,8 @@ def check(plan: PlanArgument, data: DataOption = None) -> None:
     console.out.print(f"  sources   {sources}")
     for class_id, rule in checked.labels.classes.items():
         console.out.print(f"  class     {class_id}: {_describe_class(rule)}")
-    console.out.print(
-        f"  train     {checked.train.backbone} at {checked.model_input.size} px, {checked.train.epochs} epochs, weights {checked.train.weights}"
-    )
+    for line in _describe_training(checked):
+        console.out.print(f"  train     {line}")
     console.out.print(f"  release   {checked.endpoint_name()}, {checked.release.memory_mb} MB, {checked.release.max_concurrency} at a time")
     if warning := checked.release.batch_warning():
         console.out.print(f"  warning   {warning}")
@@ -43,3 +44,12 @@ def _describe_class(rule: ClassConfig) -> str:
     """The labels and taxa that become a class, in one line."""
     lists = [("" if source == "*" else f"{source}: ") + ", ".join(names) for source, names in rule.from_.items() if names]
     return "; ".join([*lists, *(f"{t.level} {t.name}" for t in rule.taxa)])
+
+
+def _describe_training(plan: Plan) -> Iterator[str]:
+    """A line for each recipe."""
+    train, size = plan.train, plan.model_input.size
+    if train.needs_embeddings():
+        yield f"a linear head on {', '.join(n.network for n in train.networks)} at {size} px, {train.folds} folds"
+    if "fine_tune" in train.recipes():
+        yield f"{train.backbone} at {size} px, {train.epochs} epochs, weights {train.weights}"

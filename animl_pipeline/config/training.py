@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,8 @@ Augmentation = Literal["flip", "jitter", "tilt", "colour", "grey", "blur", "comp
 """One random change of the training crops."""
 CAMERA_TRAP: tuple[Augmentation, ...] = ("flip", "jitter", "colour", "grey", "blur", "erasing")
 """What ``augment: camera_trap`` stands for."""
+FOLDS_AND_HEADS = ("recipe", "networks", "select", "folds")
+"""Keys that a fine-tuning which val chooses does not depend on."""
 RUN_SETTINGS = frozenset({"run_on", "sagemaker", "loader_workers", "checkpoint_steps"})
 """Keys that say how a training runs. They do not change the model, so they are no part of the step's cache key."""
 
@@ -27,9 +29,55 @@ class SagemakerTrainingConfig(Record):
     disk_gb: int = Field(default=100, ge=10, le=16384, description="disk of the instance; it must hold the crops")
 
 
+Recipe = Literal["head", "fine_tune"]
+"""How a classifier is made of pretrained networks."""
+FINE_TUNING_BY_FOLDS_UP_TO = 100
+"""With at most this many locations in train and val, ``select: auto`` fine-tunes by cross-validation. Val then has about 15 locations or
+fewer, which is too few to choose by; with more, a training for each fold costs more than it gains."""
+
+
+class FrozenNetworkConfig(Record):
+    """A pretrained network whose embeddings a head learns from; a plan may give its name only."""
+
+    network: str = Field(
+        min_length=1,
+        max_length=200,
+        description="efficientnet-lite0-imagenet, efficientnet-lite2-imagenet, megadetector-lite (the detector's body), or any timm architecture",
+    )
+    weights: PathOrUrl = Field(default="timm", description="of a timm architecture: timm (from timm's hub), none, or a .safetensors path or URL")
+    weights_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="of the weights file; a URL needs it")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"network": value} if isinstance(value, str) else value
+
+
 class TrainingConfig(Record):
     """The network, how it is trained, and where."""
 
+    recipe: Recipe | tuple[Recipe, ...] = Field(
+        default="head",
+        description="head: a linear classifier on the embeddings of frozen networks; fine_tune: train the backbone; a list: the one that is"
+        " better in cross-validation",
+    )
+    networks: tuple[FrozenNetworkConfig, ...] = Field(
+        default=(
+            FrozenNetworkConfig(network="efficientnet-lite0-imagenet"),
+            FrozenNetworkConfig(network="efficientnet-lite2-imagenet"),
+            FrozenNetworkConfig(network="megadetector-lite"),
+        ),
+        min_length=1,
+        max_length=8,
+        description="recipe head: the networks, whose embeddings are used side by side",
+    )
+    select: Literal["auto", "cross_validation", "validation"] = Field(
+        default="auto",
+        description="cross_validation: folds over all locations that are not in the test set choose, and the model then learns from all of"
+        " them; validation: val chooses and is not learnt from; auto: cross_validation for a head and for a list of recipes, and for fine-tuning up"
+        f" to {FINE_TUNING_BY_FOLDS_UP_TO} locations",
+    )
+    folds: int = Field(default=5, ge=2, le=20, description="of the cross-validation; fine-tuning trains once for each, and once more")
     backbone: str = Field(default="tf_efficientnet_lite0", description="any timm architecture")
     weights: PathOrUrl = Field(
         default="efficientnet-lite0-imagenet",
@@ -84,6 +132,13 @@ class TrainingConfig(Record):
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
+        recipes = self.recipes()
+        if not recipes or len(set(recipes)) < len(recipes):
+            raise ValueError("recipe: expected head, fine_tune, or a list with each of them once")
+        if len(recipes) > 1 and self.select == "validation":
+            raise ValueError("select: recipes are compared by cross-validation; set select to auto, or name one recipe")
+        if "fine_tune" not in recipes and self.weights == "released":
+            raise ValueError("weights: a head learns from frozen networks and does not start from the released model; set recipe: fine_tune")
         if self.fallback_weights == "released":
             raise ValueError("fallback_weights: is used when there is no released model, so it cannot be released; name other weights, or none")
         if self.weights_sha256 and "timm" in {self.weights, self.fallback_weights}:
@@ -96,6 +151,20 @@ class TrainingConfig(Record):
                 "loss: class_balanced and sampling: label_weighted both compensate for rare classes; set sampling: natural or another loss"
             )
         return self
+
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The recipes that the plan gives."""
+        return (self.recipe,) if isinstance(self.recipe, str) else self.recipe
+
+    def needs_embeddings(self) -> bool:
+        """Whether a recipe learns from embeddings."""
+        return "head" in self.recipes()
+
+    def by_folds(self, locations: int) -> bool:
+        """Whether cross-validation chooses, for a number of known locations in train and val."""
+        if self.select != "auto":
+            return self.select == "cross_validation"
+        return self.needs_embeddings() or locations <= FINE_TUNING_BY_FOLDS_UP_TO
 
     def without_released_weights(self) -> TrainingConfig:
         """The same section with ``fallback_weights`` in place of the released model.

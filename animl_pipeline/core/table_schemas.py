@@ -285,7 +285,7 @@ _PREDICTION = (
 )
 VAL_PREDICTIONS = Table(
     "val.parquet",
-    "one calibrated prediction on val",
+    "one calibrated prediction on val; if the model learnt from val, too, one out-of-fold prediction on train or val",
     (*_PREDICTION, Column("probability", "double", "calibrated probability of that class", "0–1")),
     class_columns="p_",
     class_type="double",

@@ -54,7 +54,7 @@ def test_tensorboard_curves_are_written_beside_the_store_and_are_not_part_of_the
     values = [event.value for event in curves.Scalars("val/macro_ap")]
     assert values == pytest.approx(store.table(model, TRAINING_HISTORY)["val_macro_ap"].tolist())
     assert {"train/loss", "train/lr", "val/loss", "val/macro_f1"} <= set(curves.Tags()["scalars"])
-    assert store.files(model) == ("card.json", "curves.png", "history.parquet", "model.onnx", "weights.safetensors")
+    assert store.files(model) == ("card.json", "curves.png", "history.parquet", "model.onnx", "trained_images.parquet", "weights.safetensors")
 
 
 def test_counts_have_the_number_of_train_and_val_crops(trained: tuple[Store, Artifact]) -> None:

@@ -45,7 +45,15 @@ def write_plan(folder: Path, **changes: object) -> Path:
         "model_input": {"size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
         "detections": {"source": "annotations"},
         "splits": {"val": 0.2, "test": 0.25, "max_rounds": 5},
-        "train": {"backbone": "tf_efficientnet_lite0", "weights": "none", "epochs": 1, "head_epochs": 0, "batch_size": 16},
+        "train": {
+            "recipe": "fine_tune",
+            "select": "validation",
+            "backbone": "tf_efficientnet_lite0",
+            "weights": "none",
+            "epochs": 1,
+            "head_epochs": 0,
+            "batch_size": 16,
+        },
         "production": None,
         "gate": {"min_examples": 1, "min_locations": 1, "max_macro_f1_drop": 1.0, "min_macro_f1": 0.0},  # the pipeline is tested here, not the model
         "package": {"reference_predictions": 4},

@@ -77,7 +77,17 @@ def plan_with(**train: Any) -> Plan:
             "sources": [{"name": "drawn", "export": "export.json", "images": "images"}],
             "labels": {"classes": {c: [c] for c in CLASSES}},
             "model_input": {"size": SIZE, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
-            "train": {"backbone": "test_resnet", "weights": "none", "epochs": 4, "batch_size": 8, "lr": 0.003, "augment": "none", **train},
+            "train": {
+                "recipe": "fine_tune",
+                "select": "validation",
+                "backbone": "test_resnet",
+                "weights": "none",
+                "epochs": 4,
+                "batch_size": 8,
+                "lr": 0.003,
+                "augment": "none",
+                **train,
+            },
         }
     )
 

@@ -40,7 +40,7 @@ _awaited_jobs: set[str] = set()
 
 
 def build_in_job(
-    crops: Artifact, splits: Artifact, plan: Plan, store: Store, settings: Settings
+    crops: Artifact, splits: Artifact, plan: Plan, store: Store, settings: Settings, embeddings: Artifact | None = None
 ) -> Callable[[Workspace, Callable[[Workspace], StepOutput]], StepOutput]:
     """A function that builds the training step in a SageMaker job, for ``train_classifier(build_with=…)``.
 
@@ -58,7 +58,7 @@ def build_in_job(
         check_job_settings(plan, settings)
         key = key_prefix(space)
         base_name = f"{plan.model}-{key}"
-        spec = JobSpec(key=key, plan=plan, crops=crops, splits=splits)
+        spec = JobSpec(key=key, plan=plan, crops=crops, splits=splits, embeddings=embeddings)
         store.object_store.put(f"{job_folder(base_name)}/spec.json", spec.model_dump_json(by_alias=True).encode())
         client = boto3.client("sagemaker", config=retrying_config())
         name = _find_running_job(client, base_name) or _start_job(client, base_name, plan, settings)

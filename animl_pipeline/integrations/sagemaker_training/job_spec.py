@@ -34,6 +34,7 @@ class JobSpec(Record):
     plan: Plan
     crops: Artifact
     splits: Artifact
+    embeddings: Artifact | None = None
 
 
 def key_prefix(space: Workspace) -> str:
@@ -64,6 +65,8 @@ def check_job_settings(plan: Plan, settings: Settings) -> None:
     weights = {"weights": plan.train.weights}
     if plan.train.weights == "released":
         weights["fallback_weights"] = plan.train.fallback_weights
+    if plan.train.needs_embeddings():
+        weights |= {f"networks.{i}.weights": n.weights for i, n in enumerate(plan.train.networks)}
     for key, value in weights.items():
         if value not in WEIGHTS_WITHOUT_FILE and "://" not in value:
             message = f"train.{key} is {redact_url(value)}, a file of this machine, which a job cannot read; copy it to an s3:// or https:// URL"

@@ -1,7 +1,8 @@
 """Find labels that may be wrong, so that a reviewer can check them before the next training.
 
 A label is audited only by a model that never saw its location: the model itself for val and test, and the folds' models for train
-(``audit.folds``). A model mostly repeats the labels that it was trained on.
+(``audit.folds``). If folds chose how the model learns, it also learnt from val, and those folds' models audit train and val. A model mostly
+repeats the labels that it was trained on.
 
 The rule is confident learning (Northcutt, Jiang, Chuang 2021, arXiv 1911.00068). The usual probability of a class is its mean over the
 crops with that label. A label is suspect if its probability is below the usual one of its class, and the predicted class reaches its own

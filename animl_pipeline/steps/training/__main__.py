@@ -77,7 +77,7 @@ def _train(spec_name: str, settings: Settings, checkpoints: Path) -> Artifact:
         link.symlink_to(checkpoints / CHECKPOINT_FILE)
         return build(space)
 
-    return train_classifier(spec.crops, spec.splits, spec.plan, store, settings, build_with=build_with)
+    return train_classifier(spec.crops, spec.splits, spec.plan, store, settings, embeddings=spec.embeddings, build_with=build_with)
 
 
 def _read_spec(name: str, store: Store) -> JobSpec:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.config.training import FrozenNetworkConfig
 from animl_pipeline.core.errors import TrainingError, redact_url
-from animl_pipeline.integrations.weights import check_weights
+from animl_pipeline.integrations.weights import NETWORKS_KEY, check_weights, known_weights, list_known_weights
 from animl_pipeline.steps.training.choose_initial_weights import PINNED_WEIGHTS, RELEASED
 
 LITE0 = "tf_efficientnet_lite0"
 LITE0_WEIGHTS = "efficientnet-lite0-imagenet"
+FROZEN_DETECTOR = "megadetector-lite"
 
 
 def check_backbone_and_weights(plan: Plan, settings: Settings) -> None:
@@ -25,6 +27,11 @@ def check_backbone_and_weights(plan: Plan, settings: Settings) -> None:
         WeightsError: the weights file does not exist, or a URL has no sha256.
     """
     train = plan.train
+    if train.needs_embeddings():
+        for network in train.networks:
+            _check_network(network, settings)
+    if "fine_tune" not in train.recipes():
+        return
     check_backbone(train.backbone)
     check_weights_fit(train.weights, train.backbone)
     key, weights = "train.weights", train.weights
@@ -35,7 +42,24 @@ def check_backbone_and_weights(plan: Plan, settings: Settings) -> None:
         check_weights(weights, settings, train.weights_sha256, key=key)
 
 
-def check_backbone(backbone: str) -> None:
+def _check_network(network: FrozenNetworkConfig, settings: Settings) -> None:
+    """Check that a frozen network is known and that its weights can be fetched."""
+    known = known_weights(network.network)
+    if known is not None:
+        if not known.backbone and known.name != FROZEN_DETECTOR:
+            names = ", ".join(w.name for w in list_known_weights() if w.backbone or w.name == FROZEN_DETECTOR)
+            message = f"train.networks: expected one of {names}, or an architecture of timm, found {known.name}"
+            raise TrainingError(message, code="unknown_network")
+        return
+    check_backbone(network.network, key="train.networks")
+    if network.weights not in {"timm", "none"}:
+        if not redact_url(network.weights).endswith(".safetensors"):
+            message = f"train.networks: expected weights timm, none or a .safetensors file, found {redact_url(network.weights)!r}"
+            raise TrainingError(message, code="unknown_weights")
+        check_weights(network.weights, settings, network.weights_sha256, key=NETWORKS_KEY)
+
+
+def check_backbone(backbone: str, *, key: str = "train.backbone") -> None:
     """Check that timm has this architecture.
 
     Raises:
@@ -49,7 +73,7 @@ def check_backbone(backbone: str) -> None:
         return
     similar = difflib.get_close_matches(backbone, timm.list_models(), n=5)
     hint = f"similar names: {', '.join(similar)}" if similar else "timm.list_models() lists them"
-    message = f"train.backbone: expected an architecture of timm {timm.__version__}, found {backbone!r}; {hint}"
+    message = f"{key}: expected an architecture of timm {timm.__version__}, found {backbone!r}; {hint}"
     raise TrainingError(message, code="unknown_backbone", similar=similar)
 
 

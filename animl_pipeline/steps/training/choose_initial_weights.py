@@ -12,6 +12,7 @@ from animl_pipeline.config.training import TrainingConfig
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import WeightsError, redact_url
 from animl_pipeline.deploy.released_model import find_training, released_training
+from animl_pipeline.inference.classifier import CARD_FILE, read_card
 from animl_pipeline.steps.training.trained_images import describe_learnt_test_set
 from animl_pipeline.storage.manifest import Manifest, sha256_of
 from animl_pipeline.storage.store import Store
@@ -59,6 +60,19 @@ def choose_initial_weights(plan: Plan, inputs: Mapping[str, Artifact], config: M
         WeightsError: a weights file is missing or is not the expected file; or it is of a model in the store that learnt from the test
             set (code "learnt_test_set").
     """
+    if plan.train.needs_embeddings():
+        networks = _check_networks(plan.train, inputs, store, settings)
+        if "fine_tune" not in plan.train.recipes():
+            names = " + ".join(n.network for n in plan.train.networks)
+            return InitialWeights(plan.train, None, networks, names)
+        tuned = _choose_for_fine_tuning(plan, inputs, config, store, settings)
+        return tuned._replace(digests={**tuned.digests, **networks})
+    return _choose_for_fine_tuning(plan, inputs, config, store, settings)
+
+
+def _choose_for_fine_tuning(
+    plan: Plan, inputs: Mapping[str, Artifact], config: Mapping[str, Any], store: Store, settings: Settings
+) -> InitialWeights:
     if plan.train.weights != RELEASED:
         return _check_test_set(_from_plan(plan.train, settings), inputs, store)
     found = released_training(plan, store)
@@ -66,6 +80,8 @@ def choose_initial_weights(plan: Plan, inputs: Mapping[str, Artifact], config: M
     while found is not None and _is_same_training(found, inputs, config):
         reason = "the released model was trained on the same data from these weights"
         found = find_training(WEIGHTS_FILE, found.inputs[RELEASED], store) if RELEASED in found.inputs else None
+    if found is not None and _is_head(found, store):
+        reason, found = "the released model has a head on frozen networks", None
     if found is not None and found.config["train"]["backbone"] != plan.train.backbone:
         reason, found = f"the released model is a {found.config['train']['backbone']}", None
     if found is not None and (learnt := describe_learnt_test_set(found, inputs["crops"], inputs["splits"], store)):
@@ -77,6 +93,19 @@ def choose_initial_weights(plan: Plan, inputs: Mapping[str, Artifact], config: M
     version = found.files["model.onnx"].sha256[:12]
     log.info("training starts from the released model %s", version)
     return InitialWeights(plan.train, found.artifact(cached=True), {RELEASED: found.files[WEIGHTS_FILE].sha256}, f"released model {version}")
+
+
+def _check_networks(config: TrainingConfig, inputs: Mapping[str, Artifact], store: Store, settings: Settings) -> dict[str, str]:
+    """What belongs to the cache key of the weights of frozen networks. Files of this store that learnt from the test set are refused."""
+    from animl_pipeline.integrations.weights import weights_digest
+
+    found = {}
+    for number, network in enumerate(config.networks):
+        digest = weights_digest(network.network, network.weights, settings, network.weights_sha256)
+        if digest:
+            _check_test_set(InitialWeights(config, None, {"weights": digest}, redact_url(network.weights)), inputs, store)
+            found[f"network {number}"] = digest
+    return found
 
 
 def _from_plan(config: TrainingConfig, settings: Settings) -> InitialWeights:
@@ -105,6 +134,12 @@ def _check_test_set(initial: InitialWeights, inputs: Mapping[str, Artifact], sto
             code="learnt_test_set",
         )
     return initial
+
+
+def _is_head(found: Manifest, store: Store) -> bool:
+    """Whether a training made a head on frozen networks."""
+    selected = read_card(store.path(found.artifact(cached=True), CARD_FILE)).plan.get("selected", {})
+    return bool(selected.get("recipe") == "head")
 
 
 def _is_same_training(found: Manifest, inputs: Mapping[str, Artifact], config: Mapping[str, Any]) -> bool:

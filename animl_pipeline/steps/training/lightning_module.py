@@ -31,7 +31,8 @@ class ClassifierModule(pl.LightningModule):
     """A network in training.
 
     ``history`` has a row for each epoch. ``best`` has the weights of the epoch with the highest macro average precision on val;
-    of equal epochs, the one with the lower val loss. With ``ema``, validation and ``best`` use the averaged weights.
+    of equal epochs, the one with the lower val loss; or of the last epoch with ``keep_last``.
+    With ``ema``, validation and ``best`` use the averaged weights.
 
     Args:
         network: the backbone with its classifier layer.
@@ -39,15 +40,18 @@ class ClassifierModule(pl.LightningModule):
         config: the plan's section train.
         batches_per_epoch: batches of the train loader.
         class_counts: the number of train crops of each class.
+        keep_last: keep the last epoch, and not the one that is best on val.
     """
 
     def __init__(
-        self, network: nn.Module, heads: tuple[str, ...], config: TrainingConfig, batches_per_epoch: int, class_counts: NDArray[np.int64]
-    ) -> None:
+        self, network: nn.Module, heads: tuple[str, ...], config: TrainingConfig, batches_per_epoch: int, class_counts: NDArray[np.int64],
+        *, keep_last: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.network = network
         self.heads = heads
         self.config = config
+        self.keep_last = keep_last
         self.batches_per_epoch = batches_per_epoch
         self.steps_per_epoch = math.ceil(batches_per_epoch / config.accumulate_batches)
         self.freezing = FreezingSchedule(network, heads, config, self.steps_per_epoch)
@@ -132,7 +136,7 @@ class ClassifierModule(pl.LightningModule):
         self.history.append(row)
         self._train_loss = (0.0, 0)
         rank = (scores["val_macro_ap"], -scores["val_loss"])
-        if rank > self.best_rank:
+        if self.keep_last or rank > self.best_rank:
             self.best_rank = rank
             self.best = {name: t.detach().cpu().clone() for name, t in self._evaluated_network().state_dict().items()}
 

@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -19,11 +19,10 @@ from torch import nn
 from animl_pipeline.config import Plan
 from animl_pipeline.core.errors import TrainingError
 from animl_pipeline.core.frozen_record import Digest
-from animl_pipeline.core.model_card import Agreement, ModelCard
+from animl_pipeline.core.model_card import Agreement, ModelCard, ModelInput
 from animl_pipeline.core.model_input import normalise_array
 from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, Classifier, softmax
 from animl_pipeline.steps.training.choose_initial_weights import WEIGHTS_FILE
-from animl_pipeline.steps.training.dataloaders import DecodedCrops
 
 log = logging.getLogger(__name__)
 
@@ -32,20 +31,27 @@ COMPARED_CROPS = 256
 """ONNX and torch are compared on at most this many crops."""
 
 
+class NetworkDescription(NamedTuple):
+    """What the card says of a network: its architecture, its initial weights, and whether it also learnt from val."""
+
+    architecture: str
+    weights: str
+    out_of_fold: bool
+
+
 def write_model(
-    network: nn.Module, plan: Plan, recorded: Mapping[str, Any], weights: str, data_digest: Digest, train: DecodedCrops, val: DecodedCrops,
+    network: nn.Module, plan: Plan, recorded: Mapping[str, Any], described: NetworkDescription, data_digest: Digest, compared: NDArray[np.uint8],
     folder: Path,
 ) -> None:  # fmt: skip
-    """Write weights.safetensors, model.onnx and card.json, and compare ONNX and torch on val crops, and on train crops if val has few.
+    """Write weights.safetensors, model.onnx and card.json, and compare ONNX and torch.
 
     Args:
         network: the trained network.
         plan: the plan; ``recorded`` is what the card says of it.
         recorded: the card's ``plan``.
-        weights: the card's description of the initial weights.
+        described: what the card says of the network.
         data_digest: the digest of crops and splits.
-        train: the train crops.
-        val: the val crops.
+        compared: the crops uint8 [n, size, size, 3] on which ONNX and torch are compared.
         folder: where the files are written.
 
     Raises:
@@ -55,13 +61,13 @@ def write_model(
     (folder / WEIGHTS_FILE).write_bytes(save(tensors, metadata={"format": "pt"}))  # save_file hides that the disk is full
     sha256 = export_onnx(network, plan.model_input.size, folder / MODEL_FILE)
     card = ModelCard(
-        model=plan.model, version=sha256[:12], architecture=plan.train.backbone, classes=plan.classes(), model_input=plan.model_input,
-        onnx_sha256=sha256, agreement=Agreement(max_abs=0, crops=0), data_digest=data_digest, weights=weights, plan=dict(recorded),
+        model=plan.model, version=sha256[:12], architecture=described.architecture, classes=plan.classes(), model_input=plan.model_input,
+        onnx_sha256=sha256, agreement=Agreement(max_abs=0, crops=0), data_digest=data_digest, weights=described.weights, plan=dict(recorded),
+        out_of_fold=described.out_of_fold,
         nothing=plan.labels.nothing_id,
     )  # fmt: skip
     _write_card(card, folder)  # Classifier.load needs it
-    crops = np.concatenate([val.pixels[:COMPARED_CROPS], train.pixels[: max(0, COMPARED_CROPS - len(val.pixels))]])
-    found = compare_with_onnx(network, Classifier.load(folder), crops)
+    found = compare_with_onnx(network, Classifier.load(folder), compared)
     allowed = plan.package.torch_onnx_tolerance
     if found.max_abs > allowed:
         message = (
@@ -111,6 +117,16 @@ def compare_with_onnx(network: nn.Module, classifier: Classifier, crops: NDArray
             logits = network(torch.from_numpy(inputs)).numpy()
         largest = max(largest, float(np.abs(softmax(logits) - classifier.probabilities(inputs)).max()))
     return Agreement(max_abs=largest, crops=len(crops))
+
+
+def network_logits(network: nn.Module, crops: NDArray[np.uint8], model_input: ModelInput) -> NDArray[np.float64]:
+    """Logits float64 [n, classes] of crops uint8 [n, size, size, 3] by a network on the CPU."""
+    network = network.eval().cpu().float()
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(crops), BATCH):
+            parts.append(network(torch.from_numpy(normalise_array(crops[start : start + BATCH], model_input))).double().numpy())
+    return np.concatenate(parts)
 
 
 def _write_card(card: ModelCard, folder: Path) -> None:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.config.training import RUN_SETTINGS, TrainingConfig
-from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.config.training import FOLDS_AND_HEADS, RUN_SETTINGS, TrainingConfig
+from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import TrainingError, redact_url
 from animl_pipeline.core.step_declaration import Step
-from animl_pipeline.core.table_schemas import CROPS, SPLITS, TRAINED_IMAGES, TRAINING_HISTORY
-from animl_pipeline.core.tables import write_table
+from animl_pipeline.core.table_schemas import CROPS, CROSS_VALIDATION, OUT_OF_FOLD, SPLITS, TRAINED_IMAGES, TRAINING_HISTORY
 from animl_pipeline.steps.training.choose_initial_weights import InitialWeights, choose_initial_weights
-from animl_pipeline.steps.training.plot_learning_curves import CURVES_FILE, plot_training_curves
-from animl_pipeline.steps.training.trained_images import list_trained_images
-from animl_pipeline.storage.manifest import digest_of
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 log = logging.getLogger(__name__)
@@ -27,13 +23,28 @@ log = logging.getLogger(__name__)
 STEP = Step(
     "training",
     version=2,
-    sections=("train", "model_input", "labels", "package"),  # of labels the classes only, of package the tolerance only
+    sections=("train", "model_input", "labels", "splits", "package"),  # classes, train_only and tolerance only
     reads=(CROPS, SPLITS),
-    writes=(TRAINING_HISTORY, TRAINED_IMAGES),
+    writes=(TRAINING_HISTORY, TRAINED_IMAGES, CROSS_VALIDATION, OUT_OF_FOLD),
     libraries=("pillow", "torch", "torchvision", "timm", "lightning", "onnx"),
 )
 CHECKPOINT_FILE = "checkpoint.ckpt"
 """The last checkpoint of a training that has not finished, in the step's scratch folder."""
+
+
+class TrainingInputs(NamedTuple):
+    """What a training reads."""
+
+    crops: Artifact
+    splits: Artifact
+    plan: Plan
+    embeddings: Artifact | None = None
+
+    def artifacts(self) -> dict[str, Artifact]:
+        """The artifacts by name."""
+        found = {"crops": self.crops, "splits": self.splits}
+        return found if self.embeddings is None else found | {"embeddings": self.embeddings}
+
 
 Build = Callable[[Workspace], StepOutput]
 """Writes the step's files into a workspace."""
@@ -46,12 +57,17 @@ def train_classifier(
     store: Store,
     settings: Settings,
     *,
+    embeddings: Artifact | None = None,
     build_with: Callable[[Workspace, Build], StepOutput] | None = None,
 ) -> Artifact:
-    """Train on the train split, keep the epoch that is best on val, and export it.
+    """Train by the plan's recipe, and export the model.
 
-    The artifact has model.onnx, card.json, weights.safetensors, history.parquet, trained_images.parquet and curves.png. A killed
-    training continues from its last checkpoint. On the same machine (CPU) it ends with the same digest as an uninterrupted one.
+    With ``train.select: validation`` the model learns from the train split, and val chooses. With cross_validation, folds of the
+    locations of train and val choose, and the model learns from all of them.
+
+    The artifact has model.onnx, card.json, weights.safetensors, history.parquet, trained_images.parquet and curves.png;
+    cross_validation.parquet and out_of_fold.parquet, if folds or a head chose. A killed training continues from its last checkpoint. On the same
+    machine (CPU) it ends with the same digest as an uninterrupted one.
 
     Args:
         crops: the artifact of the step crops.
@@ -60,6 +76,7 @@ def train_classifier(
             also records the sections that made the crops and splits.
         store: holds the crops; the model is written there.
         settings: where relative paths of weights start, and the number of threads that decode crops.
+        embeddings: the artifact of the step embeddings; the recipe head needs it.
         build_with: trains somewhere else. It gets the workspace and the function that trains in this process.
 
     Raises:
@@ -70,25 +87,28 @@ def train_classifier(
         DamagedError: a crop is missing from the store.
     """
     config = key_config(plan)
-    inputs = {"crops": crops, "splits": splits}
-    initial = choose_initial_weights(plan, inputs, config, store, settings)
+    inputs = TrainingInputs(crops, splits, plan, embeddings)
+    initial = choose_initial_weights(plan, {"crops": crops, "splits": splits}, config, store, settings)
 
     def build(space: Workspace) -> StepOutput:
-        return _build(space, crops, splits, plan, initial, store, settings)
+        return _build(space, inputs, initial, store, settings)
 
     made_by = build if build_with is None else lambda space: build_with(space, build)
-    return store.make(STEP, inputs=inputs, digests=initial.digests, config=config, build=made_by)
+    return store.make(STEP, inputs=inputs.artifacts(), digests=initial.digests, config=config, build=made_by)
 
 
 def key_config(plan: Plan) -> dict[str, Any]:
     """The part of the plan that shapes the model, for the cache key."""
-    return {
+    config: dict[str, Any] = {
         "model": plan.model,
         "classes": list(plan.labels.class_ids()),
         "model_input": plan.model_input.model_dump(mode="json"),
         "train": recorded_training(plan.train),
         "torch_onnx_tolerance": plan.package.torch_onnx_tolerance,
     } | ({"nothing": plan.labels.nothing_id} if plan.labels.nothing else {})
+    if plan.train.recipes() == ("fine_tune",) and plan.train.select == "validation":
+        return config
+    return config | {"train_only": sorted(plan.splits.train_only)}  # folds never leave them out
 
 
 def recorded_plan(plan: Plan) -> dict[str, Any]:
@@ -101,56 +121,58 @@ def recorded_plan(plan: Plan) -> dict[str, Any]:
 def recorded_training(config: TrainingConfig) -> dict[str, Any]:
     """The section ``train`` without keys that do not shape the model. URLs of weights lose their query, which may be a signature."""
     section = config.model_dump(mode="json", exclude=set(RUN_SETTINGS))
-    return section | {key: redact_url(section[key]) for key in ("weights", "fallback_weights")}
+    section |= {key: redact_url(section[key]) for key in ("weights", "fallback_weights")}
+    section["networks"] = [network | {"weights": redact_url(network["weights"])} for network in section["networks"]]
+    if config.recipes() == ("fine_tune",):
+        unused = {"networks"} if config.select != "validation" else set(FOLDS_AND_HEADS)
+        return {key: value for key, value in section.items() if key not in unused}
+    return section if "fine_tune" in config.recipes() else {key: section[key] for key in (*FOLDS_AND_HEADS, "seed")}
 
 
-def _build(space: Workspace, crops: Artifact, splits: Artifact, plan: Plan, initial: InitialWeights, store: Store, settings: Settings) -> StepOutput:
-    from animl_pipeline.steps.training.dataloaders import decode_split
-    from animl_pipeline.steps.training.network_and_weights import build_from_released, build_network
-    from animl_pipeline.steps.training.onnx_export import write_model
-    from animl_pipeline.steps.training.trainer import train_network
+def _build(space: Workspace, inputs: TrainingInputs, initial: InitialWeights, store: Store, settings: Settings) -> StepOutput:
+    from animl_pipeline.steps.training.train_recipes import train_by_plan
 
-    classes = plan.labels.class_ids()
-    rows = store.table(crops, CROPS, ["crop_id", "class_id", "blob", "location", "image"])
-    rows = rows.merge(store.table(splits, SPLITS), on="crop_id", validate="one_to_one").sort_values("crop_id")
-    tables = {name: rows[rows["split"] == name] for name in ("train", "val")}
-    check_trainable(tables, classes, plan.labels.nothing_id)
-    train, val = (
-        decode_split(table, classes, store, plan.model_input.size, space.scratch / f"{name}.crops", settings.workers)
-        for name, table in tables.items()
-    )
-    if initial.model is None:
-        network = build_network(initial.config, classes, plan.model_input, settings)
-    else:
-        network = build_from_released(initial.config, classes, plan.model_input, initial.model, store)
-    curves = store.local / "tensorboard" / plan.model / space.scratch.parent.name
-    checkpoint = space.scratch / CHECKPOINT_FILE
-    history = train_network(network, train, val, initial.config, plan.model_input, checkpoint, curves)
-    data_digest = digest_of([crops.digest, splits.digest])
-    write_model(network, plan, recorded_plan(plan), initial.description, data_digest, train, val, space.out)
-    write_table(space.out, TRAINING_HISTORY, history)
-    write_table(space.out, TRAINED_IMAGES, list_trained_images(rows[rows["split"].isin(tables)], initial.model, store))
-    (space.out / CURVES_FILE).write_bytes(plot_training_curves(history))
-    return StepOutput(Counts(kept=len(train.targets), unit="crops", notes={"val_crops": len(val.targets), "epochs": len(history)}))
+    plan = inputs.plan
+    rows = read_rows(inputs, store)
+    by_folds = plan.train.by_folds(rows.loc[rows["location"] != "", "location"].nunique())
+    check_trainable(rows, plan.labels.class_ids(), plan.labels.nothing_id, by_folds=by_folds)
+    return train_by_plan(space, inputs, rows, initial, store, settings, by_folds=by_folds)
 
 
-def check_trainable(tables: dict[str, pd.DataFrame], classes: Sequence[str], nothing: str | None = None) -> None:
-    """Check that every class has a train crop and that there is a val crop. The class for false boxes may lack one: the model never gives it then.
+def read_rows(inputs: TrainingInputs, store: Store) -> pd.DataFrame:
+    """The crops of train and val with their split, by crop_id."""
+    columns = ["crop_id", "class_id", "blob", "location", "image", "phash", "source", "sequence"]
+    rows = store.table(inputs.crops, CROPS, columns)
+    rows = rows.merge(store.table(inputs.splits, SPLITS), on="crop_id", validate="one_to_one").sort_values("crop_id")
+    return rows[rows["split"].isin(["train", "val"])]
+
+
+def check_trainable(rows: pd.DataFrame, classes: Sequence[str], nothing: str | None = None, *, by_folds: bool = False) -> None:
+    """Check that every class has a crop to train on, and that there is a val crop unless folds choose.
+
+    The class for false boxes may lack one: the model never gives it then.
+
+    Args:
+        rows: class_id and split of the crops of train and val.
+        classes: the class ids.
+        nothing: the class for false boxes, if there is one.
+        by_folds: whether the model learns from val, too.
 
     Raises:
         TrainingError: ``unknown_class``, ``no_train_crop`` or ``no_val_crop``.
     """
-    unknown = sorted(set(pd.concat(tables.values())["class_id"]) - set(classes))
+    learnt = rows if by_folds else rows[rows["split"] == "train"]
+    unknown = sorted(set(rows["class_id"]) - set(classes))
     if unknown:
         message = f"expected crops of {', '.join(classes)}, found crops of {', '.join(unknown)}; run the steps labels, crops and splits of this plan"
         raise TrainingError(message, code="unknown_class")
-    lacking = [c for c in classes if not (tables["train"]["class_id"] == c).any()]
+    lacking = [c for c in classes if not (learnt["class_id"] == c).any()]
     if nothing in lacking:
         log.warning("the detector found no false box to train on, so the class %r has no effect", nothing)
         lacking.remove(nothing)
     if lacking:
         message = f"no crop to train on for {', '.join(lacking)}; label more of it at more locations, or remove it from labels.classes"
         raise TrainingError(message, code="no_train_crop", classes=lacking)
-    if tables["val"].empty:
+    if not by_folds and not (rows["split"] == "val").any():
         message = "no crop to validate with (split val); raise splits.val, or add labels from more locations"
         raise TrainingError(message, code="no_val_crop")

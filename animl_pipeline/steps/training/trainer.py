@@ -53,8 +53,9 @@ OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "bad
 
 
 def train_network(
-    network: nn.Module, train: DecodedCrops, val: DecodedCrops, config: TrainingConfig, model_input: ModelInput, checkpoint: Path, tensorboard: Path
-) -> pd.DataFrame:
+    network: nn.Module, train: DecodedCrops, val: DecodedCrops, config: TrainingConfig, model_input: ModelInput, checkpoint: Path, tensorboard: Path,
+    *, keep_last: bool = False,
+) -> pd.DataFrame:  # fmt: skip
     """Train the network, from the checkpoint if there is one. Afterwards it has the best epoch's weights, in eval mode on the CPU.
 
     Args:
@@ -65,6 +66,7 @@ def train_network(
         model_input: how crops are normalised.
         checkpoint: the file of the last checkpoint.
         tensorboard: the folder for TensorBoard's curves.
+        keep_last: keep the last epoch's weights, so that val has no say.
 
     Returns:
         The rows of ``TRAINING_HISTORY``, one for each epoch.
@@ -77,7 +79,9 @@ def train_network(
     weighted = config.sampling == "label_weighted"
     batches = TrainBatchSampler(train.targets, train.classes, config.batch_size, weighted=weighted, seed=config.seed)
     class_counts = np.bincount(train.targets, minlength=train.classes)
-    module = ClassifierModule(network.to(memory_format=torch.channels_last), head_modules(network), config, len(batches), class_counts)
+    module = ClassifierModule(
+        network.to(memory_format=torch.channels_last), head_modules(network), config, len(batches), class_counts, keep_last=keep_last
+    )
     batches.position = module.position
     loaders = (
         make_loader(CropsDataset(train, augmentation_transform(config, model_input.size)), batches, model_input, config.loader_workers),
