@@ -15,6 +15,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.empty_images import FalseBoxClass, spread_over_locations
 from animl_pipeline.core.errors import PlanError
+from animl_pipeline.core.evaluation_results import FalseBoxScores, Metrics, ProductionChange, ProductionComparison, ProductionScore
 from animl_pipeline.core.model_card import ModelCard, ModelInput
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, DETECTIONS, LABELS
@@ -24,6 +25,7 @@ from animl_pipeline.steps.crops import extract_crops
 from animl_pipeline.steps.detections import detect_animals
 from animl_pipeline.steps.evaluation import production_score, read_metrics
 from animl_pipeline.steps.evaluation.gate import decide_verdict
+from animl_pipeline.steps.evaluation.report_wording import describe_nothing
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import download_images
 from animl_pipeline.steps.labels import SourceArtifacts, resolve_labels, wanted_empty_images, wanted_labels
@@ -332,3 +334,19 @@ def test_a_model_trains_with_the_class_and_without_a_single_crop_of_it(tmp_path:
     steps = crops_and_splits(store, {"fox": 8, "bird": 8} | ({"skunk": crops} if crops else {}), val=3)
     card = json.loads(store.path(train_classifier(*steps, plan, store, settings), "card.json").read_bytes())
     assert ([c["id"] for c in card["classes"]], card["nothing"]) == (["fox", "bird", "skunk"], "skunk")
+
+
+def test_the_report_says_what_it_saves_and_costs() -> None:
+    alarms = ProductionComparison(macro_f1=(0.8, 0.9), false_alarms_per_1000_empty=(90, 40), false_alarms_interval=(-70.0, -30.0), classes=())
+    red = ProductionChange(id="red", sequences=20, locations=3, recall=(0.95, 0.9), false_alarms_per_1000_empty=(60, 30))
+    green = red.model_copy(update={"id": "green"})
+    production = ProductionScore.model_construct(nothing=alarms.model_copy(update={"classes": (red, green)}))
+    metrics = Metrics.model_construct(
+        examples=9, production=production, nothing=FalseBoxScores(id="n", examples=5, locations=2, recognised=4, animals=1)
+    )
+    _, saves, costs = describe_nothing(metrics, ("red",))
+    assert all(number in saves for number in ("40", "90", "-50", "-70 to -30"))
+    assert all(text in costs for text in ("red", "0.95", "0.90", "-0.05"))
+    assert "green" not in costs
+    assert len(describe_nothing(metrics.model_copy(update={"production": None}), ())) == 1
+    assert describe_nothing(metrics.model_copy(update={"nothing": None}), ()) == ()

@@ -169,14 +169,17 @@ def describe_nothing(metrics: Metrics, invasive: Collection[str]) -> tuple[str, 
             f"It saves: of 1,000 empty sequences, {with_it:,.0f} get a label; without this class {without:,.0f} would, "
             f"a change of {with_it - without:+,.0f}{interval}."
         )
-    changed = [c for c in effect.classes if c.recall is not None and (c.id in invasive or not invasive)] if effect is not None else []
-    if changed:
-        pairs = [
-            f"{c.id} {c.recall[0]:.2f} without and {c.recall[1]:.2f} with it{format_interval(c.recall_interval, sign=True)}"
-            for c in changed
-            if c.recall
-        ]
-        sentences.append(f"It costs: the share of sequences that are found is, at the same thresholds, {'; '.join(pairs)}.")
+    elif effect is not None:
+        sentences.append("What it saves is not known: no sequence of the test locations is empty.")
+    shown = [c for c in effect.classes if c.id in invasive or not invasive] if effect is not None else []
+    changes = [
+        f"of the sequences with {c.id}, {c.recall[0]:.2f} are found without it and {c.recall[1]:.2f} with it, "
+        f"a change of {c.recall[1] - c.recall[0]:+.2f}{format_interval(c.recall_interval, sign=True)}"
+        for c in shown
+        if c.recall is not None
+    ]
+    if changes:
+        sentences.append(f"It costs, at the same thresholds: {'; '.join(changes)}.")
     return tuple(sentences)
 
 
