@@ -102,7 +102,7 @@ def compare_models(plan: Plan, report: Report, results: Sequence[Path], confiden
         store,
         plan.model_input,
     )
-    return ModelsCompared((f"{report.model} {report.version}", *(f.answers.name for f in files)), scores, files)
+    return ModelsCompared((report.model, *(f.answers.name for f in files)), scores, files)
 
 
 def _find_test_steps(report: Report, store: Store) -> tuple[TestSteps, TestSet]:

@@ -160,5 +160,5 @@ def test_the_command_prints_a_table_of_80_columns_or_json(project: Project, tmp_
     assert all(len(line) <= 80 for line in table)
     assert "deer 1" in done.stdout
     found = json.loads(run_command(*command, "--json").stdout)
-    assert [model["name"] for model in found["models"]] == ["colours 1", "speciesnet"]
+    assert [model["name"] for model in found["models"]] == ["colours", "speciesnet"]
     assert found["files"][0]["names_without_a_class"] == {"deer": 1}

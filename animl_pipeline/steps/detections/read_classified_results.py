@@ -12,6 +12,7 @@ import pandas as pd
 from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import DetectionsError, redact_url
+from animl_pipeline.core.table_schemas import TEST_IMAGES
 from animl_pipeline.core.write_megadetector_results import ANIMAL
 from animl_pipeline.steps.detections.detect_in_test_images import as_labelled_images, read_downloaded_test_images, reviewed_boxes_of_test_images
 from animl_pipeline.steps.detections.match_results_by_path import UNMATCHED
@@ -79,7 +80,7 @@ def read_classified_results(
         raise DetectionsError(f"{name}: expected classifications as [category, confidence], found others ({e})", code="wrong_format") from e
     if not any(answers):
         raise DetectionsError(f"{name}: expected boxes with classifications, found none; it holds the boxes of a detector only", code="no_classes")
-    images = as_labelled_images(read_downloaded_test_images(test.images, test.downloads, store))
+    images = as_labelled_images(_at_test_locations(read_downloaded_test_images(test.images, test.downloads, store), test.images, store))
     try:
         matched, _ = match_results(images, results, config, image_folders)
     except DetectionsError as e:
@@ -105,6 +106,12 @@ def read_classified_results(
         {("failed_in_results" if reason == FAILED_IN_RESULTS else reason): n for reason, n in reasons.items()},
         max(len(results.by_file) - in_file, 0),
     )
+
+
+def _at_test_locations(images: pd.DataFrame, test_images: Artifact, store: Store) -> pd.DataFrame:
+    """The images without the later ones of known cameras, which may be like those that the plan's model learnt from."""
+    tested = store.table(test_images, TEST_IMAGES, ["source", "image_id", "later"])
+    return images.merge(tested.loc[~tested["later"], ["source", "image_id"]], on=["source", "image_id"])
 
 
 def _read_answers(animals: list[dict[str, Any]], content: Mapping[str, Any]) -> list[Answer]:
