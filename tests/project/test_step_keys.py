@@ -132,7 +132,7 @@ def move_module(copy: Copy) -> None:
 
 
 EDITS = (
-    Edit("VERSION of the step raised", "crops", True, lambda c: c.edit(f"{CROPS}/step.py", r"version=1\b", "version=2")),
+    Edit("VERSION of the step raised", "crops", True, lambda c: c.edit(f"{CROPS}/step.py", r"version=(\d+)\b", "version=1\\1")),
     Edit("another value in the step's section of the plan", "crops", True, lambda c: c.set("crops", "min_pixels", 9)),
     Edit("an input with another digest", "crops", True, lambda c: c.digests.update(labels="2" * 64)),
     Edit("another minor version of Pillow", "crops", True, lambda c: raise_library(c, "pillow", 1)),
