@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import typer
 
 from animl_pipeline.cli import console, init_plan, preview_data_and_downloads
+from animl_pipeline.cli.check_sources import find_source_problems
 from animl_pipeline.cli.options import DataOption, PlanArgument, open_plan, settings_with
 from animl_pipeline.config import ClassConfig, Plan
 from animl_pipeline.core.errors import redact_url
@@ -23,7 +24,11 @@ plans.command("preview")(preview_data_and_downloads.preview)
 
 @plans.command("check")
 def check(plan: PlanArgument, data: DataOption = None) -> None:
-    """Check PLAN and that its detector, backbone and weights exist, and show what it would do. Nothing is downloaded."""
+    """Check PLAN, show what it would do, and check that what it names is there. Nothing is downloaded.
+
+    That is: detector, backbone and weights, exports and folders of images on this machine, and the labels of the classes in these
+    exports. Ends with status 1 if something is missing.
+    """
     settings = settings_with(data=data)
     checked = open_plan(plan, settings)
     detections.check_ready(checked.detections, settings)
@@ -40,6 +45,13 @@ def check(plan: PlanArgument, data: DataOption = None) -> None:
     console.out.print(f"  release   {checked.endpoint_name()}, {checked.release.memory_mb} MB, {checked.release.max_concurrency} at a time")
     if warning := checked.release.batch_warning():
         console.out.print(f"  warning   {warning}")
+    problems = find_source_problems(checked, settings)
+    for line in problems.notes:
+        console.out.print(f"  note      {line}")
+    for line in problems.missing:
+        console.err.print(f"animl-pipeline: {console.one_line(line)}")
+    if problems.missing:
+        raise typer.Exit(1)
 
 
 def _describe_class(rule: ClassConfig) -> str:

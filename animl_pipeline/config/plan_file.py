@@ -12,7 +12,7 @@ from animl_pipeline.config.explain_errors import explain_errors
 from animl_pipeline.config.find_all_errors import find_all_errors
 from animl_pipeline.config.plan import Plan
 from animl_pipeline.config.strict_yaml import parse_yaml
-from animl_pipeline.config.value_types import shorten
+from animl_pipeline.config.value_types import did_you_mean, shorten
 from animl_pipeline.core.errors import PlanError
 from animl_pipeline.core.frozen_record import Record
 
@@ -74,19 +74,26 @@ def load_plan(path: str | Path) -> Plan:
 
 
 def find_plan(plan: str | Path, folder: Path) -> Path:
-    """The file of a plan that is given by its path, or by its name in ``folder``: ``sample`` for ``<folder>/sample.yaml``.
+    """The file of a plan that is given by its path, with or without .yaml, or by its name in ``folder``: ``sample`` for ``<folder>/sample.yaml``.
 
     Raises:
         PlanError: neither exists; the message lists the known names.
     """
-    named = folder / f"{plan}.yaml"
-    if Path(plan).suffix in {".yaml", ".yml"} or Path(plan).is_file():
+    is_name = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", str(plan)) is not None
+    has_suffix = Path(plan).suffix in {".yaml", ".yml"}
+    if Path(plan).is_file():
         return Path(plan)
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", str(plan)) and named.is_file():
-        return named
-    names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "no plan"
+    for file in (folder / str(plan) if has_suffix else folder / f"{plan}.yaml",) if is_name else ():
+        if file.is_file():
+            return file
+    if has_suffix:
+        return Path(plan)
+    if Path(f"{plan}.yaml").is_file():
+        return Path(f"{plan}.yaml")
+    names = sorted(p.stem for p in folder.glob("*.yaml"))
     raise PlanError(
-        f"expected the name of a plan or the path of its YAML file, found {shorten(str(plan))}; the folder {folder} (ANIML_PLANS) holds: {names}",
+        f"expected the name of a plan or the path of its YAML file, found {shorten(str(plan))}{did_you_mean(str(plan), names)}; "
+        f"the folder {folder} (ANIML_PLANS) holds: {', '.join(names) or 'no plan'}",
         code="unknown_plan",
     )
 
