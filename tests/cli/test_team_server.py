@@ -102,8 +102,15 @@ def wait_for(team: Team, run: str, *names: str, minutes: float = 15) -> str:
 
 def log_of(team: Team, run: str) -> str:
     """A run's log, as Prefect's UI shows it."""
-    wanted = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
-    return "\n".join(line["message"] for line in team.call("logs/filter", wanted))
+    return "\n".join(line["message"] for line in all_rows(team, "logs", {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}))
+
+
+def all_rows(team: Team, kind: str, wanted: dict[str, Any]) -> list[dict[str, Any]]:
+    """All rows of a kind; Prefect answers at most 200 at a time."""
+    rows: list[dict[str, Any]] = []
+    while page := team.call(f"{kind}/filter", wanted | {"offset": len(rows), "limit": 200}):
+        rows += page
+    return rows
 
 
 def tasks_of(team: Team, run: str) -> dict[str, str]:
@@ -183,7 +190,7 @@ def test_each_way_to_start_a_training_that_the_docs_show_starts_it_once(deployed
     output_of(event)
     wait_until(lambda: answered(1), "the event started a run of validated/on-event", seconds=5 * MINUTES)
     (training,) = trainings()
-    assert training["parameters"]["overrides"]["epochs"] == 40
+    assert training["parameters"]["plan"] == "santa-cruz-island"
     output_of('animl-pipeline notify santa-cruz-island --batch "2026-11-22 night"')  # of the same batch
     wait_until(lambda: answered(2), "the second event, too", seconds=5 * MINUTES)
     assert len(trainings()) == 1
@@ -212,7 +219,7 @@ def test_a_server_killed_in_the_middle_of_a_training_loses_nothing(deployed: Tea
     assert not team.answers()
     team.start_server()
     wait_for(team, run, "Promoted", "Held", "NeedMoreData")
-    assert set(tasks_of(team, run)) == STEPS
+    assert set(tasks_of(team, run)) >= STEPS
     assert set(tasks_of(team, run).values()) == {"Completed"}
     made = [f"{step.split()[0]}: made in" for step in STEPS]
     wait_until(
@@ -283,7 +290,7 @@ def test_a_lost_database_comes_back_from_its_dump(deployed: Team) -> None:
 
     def all_of_it() -> dict[str, Any]:
         kinds = ("flow_runs", "task_runs", "deployments", "automations", "artifacts", "logs", "work_pools", "block_documents")
-        return {kind: sorted(json.dumps(_lasting(one), sort_keys=True) for one in team.call(f"{kind}/filter", {})) for kind in kinds}
+        return {kind: sorted(json.dumps(_lasting(one), sort_keys=True) for one in all_rows(team, kind, {})) for kind in kinds}
 
     request_run(team)  # nobody works it off: it is in the dump as a run that waits
     kept, before = team.database.back_up(), all_of_it()
