@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
 from datetime import date
+from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from animl_pipeline.config import SplitsConfig
+from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.table_schemas import LATE_IMAGES_LEFT_OUT, SPLITS
 from animl_pipeline.steps.splits import split_by_location
-from animl_pipeline.storage.store import Store
+from animl_pipeline.storage.store import Store, open_store
 from tests.support.crops_to_split import CLASSES, Row, crops_step, split
 
 DAY = date(2026, 7, 1)
+EXAMPLES = 5
 CONFIG = SplitsConfig(test_after=DAY)
 HASHES = [f"{(i + 1) * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128:032x}" for i in range(4000)]
 
@@ -150,3 +157,44 @@ def test_late_images_that_no_test_shows_are_listed_with_the_reason(store: Store)
 def test_a_day_before_the_first_that_may_be_tested_is_refused() -> None:
     with pytest.raises(ValueError, match="test_after"):
         SplitsConfig(train_only_before=date(2026, 8, 1), test_after=DAY)
+
+
+CROPS = st.lists(
+    st.tuples(
+        st.integers(0, 3),  # location
+        st.integers(0, 2),  # class
+        st.integers(0, 25),  # sequence
+        st.integers(0, 60),  # image
+        st.sampled_from(["", "2026-06-30T23:59:58", "2026-06-30T23:59:59", "2026-07-01T00:00:01", "2026-05-01T10:00:00", "2026-09-01T10:00:00"]),
+        st.integers(0, 15),  # hash
+        st.integers(0, 3),  # bits that differ from it
+    ),
+    max_size=40,
+)
+
+
+@hypothesis_settings(max_examples=EXAMPLES, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@given(CROPS, CROPS, st.sampled_from([DAY, date(2026, 5, 2), date(2026, 8, 1), None]))
+def test_nothing_is_learnt_from_and_tested_whatever_links_images(first: list[Any], more: list[Any], moved: date | None) -> None:
+    """Two runs, the second with more crops and another day. The step itself counts leaks, and ``split`` expects none."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(Settings(store=folder))
+        rows = [*seasons(8, 12), *map(row_of, first)]
+        before = split_of_image(split(store, rows, SplitsConfig(test_after=DAY, max_rounds=1))[0])
+        after = split(store, [*rows, *map(row_of, more)], SplitsConfig(test_after=moved, max_rounds=1))[0]
+    learnt = set(after.loc[after["split"].isin({"train", "val"}), "image"])
+    assert not learnt & {image for image, name in before.items() if name in {"test", "test_later"}}
+    tested = after[after["split"].isin({"test", "test_later"})]
+    assert not set(tested["image"]) & {image for image, name in before.items() if name in {"train", "val"}}
+    in_train = after[after["split"].isin({"train", "val"})]
+    later = after[after["split"] == "test_later"]
+    for link in ("image", "sequence"):
+        assert not (set(in_train[link]) & set(later[link])) - {""}
+
+
+def row_of(drawn: tuple[int, int, int, int, str, int, int]) -> Row:
+    """A crop at one of the locations of ``seasons``, or with an unknown location."""
+    location, number, sequence, image, taken, phash, bits = drawn
+    name = f"isle/p{location}" if location else "isle/new"
+    return (name, CLASSES[number], f"x{sequence}" if sequence < 20 else "", f"{image // 12}-{image % 12}" if image < 20 else f"new{image}", taken,
+            copied(HASHES[phash * 2], bits))  # fmt: skip
