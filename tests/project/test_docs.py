@@ -26,6 +26,7 @@ RUN_BY = {
     "animl-pipeline plan init": "plan_init/test_plan_init.py::test_",
     "animl-pipeline plan preview": "cli/test_plan_preview.py::test_a_class_without_annotations_is_refused_with_exit_code_1",
     "animl-pipeline predict": "cli/test_retrain_and_release.py::test_",
+    "animl-pipeline compare": "cli/test_compare_results.py::test_the_command_prints",
     "animl-pipeline release gc": "cli/test_release.py::test_status_history_and_gc_show_what_is_deployed",
     "animl-pipeline release history": "cli/test_release.py::test_status_history_and_gc_show_what_is_deployed",
     "animl-pipeline release register": "cli/test_release.py::test_the_registration_is_in_the_store_and_in_the_folder_of_the_option",
