@@ -59,7 +59,7 @@ class TrainingConfig(Record):
     recipe: Recipe | tuple[Recipe, ...] = Field(
         default="head",
         description="head: a linear classifier on the embeddings of frozen networks; fine_tune: train the backbone; a list: the one that is"
-        " better in cross-validation",
+        " better in cross-validation; by default fine_tune if the plan sets a key of fine-tuning, such as backbone or epochs, else head",
     )
     networks: tuple[FrozenNetworkConfig, ...] = Field(
         default=(
@@ -129,6 +129,14 @@ class TrainingConfig(Record):
         default="local", description="local: in the flow's process; sagemaker: in a SageMaker training job, which needs a store in S3"
     )
     sagemaker: SagemakerTrainingConfig = SagemakerTrainingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_recipe(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "recipe" in value:
+            return value
+        others = {*FOLDS_AND_HEADS, *RUN_SETTINGS, "seed"}
+        return value | {"recipe": "fine_tune" if (value.keys() & cls.model_fields.keys()) - others else "head"}
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
