@@ -64,7 +64,26 @@ def test_a_label_that_the_plan_does_not_name_is_counted(store: Store, settings: 
     e.annotation(e.image(), 2)
     spec = {"classes": {"fox": ["fox"], "rat": ["rat"]}}
     e.annotation(e.image(), 3)
-    assert resolved(e, store, settings, tmp_path, spec).counts.dropped == {"unlisted_label": 1}
+    counts = resolved(e, store, settings, tmp_path, spec).counts
+    assert counts.dropped == {"unlisted_label": 1}
+    assert counts.names_of("unlisted_label") == {"person": 1}
+    assert (counts.drop_reasons(), counts.other_notes()) == ("1 unlisted label (person 1)", {"fox": 1, "rat": 1})
+
+
+def test_of_many_labels_outside_the_plan_the_most_frequent_are_named(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = Export()
+    e.categories = [*CATEGORIES, *({"id": 100 + i, "name": f"kind {i}\n{'x' * 100}"} for i in range(30))]
+    for i in range(30):
+        for _ in range(1 + (i == 7)):
+            e.annotation(e.image(), 100 + i)
+    e.annotation(e.image(), 1)
+    e.annotation(e.image(), 2)
+    counts = resolved(e, store, settings, tmp_path, {"classes": {"fox": ["fox"], "rat": ["rat"]}}).counts
+    names = counts.names_of("unlisted_label")
+    assert sum(names.values()) == counts.dropped["unlisted_label"] == 31
+    assert len(names) == 21
+    assert [n for name, n in names.items() if name.startswith("kind 7")] == [2]
+    assert all(name.isprintable() and len(name) <= 60 for name in names)
 
 
 EXTRA = {

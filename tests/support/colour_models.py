@@ -74,8 +74,8 @@ def plan_of(classes: Sequence[str] = CLASSES, reference: int = 4, size: int = 32
     })  # fmt: skip
 
 
-def crop_rows(specs: Sequence[CropSpec], store: Store, plan: Plan) -> pd.DataFrame:
-    """Rows of the crops table with their split. Images and crops are put into the store."""
+def crop_rows(specs: Sequence[CropSpec], store: Store, plan: Plan, image_id: str = "image-{}") -> pd.DataFrame:
+    """Rows of the crops table with their split. Images and crops are put into the store. ``image_id`` gets the number of the crop."""
     rows = []
     for i, d in enumerate(specs):
         image = jpeg(64, 64, d.colour, seed=i) + bytes(d.padding)
@@ -83,7 +83,7 @@ def crop_rows(specs: Sequence[CropSpec], store: Store, plan: Plan) -> pd.DataFra
         extract_crop(open_image(image), BOX, plan.model_input).save(buffer, "PNG")
         png = buffer.getvalue()
         rows.append({
-            "crop_id": hashlib.sha256(f"crop {i}".encode()).hexdigest()[:32], "source": "island", "image_id": f"image-{i}",
+            "crop_id": hashlib.sha256(f"crop {i}".encode()).hexdigest()[:32], "source": "island", "image_id": image_id.format(i),
             "annotation_id": f"annotation-{i}",
             "class_id": d.class_id, "location": d.location, **BOX.model_dump(), "origin": "annotation", "confidence": 1.0,
             "image": store.put_blob(image), "image_bytes": len(image), "blob": store.put_blob(png), "bytes": len(png), "split": d.split,
@@ -91,9 +91,11 @@ def crop_rows(specs: Sequence[CropSpec], store: Store, plan: Plan) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
-def make_data_steps(store: Store, specs: Sequence[CropSpec], plan: Plan, classes: Sequence[str] = CLASSES, *, blob: bytes | None = None) -> DataSteps:
+def make_data_steps(
+    store: Store, specs: Sequence[CropSpec], plan: Plan, classes: Sequence[str] = CLASSES, *, blob: bytes | None = None, image_id: str = "image-{}"
+) -> DataSteps:
     """The artifacts of the steps training, crops and splits. ``blob`` replaces the bytes of the first crop."""
-    rows = crop_rows(specs, store, plan)
+    rows = crop_rows(specs, store, plan, image_id)
     if blob is not None:
         rows.loc[0, ["blob", "bytes"]] = [store.put_blob(blob), len(blob)]
 

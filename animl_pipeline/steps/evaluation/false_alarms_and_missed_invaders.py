@@ -9,13 +9,14 @@ import pandas as pd
 from animl_pipeline.core.evaluation_results import Threshold
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 
-_CROP_COLUMNS = ["location", "source", "image_id", "crop_id"]
+_CROP_COLUMNS = ["location", "source", "image_id", "crop_id", "link"]
 
 
 def false_alarms(scored: pd.DataFrame, thresholds: Sequence[Threshold]) -> pd.DataFrame:
     """Crops that reach the threshold of a class that is not theirs: invasive classes first, then by falling probability.
 
-    Columns: class (of the threshold), group, class_id (the true class), probability (of class), location, source, image_id, crop_id.
+    Columns: class (of the threshold), group, class_id (the true class), probability (of class), location, source, image_id, crop_id,
+    link (to the image in Animl, or "").
     """
     tables = []
     for t in sorted(thresholds, key=lambda t: t.group):
@@ -30,7 +31,7 @@ def missed_invaders(scored: pd.DataFrame, thresholds: Sequence[Threshold]) -> pd
     """Crops of invasive classes that get another class or stay below their class's threshold, lowest probability first.
 
     Columns: class_id, class_probability (of class_id), threshold, reaches_threshold, predicted, probability (of predicted), location,
-    source, image_id, crop_id.
+    source, image_id, crop_id, link (to the image in Animl, or "").
     """
     tables = []
     for t in (t for t in thresholds if t.group == "invasive"):

@@ -21,6 +21,8 @@ MIN_CROPS_FOR_F1 = 10
 """A location with fewer test crops, or with one class only, gets no F1."""
 MAX_TABLE_ROWS = 40
 """Rows of the table of suspect labels; the CSV file has all."""
+SURE_FROM_F1 = 0.6
+"""With a lower mean F1, a model's doubts about labels are often its own mistakes."""
 SPLIT_NAMES = ("train", "val", "test")
 SLICE_TITLES = {"light": "light", "box": "size of the box", "level": "counted by"}
 
@@ -145,6 +147,9 @@ def _error_values(data: ReportData, missed: pd.DataFrame) -> dict[str, Any]:
     return {
         "false_alarms": false_alarm_rows(false_alarms_and_missed_invaders.false_alarms(data.scored, data.metrics.thresholds), len(data.scored)),
         "missed_count": len(missed),
+        "invasive_count": sum(c.examples for c in data.metrics.classes if c.id in {t.id for t in data.metrics.thresholds if t.group == "invasive"}),
+        "many_false_alarms": report_wording.classes_with_many_false_alarms(data.metrics.thresholds),
+        "sure_from_f1": SURE_FROM_F1,
         "missed_below": int((~missed["reaches_threshold"].astype(bool)).sum()),
         "audited": data.audited,
         "suspects": data.suspects.head(MAX_TABLE_ROWS).to_dict("records"),
@@ -155,6 +160,7 @@ def _error_values(data: ReportData, missed: pd.DataFrame) -> dict[str, Any]:
 def _image_values(data: ReportData, missed: pd.DataFrame, people: frozenset[str], max_suspects: int, store: Store) -> dict[str, Any]:
     ids = data.card.class_ids()
     missed_crops = data.test.set_index("crop_id", drop=False).loc[list(missed["crop_id"])]
+    missed_crops["below"] = missed["threshold"].where(~missed["reaches_threshold"].astype(bool), 0.0).to_numpy()
     return {
         "missed": report_images.show_crops(missed_crops, people, store, report_images.MAX_MISSED),
         "mistakes": report_images.show_mistakes(data.test, ids, people, store),

@@ -54,6 +54,8 @@ def show_crops(rows: pd.DataFrame, people: Collection[str], store: Store, most: 
             "class_probability": float(row[probability_column(row["class_id"])]),
             "image": thumbnail(store.blob(row["blob"])),
             "link": row.get("link", ""),
+            "rank": row.get("rank", 0),
+            "below": float(row.get("below", 0.0)),
         }
         for row in shown.head(most).to_dict("records")
     ]

@@ -13,6 +13,7 @@ from animl_pipeline.core.evaluation_results import (
     Metrics,
     ProductionScore,
     SequenceScores,
+    Threshold,
 )
 
 FEW_EXAMPLES = 30
@@ -21,6 +22,10 @@ FEW_EXAMPLES = 30
 
 FEW_LOCATIONS = 3
 """With fewer locations, one unusual background decides the scores of the class."""
+
+
+MANY_FALSE_ALARMS = 100.0
+"""False alarms per 1,000 test crops of other classes; with more, people would stop looking at a class's labels."""
 
 
 VERDICTS = {"promote": "Promote", "hold": "Hold", "need_more_data": "Need more data"}
@@ -264,3 +269,20 @@ def format_percent(share: float) -> str:
     if 0 < share < 0.005:
         return "under 1 %"
     return f"{share * 100:.0f} %"
+
+
+def classes_with_many_false_alarms(thresholds: Sequence[Threshold]) -> list[str]:
+    """The invasive classes whose thresholds raise more than ``MANY_FALSE_ALARMS`` false alarms per 1,000 crops of the test set."""
+    return [t.id for t in thresholds if t.group == "invasive" and t.test and t.test.false_alarms_per_1000 > MANY_FALSE_ALARMS]
+
+
+def describe_many_false_alarms(thresholds: Sequence[Threshold]) -> tuple[str, ...]:
+    """A sentence for the verdict about invasive thresholds that raise many false alarms; none if there are none."""
+    many = classes_with_many_false_alarms(thresholds)
+    found = [f"{t.id} {t.test.false_alarms_per_1000:.0f} of 1,000 (threshold {t.value:.2f})" for t in thresholds if t.test and t.id in many]
+    if not found:
+        return ()
+    return (
+        f"at the thresholds of invasive classes, many crops of other classes are false alarms: {', '.join(found)}; a lower recall in "
+        "thresholds.aims raises the threshold",
+    )

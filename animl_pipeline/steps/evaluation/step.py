@@ -40,7 +40,7 @@ from animl_pipeline.steps.evaluation import (
 from animl_pipeline.steps.evaluation.audit_fold_splits import HELD_OUT
 from animl_pipeline.steps.evaluation.compare_champion import compare_with_champion, load_champion
 from animl_pipeline.steps.evaluation.gate import decide_verdict
-from animl_pipeline.steps.evaluation.label_audit import SUSPECT_COLUMNS, find_suspect_labels
+from animl_pipeline.steps.evaluation.label_audit import SUSPECT_COLUMNS, find_suspect_labels, image_link
 from animl_pipeline.steps.evaluation.measure_calibration import measure_calibration
 from animl_pipeline.steps.evaluation.plots import confusion_matrix_png
 from animl_pipeline.steps.evaluation.reference_predictions import choose_reference_predictions
@@ -188,6 +188,7 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
     store, plan, card = inputs.store, inputs.plan, classifier.card
     split = join_splits(store.table(inputs.crops, CROPS), store.table(inputs.splits, SPLITS))
     scored = score_test_crops(split, classifier, store, plan.model_input)
+    scored["link"] = [image_link(inputs.image_url, image) for image in scored["image_id"]]
     test = scored[scored["class_id"] != card.nothing].reset_index(drop=True)  # animals only
     production = _score_production(classifier, inputs)
     found, final = _compute_metrics(test, scored, classifier, production, inputs)
@@ -294,6 +295,7 @@ def _compute_metrics(
         }
     )
     verdict, reasons = decide_verdict(found, inputs.plan.gate, inputs.plan.thresholds.invasive, comparison_error, inputs.champion_problem)
+    reasons = (*reasons, *report_wording.describe_many_false_alarms(found.thresholds))
     return found.model_copy(update={"verdict": verdict, "reasons": reasons}), not comparison_error
 
 

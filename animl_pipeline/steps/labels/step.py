@@ -26,7 +26,7 @@ from animl_pipeline.core.table_schemas import (
 )
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.core.write_megadetector_results import ResultBoxes, write_results
-from animl_pipeline.steps.labels.choose_annotations import REASONS, Choice, choose_annotations
+from animl_pipeline.steps.labels.choose_annotations import REASONS, UNLISTED, Choice, choose_annotations
 from animl_pipeline.steps.labels.choose_empty_images import add_empty_images
 from animl_pipeline.steps.labels.class_counts import count_classes, count_codes, find_too_few, report_too_few
 from animl_pipeline.steps.labels.class_mapping import map_labels
@@ -46,6 +46,8 @@ STEP = Step(
     libraries=(),
 )
 
+MAX_NAMES, MAX_NAME = 20, 60
+"""Labels outside the plan that are named one by one, and the characters that are shown of one."""
 SIDES = ("ymin", "xmin", "ymax", "xmax")
 
 
@@ -106,7 +108,22 @@ def _write(folder: Path, annotations: Annotations, choice: Choice, classes: list
     notes |= {
         name: n for name, rows in (("boxes_turned", annotations.turned), ("frame_assumed", annotations.frame_assumed)) if (n := int(rows[kept].sum()))
     }
+    notes |= _names_outside_plan(annotations, choice)
     return StepOutput(Counts(kept=len(kept), dropped=count_codes(choice.reason[dropped], REASONS), notes=notes, unit="annotations"))
+
+
+def _names_outside_plan(annotations: Annotations, choice: Choice) -> dict[str, int]:
+    """Notes that name the labels which the plan does not list: a new species shows up here first."""
+    names = count_codes(annotations.label[choice.reason == REASONS.index(UNLISTED)], annotations.labels)
+    shown = dict(list(names.items())[:MAX_NAMES])
+    more = {f"and {len(names) - MAX_NAMES:,} other names": sum(names.values()) - sum(shown.values())} if len(names) > MAX_NAMES else {}
+    return {f"{UNLISTED}: {_one_line(name)}": n for name, n in (shown | more).items()}
+
+
+def _one_line(name: str) -> str:
+    """A label of an export as a message may show it: printable, and not long."""
+    line = "".join(c if c.isprintable() else "?" for c in name)
+    return line if len(line) <= MAX_NAME else f"{line[: MAX_NAME - 1]}…"
 
 
 def _labels_table(annotations: Annotations, choice: Choice, classes: list[str], rows: Ints) -> pa.Table:

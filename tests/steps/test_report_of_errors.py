@@ -1,0 +1,108 @@
+"""What the report says of errors: missed invaders, false alarms of invasive classes, links to Animl, doubtful labels, names outside the plan."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.steps.calibration import calibrate_classifier
+from animl_pipeline.steps.evaluation import evaluate_classifier, read_metrics, write_headline
+from animl_pipeline.storage.store import Store
+from tests.support.colour_models import (
+    ISLAND,
+    NINE,
+    ReportPage,
+    evaluate,
+    fit_linear,
+    island_crops,
+    island_plan,
+    make_data_steps,
+    make_linear_model,
+    read_report,
+)
+
+ANIMAL_ID = "isle:{:032x}"
+LINK = "https://animl.example/app/{project}/all?img={image}"
+
+
+def evaluated(store: Store, noise: float = 45.0, **bad: str) -> Artifact:
+    """The evaluation of a model of the island, fitted well or badly, on easy or difficult crops."""
+    plan, crops = island_plan(), island_crops(noise=noise)
+    steps = make_data_steps(store, crops, plan, tuple(ISLAND), image_id=ANIMAL_ID)
+    model = make_linear_model(store, fit_linear(crops, **bad))
+    calibrated = calibrate_classifier(model, steps.crops, steps.splits, plan.thresholds, store)
+    return evaluate_classifier(calibrated, steps.crops, steps.splits, plan, store, image_url=LINK)
+
+
+@pytest.fixture
+def bad(store: Store) -> Artifact:
+    """The evaluation of a model that was trained on shuffled labels of the invasive class."""
+    return evaluated(store, shuffled="rat")
+
+
+def test_every_mistake_has_a_link_to_animl_in_the_report_and_in_the_tables(store: Store, bad: Artifact) -> None:
+    for name in ("false_alarms.csv", "missed_invaders.csv", "suspect_labels.csv"):
+        table = pd.read_csv(store.path(bad, name))
+        assert len(table), name
+        assert table["link"].str.startswith("https://animl.example/app/isle/all?img=isle%3A").all(), name
+    page = read_report(bad, store)
+    worst = page[page.index("The worst mistakes") : page.index("Labels to check")]
+    assert worst.count("<a href=") == worst.count("<figure") > 0
+
+
+def test_invasive_thresholds_with_many_false_alarms_are_marked_and_in_the_verdicts_words(store: Store) -> None:
+    noisy = evaluated(store, noise=120.0)
+    metrics = read_metrics(noisy, store)
+    (rat,) = [t for t in metrics.thresholds if t.id == "rat"]
+    assert rat.test is not None
+    assert rat.test.false_alarms_per_1000 > 100
+    assert f"rat {rat.test.false_alarms_per_1000:.0f} of 1,000" in metrics.reasons[-1]
+    assert len(metrics.reasons) > 1
+    assert ReportPage(read_report(noisy, store)).text.count("many false alarms") == 1
+
+
+def test_a_good_model_is_promoted_without_such_words(store: Store) -> None:
+    good = evaluated(store)
+    metrics = read_metrics(good, store)
+    assert metrics.verdict == "promote"
+    assert not any("false alarms" in reason for reason in metrics.reasons)
+    assert metrics.reasons[0] in write_headline(metrics)
+    page = ReportPage(read_report(good, store)).text
+    assert "many false alarms" not in page
+    assert "Careful" not in page
+
+
+def test_missed_invaders_are_those_below_their_threshold_first(store: Store, bad: Artifact) -> None:
+    missed = pd.read_csv(store.path(bad, "missed_invaders.csv"))
+    below, wrong = int((~missed["reaches_threshold"]).sum()), int(missed["reaches_threshold"].sum())
+    (rat,) = [c for c in read_metrics(bad, store).classes if c.id == "rat"]
+    text = ReportPage(read_report(bad, store)).text
+    section = text[text.index("Missed invaders") : text.index("The worst mistakes")]
+    assert f"The test set has {rat.examples} examples of rat" in section
+    assert (f"{below} of them stay" in section or f"{below} of them stays" in section) == (below > 0)
+    assert ("another class is more probable" in section) == (wrong > 0)
+    assert section.count("below the threshold ") >= min(below, 1)
+
+
+def test_labels_to_check_have_ranks_and_a_model_that_is_often_wrong_a_caution(store: Store, bad: Artifact) -> None:
+    metrics = read_metrics(bad, store)
+    text = ReportPage(read_report(bad, store)).text
+    section = text[text.index("Labels to check") :]
+    assert [f"no. {rank}" in section for rank in (1, 2)] == [True, True]
+    assert ("Careful" in section) == (metrics.macro_f1 < 0.6)
+
+
+def test_a_model_with_a_low_f1_is_said_to_be_often_wrong_itself(store: Store) -> None:
+    swapped = {"red": "green", "green": "blue", "blue": "red"}
+    done = evaluate(store, [crop._replace(class_id=swapped[crop.class_id]) for crop in NINE])
+    assert read_metrics(done, store).macro_f1 < 0.6
+    assert "Careful" in ReportPage(read_report(done, store)).text
+
+
+def test_the_report_names_the_labels_outside_the_plan(store: Store) -> None:
+    counts = Counts(kept=9, dropped={"unlisted_label": 3}, notes={"unlisted_label: <b>goat</b>": 2, "unlisted_label: heron": 1})
+    page = read_report(evaluate(store, step_counts=[("labels", counts)]), store)
+    assert "&lt;b&gt;goat&lt;/b&gt;" in page
+    text = ReportPage(page).text
+    assert "unlisted label : <b>goat</b> 2 , heron 1" in text.replace("label:", "label :").replace("2,", "2 ,")
