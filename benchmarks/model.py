@@ -78,6 +78,8 @@ def plan_of(spec: argparse.Namespace, epochs: int) -> Plan:
             "labels": {"classes": {c: [c] for c in CLASSES}},
             "model_input": {"size": spec.size, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
             "train": {
+                "recipe": "fine_tune",
+                "select": "validation",
                 "backbone": spec.backbone, "weights": "none", "epochs": epochs, "batch_size": spec.batch, "checkpoint_steps": 10**6,
                 "frozen_layers": 0, "freeze_norm": False,
             },
