@@ -18,8 +18,8 @@ def put_automations(file: Path, block: str) -> list[str]:
 
     Args:
         file: YAML with ``automations: [...]`` as Prefect takes them, but without the block in actions that send messages.
-        block: the block that sends messages, ``<type>/<name>``, such as slack-webhook/rangers. "": no message is sent; the
-            automations exist all the same, and Prefect's UI shows when they act.
+        block: the block that sends messages, ``<type>/<name>``, such as slack-webhook/rangers. "": no message is sent, and
+            automations that would only send one are there, switched off.
 
     Raises:
         SettingsError: the server has no such block.
@@ -29,7 +29,9 @@ def put_automations(file: Path, block: str) -> list[str]:
         block_id = _find_block(block, client) if block else None
         for automation in automations:
             actions = [_with_block(action, block_id) for action in automation["actions"]]
-            _put(AutomationCore.model_validate(automation | {"actions": actions}), client)
+            does_something = any(action["type"] != "do-nothing" for action in actions)
+            enabled = automation.get("enabled", True) and does_something
+            _put(AutomationCore.model_validate(automation | {"actions": actions, "enabled": enabled}), client)
     return [automation["name"] for automation in automations]
 
 

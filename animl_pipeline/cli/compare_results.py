@@ -23,8 +23,9 @@ from animl_pipeline.steps.detections.read_classified_results import ClassifiedRe
 from animl_pipeline.steps.evaluation.compare_champion import load_champion
 from animl_pipeline.steps.evaluation.compare_other_models import OtherAnswers, TestSteps, score_beside_others
 from animl_pipeline.steps.labels.names_of_other_models import NO_ANIMAL, map_names
+from animl_pipeline.storage.existing_store import open_existing_store
 from animl_pipeline.storage.manifest import find_artifact
-from animl_pipeline.storage.store import Store, open_store
+from animl_pipeline.storage.store import Store
 
 SHOWN = 6
 """Names without a class that are shown for each file; the JSON has all."""
@@ -68,7 +69,7 @@ def compare(
     the plan's labels and taxonomy. All models are scored on the images that all files answer; ours with its own thresholds.
     """
     settings = settings_with(store, data)
-    checked, opened = open_plan(plan, settings), open_store(settings)
+    checked, opened = open_plan(plan, settings), open_existing_store(settings)
     report = read_report(checked.model, version, opened)
     with console.show_progress(debug=Debug.on):
         compared = compare_models(checked, report, results, confidence, opened, settings)

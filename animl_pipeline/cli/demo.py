@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 
@@ -41,11 +42,18 @@ def run_demo(folder: Path, *, keep: bool, debug: bool) -> None:
         )
         _ask_about_one_image(report, settings)
         console.out.print(f"report: {open_store(settings).path(report.evaluation, 'report.html')}")
-        console.out.print("to go on with this data set, such as with `animl-pipeline retrain` or `make serve`:")
-        console.out.print(f"export ANIML_DATA={folder} ANIML_STORE={folder / 'store'}", soft_wrap=True)
+        console.out.print("to go on with this data set, in any folder:")
+        for line in commands_to_go_on(folder):
+            console.out.print(line, soft_wrap=True)
         console.out.print(f"the demo took {time.monotonic() - started:.0f} s")
         if keep:
             wait_until_stopped()
+
+
+def commands_to_go_on(folder: Path) -> list[str]:
+    """What a person can type after the demo: the settings, and a command that uses them."""
+    data, store = (shlex.quote(str(path.resolve())) for path in (folder, folder / "store"))
+    return [f"export ANIML_DATA={data} ANIML_STORE={store}", f"animl-pipeline versions {PLAN}"]
 
 
 def _train_and_release(settings: Settings) -> tuple[Report, Release]:

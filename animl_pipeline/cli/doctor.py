@@ -18,10 +18,13 @@ from animl_pipeline.config.settings import Settings, set_library_defaults
 from animl_pipeline.core.errors import PipelineError, redact_url
 from animl_pipeline.integrations.weights import KnownWeights, fetch_known, list_known_weights
 from animl_pipeline.steps.detections.ultralytics_detector import import_ultralytics
+from animl_pipeline.storage.atomic_files import disk_errors
 from animl_pipeline.storage.store import open_store
 
 NEEDED_GB = 5
 """Free disk in GB. With less, a run of a few thousand images may fail."""
+FULL_GB = 1
+"""With less, a run fails."""
 SERVER_TIMEOUT_S = 5
 
 
@@ -81,16 +84,33 @@ def _check_weights(known: KnownWeights, settings: Settings) -> str:
 
 
 def _check_store(settings: Settings) -> str:
+    folder = Path(settings.store).expanduser().resolve()
+    if not settings.store.startswith("s3://") and not folder.exists():
+        return _check_new_store(folder)
     store = open_store(settings)
     store.object_store.put("doctor.txt", b"written by animl-pipeline doctor\n")
     store.object_store.delete("doctor.txt")
     return f"{store.object_store} can be written"
 
 
+def _check_new_store(folder: Path) -> str:
+    """Check that a store's folder, which is not there, can be made. Nothing stays there."""
+    parent = next(p for p in folder.parents if p.exists())
+    with disk_errors(folder), tempfile.TemporaryDirectory(dir=parent):
+        return f"{folder} is not there yet; the first retrain makes it"
+
+
 def _check_disk(settings: Settings) -> Check:
     wanted = Path(tempfile.gettempdir()) if settings.store.startswith("s3://") else Path(settings.store).expanduser().resolve()
     folder, free = next(_free_gb(wanted))
-    return Check("disk", "ok" if free >= NEEDED_GB else "note", f"{free:.0f} GB free at {folder}")
+    return Check("disk", rate_disk(free), f"{free:.0f} GB free at {folder}{'' if free >= NEEDED_GB else f'; {NEEDED_GB} GB are needed for a run'}")
+
+
+def rate_disk(free_gb: float) -> Literal["ok", "note", "error"]:
+    """An error if nothing fits on a disk, a note if a run of a few thousand images may not."""
+    if free_gb < FULL_GB:
+        return "error"
+    return "ok" if free_gb >= NEEDED_GB else "note"
 
 
 def _free_gb(wanted: Path) -> Iterator[tuple[Path, float]]:

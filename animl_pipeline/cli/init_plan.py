@@ -22,10 +22,12 @@ from animl_pipeline.core.errors import ExportError, PlanError, redact_url
 from animl_pipeline.core.table_schemas import EXPORT_IMAGES, EXPORT_PROBLEMS
 from animl_pipeline.plan_init import SuggestedPlan, Survey, render_plan, suggest_plan, survey_export
 from animl_pipeline.plan_init.expected_test_set import ENOUGH_ANNOTATIONS, ENOUGH_LOCATIONS
+from animl_pipeline.plan_init.find_exports import find_exports_inside
 from animl_pipeline.plan_init.find_images import find_images
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.export.camtrap_dp_observations import common_base
-from animl_pipeline.storage.store import Store, open_store
+from animl_pipeline.storage.existing_store import open_store_or_temporary
+from animl_pipeline.storage.store import Store
 
 SHOWN = 12
 """Classes and warnings that the terminal shows. The plan holds all."""
@@ -74,9 +76,10 @@ def init(
     if images and len(images) != len(exports):
         raise PlanError(f"--images: expected one for each of the {len(exports)} exports, found {len(images)}", code="image_folders")
     options = {"kind": kind, "location_field": location_field} | ({"layout": layout} if layout else {})
-    opened = open_store(settings)
+    if not images and kind == "auto":
+        exports = [inner for export in exports for inner in find_exports_inside(export, settings)]
     surveys, doubts = [], {}
-    with console.show_progress():
+    with console.show_progress(), open_store_or_temporary(settings) as opened:
         for export, name, folder in zip_longest(exports, _source_names(exports), images or []):
             survey, doubt = _survey({"name": name, "export": _path_in_plan(export, settings)} | options, folder, opened, settings)
             surveys.append(survey)

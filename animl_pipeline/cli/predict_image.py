@@ -20,7 +20,7 @@ from animl_pipeline.core.errors import ImageError
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.deploy.latest_report_and_training_start import read_report
 from animl_pipeline.inference.classifier import Classifier
-from animl_pipeline.storage.store import open_store
+from animl_pipeline.storage.existing_store import open_existing_store
 
 
 def predict(
@@ -108,7 +108,7 @@ def classify_animals(
 
 
 def _load_classifier(plan: Plan, version: str, settings: Settings) -> Classifier:
-    store = open_store(settings)
+    store = open_existing_store(settings)
     package = read_report(plan.model, version, store).package
     with tempfile.TemporaryDirectory() as folder, tarfile.open(store.path(package, "model.tar.gz")) as archive:
         archive.extractall(folder, filter="data")

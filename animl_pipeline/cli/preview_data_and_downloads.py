@@ -20,7 +20,8 @@ from animl_pipeline.plan_init.expected_test_set import ClassSize, forecast_need_
 from animl_pipeline.steps.export import describe_locations, export_annotations
 from animl_pipeline.steps.images import DownloadEstimate, estimate_download, open_image_host
 from animl_pipeline.steps.labels import LabelsPreview, preview_labels, wanted_empty_images, wanted_labels
-from animl_pipeline.storage.store import Store, open_store
+from animl_pipeline.storage.existing_store import open_store_or_temporary
+from animl_pipeline.storage.store import Store
 
 ASSUMED_BYTES = 700_000
 """A camera-trap image of 3 megapixels as JPEG: assumed while the store holds none of the images."""
@@ -42,7 +43,19 @@ def preview(plan: PlanArgument, store: StoreOption = None, data: DataOption = No
     the gate, so that the verdict will be need_more_data, it says so.
     """
     settings = settings_with(store, data)
-    checked, opened = open_plan(plan, settings), open_store(settings)
+    checked = open_plan(plan, settings)
+    with open_store_or_temporary(settings) as opened:
+        refusals = _preview(checked, opened, settings, rate)
+    if refusals:
+        console.out.print("\nretrain would refuse this plan:")
+        for line in refusals:
+            console.out.print(f"refused: {line}")
+        raise typer.Exit(1)
+    console.out.print(f"\nnext: animl-pipeline retrain {plan}")
+
+
+def _preview(checked: Plan, opened: Store, settings: Settings, rate: float) -> list[str]:
+    """Show classes and downloads. Returns why `retrain` would refuse the plan, a line each."""
     with console.show_progress(debug=Debug.on):
         exports = {s.name: export_annotations(s, opened, settings) for s in checked.sources}
         estimates = {s.name: _estimate(s, exports[s.name], checked, opened, settings) for s in checked.sources}
@@ -61,12 +74,7 @@ def preview(plan: PlanArgument, store: StoreOption = None, data: DataOption = No
         )
     if forecast := forecast_need_more_data([ClassSize(c.id, c.annotations, c.locations) for c in found.classes], checked.gate, checked.splits):
         _print_wrapped(f"\n{forecast}")
-    if refusals:
-        console.out.print("\nretrain would refuse this plan:")
-        for line in refusals:
-            console.out.print(f"refused: {line}")
-        raise typer.Exit(1)
-    console.out.print(f"\nnext: animl-pipeline retrain {plan}")
+    return refusals
 
 
 def _estimate(source: SourceConfig, export: Artifact, plan: Plan, store: Store, settings: Settings) -> DownloadEstimate:

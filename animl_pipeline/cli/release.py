@@ -15,7 +15,8 @@ from animl_pipeline.cli.prefect_connection import load_prefect
 from animl_pipeline.cli.release_output import show_cleanup, show_dry_run, show_history, show_release, show_status
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ReleaseError
-from animl_pipeline.storage.store import Store, open_store
+from animl_pipeline.storage.existing_store import open_existing_store
+from animl_pipeline.storage.store import Store
 
 
 class _RunByDefault(TyperGroup):
@@ -70,6 +71,7 @@ def release(
     if dry_run:
         _dry_run(plan, force, version, settings, approved=approve_as is not None)
         return
+    open_existing_store(settings)  # refused before a Prefect server starts
     load_prefect()
     from animl_pipeline.cli.flow_runner import run_flow
     from flows.release import release as flow
@@ -85,7 +87,7 @@ def status(plan: PlanArgument, store: StoreOption = None) -> None:
     settings = settings_with(store)
     from animl_pipeline.deploy import endpoint_statuses
 
-    states = endpoint_statuses(open_plan(plan, settings), open_store(settings), settings)
+    states = endpoint_statuses(open_plan(plan, settings), open_existing_store(settings), settings)
     show_status(states)
     if any(s.unfinished for s in states):
         raise typer.Exit(1)
@@ -97,7 +99,7 @@ def history(plan: PlanArgument, as_json: JsonOption = False, store: StoreOption 
     settings = settings_with(store)
     from animl_pipeline.deploy import release_records
 
-    checked, opened = open_plan(plan, settings), open_store(settings)
+    checked, opened = open_plan(plan, settings), open_existing_store(settings)
     histories = {e.base_name: release_records(checked, opened, e.purpose) for e in checked.release.endpoints(checked.model)}
     if as_json:
         console.print_json({endpoint: [r.model_dump(mode="json") for r in records] for endpoint, records in histories.items()})
@@ -116,6 +118,7 @@ def rollback(
 ) -> None:
     """Put an earlier version behind PLAN's endpoints again, and check it there."""
     settings = settings_with(store)
+    open_existing_store(settings)
     load_prefect()
     from animl_pipeline.cli.flow_runner import run_flow
     from flows.release import rollback as flow
@@ -139,7 +142,7 @@ def register(
     from animl_pipeline.deploy import deployed_package, register_model
     from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
 
-    checked, opened = open_plan(plan, settings), open_store(settings)
+    checked, opened = open_plan(plan, settings), open_existing_store(settings)
     package = read_latest_report(checked.model, opened).package if only_files else deployed_package(checked, opened, settings)
     if package is None:
         raise ReleaseError(
@@ -173,7 +176,7 @@ def gc(
     from animl_pipeline.deploy import delete_unused
 
     with console.show_progress(debug=Debug.on):
-        result = delete_unused(open_plan(plan, settings), open_store(settings), settings, keep_versions=keep, dry_run=dry_run)
+        result = delete_unused(open_plan(plan, settings), open_existing_store(settings), settings, keep_versions=keep, dry_run=dry_run)
     show_cleanup(result, dry_run=dry_run)
 
 
@@ -182,7 +185,7 @@ def _dry_run(plan: str, force: str, version: str, settings: Settings, *, approve
     from animl_pipeline.deploy import dry_run_release
     from animl_pipeline.deploy.latest_report_and_training_start import read_report
 
-    checked, opened = open_plan(plan, settings), open_store(settings)
+    checked, opened = open_plan(plan, settings), open_existing_store(settings)
     report = read_report(checked.model, version, opened)
     result = dry_run_release(report.package, checked, opened, settings, report=report, force=force, approved=approved)
     if show_dry_run(result, f"{checked.model} {report.version}"):

@@ -13,8 +13,8 @@ from animl_pipeline.cli.tables import print_table
 from animl_pipeline.config import ReleaseConfig, load_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PlanError
+from animl_pipeline.storage.existing_store import open_existing_store
 from animl_pipeline.storage.gc import GcGroup, GcRules, Inventory, InventoryRow, collect_garbage, read_inventory
-from animl_pipeline.storage.store import open_store
 
 stores = typer.Typer(
     help="Look after the store (ANIML_STORE): show what it holds, and delete what is not needed any more.",
@@ -41,7 +41,7 @@ def show(keep: KeepOption = None, as_json: JsonOption = False, store: StoreOptio
     `needed` counts the steps that the latest report of each model and the releases kept for a rollback were made from.
     """
     settings = settings_with(store)
-    opened = open_store(settings)
+    opened = open_existing_store(settings)
     inventory = read_inventory(opened, _versions_to_keep(keep, settings))
     if as_json:
         console.print_json({"store": str(opened.object_store), "bytes": inventory.bytes} | _as_json(inventory))
@@ -75,7 +75,7 @@ def gc(
     settings = settings_with(store)
     rules = GcRules(older_than=older_than, keep=_versions_to_keep(keep, settings), images=images)
     with console.show_progress(debug=Debug.on):
-        report = collect_garbage(open_store(settings), rules, dry_run=not yes)
+        report = collect_garbage(open_existing_store(settings), rules, dry_run=not yes)
     if report.kept:
         _show_groups("kept", report.kept)
     if report.deleted:

@@ -11,7 +11,8 @@ from animl_pipeline.cli.tables import print_table
 from animl_pipeline.config import Plan
 from animl_pipeline.core.errors import EvaluationError
 from animl_pipeline.core.evaluation_results import Report
-from animl_pipeline.storage.store import Store, open_store
+from animl_pipeline.storage.existing_store import open_existing_store
+from animl_pipeline.storage.store import Store
 
 VERDICTS = {"promote": "promote", "hold": "hold", "need_more_data": "need more data", None: "none"}
 
@@ -38,7 +39,7 @@ def versions(plan: PlanArgument, as_json: JsonOption = False, store: StoreOption
     unless they are given a --version.
     """
     settings = settings_with(store)
-    checked, opened = open_plan(plan, settings), open_store(settings)
+    checked, opened = open_plan(plan, settings), open_existing_store(settings)
     rows = version_rows(checked, opened)
     if as_json:
         console.print_json([row._asdict() for row in rows])

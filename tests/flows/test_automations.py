@@ -82,12 +82,14 @@ def test_messages_of_failed_held_and_released_runs_arrive_where_a_block_says(pre
     assert {"animl zombies", "animl failed", "animl held", "animl promoted", "animl asks for approval", "animl released"} == set(names)
     there = automations(prefect)
     assert [a["type"] for name in names[1:] for a in there[name]["actions"]] == ["do-nothing"] * 5
+    assert [there[name]["enabled"] for name in names] == [True] + [False] * 5
     with pytest.raises(SettingsError) as refused:
         put_automations(FILE, "slack-webhook/nobody")
     assert refused.value.code == "no_block"
     text = {"title": "{{subject}}", "text": "{{body}}"}
     CustomWebhookNotificationBlock(name="rangers", url=listener.address, json_data=text).save("rangers", overwrite=True)
     put_automations(FILE, "custom-webhook/rangers")
+    assert all(a["enabled"] for a in automations(prefect).values())
     assert {a["id"] for a in automations(prefect).values()} == {a["id"] for a in there.values()}  # updated, not made twice
     states = ("Failed", "Held", "Promoted", "Released")
 
