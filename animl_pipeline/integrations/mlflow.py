@@ -155,6 +155,7 @@ def _parameters(plan: Plan) -> dict[str, str]:
     """The section train and what else shapes the model. URLs lose their query, which may be a signature."""
     train = plan.train.model_dump(mode="json", exclude={"sagemaker"})
     train |= {key: redact_url(train[key]) for key in ("weights", "fallback_weights")}
+    train["networks"] = ", ".join(n.network if n.weights == "timm" else f"{n.network} ({redact_url(n.weights)})" for n in plan.train.networks)
     return {f"train.{key}": str(value) for key, value in train.items()} | {
         "model_input.size": str(plan.model_input.size),
         "classes": ", ".join(plan.labels.classes),

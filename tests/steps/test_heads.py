@@ -100,7 +100,7 @@ def test_the_onnx_file_answers_as_the_head_on_the_embeddings(trained: tuple[Stor
     (head,) = fit_heads(blocks, targets, len(CLASSES), np.full(len(ids), True), [classifier.card.plan["selected"]["regularisation"]])
     expected = softmax(head.logits(np.concatenate(blocks, axis=1).astype(np.float64)).astype(np.float32))
     found = probability_matrix(score_crops(table, classifier, store, classifier.card.model_input), CLASSES)
-    assert np.abs(found - expected).max() < 2e-3  # the embeddings are stored in half precision
+    assert np.abs(found - expected).max() < 1e-4
     assert classifier.card.agreement.max_abs < 1e-5
     assert classifier.card.agreement.crops == len(ids)
 
@@ -153,7 +153,7 @@ def test_an_embedding_is_computed_once_for_each_crop_and_network(tmp_path: Path)
 
 def test_the_blocks_have_the_same_weight_and_the_head_is_scikit_learns(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    blocks = [rng.normal(5, 100, (60, 7)).astype(np.float16), rng.normal(0, 0.01, (60, 90)).astype(np.float16)]
+    blocks = [rng.normal(5, 100, (60, 7)).astype(np.float32), rng.normal(0, 0.01, (60, 90)).astype(np.float32)]
     targets = rng.integers(0, 3, 60)
     (head,) = fit_heads(blocks, targets, 4, np.full(60, True), [0.5])
     scaled = [(b.astype(np.float64) - b.astype(np.float64).mean(0)) / b.astype(np.float64).std(0) / np.sqrt(b.shape[1]) for b in blocks]

@@ -30,14 +30,14 @@ BATCH = 16
 """Crops in one forward pass. The last batch is filled up with black crops, so that a crop's embedding does not depend on how many there are."""
 BATCHES_PER_SHARD = 16
 """Batches between two writes to the index. A killed process loses at most the work on these."""
-FORMAT = np.dtype("<f2")
-"""Half precision: 2 bytes a number. The error is far below the differences between two crops of one animal."""
+FORMAT = np.dtype("<f4")
+"""Half precision would not do: some numbers of an embedding vary little around a large mean, and a head scales them up."""
 
 
 def run_network(
     config: FrozenNetworkConfig, weights: str, blobs: Sequence[str], size: int, store: Store, settings: Settings
-) -> tuple[NDArray[np.float16], int]:
-    """The embeddings float16 [n, width] of crops, and how many of them were computed now.
+) -> tuple[NDArray[np.float32], int]:
+    """The embeddings float32 [n, width] of crops, and how many of them were computed now.
 
     Args:
         config: the network.
@@ -53,17 +53,24 @@ def run_network(
     """
     from animl_pipeline.integrations import frozen_networks
 
-    identity = [frozen_networks.VERSION, config.network, weights or config.weights, size, *map(installed_version, ("pillow", "torch", "timm"))]
+    identity = [
+        frozen_networks.VERSION,
+        FORMAT.str,
+        config.network,
+        weights or config.weights,
+        size,
+        *map(installed_version, ("pillow", "torch", "timm")),
+    ]
     index = f"embeddings/{digest_of(identity)[:32]}"
     wanted = set(blobs)
-    known = {blob: _decode(record["f2"]) for blob, record in iter_index(store.object_store, index) if blob in wanted}
+    known = {blob: _decode(record["f4"]) for blob, record in iter_index(store.object_store, index) if blob in wanted}
     missing = sorted(wanted - known.keys())
     log.info("embeddings: %d crops for %s, %d of them finished earlier", len(wanted), config.network, len(wanted) - len(missing))
     if missing:
         network = frozen_networks.load_frozen_network(config, size, settings)
         with track(f"embeddings by {config.network}", len(wanted), len(known)) as advance:
             for batch in _embed(missing, network, config.network, size, store, settings):
-                store.add_to_index(index, {blob: {"f2": base64.b64encode(row.tobytes()).decode()} for blob, row in batch.items()})
+                store.add_to_index(index, {blob: {"f4": base64.b64encode(row.tobytes()).decode()} for blob, row in batch.items()})
                 known |= batch
                 advance(len(batch))
     return np.stack([known[blob] for blob in blobs]), len(missing)
@@ -71,16 +78,18 @@ def run_network(
 
 def _embed(
     blobs: list[str], network: FrozenNetwork, name: str, size: int, store: Store, settings: Settings
-) -> Iterator[dict[str, NDArray[np.float16]]]:
+) -> Iterator[dict[str, NDArray[np.float32]]]:
     """Groups of blob → embedding, in order. The crops of the next batches are decoded while the network runs."""
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device)
-    with ThreadPoolExecutor(min(settings.workers, 2 * (os.cpu_count() or 1))) as pool, torch.inference_mode():
+    pool = ThreadPoolExecutor(min(settings.workers, 2 * (os.cpu_count() or 1)))
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # the same on a GPU as in the classifier, which runs on a CPU
+    with pool, torch.inference_mode(), exact:
         for group in batches(blobs, BATCH * BATCHES_PER_SHARD):
             decoded = pool.map(lambda blob: _read_crop(blob, size, store), group)
-            found: dict[str, NDArray[np.float16]] = {}
+            found: dict[str, NDArray[np.float32]] = {}
             for batch in batches(group, BATCH):
                 pixels = np.zeros((BATCH, size, size, 3), np.uint8)
                 for slot in range(len(batch)):
@@ -89,7 +98,7 @@ def _embed(
                 rows = network(scaled).cpu().numpy().astype(FORMAT)
                 found |= dict(zip(batch, rows[: len(batch)], strict=True))
             if not all(np.isfinite(row).all() for row in found.values()):
-                message = f"train.networks: the embeddings of {name} are not finite numbers in half precision; name another network"
+                message = f"train.networks: the embeddings of {name} are not finite numbers; name another network"
                 raise TrainingError(message, code="not_finite")
             yield found
 
@@ -104,5 +113,5 @@ def _read_crop(blob: str, size: int, store: Store) -> NDArray[np.uint8]:
     return np.asarray(crop, np.uint8)
 
 
-def _decode(text: str) -> NDArray[np.float16]:
+def _decode(text: str) -> NDArray[np.float32]:
     return np.frombuffer(base64.b64decode(text), FORMAT)

@@ -26,7 +26,7 @@ def embed_crops(
 ) -> Artifact:
     """The embeddings of all crops of train and val by each network: embedded_crops.parquet, and for network number i ``<i>.npy``.
 
-    An array is float16 [n, width of the network's embedding]; its rows are in the order of the table. The store's index remembers the
+    An array is float32 [n, width of the network's embedding]; its rows are in the order of the table. The store's index remembers the
     embedding of each crop and network, so another training with more crops or other networks computes only what is new. The
     test set is not embedded.
 

@@ -15,8 +15,8 @@ from animl_pipeline.integrations.frozen_networks import FrozenNetwork
 from animl_pipeline.steps.training.linear_head import LinearHead
 from animl_pipeline.steps.training.onnx_export import network_logits
 
-MAX_DIFFERENCE = 0.02
-"""The largest allowed difference of a probability between the network and the head on the stored embeddings, which have half precision."""
+MAX_DIFFERENCE = 0.01
+"""The largest allowed difference of a probability between the network and the head on the stored embeddings."""
 
 
 class HeadNetwork(nn.Module):

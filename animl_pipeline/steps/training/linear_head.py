@@ -22,8 +22,8 @@ REGULARISATIONS = tuple(10.0 ** (e / 2) for e in range(-5, 5))
 """Values of scikit-learn's C that are tried, from strong to weak: 0.003 to 100."""
 ABSENT_LOGIT = -30.0
 """The logit of a class without a crop to learn from."""
-TINY = 1e-6
-"""A number of the embedding that varies less than this over all crops is not scaled up."""
+CONSTANT = 1e-4
+"""A number of the embedding whose standard deviation is below this share of its mean is left out: it would be noise."""
 
 
 class Standardisation(NamedTuple):
@@ -48,24 +48,25 @@ class LinearHead(NamedTuple):
         return embeddings @ self.weight.T + self.bias
 
 
-def fit_standardisation(blocks: Sequence[NDArray[np.float16]], learnt: NDArray[np.bool_]) -> Standardisation:
+def fit_standardisation(blocks: Sequence[NDArray[np.float32]], learnt: NDArray[np.bool_]) -> Standardisation:
     """Mean and divisor over the crops that are learnt from."""
     means, divisors = [], []
     for block in blocks:
         values = block[learnt].astype(np.float64)
         deviation = values.std(axis=0)
-        means.append(values.mean(axis=0))
-        divisors.append(np.where(deviation > TINY, deviation, 1.0) * np.sqrt(block.shape[1]))
+        mean = values.mean(axis=0)
+        means.append(mean)
+        divisors.append(np.where(deviation > CONSTANT * np.abs(mean), deviation, np.inf) * np.sqrt(block.shape[1]))
     return Standardisation(np.concatenate(means), np.concatenate(divisors))
 
 
 def fit_heads(
-    blocks: Sequence[NDArray[np.float16]], targets: Ints, classes: int, learnt: NDArray[np.bool_], regularisations: Sequence[float]
+    blocks: Sequence[NDArray[np.float32]], targets: Ints, classes: int, learnt: NDArray[np.bool_], regularisations: Sequence[float]
 ) -> Iterator[LinearHead]:
     """A head for each regularisation, learnt from some of the crops.
 
     Args:
-        blocks: for each network the embeddings float16 [n, width].
+        blocks: for each network the embeddings float32 [n, width].
         targets: class numbers int64 [n].
         classes: the number of classes.
         learnt: which crops are learnt from.
@@ -99,7 +100,7 @@ def fit_heads(
         yield LinearHead(weight, bias)
 
 
-def out_of_fold_logits(blocks: Sequence[NDArray[np.float16]], targets: Ints, classes: int, fold: Ints) -> Floats:
+def out_of_fold_logits(blocks: Sequence[NDArray[np.float32]], targets: Ints, classes: int, fold: Ints) -> Floats:
     """Logits of the crops by heads that did not learn from their fold, for each of ``REGULARISATIONS``: float64 [values, n, classes].
 
     Crops of no fold (-1) have NaN.
