@@ -71,8 +71,8 @@ def release(
     if dry_run:
         _dry_run(plan, force, version, settings, approved=approve_as is not None)
         return
-    open_existing_store(settings)  # refused before a Prefect server starts
     load_prefect()
+    open_existing_store(settings)  # refused before a Prefect server starts
     from animl_pipeline.cli.flow_runner import run_flow
     from flows.release import release as flow
     from flows.run_states import result_of
@@ -118,8 +118,8 @@ def rollback(
 ) -> None:
     """Put an earlier version behind PLAN's endpoints again, and check it there."""
     settings = settings_with(store)
-    open_existing_store(settings)
     load_prefect()
+    open_existing_store(settings)
     from animl_pipeline.cli.flow_runner import run_flow
     from flows.release import rollback as flow
 

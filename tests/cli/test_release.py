@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,11 @@ def test_status_history_and_gc_show_what_is_deployed(project: Project) -> None:
     project.deploy(2)
     assert "InService, v2" in project.run("status", "PLAN")
     roll_back(project.plan, project.store, project.settings)
-    rows = [words[1:4] for line in project.run("history", "PLAN").splitlines() if len(words := line.split()) > 3]
-    of_each_endpoint = [["release", "v1", "done"], ["release", "v2", "done"], ["rollback", "v1", "done"]]
-    assert [row for row in rows if row[-1] == "done"] == 2 * of_each_endpoint
+    histories = json.loads(project.run("history", "PLAN", "--json"))
+    of_each_endpoint = [("release", "v1", "done"), ("release", "v2", "done"), ("rollback", "v1", "done")]
+    assert [[(r["kind"], r["version"], r["state"]) for r in records] for records in histories.values()] == 2 * [of_each_endpoint]
+    shown = [line.split() for line in project.run("history", "PLAN").splitlines()]
+    assert [tuple(words[2:5]) for words in shown if words[4:5] == ["done"]] == 2 * of_each_endpoint
     assert "would delete config   colours-v2" in project.run("gc", "PLAN", "--dry-run")
     assert "deleted config   colours-v2" in project.run("gc", "PLAN")
     assert "nothing to delete" in project.run("gc", "PLAN")

@@ -40,6 +40,7 @@ RUN_BY = {
     "animl-pipeline store gc": "storage/test_gc_interrupted.py::test_the_command_deletes_only_with_yes_and_shows_what_and_why",
     "animl-pipeline store show": "storage/test_gc_interrupted.py::test_the_command_deletes_only_with_yes_and_shows_what_and_why",
     "animl-pipeline up": "flows/test_browser.py::test_a_person_trains_and_approves_in_the_browser_and_the_endpoint_serves_the_new_version",
+    "animl-pipeline versions": "deploy/test_trained_versions.py::test_versions_lists_what_was_trained_judged_and_released",
     "animl-pipeline weights fetch": "integrations/test_weights.py::test_the_command_lists_every_name_and_fetches_one",
     "animl-pipeline weights list": "integrations/test_weights.py::test_the_command_lists_every_name_and_fetches_one",
     "animl-pipeline worker": "cli/test_team_server.py::test_a_server_killed_in_the_middle_of_a_training_loses_nothing",
