@@ -10,7 +10,8 @@ The ways:
 - ``fine_tuned``: the plan's own section train (fine-tuning; val chooses the epoch), the product before there were heads
 - ``lite0_val``: a head on EfficientNet-Lite0; val chooses, and it learns from train
 - ``lite0``: the same, chosen by folds, learnt from train and val: logistic regression on one network's embeddings
-- ``fused``: a head on the three networks of ``train.networks``
+- ``fused``: the default, a head on the two networks of ``train.networks``
+- ``lite0_lite2_detector``: a head on these and the body of MegaDetector Lite
 
 The images come from the plan, whose relative paths start at --data or ANIML_DATA. Results are kept in --store, so a second run
 only computes what is new.
@@ -63,9 +64,17 @@ WAYS: dict[str, dict[str, Any]] = {
     "lite0_val": {"recipe": "head", "select": "validation", "networks": ["efficientnet-lite0-imagenet"]},
     ONE_NETWORK: {"recipe": "head", "networks": ["efficientnet-lite0-imagenet"]},
     AFTER: {"recipe": "head"},
+    "lite0_lite2_detector": {"recipe": "head", "networks": ["efficientnet-lite0-imagenet", "efficientnet-lite2-imagenet", "megadetector-lite"]},
 }
 """Name of a way → its section train; empty for the plan's own."""
-COMPARED = ((AFTER, BEFORE), (AFTER, ONE_NETWORK), (ONE_NETWORK, "lite0_val"), (ONE_NETWORK, BEFORE), (BEFORE, USUAL))
+COMPARED = (
+    (AFTER, BEFORE),
+    (AFTER, ONE_NETWORK),
+    (AFTER, "lite0_lite2_detector"),
+    (ONE_NETWORK, "lite0_val"),
+    (ONE_NETWORK, BEFORE),
+    (BEFORE, USUAL),
+)
 Floats = NDArray[np.float64]
 
 
@@ -289,7 +298,7 @@ def main() -> None:
     tables = answers(plan, make_crops(plan, store, settings), spec.ways, spec.draws, spec.usual_epochs, store, settings)
     changes = report(tables, tuple(plan.labels.classes))
     change, ends = changes.get((AFTER, BEFORE), (float("nan"), None))
-    figure = f"macro F1 {change:+.3f} of a head on three networks against fine-tuning, 95 % interval over locations {ranged(ends)}"
+    figure = f"macro F1 {change:+.3f} of a head on two networks against fine-tuning, 95 % interval over locations {ranged(ends)}"
     conclude("recipes", figure=figure, aim=f"at least +{AIM}, the interval above 0", met=change >= AIM and ends is not None and ends[0] > 0)
 
 

@@ -65,7 +65,6 @@ class TrainingConfig(Record):
         default=(
             FrozenNetworkConfig(network="efficientnet-lite0-imagenet"),
             FrozenNetworkConfig(network="efficientnet-lite2-imagenet"),
-            FrozenNetworkConfig(network="megadetector-lite"),
         ),
         min_length=1,
         max_length=8,

@@ -119,17 +119,26 @@ def _load_timm(config: FrozenNetworkConfig, size: int, settings: Settings) -> Fr
     options: dict[str, Any] = {"num_classes": 0} | ({"img_size": size} if known is not None and known.fixed_input_size else {})
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs every retry
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            network: nn.Module = timm.create_model(config.network, pretrained=config.weights == "timm", **options)
+        network: nn.Module = timm.create_model(config.network, pretrained=config.weights == "timm", **options)
     except (OSError, RuntimeError, ValueError) as e:  # raised here by urllib, requests, huggingface_hub and timm
         message = f"train.networks: timm's weights of {config.network} cannot be loaded ({_first_line(e)}); check the network, or name another one"
         error = WeightsUnreachableError if isinstance(e, OSError) else TrainingError
         raise error(message, code="no_hub_weights") from e
-    if config.weights not in {"timm", "none"}:
+    if config.weights == "none":
+        _draw_weights(network)
+    elif config.weights != "timm":
         _load_safetensors(network, config, settings)
     normalisation: Any = network.pretrained_cfg
     return FrozenNetwork(network, tuple(normalisation["mean"]), tuple(normalisation["std"]))
+
+
+def _draw_weights(network: nn.Module) -> None:
+    """Give every layer random weights that are the same at each call. Several threads may load networks, so torch's own seed is of no use."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, (2 / parameter[0].numel()) ** 0.5, generator=generator)
 
 
 def _load_safetensors(network: nn.Module, config: FrozenNetworkConfig, settings: Settings) -> None:

@@ -101,7 +101,7 @@ def test_the_onnx_file_answers_as_the_head_on_the_embeddings(trained: tuple[Stor
     expected = softmax(head.logits(np.concatenate(blocks, axis=1).astype(np.float64)).astype(np.float32))
     found = probability_matrix(score_crops(table, classifier, store, classifier.card.model_input), CLASSES)
     assert np.abs(found - expected).max() < 1e-4
-    assert classifier.card.agreement.max_abs < 1e-5
+    assert classifier.card.agreement.max_abs < 1e-4
     assert classifier.card.agreement.crops == len(ids)
 
 
@@ -281,3 +281,14 @@ def test_keys_of_the_other_recipe_do_not_train_again(tmp_path: Path) -> None:
     assert key_config(plan_with()) == key_config(plan_with(networks=NETWORKS, folds=3))
     assert key_config(head_plan()) != key_config(head_plan(networks=NETWORKS[:1]))
     assert check_plan(head_plan().model_dump(mode="json", by_alias=True)) == head_plan()
+
+
+def test_networks_that_threads_load_at_the_same_time_are_the_same(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from animl_pipeline.integrations.frozen_networks import load_frozen_network
+
+    config, settings = head_plan().train.networks[0], settings_at(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        states = [n.state_dict() for n in pool.map(lambda _: load_frozen_network(config, SIZE, settings), range(8))]
+    assert all(bool((state[name] == states[0][name]).all()) for state in states for name in state)
