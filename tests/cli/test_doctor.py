@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from animl_pipeline.config.settings import Settings
+from animl_pipeline.storage.store import open_store
 from tests.support.command_line import run_command
 from tests.support.paths import ROOT
 from tests.support.tiny_project import write_project
@@ -105,6 +107,7 @@ def test_the_doctor_finds_no_prefect_server_where_none_is(tmp_path: Path, addres
 
 def test_settings_that_prefect_cannot_read_are_one_line_of_the_doctor_and_of_every_command(tmp_path: Path) -> None:
     plan = write_project(tmp_path, locations=1, each=1)
+    open_store(Settings(store=str(tmp_path / "store")))
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "profiles.toml").write_text('active = "x', encoding="utf-8")
     settings = [
