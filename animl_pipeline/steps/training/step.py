@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -46,6 +47,8 @@ class TrainingInputs(NamedTuple):
         return found if self.embeddings is None else found | {"embeddings": self.embeddings}
 
 
+_ONE_AT_A_TIME = threading.Lock()
+"""The folds of an audit are trained in threads of one process. Seeds, deterministic algorithms and the export to ONNX belong to the process."""
 Build = Callable[[Workspace], StepOutput]
 """Writes the step's files into a workspace."""
 
@@ -91,7 +94,8 @@ def train_classifier(
     initial = choose_initial_weights(plan, {"crops": crops, "splits": splits}, config, store, settings)
 
     def build(space: Workspace) -> StepOutput:
-        return _build(space, inputs, initial, store, settings)
+        with _ONE_AT_A_TIME:
+            return _build(space, inputs, initial, store, settings)
 
     made_by = build if build_with is None else lambda space: build_with(space, build)
     return store.make(STEP, inputs=inputs.artifacts(), digests=initial.digests, config=config, build=made_by)
