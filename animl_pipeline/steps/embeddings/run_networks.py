@@ -31,7 +31,7 @@ BATCH = 16
 BATCHES_PER_SHARD = 16
 """Batches between two writes to the index. A killed process loses at most the work on these."""
 FORMAT = np.dtype("<f4")
-"""Half precision would not do: some numbers of an embedding vary little around a large mean, and a head scales them up."""
+"""Single precision: in half precision, a number that varies little around a large mean would lose its differences, which a head scales up."""
 
 
 def run_network(
