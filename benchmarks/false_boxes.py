@@ -25,7 +25,7 @@ import pandas as pd
 from measure import conclude, show
 from numpy.typing import NDArray
 
-from animl_pipeline.config import NothingConfig, Plan, SourceConfig, load_plan
+from animl_pipeline.config import NothingConfig, Plan, SourceConfig, TrainingConfig, load_plan
 from animl_pipeline.config.settings import Settings, load_settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.model_card import ModelCard
@@ -34,6 +34,7 @@ from animl_pipeline.inference.sequence_outcomes import SequenceOutcomes
 from animl_pipeline.steps.calibration import calibrate_classifier
 from animl_pipeline.steps.crops import extract_crops
 from animl_pipeline.steps.detections import detect_animals, detect_in_test_images
+from animl_pipeline.steps.embeddings import embed_crops
 from animl_pipeline.steps.evaluation import production_score
 from animl_pipeline.steps.evaluation.bootstrap_intervals import BootstrapDraws, percentile_interval
 from animl_pipeline.steps.export import export_annotations
@@ -107,7 +108,11 @@ def read_sequences(plan: Plan, found: Crops, splits: Artifact, store: Store, set
 
 def answer(plan: Plan, crops: Artifact, splits: Artifact, data: production_score.SequenceData, store: Store, settings: Settings) -> Answers:
     """Train a model and let it answer for the boxes."""
-    model = calibrate_classifier(train_classifier(crops, splits, plan, store, settings), crops, splits, plan.thresholds, store)
+    embeddings = None
+    if plan.train.needs_embeddings():
+        embeddings = embed_crops(crops, splits, plan.train.networks, plan.model_input.size, store, settings)
+    trained = train_classifier(crops, splits, plan, store, settings, embeddings=embeddings)
+    model = calibrate_classifier(trained, crops, splits, plan.thresholds, store)
     store.path(model, "card.json")
     classifier = Classifier.load(store.path(model, MODEL_FILE).parent)
     return Answers(production_score.score_boxes(data, classifier, store, plan.model_input, "boxes of test images"), classifier.card)
@@ -182,6 +187,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder where the plan's relative paths start (default: ANIML_DATA)")
     parser.add_argument("--store", type=Path, default=ROOT / "runs" / "false-boxes", help="store for all results (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--head", action="store_true", help="train linear heads on frozen networks instead of the plan's recipe: minutes, not hours")
     parser.add_argument("--epochs", type=int, help="instead of the plan's")
     parser.add_argument("--max-images", type=int, default=NothingConfig().max_images, help="empty images that are learnt from (default: %(default)s)")
     parser.add_argument("--bursts", action="store_true", help="count sequences by time instead of images")
@@ -191,7 +197,7 @@ def main() -> None:
     settings = settings.model_copy(update={"store": str(given.store), "data": given.data or settings.data})
     plan, store = load_plan(given.plan), open_store(settings)
     labels = plan.labels.model_copy(update={"nothing": NothingConfig(max_images=given.max_images)})
-    train = plan.train.model_copy(update={"epochs": given.epochs or plan.train.epochs})
+    train = TrainingConfig(recipe="head") if given.head else plan.train.model_copy(update={"epochs": given.epochs or plan.train.epochs})
     nacti = (SourceConfig(name="nacti", export="nacti_ca01/cct.json", images="nacti_ca01"),) if given.nacti else ()
     plan = plan.model_copy(update={"labels": labels, "train": train, "sources": (*plan.sources, *nacti)})
     both = make_crops(without_class(plan), store, settings), make_crops(plan, store, settings)
