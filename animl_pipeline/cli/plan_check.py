@@ -40,6 +40,8 @@ def check(plan: PlanArgument, data: DataOption = None) -> None:
         console.out.print(f"  class     {class_id}: {_describe_class(rule)}")
     if nothing := checked.labels.nothing:
         console.out.print(f"  class     {nothing.id}: false boxes, on at most {nothing.max_images:,} reviewed empty images; never shown in Animl")
+    for parent, children in checked.labels.parents.items():
+        console.out.print(f"  parent    {parent}: answers for {', '.join(children)} where none of them reaches its threshold")
     for line in _describe_training(checked):
         console.out.print(f"  train     {line}")
     console.out.print(f"  release   {checked.endpoint_name()}, {checked.release.memory_mb} MB, {checked.release.max_concurrency} at a time")

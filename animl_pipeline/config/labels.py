@@ -106,6 +106,11 @@ class LabelsConfig(Record):
         exclude_if=lambda value: value is None,  # a plan without it is recorded, and gives keys, as if there were no such section
         description="a class for false boxes, learnt from the detector's boxes on empty images that people reviewed; null: none",
     )
+    parents: dict[str, tuple[str, ...]] = Field(
+        default={},
+        exclude_if=lambda value: not value,  # a plan without it is recorded, and gives keys, as if there were no such key
+        description="parent → classes, its children; it answers the sum of their probabilities where none of them reaches its threshold",
+    )
     seed: Seed = Field(default=0, description="which annotations a limit keeps")
 
     @field_validator("classes", mode="before")
@@ -119,9 +124,7 @@ class LabelsConfig(Record):
     @model_validator(mode="after")
     def _check_classes(self) -> Self:
         for class_id in self.class_ids():
-            ClassInfo(id=class_id, name=class_id)
-            if not class_id.isprintable() or class_id != class_id.strip():
-                raise ValueError(f"expected a class id of one line of printable text without spaces around it, found {class_id!r}")
+            _check_class_id(class_id)
         if self.nothing and self.nothing.id in self.classes:
             raise ValueError(
                 f"nothing: {self.nothing.id!r} is also a class of labels.classes; give the class for false boxes another name in nothing.id"
@@ -132,10 +135,24 @@ class LabelsConfig(Record):
         named = {c for one, others in self.equivalents.items() for c in (one, *others)}
         if unknown := explain_unknown_classes(named, tuple(self.classes)):
             raise ValueError(f"equivalents: {unknown}")
+        self._check_parents()
         taxa = [c for c, rule in self.classes.items() if rule.taxa or rule.exclude_taxa] + (["exclude_taxa"] if self.exclude_taxa else [])
         if taxa and self.taxonomy is None:
             raise ValueError(f"{taxa[0]}: taxa need a table that says which label belongs to which taxon; name it in labels.taxonomy.table")
         return self
+
+    def _check_parents(self) -> None:
+        children = [c for of_parent in self.parents.values() for c in of_parent]
+        for parent, of_parent in self.parents.items():
+            _check_class_id(parent)
+            if parent in self.class_ids():
+                raise ValueError(f"parents: expected the name of a parent, found the class {parent!r}; give the parent a name that no class has")
+            if len(of_parent) < 2:
+                raise ValueError(f"parents.{parent}: expected at least two classes of the plan, found {len(of_parent)}")
+        if unknown := explain_unknown_classes(children, tuple(self.classes)):
+            raise ValueError(f"parents: {unknown}")
+        for twice in sorted({c for c in children if children.count(c) > 1}):
+            raise ValueError(f"parents: the class {twice!r} is named twice; a class has one parent")
 
     def class_ids(self) -> tuple[str, ...]:
         """The class ids in the order of the model's outputs: the plan's classes, then the one for false boxes if the plan has it."""
@@ -177,3 +194,9 @@ class LabelsConfig(Record):
             for entry in () if rule.taxa else rule.prioritize:
                 if entry not in known and entry.casefold() not in labels:
                     raise ValueError(f"labels.classes.{class_id}.prioritize: {entry!r} is neither a source nor a label in `from`")
+
+
+def _check_class_id(class_id: str) -> None:
+    ClassInfo(id=class_id, name=class_id)
+    if not class_id.isprintable() or class_id != class_id.strip():
+        raise ValueError(f"expected a class id of one line of printable text without spaces around it, found {class_id!r}")

@@ -59,7 +59,7 @@ class Plan(Record):
             lambda: self.labels.check_sources([s.name for s in self.sources]),
             lambda: self.splits.check_locations({s.namespace() for s in self.sources}),
             self._check_shares,
-            lambda: self.thresholds.check(classes),
+            lambda: self.thresholds.check(classes, self.labels.parents),
             self._check_detector_for_false_boxes,
             self._check_endpoint_names,
             self._check_model_ids,
@@ -92,7 +92,7 @@ class Plan(Record):
 
     def _check_registered_classes(self) -> None:
         named = self.release.register_.named_classes() if self.release.register_ else set()
-        if unknown := explain_unknown_classes(named, tuple(self.labels.classes)):
+        if unknown := explain_unknown_classes(named, (*self.labels.classes, *self.labels.parents)):
             raise ValueError(f"release.register: {unknown}")
 
     def _check_endpoint_names(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -68,17 +69,32 @@ class ThresholdsConfig(Record):
         group = self.group_of(class_id)
         return self.aims.get(class_id) or self.aims.get(group) or DEFAULT_AIMS[group]
 
-    def check(self, classes: tuple[str, ...]) -> None:
-        """Check that all classes in this section are classes of the plan.
+    def group_of_parent(self, children: Sequence[str]) -> Group:
+        """The group of a parent class: invasive if any of its children is."""
+        return "invasive" if any(c in self.invasive for c in children) else "native"
+
+    def aim_of_parent(self, parent: str, children: Sequence[str]) -> AimConfig:
+        """The aim of a parent class: its own, else the strictest aim of its children in its group."""
+        group = self.group_of_parent(children)
+        return self.aims.get(parent) or max((self.aim_of(c) for c in children if self.group_of(c) == group), key=_strictness)
+
+    def check(self, classes: tuple[str, ...], parents: Collection[str] = ()) -> None:
+        """Check that all classes in this section are classes of the plan; ``aims`` may also name parents.
 
         Raises:
             ValueError: one is not.
         """
         held_out = self.unknown.held_out_classes if self.unknown else ()
-        named = {"invasive": self.invasive, "aims": set(self.aims) - set(DEFAULT_AIMS), "unknown.held_out_classes": held_out}
+        named = {"invasive": self.invasive, "aims": set(self.aims) - {*DEFAULT_AIMS, *parents}, "unknown.held_out_classes": held_out}
         unknown = [f"thresholds.{key}: {text}" for key, names in named.items() if (text := explain_unknown_classes(names, classes))]
         if unknown:
             raise ValueError("; ".join(unknown))
+
+
+def _strictness(aim: AimConfig) -> tuple[float, float, float]:
+    """What a strict aim has more of than another: recall first, then precision, then few false alarms."""
+    alarms = aim.max_false_alarms_per_1000
+    return aim.recall or 0.0, aim.precision or 0.0, 0.0 if alarms is None else 1000 - alarms
 
 
 class GateConfig(Record):

@@ -52,6 +52,9 @@ class Threshold(Record):
     value: Share
     aim_met: bool = Field(description="whether the threshold reaches the aim on val")
     val: OperatingPoint
+    children: tuple[str, ...] = Field(
+        default=(), exclude_if=lambda value: not value, description="of a parent class; it is scored on the sums of their probabilities"
+    )
     test: OperatingPoint | None = None
     recall_interval: Interval | None = Field(default=None, description="of the recall on test")
     precision_interval: Interval | None = Field(default=None, description="of the precision on test")
@@ -156,6 +159,18 @@ class SequenceScores(Record):
     recall_interval: Interval | None = None
     f1_interval: Interval | None = None
     false_alarms_interval: Interval | None = Field(default=None, description="of the false alarms per 1,000 empty sequences")
+    parent: str | None = Field(default=None, exclude_if=lambda value: value is None, description="the class's parent, if it has one")
+    noticed: float | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="sequences in which the animal got the label of the class or of its parent"
+    )
+
+    def found(self) -> float:
+        """Sequences that are hits by the class itself or by its parent."""
+        return self.hits if self.noticed is None else self.noticed
+
+    def noticed_recall(self) -> float | None:
+        """The share of the sequences that are hits by the class itself or by its parent; None if there is no such sequence."""
+        return self.found() / self.sequences if self.sequences else None
 
     def false_alarms(self) -> float:
         """Sequences without the class that were called the class."""
@@ -170,6 +185,10 @@ class ProductionChange(Record):
     locations: int
     recall: tuple[float, float] | None = Field(description="None if there is no such sequence")
     recall_interval: Interval | None = Field(default=None, description="of the change")
+    noticed: tuple[float, float] | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="recall with labels of the class's parent, if a model has one"
+    )
+    noticed_interval: Interval | None = Field(default=None, exclude_if=lambda value: value is None, description="of the change")
     false_alarms_per_1000_empty: tuple[float, float] | None = Field(description="None if there is no empty sequence")
     false_alarms_interval: Interval | None = Field(default=None, description="of the change")
 
@@ -194,6 +213,9 @@ class ProductionScore(Record):
     not_searched: int = Field(default=0, description="images that could not be downloaded or decoded")
     detector_confidence: float
     classes: tuple[SequenceScores, ...]
+    parents: tuple[SequenceScores, ...] = Field(
+        default=(), exclude_if=lambda value: not value, description="parent classes; a label of a child counts as one of its parent, too"
+    )
     false_alarms_per_1000_empty: float | None = Field(description="empty sequences with a label of any class, of 1,000")
     false_alarms_interval: Interval | None = None
     false_alarms_per_week: float | None = Field(

@@ -67,6 +67,11 @@ class ModelCard(Record):
     nothing: str | None = Field(
         default=None, exclude_if=lambda value: value is None, description="the last class, if it means a false box: no animal, and never answered"
     )
+    parents: dict[str, tuple[str, ...]] = Field(
+        default={},
+        exclude_if=lambda value: not value,
+        description="parent → its children, classes of animals; it is answered, too, and has a threshold, but is no output of the model",
+    )
     out_of_fold: bool = Field(
         default=False,
         exclude_if=lambda value: not value,
@@ -85,6 +90,15 @@ class ModelCard(Record):
             raise ValueError(f"expected nothing to be the last class and to have no threshold, found {self.nothing!r}")
         return self
 
+    @model_validator(mode="after")
+    def _parents_have_thresholds(self) -> Self:
+        children = [c for of_parent in self.parents.values() for c in of_parent]
+        animals, needed = self.animal_ids(), {*self.parents, *children}
+        wrong = set(self.parents) & set(self.class_ids()) or set(children) - set(animals) or needed - set(self.thresholds)
+        if wrong or len(set(children)) < len(children):
+            raise ValueError(f"expected parents of classes of animals, all with thresholds and each class with one parent, found {self.parents}")
+        return self
+
     def class_ids(self) -> tuple[str, ...]:
         """The class ids in the order of the model's outputs."""
         return tuple(c.id for c in self.classes)
@@ -92,3 +106,11 @@ class ModelCard(Record):
     def animal_ids(self) -> tuple[str, ...]:
         """The class ids without the class for false boxes, which is the last output: those that are answered and scored."""
         return tuple(c for c in self.class_ids() if c != self.nothing)
+
+    def answered_ids(self) -> tuple[str, ...]:
+        """The keys of an answer: the classes of animals, then the parents."""
+        return (*self.animal_ids(), *self.parents)
+
+    def registered_classes(self) -> tuple[ClassInfo, ...]:
+        """The classes that Animl knows: those of the model, then the parents."""
+        return (*self.classes, *(ClassInfo(id=p, name=p) for p in self.parents))

@@ -110,8 +110,8 @@ def ml_model_document(card: ModelCard, plan: Plan, known: Document | None = None
     register = _register_section(plan)
     before = {c["_id"]: c for c in (known or {}).get("categories") or []}
     categories = []
-    for i, c in enumerate(card.classes):
-        colour = register.colours.get(c.id) or before.get(c.id, {}).get("color") or _colour(i, len(card.classes))
+    for i, c in enumerate(card.registered_classes()):
+        colour = register.colours.get(c.id) or before.get(c.id, {}).get("color") or _colour(i, len(card.registered_classes()))
         taxonomy = register.taxonomy.get(c.id) or taxa.get(c.id) or before.get(c.id, {}).get("taxonomy")
         categories.append({"_id": c.id, "name": c.name, "color": colour} | ({"taxonomy": taxonomy} if taxonomy else {}))
     return {
@@ -135,7 +135,7 @@ def category_config(card: ModelCard, plan: Plan) -> dict[str, Document]:
         c.name: {"confThreshold": max(thresholds.get(c.id, register.conf_threshold), MIN_THRESHOLD), "disabled": c.id in register.disabled}
         if c.id != card.nothing
         else {"confThreshold": 1.0, "disabled": True}
-        for c in card.classes
+        for c in card.registered_classes()
     }
 
 

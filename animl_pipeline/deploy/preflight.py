@@ -212,15 +212,15 @@ def _check_categories(plan: Plan, settings: Settings) -> CheckResult:
         document = animl.ml_model(model_id)
     if document is None:
         return _warning("categories", f"Animl has no MLModel {model_id!r} yet; run the registration's mlmodel.js before Animl calls the endpoint")
-    known = {str(c["_id"]) for c in document["categories"]}
-    missing = [c for c in plan.labels.classes if c not in known]  # a class for false boxes is not answered
+    known, answered = {str(c["_id"]) for c in document["categories"]}, (*plan.labels.classes, *plan.labels.parents)
+    missing = [c for c in answered if c not in known]  # a class for false boxes is not answered
     if missing:
         return _error(
             "categories",
             f"Animl's MLModel {model_id!r} lacks the categories {', '.join(missing)}, and Animl loses an answer with an unknown one; "
             "write the registration with `animl-pipeline release register PLAN --only-files` and run its mlmodel.js first",
         )
-    return _ok("categories", f"Animl's MLModel {model_id!r} ({document['version']}) has all {len(plan.labels.classes)} classes")
+    return _ok("categories", f"Animl's MLModel {model_id!r} ({document['version']}) has all {len(answered)} classes")
 
 
 def _ok(name: str, message: str) -> CheckResult:

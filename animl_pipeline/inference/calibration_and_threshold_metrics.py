@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,6 +49,13 @@ def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[n
     """The mean over crops of |confidence - share of right predictions| in the crop's bin."""
     table = reliability_bins(confidence, right)
     return float((np.abs(table[:, 0] - table[:, 1]) * table[:, 2]).sum() / max(1, len(confidence)))
+
+
+def count_as_parent(scored: pd.DataFrame, parent: str, children: Sequence[str]) -> pd.DataFrame:
+    """The scored crops with the children as one class: crops of any child have the parent's id, and its column has the sum of theirs."""
+    sums = np.minimum(probability_matrix(scored, tuple(children)).sum(axis=1), 1.0)
+    of_parent = scored["class_id"].where(~scored["class_id"].isin(children), parent)
+    return scored.assign(**{"class_id": of_parent, probability_column(parent): sums})
 
 
 def operating_point(scored: pd.DataFrame, class_id: str, threshold: float) -> OperatingPoint:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,9 @@ class Classifier:
         return softmax(np.asarray(logits, np.float32) / np.float32(self.card.temperature))
 
     def classify(self, image: Image.Image, box: Box) -> dict[str, float]:
-        """Class id → probability, for one box of one image. A class for false boxes is not among them; the others then sum to less than 1.
+        """Class id → probability, for one box of one image; then parent → sum of its children where none reaches its threshold, else 0.
+
+        A class for false boxes is not among them; the others then sum to less than 1.
 
         Boxes are classified one at a time, because in a batch the last bits of a result depend on the other crops.
         """
@@ -75,7 +78,8 @@ class Classifier:
     def classify_crop(self, crop: Image.Image) -> dict[str, float]:
         """The same for one crop as :func:`extract_crop` returns it."""
         row = self.probabilities(normalise([crop], self.card.model_input))[0]
-        return {c: float(p) for c, p in zip(self.card.class_ids(), row, strict=True) if c != self.card.nothing}
+        found = {c: float(p) for c, p in zip(self.card.class_ids(), row, strict=True) if c != self.card.nothing}
+        return found | answer_parents(found, self.card) if self.card.parents else found
 
 
 def read_card(path: Path) -> ModelCard:
@@ -92,6 +96,45 @@ def read_card(path: Path) -> ModelCard:
         first = e.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))
         raise PackageError(f"{path} is not a model card of this version: {field}: {first['msg']}", code="wrong_card", field=field) from e
+
+
+def answer_parents(probabilities: Mapping[str, float], card: ModelCard) -> dict[str, float]:
+    """Parent → what it answers beside these probabilities of the classes."""
+    row = np.array([[probabilities[c] for c in card.animal_ids()]])
+    found = parent_probabilities(row, card.animal_ids(), card.thresholds, card.parents)[0]
+    return dict(zip(card.parents, found.tolist(), strict=True))
+
+
+def parent_probabilities(
+    probabilities: NDArray[np.float64], ids: Sequence[str], thresholds: Mapping[str, float], parents: Mapping[str, Sequence[str]]
+) -> NDArray[np.float64]:
+    """What each parent answers: the sum of its children's probabilities, but 0 where one of them reaches its own threshold.
+
+    Args:
+        probabilities: float64 [n, classes].
+        ids: the classes.
+        thresholds: class → lowest probability at which it is predicted; a class without one is never predicted.
+        parents: parent → its children.
+
+    Returns:
+        float64 [n, parents], from 0 to 1.
+    """
+    answers = np.zeros((len(probabilities), len(parents)))
+    for column, children in enumerate(parents.values()):
+        own = probabilities[:, [list(ids).index(c) for c in children]]
+        predicted = (own >= np.array([thresholds.get(c, np.inf) for c in children])).any(axis=1)
+        answers[:, column] = np.where(predicted, 0.0, np.minimum(own.sum(axis=1), 1.0))
+    return answers
+
+
+def labelled_classes(
+    probabilities: NDArray[np.float64], ids: Sequence[str], thresholds: Mapping[str, float], parents: Mapping[str, Sequence[str]]
+) -> NDArray[np.bool_]:
+    """Which labels Animl shows: bool [n, classes + parents]. Arguments as for :func:`parent_probabilities`; parents have thresholds, too."""
+    answers = np.concatenate([probabilities, parent_probabilities(probabilities, ids, thresholds, parents)], axis=1)
+    limits = np.array([thresholds.get(c, np.inf) for c in (*ids, *parents)])
+    limits[len(ids) :] = np.maximum(limits[len(ids) :], np.nextafter(0, 1))  # a parent that answers 0 is no label
+    return np.asarray(answers >= limits)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

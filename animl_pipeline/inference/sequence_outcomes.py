@@ -9,6 +9,7 @@ alarm* if it is not actual and the model labelled anything with the class.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +39,8 @@ class ModelLabels(NamedTuple):
 
     Attributes:
         image: int [d], the image of each box.
-        labelled: bool [d, classes], whether the class's probability reaches its threshold, so that Animl shows the label.
+        labelled: bool [d, classes], whether the class's probability reaches its threshold, so that Animl shows the label. Where the model
+            has parent classes, they are the last columns.
         likeliest: int [d], the most probable class; -1 if the model takes the box for a false one.
         probability: float [d], its probability.
         truth_box: int [p], the box of each pair of a box and an object that people labelled there.
@@ -56,6 +58,8 @@ class ModelLabels(NamedTuple):
 class SequenceOutcomes(NamedTuple):
     """For each sequence and class, bool [sequences, classes]; ``empty``: bool [sequences], whether people saw nothing at all.
 
+    Where the model has parent classes, they are the last columns. ``noticed``: the animal got the label of the class or of its parent.
+
     A miss has one cause: ``missed_by_detector`` (no box on the animal), ``missed_by_threshold`` (the class was the most probable one of
     a box on the animal, but below its threshold) or ``missed_by_classifier`` (another class was more probable on every box).
     """
@@ -67,6 +71,7 @@ class SequenceOutcomes(NamedTuple):
     missed_by_classifier: Bools
     false_alarm: Bools
     empty: Bools
+    noticed: Bools
 
 
 def number_sequences(deployment: NDArray[np.object_], seconds: Floats, gap_s: float) -> Ints:
@@ -92,26 +97,40 @@ def counts_as(classes: Sequence[str], equivalents: Mapping[str, Sequence[str]]) 
     return {c: frozenset({c} | {truth for truth, accepted in equivalents.items() if c in accepted}) for c in classes}
 
 
-def find_outcomes(images: ReviewedImages, model: ModelLabels, classes: Sequence[str], equivalents: Mapping[str, Sequence[str]]) -> SequenceOutcomes:
-    """What happened in each sequence, by class.
+def find_outcomes(
+    images: ReviewedImages,
+    model: ModelLabels,
+    classes: Sequence[str],
+    equivalents: Mapping[str, Sequence[str]],
+    parents: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> SequenceOutcomes:
+    """What happened in each sequence, by class, then by parent.
+
+    A parent is right for each animal that one of its children is right for, and for animals that people called by its own name. The label of
+    a child counts as a label of its parent, too.
 
     Args:
         images: what people saw.
         model: what the model labelled.
         classes: the model's classes.
         equivalents: class → other classes that count as right when they are predicted for it.
+        parents: parent → its children, where the model has parent classes.
     """
     sequences = int(images.sequence.max()) + 1 if len(images.sequence) else 0
-    right = _right_truths(images.truth, classes, equivalents)
+    right = _right_truths(images.truth, classes, equivalents, parents)
     truth_sequence, box_sequence = images.sequence[images.truth_image], images.sequence[model.image]
     actual = _any_of_sequence(truth_sequence, right, sequences)
 
     pair_sequence, pair_right = box_sequence[model.truth_box], right[model.truth]
-    pair_likeliest = model.likeliest[model.truth_box, None] == np.arange(len(classes))
+    labels_of_box = _with_parents(model.labelled, classes, parents)
+    pair_likeliest = _with_parents(model.likeliest[model.truth_box, None] == np.arange(len(classes)), classes, parents)
     detected = _any_of_sequence(pair_sequence, pair_right, sequences)
-    hit = _any_of_sequence(pair_sequence, pair_right & model.labelled[model.truth_box], sequences)
+    hit = _any_of_sequence(pair_sequence, pair_right & labels_of_box[model.truth_box], sequences)
     likeliest = _any_of_sequence(pair_sequence, pair_right & pair_likeliest, sequences)
-    labelled = _any_of_sequence(box_sequence, model.labelled, sequences)
+    labelled = _any_of_sequence(box_sequence, labels_of_box, sequences)
+    noticed = _any_of_sequence(
+        pair_sequence, pair_right & _with_own_parent(labels_of_box, model.labelled, classes, parents)[model.truth_box], sequences
+    )
     return SequenceOutcomes(
         actual=actual,
         hit=hit,
@@ -120,14 +139,35 @@ def find_outcomes(images: ReviewedImages, model: ModelLabels, classes: Sequence[
         missed_by_classifier=detected & ~hit & ~likeliest,
         false_alarm=labelled & ~actual,
         empty=np.bincount(truth_sequence, minlength=sequences) == 0,
+        noticed=noticed,
     )
 
 
-def _right_truths(truth: NDArray[np.object_], classes: Sequence[str], equivalents: Mapping[str, Sequence[str]]) -> Bools:
-    """Whether each class is right for each object: bool [objects, classes]."""
+def _with_parents(values: Bools, classes: Sequence[str], parents: Mapping[str, Sequence[str]]) -> Bools:
+    """Bool [n, classes + parents]: a parent's column is true where one of its children's is, and where it was, if ``values`` has it."""
+    found = np.zeros((len(values), len(classes) + len(parents)), bool)
+    found[:, : values.shape[1]] = values
+    for column, children in enumerate(parents.values(), start=len(classes)):
+        found[:, column] |= values[:, [list(classes).index(c) for c in children]].any(axis=1)
+    return found
+
+
+def _with_own_parent(values: Bools, labelled: Bools, classes: Sequence[str], parents: Mapping[str, Sequence[str]]) -> Bools:
+    """``values`` where a child's column is also true where the model labelled the box with its parent."""
+    found = values.copy()
+    for column, children in enumerate(parents.values(), start=len(classes)):
+        found[:, [list(classes).index(c) for c in children]] |= labelled[:, [column]]
+    return found
+
+
+def _right_truths(
+    truth: NDArray[np.object_], classes: Sequence[str], equivalents: Mapping[str, Sequence[str]], parents: Mapping[str, Sequence[str]]
+) -> Bools:
+    """Whether each class and parent is right for each object: bool [objects, classes + parents]."""
     accepted = counts_as(classes, equivalents)
+    accepted |= {parent: frozenset({parent}).union(*(accepted[c] for c in children)) for parent, children in parents.items()}
     names, codes = np.unique(truth.astype(str), return_inverse=True)
-    table = np.array([[name in accepted[c] for c in classes] for name in names], bool).reshape(len(names), len(classes))
+    table = np.array([[name in right for right in accepted.values()] for name in names], bool).reshape(len(names), len(accepted))
     return np.asarray(table[codes])
 
 

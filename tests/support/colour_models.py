@@ -261,6 +261,6 @@ class EvaluatedModel(NamedTuple):
 
 def run_evaluation_steps(store: Store, model: Artifact, steps: DataSteps, plan: Plan, champion: Artifact | None = None) -> EvaluatedModel:
     """Run calibration, evaluation and package for a model."""
-    calibrated = calibrate_classifier(model, steps.crops, steps.splits, plan.thresholds, store)
+    calibrated = calibrate_classifier(model, steps.crops, steps.splits, plan.thresholds, store, plan.labels.parents)
     evaluation = evaluate_classifier(calibrated, steps.crops, steps.splits, plan, store, champion=champion)
     return EvaluatedModel(calibrated, evaluation, package_model(calibrated, evaluation, plan.package, store, description=plan.description))

@@ -33,6 +33,13 @@ def colour_plan_data(**release: Any) -> dict[str, Any]:
     return {"model": "colours", "sources": sources, "labels": {"classes": classes}, "release": {"timeout_s": 60} | release}
 
 
+def with_card(folder: Path, **values: Any) -> Path:
+    """The folder of a model, after some values of its card were changed."""
+    card = json.loads((folder / "card.json").read_bytes())
+    (folder / "card.json").write_text(json.dumps(card | values))
+    return folder
+
+
 def make_training(store: Store, folder: Path, version: str = "1", **card: Any) -> Artifact:
     """An artifact like that of the step 'training': an ONNX model, and its card with the given values."""
     made = colour_model(folder / f"model-{version}", CLASSES, version=version)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +34,12 @@ from animl_pipeline.storage.store import StepOutput, Store, Workspace
 log = logging.getLogger(__name__)
 
 STEP = Step(
-    "calibration", version=1, sections=("thresholds",), reads=(CROPS, SPLITS, OUT_OF_FOLD), writes=(VAL_PREDICTIONS,), libraries=("onnxruntime",)
+    "calibration",
+    version=1,
+    sections=("thresholds", "labels"),
+    reads=(CROPS, SPLITS, OUT_OF_FOLD),
+    writes=(VAL_PREDICTIONS,),
+    libraries=("onnxruntime",),
 )
 THRESHOLDS_FILE = "thresholds.json"
 CATEGORY_CONFIG_FILE = "category_config.json"
@@ -40,7 +47,14 @@ TEMPERATURES = (0.1, 20.0)
 """The range of the search. A model that needs a temperature outside of it is broken rather than badly calibrated."""
 
 
-def calibrate_classifier(model: Artifact, crops: Artifact, splits: Artifact, config: ThresholdsConfig, store: Store) -> Artifact:
+def calibrate_classifier(
+    model: Artifact,
+    crops: Artifact,
+    splits: Artifact,
+    config: ThresholdsConfig,
+    store: Store,
+    parents: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+) -> Artifact:
     """Choose temperature and thresholds on val, or on out-of-fold answers if the model learnt from val, too; write them into the model's card.
 
     The artifact has model.onnx (unchanged), card.json, thresholds.json (a ``Threshold`` for each class), category_config.json
@@ -53,6 +67,7 @@ def calibrate_classifier(model: Artifact, crops: Artifact, splits: Artifact, con
         splits: the artifact of the step splits; only its val split is used, and that only if the model did not learn from it.
         config: the plan's section thresholds.
         store: holds the artifacts.
+        parents: the plan's ``labels.parents``; they get thresholds, too, and are written into the card.
 
     Raises:
         EvaluationError: ``no_val_crop``, ``unknown_class``, or a probability is not finite.
@@ -70,8 +85,8 @@ def calibrate_classifier(model: Artifact, crops: Artifact, splits: Artifact, con
             val = _read_val_crops(crops, splits, store, classifier.card.class_ids())
             scored = score_crops(val, classifier, store, classifier.card.model_input, "val crops")
         shutil.copyfile(onnx_file, space.out / MODEL_FILE)
-        card, thresholds = _calibrate(classifier.card, scored, config)
-        names = {c.id: c.name for c in card.classes}
+        card, thresholds = _calibrate(classifier.card, scored, config, parents)
+        names = {c.id: c.name for c in card.registered_classes()}
         categories = {names[t.id]: {"confThreshold": t.value, "disabled": False} for t in thresholds}
         if card.nothing is not None:
             categories[names[card.nothing]] = {"confThreshold": 1.0, "disabled": True}
@@ -85,7 +100,8 @@ def calibrate_classifier(model: Artifact, crops: Artifact, splits: Artifact, con
         return StepOutput(Counts(kept=len(scored), notes={"aims_not_reached_on_val": missed} if missed else {}, unit=unit))
 
     inputs = {"model": model, "crops": crops, "splits": splits}
-    return store.make(STEP, inputs=inputs, config={"thresholds": config.model_dump(mode="json")}, build=build)
+    key: dict[str, Any] = {"thresholds": config.model_dump(mode="json")} | ({"parents": dict(parents)} if parents else {})
+    return store.make(STEP, inputs=inputs, config=key, build=build)
 
 
 def fit_temperature(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
@@ -134,7 +150,9 @@ def _read_out_of_fold(model: Artifact, crops: Artifact, store: Store, classes: t
     return scored
 
 
-def _calibrate(card: ModelCard, scored: pd.DataFrame, config: ThresholdsConfig) -> tuple[ModelCard, tuple[Threshold, ...]]:
+def _calibrate(
+    card: ModelCard, scored: pd.DataFrame, config: ThresholdsConfig, parents: Mapping[str, tuple[str, ...]]
+) -> tuple[ModelCard, tuple[Threshold, ...]]:
     """The card with temperature and thresholds. ``scored`` gets the calibrated probabilities."""
     classes = card.class_ids()
     before = probability_matrix(scored, classes)
@@ -143,7 +161,7 @@ def _calibrate(card: ModelCard, scored: pd.DataFrame, config: ThresholdsConfig) 
     after = rescale_temperature(before, temperature)
     scored[[probability_column(c) for c in classes]] = after
     scored["probability"] = after.max(axis=1)
-    thresholds = choose_thresholds(scored, card.animal_ids(), config)
+    thresholds = choose_thresholds(scored, card.animal_ids(), config, parents)
     right = (scored["class_id"] == scored["predicted"]).to_numpy()
     errors = [expected_calibration_error(p.max(axis=1), right) for p in (before, after)]
     log.info("%d crops not learnt from: temperature %.3f, expected calibration error %.3f before, %.3f after", len(scored), temperature, *errors)
@@ -152,6 +170,7 @@ def _calibrate(card: ModelCard, scored: pd.DataFrame, config: ThresholdsConfig) 
     update = {
         "temperature": card.temperature * temperature,
         "thresholds": {t.id: t.value for t in thresholds},
+        "parents": dict(parents),
         "plan": card.plan | {"thresholds": config.model_dump(mode="json")},
     }
     return card.model_copy(update=update), thresholds

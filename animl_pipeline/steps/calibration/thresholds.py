@@ -5,6 +5,8 @@ Animl keeps every class whose probability reaches its threshold (confThreshold).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.config import AimConfig, ThresholdsConfig, UnknownConfig
+from animl_pipeline.config.thresholds_gate_audit import Group
 from animl_pipeline.core.evaluation_results import OperatingPoint, Threshold
-from animl_pipeline.inference.calibration_and_threshold_metrics import operating_point, probability_column, probability_matrix
+from animl_pipeline.inference.calibration_and_threshold_metrics import count_as_parent, operating_point, probability_column, probability_matrix
 
 WITHOUT_EXAMPLES = 0.5
 """The threshold of a class that val has no example of."""
@@ -31,24 +34,34 @@ class _Candidates(NamedTuple):
     false_alarms: NDArray[np.float64]  # of 1000 crops
 
 
-def choose_thresholds(val: pd.DataFrame, classes: tuple[str, ...], config: ThresholdsConfig) -> tuple[Threshold, ...]:
-    """A threshold for each class. The floor for unknown animals raises those of native classes.
+def choose_thresholds(
+    val: pd.DataFrame, classes: tuple[str, ...], config: ThresholdsConfig, parents: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+) -> tuple[Threshold, ...]:
+    """A threshold for each class, then for each parent. The floor for unknown animals raises those of native classes.
 
     Args:
         val: val crops with calibrated probabilities, as ``score_crops`` returns them. Crops of other classes are false boxes.
         classes: the class ids of the animals.
         config: the plan's section thresholds.
+        parents: parent → its children. Its threshold is chosen on the sums of their probabilities, for crops of any of them.
     """
     floor = unknown_floor(val[val["class_id"].isin(classes)], classes, config.unknown) if config.unknown else 0.0
-    thresholds = []
-    for class_id in classes:
-        group, aim = config.group_of(class_id), config.aim_of(class_id)
-        value = _round_down(_choose(val, class_id, aim))
-        if group == "native":
-            value = max(value, floor)
-        point = operating_point(val, class_id, value)
-        thresholds.append(Threshold(id=class_id, group=group, aim=str(aim), value=value, aim_met=meets_aim(point, aim), val=point))
-    return tuple(thresholds)
+    own = [_choose_threshold(val, c, config.group_of(c), config.aim_of(c), floor) for c in classes]
+    of_parents = [
+        _choose_threshold(
+            count_as_parent(val, parent, children), parent, config.group_of_parent(children), config.aim_of_parent(parent, children), floor
+        ).model_copy(update={"children": children})
+        for parent, children in parents.items()
+    ]
+    return (*own, *of_parents)
+
+
+def _choose_threshold(val: pd.DataFrame, class_id: str, group: Group, aim: AimConfig, floor: float) -> Threshold:
+    value = _round_down(_choose(val, class_id, aim))
+    if group == "native":
+        value = max(value, floor)
+    point = operating_point(val, class_id, value)
+    return Threshold(id=class_id, group=group, aim=str(aim), value=value, aim_met=meets_aim(point, aim), val=point)
 
 
 def meets_aim(point: OperatingPoint, aim: AimConfig) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.core.evaluation_results import AutoAccept, AutoAcceptClass, AutoAcceptPoint
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
+from animl_pipeline.inference.classifier import labelled_classes
 
 if TYPE_CHECKING:
     from animl_pipeline.inference.sequence_outcomes import ModelLabels
@@ -73,7 +75,13 @@ def images_of_sequences(data: SequenceData, labels: ModelLabels, invasive: Seque
     return AnsweredImages(location[boxed], weight[boxed], seen[boxed], called[boxed], probability[boxed])
 
 
-def images_of_crops(test: pd.DataFrame, ids: Sequence[str], thresholds: Mapping[str, float], invasive: Sequence[str]) -> AnsweredImages:
+def images_of_crops(
+    test: pd.DataFrame,
+    ids: Sequence[str],
+    thresholds: Mapping[str, float],
+    invasive: Sequence[str],
+    parents: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> AnsweredImages:
     """The images of the test crops: only animals of the plan's classes, with reviewed boxes or labels; no empty image and no missed animal.
 
     Args:
@@ -81,10 +89,11 @@ def images_of_crops(test: pd.DataFrame, ids: Sequence[str], thresholds: Mapping[
         ids: the model's classes.
         thresholds: class → probability from which on Animl shows it; without any, the most probable class of a crop shows.
         invasive: classes.
+        parents: parent → its children. A box that shows a parent does not show another class alone.
     """
     probability = test[[probability_column(c) for c in ids]].to_numpy(np.float64)
     likeliest = probability.argmax(axis=1)
-    shown = probability >= np.array([thresholds.get(c, np.inf) for c in ids]) if thresholds else likeliest[:, None] == np.arange(len(ids))
+    shown = labelled_classes(probability, ids, thresholds, parents) if thresholds else likeliest[:, None] == np.arange(len(ids))
     image = test.groupby(["source", "image_id"], sort=True).ngroup().to_numpy().astype(np.int64)
     n = int(image.max()) + 1 if len(image) else 0
     location, seen = np.zeros(n, np.int64), np.zeros(n, bool)

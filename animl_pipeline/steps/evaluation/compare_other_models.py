@@ -84,10 +84,11 @@ def score_beside_others(
     data = read_sequences(*steps, store, only=common)
     if not len(data.images):
         raise EvaluationError("no test image is answered by all models; compare fewer files at a time", code="no_common_image")
-    ids = classifier.card.animal_ids()
+    ids, parents = classifier.card.animal_ids(), classifier.card.parents
     own = label_boxes(data, classifier, store, stored, "boxes of test images")
-    labels = [own, *(_label(data, other, threshold, steps.images, store) for other in others)]
-    return [score_production(data, find_outcomes_of(data, one, ids, equivalents), ids, detector_confidence) for one in labels]
+    own_score = score_production(data, find_outcomes_of(data, own, ids, equivalents, parents), ids, detector_confidence, parents)
+    labels = [_label(data, other, threshold, steps.images, store) for other in others]
+    return [own_score, *(score_production(data, find_outcomes_of(data, one, ids, equivalents), ids, detector_confidence) for one in labels)]
 
 
 def _label(data: SequenceData, other: OtherAnswers, threshold: float, test_images: Artifact, store: Store) -> ModelLabels:

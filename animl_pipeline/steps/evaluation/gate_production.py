@@ -25,7 +25,7 @@ def reasons_to_promote_production(production: ProductionScore, gate: GateConfig,
         return ()
     before, after = compared.macro_f1
     found = [c for c in production.classes if c.id in invasive and c.recall is not None]
-    finds = f"; it finds {join_words([f'{c.hits:,.0f} of {format_sequences(c.sequences)} with {c.id}' for c in found])}" if found else ""
+    finds = f"; it finds {join_words([f'{c.found():,.0f} of {format_sequences(c.sequences)} with {c.id}' for c in found])}" if found else ""
     alarms = compared.false_alarms_per_1000_empty
     falsely = f", and labels {alarms[1]:.0f} of 1,000 empty sequences (the released model: {alarms[0]:.0f})" if alarms else ""
     return (f"scored as in production, its mean F1 is {after:.2f} and the released model's {before:.2f}{falsely}{finds}",)
@@ -40,12 +40,14 @@ def describe_drop(interval: Interval | None) -> str:
 
 
 def _is_missed_too_often(c: SequenceScores, gate: GateConfig) -> bool:
-    return gate.min_invasive_sequence_recall is not None and c.recall is not None and c.recall < gate.min_invasive_sequence_recall
+    recall = c.noticed_recall()
+    return gate.min_invasive_sequence_recall is not None and recall is not None and recall < gate.min_invasive_sequence_recall
 
 
 def _describe_low_recall(c: SequenceScores, gate: GateConfig) -> str:
+    noticed = f"; {c.found() - c.hits:,.0f} of these were found as {c.parent}" if c.found() > c.hits else ""
     return (
-        f"it finds only {c.hits:,.0f} of {format_sequences(c.sequences)} with the invasive class {c.id} ({describe_misses(c)}); "
+        f"it finds only {c.found():,.0f} of {format_sequences(c.sequences)} with the invasive class {c.id} ({describe_misses(c)}{noticed}); "
         f"the plan asks for a share of at least {gate.min_invasive_sequence_recall:.2f}"
     )
 
@@ -54,11 +56,12 @@ def _lost_invasive_classes(compared: ProductionComparison, gate: GateConfig, inv
     """Invasive classes of which the champion finds more sequences, the largest loss first."""
     lost = []
     for c in (c for c in compared.classes if c.id in invasive and c.recall is not None):
-        before, after = c.recall or (0.0, 0.0)
+        before, after = c.noticed or c.recall or (0.0, 0.0)
+        interval = c.noticed_interval if c.noticed else c.recall_interval
         if after - before < -gate.max_invasive_recall_drop:
             reason = (
                 f"it misses more of the invasive class {c.id} than the released model: of {format_sequences(c.sequences)} with it, the share that is "
-                f"found fell from {before:.2f} to {after:.2f}, a change of {after - before:+.2f}{describe_drop(c.recall_interval)}; "
+                f"found fell from {before:.2f} to {after:.2f}, a change of {after - before:+.2f}{describe_drop(interval)}; "
                 f"the plan allows {-gate.max_invasive_recall_drop:.2f}"
             )
             lost.append((after - before, reason))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from animl_pipeline.core.evaluation_results import ProductionChange, ProductionC
 from animl_pipeline.core.model_card import ModelCard, ModelInput
 from animl_pipeline.core.table_schemas import SEARCHED_TEST_IMAGES, TEST_DETECTIONS, TEST_IMAGES, TEST_OBJECTS
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
+from animl_pipeline.inference.classifier import labelled_classes
 from animl_pipeline.inference.score_crops import score_crops
 from animl_pipeline.inference.sequence_outcomes import ModelLabels, ReviewedImages, SequenceOutcomes, find_outcomes
 from animl_pipeline.steps.evaluation.bootstrap_intervals import BootstrapDraws, Floats, mean_over_present_classes, percentile_interval
@@ -56,6 +58,7 @@ class _Rates(NamedTuple):
     counts: Mapping[str, Floats]
     precision: Floats
     recall: Floats
+    noticed: Floats
     f1: Floats
     per_1000_empty: Floats
 
@@ -137,7 +140,7 @@ def score_boxes(data: SequenceData, classifier: Classifier, store: Store, stored
 
 
 def label_by_thresholds(data: SequenceData, probability: Floats, card: ModelCard) -> ModelLabels:
-    """What these probabilities mean in Animl: labels of animals only.
+    """What these probabilities mean in Animl: labels of animals and of parent classes only.
 
     The class for false boxes, which is the last output, labels nothing. Where it is the likeliest, ``likeliest`` is -1: no animal.
 
@@ -147,10 +150,10 @@ def label_by_thresholds(data: SequenceData, probability: Floats, card: ModelCard
         card: the classes and their thresholds.
     """
     ids = card.animal_ids()
-    threshold = np.array([card.thresholds.get(c, np.inf) for c in ids])
+    labelled = labelled_classes(probability[:, : len(ids)], ids, card.thresholds, card.parents)
     likeliest = probability.argmax(axis=1).astype(np.int64)
     likeliest[likeliest == len(ids)] = -1
-    return ModelLabels(data.box_image, probability[:, : len(ids)] >= threshold, likeliest, probability.max(axis=1), data.truth_box, data.truth)
+    return ModelLabels(data.box_image, labelled, likeliest, probability.max(axis=1), data.truth_box, data.truth)
 
 
 def without_nothing(probability: Floats, card: ModelCard) -> Floats:
@@ -159,7 +162,13 @@ def without_nothing(probability: Floats, card: ModelCard) -> Floats:
     return np.asarray(animals / np.maximum(animals.sum(axis=1, keepdims=True), 1e-37))
 
 
-def score_production(data: SequenceData, outcomes: SequenceOutcomes, classes: Sequence[str], detector_confidence: float) -> ProductionScore:
+def score_production(
+    data: SequenceData,
+    outcomes: SequenceOutcomes,
+    classes: Sequence[str],
+    detector_confidence: float,
+    parents: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> ProductionScore:
     """The score of one model by class, with 95 % intervals over locations.
 
     Args:
@@ -167,10 +176,16 @@ def score_production(data: SequenceData, outcomes: SequenceOutcomes, classes: Se
         outcomes: what happened in each.
         classes: the model's classes.
         detector_confidence: for the record.
+        parents: parent → its children, if the model has parent classes; the outcomes then have them, too.
     """
+    parent_of = {child: parent for parent, children in parents.items() for child in children}
     draws, weight = BootstrapDraws(data.sequences), data.sequences["weight"].to_numpy(np.float64)
     empty = draws.sums(weight * outcomes.empty)
     locations_with_empties = draws.count_locations(outcomes.empty)
+    scores = tuple(
+        _class_scores(c, _rates(i, outcomes, draws, weight), draws.count_locations(outcomes.actual[:, i]), locations_with_empties, parent_of.get(c))
+        for i, c in enumerate((*classes, *parents))
+    )
     any_label = _per_1000(draws.sums(weight * (outcomes.empty & outcomes.false_alarm.any(axis=1))), empty)
     return ProductionScore(
         images=len(data.images),
@@ -179,10 +194,8 @@ def score_production(data: SequenceData, outcomes: SequenceOutcomes, classes: Se
         locations=draws.locations,
         not_searched=data.not_searched,
         detector_confidence=detector_confidence,
-        classes=tuple(
-            _class_scores(c, _rates(i, outcomes, draws, weight), draws.count_locations(outcomes.actual[:, i]), locations_with_empties)
-            for i, c in enumerate(classes)
-        ),
+        classes=scores[: len(classes)],
+        parents=scores[len(classes) :],
         false_alarms_per_1000_empty=_value(any_label),
         false_alarms_interval=percentile_interval(any_label, locations_with_empties),
         false_alarms_per_week=_false_alarms_per_week(data, outcomes),
@@ -214,6 +227,7 @@ def compare_production(
                 locations=locations,
                 recall=_pair(champion.recall, challenger.recall),
                 recall_interval=percentile_interval(challenger.recall - champion.recall, locations),
+                **_noticed_change(champion, challenger, locations),
                 false_alarms_per_1000_empty=_pair(champion.per_1000_empty, challenger.per_1000_empty),
                 false_alarms_interval=percentile_interval(challenger.per_1000_empty - champion.per_1000_empty, empty_locations),
             )
@@ -243,9 +257,15 @@ def list_sequences(data: SequenceData, outcomes: SequenceOutcomes, classes: Sequ
     return rows
 
 
-def find_outcomes_of(data: SequenceData, labels: ModelLabels, classes: Sequence[str], equivalents: Mapping[str, Sequence[str]]) -> SequenceOutcomes:
+def find_outcomes_of(
+    data: SequenceData,
+    labels: ModelLabels,
+    classes: Sequence[str],
+    equivalents: Mapping[str, Sequence[str]],
+    parents: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> SequenceOutcomes:
     """What happened in each sequence with one model's labels."""
-    return find_outcomes(data.reviewed, labels, classes, equivalents)
+    return find_outcomes(data.reviewed, labels, classes, equivalents, parents)
 
 
 def _false_alarms_per_week(data: SequenceData, outcomes: SequenceOutcomes) -> float | None:
@@ -285,14 +305,14 @@ def _match(boxes: pd.DataFrame, objects: pd.DataFrame) -> tuple[NDArray[np.int64
 
 
 def _rates(i: int, outcomes: SequenceOutcomes, draws: BootstrapDraws, weight: Floats) -> _Rates:
-    kinds = {name: getattr(outcomes, name)[:, i] for name in ("actual", "hit", *MISSES)}
+    kinds = {name: getattr(outcomes, name)[:, i] for name in ("actual", "hit", "noticed", *MISSES)}
     kinds["on_empty"] = outcomes.false_alarm[:, i] & outcomes.empty
     kinds["on_others"] = outcomes.false_alarm[:, i] & ~outcomes.empty
     counts = {name: draws.sums(weight * mask) for name, mask in kinds.items()}
     hit, actual, false = counts["hit"], counts["actual"], counts["on_empty"] + counts["on_others"]
     with np.errstate(invalid="ignore", divide="ignore"):
-        precision, recall, f1 = hit / (hit + false), hit / actual, 2 * hit / (hit + false + actual)
-    return _Rates(counts, precision, recall, f1, _per_1000(counts["on_empty"], draws.sums(weight * outcomes.empty)))
+        precision, recall, noticed, f1 = hit / (hit + false), hit / actual, counts["noticed"] / actual, 2 * hit / (hit + false + actual)
+    return _Rates(counts, precision, recall, noticed, f1, _per_1000(counts["on_empty"], draws.sums(weight * outcomes.empty)))
 
 
 def _per_1000(counts: Floats, of: Floats) -> Floats:
@@ -300,7 +320,15 @@ def _per_1000(counts: Floats, of: Floats) -> Floats:
         return np.asarray(1000 * counts / of)
 
 
-def _class_scores(class_id: str, rates: _Rates, locations: int, locations_with_empties: int) -> SequenceScores:
+def _noticed_change(champion: _Rates, challenger: _Rates, locations: int) -> dict[str, Any]:
+    """The recall with labels of parents, where these add a sequence to either model's hits."""
+    if all(np.array_equal(m.counts["noticed"], m.counts["hit"]) for m in (champion, challenger)):
+        return {}
+    interval = percentile_interval(challenger.noticed - champion.noticed, locations)
+    return {"noticed": _pair(champion.noticed, challenger.noticed), "noticed_interval": interval}
+
+
+def _class_scores(class_id: str, rates: _Rates, locations: int, locations_with_empties: int, parent: str | None) -> SequenceScores:
     count = {name: float(values[0]) for name, values in rates.counts.items()}
     return SequenceScores(
         id=class_id,
@@ -318,6 +346,8 @@ def _class_scores(class_id: str, rates: _Rates, locations: int, locations_with_e
         recall_interval=percentile_interval(rates.recall, locations),
         f1_interval=percentile_interval(rates.f1, locations),
         false_alarms_interval=percentile_interval(rates.per_1000_empty, locations_with_empties),
+        parent=parent,
+        noticed=count["noticed"] if parent else None,
     )
 
 

@@ -99,7 +99,7 @@ def _verdict_values(data: ReportData) -> dict[str, Any]:
         "few_locations": report_wording.FEW_LOCATIONS,
         "unknown_locations": int((data.test["location"] == "").sum()),
         "images": len(data.test[["source", "image_id"]].drop_duplicates()),
-        "invasive": [t.id for t in metrics.thresholds if t.group == "invasive"],
+        "invasive": [t.id for t in metrics.thresholds if t.group == "invasive" and not t.children],
     }
 
 

@@ -196,7 +196,11 @@ def describe_production(c: SequenceScores) -> str:
     """One class in words, such as: Of 41 sequences with rat, 38 were found; the detector missed 2 and the model 1."""
     if c.hits == c.sequences:
         return f"All {format_sequences(c.sequences)} with {c.id} were found." if c.sequences != 1 else f"The only sequence with {c.id} was found."
-    return f"Of {format_sequences(c.sequences)} with {c.id}, {c.hits:,.0f} {'was' if c.hits == 1 else 'were'} found; {describe_misses(c)}."
+    found = f"Of {format_sequences(c.sequences)} with {c.id}, {c.hits:,.0f} {'was' if c.hits == 1 else 'were'} found; {describe_misses(c)}."
+    if c.found() == c.hits:
+        return found
+    noticed, by_parent = c.found(), c.found() - c.hits
+    return f"{found} With {c.parent}, {noticed:,.0f} {'was' if noticed == 1 else 'were'} noticed, of which {by_parent:,.0f} only as {c.parent}."
 
 
 def describe_misses(c: SequenceScores) -> str:

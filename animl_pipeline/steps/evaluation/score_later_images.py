@@ -109,7 +109,7 @@ def _score_production(
 ) -> ProductionScore | None:
     if data is None or not len(data.images):
         return None
-    ids = classifier.card.animal_ids()
+    ids, parents = classifier.card.animal_ids(), classifier.card.parents
     labels = production_score.label_boxes(data, classifier, store, stored, "boxes of later images")
-    outcomes = production_score.find_outcomes_of(data, labels, ids, equivalents)
-    return production_score.score_production(data, outcomes, ids, detector_confidence)
+    outcomes = production_score.find_outcomes_of(data, labels, ids, equivalents, parents)
+    return production_score.score_production(data, outcomes, ids, detector_confidence, parents)

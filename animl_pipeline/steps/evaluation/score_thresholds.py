@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 
 from animl_pipeline.core.evaluation_results import Threshold
-from animl_pipeline.inference.calibration_and_threshold_metrics import operating_point, probability_column
+from animl_pipeline.inference.calibration_and_threshold_metrics import count_as_parent, operating_point, probability_column
 from animl_pipeline.steps.evaluation.bootstrap_intervals import BootstrapDraws, percentile_interval
 
 
 def score_thresholds(thresholds: Sequence[Threshold], scored: pd.DataFrame) -> tuple[Threshold, ...]:
-    """The thresholds with their recall and precision on the test set."""
+    """The thresholds with their recall and precision on the test set; a parent's are those of the sums of its children's probabilities."""
     draws = BootstrapDraws(scored)
-    return tuple(_score_threshold(t, scored, draws) for t in thresholds)
+    return tuple(_score_threshold(t, count_as_parent(scored, t.id, t.children) if t.children else scored, draws) for t in thresholds)
 
 
 def _score_threshold(threshold: Threshold, scored: pd.DataFrame, draws: BootstrapDraws) -> Threshold:

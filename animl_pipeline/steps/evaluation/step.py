@@ -235,25 +235,25 @@ def _score_production(classifier: Classifier, inputs: _Inputs) -> _Production | 
     if inputs.sequences is None or plan.production is None:
         return None
     data = production_score.read_sequences(inputs.sequences.images, inputs.sequences.detections, store)
-    equivalents, ids = plan.labels.equivalents, classifier.card.animal_ids()
+    equivalents, ids, parents = plan.labels.equivalents, classifier.card.animal_ids(), classifier.card.parents
     probability = production_score.score_boxes(data, classifier, store, plan.model_input, "boxes of test images")
     labels = production_score.label_by_thresholds(data, probability, classifier.card)
-    outcomes = production_score.find_outcomes_of(data, labels, ids, equivalents)
-    score = production_score.score_production(data, outcomes, ids, plan.production.detector_confidence)
+    outcomes = production_score.find_outcomes_of(data, labels, ids, equivalents, parents)
+    score = production_score.score_production(data, outcomes, ids, plan.production.detector_confidence, parents)
     if classifier.card.nothing is not None:
         other = production_score.label_by_thresholds(data, production_score.without_nothing(probability, classifier.card), classifier.card)
-        both = (production_score.find_outcomes_of(data, other, ids, equivalents), outcomes)
+        both = (production_score.find_outcomes_of(data, other, ids, equivalents, parents), outcomes)
         score = score.model_copy(update={"nothing": production_score.compare_production(data, both, (ids, ids))})
     if inputs.champion is not None:
         champion = _champion_or_none(inputs.champion, store)
         if champion is not None:
             theirs = production_score.label_boxes(data, champion, store, plan.model_input, "boxes of test images, champion")
             known = champion.card.animal_ids()
-            both = (production_score.find_outcomes_of(data, theirs, known, equivalents), outcomes)
+            both = (production_score.find_outcomes_of(data, theirs, known, equivalents, champion.card.parents), outcomes)
             score = score.model_copy(update={"comparison": production_score.compare_production(data, both, (known, ids))})
-    table = animl_evaluation_table.sequence_table(data, outcomes, ids)
+    table = animl_evaluation_table.sequence_table(data, outcomes, classifier.card.answered_ids())
     answers = auto_accept.images_of_sequences(data, labels, plan.thresholds.invasive)
-    return _Production(score, answers, table, production_score.list_sequences(data, outcomes, ids))
+    return _Production(score, answers, table, production_score.list_sequences(data, outcomes, classifier.card.answered_ids()))
 
 
 def _score_later_images(split: pd.DataFrame, classifier: Classifier, inputs: _Inputs) -> LaterScores | None:
@@ -307,7 +307,7 @@ def _bound_auto_accept(test: pd.DataFrame, classifier: Classifier, production: _
     ids, limit = card.animal_ids(), config.max_invasive_per_1000
     if production is not None:
         return auto_accept.find_thresholds(production.answers, ids, card.thresholds, invasive, limit, "sequences")
-    images = auto_accept.images_of_crops(test, ids, card.thresholds, invasive)
+    images = auto_accept.images_of_crops(test, ids, card.thresholds, invasive, card.parents)
     return auto_accept.find_thresholds(images, ids, card.thresholds, invasive, limit, "crops")
 
 

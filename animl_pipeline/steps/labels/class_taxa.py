@@ -16,7 +16,8 @@ log = logging.getLogger(__name__)
 def class_taxa(config: LabelsConfig, sources: Sequence[str], settings: Settings) -> dict[str, str]:
     """Class id → "class;order;family;genus;species" of the narrowest taxon that holds all of its labels and taxa; the narrower parts are empty.
 
-    A class is left out if the table lacks one of its labels, because its taxon may be wider, or if it has no common taxon.
+    The plan's parents follow, each with the narrowest taxon that holds all of its children. A class is left out if the table lacks one of its
+    labels, because its taxon may be wider, or if it has no common taxon.
 
     Args:
         config: the plan's labels.
@@ -29,8 +30,10 @@ def class_taxa(config: LabelsConfig, sources: Sequence[str], settings: Settings)
     """
     taxonomy = read_taxonomy(config, settings)
     found = {}
-    for class_id, rule in config.classes.items() if config.taxonomy else ():
-        lineages, missing = _lineages(rule, sources, taxonomy)
+    members = {class_id: (class_id,) for class_id in config.classes} | config.parents
+    for class_id, children in members.items() if config.taxonomy else ():
+        of_children = [_lineages(config.classes[c], sources, taxonomy) for c in children]
+        lineages, missing = ([item for part in parts for item in part] for parts in zip(*of_children, strict=True))
         if missing:
             log.info("the class %s gets no taxonomy, because the table lacks its labels %s", class_id, ", ".join(missing))
         elif text := _write(_common(lineages)):

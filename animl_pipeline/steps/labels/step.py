@@ -62,7 +62,7 @@ def resolve_labels(sources: Sequence[SourceArtifacts], config: LabelsConfig, sto
     """
     taxonomy = read_taxonomy(config, settings)
     inputs = {f"{s.source.name}.{part}": a for s in sources for part, a in (("export", s.export), ("images", s.images)) if a is not None}
-    key = config.model_dump(mode="json", by_alias=True, exclude={"equivalents"}) | {
+    key = config.model_dump(mode="json", by_alias=True, exclude={"equivalents", "parents"}) | {
         "box_frame": {s.source.name: s.source.box_frame for s in sources},
         "unreviewed": {s.source.name: s.source.unreviewed for s in sources},
         "locations": {s.source.name: [s.source.namespace(), s.source.merge_locations_within_m] for s in sources},

@@ -200,7 +200,8 @@ def _check_package(out: Path, reference: list[ReferencePrediction]) -> None:
                     "run the step 'evaluation' again",
                     code="other_classes",
                 )
-            difference = max(abs(found[c] - p) for c, p in expected.probabilities.items())
+            # A parent follows from its children, and may change as a whole where one of them is as good as at its threshold.
+            difference = max(abs(found[c] - p) for c, p in expected.probabilities.items() if c not in classifier.card.parents)
             if difference > OFFLINE_TOLERANCE:
                 raise PackageError(
                     f"the unpacked package differs by {difference:.2g} from the reference prediction for {expected.image}, more than "
