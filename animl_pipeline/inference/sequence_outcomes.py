@@ -128,9 +128,8 @@ def find_outcomes(
     hit = _any_of_sequence(pair_sequence, pair_right & labels_of_box[model.truth_box], sequences)
     likeliest = _any_of_sequence(pair_sequence, pair_right & pair_likeliest, sequences)
     labelled = _any_of_sequence(box_sequence, labels_of_box, sequences)
-    noticed = _any_of_sequence(
-        pair_sequence, pair_right & _with_own_parent(labels_of_box, model.labelled, classes, parents)[model.truth_box], sequences
-    )
+    own_or_parent = _with_own_parent(labels_of_box, model.labelled, classes, parents)
+    noticed = _any_of_sequence(pair_sequence, pair_right & own_or_parent[model.truth_box], sequences) if parents else hit
     return SequenceOutcomes(
         actual=actual,
         hit=hit,
