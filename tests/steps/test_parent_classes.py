@@ -9,17 +9,18 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from animl_pipeline.config import GateConfig
+from animl_pipeline.config import GateConfig, check_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.evaluation_results import Metrics, OperatingPoint, ProductionScore, SequenceScores, Threshold
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.steps.calibration import calibrate_classifier
-from animl_pipeline.steps.evaluation import production_score, read_metrics
+from animl_pipeline.steps.evaluation import evaluate_classifier, production_score, read_metrics
 from animl_pipeline.steps.evaluation.auto_accept import images_of_crops
 from animl_pipeline.steps.evaluation.false_alarms_and_missed_invaders import false_alarms, missed_invaders
 from animl_pipeline.steps.evaluation.gate import decide_verdict
 from animl_pipeline.steps.evaluation.report_wording import describe_production
+from animl_pipeline.steps.evaluation.step import SequenceArtifacts
 from animl_pipeline.steps.labels import class_taxa
 from animl_pipeline.storage.store import Store, open_store
 from tests.conftest import colour_model
@@ -27,6 +28,7 @@ from tests.steps.test_class_taxa import labels_of
 from tests.steps.test_production_score import CLASSES, RED, Scene, run_steps
 from tests.support.colour_models import (
     ISLAND,
+    CropSpec,
     EvaluatedModel,
     ReportPage,
     fit_linear,
@@ -34,6 +36,7 @@ from tests.support.colour_models import (
     island_plan,
     make_data_steps,
     make_linear_model,
+    plan_of,
     read_report,
     run_evaluation_steps,
 )
@@ -168,6 +171,28 @@ def test_the_gate_counts_what_was_noticed(scores: Any) -> None:
     for classes, verdict in ((compared.classes, "promote"), (tuple(lost), "hold")):
         changed = compared.model_copy(update={"classes": classes})
         assert verdict_of(score.model_copy(update={"comparison": changed}), lenient) == verdict
+
+
+def test_the_whole_evaluation_scores_and_reports_the_parent(tmp_path: Path, store: Store, settings: Settings) -> None:
+    clear = {"red": RED, "green": (20, 230, 20), "blue": BLUE}
+    specs = [CropSpec(c, clear[c], f"island/{s}{i % 2}", s) for s in ("train", "val", "test") for c in CLASSES for i in range(4)]
+    specs += [CropSpec("blue", colour, "island/val0", "val") for colour in ((230, 170, 20), (170, 230, 20))]
+    aims = {c: {"precision": least} for c, least in (("red", 0.99), ("green", 0.99), ("blue", 0.8), ("warm", 0.8))}
+    data = plan_of(CLASSES).model_dump(mode="json", by_alias=True, include={"model", "sources", "labels", "model_input"})
+    plan = check_plan(data | {"labels": data["labels"] | {"parents": WARM}, "thresholds": {"invasive": ["red"], "aims": aims}})
+    made = make_data_steps(store, specs, plan)
+    calibrated = calibrate_classifier(made.model, made.crops, made.splits, plan.thresholds, store, plan.labels.parents)
+    sequences = SequenceArtifacts(*run_steps(tmp_path, store, settings, SCENES))
+    evaluation = evaluate_classifier(calibrated, made.crops, made.splits, plan, store, sequences=sequences)
+    production = read_metrics(evaluation, store).production
+    assert production is not None
+    assert [c.noticed for c in production.classes] == [2, 1, None]
+    assert [(c.id, c.hits) for c in production.parents] == [("warm", 3)]
+    page = ReportPage(read_report(evaluation, store)).text
+    assert "of which 1 only as warm" in page
+    assert "cannot tell red from green" in page
+    files = [pd.read_csv(store.path(evaluation, name)) for name in ("animl.csv", "sequences.csv")]
+    assert all("warm" in set(table[column]) for table, column in zip(files, ("targetClass", "class"), strict=True))
 
 
 def test_false_alarms_of_a_parent_are_those_of_its_answer() -> None:
