@@ -183,9 +183,10 @@ def test_linked_locations_are_in_one_fold_and_some_crops_in_none() -> None:
     assert set(of) == {NEVER_HELD_OUT, 0, 1, 2}
 
 
-def test_fewer_than_two_locations_are_refused() -> None:
+@pytest.mark.parametrize("second", ["s/0", "s/1"], ids=["one location", "each class at its only location"])
+def test_too_few_locations_for_folds_are_refused(second: str) -> None:
     with pytest.raises(TrainingError) as e:
-        folds_of([{"location": "s/0", "class_id": c} for c in ("fox", "bird")])
+        folds_of([{"location": "s/0", "class_id": "fox"}, {"location": second, "class_id": "bird"}])
     assert e.value.code == "too_few_locations"
 
 

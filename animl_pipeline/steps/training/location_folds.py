@@ -30,7 +30,7 @@ def assign_folds(rows: pd.DataFrame, train_only: Collection[str], folds: int, se
         seed: of the assignment.
 
     Raises:
-        TrainingError: ``too_few_locations``: there are fewer than two (groups of) locations.
+        TrainingError: ``too_few_locations``: there are fewer than two (groups of) locations, or every crop must stay in training.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -39,11 +39,7 @@ def assign_folds(rows: pd.DataFrame, train_only: Collection[str], folds: int, se
     free = np.flatnonzero((rows["location"] != "").to_numpy() & ~np.isin(group, group[rows["location"].isin(list(train_only)).to_numpy()]))
     count = min(folds, len(np.unique(group[free])))
     if count < 2:
-        raise TrainingError(
-            f"train.select: expected at least 2 known locations in train and val for folds, found {count}; set it to validation, or label images "
-            "of more locations",
-            code="too_few_locations",
-        )
+        raise _too_few_locations(f"at least 2 known locations in train and val for folds, found {count}")
     classes = rows["class_id"].to_numpy()[free]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a class may have fewer crops than there are folds
@@ -51,7 +47,14 @@ def assign_folds(rows: pd.DataFrame, train_only: Collection[str], folds: int, se
         for number, (_, held_out) in enumerate(parts):
             fold[free[held_out]] = number
     _keep_every_class_learnable(rows["class_id"].to_numpy(), group, fold)
+    if (fold == NEVER_HELD_OUT).all():
+        raise _too_few_locations("classes at 2 or more locations in train and val for folds, found each at one only")
     return fold
+
+
+def _too_few_locations(expected_and_found: str) -> TrainingError:
+    advice = "set it to validation, or label images of more locations"
+    return TrainingError(f"train.select: expected {expected_and_found}; {advice}", code="too_few_locations")
 
 
 def group_locations(rows: pd.DataFrame) -> Ints:
