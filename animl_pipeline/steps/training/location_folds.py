@@ -37,10 +37,11 @@ def assign_folds(rows: pd.DataFrame, train_only: Collection[str], folds: int, se
     group = group_locations(rows)
     fold = np.full(len(rows), NEVER_HELD_OUT, np.int64)
     free = np.flatnonzero((rows["location"] != "").to_numpy() & ~np.isin(group, group[rows["location"].isin(list(train_only)).to_numpy()]))
-    count = min(folds, len(np.unique(group[free])))
+    classes = rows["class_id"].to_numpy()[free]
+    most = int(np.unique(classes, return_counts=True)[1].max(initial=0))  # scikit-learn takes no more folds than a class has crops
+    count = min(folds, len(np.unique(group[free])), most)
     if count < 2:
         raise _too_few_locations(f"at least 2 known locations in train and val for folds, found {count}")
-    classes = rows["class_id"].to_numpy()[free]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a class may have fewer crops than there are folds
         parts = StratifiedGroupKFold(count, shuffle=True, random_state=seed % 2**32).split(free, classes, group[free])
