@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from typing import IO, Any
 
 from PIL import Image
@@ -90,7 +91,8 @@ def _send(process: subprocess.Popen[bytes], header: dict[str, Any], image: bytes
         process.stdin.write(image)
         process.stdin.close()
     except BrokenPipeError:  # the process ended; its output says why, or has nothing
-        return
+        with suppress(BrokenPipeError):  # what was not sent is flushed once more
+            process.stdin.close()
 
 
 def _receive(process: subprocess.Popen[bytes], size: int) -> Image.Image | None:

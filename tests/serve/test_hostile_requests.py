@@ -31,7 +31,7 @@ from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.serve.crop_process import crop_in_process
 from animl_pipeline.serve.deadline import Deadline
 from animl_pipeline.serve.http_connections import make_server
-from animl_pipeline.serve.http_errors import CLIENT_CLOSED_REQUEST, RequestError
+from animl_pipeline.serve.http_errors import CLIENT_CLOSED_REQUEST, RETRY_STATUSES, RequestError
 from animl_pipeline.serve.listen_and_watch_parent import listen_on
 from animl_pipeline.serve.model_worker import Answer, ModelWorker
 from tests.conftest import colour_model, jpeg
@@ -188,8 +188,9 @@ def test_requests_whose_time_is_over_are_not_worked_on(model: Path) -> None:
         stays.cancel()
         return found
 
-    refused = with_worker(model, wait, answer_s=0.5)
-    assert [e.status for e in refused] == [503] * 30
+    refused = [e.status for e in with_worker(model, wait, answer_s=0.5)]
+    assert set(refused) <= RETRY_STATUSES  # 429 where more of them are slow at the same time than the endpoint takes
+    assert 503 in refused
     assert all("Retry-After" in e.headers for e in refused)
 
 
