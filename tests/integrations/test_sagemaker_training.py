@@ -236,7 +236,7 @@ def test_the_task_trains_where_the_plan_says(aws: Addresses, tmp_path: Path) -> 
     with pytest.raises(SettingsError):
         check_training_preconditions.fn(plan_on_sagemaker(), paths)
     with pytest.raises(SettingsError):
-        train_classifier.fn(*crops_and_splits(open_store(settings_at(tmp_path))), plan_on_sagemaker(), paths)
+        train_classifier.fn(*crops_and_splits(open_store(settings_at(tmp_path))), plan_on_sagemaker(), None, paths)
 
 
 def test_a_job_that_disappears_is_retryable(aws: Addresses) -> None:
