@@ -137,7 +137,7 @@ def test_an_image_that_stays_too_large_is_scaled_down(endpoint: Endpoint, settin
     Image.fromarray(noise).save(buffer, "JPEG", quality=95)
     detect(settings, buffer.getvalue())
     buffer = io.BytesIO()
-    Image.fromarray(noise[:, :60].reshape(-1, 3, 3)).resize((20, 90_000)).save(buffer, "BMP")
+    Image.fromarray(noise[:, :60].reshape(-1, 3, 3)).resize((30, 65_520)).save(buffer, "BMP")
     detect(settings, buffer.getvalue())
     assert all(0 < len(body) <= MAX_BYTES for _, _, body in requests)
     assert Image.open(io.BytesIO(requests[0][2])).width > 1000
