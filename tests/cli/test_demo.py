@@ -35,7 +35,8 @@ def test_the_doctor_finds_every_package_and_says_what_to_change_in_the_plan(tmp_
     done = run_command("doctor", **locations, PIP_NO_INDEX="1", timeout=180)
     for package in ("torch", "torchvision", "lightning", "timm", "yolox", "ultralytics", "onnxruntime", "prefect"):
         assert re.search(rf"^ok +{package} ", done.stdout, re.MULTILINE), done.stdout
-    assert "can be written" in done.stdout
+    assert re.search(r"^ok +store ", done.stdout, re.MULTILINE), done.stdout
+    assert not (tmp_path / "store").exists()
     assert list((tmp_path / "store").rglob("*.txt")) == []
     assert "Ultralytics Settings" not in done.stdout + done.stderr
     assert not (tmp_path / "home" / ".config" / "Ultralytics").exists()
