@@ -60,6 +60,7 @@ def retrain(plan: str, overrides: Overrides = Overrides(), store: str = "", data
     if load_settings().mlflow_tracking_uri.get_secret_value():
         training.track_training.submit(outcome.report, checked, paths).result()
     state, message = STATE_OF_VERDICT[outcome.report.verdict], outcome.report.headline
+    address = outcome.report.page_address(load_settings().reports_url)
     if changes:
         message += f"; a trial, because this run changed the plan ({', '.join(changes)}): only a release of version {outcome.report.version} takes it"
     elif outcome.report.verdict == "promote":
@@ -69,6 +70,8 @@ def retrain(plan: str, overrides: Overrides = Overrides(), store: str = "", data
             message += f"; {start_release(plan, outcome.report, store)}"
     if outcome.unchanged:
         state, message = "NothingNew", f"the same package as before: {message}"
+    if address:
+        message += f"; the report: {address}"
     return end_as(state, message, outcome.report)
 
 

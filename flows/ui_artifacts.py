@@ -8,6 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from animl_pipeline.config.settings import load_settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.table_schemas import SPLIT_LOCATIONS
@@ -30,7 +31,9 @@ def show_training(report: Report, splits: Artifact, paths: RunPaths) -> None:
     _add_image("confusion", "Confusion matrix on the test locations", store.path(report.evaluation, "confusion.png").read_bytes())
     _add_table("scores", f"{report.model} {report.version} on the test locations", _scores(report))
     reasons = "\n".join(f"- {escape_markdown(reason)}" for reason in report.reasons)
-    more = f"The whole report, with the images of the mistakes: `{store.path(report.evaluation, 'report.html')}`"
+    address = report.page_address(load_settings().reports_url)
+    where = f"[{address}]({address})" if address else f"`{store.path(report.evaluation, 'report.html')}`"
+    more = f"The whole report, with the images of the mistakes: {where}"
     create_markdown_artifact(
         key="verdict", markdown=f"## {report.model} {escape_markdown(report.version)}\n\n{escape_markdown(report.headline)}\n\n{reasons}\n\n{more}"
     )

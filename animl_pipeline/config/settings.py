@@ -20,6 +20,7 @@ PATTERNS = {
     "task_runner": (r"threads|(dask|ray)(:.+)?", "threads, dask, dask:<address>, ray or ray:<address>"),
     "stage": (r"[a-z0-9-]*", "small letters, digits and hyphens, such as dev"),
     "image_url": (r"(https?://.*\{image\}.*)?", "an http:// or https:// address that holds {image}"),
+    "reports_url": (r"(https?://[^/?#@]+(/[^?#]*)?)?", "an http:// or https:// address without a password"),
     "notification_block": (r"([a-z0-9-]+/[a-z0-9-]+)?", "a Prefect block as <type>/<name>, such as slack-webhook/rangers"),
 }
 """Setting → the pattern of its values, and how a message describes the pattern."""
@@ -81,6 +82,7 @@ class Settings(BaseSettings):
     cognito_pool: str = Field(default="", description="Animl's Cognito user pool, such as us-west-2_AbCdEf123")
     cognito_client: str = Field(default="", description="the id of an app client of that pool")
     image_url: str = Field(default="", description="page of an image in Animl, for links; may hold {project}, must hold {image}")
+    reports_url: str = Field(default="", description="where people see the reports (`animl-pipeline report-server`), for links to them")
     lila_url: str = Field(
         default="https://storage.googleapis.com/public-datasets-lila", description="the mirror of LILA's data sets that lila:// means"
     )

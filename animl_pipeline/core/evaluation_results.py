@@ -221,12 +221,18 @@ class ProductionScore(Record):
     false_alarms_per_week: float | None = Field(
         default=None, description="of all test locations together, each over its own time from the first to the last image; None without times"
     )
+    macro_f1_interval: Interval | None = None
     comparison: ProductionComparison | None = Field(default=None, description="None if there is no champion")
     nothing: ProductionComparison | None = Field(
         default=None,
         exclude_if=lambda value: value is None,
         description="what the class for false boxes does: the first of each pair is of the same model without it; None without such a class",
     )
+
+    def macro_f1(self) -> float | None:
+        """Mean F1 over the classes that the sequences show; None if they show none."""
+        f1 = [c.f1 or 0.0 for c in self.classes if c.sequences]
+        return sum(f1) / len(f1) if f1 else None
 
 
 class LaterScores(Record):
@@ -349,3 +355,7 @@ class Report(Record):
     step_counts: tuple[tuple[str, Counts], ...] = ()
     verdict: Verdict | None = Field(default=None, description="None if there is no verdict")
     reasons: tuple[str, ...] = Field(default=(), description="of the verdict, in words")
+
+    def page_address(self, reports_url: str) -> str:
+        """Where people read this report: its page on the report server at ``reports_url`` (ANIML_REPORTS_URL); "" if there is no server."""
+        return f"{reports_url.rstrip('/')}/steps/{self.evaluation.step}/{self.evaluation.key}/report.html" if reports_url else ""
