@@ -29,6 +29,7 @@ from animl_pipeline.config import NothingConfig, Plan, SourceConfig, TrainingCon
 from animl_pipeline.config.settings import Settings, load_settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.model_card import ModelCard
+from animl_pipeline.inference.bootstrap_intervals import BootstrapDraws, percentile_interval
 from animl_pipeline.inference.classifier import MODEL_FILE, Classifier
 from animl_pipeline.inference.sequence_outcomes import SequenceOutcomes
 from animl_pipeline.steps.calibration import calibrate_classifier
@@ -36,7 +37,6 @@ from animl_pipeline.steps.crops import extract_crops
 from animl_pipeline.steps.detections import detect_animals, detect_in_test_images
 from animl_pipeline.steps.embeddings import embed_crops
 from animl_pipeline.steps.evaluation import production_score
-from animl_pipeline.steps.evaluation.bootstrap_intervals import BootstrapDraws, percentile_interval
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import download_images, download_test_images
 from animl_pipeline.steps.labels import SourceArtifacts, choose_test_images, resolve_labels, wanted_empty_images, wanted_labels

@@ -36,13 +36,13 @@ import pandas as pd  # noqa: E402
 from measure import conclude, show  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
+from animl_pipeline.inference.bootstrap_intervals import BootstrapDraws, mean_over_present_classes, percentile_interval, precision_recall_f1  # noqa: E402
 from animl_pipeline.inference.calibration_and_threshold_metrics import (  # noqa: E402
     expected_calibration_error,
     probability_column,
     probability_matrix,
 )
 from animl_pipeline.inference.score_crops import score_crops  # noqa: E402
-from animl_pipeline.steps.evaluation.bootstrap_intervals import BootstrapDraws, mean_over_present_classes, percentile_interval, precision_recall_f1  # noqa: E402
 from animl_pipeline.steps.evaluation.metrics import class_indices  # noqa: E402
 
 if TYPE_CHECKING:

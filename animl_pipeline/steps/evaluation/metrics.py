@@ -9,8 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.core.evaluation_results import ClassScores, FalseBoxScores, Metrics
-from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
-from animl_pipeline.steps.evaluation.bootstrap_intervals import (
+from animl_pipeline.inference.bootstrap_intervals import (
     BootstrapDraws,
     Floats,
     accuracies,
@@ -18,6 +17,7 @@ from animl_pipeline.steps.evaluation.bootstrap_intervals import (
     percentile_interval,
     precision_recall_f1,
 )
+from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 
 
 def compute_metrics(scored: pd.DataFrame, ids: tuple[str, ...], nothing: str | None = None) -> Metrics:

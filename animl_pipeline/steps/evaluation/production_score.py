@@ -15,11 +15,11 @@ from animl_pipeline.core.capture_times import parse_seconds
 from animl_pipeline.core.evaluation_results import ProductionChange, ProductionComparison, ProductionScore, SequenceScores
 from animl_pipeline.core.model_card import ModelCard, ModelInput
 from animl_pipeline.core.table_schemas import SEARCHED_TEST_IMAGES, TEST_DETECTIONS, TEST_IMAGES, TEST_OBJECTS
+from animl_pipeline.inference.bootstrap_intervals import BootstrapDraws, Floats, mean_over_present_classes, percentile_interval
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 from animl_pipeline.inference.classifier import labelled_classes
 from animl_pipeline.inference.score_crops import score_crops
 from animl_pipeline.inference.sequence_outcomes import ModelLabels, ReviewedImages, SequenceOutcomes, find_outcomes
-from animl_pipeline.steps.evaluation.bootstrap_intervals import BootstrapDraws, Floats, mean_over_present_classes, percentile_interval
 from animl_pipeline.storage.store import Store
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from animl_pipeline.core.evaluation_results import Threshold
+from animl_pipeline.inference.bootstrap_intervals import BootstrapDraws, percentile_interval
 from animl_pipeline.inference.calibration_and_threshold_metrics import count_as_parent, operating_point, probability_column
-from animl_pipeline.steps.evaluation.bootstrap_intervals import BootstrapDraws, percentile_interval
 
 
 def score_thresholds(thresholds: Sequence[Threshold], scored: pd.DataFrame) -> tuple[Threshold, ...]:

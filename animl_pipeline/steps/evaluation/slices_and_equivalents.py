@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from animl_pipeline.core.evaluation_results import EquivalentScores, SliceScores
-from animl_pipeline.steps.evaluation.bootstrap_intervals import (
+from animl_pipeline.inference.bootstrap_intervals import (
     BootstrapDraws,
     accuracies,
     mean_over_present_classes,
