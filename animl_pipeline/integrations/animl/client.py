@@ -12,13 +12,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import requests
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr
 from tenacity import (
     RetryError,
     Retrying,
@@ -34,6 +33,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import SettingsError
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.integrations.animl import queries
+from animl_pipeline.integrations.animl.camera_deployments import CameraDeployment, parse_deployment
 from animl_pipeline.integrations.animl.errors_in_answers import check_status, codes, graphql_errors, json_body, reason_in, token_refused
 from animl_pipeline.integrations.animl.queries import ImageFilters
 from animl_pipeline.integrations.animl.sign_in import SignIn, redact_urllib3_logs
@@ -56,16 +56,6 @@ class ExportTask(Record):
     url: SecretStr = Field(default=SecretStr(""), description="everybody who has it can read the export")
     count: int = 0
     error: str = ""
-
-
-class CameraDeployment(Record):
-    """A camera at a location for a time. ``deployment`` is the name that exports use; coordinates are degrees."""
-
-    deployment: str
-    camera: str
-    started: datetime | None
-    lat: float
-    lon: float
 
 
 class AnimlClient:
@@ -228,29 +218,56 @@ class AnimlClient:
         """
         with self._expected_form():
             cameras = self._ask_project(queries.LOCATIONS).get("cameraConfigs") or []
-            return [d for camera in cameras for raw in camera.get("deployments") or [] if (d := _deployment(camera["_id"], raw)) is not None]
+            return [d for camera in cameras for raw in camera.get("deployments") or [] if (d := parse_deployment(camera["_id"], raw)) is not None]
+
+    def label_and_tag_names(self) -> tuple[dict[str, str], dict[str, str]]:
+        """The project's label ids with their names, and its tag ids with theirs.
+
+        Raises:
+            SettingsError: ``unknown_project``.
+        """
+        with self._expected_form():
+            found = self._ask_project(queries.NAMES)
+            labels, tags = ({str(o["_id"]): str(o["name"]) for o in found.get(kind) or []} for kind in ("labels", "tags"))
+        return labels, tags
 
     def relative_boxes(self, image_ids: Sequence[str]) -> dict[str, list[float]]:
         """Object id → its box [ymin, xmin, ymax, xmax], relative to the image, for all objects of some images that have one."""
         boxes: dict[str, list[float]] = {}
         for start in range(0, len(image_ids), IMAGES_PER_QUESTION):
             custom = queries.all_of([queries.one_of("_id", image_ids[start : start + IMAGES_PER_QUESTION])])
-            boxes |= self._boxes_of({"limit": IMAGES_PER_QUESTION, "filters": {"custom": custom}})
-        return boxes
-
-    def _boxes_of(self, wanted: dict[str, Any]) -> dict[str, list[float]]:
-        """Object id → its box, on all pages of an answer."""
-        boxes: dict[str, list[float]] = {}
-        with self._expected_form():
-            following: str | None = ""
-            while following is not None:
-                page = self._query(queries.BOXES, {"input": wanted | ({"next": following} if following else {})})["images"]
-                for obj in (obj for image in page["images"] or [] for obj in image.get("objects") or []):
+            with self._expected_form():
+                for obj in (obj for page in self.image_pages(queries.BOXES, {"custom": custom}) for im in page for obj in im.get("objects") or []):
                     box = [float(n) for n in obj.get("bbox") or [] if n is not None]
                     boxes |= {str(obj["_id"]): box} if len(box) == 4 and all(map(math.isfinite, box)) else {}
-                more = page["pageInfo"]
-                following = str(more["next"]) if more.get("hasNext") and more.get("next") else None
         return boxes
+
+    def image_pages(self, query: str, filters: dict[str, Any], page_images: int = IMAGES_PER_QUESTION) -> Iterator[list[dict[str, Any]]]:
+        """The images that fit, page by page, with the fields that the query names.
+
+        Args:
+            query: of ``images``, with ``pageInfo { next hasNext }``.
+            filters: which images, as Animl's FiltersInput.
+            page_images: images on a page. If Animl needs more than its 30 s for a page, it is asked for half as many from there on.
+
+        Raises:
+            RemoteError: ``timed_out``: Animl does not answer for a single image in time.
+        """
+        following: str | None = ""
+        while following is not None:
+            question = {"filters": filters, "limit": page_images} | ({"next": following} if following else {})
+            try:
+                answer = self._query(query, {"input": question}, retry_timeouts=page_images == 1)
+            except RemoteError as e:
+                if e.reason != "timed_out" or page_images == 1:
+                    raise
+                page_images = max(1, page_images // 2)
+                continue
+            with self._expected_form():
+                page = answer["images"]
+                images, more = [dict(image) for image in page["images"] or []], page["pageInfo"]
+                following = str(more["next"]) if more.get("hasNext") and more.get("next") else None
+            yield images
 
     def ml_model(self, model_id: str) -> dict[str, Any] | None:
         """Animl's document of a model (_id, version, defaultConfThreshold, categories, …); None for an unknown model."""
@@ -373,20 +390,3 @@ def _retry(call: Callable[[], T], pause_s: float, except_reason: str = "") -> T:
     retryable = retry_if_exception(lambda e: isinstance(e, RemoteError) and e.retryable and e.reason != except_reason)
     pauses = wait_exponential_jitter(initial=min(0.5, pause_s), max=10, jitter=min(1.0, pause_s))
     return Retrying(retry=retryable, stop=stop_after_attempt(ATTEMPTS), wait=pauses, reraise=True)(call)
-
-
-def _deployment(camera: str, raw: dict[str, Any] | None) -> CameraDeployment | None:
-    """A deployment with a name and coordinates. 0, 0 counts as unknown. GeoJSON puts the longitude first."""
-    if not raw or not raw.get("name"):
-        return None
-    coordinates = ((raw.get("location") or {}).get("geometry") or {}).get("coordinates") or []
-    if len(coordinates) < 2 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in coordinates[:2]):
-        return None
-    lon, lat = float(coordinates[0]), float(coordinates[1])
-    if (lat, lon) == (0, 0) or not (abs(lat) <= 90 and abs(lon) <= 180):
-        return None
-    name = f"{camera}-default" if raw["name"] == "default" else str(raw["name"])
-    try:
-        return CameraDeployment(deployment=name, camera=camera, started=raw.get("startDate"), lat=lat, lon=lon)
-    except ValidationError:
-        return CameraDeployment(deployment=name, camera=camera, started=None, lat=lat, lon=lon)

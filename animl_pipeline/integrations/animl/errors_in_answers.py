@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import requests
 
+from animl_pipeline.config import SourceConfig
+from animl_pipeline.core.errors import ExportError, ExportUnreachableError
 from animl_pipeline.storage.read_remote_files import RemoteError
 
 TOKEN_REFUSED = {"UNAUTHENTICATED", "UNAUTHORIZED", "AUTHENTICATION_ERROR"}
@@ -57,3 +61,14 @@ def codes(errors: list[dict[str, Any]]) -> set[str]:
 def token_refused(response: requests.Response) -> bool:
     """Whether Animl refuses the user's token."""
     return response.status_code == 401 or bool(codes(graphql_errors(response)) & TOKEN_REFUSED)
+
+
+@contextmanager
+def animl_errors(source: SourceConfig) -> Iterator[None]:
+    """Turn errors of the client into errors of the source's export; retryable ones stay retryable."""
+    try:
+        yield
+    except RemoteError as e:
+        kind = ExportUnreachableError if e.retryable else ExportError
+        retry = "; run again, what has arrived is kept" if e.retryable else ""
+        raise kind(f"source {source.name!r}: Animl did not answer for {source.export}: {e}{retry}", code=e.reason) from e

@@ -6,9 +6,13 @@ import json
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from animl_pipeline.config import AnimlExportConfig
 from animl_pipeline.core.frozen_record import Record
+
+if TYPE_CHECKING:
+    from animl_pipeline.integrations.animl.animl_windows import Window
 
 _TIME = r"\d\d(?::?\d\d(?::?\d\d(?:[.,]\d+)?)?)?(?:Z|[+-]\d\d(?::?\d\d)?)?"
 _DATE = r"(?:[+-]\d{6}|\d{4})(?:-?\d\d(?:-?\d\d)?|-?\d{3}|-?W\d\d(?:-?\d)?)?"
@@ -17,7 +21,7 @@ _ISO_DATE = re.compile(rf"{_DATE}(?:T{_TIME})?|T?{_TIME}")
 
 
 class ImageFilters(Record):
-    """Which images: by capture time (from inclusive, to exclusive), camera, deployment, label, and validation."""
+    """Which images: by capture time (from inclusive, to exclusive), camera, deployment, label, validation, and when they were added."""
 
     created_from: datetime | None = None
     created_to: datetime | None = None
@@ -26,6 +30,7 @@ class ImageFilters(Record):
     labels: tuple[str, ...] = ()
     only_reviewed: bool = False
     validated_since: datetime | None = None
+    added_since: datetime | None = None
 
     def as_input(self) -> dict[str, Any]:
         """Animl's FiltersInput. Unused filters are left out, because an empty list fits no image.
@@ -42,6 +47,7 @@ class ImageFilters(Record):
         filters = {
             "createdStart": self.created_from and iso_utc(self.created_from),
             "createdEnd": self.created_to and iso_utc(self.created_to),
+            "addedStart": self.added_since and iso_utc(self.added_since),
             "cameras": not dates["cameras"] and list(self.cameras),
             "deployments": list(self.deployments),
             "labels": not dates["labels"] and list(self.labels),
@@ -53,6 +59,22 @@ class ImageFilters(Record):
     def ids(self) -> list[str]:
         """All ids that the filters name."""
         return [*self.cameras, *self.deployments, *self.labels]
+
+    def of_window(self, window: Window) -> ImageFilters:
+        """These filters, limited to one window."""
+        limits = {"created_from": window.start, "created_to": window.end, "validated_since": window.since, "added_since": window.added_since}
+        return self.model_copy(update=limits)
+
+
+def image_filters(config: AnimlExportConfig) -> ImageFilters:
+    """The plan's choice of images as Animl's filters."""
+    start, end = _as_utc(config.created_from), _as_utc(config.created_to)
+    chosen = config.model_dump(include={"cameras", "deployments", "labels", "only_reviewed"})
+    return ImageFilters(created_from=start, created_to=end, **chosen)
+
+
+def _as_utc(moment: datetime | None) -> datetime | None:
+    return moment and (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC))
 
 
 def reads_as_date(text: str) -> bool:
@@ -98,6 +120,18 @@ PROJECTS = "query Projects { projects { _id } }"
 
 BOXES = """query Boxes($input: QueryImagesInput!) {
   images(input: $input) { images { _id objects { _id bbox } } pageInfo { next hasNext } }
+}"""
+
+NAMES = "query Names($input: QueryProjectsInput) { projects(input: $input) { _id labels { _id name } tags { _id name } } }"
+
+LABELS = """query Labels($input: QueryImagesInput!) {
+  images(input: $input) {
+    images {
+      _id cameraId deploymentId dateAdded dateTimeAdjusted timezone reviewed tags
+      objects { _id locked labels { labelId type conf labeledDate mlModel mlModelVersion validation { validated validationDate } } }
+    }
+    pageInfo { next hasNext }
+  }
 }"""
 
 ML_MODELS = """query Models($input: QueryMLModelsInput) {

@@ -21,16 +21,17 @@ from filelock import FileLock
 
 from animl_pipeline.config import AnimlExportConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import ExportError, ExportUnreachableError
-from animl_pipeline.integrations.animl import AnimlClient, ImageFilters
+from animl_pipeline.core.errors import ExportError
+from animl_pipeline.integrations.animl import AnimlClient
+from animl_pipeline.integrations.animl.animl_state import Answer, Attempt, ExportState, FailedWindow, ProjectExport
+from animl_pipeline.integrations.animl.animl_windows import Window, divide_into_windows
+from animl_pipeline.integrations.animl.errors_in_answers import animl_errors
+from animl_pipeline.integrations.animl.queries import image_filters
 from animl_pipeline.steps.export.animl_merge import ExportMerge
-from animl_pipeline.steps.export.animl_state import Answer, Attempt, ExportState, FailedWindow, ProjectExport
-from animl_pipeline.steps.export.animl_windows import Window, divide_into_windows
 from animl_pipeline.steps.export.export_animl_windows import SHORT, ExportContext, is_null_box, request_windows
 from animl_pipeline.steps.export.export_tables import ExportBuild, Location, merge_deployments, write_tables
 from animl_pipeline.steps.export.fetch_and_parse_coco import parse_coco, read_batches
 from animl_pipeline.steps.export.problems import Problems
-from animl_pipeline.storage.read_remote_files import RemoteError
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, digest_of
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def count_validated(source: SourceConfig, since: datetime | None, settings: Sett
         line = f"source {source.name!r}: expected animl://<project id> to watch, found {source.export}; a file cannot say what is new"
         raise ExportError(line, code="not_animl")
     filters = image_filters(source.animl or AnimlExportConfig()).model_copy(update={"validated_since": since})
-    with _animl_errors(source), AnimlClient(project, settings) as animl:
+    with animl_errors(source), AnimlClient(project, settings) as animl:
         return animl.count_images(filters)
 
 
@@ -67,7 +68,7 @@ def read_animl_project(project: str, source: SourceConfig, store: Store, setting
     config = source.animl or AnimlExportConfig()
     filters = image_filters(config)
     name = digest_of([settings.api_url, project, filters.model_dump(mode="json")])[:16]
-    with _animl_errors(source), AnimlClient(project, settings) as animl, _locked_scratch(store, name) as scratch:
+    with animl_errors(source), AnimlClient(project, settings) as animl, _locked_scratch(store, name) as scratch:
         within_m = source.merge_locations_within_m
         locations = merge_deployments(animl.deployments(), within_m) if within_m else []
         export = _update(ExportContext(animl, filters, config, ExportState(store, name), store, scratch))
@@ -78,28 +79,6 @@ def read_animl_project(project: str, source: SourceConfig, store: Store, setting
     }
     fields = {"export": source.export, "path_field": source.path_field, "location_field": source.location_field}
     return ExportBuild(digests, fields | {"without_time": export.without_time}, lambda space: _build(space, source, export, locations, store))
-
-
-def image_filters(config: AnimlExportConfig) -> ImageFilters:
-    """The plan's choice of images as Animl's filters."""
-    start, end = _as_utc(config.created_from), _as_utc(config.created_to)
-    chosen = config.model_dump(include={"cameras", "deployments", "labels", "only_reviewed"})
-    return ImageFilters(created_from=start, created_to=end, **chosen)
-
-
-def _as_utc(moment: datetime | None) -> datetime | None:
-    return moment and (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC))
-
-
-@contextmanager
-def _animl_errors(source: SourceConfig) -> Iterator[None]:
-    """Turn errors of the client into errors of the export; retryable ones stay retryable."""
-    try:
-        yield
-    except RemoteError as e:
-        kind = ExportUnreachableError if e.retryable else ExportError
-        retry = "; run again, what has arrived is kept" if e.retryable else ""
-        raise kind(f"source {source.name!r}: Animl did not answer for {source.export}: {e}{retry}", code=e.reason) from e
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from animl_pipeline.config import AnimlExportConfig
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.core.progress import track
 from animl_pipeline.integrations.animl import AnimlClient, ExportTask, ImageFilters
-from animl_pipeline.steps.export.animl_state import Answer, Attempt, ExportState, FailedWindow, WindowProgress
-from animl_pipeline.steps.export.animl_windows import Window
+from animl_pipeline.integrations.animl.animl_state import Answer, Attempt, ExportState, FailedWindow, WindowProgress
+from animl_pipeline.integrations.animl.animl_windows import Window
 from animl_pipeline.steps.export.fetch_and_parse_coco import parse_coco
 from animl_pipeline.storage.read_remote_files import RemoteError
 from animl_pipeline.storage.store import Store
@@ -51,11 +51,7 @@ class ExportContext(NamedTuple):
 
     def count(self, window: Window) -> int:
         """How many images of the project are in a window now."""
-        return self.animl.count_images(self.filters_of(window))
-
-    def filters_of(self, window: Window) -> ImageFilters:
-        """The plan's filters, limited to one window."""
-        return self.filters.model_copy(update={"created_from": window.start, "created_to": window.end, "validated_since": window.since})
+        return self.animl.count_images(self.filters.of_window(window))
 
 
 def request_windows(context: ExportContext, attempt: Attempt, what: str) -> tuple[list[Answer], list[FailedWindow]]:
@@ -217,7 +213,7 @@ def _download(context: ExportContext, attempt: Attempt, window: Window, task_id:
 
 def _start(context: ExportContext, attempt: Attempt, window: Window) -> str:
     """Start an export and remember its task, so that a killed run waits for it instead of starting another."""
-    task_id = context.animl.start_export(context.filters_of(window))
+    task_id = context.animl.start_export(context.filters.of_window(window))
     context.state.save_progress(attempt, window, WindowProgress(task=task_id))
     return task_id
 

@@ -1,4 +1,4 @@
-"""Divide an Animl project into windows of capture time, each small enough for one export.
+"""Divide an Animl project into windows of capture time, each small enough for one export or one list of pages.
 
 Animl streams exports of more than 18,000 images, and such files can be cut off.
 """
@@ -23,21 +23,24 @@ MAX_TIMEOUTS = 12
 
 
 class Window(Record):
-    """Images taken from ``start`` to ``end`` (exclusive; None: open) that were validated since ``since`` (None: all)."""
+    """Images taken from ``start`` to ``end`` (exclusive; None: open), validated since ``since``, added since ``added_since`` (None: all)."""
 
     start: datetime | None = None
     end: datetime | None = None
     since: datetime | None = None
+    added_since: datetime | None = None
     images: int = 0
 
     @property
     def key(self) -> str:
         """The window as text, without its number of images."""
-        return " ".join(iso_utc(t) if t else "-" for t in (self.start, self.end, self.since))
+        limits = (self.start, self.end, self.since, *([self.added_since] if self.added_since else []))
+        return " ".join(iso_utc(t) if t else "-" for t in limits)
 
     def __str__(self) -> str:
         """For messages."""
         since = f", validated since {iso_utc(self.since)}" if self.since else ""
+        since += f", added since {iso_utc(self.added_since)}" if self.added_since else ""
         return f"images taken {iso_utc(self.start) if self.start else 'at any time'} to {iso_utc(self.end) if self.end else 'any time'}{since}"
 
     def halves(self) -> tuple[Window, Window] | None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from animl_pipeline.core.frozen_record import Digest, Record
-from animl_pipeline.steps.export.animl_windows import Window
+from animl_pipeline.integrations.animl.animl_windows import Window
 from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
