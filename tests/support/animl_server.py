@@ -36,8 +36,24 @@ input QueryProjectsInput { _ids: [String!] }
 input QueryImagesInput {
   paginatedField: String  sortAscending: Boolean  limit: Int  next: String  previous: String  filters: FiltersInput!
 }
-type ImageObject { _id: ID!  bbox: [Float!] }
-type Image { _id: ID!  objects: [ImageObject!] }
+type Validation { validated: Boolean!  validationDate: Date  userId: String }
+type Label {
+  _id: ID!  type: String!  labelId: String!  conf: Float  bbox: [Float!]  labeledDate: Date  mlModel: String  mlModelVersion: String
+  userId: String  validation: Validation
+}
+type ImageObject { _id: ID!  bbox: [Float!]  locked: Boolean!  labels: [Label!] }
+type ImageAddress { original: String  medium: String  small: String }
+type Image {
+  _id: ID!  projectId: String!  cameraId: String!  deploymentId: ID!  dateAdded: Date!  dateTimeAdjusted: Date  timezone: String!
+  reviewed: Boolean  awaitingPrediction: Boolean  tags: [ID!]  url: ImageAddress  objects: [ImageObject!]
+}
+type ProjectLabel { _id: String!  name: String!  taxonomy: String  ml: Boolean }
+type ProjectTag { _id: ID!  name: String!  color: String! }
+input CreateProjectTagInput { name: String!  color: String! }
+type ProjectTagsPayload { tags: [ProjectTag!] }
+input ImageTagInput { imageId: ID!  tagId: ID! }
+input CreateImageTagsInput { tags: [ImageTagInput!]! }
+type StandardPayload { isOk: Boolean! }
 type PageInfo { previous: String  hasPrevious: Boolean  next: String  hasNext: Boolean }
 type ImagesConnection { images: [Image!]!  pageInfo: PageInfo }
 type Point { type: String!  coordinates: [Float!]! }
@@ -63,8 +79,14 @@ type Category { _id: String!  name: String!  color: String!  taxonomy: String }
 type MLModel {
   _id: String!  description: String  version: String!  defaultConfThreshold: Float  categories: [Category!]!  expectsCrops: Boolean!
 }
-type Mutation { updateAutomationRules(input: UpdateAutomationRulesInput!): UpdateAutomationRulesPayload }
-type Project { _id: String!  name: String!  cameraConfigs: [CameraConfig]  automationRules: [AutomationRule] }
+type Mutation {
+  updateAutomationRules(input: UpdateAutomationRulesInput!): UpdateAutomationRulesPayload
+  createProjectTag(input: CreateProjectTagInput!): ProjectTagsPayload
+  createImageTags(input: CreateImageTagsInput!): StandardPayload
+}
+type Project {
+  _id: String!  name: String!  cameraConfigs: [CameraConfig]  automationRules: [AutomationRule]  labels: [ProjectLabel!]  tags: [ProjectTag!]
+}
 type Task { _id: ID!  projectId: String!  type: String!  status: String!  created: Date!  updated: Date!  output: JSONObject }
 type ImagesCount { count: Int }
 type Query {
@@ -82,14 +104,29 @@ CONDITION = re.compile(r"'([\w.]+)': \{ (?:\$gte: ISODate\('([^']+)'\)|\$in: (\[
 ISO_DATE = re.compile(r"\d\d|\d{4}|\d{4}-\d\d|\d{4}-?\d\d-?\d\d|\d{4}-?\d{3}|\d{4}-?W\d\d|\d\d:\d\d(:\d\d)?")
 """Texts that the library of Animl's task handler reads as dates. The handler turns them into dates, which no id equals."""
 PAGE = 50
-"""Images on a page of ``images``."""
+"""Images on a page of ``images``, at most."""
+MAX_TAGGED = 20_000
+"""Tags that one request may give to images."""
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @dataclass
+class AnimlLabel:
+    """A label of an object: by a model (with its version and confidence), or by a person. ``validated``: None where nobody decided."""
+
+    name: str
+    model: str | None = None
+    version: str | None = None
+    conf: float | None = None
+    validated: bool | None = None
+    date: datetime | None = None  # of the validation
+    labelled: datetime | None = None
+
+
+@dataclass
 class AnimlObject:
-    """An object of an image, with one label."""
+    """An object of an image, with one label as exports know it, or with all ``labels`` as ``images`` shows them."""
 
     id: str
     name: str = "fox"
@@ -98,6 +135,14 @@ class AnimlObject:
     validated: bool = True
     by: str = "reviewer"
     date: datetime | None = LONG_AGO
+    labels: list[AnimlLabel] = field(default_factory=list)  # the one that was given last first, as Animl keeps them
+    locked: bool | None = None  # None: as validated
+
+    def all_labels(self) -> list[AnimlLabel]:
+        return self.labels or [AnimlLabel(self.name, conf=self.confidence, validated=self.validated or None, date=self.date)]
+
+    def is_locked(self) -> bool:
+        return self.validated if self.locked is None else self.locked
 
 
 @dataclass
@@ -113,10 +158,16 @@ class AnimlImage:
     width: int = 64
     height: int = 48
     size_known: bool = True  # otherwise exports hold no size, and boxes of null
+    added: datetime = LONG_AGO
+    timezone: str = "UTC"
+    tags: list[str] = field(default_factory=list)  # ids
 
     @property
     def reviewed(self) -> bool:
-        return bool(self.objects) and all(t.validated for t in self.objects)
+        return bool(self.objects) and all(t.is_locked() for t in self.objects)
+
+    def validated_dates(self) -> list[datetime]:
+        return [label.date for t in self.objects for label in t.all_labels() if label.date is not None and label.validated is not None]
 
 
 @dataclass
@@ -140,6 +191,8 @@ class AnimlServer:
         self.cameras: list[dict[str, Any]] = []
         self.rules: list[dict[str, Any]] = []
         self.models: list[dict[str, Any]] = []
+        self.tags: list[dict[str, str]] = []
+        self.page_seconds_per_image = 0.0  # simulated; a page of images above api_timeout_s answers 504
         self.user_is_manager = True  # users may change automation rules
         self.concurrent_rule: dict[str, Any] | None = None  # somebody adds this rule while ours are written
         self.tokens: dict[str, set[str]] = {"token-of-a-service-user": {"isle"}}
@@ -189,12 +242,28 @@ class AnimlServer:
         return {"count": len(self.select(filters, info.context["project"]))}
 
     def images_on_page(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:
-        """A page of images. Their boxes are relative to the image."""
+        """A page of images with all their objects and labels. Boxes are relative to the image."""
         self.request_counts["images"] += 1
         found, start = self.select(input["filters"], info.context["project"]), int(input.get("next") or 0)
         end = start + min(input.get("limit") or PAGE, PAGE)
-        page = [{"_id": p.id, "objects": [{"_id": t.id, "bbox": _relative_box(t, p)} for t in p.objects]} for p in found[start:end]]
-        return {"images": page, "pageInfo": {"hasNext": end < len(found), "next": str(end) if end < len(found) else None}}
+        if min(input.get("limit") or PAGE, PAGE) * self.page_seconds_per_image > self.api_timeout_s:
+            raise _SlowError
+        more = {"hasNext": end < len(found), "next": str(end) if end < len(found) else None}
+        return {"images": [_document(p) for p in found[start:end]], "pageInfo": more | {"hasPrevious": start > 0, "previous": None}}
+
+    def createProjectTag(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        _require_member(info)
+        self.tags.append({"_id": f"tag-{len(self.tags)}", **input})
+        return {"tags": self.tags}
+
+    def createImageTags(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        project, by_id = _require_member(info), {p.id: p for p in self.images}
+        if len(input["tags"]) > MAX_TAGGED or any(t["tagId"] not in {tag["_id"] for tag in self.tags} for t in input["tags"]):
+            raise GraphQLError("Bad request", extensions={"code": "BAD_USER_INPUT"})
+        for t in input["tags"]:
+            if t["imageId"] in by_id and by_id[t["imageId"]].project == project and t["tagId"] not in by_id[t["imageId"]].tags:
+                by_id[t["imageId"]].tags.append(t["tagId"])
+        return {"isOk": True}
 
     def exportAnnotations(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         project = _require_member(info)
@@ -221,7 +290,20 @@ class AnimlServer:
         members = info.context["member_of"]
         mine = members if members is not None else {p.project for p in self.images}
         wanted = set(input["_ids"]) if input and input.get("_ids") else mine
-        return [{"_id": p, "name": p, "cameraConfigs": self.cameras, "automationRules": self.rules} for p in sorted(mine & wanted)]
+        names = dict.fromkeys([*self.labels, *(label.name for p in self.images for t in p.objects for label in t.all_labels())])
+        about = {"cameraConfigs": self._camera_configs(), "automationRules": self.rules, "tags": self.tags}
+        about["labels"] = [{"_id": _label_id(name), "name": name, "ml": True} for name in names]
+        return [{"_id": p, "name": p} | about for p in sorted(mine & wanted)]
+
+    def _camera_configs(self) -> list[dict[str, Any]]:
+        """The cameras of the test, or else those that the images name."""
+        if self.cameras:
+            return self.cameras
+        stood = {(p.camera, p.deployment) for p in self.images}
+        return [
+            {"_id": c, "deployments": [{"_id": f"{c}/{d}", "name": d, "timezone": "UTC"} for camera, d in sorted(stood) if camera == c]}
+            for c in sorted({camera for camera, _ in stood})
+        ]
 
     def mlModels(self, info: Any, input: dict[str, Any] | None = None) -> list[dict[str, Any]]:  # noqa: N802
         self.request_counts["mlModels"] += 1
@@ -243,6 +325,7 @@ class AnimlServer:
         start, end = (_parse_time(filters.get(k)) for k in ("createdStart", "createdEnd"))
         custom = _parse_custom(filters.get("custom"))
         since = _parse_time(custom.pop("objects.labels.validation.validationDate", None))
+        added = _parse_time(filters.get("addedStart"))
 
         def fits(p: AnimlImage) -> bool:
             return (
@@ -253,7 +336,9 @@ class AnimlServer:
                 and ("deployments" not in filters or p.deployment in filters["deployments"])
                 and ("labels" not in filters or any(t.name in filters["labels"] for t in p.objects))
                 and ("reviewed" not in filters or p.reviewed == filters["reviewed"])
-                and (since is None or any(t.date is not None and t.date >= since for t in p.objects))
+                and (since is None or any(date >= since for date in p.validated_dates()))
+                and (added is None or p.added >= added)
+                and ("tags" not in filters or bool(set(p.tags) & set(filters["tags"])))
                 and all(values(p) & set(custom[name]) for name, values in CUSTOM_FIELDS.items() if name in custom)
             )
 
@@ -287,7 +372,7 @@ class AnimlServer:
     def _coco(self, task_id: str, exported: list[AnimlImage], count: int) -> bytes:
         """The file. Above ``stream_above`` images it is streamed: its end is written with the last object of image number ``count``."""
         labels = self.labels[len(self.tasks) % len(self.labels) :] + self.labels[: len(self.tasks) % len(self.labels)]
-        categories = [{"id": i, "name": n} for i, n in enumerate(["empty", *labels])]
+        categories: list[dict[str, Any]] = [{"id": i, "name": n} for i, n in enumerate(["empty", *labels])]
         number = {c["name"]: c["id"] for c in categories}
         description = f"Image data exported from Animl project 'isle'. Export ID: {task_id}"
         info = {"version": "1.0", "description": description, "date_created": datetime.now(UTC).isoformat()}
@@ -302,6 +387,37 @@ class AnimlServer:
                 last = i == count and k == len(part)
                 text += json.dumps(o) + (f'], "categories": {json.dumps(categories)}, "info":{json.dumps(info)}}}' if last else ", ")
         return text.encode()
+
+
+def _document(p: AnimlImage) -> dict[str, Any]:
+    """An image as ``images`` answers it."""
+    objects = [
+        {"_id": t.id, "bbox": _relative_box(t, p), "locked": t.is_locked(), "labels": [_label(t, i) for i in range(len(t.all_labels()))]}
+        for t in p.objects
+    ]
+    about = {"_id": p.id, "projectId": p.project, "cameraId": p.camera, "deploymentId": f"{p.camera}/{p.deployment}", "reviewed": p.reviewed}
+    times = {"dateAdded": p.added.isoformat(), "dateTimeAdjusted": p.taken.isoformat() if p.taken else None, "timezone": p.timezone}
+    return about | times | {"awaitingPrediction": False, "tags": p.tags, "objects": objects}
+
+
+def _label(t: AnimlObject, number: int) -> dict[str, Any]:
+    label = t.all_labels()[number]
+    decided = {"validated": label.validated, "validationDate": label.date.isoformat() if label.date else None, "userId": t.by}
+    return {
+        "_id": f"{t.id}-{number}",
+        "type": "ml" if label.model else "manual",
+        "labelId": _label_id(label.name),
+        "conf": label.conf,
+        "labeledDate": label.labelled.isoformat() if label.labelled else None,
+        "mlModel": label.model,
+        "mlModelVersion": label.version,
+        "validation": None if label.validated is None else decided,
+    }
+
+
+def _label_id(name: str) -> str:
+    """A project's id of a label, which is not its name."""
+    return f"id-of-{name}"
 
 
 class _SlowError(Exception):

@@ -35,6 +35,7 @@ from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.integrations.animl import queries
 from animl_pipeline.integrations.animl.camera_deployments import CameraDeployment, parse_deployment
 from animl_pipeline.integrations.animl.errors_in_answers import check_status, codes, graphql_errors, json_body, reason_in, token_refused
+from animl_pipeline.integrations.animl.project_names import ProjectNames
 from animl_pipeline.integrations.animl.queries import ImageFilters
 from animl_pipeline.integrations.animl.sign_in import SignIn, redact_urllib3_logs
 from animl_pipeline.storage.read_remote_files import RemoteError
@@ -220,16 +221,14 @@ class AnimlClient:
             cameras = self._ask_project(queries.LOCATIONS).get("cameraConfigs") or []
             return [d for camera in cameras for raw in camera.get("deployments") or [] if (d := parse_deployment(camera["_id"], raw)) is not None]
 
-    def label_and_tag_names(self) -> tuple[dict[str, str], dict[str, str]]:
-        """The project's label ids with their names, and its tag ids with theirs.
+    def project_names(self) -> ProjectNames:
+        """The names of the project's labels, tags and deployments.
 
         Raises:
             SettingsError: ``unknown_project``.
         """
         with self._expected_form():
-            found = self._ask_project(queries.NAMES)
-            labels, tags = ({str(o["_id"]): str(o["name"]) for o in found.get(kind) or []} for kind in ("labels", "tags"))
-        return labels, tags
+            return ProjectNames.parse(self._ask_project(queries.NAMES))
 
     def relative_boxes(self, image_ids: Sequence[str]) -> dict[str, list[float]]:
         """Object id → its box [ymin, xmin, ymax, xmax], relative to the image, for all objects of some images that have one."""

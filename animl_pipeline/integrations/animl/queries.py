@@ -122,7 +122,9 @@ BOXES = """query Boxes($input: QueryImagesInput!) {
   images(input: $input) { images { _id objects { _id bbox } } pageInfo { next hasNext } }
 }"""
 
-NAMES = "query Names($input: QueryProjectsInput) { projects(input: $input) { _id labels { _id name } tags { _id name } } }"
+NAMES = """query Names($input: QueryProjectsInput) {
+  projects(input: $input) { _id labels { _id name } tags { _id name } cameraConfigs { _id deployments { _id name } } }
+}"""
 
 LABELS = """query Labels($input: QueryImagesInput!) {
   images(input: $input) {
