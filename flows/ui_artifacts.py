@@ -9,11 +9,10 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from animl_pipeline.config.settings import load_settings
-from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.artifacts import CURVES_FILE, Artifact
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.table_schemas import SPLIT_LOCATIONS
 from animl_pipeline.core.untrusted_text import escape_markdown
-from animl_pipeline.steps.training import CURVES_FILE
 from animl_pipeline.storage.store import Store
 from tasks.retry_policies import REMOTE_WORK
 from tasks.store_and_data_paths import RunPaths

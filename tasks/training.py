@@ -100,6 +100,7 @@ def evaluate_classifier(
         step_counts=_counts(history),
         image_url=paths.settings().image_url,
         sequences=evaluation_step.SequenceArtifacts(*sequences) if sequences else None,
+        training=dict(history).get("training"),
     )
 
 

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from animl_pipeline.core.frozen_record import Digest, Record
 
+CURVES_FILE = "curves.png"
+"""The step training's plot of how it went."""
+
 
 class Counts(Record):
     """How many items a step kept and dropped, by reason. ``notes`` holds other counts that a reader should know.

@@ -23,13 +23,14 @@ from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import EvaluationError, PackageError
+from animl_pipeline.core.html_page import format_percent
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.tables import write_parquet
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.steps.evaluation import evaluate_classifier, read_metrics, write_headline
 from animl_pipeline.steps.evaluation.metrics import compute_metrics
-from animl_pipeline.steps.evaluation.report_images import thumbnail
-from animl_pipeline.steps.evaluation.report_wording import describe_performance, format_percent
+from animl_pipeline.steps.evaluation.report_images import THUMBNAIL_SIZE, data_uri
+from animl_pipeline.steps.evaluation.report_wording import describe_performance
 from animl_pipeline.storage.store import BlobColumn, StepOutput, Store, Workspace, open_store
 from tests.conftest import colour_model
 from tests.support.colour_models import (
@@ -176,10 +177,13 @@ def test_a_percentage_is_never_rounded_to_0_or_100() -> None:
 
 
 def test_the_report_is_self_contained(store: Store) -> None:
-    html = read_report(evaluate(store), store)
+    evaluation = evaluate(store)
+    html = read_report(evaluation, store)
     page = ReportPage(html)
-    assert page.addresses
-    assert all(a.startswith("data:image/jpeg;base64,") for a in page.addresses)
+    beside = {name for name in store.files(evaluation) if name.endswith(".csv")}
+    outside = [a for a in page.addresses if not a.startswith(("data:image/jpeg;base64,", "#"))]
+    assert set(outside) == beside
+    assert set(page.addresses) >= {f"#{i}" for i in page.ids if not i.startswith("image-")}
     assert "http" not in html
     assert "url(" not in html
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
@@ -203,7 +207,7 @@ def test_the_report_shows_scores_locations_mistakes_splits_step_counts_and_diges
     manifest = store.manifest(evaluation)
     assert all(digest in page.text for name, digest in manifest.inputs.items() if name in {"model", "crops", "splits"})
     assert page.tags.count("svg") == 3 + 2  # a precision-recall curve a class, and reliability before and after
-    assert page.tags.count("img") == 2 + 2 + 6  # both mistakes, which are suspect labels, too, and two right answers a class
+    assert page.tags.count("img") == 2 + 2 + 6 + 2  # both mistakes, which are suspect labels, too, two right answers a class; two whole images
 
 
 def test_the_six_mistakes_with_the_highest_probability_are_shown_per_class(store: Store) -> None:
@@ -244,7 +248,7 @@ def test_a_browser_shows_all_plots_and_crops_without_sideways_scrolling_on_a_pho
                "--virtual-time-budget=5000", "--dump-dom", probe.as_uri()]  # fmt: skip
     dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env={**os.environ, "HOME": str(tmp_path)}).stdout
     title = dom.split("<title>")[1].split("</title>")[0]
-    assert title == "0 15"  # pixels too wide; five plots and ten crops
+    assert title == "0 17"  # pixels too wide; five plots, ten crops and two whole images
 
 
 # -- reproducibility and reference predictions ------------------------------------------------------------------
@@ -303,7 +307,8 @@ def test_crops_of_images_with_people_are_scored_but_not_shown_and_chosen_last_as
     crops = store.make(Step("crops", version=1), config={"with": "people"}, build=build)
     done = evaluate_classifier(steps.model, crops, steps.splits, plan, store)
     assert read_metrics(done, store).examples == 9
-    with_people, without_people = ({thumbnail(store.blob(b)) for b in rows.loc[rows["with_people"] == flag, "blob"]} for flag in (True, False))
+    thumbnails = {row.crop_id: data_uri(open_image(store.blob(row.blob)), THUMBNAIL_SIZE) for row in rows.itertuples()}
+    with_people, without_people = ({thumbnails[c] for c in rows.loc[rows["with_people"] == flag, "crop_id"]} for flag in (True, False))
     html = read_report(done, store)
     assert not any(t in html for t in with_people)
     assert any(t in html for t in without_people)

@@ -133,12 +133,13 @@ def read_report(evaluation: Artifact, store: Store) -> str:
 
 
 class ReportPage(HTMLParser):
-    """The visible text of a page, its tags, and every URL in it."""
+    """The visible text of a page without its contents list, its tags and ids, and every URL in it."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.addresses: list[str] = []
         self.tags: list[str] = []
+        self.ids: list[str] = []
         self.words: list[str] = []
         self._hidden = 0
         self.feed(html)
@@ -146,11 +147,12 @@ class ReportPage(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self._hidden += tag == "style"
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self._hidden += tag in {"style", "nav"}
         self.addresses += [value or "" for name, value in attrs if name in {"src", "href", "xlink:href", "srcset", "data", "action"}]
 
     def handle_endtag(self, tag: str) -> None:
-        self._hidden -= tag == "style"
+        self._hidden -= tag in {"style", "nav"}
 
     def handle_data(self, data: str) -> None:
         if not self._hidden:

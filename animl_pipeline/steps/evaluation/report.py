@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from animl_pipeline.core.artifacts import Counts
-from animl_pipeline.core.evaluation_results import Interval, Metrics
+from animl_pipeline.core.capture_times import parse_days
+from animl_pipeline.core.evaluation_results import Metrics
+from animl_pipeline.core.html_page import page_environment
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.steps.evaluation import false_alarms_and_missed_invaders, measure_calibration, plots, report_images, report_wording
 from animl_pipeline.steps.evaluation.score_later_images import compare_with_new_locations
 from animl_pipeline.storage.store import Store
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
+TEMPLATE = "report.html.j2"
 MIN_CROPS_FOR_F1 = 10
 """A location with fewer test crops, or with one class only, gets no F1."""
 MAX_TABLE_ROWS = 40
 """Rows of the table of suspect labels; the CSV file has all."""
+MAX_NAMES = 60
+"""Names outside of the plan that are listed."""
 SURE_FROM_F1 = 0.6
 """With a lower mean F1, a model's doubts about labels are often its own mistakes."""
 SPLIT_NAMES = ("train", "val", "test")
@@ -40,6 +44,8 @@ class ReportData(NamedTuple):
         audited: which crops were audited, in words.
         step_counts: name and counts of each earlier step.
         digests: step name → digest of the evaluation's inputs.
+        files: names of the tables beside the page.
+        learning_curves: the plot of the training as PNG; b"" if there is none.
     """
 
     card: ModelCard
@@ -51,6 +57,8 @@ class ReportData(NamedTuple):
     audited: str
     step_counts: Sequence[tuple[str, Counts]]
     digests: Mapping[str, str]
+    files: Sequence[str] = ()
+    learning_curves: bytes = b""
 
 
 def render_report(data: ReportData, people: frozenset[str], max_suspects: int, store: Store) -> str:
@@ -64,23 +72,13 @@ def render_report(data: ReportData, people: frozenset[str], max_suspects: int, s
     """
     missed = false_alarms_and_missed_invaders.missed_invaders(data.test, data.metrics.thresholds)
     values = _verdict_values(data) | _production_values(data) | _auto_accept_values(data) | _score_values(data) | _error_values(data, missed)
-    values |= _image_values(data, missed, people, max_suspects, store)
+    values |= _image_values(data, missed, people, max_suspects, store) | _data_values(data)
     values["false_box_class"] = report_wording.describe_nothing(data.metrics, values["invasive"])
-    page: str = _template().render(values, step_counts=data.step_counts, digests=data.digests)
-    return page
-
-
-@cache
-def _template() -> Any:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = page_environment(Path(__file__).parent)
     environment.filters.update(
-        score=_format_score, percent=report_wording.format_percent, count=report_wording.format_count, words=lambda text: text.replace("_", " "),
-        interval=_format_interval, sequences=report_wording.format_sequences, change="{:+.2f}".format, number="{:,}".format,
-        per_1000=report_wording.format_per_1000,
-    )  # fmt: skip
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+        words=lambda text: text.replace("_", " "), sequences=report_wording.format_sequences, per_1000=report_wording.format_per_1000
+    )
+    return environment.get_template(TEMPLATE).render(values, step_counts=data.step_counts, digests=data.digests, files=data.files)
 
 
 def _verdict_values(data: ReportData) -> dict[str, Any]:
@@ -92,7 +90,6 @@ def _verdict_values(data: ReportData) -> dict[str, Any]:
         "metrics": metrics,
         "headline": report_wording.headline_sentences(metrics),
         "performance": report_wording.describe_performance(metrics)[:2] if metrics.verdict else (),
-        "verdicts": report_wording.VERDICTS,
         "few": report_wording.classes_with_few_examples(metrics),
         "absent": report_wording.classes_without_examples(metrics),
         "few_examples": report_wording.FEW_EXAMPLES,
@@ -139,7 +136,19 @@ def _score_values(data: ReportData) -> dict[str, Any]:
         "several_classes": [s for s in metrics.slices if s.left_out],
         "locations": location_rows(test),
         "min_crops_for_f1": MIN_CROPS_FOR_F1,
+    }
+
+
+def _data_values(data: ReportData) -> dict[str, Any]:
+    """What the model learnt from and was tested on: crops and locations, days, learning curves, names that the plan does not have."""
+    outside = {name: n for title, counts in data.step_counts if title == "labels" for name, n in counts.names_of("unlisted_label").items()}
+    curves = base64.b64encode(data.learning_curves).decode()
+    return {
         "splits": split_rows(data.split, data.card.class_ids()),
+        "days": day_rows(data.split),
+        "outside": list(outside.items())[:MAX_NAMES],
+        "outside_count": len(outside),
+        "learning_curves": f"data:image/png;base64,{curves}" if curves else "",
     }
 
 
@@ -161,11 +170,12 @@ def _image_values(data: ReportData, missed: pd.DataFrame, people: frozenset[str]
     ids = data.card.class_ids()
     missed_crops = data.test.set_index("crop_id", drop=False).loc[list(missed["crop_id"])]
     missed_crops["below"] = missed["threshold"].where(~missed["reaches_threshold"].astype(bool), 0.0).to_numpy()
+    gallery = report_images.Gallery(people, store)
     return {
-        "missed": report_images.show_crops(missed_crops, people, store, report_images.MAX_MISSED),
-        "mistakes": report_images.show_mistakes(data.test, ids, people, store),
-        "right": report_images.show_right_answers(data.test, ids, people, store),
-        "suspect_crops": report_images.show_crops(data.suspects, people, store, max_suspects),
+        "missed": gallery.show(missed_crops, report_images.MAX_MISSED),
+        "mistakes": gallery.show_mistakes(data.test, ids),
+        "suspect_crops": gallery.show(data.suspects, max_suspects),
+        "right": gallery.show_right_answers(data.test, ids),
         "people": sorted(people),
     }
 
@@ -183,6 +193,13 @@ def split_rows(split: pd.DataFrame, ids: Sequence[str]) -> list[dict[str, Any]]:
     """One row per class and one for all: crops and locations in train, val and test."""
     groups = [(c, split[split["class_id"] == c]) for c in ids] + [("all", split)]
     return [{"name": name} | {s: _count_crops(rows[rows["split"] == s]) for s in SPLIT_NAMES} for name, rows in groups]
+
+
+def day_rows(split: pd.DataFrame) -> list[dict[str, str]]:
+    """For each split whose images have times: its name, the first and the last day."""
+    days = pd.Series(parse_days(split["taken"].fillna("").astype(str)), split.index).dropna()
+    spans = [(name, days[split.loc[days.index, "split"] == name]) for name in SPLIT_NAMES]
+    return [{"name": name, "first": f"{of_split.min():%Y-%m-%d}", "last": f"{of_split.max():%Y-%m-%d}"} for name, of_split in spans if len(of_split)]
 
 
 def false_alarm_rows(alarms: pd.DataFrame, crops: int) -> list[dict[str, Any]]:
@@ -212,19 +229,3 @@ def _location_f1(part: pd.DataFrame) -> float | None:
     if len(part) < MIN_CROPS_FOR_F1 or len(present) < 2:
         return None
     return float(f1_score(part["class_id"], part["predicted"], labels=present, average="macro", zero_division=0.0))
-
-
-def _format_interval(interval: Interval | None, sign: bool = False) -> str:
-    """``0.60–0.70``, or with a sign ``-0.10 to +0.05``; "" for None."""
-    if interval is None:
-        return ""
-    return " to ".join(f"{v:+.2f}" for v in interval) if sign else "–".join(f"{v:.2f}" for v in interval)
-
-
-def _format_score(value: float) -> str:
-    """A probability or score with two decimals. Values just below 1 and above 0 are not rounded to 1.00 and 0.00."""
-    if 0.995 <= value < 1:
-        return ">0.99"
-    if 0 < value < 0.005:
-        return "<0.01"
-    return f"{value:.2f}"

@@ -15,10 +15,11 @@ from animl_pipeline.core.evaluation_results import (
     SequenceScores,
     Threshold,
 )
+from animl_pipeline.core.html_page import format_count, format_percent
+
 
 FEW_EXAMPLES = 30
 """With fewer examples, one example more or less changes recall by over three points."""
-
 
 FEW_LOCATIONS = 3
 """With fewer locations, one unusual background decides the scores of the class."""
@@ -259,20 +260,6 @@ def join_words(items: Sequence[str], most: int = 4, last: str = "and") -> str:
     if len(items) > most:
         return f"{', '.join(items[:most])} {last} {len(items) - most} more"
     return f" {last} ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
-
-
-def format_count(n: int, noun: str) -> str:
-    """``1 location``, ``1,200 locations``."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
-def format_percent(share: float) -> str:
-    """A share in per cent without decimals, never rounded up to 100 or down to 0."""
-    if 0.995 <= share < 1:
-        return "over 99 %"
-    if 0 < share < 0.005:
-        return "under 1 %"
-    return f"{share * 100:.0f} %"
 
 
 def classes_with_many_false_alarms(thresholds: Sequence[Threshold]) -> list[str]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from animl_pipeline.core.errors import EvaluationError
+from animl_pipeline.core.html_page import format_count
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.core.table_schemas import TEST_PREDICTIONS
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 from animl_pipeline.inference.score_crops import score_crops
-from animl_pipeline.steps.evaluation.report_wording import format_count
 from animl_pipeline.storage.store import Store
 
 if TYPE_CHECKING:

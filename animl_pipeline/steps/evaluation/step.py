@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.core.artifacts import CURVES_FILE, Artifact, Counts
 from animl_pipeline.core.errors import DamagedError, EvaluationError, PipelineError
 from animl_pipeline.core.evaluation_results import AutoAccept, Comparison, LaterScores, Metrics, ProductionScore, Threshold
+from animl_pipeline.core.html_page import format_count
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import (
     CROPS,
@@ -98,12 +99,14 @@ class _Inputs(NamedTuple):
     step_counts: tuple[tuple[str, Counts], ...]
     image_url: str
     sequences: SequenceArtifacts | None
+    training: Artifact | None
 
     def artifacts(self) -> dict[str, Artifact]:
         folds = {f"{what}_{i}": a for i, fold in enumerate(self.folds) for what, a in (("fold_model", fold.model), ("fold_splits", fold.splits))}
         champion = {"champion": self.champion} if self.champion else {}
         sequences = {"test_images": self.sequences.images, "test_detections": self.sequences.detections} if self.sequences else {}
-        return {"model": self.model, "crops": self.crops, "splits": self.splits} | champion | folds | sequences
+        training = {"training": self.training} if self.training else {}
+        return {"model": self.model, "crops": self.crops, "splits": self.splits} | training | champion | folds | sequences
 
     def labels(self) -> dict[str, tuple[str, ...]]:
         """Class → the labels that people give it."""
@@ -142,6 +145,7 @@ def evaluate_classifier(
     step_counts: Sequence[tuple[str, Counts]] = (),
     image_url: str = "",
     sequences: SequenceArtifacts | None = None,
+    training: Artifact | None = None,
 ) -> Artifact:
     """Score the packaged model on the test split only, and decide the verdict.
 
@@ -160,12 +164,13 @@ def evaluate_classifier(
         step_counts: name and counts of each earlier step, for the report.
         image_url: address of an image in Animl, with {project} and {image}, for links in the report; "" for no links.
         sequences: the sequences on which production is scored; None: production is not scored.
+        training: the training step, whose learning curves the report shows; None: it shows none.
 
     Raises:
         EvaluationError: there is nothing to score; crops, splits, plan and model do not match; a location is in the test split and in
             another; probabilities are not finite, or differ between stored crop and whole image.
     """
-    inputs = _Inputs(model, crops, splits, plan, store, champion, champion_problem, tuple(folds), tuple(step_counts), image_url, sequences)
+    inputs = _Inputs(model, crops, splits, plan, store, champion, champion_problem, tuple(folds), tuple(step_counts), image_url, sequences, training)
     return store.make(
         STEP, inputs=inputs.artifacts(), config=inputs.config(),
         build=lambda space: _evaluate(space, inputs, _load_classifier(model, plan, store)),
@@ -214,7 +219,8 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
     for name, table in tables.items():
         write_csv(space.out / name, table)
     digests = {name: artifact.digest for name, artifact in inputs.artifacts().items()}
-    data = ReportData(card, found, test, scored, split, suspects, audited, inputs.step_counts, digests)
+    curves = store.path(inputs.training, CURVES_FILE).read_bytes() if inputs.training else b""
+    data = ReportData(card, found, test, scored, split, suspects, audited, inputs.step_counts, digests, tuple(tables), curves)
     page = render_report(data, classes_of_people(inputs.labels()), plan.audit.show, store)
     (space.out / "report.html").write_text(page, encoding="utf-8")
     return StepOutput(_counts(found, len(suspects)), final=final, blob_digests=tuple(sorted({str(r["image"]) for r in reference})))
@@ -341,7 +347,7 @@ def _audit_labels(scored_test: pd.DataFrame, split: pd.DataFrame, classifier: Cl
         val = score_crops(split[split["split"] == "val"], classifier, inputs.store, inputs.plan.model_input, "val crops")
         scored = pd.concat([scored_test, val, *(_score_held_out(split, fold, inputs) for fold in inputs.folds)], ignore_index=True)
         splits = "val, test and the folds of train" if inputs.folds else "val and test"
-    audited = f"{report_wording.format_count(len(scored), 'crop')} of {len(split):,}, from {splits}"
+    audited = f"{format_count(len(scored), 'crop')} of {len(split):,}, from {splits}"
     return find_suspect_labels(scored, classifier.card.class_ids(), inputs.image_url), audited
 
 

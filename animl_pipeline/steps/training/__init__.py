@@ -4,7 +4,6 @@ Importing this package does not load torch, timm or lightning. They are loaded w
 """
 
 from animl_pipeline.steps.training.check_backbone_and_weights import check_backbone_and_weights
-from animl_pipeline.steps.training.plot_learning_curves import CURVES_FILE
 from animl_pipeline.steps.training.step import CHECKPOINT_FILE, STEP, train_classifier
 
-__all__ = ["CHECKPOINT_FILE", "CURVES_FILE", "STEP", "check_backbone_and_weights", "train_classifier"]
+__all__ = ["CHECKPOINT_FILE", "STEP", "check_backbone_and_weights", "train_classifier"]

@@ -10,8 +10,6 @@ import pandas as pd
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CURVES_FILE = "curves.png"
-
 
 def plot_training_curves(history: pd.DataFrame) -> bytes:
     """A PNG of the losses and the val macro average precision by epoch; ``history`` as ``TRAINING_HISTORY``."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.config import TrainingConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.artifacts import Counts
+from animl_pipeline.core.artifacts import CURVES_FILE, Counts
 from animl_pipeline.core.errors import DamagedError, TrainingError
 from animl_pipeline.core.table_schemas import CROSS_VALIDATION, EMBEDDED_CROPS, OUT_OF_FOLD, TRAINED_IMAGES, TRAINING_HISTORY
 from animl_pipeline.core.tables import write_table
@@ -27,7 +27,7 @@ from animl_pipeline.steps.training.linear_head import REGULARISATIONS, fit_heads
 from animl_pipeline.steps.training.location_folds import NEVER_HELD_OUT, assign_folds
 from animl_pipeline.steps.training.network_and_weights import build_from_released, build_network
 from animl_pipeline.steps.training.onnx_export import COMPARED_CROPS, NetworkDescription, network_logits, write_model
-from animl_pipeline.steps.training.plot_learning_curves import CURVES_FILE, plot_cross_validation, plot_training_curves
+from animl_pipeline.steps.training.plot_learning_curves import plot_cross_validation, plot_training_curves
 from animl_pipeline.steps.training.step import CHECKPOINT_FILE, TrainingInputs, recorded_plan
 from animl_pipeline.steps.training.trained_images import list_trained_images
 from animl_pipeline.steps.training.trainer import train_network
