@@ -12,14 +12,17 @@ from prefect.exceptions import ObjectNotFound
 
 from animl_pipeline.core.errors import SettingsError
 
+MESSAGE = "send-notification"
+"""The action that sends a message, for which a block is needed."""
+
 
 def put_automations(file: Path, block: str) -> list[str]:
-    """Put a file's automations on the server of PREFECT_API_URL. Returns their names.
+    """Put a file's automations on the server of PREFECT_API_URL. Returns the names of those that are there then.
 
     Args:
         file: YAML with ``automations: [...]`` as Prefect takes them, but without the block in actions that send messages.
         block: the block that sends messages, ``<type>/<name>``, such as slack-webhook/rangers. "": no message is sent, and
-            automations that would only send one are there, switched off.
+            automations that would only send one are not there.
 
     Raises:
         SettingsError: the server has no such block.
@@ -27,28 +30,25 @@ def put_automations(file: Path, block: str) -> list[str]:
     automations = yaml.safe_load(file.read_text(encoding="utf-8"))["automations"]
     with get_client(sync_client=True) as client:
         block_id = _find_block(block, client) if block else None
-        for automation in automations:
-            actions = [_with_block(action, block_id) for action in automation["actions"]]
-            does_something = any(action["type"] != "do-nothing" for action in actions)
-            enabled = automation.get("enabled", True) and does_something
-            _put(AutomationCore.model_validate(automation | {"actions": actions, "enabled": enabled}), client)
-    return [automation["name"] for automation in automations]
+        return [automation["name"] for automation in automations if _put(automation, block_id, client)]
 
 
-def _put(automation: AutomationCore, client: SyncPrefectClient) -> None:
-    existing = client.read_automations_by_name(automation.name)
-    if not existing:
-        client.create_automation(automation)
-    for known in existing[:1]:
-        client.update_automation(known.id, automation)
-    for duplicate in existing[1:]:  # made by hand, or by an earlier version; each of them would act
-        client.delete_automation(duplicate.id)
-
-
-def _with_block(action: dict[str, Any], block_id: str | None) -> dict[str, Any]:
-    if action["type"] != "send-notification":
-        return action
-    return action | {"block_document_id": block_id} if block_id else {"type": "do-nothing"}
+def _put(automation: dict[str, Any], block_id: str | None, client: SyncPrefectClient) -> bool:
+    """Put or update an automation, or delete it if it has nothing to do without a block. Returns whether it is there."""
+    actions = [
+        a | ({"block_document_id": block_id} if a["type"] == MESSAGE else {}) for a in automation["actions"] if block_id or a["type"] != MESSAGE
+    ]
+    existing = client.read_automations_by_name(automation["name"])
+    for extra in existing[1:] if actions else existing:  # made by hand, or by an earlier version; each of them would act
+        client.delete_automation(extra.id)
+    if not actions:
+        return False
+    wanted = AutomationCore.model_validate(automation | {"actions": actions})
+    if existing:
+        client.update_automation(existing[0].id, wanted)
+    else:
+        client.create_automation(wanted)
+    return True
 
 
 def _find_block(block: str, client: SyncPrefectClient) -> str:

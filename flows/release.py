@@ -15,7 +15,6 @@ from animl_pipeline.core.untrusted_text import escape_markdown
 from animl_pipeline.deploy import Registration, new_approval
 from flows.approval import can_ask, wait_for_answer
 from flows.run_states import STATE_OF_VERDICT, end_as
-from flows.start_release import RELEASE_DEPLOYMENT
 from flows.stop_signals import prepare_run
 from tasks import release as tasks
 from tasks.store_and_data_paths import RunPaths, resolve_run_paths
@@ -37,7 +36,7 @@ def release(plan: str, force: str = "", approve_as: str = "", note: str = "", st
         approve_as: your name, if you have read the report and approve the release; empty: ask.
         note: a note on your approval, which the history keeps.
         store: folder or s3://bucket/prefix for all that steps make; empty: ANIML_STORE of the worker.
-        version: the version to release, also that of a trial; empty: the latest that was trained by the plan as it is.
+        version: the version to release, also that of a trial, or the digest of its package; empty: the latest that was trained by the plan as it is.
     """
     prepare_run()
     checked, paths = load_plan(find_plan(plan, load_settings().plans)), resolve_run_paths(store)
@@ -81,7 +80,7 @@ def _how_to_approve(plan: Plan, report: Report) -> str:
     return (
         f"{report.model} {report.version} was not released: its plan says release.approval: required, and nobody has approved it. This run has no "
         "server that could resume it, so it does not wait. Read the report, then run `animl-pipeline release PLAN --approve-as NAME "
-        f"[--note TEXT]`, or start {RELEASE_DEPLOYMENT} on a Prefect server, which asks in its UI"
+        "[--note TEXT]`, or start release/PLAN on a Prefect server, which asks in its UI"
     )
 
 

@@ -179,7 +179,8 @@ def _runs_of(plan: str, states: list[StateType]) -> list[FlowRun]:
             client.read_deployment_by_name(f"retrain/{name}")
         except ObjectNotFound as e:
             raise SettingsError(
-                f"expected the deployment 'retrain/{name}' on the Prefect server, found none; add it to deployments/prefect.yaml, then deploy it",
+                f"expected the deployment 'retrain/{name}' on the Prefect server, found none; put the plan into the folder of plans, "
+                "then run `animl-pipeline deploy`",
                 code="no_deployment",
             ) from e
         runs = client.read_flow_runs(

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from animl_pipeline.cli.prefect_connection import POOL, check_server
 from animl_pipeline.config.settings import DEPLOYMENTS, Settings, load_settings
 from animl_pipeline.core.errors import SettingsError
 
+log = logging.getLogger(__name__)
+
+EACH_PLAN = "{plan}"
+"""The name of a deployment in prefect.yaml that is made once for each plan, and what stands for the plan's name in its description."""
+
 
 def deploy(environment: Mapping[str, str] | None = None) -> None:
     """Put the work pool, the deployments and the automations on the server of PREFECT_API_URL, or update them there.
 
-    They come from prefect.yaml and automations.yaml beside the folder of plans, or else as they are shipped.
+    They come from prefect.yaml and automations.yaml beside the folder of plans, or else as they are shipped. Schedules that a person
+    switched on in Prefect's UI stay on.
 
     Args:
         environment: of the prefect commands that do it; None: this process's.
@@ -27,10 +39,74 @@ def deploy(environment: Mapping[str, str] | None = None) -> None:
 
     settings = load_settings()
     deployments = deployments_folder(settings)
+    content = deployments_of_plans(deployments / "prefect.yaml", settings.plans)
     check_server()
+    _keep_schedules_on(content["deployments"])
     _prefect(deployments, environment, "work-pool", "create", POOL, "--type", "process", "--overwrite")
-    _prefect(deployments, environment, "deploy", "--all", "--prefect-file", str(deployments / "prefect.yaml"))
+    with tempfile.TemporaryDirectory(prefix="animl-deployments-") as folder:
+        file = Path(folder) / "prefect.yaml"
+        file.write_text(yaml.safe_dump(content), encoding="utf-8")
+        _prefect(deployments, environment, "deploy", "--all", "--prefect-file", str(file))
     put_automations(deployments / "automations.yaml", settings.notification_block)
+
+
+def deployments_of_plans(file: Path, plans: Path) -> dict[str, Any]:
+    """The content of a prefect.yaml, with one deployment for each plan in place of each that is named ``{plan}``.
+
+    A deployment of the file that has a plan's name replaces that plan's.
+
+    Args:
+        file: the prefect.yaml.
+        plans: the folder of plans; their names are those of its .yaml files.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    content = read_prefect_file(file)
+    try:
+        declared = content["deployments"]
+        own = {(entry["entrypoint"], entry["name"]) for entry in declared}
+        names = sorted(plan.stem for plan in plans.glob("*.yaml"))
+        made = [_for_plan(e, plan) for plan in names for e in declared if e["name"] == EACH_PLAN and (e["entrypoint"], plan) not in own]
+        return content | {"deployments": [entry for entry in declared if entry["name"] != EACH_PLAN] + made}
+    except (KeyError, TypeError, AttributeError) as e:
+        raise SettingsError(f"{file}: expected Prefect's deployments, each with a name and an entrypoint, found {type(e).__name__}") from e
+
+
+def read_prefect_file(file: Path) -> dict[str, Any]:
+    """The content of a prefect.yaml.
+
+    Raises:
+        SettingsError: it cannot be read, or is no mapping.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as e:
+        raise SettingsError(f"{file}: expected Prefect's deployments, found {type(e).__name__}") from e
+    if not isinstance(content, dict):
+        raise SettingsError(f"{file}: expected Prefect's deployments, found {type(content).__name__}")
+    return content
+
+
+def _for_plan(entry: dict[str, Any], plan: str) -> dict[str, Any]:
+    description = str(entry.get("description", "")).replace(EACH_PLAN, plan)
+    return copy.deepcopy(entry) | {"name": plan, "description": description, "parameters": {"plan": plan}, "tags": [*entry.get("tags", []), plan]}
+
+
+def _keep_schedules_on(deployments: list[dict[str, Any]]) -> None:
+    """Switch on the schedules that are on at the server, and warn of deployments there that are not declared any more."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
+
+    with get_client(sync_client=True) as client:
+        there = client.read_deployments(work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])))
+    on = {(d.entrypoint, d.name, s.slug) for d in there for s in d.schedules if s.active}
+    for entry in deployments:
+        for schedule in entry.get("schedules", []):
+            schedule["active"] = schedule.get("active", True) or (entry["entrypoint"], entry["name"], schedule.get("slug")) in on
+    declared = {(entry["entrypoint"], entry["name"]) for entry in deployments}
+    if old := sorted({d.name for d in there if (d.entrypoint, d.name) not in declared}):
+        log.warning("the server also has deployments that no plan or file declares: %s; delete in its UI what you do not need", ", ".join(old))
 
 
 def deployments_folder(settings: Settings) -> Path:

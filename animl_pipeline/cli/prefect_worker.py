@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import yaml
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
 from animl_pipeline.cli.prefect_connection import POOL
-from animl_pipeline.cli.prefect_deployments import deployments_folder
+from animl_pipeline.cli.prefect_deployments import deployments_folder, read_prefect_file
 from animl_pipeline.config.settings import load_settings
 from animl_pipeline.core.errors import SettingsError
 
@@ -52,10 +51,10 @@ def read_own_deployments(deployments: Path) -> OwnDeployments:
     """
     file = deployments / "prefect.yaml"
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))["deployments"]
+        found = read_prefect_file(file)["deployments"]
         variables = [entry["work_pool"].get("job_variables", {}).get("env", {}) for entry in found]
         entrypoints = frozenset(str(entry["entrypoint"]) for entry in found)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as e:
+    except (KeyError, TypeError, AttributeError) as e:
         raise SettingsError(f"{file}: expected Prefect's deployments, each with an entrypoint and a work_pool, found {type(e).__name__}") from e
     environment = frozenset((str(name), str(value)) for one in variables for name, value in one.items())
     return OwnDeployments(entrypoints, environment, deployments.resolve().parent)

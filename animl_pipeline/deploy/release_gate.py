@@ -110,7 +110,7 @@ def require_approval(package: Artifact, plan: Plan, store: Store, approval: Appr
     if known is None and plan.release.approval == "required":
         raise ReleaseError(
             f"the plan of {plan.model} says release.approval: required, and nobody has approved {package.digest[:12]}; read its report, then run "
-            "`animl-pipeline release PLAN --approve-as NAME`, or start release/release on the Prefect server, which asks in its UI",
+            "`animl-pipeline release PLAN --approve-as NAME`, or start release/PLAN on the Prefect server, which asks in its UI",
             code="not_approved",
         )
     return known

@@ -58,14 +58,14 @@ def trained_versions(model: str, store: Store) -> tuple[TrainedVersion, ...]:
 
 
 def find_version(model: str, version: str, store: Store) -> TrainedVersion:
-    """The version of a model that has this name, or a name that begins so. Of several packages of one version, the latest.
+    """The version of a model with this name, a name that begins so, or this digest of its package. Of several packages of one version, the latest.
 
     Raises:
         EvaluationError: no version (code "unknown_version") or several (code "several_versions") begin so; the message lists them.
     """
     versions = trained_versions(model, store)
     wanted = version.strip()
-    found = [v for v in versions if v.report.version == wanted]
+    found = [v for v in versions if wanted in {v.report.version, v.report.package.digest}]
     if not found and len(wanted) >= MIN_CHARACTERS:
         found = [v for v in versions if v.report.version.startswith(wanted)]
     names = sorted({v.report.version for v in found})

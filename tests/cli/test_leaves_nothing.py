@@ -13,6 +13,7 @@ import yaml
 
 from animl_pipeline.cli.demo import commands_to_go_on
 from animl_pipeline.cli.doctor import NEEDED_GB, rate_disk
+from animl_pipeline.cli.prefect_deployments import deployments_of_plans
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import StoreError
 from animl_pipeline.plan_init.find_exports import find_exports_inside
@@ -96,6 +97,19 @@ def test_a_full_disk_is_an_error() -> None:
     assert [rate_disk(free) for free in (0.0, 0.9, 2.0, NEEDED_GB)] == ["error", "error", "note", "ok"]
 
 
-def test_no_plan_is_preset_for_a_release_or_rollback() -> None:
-    deployments = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())["deployments"]
-    assert {d["name"]: d.get("parameters") for d in deployments if d["name"] in {"release", "rollback"}} == {"release": None, "rollback": None}
+def test_every_plan_has_its_deployments_and_no_schedule_is_on(tmp_path: Path) -> None:
+    plans = tmp_path / "plans"
+    plans.mkdir()
+    for name in ("isle", "coast"):
+        (plans / f"{name}.yaml").write_text("model: m", encoding="utf-8")
+    shipped = ROOT / "deployments" / "prefect.yaml"
+    made = deployments_of_plans(shipped, plans)["deployments"]
+    of_plans = [(d["entrypoint"].rpartition(".")[2], d["name"], d["parameters"]["plan"]) for d in made if d["name"] != "on-event"]
+    assert sorted(of_plans) == sorted((flow, p, p) for p in ("isle", "coast") for flow in ("retrain", "release", "rollback", "watch"))
+    assert [s for d in made for s in d.get("schedules", []) if s["active"]] == []
+    content = yaml.safe_load(shipped.read_text(encoding="utf-8"))
+    own = content["deployments"][0] | {"name": "isle", "parameters": {"plan": "isle"}, "schedules": []}
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(content | {"deployments": [own, *content["deployments"]]}), encoding="utf-8")
+    with_own = deployments_of_plans(tmp_path / "prefect.yaml", plans)["deployments"]
+    assert len(with_own) == len(made)
+    assert [d["schedules"] for d in with_own if (d["entrypoint"], d["name"]) == (own["entrypoint"], "isle")] == [[]]

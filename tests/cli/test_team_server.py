@@ -268,7 +268,7 @@ def waiting_release(team: Team) -> str:
     lenient = {"min_examples": 1, "min_locations": 1, "max_macro_f1_drop": 1.0, "min_macro_f1": 0.0}
     write_plan(plan.parent, gate=lenient, release={"memory_mb": 1024, "max_concurrency": 2, "timeout_s": 60, "approval": "required"})
     wait_for(team, request_run(team, plan=str(plan)), "AwaitingApproval")
-    run = request_run(team, "release/release", plan=str(plan))
+    run = request_run(team, "release/sample", plan=str(plan))
     wait_for(team, run, "Suspended")
     return run
 

@@ -78,18 +78,17 @@ def automations(address: str) -> dict[str, dict[str, Any]]:
 
 
 def test_messages_of_failed_held_and_released_runs_arrive_where_a_block_says(prefect: str, listener: Listener) -> None:
-    names = put_automations(FILE, "")
-    assert {"animl zombies", "animl failed", "animl held", "animl promoted", "animl asks for approval", "animl released"} == set(names)
-    there = automations(prefect)
-    assert [a["type"] for name in names[1:] for a in there[name]["actions"]] == ["do-nothing"] * 5
-    assert [there[name]["enabled"] for name in names] == [True] + [False] * 5
+    assert put_automations(FILE, "") == list(automations(prefect)) == ["animl zombies"]
     with pytest.raises(SettingsError) as refused:
         put_automations(FILE, "slack-webhook/nobody")
     assert refused.value.code == "no_block"
     text = {"title": "{{subject}}", "text": "{{body}}"}
     CustomWebhookNotificationBlock(name="rangers", url=listener.address, json_data=text).save("rangers", overwrite=True)
+    names = put_automations(FILE, "custom-webhook/rangers")
+    assert {"animl zombies", "animl failed", "animl held", "animl promoted", "animl asks for approval", "animl released"} == set(names)
+    there = automations(prefect)
+    assert [a["enabled"] for a in there.values()] == [True] * 6
     put_automations(FILE, "custom-webhook/rangers")
-    assert all(a["enabled"] for a in automations(prefect).values())
     assert {a["id"] for a in automations(prefect).values()} == {a["id"] for a in there.values()}  # updated, not made twice
     states = ("Failed", "Held", "Promoted", "Released")
 
@@ -102,7 +101,7 @@ def test_messages_of_failed_held_and_released_runs_arrive_where_a_block_says(pre
     try:
         wait_until(all_arrived, "all four messages arrive", seconds=90)
     finally:
-        put_automations(FILE, "")
+        assert put_automations(FILE, "") == list(automations(prefect)) == ["animl zombies"]
     held = next(m for m in listener.heard if m["title"] == "release Held: release Held")
     assert "the reason for Held" in held["text"]
 
@@ -132,5 +131,5 @@ def test_a_run_without_heartbeats_has_crashed_and_one_that_ended_as_promoted_has
                     client.set_flow_run_state(done.id, Completed(name="Promoted"), force=True)
             wait_until(has_crashed, "the run without heartbeats is Crashed", seconds=120)
     finally:
-        put_automations(FILE, "")
+        assert put_automations(FILE, "") == list(automations(prefect)) == ["animl zombies"]
     assert read_run(done).state_name == "Promoted"

@@ -52,7 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def plan_with_approval(folder: Path, prefect: str) -> Path:
     """A plan whose trainings start a release, which a person must approve."""
-    release.to_deployment(name="release").apply()
+    for plan in ("plan", "isle", "isle-for-batches"):
+        release.to_deployment(name=plan).apply()
     write_project(folder / "island")
     return change_plan(folder, approval="required", start="after_retrain")
 
@@ -70,9 +71,9 @@ def change_plan(folder: Path, gate: float = 0.0, **changes: str) -> Path:
 
 
 def releases_of(plan: Path) -> list[FlowRun]:
-    """The runs of release/release for a plan."""
+    """The runs of `release` for a plan."""
     with get_client(sync_client=True) as client:
-        deployment = client.read_deployment_by_name("release/release")
+        deployment = client.read_deployment_by_name(f"release/{plan.stem}")
         runs = client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])))
     return [run for run in runs if run.parameters["plan"] == str(plan)]
 
