@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from animl_pipeline.core.errors import DamagedError, StoreError
 from animl_pipeline.core.table_schemas import SPLITS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.splits import split_by_location
+from animl_pipeline.steps.splits.step import UNFINISHED
 from animl_pipeline.steps.splits.test_set_registry import read_registry, record_split
 from animl_pipeline.storage.manifest import describe_file, digest_of_files, manifest_name
 from animl_pipeline.storage.store import Store, open_store
@@ -81,6 +83,42 @@ def test_a_split_is_not_recorded_if_the_registry_has_grown_since_it_was_read(sto
     assert not record_split(store, before, "run 2", crops.assign(split=["train", "test"]))
     after = read_registry(store, "m", 1)
     assert (after.files, after.entries["isle/a"]) == (1, {"as": "tested", "run": "run 1"})
+
+
+def split_and_wait(address: str, cache: str, recorded: Any) -> None:
+    """A training that divides its locations and is then killed."""
+    split(open_store(Settings(store=address, cache=Path(cache))), island(9))
+    recorded.set()
+    signal.pause()
+
+
+def test_a_training_that_was_killed_keeps_its_locations_says_so_and_a_new_test_set_releases_them(
+    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    recorded = context.Event()
+    killed = context.Process(target=split_and_wait, args=(str(tmp_path / "store"), str(tmp_path / "cache"), recorded))
+    killed.start()
+    assert recorded.wait(120)
+    killed.kill()
+    killed.join()
+    store = open_store(Settings(store=str(tmp_path / "store"), cache=tmp_path / "cache"))
+    frozen = {name: e["as"] for name, e in read_registry(store, "m", 1).entries.items() if "images" not in e}
+
+    def unfinished() -> list[object]:
+        return [r.args for r in caplog.records if r.msg == UNFINISHED]
+
+    split(store, island(9))
+    assert unfinished() == []  # the same training goes on
+    split(store, island(12))
+    assert unfinished() == [(9, 12, "m", 2)]
+    after = {name: e["as"] for name, e in read_registry(store, "m", 1).entries.items() if "images" not in e}
+    assert frozen.items() <= after.items()
+    split(store, island(12), SplitsConfig(test_set=2))
+    assert read_registry(store, "m", 2).files == 1
+    report(store, "m", crops_step(store, island(9)))  # a model was judged on it
+    split(store, island(15))
+    assert len(unfinished()) == 1
 
 
 # -- damaged and missing files -----------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ from animl_pipeline.steps.splits.test_set_registry import (
     find_history,
     read_registry,
     record_split,
+    was_judged,
 )
 from animl_pipeline.storage.manifest import manifest_name
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, digest_of
@@ -59,6 +60,13 @@ STEP = Step(
     writes=(SPLITS, SPLIT_LOCATIONS, DROPPED_CROPS, LATE_IMAGES_LEFT_OUT),
     libraries=("scipy", "scikit-learn"),
 )
+
+
+UNFINISHED = (
+    "splits: %d of %d locations keep the split of a training of %s that has not finished, so no scores were given on this test set. To divide all "
+    "locations again, set splits.test_set: %d in the plan"
+)
+"""They stay frozen, because such a training may still be running on another machine."""
 
 
 class SplitCrops(NamedTuple):
@@ -106,6 +114,8 @@ def split_by_location(crops: Artifact, config: SplitsConfig, classes: tuple[str,
     while True:
         registry = read_registry(store, model, config.test_set)
         history = find_history(registry, run, set(rows["location"].unique().tolist()), prefixes)
+        if history.locations and not history.recorded and not was_judged(store, model, config.test_set):
+            log.warning(UNFINISHED, len(history.locations), rows["location"].nunique(), model, config.test_set + 1)
         artifact = _make(crops, rows, config, classes, history, store)
         splits = store.table(artifact, SPLITS)  # in the order of the crops' ids, as the rows
         used = rows if len(rows) == len(splits) else rows[rows["crop_id"].isin(splits["crop_id"])]

@@ -26,6 +26,7 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PipelineError, StoreError
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.deploy.release_history import records_of_model
+from animl_pipeline.deploy.trained_versions import trained_versions
 from animl_pipeline.inference.classifier import CARD_FILE, read_card
 from animl_pipeline.steps.splits.grouping import to_list
 from animl_pipeline.storage.store import Store, digest_of
@@ -161,6 +162,11 @@ def read_registry(store: Store, model: str, test_set: int) -> Registry:
     _check_entries(name, entries)
     _check_complete(store, model, test_set, report, digests, empty=not names)
     return Registry(name, report, entries, len(numbered), last, bool(earlier) and not numbered)
+
+
+def was_judged(store: Store, model: str, test_set: int) -> bool:
+    """Whether any training of the model has been judged on this test set, trials included."""
+    return any(_test_set_of(trained.report.package, store) == test_set for trained in reversed(trained_versions(model, store)))
 
 
 def find_history(registry: Registry, run: str, locations: set[str], images: set[str]) -> History:
