@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.onnx"
 CARD_FILE = "card.json"
+LOGITS, EMBEDDING = "logits", "embedding"
+"""The model's outputs. The endpoint asks for the first one only."""
 
 
 class Classifier:
     """An ONNX model and its card.
 
-    The model takes float32 [n, 3, size, size] as ``input`` and gives logits float32 [n, classes] as ``logits``.
+    The model takes float32 [n, 3, size, size] as ``input`` and gives logits float32 [n, classes] as ``logits``. Most models also
+    give the features before the last layer, float32 [n, width], as ``embedding``; those of earlier versions do not.
     """
 
     def __init__(self, card: ModelCard, session: ort.InferenceSession) -> None:
@@ -63,7 +66,26 @@ class Classifier:
 
     def probabilities(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Softmax probabilities [n, classes] of normalised crops [n, 3, size, size], at the card's temperature."""
-        (logits,) = self._session.run(["logits"], {"input": inputs})
+        (logits,) = self._session.run([LOGITS], {"input": inputs})
+        return self._softmax(logits)
+
+    def has_embeddings(self) -> bool:
+        """Whether the model gives embeddings."""
+        return any(output.name == EMBEDDING for output in self._session.get_outputs())
+
+    def probabilities_and_embeddings(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As :meth:`probabilities`, and the features before the last layer, float32 [n, width].
+
+        Raises:
+            PackageError: ``no_embeddings``: the package was made by an earlier version.
+        """
+        if not self.has_embeddings():
+            message = "the package has no embedding output; it was made by an earlier version: run `animl-pipeline retrain PLAN` once"
+            raise PackageError(message, code="no_embeddings")
+        logits, embeddings = self._session.run([LOGITS, EMBEDDING], {"input": inputs})
+        return self._softmax(logits), np.asarray(embeddings, np.float32)
+
+    def _softmax(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         return softmax(np.asarray(logits, np.float32) / np.float32(self.card.temperature))
 
     def classify(self, image: Image.Image, box: Box) -> dict[str, float]:

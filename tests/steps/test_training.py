@@ -96,7 +96,11 @@ def test_onnx_gives_the_probabilities_that_torch_gives_with_the_exported_weights
     inputs = normalise([Image.open(io.BytesIO(draw_crop(c, 200))) for c in CLASSES], classifier.card.model_input)
     with torch.no_grad():
         expected = network(torch.from_numpy(inputs)).softmax(1).numpy()
+        features = network.forward_head(network.forward_features(torch.from_numpy(inputs)), pre_logits=True).numpy()
     np.testing.assert_allclose(classifier.probabilities(inputs), expected, atol=1e-4)
+    probabilities, embeddings = classifier.probabilities_and_embeddings(inputs)
+    np.testing.assert_array_equal(probabilities, classifier.probabilities(inputs))
+    np.testing.assert_allclose(embeddings, features, atol=1e-4)
 
 
 def test_the_onnx_file_accepts_any_batch_size_and_contains_no_local_path(trained: tuple[Store, Artifact]) -> None:
@@ -104,7 +108,7 @@ def test_the_onnx_file_accepts_any_batch_size_and_contains_no_local_path(trained
     path = store.path(model, "model.onnx")
     graph = onnx.load(path).graph
     assert [(i.name, i.type.tensor_type.shape.dim[0].dim_value) for i in graph.input] == [("input", 0)]
-    assert [o.name for o in graph.output] == ["logits"]
+    assert [o.name for o in graph.output] == ["logits", "embedding"]
     assert b"site-packages" not in path.read_bytes()
 
 

@@ -21,7 +21,7 @@ from animl_pipeline.core.errors import TrainingError
 from animl_pipeline.core.frozen_record import Digest
 from animl_pipeline.core.model_card import Agreement, ModelCard, ModelInput
 from animl_pipeline.core.model_input import normalise_array
-from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, Classifier, softmax
+from animl_pipeline.inference.classifier import CARD_FILE, EMBEDDING, LOGITS, MODEL_FILE, Classifier, softmax
 from animl_pipeline.steps.training.choose_initial_weights import WEIGHTS_FILE
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,8 @@ def write_model(
 def export_onnx(network: nn.Module, size: int, path: Path) -> str:
     """Write the network as ONNX and return the file's sha256. The same weights give the same bytes.
 
-    The model takes float32 ``input`` [n, 3, size, size] and gives ``logits`` [n, classes].
+    The model takes float32 ``input`` [n, 3, size, size] and gives ``logits`` [n, classes]. A second output ``embedding`` [n, width] holds the
+    features before the last layer, unless that layer is not linear.
 
     Raises:
         TrainingError: the architecture cannot be exported.
@@ -94,13 +95,14 @@ def export_onnx(network: nn.Module, size: int, path: Path) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter warns of its own internals
             program: Any = torch.onnx.export(
-                network.eval().cpu(), (example,), dynamo=True, input_names=["input"], output_names=["logits"],
+                network.eval().cpu(), (example,), dynamo=True, input_names=["input"], output_names=[LOGITS],
                 dynamic_shapes=({0: torch.export.Dim("n")},), verbose=False,
             )  # fmt: skip
     except torch.onnx.errors.OnnxExporterError as e:
         raise TrainingError(f"this architecture cannot be exported to ONNX ({str(e).splitlines()[0]}); choose another train.backbone") from e
     model = program.model_proto
     _remove_origins(model)
+    _add_embedding_output(model.graph)
     onnx.checker.check_model(model, full_check=True)
     data = model.SerializeToString(deterministic=True)
     path.write_bytes(data)
@@ -139,6 +141,26 @@ def _remove_origins(model: onnx.ModelProto) -> None:
         for field in ("doc_string", "metadata_props"):
             if field in part.DESCRIPTOR.fields_by_name:
                 part.ClearField(field)
+
+
+def _add_embedding_output(graph: onnx.GraphProto) -> None:
+    """Make what the last layer takes an output. It is computed anyway, so a request for logits alone costs nothing more."""
+    makers = {name: node for node in graph.node for name in node.output}
+    last = makers[LOGITS]
+    if last.op_type == "Add":  # the bias of a product
+        last = next((makers[name] for name in last.input if name in makers and makers[name].op_type == "MatMul"), last)
+    taken = last.input[0]
+    known = next((v for v in graph.value_info if v.name == taken), None)
+    if last.op_type not in {"Gemm", "MatMul"} or known is None or len(known.type.tensor_type.shape.dim) != 2:
+        log.warning("the model has no output %s, because its last layer is no linear one (%s)", EMBEDDING, last.op_type)
+        return
+    for node in graph.node:
+        node.input[:] = [EMBEDDING if name == taken else name for name in node.input]
+        node.output[:] = [EMBEDDING if name == taken else name for name in node.output]
+    output = graph.output.add()
+    output.CopyFrom(known)
+    output.name = EMBEDDING
+    graph.value_info.remove(known)
 
 
 def _described_parts(model: onnx.ModelProto) -> Iterable[Any]:

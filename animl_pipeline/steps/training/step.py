@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 STEP = Step(
     "training",
-    version=2,
+    version=3,
     sections=("train", "model_input", "labels", "splits", "package"),  # classes, train_only and tolerance only
     reads=(CROPS, SPLITS),
     writes=(TRAINING_HISTORY, TRAINED_IMAGES, CROSS_VALIDATION, OUT_OF_FOLD),
