@@ -15,6 +15,7 @@ from animl_pipeline.cli.plan_check import plans
 from animl_pipeline.cli.predict_image import predict
 from animl_pipeline.cli.prefect_connection import load_prefect, prepare_prefect, require_server
 from animl_pipeline.cli.release import releases, rollback
+from animl_pipeline.cli.report import report, report_server
 from animl_pipeline.cli.store import stores
 from animl_pipeline.cli.tables import show_scores, show_step_counts
 from animl_pipeline.cli.versions import versions
@@ -38,6 +39,8 @@ app.add_typer(weights, name="weights", short_help="List and download pretrained 
 app.add_typer(stores, name="store", short_help="Show the store, delete what is not needed.")
 app.command("rollback", short_help="Put an earlier version behind the endpoint.")(rollback)
 app.command(short_help="List what was trained and released, with verdict and scores.")(versions)
+app.command(short_help="Show where a version's report is.")(report)
+app.command("report-server", short_help="Serve a team's reports.")(report_server)
 app.command(short_help="Name the animals in an image, on this machine.")(predict)
 app.command(short_help="Score other models' answers beside the plan's model.")(compare)
 
@@ -101,9 +104,12 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-@app.command(short_help="Run Prefect's UI, all deployments and a worker.")
+@app.command(short_help="Run Prefect's UI, all deployments, a worker, the reports.")
 def up(
     port: Annotated[int, typer.Option(min=1, max=65535, help="of the server, on this machine only")] = 4200,
+    reports_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="of the reports, on this machine only; without it, the one after --port", show_default=False)
+    ] = None,
     local_sagemaker: Annotated[
         Path | None,
         typer.Option("--local-sagemaker", help="folder of a SageMaker on this machine that releases go to; without it, AWS", show_default=False),
@@ -111,12 +117,12 @@ def up(
     store: StoreOption = None,
     data: DataOption = None,
 ) -> None:
-    """Run a Prefect server with all deployments and a worker on this machine until Ctrl-C, to train from a browser."""
+    """Run a Prefect server with all deployments, a worker and the reports on this machine until Ctrl-C, to train from a browser."""
     settings = settings_with(store, data)
     load_prefect()
     from animl_pipeline.cli.prefect_up import run_up
 
-    run_up(port, settings, local_sagemaker)
+    run_up(port, reports_port or port % 65535 + 1, settings, local_sagemaker)
 
 
 @app.command(short_help="Run a team's Prefect server.")

@@ -60,6 +60,11 @@ def prepare_prefect(command: str | None = None, *, debug: bool = False) -> None:
             os.environ["PREFECT_API_AUTH_STRING"] = password
 
 
+def server_password() -> str:
+    """The ``user:password`` of the Prefect server, for another server beside it; "" if none is set."""
+    return os.environ.get("PREFECT_SERVER_API_AUTH_STRING") or os.environ.get("PREFECT_API_AUTH_STRING", "")
+
+
 def api_hint(address: str) -> str:
     """A hint if the address of a Prefect server does not end as its API does; "" if it does."""
     scheme, _, rest = redact_url(address).partition("://")

@@ -1,4 +1,4 @@
-"""The command `animl-pipeline up`: a Prefect server, deployments and a worker on this machine, until Ctrl-C.
+"""The command `animl-pipeline up`: a Prefect server, deployments, a worker and the reports on this machine, until Ctrl-C.
 
 The server has a password, or every web page that a browser shows on this machine could have the worker do what it likes.
 """
@@ -29,11 +29,12 @@ STARTS_WITHIN_S = 120
 """Prefect's server takes 20 s for a new database, and more on a busy machine."""
 
 
-def run_up(port: int, settings: Settings, local_sagemaker: Path | None) -> None:
-    """Start a server with all deployments and automations, and a worker. They end with this process.
+def run_up(port: int, reports_port: int, settings: Settings, local_sagemaker: Path | None) -> None:
+    """Start a server with all deployments and automations, a worker, and the report server. They end with this process.
 
     Args:
         port: of the server, on this machine only.
+        reports_port: of the report server, on this machine only.
         settings: the store and the data folder of the worker's runs.
         local_sagemaker: folder of a local SageMaker to start, too, which releases then go to; None: AWS.
 
@@ -52,6 +53,7 @@ def run_up(port: int, settings: Settings, local_sagemaker: Path | None) -> None:
         "PREFECT_API_AUTH_STRING": password,
         "ANIML_STORE": settings.store if settings.store.startswith("s3://") else str(Path(settings.store).expanduser().resolve()),
         "ANIML_DATA": str(settings.data.expanduser().resolve()),
+        "ANIML_REPORTS_URL": settings.reports_url or f"http://127.0.0.1:{reports_port}",
     }  # fmt: skip
     with ExitStack() as stack:
         if local_sagemaker is not None:
@@ -62,10 +64,12 @@ def run_up(port: int, settings: Settings, local_sagemaker: Path | None) -> None:
         server = stack.enter_context(_server(address, port, environment, password))
         with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: password}):
             deploy(environment)
+        reports = stack.enter_context(_report_server(reports_port, environment))
         worker = stack.enter_context(_child(environment, "worker"))
-        stack.callback(_terminate, worker, server)  # first of all: a signal leaves this process a few seconds
+        stack.callback(_terminate, worker, server, reports)  # first of all: a signal leaves this process a few seconds
         stack.enter_context(kept_in_file(password, file))
         console.out.print(f"Prefect's UI: http://127.0.0.1:{port}/deployments   (API: {address})")
+        console.out.print(f"the reports: {environment['ANIML_REPORTS_URL']}   (user and password: what is before and after the colon below)")
         shown = f"{password}   (also in {file})" if console.out.is_terminal and not chosen else f"in {file}"  # a log must not hold it
         console.out.print(f"the password that it asks for: {shown}", soft_wrap=True, markup=False, highlight=False)
         console.out.print("running until Ctrl-C; a worker on this machine carries out the runs")
@@ -85,6 +89,19 @@ def _server(address: str, port: int, environment: Mapping[str, str], password: s
                 "or run with --debug to see its log",
                 code="no_server",
             )
+        yield server
+
+
+@contextmanager
+def _report_server(port: int, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """The report server, once it answers. Of the worker's secrets it gets only those for an S3 store."""
+    kept = ("ANIML_STORE", "ANIML_CACHE", "ANIML_REPORTS_URL")
+    own = {name: value for name, value in environment.items() if name in kept or not name.startswith("ANIML_")}
+    address = f"http://127.0.0.1:{port}"
+    free = not _answers(address)
+    with _child(own, "report-server", "--port", str(port)) as server:
+        if not free or not wait_for_server(server, address):
+            raise SettingsError(f"the report server did not start; check that the port {port} is free (--reports-port)", code="port")
         yield server
 
 

@@ -21,6 +21,7 @@ LAYERS: dict[str, int] = {
     "tasks": 4,
     "steps": 3,
     "deploy": 3,
+    "reports_server": 3,
     "plan_init": 3,
     "inference": 2,
     "storage": 2,

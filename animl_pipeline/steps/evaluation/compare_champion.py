@@ -81,7 +81,7 @@ def compare_with_champion(
         removed_classes=tuple(c for c in card.animal_ids() if c not in ids),
         removed_invasive=tuple(c for c in _invasive_classes(card) if c not in ids),
         own_model_input=(card.model_input.size, card.model_input.margin) != (stored.size, stored.margin),
-        **_compare_scores((champion_rows, rows), common, (card.thresholds, thresholds)),
+        **compare_scores((champion_rows, rows), common, (card.thresholds, thresholds)),
     )
 
 
@@ -104,7 +104,7 @@ def _invasive_classes(card: ModelCard) -> list[str]:
     return [str(c) for c in (card.plan.get("thresholds") or {}).get("invasive", ())]
 
 
-def _compare_scores(
+def compare_scores(
     tables: tuple[pd.DataFrame, pd.DataFrame], common: tuple[str, ...], thresholds: tuple[Mapping[str, float], ...]
 ) -> dict[str, Any]:
     """Macro scores and class scores of champion and challenger. Both tables have the same crops in the same order."""

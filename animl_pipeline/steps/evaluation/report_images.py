@@ -53,7 +53,7 @@ class Gallery:
         self._left = MAX_WHOLE_IMAGES
         self._anchors: dict[tuple[str, Any], str] = {}
 
-    def show(self, rows: pd.DataFrame, most: int, *, whole: bool = True) -> list[dict[str, Any]]:
+    def show(self, rows: pd.DataFrame, most: int, *, behind: bool = True) -> list[dict[str, Any]]:
         """The first ``most`` bursts of the rows; each is its first crop, with the others as ``burst`` and their number as ``more``.
 
         Leaves out crops labelled or predicted as people, and crops of images that show people.
@@ -61,13 +61,13 @@ class Gallery:
         Args:
             rows: scored crops, the most important first.
             most: bursts shown.
-            whole: whether the whole images are shown, too.
+            behind: whether the other crops of a burst and the whole image are behind a crop.
         """
         shown = rows[~rows["class_id"].isin(self._people) & ~rows["predicted"].isin(self._people)].reset_index(drop=True)
         if "with_people" in shown:  # a square around an animal may include a person beside it
             shown = shown[~shown["with_people"].astype(bool)].reset_index(drop=True)
         bursts = shown.groupby(burst_numbers(shown), sort=False).indices.values()
-        return [self._show_burst(shown.iloc[indices], whole) for indices in list(bursts)[:most]]
+        return [self._show_burst(shown.iloc[indices], behind) for indices in list(bursts)[:most]]
 
     def show_mistakes(self, scored: pd.DataFrame, ids: Sequence[str]) -> list[dict[str, Any]]:
         """For each class with mistakes: its name, their number, and the crops with the highest (wrong) probability."""
@@ -78,19 +78,20 @@ class Gallery:
     def show_right_answers(self, scored: pd.DataFrame, ids: Sequence[str]) -> list[dict[str, Any]]:
         """A few right answers of each class, ordered by crop_id, which is a hash and so as good as random."""
         right = scored[scored["class_id"] == scored["predicted"]].sort_values("crop_id")
-        return [crop for c in ids for crop in self.show(right[right["class_id"] == c], MAX_RIGHT, whole=False)]
+        return [crop for c in ids for crop in self.show(right[right["class_id"] == c], MAX_RIGHT, behind=False)]
 
-    def _show_burst(self, rows: pd.DataFrame, whole: bool) -> dict[str, Any]:
-        first, *others = rows.to_dict("records")
+    def _show_burst(self, rows: pd.DataFrame, behind: bool) -> dict[str, Any]:
+        first, *others = rows.to_dict("records") if behind else rows.head(1).to_dict("records")
         image = open_image(self._store.blob(first["blob"]))
         dark = is_dark(image)
         burst = [
             {"image": data_uri(open_image(self._store.blob(row["blob"])), BURST_SIZE), "probability": row["probability"], "link": row.get("link", "")}
             for row in others[:MAX_OF_BURST]
         ]
-        keys = ["class_id", "predicted", "probability", "location", "source", "image_id", "taken"]
+        keys = ["class_id", "predicted", "probability", "location", "source", "image_id"]
         return {key: first[key] for key in keys} | {
             "class_probability": float(first[probability_column(first["class_id"])]),
+            "taken": str(first["taken"] or "")[:16].replace("T", " "),
             "image": data_uri(image, DARK_SIZE if dark else THUMBNAIL_SIZE),
             "dark": dark,
             "link": first.get("link", ""),
@@ -98,7 +99,7 @@ class Gallery:
             "below": float(first.get("below", 0.0)),
             "burst": burst,
             "more": len(others),
-            "whole": self._whole_image(first) if whole else None,
+            "whole": self._whole_image(first) if behind else None,
         }
 
     def _whole_image(self, row: Mapping[Any, Any]) -> dict[str, Any] | None:
