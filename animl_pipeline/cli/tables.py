@@ -96,14 +96,18 @@ def show_step_counts(step_counts: Sequence[tuple[str, Counts]]) -> None:
 
 
 def show_scores(report: Report) -> None:
-    """The classes' scores on the test locations."""
-    numbers = ("examples", "locations", "precision", "recall", "F1", "AP")
+    """The classes' scores on the test locations: on crops, and the F1 as in production where that was scored."""
+    numbers = ("examples", "locations", "precision", "recall", "F1", "AP", "F1 in production")
+    production = {c.id: c.f1 for c in report.metrics.production.classes if c.sequences} if report.metrics.production else {}
     rows = [
-        (c.id, str(c.examples), str(c.locations), f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}", _rounded(c.average_precision))
+        (
+            c.id, str(c.examples), str(c.locations), f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}", _rounded(c.average_precision),
+            _rounded(production[c.id]) if c.id in production else "",
+        )
         for c in report.metrics.classes
-    ]
-    title = f"{report.model} {report.version} on the test locations"
-    print_table(title, ("class", *numbers), rows, right=numbers, less_important=("AP", "locations"))
+    ]  # fmt: skip
+    title = f"{report.model} {report.version} on crops of the test locations"
+    print_table(title, ("class", *numbers), rows, right=numbers, less_important=("AP", "locations", "examples"))
     console.out.print(report.headline)
 
 

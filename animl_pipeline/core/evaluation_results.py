@@ -50,8 +50,13 @@ class Threshold(Record):
     group: Literal["invasive", "native"]
     aim: str
     value: Share
-    aim_met: bool = Field(description="whether the threshold reaches the aim on val")
+    aim_met: bool = Field(description="whether the aim holds at other locations with ``confidence``, as far as val shows it")
+    met_on_val: bool = Field(default=False, description="whether the threshold reaches the aim on the crops of val themselves")
+    confidence: Share | None = Field(default=None, description="the plan's; None in models of earlier versions")
     val: OperatingPoint
+    bound: OperatingPoint | None = Field(
+        default=None, description="on val, what holds at other locations with ``confidence``: recall and precision at least, false alarms at most"
+    )
     children: tuple[str, ...] = Field(
         default=(), exclude_if=lambda value: not value, description="of a parent class; it is scored on the sums of their probabilities"
     )
@@ -172,6 +177,10 @@ class SequenceScores(Record):
         """The share of the sequences that are hits by the class itself or by its parent; None if there is no such sequence."""
         return self.found() / self.sequences if self.sequences else None
 
+    def noticed_f1(self) -> float:
+        """F1 if a label of the class's parent counts as a hit, too; 0 if there is no such sequence."""
+        return 2 * self.found() / (self.found() + self.false_alarms() + self.sequences) if self.sequences else 0.0
+
     def false_alarms(self) -> float:
         """Sequences without the class that were called the class."""
         return self.false_alarms_on_empty + self.false_alarms_on_others
@@ -230,8 +239,8 @@ class ProductionScore(Record):
     )
 
     def macro_f1(self) -> float | None:
-        """Mean F1 over the classes that the sequences show; None if they show none."""
-        f1 = [c.f1 or 0.0 for c in self.classes if c.sequences]
+        """Mean F1 over the classes that the sequences show, with labels of their parents; None if they show none."""
+        f1 = [c.noticed_f1() for c in self.classes if c.sequences]
         return sum(f1) / len(f1) if f1 else None
 
 

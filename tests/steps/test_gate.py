@@ -26,7 +26,7 @@ from animl_pipeline.deploy.release_history import ReleaseRecord, close_record, n
 from animl_pipeline.deploy.released_model import Champion, find_champion
 from animl_pipeline.inference.classifier import Classifier, read_card
 from animl_pipeline.steps.evaluation import evaluate_classifier, read_metrics, write_headline
-from animl_pipeline.steps.evaluation.compare_champion import compare_with_champion
+from animl_pipeline.steps.evaluation.compare_champion import compare_with_champion, load_champion
 from animl_pipeline.steps.evaluation.gate import decide_verdict
 from animl_pipeline.steps.evaluation.score_test_set import join_splits, score_test_crops
 from animl_pipeline.storage.store import Store, open_store
@@ -91,7 +91,7 @@ def compare(champion: EvaluatedModel, new: tuple[Colours, Colours], steps: DataS
     classifier = Classifier.load(store.path(make_linear_model(store, new), "model.onnx").parent)
     split = join_splits(store.table(steps.crops, "crops.parquet"), store.table(steps.splits, "splits.parquet"))
     test = score_test_crops(split, classifier, store, plan.model_input)
-    return compare_with_champion(test, tuple(ISLAND), {}, champion.package, plan.model_input, store)
+    return compare_with_champion(test, tuple(ISLAND), {}, champion.package, load_champion(champion.package, store), plan.model_input, store)
 
 
 def record_release(done: EvaluatedModel, plan: Plan, store: Store, *, state: str = "done") -> None:
@@ -195,7 +195,7 @@ def test_models_without_a_common_class_have_an_empty_comparison_and_need_more_da
     plan = island_plan()
     rows = pd.DataFrame({"class_id": ["owl", "cow"], "predicted": ["owl", "cow"], "probability": 1.0, "infrared": False, "p_owl": 1.0, "p_cow": 0.0})
     rows = rows.assign(location="isle/a", source="isle", image_id="i", blob="", image="", ymin=0.0, xmin=0.0, ymax=1.0, xmax=1.0)
-    found = compare_with_champion(rows, ("owl", "cow"), {}, champion.package, plan.model_input, store)
+    found = compare_with_champion(rows, ("owl", "cow"), {}, champion.package, load_champion(champion.package, store), plan.model_input, store)
     assert (found.examples, found.left_out, found.classes) == (0, 2, ())
     assert found.removed_invasive == ("rat",)
     found = found.model_copy(update={"removed_invasive": ()})

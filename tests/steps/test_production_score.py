@@ -21,7 +21,7 @@ from animl_pipeline.core.tables import write_table
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.inference.sequence_outcomes import SequenceOutcomes
 from animl_pipeline.steps.detections import detect_in_test_images
-from animl_pipeline.steps.evaluation import production_score
+from animl_pipeline.steps.evaluation import production_score, write_headline
 from animl_pipeline.steps.evaluation.animl_evaluation_table import sequence_table
 from animl_pipeline.steps.evaluation.gate import decide_verdict
 from animl_pipeline.steps.evaluation.score_later_images import score_later_images
@@ -287,7 +287,8 @@ def test_a_model_that_is_better_on_crops_and_misses_more_in_production_is_held(t
     production = compared_scores(tmp_path, store, settings, champion=0.7, challenger=0.999)
     verdict, reasons = decide_verdict(metrics_of(production, (0.8, 0.95)), GateConfig(), ("red",))
     assert verdict == "hold"
-    assert reasons[0].startswith("it misses more of the invasive class red")
+    assert "finds none of 5 sequences with the invasive class red" in reasons[0]
+    assert any(r.startswith("it misses more of the invasive class red") for r in reasons)
 
 
 def test_a_model_that_labels_more_empty_sequences_is_held(tmp_path: Path, store: Store, settings: Settings) -> None:
@@ -305,12 +306,45 @@ def test_a_model_that_is_worse_on_crops_and_better_in_production_is_promoted(tmp
 
 @pytest.mark.parametrize("rule", [{"min_invasive_sequence_recall": 0.5}, {"max_false_alarms_per_1000_empty": 100}], ids=lambda r: next(iter(r)))
 def test_the_plan_bounds_misses_and_false_alarms(scored: Scored, rule: dict[str, float]) -> None:
-    metrics = metrics_of(scored.score, (0.9, 0.9)).model_copy(update={"comparison": None})
+    metrics = first_model(scored.score)
     assert decide_verdict(metrics, GateConfig(), ("red",))[0] == "promote"
     assert decide_verdict(metrics, GateConfig.model_validate(rule), ("red",))[0] == "hold"
 
 
+def first_model(production: ProductionScore) -> Metrics:
+    """A model that is good on crops, without a champion."""
+    return metrics_of(production, (0.9, 0.98)).model_copy(update={"comparison": None})
+
+
+def test_a_first_model_that_fails_in_production_is_held_although_its_crops_are_good(tmp_path: Path, store: Store, settings: Settings) -> None:
+    steps = run_steps(tmp_path, store, settings)
+    failing = first_model(score(steps, classifier_of(tmp_path / "strict", threshold=0.999), store).score)
+    for invasive in (("red",), ()):  # the class is never found; the mean F1 is 0
+        for gate in (GateConfig(), GateConfig(first_model="island")):
+            verdict, reasons = decide_verdict(failing, gate, invasive)
+            assert verdict == "hold"
+            held = write_headline(failing.model_copy(update={"verdict": verdict, "reasons": reasons})).split(". ")[0]
+            assert "scored as in production" in held
+            assert ("class red" in held) == bool(invasive)
+    good = first_model(score(steps, classifier_of(tmp_path / "good"), store).score)
+    assert decide_verdict(good, GateConfig(), ("red",))[0] == "promote"
+    assert decide_verdict(good, GateConfig(min_macro_f1=0.6), ("red",))[0] == "hold", "its mean F1 in production is 4/7"
+    allowed = GateConfig(min_macro_f1=0, min_invasive_sequence_recall=0)
+    assert decide_verdict(failing, allowed, ("red",))[0] == "promote"
+
+
+def test_a_model_whose_sequences_show_no_animal_needs_more_data(tmp_path: Path, store: Store, settings: Settings) -> None:
+    steps = run_steps(tmp_path, store, settings, tuple(s for s in SCENES if s.label != "red"))
+    found = score(steps, classifier_of(tmp_path / "model"), store).score
+    assert (found.sequences, found.macro_f1()) == (3, None)
+    assert decide_verdict(first_model(found), GateConfig(), ("red",))[0] == "need_more_data"
+
+
+def test_the_mean_f1_is_over_the_classes_that_the_sequences_show(scored: Scored) -> None:
+    assert scored.of("green").f1 == 0, "green is only called falsely"
+    assert scored.score.macro_f1() == scored.of("red").f1 == pytest.approx(4 / 7)
+
+
 def test_a_model_without_any_scored_sequence_needs_more_data(scored: Scored) -> None:
-    nothing = scored.score.model_copy(update={"sequences": 0.0})
-    metrics = metrics_of(nothing, (0.9, 0.9)).model_copy(update={"comparison": None})
-    assert decide_verdict(metrics, GateConfig(), ())[0] == "need_more_data"
+    nothing = scored.score.model_copy(update={"sequences": 0.0, "classes": ()})
+    assert decide_verdict(first_model(nothing), GateConfig(), ())[0] == "need_more_data"

@@ -45,7 +45,13 @@ class _Scores(NamedTuple):
 
 
 def compare_with_champion(
-    scored: pd.DataFrame, ids: tuple[str, ...], thresholds: Mapping[str, float], champion: Artifact, stored: ModelInput, store: Store
+    scored: pd.DataFrame,
+    ids: tuple[str, ...],
+    thresholds: Mapping[str, float],
+    champion: Artifact,
+    classifier: Classifier,
+    stored: ModelInput,
+    store: Store,
 ) -> Comparison:
     """Compare both models on the test crops whose class both know. Each may predict any of its own classes.
 
@@ -57,14 +63,10 @@ def compare_with_champion(
         ids: the challenger's classes of animals.
         thresholds: the challenger's thresholds by class; the champion has its own.
         champion: the package step of the released model.
+        classifier: the classifier in it, from :func:`load_champion`.
         stored: the model input that the stored crops were made for.
-        store: holds crops, images and packages.
-
-    Raises:
-        DamagedError: the champion's package is missing or changed.
-        PackageError: the package holds no model.
+        store: holds crops and images.
     """
-    classifier = load_champion(champion, store)
     card = classifier.card
     common = tuple(c for c in ids if c in card.animal_ids())
     rows = scored[scored["class_id"].isin(common)].reset_index(drop=True)
@@ -104,9 +106,7 @@ def _invasive_classes(card: ModelCard) -> list[str]:
     return [str(c) for c in (card.plan.get("thresholds") or {}).get("invasive", ())]
 
 
-def compare_scores(
-    tables: tuple[pd.DataFrame, pd.DataFrame], common: tuple[str, ...], thresholds: tuple[Mapping[str, float], ...]
-) -> dict[str, Any]:
+def compare_scores(tables: tuple[pd.DataFrame, pd.DataFrame], common: tuple[str, ...], thresholds: tuple[Mapping[str, float], ...]) -> dict[str, Any]:
     """Macro scores and class scores of champion and challenger. Both tables have the same crops in the same order."""
     rows = tables[1]
     if rows.empty:

@@ -85,8 +85,10 @@ def _fallen_mean_f1(metrics: Metrics, gate: GateConfig) -> list[str]:
 
 def _no_sequences(metrics: Metrics) -> tuple[str, ...]:
     production = metrics.production
-    if production is None or production.sequences:
+    if production is None or production.macro_f1() is not None:
         return ()
+    if production.sequences:
+        return ("no sequence of the test locations shows an animal of the plan's classes, so nothing could be scored as in production",)
     return ("no image of the test locations could be scored as in production: none is completely reviewed, downloaded and readable",)
 
 

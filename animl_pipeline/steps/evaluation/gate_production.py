@@ -8,14 +8,15 @@ from animl_pipeline.steps.evaluation.report_wording import describe_misses, form
 
 
 def broken_production_rules(production: ProductionScore, gate: GateConfig, invasive: tuple[str, ...]) -> list[str]:
-    """The rules that the model breaks, the most important first: invasive classes missed, false alarms, mean F1."""
+    """The rules that the model breaks, the most important first: invasive classes missed, lowest mean F1, false alarms, fall of the mean F1."""
     compared = production.comparison
     lost = _lost_invasive_classes(compared, gate, invasive) if compared else []
+    low = _low_mean_f1(production, gate)
     few = [_describe_low_recall(c, gate) for c in production.classes if c.id in invasive and _is_missed_too_often(c, gate)]
     more = _more_false_alarms(compared, gate) if compared else []
     many = _too_many_false_alarms(production, gate)
     fallen = _fallen_mean_f1(compared, gate) if compared else []
-    return [*few, *lost, *many, *more, *fallen]
+    return [*few, *lost, *low, *many, *more, *fallen]
 
 
 def reasons_to_promote_production(production: ProductionScore, gate: GateConfig, invasive: tuple[str, ...]) -> tuple[str, ...]:
@@ -40,16 +41,32 @@ def describe_drop(interval: Interval | None) -> str:
 
 
 def _is_missed_too_often(c: SequenceScores, gate: GateConfig) -> bool:
-    recall = c.noticed_recall()
-    return gate.min_invasive_sequence_recall is not None and recall is not None and recall < gate.min_invasive_sequence_recall
+    recall, least = c.noticed_recall(), gate.min_invasive_sequence_recall
+    if recall is None:
+        return False
+    return recall == 0 if least is None else recall < least
 
 
 def _describe_low_recall(c: SequenceScores, gate: GateConfig) -> str:
     noticed = f"; {c.found() - c.hits:,.0f} of these were found as {c.parent}" if c.found() > c.hits else ""
+    least = gate.min_invasive_sequence_recall
+    number = f"only {c.found():,.0f}" if c.found() else "none"
+    aim = "" if least is None else f"; the plan asks for a share of at least {least:.2f}"
     return (
-        f"it finds only {c.found():,.0f} of {format_sequences(c.sequences)} with the invasive class {c.id} ({describe_misses(c)}{noticed}); "
-        f"the plan asks for a share of at least {gate.min_invasive_sequence_recall:.2f}"
+        f"scored as in production, it finds {number} of {format_sequences(c.sequences)} with the invasive class {c.id} "
+        f"({describe_misses(c)}{noticed}){aim}"
     )
+
+
+def _low_mean_f1(production: ProductionScore, gate: GateConfig) -> list[str]:
+    mean = production.macro_f1()
+    if mean is None or mean >= gate.min_macro_f1:
+        return []
+    return [
+        f"scored as in production, its mean F1 is {mean:.2f}{format_interval(production.macro_f1_interval)}; the plan asks for at least "
+        f"{gate.min_macro_f1:.2f}; of {format_sequences(sum(c.sequences for c in production.classes))} with animals, "
+        f"{describe_misses(*production.classes)}"
+    ]
 
 
 def _lost_invasive_classes(compared: ProductionComparison, gate: GateConfig, invasive: tuple[str, ...]) -> list[str]:
@@ -72,7 +89,7 @@ def _too_many_false_alarms(production: ProductionScore, gate: GateConfig) -> lis
     limit, found = gate.max_false_alarms_per_1000_empty, production.false_alarms_per_1000_empty
     if limit is None or found is None or found <= limit:
         return []
-    return [f"it labels {found:.0f} of 1,000 empty sequences; the plan allows {limit:g}"]
+    return [f"scored as in production, it labels {found:.0f} of 1,000 empty sequences; the plan allows {limit:g}"]
 
 
 def _more_false_alarms(compared: ProductionComparison, gate: GateConfig) -> list[str]:

@@ -66,6 +66,12 @@ class _Rates(NamedTuple):
         """F1 where the class is in the draw; NaN elsewhere, so that false alarms of an absent class are no F1 of 0."""
         return np.where(self.counts["actual"] > 0, self.f1, np.nan)
 
+    def noticed_f1_of_present(self) -> Floats:
+        """The same if a label of the class's parent counts as a hit, too."""
+        found, actual = self.counts["noticed"], self.counts["actual"]
+        with np.errstate(invalid="ignore"):
+            return np.where(actual > 0, 2 * found / (found + self.counts["on_empty"] + self.counts["on_others"] + actual), np.nan)
+
 
 def read_sequences(
     test_images: Artifact, test_detections: Artifact, store: Store, *, later: bool = False, only: pd.DataFrame | None = None
@@ -182,10 +188,12 @@ def score_production(
     draws, weight = BootstrapDraws(data.sequences), data.sequences["weight"].to_numpy(np.float64)
     empty = draws.sums(weight * outcomes.empty)
     locations_with_empties = draws.count_locations(outcomes.empty)
+    rates = [_rates(i, outcomes, draws, weight) for i in range(len(classes) + len(parents))]
     scores = tuple(
-        _class_scores(c, _rates(i, outcomes, draws, weight), draws.count_locations(outcomes.actual[:, i]), locations_with_empties, parent_of.get(c))
+        _class_scores(c, rates[i], draws.count_locations(outcomes.actual[:, i]), locations_with_empties, parent_of.get(c))
         for i, c in enumerate((*classes, *parents))
     )
+    macro_f1 = mean_over_present_classes(np.stack([r.noticed_f1_of_present() for r in rates[: len(classes)]], axis=1))
     any_label = _per_1000(draws.sums(weight * (outcomes.empty & outcomes.false_alarm.any(axis=1))), empty)
     return ProductionScore(
         images=len(data.images),
@@ -199,6 +207,7 @@ def score_production(
         false_alarms_per_1000_empty=_value(any_label),
         false_alarms_interval=percentile_interval(any_label, locations_with_empties),
         false_alarms_per_week=_false_alarms_per_week(data, outcomes),
+        macro_f1_interval=percentile_interval(macro_f1, draws.locations),
     )
 
 

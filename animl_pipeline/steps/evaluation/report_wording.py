@@ -17,9 +17,9 @@ from animl_pipeline.core.evaluation_results import (
 )
 from animl_pipeline.core.html_page import format_count, format_percent
 
-
 FEW_EXAMPLES = 30
 """With fewer examples, one example more or less changes recall by over three points."""
+
 
 FEW_LOCATIONS = 3
 """With fewer locations, one unusual background decides the scores of the class."""
@@ -84,20 +84,28 @@ def _describe_comparison(metrics: Metrics) -> str:
             f"{before:.2f}, a change of {after - before:+.2f}{format_interval(p.macro_f1_interval, sign=True)}."
         )
     if c is None:
-        mean = f"{metrics.macro_f1:.2f}{format_interval(metrics.macro_f1_interval)}"
-        return f"Its mean F1 over all classes is {mean}; there is no released model to compare with."
+        return f"Its mean F1 over all classes is {_describe_mean_f1(metrics)}; there is no released model to compare with."
     return (
-        f"On the same {format_count(c.examples, 'test example')}, its mean F1 over all classes is {c.macro_f1[1]:.2f} and the released model's "
+        f"On the same {format_count(c.examples, 'test crop')}, its mean F1 over all classes is {c.macro_f1[1]:.2f} and the released model's "
         f"({c.champion}) is {c.macro_f1[0]:.2f}, a change of {c.macro_f1_change:+.2f}{format_interval(c.macro_f1_interval, sign=True)}."
     )
+
+
+def _describe_mean_f1(metrics: Metrics) -> str:
+    """``0.98 (95 % interval …) on crops and 0.82 (…) as in production``."""
+    on_crops = f"{metrics.macro_f1:.2f}{format_interval(metrics.macro_f1_interval)} on crops"
+    mean = metrics.production.macro_f1() if metrics.production else None
+    if metrics.production is None or mean is None:
+        return on_crops
+    return f"{on_crops} and {mean:.2f}{format_interval(metrics.production.macro_f1_interval)} as in production"
 
 
 def _describe_accuracy(metrics: Metrics) -> str:
     right = sum(metrics.confusion[i][i] for i in range(len(metrics.classes)))
     where = f"At {format_count(metrics.locations, 'camera location')} that it never saw in training" if metrics.locations else "At unknown locations"
     return (
-        f"{where}, the model names {right:,} of {format_count(metrics.examples, 'test example')} correctly ({format_percent(metrics.accuracy)}); "
-        f"its mean F1 over all classes is {metrics.macro_f1:.2f}."
+        f"{where}, the model names {right:,} of {format_count(metrics.examples, 'test crop')} correctly ({format_percent(metrics.accuracy)}); "
+        f"its mean F1 over all classes is {metrics.macro_f1:.2f} on crops."
     )
 
 
@@ -204,10 +212,10 @@ def describe_production(c: SequenceScores) -> str:
     return f"{found} With {c.parent}, {noticed:,.0f} {'was' if noticed == 1 else 'were'} noticed, of which {by_parent:,.0f} only as {c.parent}."
 
 
-def describe_misses(c: SequenceScores) -> str:
-    """The causes of misses, such as: the detector missed 2 and the model 3; "" where nothing was missed."""
-    parts = ((c.missed_by_detector, "detector"), (c.missed_by_threshold, "threshold"), (c.missed_by_classifier, "model"))
-    missed = [(n, name) for n, name in parts if n]
+def describe_misses(*classes: SequenceScores) -> str:
+    """The causes of misses of these classes together, such as: the detector missed 2 and the model 3; "" where nothing was missed."""
+    causes = {"detector": "missed_by_detector", "threshold": "missed_by_threshold", "model": "missed_by_classifier"}
+    missed = [(n, name) for name, cause in causes.items() if (n := sum(getattr(c, cause) for c in classes))]
     return join_words([f"the {name} {'missed ' if i == 0 else ''}{n:,.0f}" for i, (n, name) in enumerate(missed)]) if missed else ""
 
 

@@ -195,8 +195,9 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
     scored = score_test_crops(split, classifier, store, plan.model_input)
     scored["link"] = [image_link(inputs.image_url, image) for image in scored["image_id"]]
     test = scored[scored["class_id"] != card.nothing].reset_index(drop=True)  # animals only
-    production = _score_production(classifier, inputs)
-    found, final = _compute_metrics(test, scored, classifier, production, inputs)
+    champion = _load_champion(inputs)
+    production = _score_production(classifier, champion.classifier, inputs)
+    found, final = _compute_metrics(test, scored, classifier, champion, production, inputs)
     found = found.model_copy(update={"later": _score_later_images(split, classifier, inputs)})
     log.info("evaluation: %s", report_wording.write_headline(found))
 
@@ -215,7 +216,8 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
         "suspect_labels.csv": suspects[SUSPECT_COLUMNS],
     }
     if production is not None:
-        tables |= {"animl.csv": production.animl_table, "sequences.csv": production.sequences}
+        links = [image_link(inputs.image_url, image) for image in production.sequences["image_id"]]
+        tables |= {"animl.csv": production.animl_table, "sequences.csv": production.sequences.assign(link=links)}
     for name, table in tables.items():
         write_csv(space.out / name, table)
     digests = {name: artifact.digest for name, artifact in inputs.artifacts().items()}
@@ -224,6 +226,23 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
     page = render_report(data, classes_of_people(inputs.labels()), plan.audit.show, store)
     (space.out / "report.html").write_text(page, encoding="utf-8")
     return StepOutput(_counts(found, len(suspects)), final=final, blob_digests=tuple(sorted({str(r["image"]) for r in reference})))
+
+
+class _Champion(NamedTuple):
+    """The released model, or why it cannot be used; both are empty if there is none."""
+
+    classifier: Classifier | None = None
+    error: str = ""
+
+
+def _load_champion(inputs: _Inputs) -> _Champion:
+    if inputs.champion is None:
+        return _Champion()
+    try:
+        return _Champion(load_champion(inputs.champion, inputs.store))
+    except PipelineError as e:
+        log.warning("the released model cannot be compared: %s", e)
+        return _Champion(error=str(e))
 
 
 class _Production(NamedTuple):
@@ -235,7 +254,7 @@ class _Production(NamedTuple):
     sequences: pd.DataFrame
 
 
-def _score_production(classifier: Classifier, inputs: _Inputs) -> _Production | None:
+def _score_production(classifier: Classifier, champion: Classifier | None, inputs: _Inputs) -> _Production | None:
     """The model, and the champion if there is one, on the sequences of the test locations; None if the plan does not want it."""
     plan, store = inputs.plan, inputs.store
     if inputs.sequences is None or plan.production is None:
@@ -250,13 +269,11 @@ def _score_production(classifier: Classifier, inputs: _Inputs) -> _Production | 
         other = production_score.label_by_thresholds(data, production_score.without_nothing(probability, classifier.card), classifier.card)
         both = (production_score.find_outcomes_of(data, other, ids, equivalents, parents), outcomes)
         score = score.model_copy(update={"nothing": production_score.compare_production(data, both, (ids, ids))})
-    if inputs.champion is not None:
-        champion = _champion_or_none(inputs.champion, store)
-        if champion is not None:
-            theirs = production_score.label_boxes(data, champion, store, plan.model_input, "boxes of test images, champion")
-            known = champion.card.animal_ids()
-            both = (production_score.find_outcomes_of(data, theirs, known, equivalents, champion.card.parents), outcomes)
-            score = score.model_copy(update={"comparison": production_score.compare_production(data, both, (known, ids))})
+    if champion is not None:
+        theirs = production_score.label_boxes(data, champion, store, plan.model_input, "boxes of test images, champion")
+        known = champion.card.animal_ids()
+        both = (production_score.find_outcomes_of(data, theirs, known, equivalents, champion.card.parents), outcomes)
+        score = score.model_copy(update={"comparison": production_score.compare_production(data, both, (known, ids))})
     table = animl_evaluation_table.sequence_table(data, outcomes, classifier.card.answered_ids())
     answers = auto_accept.images_of_sequences(data, labels, plan.thresholds.invasive)
     return _Production(score, answers, table, production_score.list_sequences(data, outcomes, classifier.card.answered_ids()))
@@ -271,23 +288,15 @@ def _score_later_images(split: pd.DataFrame, classifier: Classifier, inputs: _In
     return score_later_images(split, data, classifier, plan.labels.equivalents, confidence, inputs.store, plan.model_input)
 
 
-def _champion_or_none(champion: Artifact, store: Store) -> Classifier | None:
-    """The released model; None if its package cannot be used, which the comparison on crops reports."""
-    try:
-        return load_champion(champion, store)
-    except PipelineError:
-        return None
-
-
 def _compute_metrics(
-    test: pd.DataFrame, scored: pd.DataFrame, classifier: Classifier, production: _Production | None, inputs: _Inputs
+    test: pd.DataFrame, scored: pd.DataFrame, classifier: Classifier, champion: _Champion, production: _Production | None, inputs: _Inputs
 ) -> tuple[Metrics, bool]:
     """All scores and the verdict. False beside them if the champion could not be compared, so that the next run tries again.
 
     ``test`` are the test crops of animals, ``scored`` also those of false boxes.
     """
     card, equivalents = classifier.card, inputs.plan.labels.equivalents
-    comparison, comparison_error = _compare(test, classifier, inputs)
+    comparison, comparison_error = _compare(test, classifier, champion, inputs)
     found = metrics.compute_metrics(test, card.animal_ids(), card.nothing).model_copy(
         update={
             "calibration": measure_calibration(test, card),
@@ -317,13 +326,15 @@ def _bound_auto_accept(test: pd.DataFrame, classifier: Classifier, production: _
     return auto_accept.find_thresholds(images, ids, card.thresholds, invasive, limit, "crops")
 
 
-def _compare(test: pd.DataFrame, classifier: Classifier, inputs: _Inputs) -> tuple[Comparison | None, str]:
+def _compare(test: pd.DataFrame, classifier: Classifier, champion: _Champion, inputs: _Inputs) -> tuple[Comparison | None, str]:
     """The comparison with the champion, or why it is not possible."""
-    if inputs.champion is None:
-        return None, ""
+    if inputs.champion is None or champion.classifier is None:
+        return None, champion.error
+    card, plan = classifier.card, inputs.plan
     try:
-        card = classifier.card
-        return compare_with_champion(test, card.animal_ids(), card.thresholds, inputs.champion, inputs.plan.model_input, inputs.store), ""
+        return compare_with_champion(
+            test, card.animal_ids(), card.thresholds, inputs.champion, champion.classifier, plan.model_input, inputs.store
+        ), ""
     except PipelineError as e:
         log.warning("the released model cannot be compared: %s", e)
         return None, str(e)
