@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import queue
 import threading
 import time
@@ -14,13 +15,15 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from animl_pipeline.config import SourceConfig
+from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.decode_budget import DecodeBudget, decoded_bytes
 from animl_pipeline.core.decode_image import open_image
-from animl_pipeline.core.errors import ImageError
+from animl_pipeline.core.errors import ImageError, ImagesError
 from animl_pipeline.core.image_orientation import read_orientation
 from animl_pipeline.core.image_structure import ALL_FORMATS
 from animl_pipeline.steps.images.adaptive_download_limit import AdaptiveLimit
-from animl_pipeline.storage.read_remote_files import ATTEMPTS, MAX_WAIT_S, Fetched, RemoteError, RemoteFolder, retry_pause_s
+from animl_pipeline.storage.read_remote_files import ATTEMPTS, MAX_WAIT_S, Fetched, LocalFolder, RemoteError, RemoteFolder, open_remote, retry_pause_s
 from animl_pipeline.storage.store import Store
 
 MAX_BYTES = 256 * 2**20
@@ -132,6 +135,21 @@ class Session(NamedTuple):
     limit: AdaptiveLimit
     patience_s: float
     formats: tuple[str, ...] = ALL_FORMATS
+
+
+def open_image_host(source: SourceConfig, settings: Settings) -> RemoteFolder:
+    """The folder or host of a source's images. Sends no request.
+
+    Raises:
+        ImagesError: it is a folder that does not exist.
+    """
+    host = open_remote(source.images, settings, DEADLINE_S)
+    if isinstance(host, LocalFolder) and not os.path.isdir(host.folder):  # noqa: PTH112 - Path.is_dir raises where a name is too long
+        raise ImagesError(
+            f"source {source.name!r}: expected a folder of images at {host.folder}, found none; correct sources.images in the plan or set ANIML_DATA",
+            code="no_folder",
+        )
+    return host
 
 
 def download(requests: Iterator[Request], session: Session, workers: int) -> Generator[list[Answer]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -22,7 +21,6 @@ from animl_pipeline.core.table_schemas import DOWNLOADED_IMAGES, EXPORT_ANNOTATI
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.images.adaptive_download_limit import AdaptiveLimit
 from animl_pipeline.steps.images.download import (
-    DEADLINE_S,
     FORMAT_NOT_ALLOWED,
     OVER_BUDGET,
     Answer,
@@ -31,6 +29,7 @@ from animl_pipeline.steps.images.download import (
     Session,
     disk_budget,
     download,
+    open_image_host,
 )
 from animl_pipeline.steps.images.download_status import DownloadStatus
 from animl_pipeline.steps.images.wanted_images_and_estimate import (
@@ -41,7 +40,7 @@ from animl_pipeline.steps.images.wanted_images_and_estimate import (
     select_images,
     source_limits,
 )
-from animl_pipeline.storage.read_remote_files import LocalFolder, RemoteFolder, open_remote
+from animl_pipeline.storage.read_remote_files import RemoteFolder
 from animl_pipeline.storage.store import BlobColumn, StepOutput, Store, Workspace
 
 log = logging.getLogger(__name__)
@@ -110,21 +109,6 @@ def download_images(
         return _write_tables(space, source, status, selected)
 
     return store.make(STEP, inputs={"export": export}, config=key, build=build)
-
-
-def open_image_host(source: SourceConfig, settings: Settings) -> RemoteFolder:
-    """The folder or host of a source's images. Sends no request.
-
-    Raises:
-        ImagesError: it is a folder that does not exist.
-    """
-    host = open_remote(source.images, settings, DEADLINE_S)
-    if isinstance(host, LocalFolder) and not os.path.isdir(host.folder):  # noqa: PTH112 - Path.is_dir raises where a name is too long
-        raise ImagesError(
-            f"source {source.name!r}: expected a folder of images at {host.folder}, found none; correct sources.images in the plan or set ANIML_DATA",
-            code="no_folder",
-        )
-    return host
 
 
 def download_all(

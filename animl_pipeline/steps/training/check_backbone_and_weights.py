@@ -12,8 +12,10 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.config.training import FrozenNetworkConfig
 from animl_pipeline.core.errors import TrainingError, redact_url
 from animl_pipeline.integrations.weights import NETWORKS_KEY, check_weights, known_weights, list_known_weights
-from animl_pipeline.steps.training.choose_initial_weights import PINNED_WEIGHTS, RELEASED
 
+RELEASED = "released"
+PINNED_WEIGHTS = frozenset({"efficientnet-lite0-imagenet", "timm", "none"})
+"""Names of weights that are the same everywhere. Of all other weights the content is part of the cache key."""
 LITE0 = "tf_efficientnet_lite0"
 LITE0_WEIGHTS = "efficientnet-lite0-imagenet"
 FROZEN_DETECTOR = "megadetector-lite"

@@ -13,16 +13,14 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import WeightsError, redact_url
 from animl_pipeline.deploy.released_model import find_training, released_training
 from animl_pipeline.inference.classifier import CARD_FILE, read_card
+from animl_pipeline.steps.training.check_backbone_and_weights import PINNED_WEIGHTS, RELEASED
 from animl_pipeline.steps.training.trained_images import describe_learnt_test_set
 from animl_pipeline.storage.manifest import Manifest, sha256_of
 from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-RELEASED = "released"
 WEIGHTS_FILE = "weights.safetensors"
-PINNED_WEIGHTS = frozenset({"efficientnet-lite0-imagenet", "timm", "none"})
-"""Names of weights that are the same everywhere. Of all other weights the content is part of the cache key."""
 
 
 class InitialWeights(NamedTuple):
