@@ -49,4 +49,4 @@ REMOTE_WORK: Policy = {
 """Work with a store, a host or AWS. Every step is of this kind, because the store may be a bucket."""
 
 LONG_WAIT: Policy = REMOTE_WORK | {"retries": 6, "retry_delay_seconds": [60, 300, 600, 900, 900, 900]}
-"""A question to a service that may be away for an hour, while nobody waits for the answer."""
+"""A question to a service that may be away for an hour, while no request waits for the answer."""

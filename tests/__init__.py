@@ -1,1 +1,1 @@
-"""The tests: a file a room; real servers, real ONNX, real processes."""
+"""The tests: a folder for each package; real servers, real ONNX, real processes."""

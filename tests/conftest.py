@@ -1,4 +1,4 @@
-"""What several rooms' tests share: a store in a folder, drawn pictures, and a real, tiny ONNX model."""
+"""What the tests of several packages share: a store in a folder, drawn pictures, and a real, tiny ONNX model."""
 
 from __future__ import annotations
 

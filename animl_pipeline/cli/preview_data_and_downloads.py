@@ -149,7 +149,7 @@ def _disk(store: Store, needed: int) -> str:
     if address.startswith("s3://"):
         return f" in {address}"
     free = shutil.disk_usage(store.local).free
-    enough = "" if free > needed else ": NOT ENOUGH; make room, set ANIML_STORE to another disk, or limit the sources (max_images)"
+    enough = "" if free > needed else ": NOT ENOUGH; delete something, set ANIML_STORE to another disk, or limit the sources (max_images)"
     return f"; the disk of {store.local} has {console.format_bytes(free)} free{enough}"
 
 

@@ -67,7 +67,7 @@ def fetch(
     if known:
         console.out.print(f"licence {known.licence}; from {known.origin}", soft_wrap=True)
     if known is None or known.sha256 is None:
-        checked = "its md5 is the publisher's" if known and known.md5 else "nobody confirms this file: compare it with another copy"
+        checked = "its md5 is the publisher's" if known and known.md5 else "no publisher confirms this file: compare it with another copy"
         console.out.print(f"\n{checked}. In the plan:\n\ndetections:\n  detector: {name}\n  sha256: {sha256}", soft_wrap=True)
 
 

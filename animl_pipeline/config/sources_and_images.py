@@ -87,7 +87,7 @@ class SourceConfig(Record):
         description="which way up images are for the export's boxes: stored (EXIF orientation is ignored, as Animl does), or shown (images are "
         "turned by it, as viewers do); auto: the sizes in the export say it, else stored, but shown for relative boxes",
     )
-    unreviewed: Literal["drop", "keep"] = Field(default="drop", description="annotations that nobody validated")
+    unreviewed: Literal["drop", "keep"] = Field(default="drop", description="annotations that are not validated")
     location_namespace: Name | None = Field(
         default=None, description="sources with the same namespace share their locations; null: the source's name, so it shares none"
     )

@@ -24,7 +24,7 @@ class IsoTimes(NamedTuple):
 
     Attributes:
         texts: each time in ISO 8601's form; where it is not understood, as it was.
-        ambiguous: bool [n], times of which nobody knows whether the day or the month comes first.
+        ambiguous: bool [n], times of which it is not known whether the day or the month comes first.
         unreadable: bool [n], texts that are no time.
     """
 

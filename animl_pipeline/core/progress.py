@@ -18,7 +18,7 @@ _listener: Listener | None = None
 
 
 def set_listener(listener: Listener | None) -> Listener | None:
-    """Send all progress of this process to ``listener`` from now on (None: to nobody). Returns the previous listener."""
+    """Send all progress of this process to ``listener`` from now on (None: to none). Returns the previous listener."""
     global _listener
     with _lock:
         previous, _listener = _listener, listener

@@ -262,7 +262,7 @@ def _known_document(plan: Plan, settings: Settings) -> Document | None:
 
 
 def _taxa(plan: Plan, settings: Settings) -> dict[str, str]:
-    """Class → taxonomy by the plan's table. Without the table, the registration goes on: nobody waits for a taxonomy."""
+    """Class → taxonomy by the plan's table. Without the table, the registration goes on."""
     try:
         return class_taxa(plan.labels, [s.name for s in plan.sources], settings)
     except LabelsError as e:

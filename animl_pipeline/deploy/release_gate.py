@@ -101,7 +101,7 @@ def new_approval(name: str, note: str, given_in: Literal["prefect", "command lin
 
 
 def require_approval(package: Artifact, plan: Plan, store: Store, approval: Approval | None) -> Approval | None:
-    """The approval for this release; None if the plan needs none and nobody gave one.
+    """The approval for this release; None if the plan needs none and there is none.
 
     Raises:
         ReleaseError: the plan requires an approval and there is none (code "not_approved").
@@ -109,7 +109,7 @@ def require_approval(package: Artifact, plan: Plan, store: Store, approval: Appr
     known = approval or _approval_of_last_release(package, plan, store)
     if known is None and plan.release.approval == "required":
         raise ReleaseError(
-            f"the plan of {plan.model} says release.approval: required, and nobody has approved {package.digest[:12]}; read its report, then run "
+            f"the plan of {plan.model} says release.approval: required, and no person has approved {package.digest[:12]}; read its report, then run "
             "`animl-pipeline release PLAN --approve-as NAME`, or start release/PLAN on the Prefect server, which asks in its UI",
             code="not_approved",
         )

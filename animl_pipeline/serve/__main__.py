@@ -90,7 +90,7 @@ def _serve(options: argparse.Namespace) -> int:
     )  # fmt: skip
     server = make_server(create_app(worker), connections)
     if options.with_parent:
-        watch_parent(options.with_parent, lambda: os._exit(0))  # nobody is left to receive an answer
+        watch_parent(options.with_parent, lambda: os._exit(0))  # no client is left to receive an answer
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # uvicorn handles it while it runs, and raises it again at its end
     server.run(sockets=[listening])
     if worker.failure:

@@ -28,7 +28,7 @@ class Deadline:
         return max(0.0, self._end - time.monotonic())
 
     def cancel(self) -> None:
-        """Say that nobody waits for the answer any more, and stop the work inside :meth:`stopping`."""
+        """Say that the client has left, and stop the work inside :meth:`stopping`."""
         with self._lock:
             self._cancelled = True
             stop = self._stop

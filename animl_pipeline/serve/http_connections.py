@@ -35,7 +35,7 @@ def max_connections() -> int:
 
 
 class Connection(H11Protocol):
-    """A connection that is closed if no request arrives, and that makes room for a new one where there are too many.
+    """A connection that is closed if no request arrives, and that gives way to a new one where there are too many.
 
     Attributes:
         maximum: connections at the same time.

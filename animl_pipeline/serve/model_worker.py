@@ -1,6 +1,6 @@
 """The classifier behind the endpoint: loaded in a worker thread, then called by as many threads as there are cores.
 
-A request that nobody waits for any more, or whose time is over, is not worked on. Images whose decoding may take long have threads of
+A request whose client has left, or whose time is over, is not worked on. Images whose decoding may take long have threads of
 their own, so that the others do not wait for them.
 """
 

@@ -88,7 +88,7 @@ def _write(path: Path, data: bytes, durable: bool) -> None:
 
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Errors of a disk without room, a used-up quota, and a file that the system does not let grow further."""
+"""Errors of a full disk, a used-up quota, and a file that the system does not let grow further."""
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def full_disk_errors(path: Path) -> Iterator[None]:
         full = Path(e.filename) if isinstance(e.filename, str) else path
         free = f"{shutil.disk_usage(_existing_parent(full.absolute())).free / 1e6:.0f} MB left"
         raise StoreError(
-            f"the disk of {full.parent} is full ({e.strerror}; {free}); make room and run again, everything made so far is kept",
+            f"the disk of {full.parent} is full ({e.strerror}; {free}); delete something and run again, everything made so far is kept",
             code="disk_full",
         ) from e
 

@@ -31,7 +31,7 @@ def open_existing_store(settings: Settings) -> Store:
 
 @contextmanager
 def open_store_or_temporary(settings: Settings) -> Iterator[Store]:
-    """The store of the settings. If nobody gave its address and there is none at the usual one, a store that lasts as long as the block.
+    """The store of the settings. If the address is not given and there is none at the usual one, a store that lasts as long as the block.
 
     So a command that needs a store only to read exports leaves nothing in the folder in which it runs.
     """

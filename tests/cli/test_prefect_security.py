@@ -1,4 +1,4 @@
-"""Nobody but its user commands a Prefect server of ours or its worker: passwords, hosts, origins, and what a run may bring along."""
+"""Only its user commands a Prefect server of ours or its worker: passwords, hosts, origins, and what a run may bring along."""
 
 from __future__ import annotations
 

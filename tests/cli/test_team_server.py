@@ -292,7 +292,7 @@ def test_a_lost_database_comes_back_from_its_dump(deployed: Team) -> None:
         kinds = ("flow_runs", "task_runs", "deployments", "automations", "artifacts", "logs", "work_pools", "block_documents")
         return {kind: sorted(json.dumps(_lasting(one), sort_keys=True) for one in all_rows(team, kind, {})) for kind in kinds}
 
-    request_run(team)  # nobody works it off: it is in the dump as a run that waits
+    request_run(team)  # no worker takes it: it is in the dump as a run that waits
     kept, before = team.database.back_up(), all_of_it()
     kill(team.servers[-1])
     team.database.restore(kept)

@@ -144,7 +144,7 @@ def test_an_answer_does_not_count_for_a_newer_package(project: Project, prefect:
     assert project.deployed_version() == "v2"
 
 
-def test_a_run_that_is_resumed_without_an_answer_and_one_that_nobody_answers_release_nothing(project: Project, prefect: str) -> None:
+def test_a_run_that_is_resumed_without_an_answer_and_one_without_any_answer_in_time_release_nothing(project: Project, prefect: str) -> None:
     project.package(1)
     run = project.start_release()
     state = {"type": "SCHEDULED", "name": "Resuming"}

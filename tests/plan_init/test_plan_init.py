@@ -121,7 +121,7 @@ def test_several_exports_of_several_kinds_become_one_plan(folder: Path) -> None:
     assert "4 location names in several sources (such as 'cam0' in dp and isle)" in " ".join(text.replace("#", "").split())
 
 
-def test_labels_that_nobody_validated_are_dropped_unless_the_user_keeps_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_labels_that_are_not_validated_are_dropped_unless_the_user_keeps_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = '[{{"category": "1", "conf": 0.9, "bbox": [0.1, 0.1, 0.2, 0.2], "classifications": [["{}", 0.9]]}}]'
     rows = ", ".join(f'{{"file": "c{i % 4}/{i}.jpg", "detections": {found.format(i % 2)}}}' for i in range(8))
     names = '"detection_categories": {"1": "animal"}, "classification_categories": {"0": "a", "1": "b"}'

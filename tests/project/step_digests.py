@@ -1,4 +1,4 @@
-"""A digest of each step's code, so that nobody changes what a step does without a decision about its version.
+"""A digest of each step's code, so that what a step does changes only with a decision about its version.
 
 The digest covers the functions that use the step's STEP, and everything of animl_pipeline that they refer to, directly or not.
 It is made so that only a change of behaviour changes it: docstrings, comments, type hints, log lines, messages of exceptions and

@@ -1,4 +1,4 @@
-"""Nobody changes what a step does without a decision about its version; and the digest that guards this ignores mere rewording."""
+"""What a step does changes only with a decision about its version; and the digest that guards this ignores mere rewording."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 @dataclass
 class AnimlLabel:
-    """A label of an object: by a model (with its version and confidence), or by a person. ``validated``: None where nobody decided."""
+    """A label of an object: by a model (with its version and confidence), or by a person. ``validated``: None where that is not decided."""
 
     name: str
     model: str | None = None

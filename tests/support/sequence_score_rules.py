@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Label(NamedTuple):
-    """A label of an object: its name, whether the model made it, and whether a person validated it (None: nobody decided)."""
+    """A label of an object: its name, whether the model made it, and whether a person validated it (None: not decided)."""
 
     name: str
     by_model: bool

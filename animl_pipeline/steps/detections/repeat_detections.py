@@ -1,7 +1,7 @@
 """Repeat detections: a detector's box that comes again and again in the same position at one location, such as a stone or a stump.
 
 Only unreviewed boxes of a detector are checked. Boxes of one occasion (a sequence, or an hour) count once, so an animal that sits still
-is not a repeat detection. All images of a location without a sequence and a time are one occasion: nobody knows whether they are more.
+is not a repeat detection. All images of a location without a sequence and a time are one occasion: it is not known whether they are more.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A media-based observation labels its image, with a box where it has one. An event-based observation names no image. It labels
 the images of its deployment that were taken between the event's start and end and have no observation of their own, and only
-if the event saw one kind of thing: otherwise nobody knows which image shows which.
+if the event saw one kind of thing: otherwise it is not known which image shows which.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _observations(table: pd.DataFrame, problems: Problems) -> list[Observation]:
         if setup:
             problems.add("camera_setup", observation.id, f"cameraSetupType {setup[:80]}")
         elif observation.type == "unclassified":
-            problems.add("unclassified", observation.id, "nobody has classified it yet")
+            problems.add("unclassified", observation.id, "it is not classified yet")
         else:
             kept.append(observation)
     return kept

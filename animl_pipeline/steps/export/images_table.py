@@ -25,7 +25,7 @@ class ImagesTable:
     """The image records seen so far, as columns.
 
     Attributes:
-        ambiguous: after :meth:`table`, the ids that several image files have. Nobody knows which of them a label with such an id means.
+        ambiguous: after :meth:`table`, the ids that several image files have. It is not known which of them a label with such an id means.
     """
 
     def __init__(self, source: SourceConfig) -> None:

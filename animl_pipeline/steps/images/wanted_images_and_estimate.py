@@ -65,7 +65,7 @@ def estimate_download(
 def select_images(
     source: SourceConfig, export: Artifact, wanted: Collection[str], store: Store, empty: WantedEmptyImages | None = None
 ) -> WantedImages:
-    """The images with a wanted label. Labels that nobody reviewed count only if the source keeps them.
+    """The images with a wanted label. Labels that are not reviewed count only if the source keeps them.
 
     Args:
         source: its limits, and whether unreviewed labels count.

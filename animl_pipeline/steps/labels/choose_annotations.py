@@ -98,9 +98,9 @@ def _box_is_empty(annotations: Annotations) -> Bools:
 
 
 def _is_ambiguous(annotations: Annotations, class_number: Ints, is_empty: Bools) -> Bools:
-    """Which annotations have no box and another animal in the same image file: nobody knows which of the animals that are found they mean.
+    """Which annotations have no box and another animal in the same image file: it is not known which of the animals that are found they mean.
 
-    Labels without a class count, too, whether nobody listed, kept or reviewed them. People, vehicles and "empty" do not: they are no
+    Labels without a class count, too, whether they are not listed, not kept or not reviewed. People, vehicles and "empty" do not: they are no
     animals, and a detector tells them apart.
     """
     no_animal = np.array([role(label) in {"people", "vehicle", "empty"} for label in annotations.labels])

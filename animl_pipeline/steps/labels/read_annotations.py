@@ -43,7 +43,7 @@ class Annotations(NamedTuple):
         turned: bool [n], whether this box was turned by the image's EXIF orientation.
         frame_assumed: bool [n], whether nothing says if it had to be turned.
         frame_mismatch: bool [n], whether the box refers to an image of another shape than the file.
-        unreviewed: bool [n], whether nobody reviewed the label and the plan drops such labels.
+        unreviewed: bool [n], whether the label is not reviewed and the plan drops such labels.
         reviewed: bool [n], whether a person reviewed the label.
         sequence_ids_at_several_locations: how many there are; they count within a location.
     """

@@ -93,7 +93,7 @@ def split_by_location(crops: Artifact, config: SplitsConfig, classes: tuple[str,
 
     With ``splits.test_after``, the later images of the locations of train and val are in the split ``test_later``.
     Writes the tables SPLITS, SPLIT_LOCATIONS, DROPPED_CROPS and LATE_IMAGES_LEFT_OUT; leakage.json, how much is in two splits or in a split that the
-    history forbids (all 0), and how many crops nobody can check, because their location is unknown; and shortfalls.json, the classes
+    history forbids (all 0), and how many crops cannot be checked, because their location is unknown; and shortfalls.json, the classes
     with fewer crops in val or test than the plan wants, and why.
 
     Args:

@@ -1,4 +1,4 @@
-"""Delete from a store what nobody needs; never what a report, a release or the frozen test set needs, nor what is young.
+"""Delete from a store what is not needed; never what a report, a release or the frozen test set needs, nor what is young.
 
 The order makes a kill harmless: first manifests, so that no step misses a file; then files without a step; then index records of
 blobs that are deleted; the blobs themselves last.
@@ -49,7 +49,7 @@ OTHER_LOCKS = ("release-", "animl-")
 class GcRules(Record):
     """What may be deleted."""
 
-    older_than: float = Field(default=30, ge=1, le=36_500, description="days without use; younger objects stay even if nobody needs them")
+    older_than: float = Field(default=30, ge=1, le=36_500, description="days without use; younger objects stay even if nothing needs them")
     keep: int = Field(default=3, ge=1, le=100, description="released versions of each endpoint that can be gone back to")
     images: bool = Field(default=False, description="whether downloaded images that no step names may be deleted: they can be downloaded again")
 
@@ -87,7 +87,7 @@ class _Garbage(NamedTuple):
 
 
 def collect_garbage(store: Store, rules: GcRules, *, dry_run: bool = True, now: float | None = None) -> GcReport:
-    """Delete what nobody needs, or only report it.
+    """Delete what is not needed, or only report it.
 
     Needed are: the steps that the newest reports and the releases to go back to were made from, with all blobs that these steps
     declare; everything made or used within ``rules.older_than`` days, with the steps that it was made from; downloaded images,

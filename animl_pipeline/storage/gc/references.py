@@ -126,7 +126,7 @@ def _read_record(object_store: ObjectStore, name: str, kind: type[R]) -> R:
         what = "report" if kind is _Report else "release record"
         raise StoreError(
             f"{object_store}/{name} cannot be read as a {what}, so it is unknown which steps it needs, and nothing is deleted: restore it from a "
-            "copy of the store, or delete it if nobody needs it",
+            "copy of the store, or delete it if it is not needed",
             code="unreadable_record",
         ) from e
 
