@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from animl_pipeline.cli import console
 from animl_pipeline.cli.options import JsonOption, PlanArgument, StoreOption, open_plan, settings_with
 from animl_pipeline.cli.tables import print_table
-from animl_pipeline.deploy.version_overview import VersionRow, overview_of_versions
 from animl_pipeline.storage.existing_store import open_existing_store
+
+if TYPE_CHECKING:
+    from animl_pipeline.deploy.version_overview import VersionRow
 
 
 def versions(plan: PlanArgument, as_json: JsonOption = False, store: StoreOption = None) -> None:
@@ -17,6 +20,8 @@ def versions(plan: PlanArgument, as_json: JsonOption = False, store: StoreOption
     A trial is a training whose run changed something of the plan. `release` and `predict` take the latest version that is no trial,
     unless they are given a --version.
     """
+    from animl_pipeline.deploy.version_overview import overview_of_versions
+
     settings = settings_with(store)
     checked, opened = open_plan(plan, settings), open_existing_store(settings)
     rows = overview_of_versions(checked.model, opened).rows
