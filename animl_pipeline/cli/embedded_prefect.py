@@ -26,19 +26,37 @@ def embedded_server() -> Iterator[None]:
     """
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address, password = f"http://127.0.0.1:{port}/api", new_password()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "animl_pipeline.cli.embedded_prefect_process", str(port)],
-        stdin=subprocess.PIPE,
-        stdout=child_output(),
-        stderr=child_output(),
-        env=os.environ | {"PREFECT_SERVER_API_AUTH_STRING": password, "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ""},
-        start_new_session=True,
-    )
-    if not wait_for_server(server, address):
-        raise SettingsError("Prefect's embedded server did not start; check that PREFECT_HOME (~/.prefect) can be written", code="no_server")
+    password = new_password()
+    address = _start(password)
     with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: password}):
         yield
+
+
+def _start(password: str) -> str:
+    """Start a server with this password. Returns its address.
+
+    A server that ended at once is started once more: another program may have taken the port, or the server of a command that was
+    killed a moment ago still holds the database.
+    """
+    for _ in range(2):
+        port = _free_port()
+        address = f"http://127.0.0.1:{port}/api"
+        server = subprocess.Popen(
+            [sys.executable, "-m", "animl_pipeline.cli.embedded_prefect_process", str(port)],
+            stdin=subprocess.PIPE,
+            stdout=child_output(),
+            stderr=child_output(),
+            env=os.environ | {"PREFECT_SERVER_API_AUTH_STRING": password, "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ""},
+            start_new_session=True,
+        )
+        if wait_for_server(server, address):
+            return address
+        if server.poll() is None:
+            break
+    raise SettingsError("Prefect's embedded server did not start; check that PREFECT_HOME (~/.prefect) can be written", code="no_server")
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
