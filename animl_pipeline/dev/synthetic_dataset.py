@@ -1,7 +1,8 @@
-"""Writes a small SYNTHETIC camera-trap data set for the demo and for tests: images and an export as Animl would give it.
+"""Writes a small SYNTHETIC camera-trap data set for the demo and for tests: images, an export as Animl would give it, and a results file.
 
 Five species, fourteen locations, about 480 images. Boxes and labels are true; a few records are wrong on purpose, each in a way
-that real exports are, so that a run shows what the checks report.
+that real exports are, so that a run shows what the checks report. Detectors for photographs hardly find drawn animals, so the results
+file stands for a detector: the true boxes, not quite exact and not all of them, and some false boxes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raised when the same seed gives other files."""
 MARKER = "sample.json"
 """Written last: the version, and the size of every file."""
@@ -30,7 +31,7 @@ LOCATIONS = (
     "Fennel Flat", "Raven Rocks", "Cistern Bend", "Oak Hollow", "West Bluff", "Driftwood Cove", "Burrow Bank", "Pig Fence",
     "Ironwood Saddle", "Sheep Trail", "Vernal Pool", "North Ridge", "Manzanita Gully", "SYNTH13-default",
 )  # fmt: skip
-"""The last one is named as Animl names a camera whose deployment nobody named."""
+"""The last one is named as Animl names a camera whose deployment has no name."""
 CATEGORIES = (
     "empty", "fox", "bird", "skunk", "rodent", "lizard", "island fox", "raven", "scrub-jay", "island spotted skunk",
     "deer mouse", "western fence lizard", "unidentifiable", "person", "vehicle", "cat", "pig", "rat",
@@ -45,14 +46,20 @@ VISITS = {"fox": 40, "rodent": 32, "bird": 30, "skunk": 24, "lizard": 24, "": 23
 FRAMES = 3
 """Images of a sequence, one second apart."""
 WITHOUT_BOX, UNREVIEWED, UNIDENTIFIABLE = 12, 8, 4
-"""How many images have a label without a box, how many annotations nobody validated, how many nobody could identify."""
+"""How many images have a label without a box, how many annotations are not validated, how many are unidentifiable."""
+DETECTED = {"fox": 0.99, "skunk": 0.97, "bird": 0.93, "rodent": 0.88, "lizard": 0.82}
+"""Share of the animals of each species that have a box in the results file; a detector misses small animals more often."""
+FALSE_BOXES = 0.15
+"""Share of images with a false box in the results file."""
+RESULTS_FILE = "megadetector.json"
 README = """This data set is SYNTHETIC. animl-pipeline drew all images; animals, locations and times are made up. Some records are wrong
 on purpose: a JPEG that is cut off, a missing file, boxes partly and wholly outside of the image, a box without area, a box around
-the whole image, annotations that nobody validated, an unknown category, an unknown image, a repeated id, an image without its size.
+the whole image, annotations that are not validated, an unknown category, an unknown image, a repeated id, an image without its size.
 
-export.json   COCO for Camera Traps, as Animl exports it
-images/       the images, under the file_name of the export
-sample.json   version and size of every file; delete it and the next run draws everything again
+export.json         COCO for Camera Traps, as Animl exports it
+images/             the images, under the file_name of the export
+megadetector.json   boxes as a detector would find them, in MegaDetector's format; made from the true boxes, no detector ran
+sample.json         version and size of every file; delete it and the next run draws everything again
 """
 
 
@@ -106,6 +113,7 @@ def _draw(seed: int) -> dict[str, bytes]:
     frames = _draw_frames(seed, _plan_visits(rng))
     broken = next(i for i, frame in enumerate(frames) if frame.animals == 1 and i > len(frames) // 3)
     frames[broken] = _renamed(frames[broken]._replace(jpeg=frames[broken].jpeg[: len(frames[broken].jpeg) // 2]))
+    results = json.dumps(_results_file(frames, np.random.default_rng((seed, 3))), indent=1).encode()
     files = {frame.image["file_name"]: frame.jpeg for frame in frames}
     picked = _pick_frames([f for i, f in enumerate(frames) if i != broken], rng)
     _leave_out_boxes(picked)
@@ -124,7 +132,8 @@ def _draw(seed: int) -> dict[str, bytes]:
         "categories": [{"id": i, "name": name} for i, name in enumerate(CATEGORIES)],
     }
     text = json.dumps(export, indent=1).encode()
-    return {"README.txt": README.encode(), "export.json": text} | {f"images/{name}": data for name, data in files.items()}
+    texts = {"README.txt": README.encode(), "export.json": text, RESULTS_FILE: results}
+    return texts | {f"images/{name}": data for name, data in files.items()}
 
 
 def _plan_visits(rng: np.random.Generator) -> list[tuple[int, datetime, bool, tuple[str, ...]]]:
@@ -205,6 +214,37 @@ def _renamed(frame: Frame) -> Frame:
     for i, annotation in enumerate(frame.annotations):
         annotation |= {"id": _annotation_id(image_id, i), "image_id": image_id}
     return frame
+
+
+def _results_file(frames: list[Frame], rng: np.random.Generator) -> dict[str, Any]:
+    """What a detector might find, in MegaDetector's batch format."""
+    return {
+        "info": {"format_version": "1.4", "detector": "none: SYNTHETIC boxes, made from the true ones"},
+        "detection_categories": {"1": "animal", "2": "person", "3": "vehicle"},
+        "images": [{"file": frame.image["file_name"], "detections": _detect(frame, rng)} for frame in frames],
+    }
+
+
+def _detect(frame: Frame, rng: np.random.Generator) -> list[dict[str, Any]]:
+    import numpy as np
+
+    from animl_pipeline.dev.synthetic_images import HEIGHT, WIDTH
+
+    species = {name: kind for kind, names in NAMES.items() for name in names}
+    found = []
+    for annotation in frame.annotations:
+        kind = species.get(CATEGORIES[annotation["category_id"]])
+        if kind and rng.uniform() < DETECTED[kind]:
+            x, y, w, h = annotation["bbox"]
+            found.append((0.1 + 0.88 * rng.beta(5, 1.5), np.array([x, y, x + w, y + h]) + rng.uniform(-0.04, 0.04, 4) * [w, h, w, h]))
+    if rng.uniform() < FALSE_BOXES:
+        x, y, w, h = rng.uniform((0, 0, 20, 20), (WIDTH - 90, HEIGHT - 90, 90, 90))
+        found.append((rng.uniform(0.1, 0.4), np.array([x, y, x + w, y + h])))
+    detections = []
+    for confidence, corners in found:
+        left, top, right, bottom = (corners / [WIDTH, HEIGHT, WIDTH, HEIGHT]).clip(0, 1).round(4).tolist()
+        detections.append({"category": "1", "conf": round(confidence, 3), "bbox": [left, top, right - left, bottom - top]})
+    return detections
 
 
 def _annotation_id(image_id: str, number: int) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 from animl_pipeline.config import load_plan
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import ImageError, StoreError
-from animl_pipeline.dev.synthetic_dataset import MARKER, write_synthetic_dataset
+from animl_pipeline.dev.synthetic_dataset import MARKER, RESULTS_FILE, write_synthetic_dataset
 from animl_pipeline.dev.synthetic_images import SCENE_HEIGHT, SPECIES, WIDTH, Animal, draw_animal
 from tests.support.paths import ROOT
 
@@ -159,6 +159,29 @@ def test_the_planted_faults_are_there(export: dict[str, Any]) -> None:
     assert sum(b[0] >= 640 for b, _ in boxes) == 1, "wholly outside"
     assert sum(b[0] < 640 < b[0] + b[2] for b, _ in boxes) == 1, "partly outside"
     assert sum(b == [0, 0, 640, 480] and a["category_id"] != 0 for a in annotations for b in [a.get("bbox")]) == 1, "a whole frame, not empty"
+
+
+def test_the_results_file_stands_for_a_detector_that_misses_some_animals_and_sees_false_ones(dataset: Path, export: dict[str, Any]) -> None:
+    results = json.loads((dataset / RESULTS_FILE).read_bytes())
+    assert [r["file"] for r in results["images"]] == [i["file_name"] for i in export["images"]]
+    detections = {r["file"]: r["detections"] for r in results["images"]}
+    boxes = [d["bbox"] for found in detections.values() for d in found]
+    assert all(x >= 0 and y >= 0 and w > 0 < h and x + w <= 1 + 1e-9 >= y + h for x, y, w, h in boxes)
+    found, animals = 0, wanted(export)
+    for _, annotation, image in animals:
+        if "bbox" in annotation:
+            found += any(overlap(annotation["bbox"], d["bbox"]) > 0.5 for d in detections[image["file_name"]])
+    assert 0.85 < found / len(animals) < 0.97
+    empty_images = {a["image_id"] for a in export["annotations"] if a["category_id"] == 0}
+    false = [bool(detections[i["file_name"]]) for i in export["images"] if i["id"] in empty_images]
+    assert 0.05 < np.mean(false) < 0.3
+
+
+def overlap(pixels: list[float], relative: list[float]) -> float:
+    """Intersection over union of a box in pixels and one relative to the image."""
+    (ax, ay, aw, ah), (bx, by, bw, bh) = pixels, [v * s for v, s in zip(relative, (640, 480, 640, 480), strict=True)]
+    both = max(0, min(ax + aw, bx + bw) - max(ax, bx)) * max(0, min(ay + ah, by + bh) - max(ay, by))
+    return float(both / (aw * ah + bw * bh - both))
 
 
 def test_a_second_call_writes_nothing_and_leaves_the_files_as_they_are(dataset: Path) -> None:
