@@ -27,6 +27,7 @@ from animl_pipeline.steps.evaluation.auto_accept import (
     upper_bound,
 )
 from animl_pipeline.steps.evaluation.production_score import SequenceData
+from animl_pipeline.steps.evaluation.report_wording import describe_auto_accepts
 from animl_pipeline.storage.store import Store
 from tests.support.colour_models import ReportPage, evaluate, plan_of, read_report
 
@@ -219,7 +220,7 @@ def test_production_counts_images_with_a_missed_animal_and_the_weight_of_their_s
     boxes = ModelLabels(np.array([0, 1, 2]), fox_box, np.zeros(3, np.int64), np.array([0.9, 0.8, 0.7]), nothing, nothing)
     images = images_of_sequences(data, boxes, ("rat",))
     assert images.invasive.tolist() == [False, True, False]  # the detector found no rat in the second image; the hare is not invasive
-    assert images.weight.tolist() == [3, 3, 1]  # the last image has no box: nobody reviews it
+    assert images.weight.tolist() == [3, 3, 1]  # the last image has no box: it needs no review
     assert images.probability.tolist() == [0.9, 0.8, 0.7]
 
 
@@ -234,7 +235,11 @@ def test_metrics_and_report_say_which_images_need_no_review(store: Store) -> Non
     assert (found.source, found.images, found.images_with_invasive, found.locations, found.locations_needed) == ("crops", 9, 4, 3, 598)
     assert {c.id: c.answer for c in found.classes} == {"red": "always_review", "green": "too_few_locations", "blue": "too_few_locations"}
     page = ReportPage(read_report(evaluation, store))
-    assert page.text.count("cannot say, because") == 2
+    (sentence,) = describe_auto_accepts(found)
+    assert sentence in page.text
+    assert "598" in sentence
+    answered = fox(images_of(*((f"l{i:02}", 500, 0, 0.999) for i in range(59))), 50)
+    assert len(describe_auto_accepts(found.model_copy(update={"classes": (*found.classes, answered)}))) == 4, "a sentence each if one has an answer"
     assert "Images that need no review" in page.text
 
 

@@ -120,7 +120,7 @@ def _auto_accept_values(data: ReportData) -> dict[str, Any]:
     found = data.metrics.auto_accept
     return {
         "auto_accept": found,
-        "auto_accept_sentences": [report_wording.describe_auto_accept(found, c) for c in found.classes] if found else [],
+        "auto_accept_sentences": report_wording.describe_auto_accepts(found) if found else [],
         "risk": plots.risk_curves(found) if found else None,
     }
 

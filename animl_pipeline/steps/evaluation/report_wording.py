@@ -219,8 +219,24 @@ def describe_misses(*classes: SequenceScores) -> str:
     return join_words([f"the {name} {'missed ' if i == 0 else ''}{n:,.0f}" for i, (n, name) in enumerate(missed)]) if missed else ""
 
 
+def describe_auto_accepts(found: AutoAccept) -> list[str]:
+    """A sentence for each class; one sentence for all of them where the test set has too few locations for any answer."""
+    candidates = [c for c in found.classes if c.answer != "always_review"]
+    if not candidates or any(c.answer not in {"too_few_locations", "no_images"} for c in candidates):
+        return [describe_auto_accept(found, c) for c in found.classes]
+    best = max(candidates, key=lambda c: c.locations)
+    most = f", of which {best.locations:,} have such images of {best.id}" if best.locations else ""
+    lowest = (
+        f" No limit below {format_per_1000(best.lowest_limit_per_1000)} of 1,000 can be shown with so many." if best.lowest_limit_per_1000 else ""
+    )
+    return [
+        f"Cannot say for any class: a limit of {found.max_invasive_per_1000:g} of 1,000 takes such images from at least "
+        f"{found.locations_needed:,} test locations, and the test set has {found.locations:,}{most}.{lowest}"
+    ]
+
+
 def describe_auto_accept(found: AutoAccept, c: AutoAcceptClass) -> str:
-    """From which probability on images of a class may go without review, or why nobody can say."""
+    """From which probability on images of a class may go without review, or why that is not known."""
     if c.answer == "always_review":
         return f"Always review {c.id}: it is invasive."
     if c.answer == "no_images":
