@@ -70,7 +70,7 @@ def _scores(report: Report) -> list[dict[str, Any]]:
 
 
 def _thresholds(report: Report) -> list[dict[str, Any]]:
-    return [{"class": t.id, "aim": t.aim, "threshold": _rounded(t.value), "reached when chosen": t.aim_met} for t in report.metrics.thresholds]
+    return [{"class": t.id, "aim": t.aim, "threshold": _rounded(t.value), "reached when chosen": t.describe_aim()} for t in report.metrics.thresholds]
 
 
 def _rounded(value: float | None) -> str:

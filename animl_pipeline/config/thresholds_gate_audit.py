@@ -17,9 +17,7 @@ class AimConfig(Record):
     """What a class's threshold must reach on val: one of these, or several together."""
 
     recall: Share | None = Field(default=None, description="at least; if it is the only aim, the highest threshold that reaches it is chosen")
-    precision: Share | None = Field(
-        default=None, description="at least; without a recall, the lowest threshold from 0.5 on that reaches it is chosen"
-    )
+    precision: Share | None = Field(default=None, description="at least; without a recall, the lowest threshold that reaches it is chosen")
     max_false_alarms_per_1000: float | None = Field(
         default=None, ge=0, le=1000, description="crops of other classes that reach the threshold, of 1000 crops"
     )
@@ -58,6 +56,12 @@ class ThresholdsConfig(Record):
 
     invasive: tuple[str, ...] = Field(default=(), description="classes that must not be missed; all others are native")
     aims: dict[str, AimConfig] = Field(default=DEFAULT_AIMS, description="group (invasive, native) or class → aim; that of a class goes first")
+    confidence: Share = Field(
+        default=0.8,
+        ge=0.5,
+        lt=1,
+        description="how sure it must be that an aim holds at other locations; where the locations do not show it, the aim is reached on their crops",
+    )
     unknown: UnknownConfig | None = Field(default=None, description="null: no floor; an animal is unknown if it reaches no class's threshold")
 
     def group_of(self, class_id: str) -> Group:
@@ -101,16 +105,16 @@ class GateConfig(Record):
     """When a model may be released. The champion is the released model; both models answer for the same test images.
 
     With the plan's section `production`, mean F1, recall and false alarms are those of sequences, with detector, classifier and thresholds
-    together. Without it, they are those of test crops.
+    together. Without it, they are those of test crops. ``min_macro_f1`` holds for both.
     """
 
     min_examples: int = Field(default=10, ge=0, description="test crops of every class; with fewer: need_more_data")
     min_locations: int = Field(default=2, ge=0, description="test locations of every class; with fewer: need_more_data")
-    min_macro_f1: Share = Field(default=0.3, description="mean F1; if it is lower: hold, also for a first model")
+    min_macro_f1: Share = Field(default=0.3, description="mean F1, on crops and as in production; if either is lower: hold, also for a first model")
     max_macro_f1_drop: Share = Field(default=0.01, description="largest drop of the mean F1 below the champion's; if it is larger: hold")
     max_invasive_recall_drop: Share = Field(default=0.02, description="largest drop of an invasive class's recall; if it is larger: hold")
     min_invasive_sequence_recall: Share | None = Field(
-        default=None, description="least share of the sequences with an invasive class that must be found; if it is lower: hold"
+        default=None, description="least share of the sequences with an invasive class that must be found; if it is lower: hold; null: more than 0"
     )
     max_false_alarms_per_1000_empty: float | None = Field(
         default=None, ge=0, le=1000, description="most empty sequences, of 1,000, that may get a label; if there are more: hold"

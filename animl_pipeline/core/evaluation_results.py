@@ -64,6 +64,24 @@ class Threshold(Record):
     recall_interval: Interval | None = Field(default=None, description="of the recall on test")
     precision_interval: Interval | None = Field(default=None, description="of the precision on test")
 
+    def describe_aim(self) -> str:
+        """Whether the aim is reached, on how many examples and locations, and what is sure, in words."""
+        if not self.val.examples:
+            return "no example to choose by"
+        seen = f"{self.val.examples:,} example{'' if self.val.examples == 1 else 's'} at {self.val.locations:,} location"
+        seen += "" if self.val.locations == 1 else "s"
+        if self.bound is None or self.confidence is None:
+            return f"{'reached' if self.aim_met else 'not reached'} on {seen}"
+        sure = f"{self.confidence * 100:g} % confidence"
+        if self.aim_met:
+            return f"shown with {sure} by {seen}"
+        known = {"recall >=": self.bound.recall, "precision >=": self.bound.precision}
+        parts = [f"{name} {value:.2f}" for name, value in known.items() if name in self.aim and value is not None]
+        if "false alarms" in self.aim:
+            parts.append(f"at most {self.bound.false_alarms_per_1000:.0f} false alarms per 1000")
+        shown = f" show only {' and '.join(parts)} with {sure}" if parts else ""
+        return f"reached, but {seen}{shown}" if self.met_on_val and shown else f"not reached; {seen}{shown}"
+
 
 class Calibration(Record):
     """The expected calibration error on the test set, in 15 equal bins: how far probabilities are from the share of right answers.

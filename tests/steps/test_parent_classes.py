@@ -69,7 +69,7 @@ def test_its_threshold_is_chosen_on_the_sums_for_crops_of_any_child(island: Isla
     *classes, beast = island.read("calibrated", "thresholds.json")
     assert [t["id"] for t in classes] == list(ISLAND)
     assert all("children" not in t for t in classes)
-    assert (beast["id"], beast["children"], beast["group"], beast["aim_met"]) == ("beast", PARENTS["beast"], "invasive", True)
+    assert (beast["id"], beast["children"], beast["group"], beast["met_on_val"]) == ("beast", PARENTS["beast"], "invasive", True)
     val = pd.read_parquet(island.store.path(island.steps.calibrated, "val.parquet"))
     is_beast, reaches = val["class_id"].isin(PARENTS["beast"]), val["p_rat"] + val["p_fox"] >= beast["value"]
     assert beast["val"]["examples"] == is_beast.sum() > 0

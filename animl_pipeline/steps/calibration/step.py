@@ -28,6 +28,7 @@ from animl_pipeline.inference.calibration_and_threshold_metrics import (
     rescale_temperature,
 )
 from animl_pipeline.inference.score_crops import score_crops
+from animl_pipeline.steps.calibration.reference_animals import write_reference
 from animl_pipeline.steps.calibration.thresholds import choose_thresholds
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 STEP = Step(
     "calibration",
-    version=1,
+    version=2,
     sections=("thresholds", "labels"),
     reads=(CROPS, SPLITS, OUT_OF_FOLD),
     writes=(VAL_PREDICTIONS,),
@@ -59,7 +60,8 @@ def calibrate_classifier(
 
     The artifact has model.onnx (unchanged), card.json, thresholds.json (a ``Threshold`` for each class), category_config.json
     (Animl's categoryConfig: ``{<class name>: {confThreshold, disabled}}``) and val.parquet (the calibrated predictions on which they were
-    chosen). A class for false boxes has no threshold and is disabled. Its crops count: what is called an animal there is a false alarm.
+    chosen), and embedding_reference.safetensors if the model gives embeddings.
+    A class for false boxes has no threshold and is disabled. Its crops count: what is called an animal there is a false alarm.
 
     Args:
         model: the artifact of the step training.
@@ -86,6 +88,7 @@ def calibrate_classifier(
             scored = score_crops(val, classifier, store, classifier.card.model_input, "val crops")
         shutil.copyfile(onnx_file, space.out / MODEL_FILE)
         card, thresholds = _calibrate(classifier.card, scored, config, parents)
+        card = card.model_copy(update={"embedding_reference": write_reference(space.out, classifier, crops, splits, store)})
         names = {c.id: c.name for c in card.registered_classes()}
         categories = {names[t.id]: {"confThreshold": t.value, "disabled": False} for t in thresholds}
         if card.nothing is not None:
@@ -95,9 +98,11 @@ def calibrate_classifier(
         (space.out / THRESHOLDS_FILE).write_text(json.dumps([t.model_dump(mode="json") for t in thresholds], indent=1), encoding="utf-8")
         columns = [*VAL_PREDICTIONS.names(), *(probability_column(c) for c in card.class_ids())]
         write_table(space.out, VAL_PREDICTIONS, scored[columns])
-        missed = sum(not t.aim_met for t in thresholds)
+        missed = sum(not t.met_on_val for t in thresholds)
+        not_shown = sum(t.met_on_val and not t.aim_met for t in thresholds)
+        notes = {"aims_not_reached_on_val": missed, "aims_reached_but_not_shown": not_shown}
         unit = "out-of-fold crops" if card.out_of_fold else "val crops"
-        return StepOutput(Counts(kept=len(scored), notes={"aims_not_reached_on_val": missed} if missed else {}, unit=unit))
+        return StepOutput(Counts(kept=len(scored), notes={k: n for k, n in notes.items() if n}, unit=unit))
 
     inputs = {"model": model, "crops": crops, "splits": splits}
     key: dict[str, Any] = {"thresholds": config.model_dump(mode="json")} | ({"parents": dict(parents)} if parents else {})
@@ -166,7 +171,7 @@ def _calibrate(
     errors = [expected_calibration_error(p.max(axis=1), right) for p in (before, after)]
     log.info("%d crops not learnt from: temperature %.3f, expected calibration error %.3f before, %.3f after", len(scored), temperature, *errors)
     for t in thresholds:
-        log.info("%s: threshold %.3f; aim %s: %s", t.id, t.value, t.aim, "reached on val" if t.aim_met else "NOT reached on val")
+        log.info("%s: threshold %.3f; aim %s: %s", t.id, t.value, t.aim, t.describe_aim())
     update = {
         "temperature": card.temperature * temperature,
         "thresholds": {t.id: t.value for t in thresholds},

@@ -37,7 +37,7 @@ def measure_calibration(scored: pd.DataFrame, card: ModelCard) -> Calibration:
         temperature=card.temperature,
         ece_before=expected_calibration_error(before, right),
         ece_after=expected_calibration_error(after, right),
-        ece_limit_by_chance=_ece_limit_by_chance(after),
+        ece_limit_by_chance=ece_limit_by_chance(after),
         unknown_share=float((~known).mean()),
         accuracy_of_known=float(right[known].mean()) if known.any() else None,
     )
@@ -69,7 +69,7 @@ def _confidences(scored: pd.DataFrame, card: ModelCard) -> tuple[NDArray[np.floa
     return before.max(axis=1), after.max(axis=1), (scored["class_id"] == scored["predicted"]).to_numpy()
 
 
-def _ece_limit_by_chance(confidence: NDArray[np.float64]) -> float:
+def ece_limit_by_chance(confidence: NDArray[np.float64]) -> float:
     """The 95th percentile of the error of simulated answers that are right exactly as often as their probability says."""
     rng = np.random.default_rng(SEED)
     errors = [expected_calibration_error(confidence, rng.random(len(confidence)) < confidence) for _ in range(SIMULATIONS)]
