@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, ClassVar, NoReturn
 
 import typer
 
 from animl_pipeline.cli import console
-from animl_pipeline.cli.compare_results import compare
+from animl_pipeline.cli.lazy_commands import LazyCommand, LazyGroup
 from animl_pipeline.cli.options import DataOption, Debug, PlanArgument, StoreOption, open_plan, settings_with
-from animl_pipeline.cli.plan_check import plans
-from animl_pipeline.cli.predict_image import predict
 from animl_pipeline.cli.prefect_connection import load_prefect, prepare_prefect, require_server
-from animl_pipeline.cli.release import releases, rollback
-from animl_pipeline.cli.report import report, report_server
-from animl_pipeline.cli.store import stores
-from animl_pipeline.cli.tables import show_scores, show_step_counts
-from animl_pipeline.cli.versions import versions
-from animl_pipeline.cli.weights import weights
 from animl_pipeline.config.settings import load_settings
 from animl_pipeline.core.errors import PipelineError
 
+
+class Commands(LazyGroup):
+    """The commands that are in modules of their own. A command in this module imports what it needs when it runs."""
+
+    lazy: ClassVar[dict[str, LazyCommand]] = {
+        "plan": LazyCommand("plan_check:plans", "Write, check and preview plans."),
+        "release": LazyCommand("release:releases", "Deploy a package to its endpoint."),
+        "weights": LazyCommand("weights:weights", "List and download pretrained weights."),
+        "store": LazyCommand("store:stores", "Show the store, delete what is not needed."),
+        "rollback": LazyCommand("release:rollback", "Put an earlier version behind the endpoint."),
+        "versions": LazyCommand("versions:versions", "List what was trained and released, with verdict and scores."),
+        "report": LazyCommand("report:report", "Show where a version's report is."),
+        "report-server": LazyCommand("report:report_server", "Serve a team's reports."),
+        "predict": LazyCommand("predict_image:predict", "Name the animals in an image or a folder, on this machine."),
+        "review-next": LazyCommand("review_next:review_next", "List the images to review next."),
+        "compare": LazyCommand("compare_results:compare", "Score other models' answers beside the plan's model."),
+    }
+
+
 app = typer.Typer(
     name="animl-pipeline",
+    cls=Commands,
     help="Retrain a species classifier from labels that people validated in Animl, evaluate it, and deploy it to SageMaker.",
     epilog="Begin with: animl-pipeline demo. Where data is read and written comes from the environment (ANIML_STORE, ANIML_DATA, AWS_…); "
     "what to train comes from a plan (deployments/plans/).",
@@ -32,17 +44,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(plans, name="plan", short_help="Write, check and preview plans.")
-app.add_typer(releases, name="release", short_help="Deploy a package to its endpoint.")
-app.add_typer(weights, name="weights", short_help="List and download pretrained weights.")
-app.add_typer(stores, name="store", short_help="Show the store, delete what is not needed.")
-app.command("rollback", short_help="Put an earlier version behind the endpoint.")(rollback)
-app.command(short_help="List what was trained and released, with verdict and scores.")(versions)
-app.command(short_help="Show where a version's report is.")(report)
-app.command("report-server", short_help="Serve a team's reports.")(report_server)
-app.command(short_help="Name the animals in an image, on this machine.")(predict)
-app.command(short_help="Score other models' answers beside the plan's model.")(compare)
 
 
 @app.callback()
@@ -63,8 +66,13 @@ def retrain(plan: PlanArgument, store: StoreOption = None, data: DataOption = No
     (PREFECT_API_URL) an embedded one runs for as long as this command.
     """
     settings = settings_with(store, data)
+    from animl_pipeline.cli.plan_check import check_what_it_names
+
+    checked = open_plan(plan, settings)
+    check_what_it_names(checked, settings)  # refused before Prefect is loaded and its server starts
     load_prefect()
     from animl_pipeline.cli.flow_runner import run_flow
+    from animl_pipeline.cli.tables import show_scores, show_step_counts
     from animl_pipeline.storage.store import open_store
     from flows.retrain import retrain as flow
 
@@ -73,7 +81,7 @@ def retrain(plan: PlanArgument, store: StoreOption = None, data: DataOption = No
     show_scores(report)
     console.out.print(f"report: {open_store(settings).path(report.evaluation, 'report.html')}")
     if report.verdict in {None, "promote"}:
-        approved = " --approve-as NAME, once you have read the report" if open_plan(plan, settings).release.approval == "required" else ""
+        approved = " --approve-as NAME, once you have read the report" if checked.release.approval == "required" else ""
         console.out.print(f"next: animl-pipeline release {plan}{approved}")
     else:
         console.out.print("next: read the report; without --force REASON this model will not be released")
@@ -205,7 +213,7 @@ def main() -> None:
         stop_signals.exit_now()
     except PipelineError as e:
         _fail(str(e), e.exit_code)
-    except Exception as e:  # noqa: BLE001 - an error that nobody foresaw; EX_SOFTWARE of sysexits.h
+    except Exception as e:  # noqa: BLE001 - an unexpected error; EX_SOFTWARE of sysexits.h
         _fail(f"unexpected {type(e).__name__}: {e} (run with --debug for the traceback)", 70)
 
 

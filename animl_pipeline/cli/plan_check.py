@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import typer
 
-from animl_pipeline.cli import console, init_plan, preview_data_and_downloads
+from animl_pipeline.cli import console
 from animl_pipeline.cli.check_sources import find_source_problems
+from animl_pipeline.cli.lazy_commands import LazyCommand, LazyGroup
 from animl_pipeline.cli.options import DataOption, PlanArgument, open_plan, settings_with
 from animl_pipeline.config import ClassConfig, Plan
+from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import redact_url
 from animl_pipeline.steps import detections, training
 
+
+class PlanCommands(LazyGroup):
+    """The plan commands that read whole exports, which needs pandas."""
+
+    lazy: ClassVar[dict[str, LazyCommand]] = {
+        "init": LazyCommand("init_plan:init", "Write a first, commented plan from EXPORTs."),
+        "preview": LazyCommand("preview_data_and_downloads:preview", "Show what PLAN would train on, and what downloading its images would take."),
+    }
+
+
 plans = typer.Typer(
+    cls=PlanCommands,
     help="Write, check and preview plans: the YAML files that say what to train, from which labels, and what a good model is.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-plans.command("init")(init_plan.init)
-plans.command("preview")(preview_data_and_downloads.preview)
 
 
 @plans.command("check")
@@ -31,8 +43,7 @@ def check(plan: PlanArgument, data: DataOption = None) -> None:
     """
     settings = settings_with(data=data)
     checked = open_plan(plan, settings)
-    detections.check_ready(checked.detections, settings)
-    training.check_backbone_and_weights(checked, settings)
+    check_what_it_names(checked, settings)
     sources = ", ".join(f"{s.name} ({redact_url(s.export)})" for s in checked.sources)
     console.out.print(f"{plan} is a plan for {checked.model}")
     console.out.print(f"  sources   {sources}")
@@ -54,6 +65,16 @@ def check(plan: PlanArgument, data: DataOption = None) -> None:
         console.err.print(f"animl-pipeline: {console.one_line(line)}")
     if problems.missing:
         raise typer.Exit(1)
+
+
+def check_what_it_names(plan: Plan, settings: Settings) -> None:
+    """Check that the plan's detector, backbone and weights can be used, without Prefect.
+
+    Raises:
+        DetectionsError, TrainingError, WeightsError: one of them cannot.
+    """
+    detections.check_ready(plan.detections, settings, for_production=plan.production is not None)
+    training.check_backbone_and_weights(plan, settings)
 
 
 def _describe_class(rule: ClassConfig) -> str:

@@ -23,7 +23,7 @@ class _RunByDefault(TyperGroup):
     """`release PLAN` is short for `release run PLAN`. A plan with the name of a command needs a path, such as ./status."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in {*self.commands, "--help"} and not self._is_misspelt_command(args):
+        if args and args[0] not in {*self.commands, "-h", "--help"} and not self._is_misspelt_command(args):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
@@ -71,8 +71,9 @@ def release(
     if dry_run:
         _dry_run(plan, force, version, settings, approved=approve_as is not None)
         return
+    open_plan(plan, settings)  # refused before Prefect is loaded and its server starts
+    open_existing_store(settings)
     load_prefect()
-    open_existing_store(settings)  # refused before a Prefect server starts
     from animl_pipeline.cli.flow_runner import run_flow
     from flows.release import release as flow
     from flows.run_states import result_of
@@ -118,8 +119,9 @@ def rollback(
 ) -> None:
     """Put an earlier version behind PLAN's endpoints again, and check it there."""
     settings = settings_with(store)
-    load_prefect()
+    open_plan(plan, settings)
     open_existing_store(settings)
+    load_prefect()
     from animl_pipeline.cli.flow_runner import run_flow
     from flows.release import rollback as flow
 

@@ -62,7 +62,7 @@ NOT_RUN = {
     ". .venv/bin/activate": "a person's shell",
     ".venv/bin/pre-commit": "a person's git",
     ".venv/bin/python -m pytest": "needs the real pictures",
-    "ANIML_MLFLOW_TRACKING_URI=https": "needs an MLflow server; the room is tried in test_tracking.py with MLflow's own database",
+    "ANIML_MLFLOW_TRACKING_URI=https": "needs an MLflow server; tracking is tested in test_tracking.py with MLflow's own database",
     "ANIML_TASK_RUNNER=dask": "needs a cluster; flows/test_distributed.py tests the task runner with workers of its own",
     "aws": "needs an AWS account",
     "cd docker": "fills in secrets",
@@ -112,7 +112,7 @@ def resolved(words: list[str]) -> tuple[str, set[str]]:
             words = ["run", *words]
         assert words[0] in command.commands, f"no command {' '.join([*name, words[0]])}"
         name.append(words[0])
-        command, words = command.commands[words[0]], words[1:]
+        command, words = command.get_command(None, words[0]), words[1:]
     options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
     return " ".join(name if len(name) > 1 else [*name, *words]), options
 

@@ -11,6 +11,7 @@ from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.config.training import FrozenNetworkConfig
 from animl_pipeline.core.errors import TrainingError, redact_url
+from animl_pipeline.core.step_declaration import installed_version
 from animl_pipeline.integrations.weights import NETWORKS_KEY, check_weights, known_weights, list_known_weights
 
 RELEASED = "released"
@@ -67,15 +68,18 @@ def check_backbone(backbone: str, *, key: str = "train.backbone") -> None:
     Raises:
         TrainingError: ``unknown_backbone``; the message lists similar names.
     """
-    if _is_in_timm_source(backbone.split(".", maxsplit=1)[0]):
+    name, source = backbone.split(".", maxsplit=1)[0], _timm_source()
+    known = re.findall(r"^@register_model\s+def (\w+)\(", source, re.MULTILINE)
+    if name in known:
         return
-    import timm
+    if f"'{backbone}'" in source:  # perhaps a deprecated name
+        import timm
 
-    if timm.is_model(backbone):
-        return
-    similar = difflib.get_close_matches(backbone, timm.list_models(), n=5)
+        if timm.is_model(backbone):
+            return
+    similar = difflib.get_close_matches(name, known, n=5)
     hint = f"similar names: {', '.join(similar)}" if similar else "timm.list_models() lists them"
-    message = f"{key}: expected an architecture of timm {timm.__version__}, found {backbone!r}; {hint}"
+    message = f"{key}: expected an architecture of timm {installed_version('timm')}, found {backbone!r}; {hint}"
     raise TrainingError(message, code="unknown_backbone", similar=similar)
 
 
@@ -98,14 +102,9 @@ def _check_kind(weights: str, *, key: str) -> None:
         raise TrainingError(message, code="unknown_weights")
 
 
-def _is_in_timm_source(name: str) -> bool:
-    """Whether timm's source registers an architecture of this name.
-
-    Importing timm loads torch, which takes seconds. A run of cached steps should not pay for that. Only for a name that is not
-    found here timm itself is asked.
-    """
+def _timm_source() -> str:
+    """The source of timm's architectures. Importing timm loads torch, which takes seconds; a run of cached steps should not pay for that."""
     found = importlib.util.find_spec("timm")
     if found is None or found.origin is None:
-        return False
-    registered = re.compile(rf"^@register_model\s+def {re.escape(name)}\(", re.MULTILINE)
-    return any(registered.search(path.read_text(encoding="utf-8")) for path in (Path(found.origin).parent / "models").glob("*.py"))
+        return ""
+    return "\n".join(path.read_text(encoding="utf-8") for path in (Path(found.origin).parent / "models").glob("*.py"))
