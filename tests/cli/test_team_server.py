@@ -37,7 +37,7 @@ def test_the_compose_file_is_valid_and_its_example_sets_every_variable() -> None
     assert done.returncode == 0, done.stdout + done.stderr
     example = read_env_file(EXAMPLE)
     services = compose_services(example | {"PREFECT_AUTH": ":".join(AUTH), "POSTGRES_PASSWORD": "a1b2c3"})
-    assert set(services) == {"database", "server", "deployments", "worker"}
+    assert set(services) == {"database", "server", "deployments", "worker", "reports"}
     assert "$" not in json.dumps(services)
     for missing in ({}, example, example | {"PREFECT_AUTH": ":".join(AUTH)}):  # no password comes with it
         with pytest.raises(KeyError, match=r"in team\.env"):
