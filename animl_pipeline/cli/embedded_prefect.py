@@ -27,13 +27,13 @@ def embedded_server() -> Iterator[None]:
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     password = new_password()
-    address = _start(password)
+    _server, address = _start(password)  # held, because the server ends when its stdin is closed
     with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: password}):
         yield
 
 
-def _start(password: str) -> str:
-    """Start a server with this password. Returns its address.
+def _start(password: str) -> tuple[subprocess.Popen[bytes], str]:
+    """Start a server with this password. Returns its process and its address.
 
     A server that ended at once is started once more: another program may have taken the port, or the server of a command that was
     killed a moment ago still holds the database.
@@ -50,7 +50,7 @@ def _start(password: str) -> str:
             start_new_session=True,
         )
         if wait_for_server(server, address):
-            return address
+            return server, address
         if server.poll() is None:
             break
     raise SettingsError("Prefect's embedded server did not start; check that PREFECT_HOME (~/.prefect) can be written", code="no_server")
