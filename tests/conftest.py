@@ -96,20 +96,20 @@ def jpeg(width: int = 64, height: int = 48, colour: tuple[int, int, int] = (90, 
 
 
 def colour_model(folder: Path, classes: tuple[str, ...] = ("red", "green", "blue"), size: int = 32, version: str = "1") -> Path:
-    """A folder with a real ONNX model whose logits are the mean of R, G and B (then zeros), and its card."""
+    """A folder with a real ONNX model whose embedding is the mean of R, G and B, whose logits are four times that (then zeros), and its card."""
     weights = np.zeros((3, len(classes)), np.float32)
     for i in range(min(3, len(classes))):
         weights[i, i] = 4.0
     nodes = [
         onnx.helper.make_node("GlobalAveragePool", ["input"], ["pooled"]),
-        onnx.helper.make_node("Flatten", ["pooled"], ["flat"]),
-        onnx.helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
+        onnx.helper.make_node("Flatten", ["pooled"], ["embedding"]),
+        onnx.helper.make_node("MatMul", ["embedding", "weights"], ["logits"]),
     ]
     graph = onnx.helper.make_graph(
         nodes,
         "colour",
         [onnx.helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["n", 3, size, size])],
-        [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["n", len(classes)])],
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", n]) for name, n in (("logits", len(classes)), ("embedding", 3))],
         [onnx.numpy_helper.from_array(weights, "weights")],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)

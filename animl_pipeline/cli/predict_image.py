@@ -1,9 +1,7 @@
-"""`animl-pipeline predict`: name the animals in one image with a plan's model, on this machine."""
+"""`animl-pipeline predict`: name the animals in an image or in a folder of images with a plan's model, on this machine."""
 
 from __future__ import annotations
 
-import tarfile
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -12,30 +10,39 @@ from pydantic import ValidationError
 
 from animl_pipeline.cli import console
 from animl_pipeline.cli.options import Debug, JsonOption, StoreOption, VersionOption, open_plan, settings_with
+from animl_pipeline.cli.tables import print_table
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import ImageError
 from animl_pipeline.core.model_card import ModelCard
-from animl_pipeline.deploy.latest_report_and_training_start import read_report
-from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.storage.existing_store import open_existing_store
 
 
 def predict(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="a camera-trap image")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE|FOLDER", help="a camera-trap image, or a folder of them")],
     plan: Annotated[str, typer.Option("--plan", help="the plan whose model answers: its YAML file, or its name")] = "sample",
     box: Annotated[str | None, typer.Option(help="ymin,xmin,ymax,xmax, each 0-1; without it, MegaDetector looks for animals")] = None,
     version: VersionOption = "",
     as_json: JsonOption = False,
+    out: Annotated[Path, typer.Option(help="of a FOLDER: where the files are written")] = Path("predictions"),
+    results: Annotated[
+        Path | None, typer.Option(help="of a FOLDER: a MegaDetector results file with its boxes; without it, MegaDetector looks", show_default=False)
+    ] = None,
+    smooth: Annotated[bool, typer.Option("--smooth", help="of a FOLDER: one answer for all animals of a sequence")] = False,
     store: StoreOption = None,
 ) -> None:
     """Name the animals in IMAGE with a model of a plan, the latest unless a version is given, on this machine.
 
     An animal is called what reaches the threshold of its class. If no class does, it is unknown: in Animl it then has no label.
+
+    Of a FOLDER it writes predictions.json (MegaDetector's format), timelapse.csv and observations.csv (Camtrap DP).
     """
     settings = settings_with(store)
+    if image.is_dir():
+        _predict_folder(image, open_plan(plan, settings), settings, (version, results, smooth, out), as_json=as_json)
+        return
     with console.show_progress(debug=Debug.on):
         card, animals = classify_animals(image, open_plan(plan, settings), parse_box(box), settings, version)
     if as_json:
@@ -47,6 +54,31 @@ def predict(
     for found, probabilities in animals:
         console.out.print(f"box [{', '.join(f'{v:.3f}' for v in found.as_list())}]: {_called(card, probabilities)}")
         console.show_probabilities(probabilities, card.thresholds)
+
+
+def _predict_folder(folder: Path, plan: Plan, settings: Settings, options: tuple[str, Path | None, bool, Path], *, as_json: bool) -> None:
+    from animl_pipeline.review.predict_folder import predict_folder
+    from animl_pipeline.review.write_predictions import write_predictions
+
+    version, results, smooth, out = options
+    with console.show_progress(debug=Debug.on):
+        found = predict_folder(folder, plan, open_existing_store(settings), settings, version=version, results=results, smooth=smooth)
+        files = write_predictions(found, out)
+    card, boxes = found.scored.card, found.boxes()
+    counts = {str(what): int(n) for what, n in boxes["what"].value_counts().items()}
+    images, failed = len(found.scored.images), len(found.scored.failed)
+    if as_json:
+        shown = {"model": card.model, "version": card.version, "thresholds": card.thresholds, "images": images, "failed": failed, "boxes": counts}
+        console.print_json(shown | {"files": [str(file) for file in files]})
+        return
+    console.out.print(f"{card.model} {card.version}: {images:,} images, {failed:,} of them unreadable, {len(boxes):,} boxes")
+    print_table("boxes by label", ("label", "boxes", "threshold"), [(w, f"{n:,}", _threshold(card, w)) for w, n in counts.items()], right=("boxes",))
+    console.out.print("an animal of which no class reaches its threshold is unknown: in Animl it has no label")
+    console.out.print(f"written: {', '.join(map(str, files))}")
+
+
+def _threshold(card: ModelCard, label: str) -> str:
+    return f"{card.thresholds[label]:.2f}" if label in card.thresholds else "-"
 
 
 def named_classes(card: ModelCard, probabilities: dict[str, float]) -> list[str]:
@@ -102,17 +134,11 @@ def classify_animals(
         raise ImageError(f"no image at {image} ({e.strerror}); check the path", code="no_image") from e
     except ImageError as e:
         raise ImageError(f"{image}: {e}", code=e.code or "broken_image") from e
-    classifier = _load_classifier(plan, version, settings)
+    from animl_pipeline.review.packaged_model import load_packaged_model
+
+    classifier = load_packaged_model(plan, version, open_existing_store(settings)).classifier
     boxes = [box] if box is not None else _detect(image, plan, settings)
     return classifier.card, [(b, classifier.classify(img, b)) for b in boxes]
-
-
-def _load_classifier(plan: Plan, version: str, settings: Settings) -> Classifier:
-    store = open_existing_store(settings)
-    package = read_report(plan.model, version, store).package
-    with tempfile.TemporaryDirectory() as folder, tarfile.open(store.path(package, "model.tar.gz")) as archive:
-        archive.extractall(folder, filter="data")
-        return Classifier.load(Path(folder))
 
 
 def _detect(image: Path, plan: Plan, settings: Settings) -> list[Box]:

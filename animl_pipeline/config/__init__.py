@@ -10,6 +10,7 @@ from animl_pipeline.config.package_and_release import BatchEndpointConfig, Packa
 from animl_pipeline.config.plan import Plan, WatchConfig
 from animl_pipeline.config.plan_file import Overrides, check_plan, find_plan, load_plan
 from animl_pipeline.config.production import ProductionConfig
+from animl_pipeline.config.review import ReviewConfig
 from animl_pipeline.config.sources_and_images import AnimlExportConfig, ImagesConfig, MegadetectorConfig, SourceConfig
 from animl_pipeline.config.splits import SplitsConfig
 from animl_pipeline.config.thresholds_gate_audit import AimConfig, AuditConfig, AutoAcceptConfig, GateConfig, ThresholdsConfig, UnknownConfig
@@ -36,6 +37,7 @@ __all__ = [
     "ProductionConfig",
     "RegisterConfig",
     "ReleaseConfig",
+    "ReviewConfig",
     "SourceConfig",
     "SplitsConfig",
     "TaxonConfig",

@@ -67,6 +67,11 @@ class ModelCard(Record):
     nothing: str | None = Field(
         default=None, exclude_if=lambda value: value is None, description="the last class, if it means a false box: no animal, and never answered"
     )
+    other_animal: str | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="the class for animals of no other class, after those that are scored; it is answered if it has a threshold",
+    )
     parents: dict[str, tuple[str, ...]] = Field(
         default={},
         exclude_if=lambda value: not value,
@@ -78,6 +83,9 @@ class ModelCard(Record):
         description="whether the model learnt from val, too; temperature and thresholds then come from models of a cross-validation",
     )
     onnx_sha256: Digest
+    embedding_reference: Digest | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="sha256 of the file with embeddings of animals that the model learnt from"
+    )
     agreement: Agreement
     data_digest: Digest
     weights: str
@@ -85,9 +93,10 @@ class ModelCard(Record):
     metrics: dict[str, Any] = Field(default={}, description="``evaluation_results.Metrics`` as JSON")
 
     @model_validator(mode="after")
-    def _nothing_is_last(self) -> Self:
-        if self.nothing is not None and (self.nothing != self.classes[-1].id or self.nothing in self.thresholds):
-            raise ValueError(f"expected nothing to be the last class and to have no threshold, found {self.nothing!r}")
+    def _unscored_are_last(self) -> Self:
+        unscored = self.unscored_ids()
+        if unscored and (self.class_ids()[-len(unscored) :] != unscored or self.nothing in self.thresholds):
+            raise ValueError(f"expected the last classes to be those that are not scored, and nothing to have no threshold, found {unscored}")
         return self
 
     @model_validator(mode="after")
@@ -104,8 +113,16 @@ class ModelCard(Record):
         return tuple(c.id for c in self.classes)
 
     def animal_ids(self) -> tuple[str, ...]:
-        """The class ids without the class for false boxes, which is the last output: those that are answered and scored."""
-        return tuple(c for c in self.class_ids() if c != self.nothing)
+        """The class ids without those of ``unscored_ids``: those that are answered and scored."""
+        return tuple(c for c in self.class_ids() if c not in self.unscored_ids())
+
+    def unscored_ids(self) -> tuple[str, ...]:
+        """The classes for other animals and for false boxes, if the model has them: the last outputs. No mean score counts them."""
+        return tuple(c for c in (self.other_animal, self.nothing) if c is not None)
+
+    def hidden_ids(self) -> tuple[str, ...]:
+        """The classes that are never answered: that for false boxes, and that for other animals unless it has a threshold."""
+        return tuple(c for c in self.unscored_ids() if c not in self.thresholds)
 
     def answered_ids(self) -> tuple[str, ...]:
         """The keys of an answer: the classes of animals, then the parents."""

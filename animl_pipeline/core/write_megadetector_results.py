@@ -30,7 +30,8 @@ class ResultBoxes(NamedTuple):
         category: the detector's category of each box, a key of ``CATEGORIES``.
         confidence: float [n], 0 to 1.
         boxes: float [n, 4], ``ymin, xmin, ymax, xmax``, relative.
-        class_number: int [n], each box's position in the list of classes; None without a classification.
+        class_number: int [n], each box's position in the list of classes, -1 for none; None without a classification.
+        class_confidence: float [n], its probability; None: 1, as for a person's label.
     """
 
     image: NDArray[np.integer[Any]]
@@ -38,6 +39,7 @@ class ResultBoxes(NamedTuple):
     confidence: NDArray[np.floating[Any]]
     boxes: NDArray[np.floating[Any]]
     class_number: NDArray[np.integer[Any]] | None = None
+    class_confidence: NDArray[np.floating[Any]] | None = None
 
 
 def write_results(
@@ -59,7 +61,7 @@ def write_results(
         info: keys of the format's ``info``, such as ``detector``; the format version is added.
         files: the name of each image's file, each once.
         boxes: the boxes of all images.
-        classes: class ids, when the boxes have a class; a person's label counts with probability 1.
+        classes: class ids, when the boxes have a class.
         failures: position in ``files`` → why there is no result.
     """
     names = pa.array(files, pa.string()) if not isinstance(files, pa.Array) else files
@@ -92,14 +94,21 @@ def _boxes_as_json(boxes: ResultBoxes, order: NDArray[np.intp]) -> pa.Array:
     """A JSON object for each box, in this order."""
     ymin, xmin, ymax, xmax = boxes.boxes.reshape(-1, 4)[order].astype(float).T
     corners = [pa.array(np.round(v, 6)).cast(pa.string()) for v in (xmin, ymin, xmax - xmin, ymax - ymin)]
-    confidence = pa.array(boxes.confidence[order].astype(float)).cast(pa.string())
-    confidence = pc.replace_substring_regex(confidence, r"^([01])$", r"\1.0")  # some readers want a decimal point
+    confidence = _as_decimals(boxes.confidence[order])
     category = pa.array(boxes.category, pa.string()).take(pa.array(order))
     parts: list[Any] = ['{"category":"', category, '","conf":', confidence, ',"bbox":[']
     parts += [corners[0], ",", corners[1], ",", corners[2], ",", corners[3], "]"]
     if boxes.class_number is not None:
-        parts += [',"classifications":[["', pa.array(boxes.class_number[order]).cast(pa.string()), '",1.0]]']
+        sure = np.ones(len(order)) if boxes.class_confidence is None else boxes.class_confidence[order]
+        number = boxes.class_number[order]
+        label = pc.binary_join_element_wise(',"classifications":[["', pa.array(number).cast(pa.string()), '",', _as_decimals(sure), "]]", "")
+        parts += [pc.if_else(pa.array(number >= 0), label, "")]
     return pc.binary_join_element_wise(*parts, "}", "")
+
+
+def _as_decimals(values: NDArray[np.floating[Any]]) -> pa.Array:
+    """Numbers from 0 to 1 as text; some readers want a decimal point."""
+    return pc.replace_substring_regex(pa.array(values.astype(float)).cast(pa.string()), r"^([01])$", r"\1.0")
 
 
 def _replace_failures(lines: pa.Array, names: pa.Array, rank: NDArray[np.int64], failures: Mapping[int, str]) -> pa.Array:

@@ -22,6 +22,7 @@ LAYERS: dict[str, int] = {
     "steps": 3,
     "deploy": 3,
     "reports_server": 3,
+    "review": 3,
     "plan_init": 3,
     "inference": 2,
     "storage": 2,

@@ -14,6 +14,7 @@ from animl_pipeline.core.evaluation_results import ClassScores, Comparison, Metr
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.inference.classifier import Classifier
+from animl_pipeline.inference.embedding_reference import EmbeddingReference
 from animl_pipeline.steps.package import package_model
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
 from tests.conftest import colour_model, jpeg
@@ -40,14 +41,15 @@ def with_card(folder: Path, **values: Any) -> Path:
     return folder
 
 
-def make_training(store: Store, folder: Path, version: str = "1", **card: Any) -> Artifact:
-    """An artifact like that of the step 'training': an ONNX model, and its card with the given values."""
+def make_training(store: Store, folder: Path, version: str = "1", reference: EmbeddingReference | None = None, **card: Any) -> Artifact:
+    """An artifact like that of the step 'training': an ONNX model, its card with the given values, and a reference if there is one."""
     made = colour_model(folder / f"model-{version}", CLASSES, version=version)
     changed = ModelCard.model_validate_json((made / "card.json").read_bytes()).model_copy(update={"metrics": {}, **card})
 
     def build(space: Workspace) -> StepOutput:
         (space.out / "model.onnx").write_bytes((made / "model.onnx").read_bytes())
-        (space.out / "card.json").write_text(changed.model_dump_json())
+        known = reference.save(space.out) if reference else None
+        (space.out / "card.json").write_text(changed.model_copy(update={"embedding_reference": known}).model_dump_json())
         return StepOutput(Counts(kept=1, unit="models"))
 
     return store.make(Step("training", version=1), config=changed, build=build)
@@ -82,9 +84,9 @@ def make_evaluation(
     return store.make(Step("evaluation", version=1), inputs={"model": model}, config={"reference": reference, "classes": classes}, build=build)
 
 
-def make_package(store: Store, folder: Path, version: str = "1", **card: Any) -> Artifact:
+def make_package(store: Store, folder: Path, version: str = "1", reference: EmbeddingReference | None = None, **card: Any) -> Artifact:
     """A complete package."""
-    model = make_training(store, folder, version, **card)
+    model = make_training(store, folder, version, reference, **card)
     return package_model(model, make_evaluation(store, model, folder), colour_plan().package, store)
 
 

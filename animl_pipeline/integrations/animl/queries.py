@@ -136,6 +136,10 @@ LABELS = """query Labels($input: QueryImagesInput!) {
   }
 }"""
 
+CREATE_TAG = "mutation Create($input: CreateProjectTagInput!) { createProjectTag(input: $input) { tags { _id name } } }"
+
+TAG_IMAGES = "mutation Tag($input: CreateImageTagsInput!) { createImageTags(input: $input) { isOk } }"
+
 ML_MODELS = """query Models($input: QueryMLModelsInput) {
   mlModels(input: $input) { _id version description defaultConfThreshold expectsCrops categories { _id name color taxonomy } }
 }"""

@@ -55,6 +55,8 @@ def calibrate_classifier(
     config: ThresholdsConfig,
     store: Store,
     parents: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    *,
+    register_other_animal: bool = False,
 ) -> Artifact:
     """Choose temperature and thresholds on val, or on out-of-fold answers if the model learnt from val, too; write them into the model's card.
 
@@ -70,6 +72,7 @@ def calibrate_classifier(
         config: the plan's section thresholds.
         store: holds the artifacts.
         parents: the plan's ``labels.parents``; they get thresholds, too, and are written into the card.
+        register_other_animal: whether the class for other animals gets a threshold, so that it is answered.
 
     Raises:
         EvaluationError: ``no_val_crop``, ``unknown_class``, or a probability is not finite.
@@ -87,12 +90,11 @@ def calibrate_classifier(
             val = _read_val_crops(crops, splits, store, classifier.card.class_ids())
             scored = score_crops(val, classifier, store, classifier.card.model_input, "val crops")
         shutil.copyfile(onnx_file, space.out / MODEL_FILE)
-        card, thresholds = _calibrate(classifier.card, scored, config, parents)
+        card, thresholds = _calibrate(classifier.card, scored, config, parents, register_other_animal=register_other_animal)
         card = card.model_copy(update={"embedding_reference": write_reference(space.out, classifier, crops, splits, store)})
         names = {c.id: c.name for c in card.registered_classes()}
         categories = {names[t.id]: {"confThreshold": t.value, "disabled": False} for t in thresholds}
-        if card.nothing is not None:
-            categories[names[card.nothing]] = {"confThreshold": 1.0, "disabled": True}
+        categories |= {names[c]: {"confThreshold": 1.0, "disabled": True} for c in card.hidden_ids()}
         (space.out / CARD_FILE).write_text(card.model_dump_json(indent=1), encoding="utf-8")
         (space.out / CATEGORY_CONFIG_FILE).write_text(json.dumps(categories, indent=1), encoding="utf-8")
         (space.out / THRESHOLDS_FILE).write_text(json.dumps([t.model_dump(mode="json") for t in thresholds], indent=1), encoding="utf-8")
@@ -106,13 +108,14 @@ def calibrate_classifier(
 
     inputs = {"model": model, "crops": crops, "splits": splits}
     key: dict[str, Any] = {"thresholds": config.model_dump(mode="json")} | ({"parents": dict(parents)} if parents else {})
+    key |= {"register_other_animal": True} if register_other_animal else {}
     return store.make(STEP, inputs=inputs, config=key, build=build)
 
 
 def fit_temperature(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
     """The temperature that makes the val labels most likely (temperature scaling, Guo et al. 2017, arXiv 1706.04599).
 
-    The prior of log temperature is normal with mean 0 and standard deviation 1. With many crops it has no weight. With a few crops
+    Each class has the same weight, as in a head's training: other locations have other shares of the classes. The prior of log temperature is normal with mean 0 and standard deviation 1. With many crops it has no weight. With a few crops
     and no mistake it keeps the model from becoming infinitely certain.
 
     Args:
@@ -121,11 +124,12 @@ def fit_temperature(probabilities: NDArray[np.float64], targets: NDArray[np.int6
     """
     from scipy.optimize import minimize_scalar
 
-    rows = np.arange(len(targets))
+    rows, crops = np.arange(len(targets)), np.bincount(targets)
+    weight = (len(targets) / np.count_nonzero(crops) / np.maximum(crops, 1))[targets]
 
     def loss(log_temperature: float) -> float:
         scaled = rescale_temperature(probabilities, float(np.exp(log_temperature)))
-        return float(-np.log(np.maximum(scaled[rows, targets], 1e-300)).sum() + log_temperature**2 / 2)
+        return float(-(weight * np.log(np.maximum(scaled[rows, targets], 1e-300))).sum() + log_temperature**2 / 2)
 
     best = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-5})
     return round(float(np.exp(best.x)), 4)
@@ -156,7 +160,7 @@ def _read_out_of_fold(model: Artifact, crops: Artifact, store: Store, classes: t
 
 
 def _calibrate(
-    card: ModelCard, scored: pd.DataFrame, config: ThresholdsConfig, parents: Mapping[str, tuple[str, ...]]
+    card: ModelCard, scored: pd.DataFrame, config: ThresholdsConfig, parents: Mapping[str, tuple[str, ...]], *, register_other_animal: bool
 ) -> tuple[ModelCard, tuple[Threshold, ...]]:
     """The card with temperature and thresholds. ``scored`` gets the calibrated probabilities."""
     classes = card.class_ids()
@@ -166,7 +170,8 @@ def _calibrate(
     after = rescale_temperature(before, temperature)
     scored[[probability_column(c) for c in classes]] = after
     scored["probability"] = after.max(axis=1)
-    thresholds = choose_thresholds(scored, card.animal_ids(), config, parents)
+    answered = (*card.animal_ids(), *([card.other_animal] if card.other_animal and register_other_animal else []))
+    thresholds = choose_thresholds(scored, answered, config, parents)
     right = (scored["class_id"] == scored["predicted"]).to_numpy()
     errors = [expected_calibration_error(p.max(axis=1), right) for p in (before, after)]
     log.info("%d crops not learnt from: temperature %.3f, expected calibration error %.3f before, %.3f after", len(scored), temperature, *errors)

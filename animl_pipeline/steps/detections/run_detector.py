@@ -18,7 +18,7 @@ from animl_pipeline.core.progress import track
 from animl_pipeline.core.write_megadetector_results import ANIMAL
 from animl_pipeline.steps.detections.choose_detector import ChosenDetector, check_finds_people, choose_detector
 from animl_pipeline.steps.detections.detector import Detection, Detector
-from animl_pipeline.storage.store import Store, batches
+from animl_pipeline.storage.store import BlobReader, Store, batches
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +33,17 @@ R = TypeVar("R")
 
 
 def run_detector(
-    blobs: list[str], detector: ChosenDetector, config: DetectionsConfig, store: Store, settings: Settings
+    blobs: list[str], detector: ChosenDetector, config: DetectionsConfig, store: Store, settings: Settings, images: BlobReader | None = None
 ) -> dict[str, list[Detection] | str]:
     """The detections of each image, or the reason why there are none, by the image's sha256.
 
     Args:
-        blobs: sha256 of the images in the store, each once.
+        blobs: sha256 of the images, each once.
         detector: the detector; it is loaded only if an image is not in its index.
         config: the batch size, and whether people must be found.
         store: holds the images and the index.
         settings: how many images are decoded at a time.
+        images: holds the images instead of the store.
 
     Raises:
         DetectionsError, WeightsError: the detector cannot be loaded, or fails.
@@ -55,7 +56,7 @@ def run_detector(
         check_finds_people(detector.load().categories, detector.name)
     log.info("detections: %d images for %s, %d of them finished earlier", len(blobs), detector.name, len(blobs) - len(missing))
     with track("detections", len(blobs), len(blobs) - len(missing)) as advance:
-        for batch in _detect(missing, detector.load(), config.batch_size, store, settings) if missing else ():
+        for batch in _detect(missing, detector.load(), config.batch_size, images or store, settings) if missing else ():
             store.add_to_index(index, batch)
             records |= batch
             advance(len(batch))
@@ -75,7 +76,7 @@ def find_animals(data: bytes, config: DetectionsConfig, settings: Settings) -> l
     return [Box.of([d.ymin, d.xmin, d.ymax, d.xmax]) for d in detections if d.category == ANIMAL]
 
 
-def _detect(blobs: list[str], detector: Detector, batch_size: int, store: Store, settings: Settings) -> Iterator[dict[str, Record]]:
+def _detect(blobs: list[str], detector: Detector, batch_size: int, store: BlobReader, settings: Settings) -> Iterator[dict[str, Record]]:
     """Batches of blob → record, in order. The next batch is read and decoded while this one is in the detector."""
     budget = DecodeBudget()
 

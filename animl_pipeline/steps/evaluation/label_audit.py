@@ -11,12 +11,10 @@ usual probability or ``HIGH_PROBABILITY``. The largest difference between the tw
 
 from __future__ import annotations
 
-import re
-from urllib.parse import quote
-
 import numpy as np
 import pandas as pd
 
+from animl_pipeline.core.image_links import image_link
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_matrix
 from animl_pipeline.steps.evaluation.metrics import class_indices
 
@@ -53,10 +51,3 @@ def find_suspect_labels(scored: pd.DataFrame, ids: tuple[str, ...], link: str = 
     found["rank"] = np.arange(1, len(found) + 1)
     found["link"] = [image_link(link, image) for image in found["image_id"]]
     return found
-
-
-def image_link(pattern: str, image_id: str) -> str:
-    """The address of an Animl image, whose id is ``<project>:<md5>``; "" for other images or without a pattern."""
-    if not pattern or not re.fullmatch(r"[A-Za-z0-9_-]+:[0-9a-f]{32}", image_id):
-        return ""
-    return pattern.replace("{project}", quote(image_id.split(":", maxsplit=1)[0])).replace("{image}", quote(image_id, safe=""))

@@ -59,7 +59,7 @@ def read_class_folders(source: SourceConfig, store: Store, settings: Settings) -
         ExportUnreachableError: the bucket does not answer now.
         ExportError: ``not_found``: there is no such folder; ``no_images``: it holds none.
     """
-    files = _list_bucket(source) if source.export.startswith("s3://") else _list_folder(source, store, settings)
+    files = _list_bucket(source) if source.export.startswith("s3://") else list_folder(source, store, settings)
     if not any(is_image(f.path) for f in files):
         unread = next((f.path for f in files if Path(f.path).suffix.lower() in UNREAD_SUFFIXES), None)
         advice = why_not_an_image(unread) if unread else "fix sources.export in the plan"
@@ -136,7 +136,7 @@ def _list_bucket(source: SourceConfig) -> list[ListedFile]:
     return sorted(f for f in found if not f.path.endswith("/"))
 
 
-def _list_folder(source: SourceConfig, store: Store, settings: Settings) -> list[ListedFile]:
+def list_folder(source: SourceConfig, store: Store, settings: Settings) -> list[ListedFile]:
     """The files below a folder with their dates. An image that has not changed since the last time is not opened again."""
     if "://" in source.export:
         scheme = source.export.partition(":")[0]

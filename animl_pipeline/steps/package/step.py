@@ -29,6 +29,7 @@ from animl_pipeline.core.release_and_reference_types import ReferencePrediction
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.untrusted_text import escape_markdown
 from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, Classifier, read_card
+from animl_pipeline.inference.embedding_reference import REFERENCE_FILE as REFERENCE_ANIMALS_FILE
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, sha256_of
 
 STEP = Step("package", version=2, sections=("package", "description"), libraries=("onnxruntime",))
@@ -52,7 +53,8 @@ class _StoredPrediction(Record):
 
 
 def package_model(model: Artifact, evaluation: Artifact, config: PackageConfig, store: Store, *, description: str = "") -> Artifact:
-    """Make the package: model.tar.gz (model.onnx and card.json), card.json with the metrics, MODEL_CARD.md, and the reference predictions.
+    """Make the package: model.tar.gz (model.onnx, card.json, and the embedding reference if there is one), card.json with the metrics,
+    MODEL_CARD.md, and the reference predictions.
 
     Args:
         model: the calibration step.
@@ -69,7 +71,10 @@ def package_model(model: Artifact, evaluation: Artifact, config: PackageConfig, 
     def build(space: Workspace) -> StepOutput:
         card, metrics = _checked_card(model, evaluation, config, store)
         card_json = card.model_dump_json(indent=1).encode()
-        _write_archive(space.out / PACKAGE_FILE, {MODEL_FILE: store.path(model, MODEL_FILE).read_bytes(), CARD_FILE: card_json})
+        files = {MODEL_FILE: store.path(model, MODEL_FILE).read_bytes(), CARD_FILE: card_json}
+        if card.embedding_reference is not None:  # the endpoint does not read it
+            files[REFERENCE_ANIMALS_FILE] = store.path(model, REFERENCE_ANIMALS_FILE).read_bytes()
+        _write_archive(space.out / PACKAGE_FILE, files)
         (space.out / CARD_FILE).write_bytes(card_json)
         (space.out / MODEL_CARD_FILE).write_text(render_model_card(card, metrics, description), encoding="utf-8")
         stored = _read_predictions(evaluation, store)[: config.reference_predictions]

@@ -1,0 +1,72 @@
+"""The page of the images to review next: crops of the animals, the reason for each, links to Animl. Never people."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Collection
+from pathlib import Path
+
+import pandas as pd
+
+from animl_pipeline.core.box_type import Box
+from animl_pipeline.core.decode_image import open_image
+from animl_pipeline.core.errors import PipelineError
+from animl_pipeline.core.html_page import page_environment
+from animl_pipeline.core.model_card import ModelCard, ModelInput
+from animl_pipeline.core.model_input import extract_crop
+from animl_pipeline.core.non_animal_names import is_person
+from animl_pipeline.review.candidates import Pool
+from animl_pipeline.review.score_images import BOX
+from animl_pipeline.storage.store import BlobReader
+
+CROP = ModelInput(size=192, margin=0.15)
+"""How a crop is shown: with more around the animal than the model sees."""
+REASONS = {
+    "random": "Random",
+    "stranger": "Suspected strangers",
+    "thin_class": "Classes of which more is needed",
+    "informative": "What the model would learn most from",
+}
+EXPLANATIONS = {
+    "random": "Drawn by chance from all sequences that nobody reviewed. Only these give honest figures of the model in service.",
+    "stranger": "Unlike all animals that the model learnt from: perhaps a species that the plan does not know, perhaps no animal.",
+    "thin_class": "Perhaps animals of classes of which the last test had too few examples or locations.",
+    "informative": "The model is unsure, and the animal is unlike those that it learnt from and those listed before.",
+}
+
+
+def render_page(table: pd.DataFrame, blobs: pd.Series, with_people: Collection[str], reader: BlobReader, card: ModelCard, pool: Pool) -> str:
+    """The page as HTML.
+
+    Args:
+        table: rows of ``review_next.COLUMNS``, by rank.
+        blobs: [n], the sha256 of each row's image.
+        with_people: ids of images that are never shown.
+        reader: holds the images.
+        card: of the model.
+        pool: what the images were chosen from.
+    """
+    hidden = table["image_id"].isin(list(with_people)) | table["label"].map(is_person).astype(bool) | table["likeliest"].map(is_person).astype(bool)
+    rows = table.assign(
+        picture=[
+            "" if hide or row.label == "" else _crop(reader, blob, Box.of([getattr(row, side) for side in BOX]))
+            for row, hide, blob in zip(table.itertuples(index=False), hidden, blobs, strict=True)
+        ],
+        hidden=hidden,
+    )
+    groups = [(REASONS[r], EXPLANATIONS[r], rows[rows["reason"] == r].to_dict("records")) for r in REASONS if (rows["reason"] == r).any()]
+    template = page_environment(Path(__file__).parent).get_template("review.html.j2")
+    page: str = template.render(card=card, groups=groups, pool=pool, count=len(table), locations=table["location"].nunique())
+    return page
+
+
+def _crop(reader: BlobReader, blob: str, box: Box) -> str:
+    """A crop as a data URI of a small JPEG; "" where the image cannot be shown."""
+    try:
+        crop = extract_crop(open_image(reader.blob(blob)), box, CROP)
+    except PipelineError:
+        return ""
+    buffer = io.BytesIO()
+    crop.save(buffer, "JPEG", quality=80, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

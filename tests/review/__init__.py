@@ -1,0 +1,1 @@
+"""Tests of animl_pipeline.review."""
