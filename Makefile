@@ -45,8 +45,8 @@ bench: install  ## run a benchmark beside other software: make bench NAME=splits
 	@test -f benchmarks/$(NAME).py || { echo "expected NAME=… of: $(BENCHES)"; exit 2; }
 	$(BIN)/python benchmarks/$(NAME).py
 
-screenshots: install  ## take the screenshots of Prefect's UI in docs/screenshots again (needs Chromium; minutes)
-	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -m slow tests/flows/test_browser.py
+screenshots: install  ## take the screenshots in docs/screenshots again (needs Chromium and axe-core, CONTRIBUTING.md; minutes)
+	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -m slow tests/flows/test_browser.py tests/reports_server
 
 docs: install  ## build the pages of docs/ as a site in runs/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build

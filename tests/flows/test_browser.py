@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -67,6 +68,11 @@ class Server:
         return up
 
     @property
+    def reports(self) -> str:
+        """The address of the report server, as `up` prints it."""
+        return re.search(r"^the reports: (\S+)", (self.folder / "up.log").read_text(), re.MULTILINE)[1]  # type: ignore[index]
+
+    @property
     def auth(self) -> tuple[str, str]:
         """User and password of the server."""
         user, _, password = self.password.partition(":")
@@ -113,6 +119,7 @@ def test_a_person_trains_and_approves_in_the_browser_and_the_endpoint_serves_the
         watches_it(person, server)
         server.wait("retrain", "AwaitingApproval")
         reads_what_came_of_it(person, server)
+        reads_the_report(Visitor(browser, server.reports, server.images, auth=server.auth), server)
         asks_for_the_release(person, server)
         looks_on_a_phone(Visitor(browser, server.address, server.images, phone=True), server)
         approves(person, server)
@@ -169,6 +176,18 @@ def reads_what_came_of_it(person: Visitor, server: Server) -> None:
         image.wait_for()
         assert image.evaluate("image => image.naturalWidth") > 200
         person.shot(artifact)
+
+
+def reads_the_report(person: Visitor, server: Server) -> None:
+    run = server.newest("retrain")
+    linked = run["state"]["message"].rpartition("the report: ")[2]
+    assert linked.startswith(f"{server.reports}/steps/evaluation/")
+    person.opens(linked.removeprefix(f"{server.reports}/"))
+    person.shot("report", "sample-island")
+    person.opens("")
+    person.page.locator(f"a[href='{linked.removeprefix(server.reports)}']").click()
+    person.sees("The worst mistakes", first=False)
+    assert person.other_hosts == []
 
 
 def asks_for_the_release(person: Visitor, server: Server) -> None:

@@ -16,7 +16,8 @@ import pytest
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.storage.store import open_store
-from tests.support.browser import chromium
+from tests.support.browser import chromium, save_screenshot
+from tests.support.paths import ROOT
 from tests.support.report_store import AUTH, fill_with_reports, report_server
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def test_a_page_is_accessible_narrow_and_small(pages: dict[str, str], browser: B
     assert answer is not None
     assert len(answer.body()) < MOST_BYTES
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    if "SCREENSHOTS" in os.environ and (scheme, width) == ("light", 1280) and name != "report":
+        save_screenshot(page, ROOT / os.environ["SCREENSHOTS"] / f"reports-{name}.png")
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert [url for url in asked if not url.startswith(("data:", pages["index"]))] == []

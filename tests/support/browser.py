@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -31,6 +31,12 @@ def chromium(*options: str) -> Iterator[Browser]:
         yield play.chromium.launch(executable_path=found, args=[*sandbox, *options])
 
 
+def save_screenshot(page: Page, file: Path) -> None:
+    """Save what a page shows on the screen, with few colours so that the file is small."""
+    drawn = Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
+    drawn.quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, optimize=True)
+
+
 class Visitor:
     """A person before one screen.
 
@@ -38,9 +44,10 @@ class Visitor:
         other_hosts: addresses beyond this machine that the pages asked.
     """
 
-    def __init__(self, browser: Browser, address: str, images: Path, *, phone: bool = False) -> None:
+    def __init__(self, browser: Browser, address: str, images: Path, *, phone: bool = False, auth: tuple[str, str] | None = None) -> None:
         size = {"width": 390, "height": 844} if phone else {"width": 1280, "height": 900}
-        self.page: Page = browser.new_page(viewport=size, device_scale_factor=2 if phone else 1, is_mobile=phone)  # type: ignore[arg-type]
+        credentials: Any = {"username": auth[0], "password": auth[1]} if auth else None  # asked for by the browser itself, not by the page
+        self.page: Page = browser.new_page(viewport=size, device_scale_factor=2 if phone else 1, is_mobile=phone, http_credentials=credentials)  # type: ignore[arg-type]
         self._middle = (size["width"] / 2, size["height"] * 0.8)
         self.page.set_default_timeout(PATIENCE_MS)
         self.page.add_init_script("localStorage.setItem('color-scheme', JSON.stringify('light'))")
@@ -111,9 +118,8 @@ class Visitor:
         self.page.wait_for_url(re.compile(r"/deployments/deployment/[^/]+$"))
 
     def shot(self, name: str, *waiting_for: str) -> None:
-        """Save a screenshot of the page once it is drawn, with few colours so that the file is small."""
+        """Save a screenshot of the page once it is drawn."""
         for text in waiting_for:
             self.sees(text)
         self.page.wait_for_load_state("networkidle")
-        drawn = Image.open(io.BytesIO(self.page.screenshot(animations="disabled"))).convert("RGB")
-        drawn.quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(self.images / f"{name}.png", optimize=True)
+        save_screenshot(self.page, self.images / f"{name}.png")

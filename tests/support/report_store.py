@@ -68,13 +68,14 @@ def _save(report: Report, day: str, store: Store, *changes: str) -> None:
 
 def _production(metrics: Metrics, more: float) -> ProductionScore:
     """Scores as in production that grow with ``more``."""
+    found = 8 + round(20 * more)
     classes = tuple(
         SequenceScores(
-            id=c.id, sequences=20, locations=4, hits=10, missed_by_detector=4, missed_by_threshold=3, missed_by_classifier=3,
-            false_alarms_on_empty=1, false_alarms_on_others=1, precision=0.5 + more, recall=0.4 + more + i / 20, f1=0.45 + more,
+            id=c.id, sequences=20, locations=4, hits=found, missed_by_detector=4, missed_by_threshold=3, missed_by_classifier=13 - found,
+            false_alarms_on_empty=1, false_alarms_on_others=1, precision=0.5 + more, recall=0.4 + more, f1=0.45 + more,
             false_alarms_per_1000_empty=20, recall_interval=(0.3 + more, 0.6 + more),
         )
-        for i, c in enumerate(metrics.classes)
+        for c in metrics.classes
     )  # fmt: skip
     return ProductionScore(
         images=200, sequences=80, empty_sequences=20, locations=4, detector_confidence=0.1, classes=classes,

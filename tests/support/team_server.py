@@ -212,7 +212,7 @@ def start_up(folder: Path, port: int, environment: Mapping[str, str]) -> tuple[s
     """`animl-pipeline up`, once it runs, and its password (user:password) from the file that it names. Its output is in ``up.log``."""
     log = folder / "up.log"
     with log.open("wb") as out:
-        command = [*COMMAND, "up", "--port", str(port)]
+        command = [*COMMAND, "up", "--port", str(port), "--reports-port", str(free_port())]
         up = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
     wait_until(lambda: "running until Ctrl-C" in log.read_text() or up.poll() is not None, "the server is up", seconds=300)
     assert up.poll() is None, log.read_text()
