@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime
-from typing import Annotated, Literal
 
 from prefect import runtime
 from prefect.client.orchestration import get_client
@@ -18,7 +17,7 @@ from prefect.exceptions import Pause
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from prefect.settings import get_current_settings
-from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
+from pydantic import Field, ValidationError
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from animl_pipeline.config import Plan
@@ -32,18 +31,11 @@ HEARTBEAT_WITHIN_S = 60.0
 WAITING_EVENT = "animl.run.waits"
 """An event: the run is suspended on purpose. The automation for dead runs listens for it."""
 
-YesOrNo = Annotated[
-    Literal["yes", "no"],
-    BeforeValidator(lambda text: text.strip().lower() if isinstance(text, str) else text),
-    WithJsonSchema({"type": "string", "pattern": r"^\s*([Yy][Ee][Ss]|[Nn][Oo])\s*$"}),
-]
-"""Typed text, because drop-down lists close by themselves in the form of Prefect's UI."""
-
 
 class Answer(RunInput):
-    """The form in Prefect's UI. The first two questions have no default, so an empty form is refused."""
+    """The form in Prefect's UI. The name has no default, so an empty form is refused. A switch, because lists close by themselves there."""
 
-    approve: YesOrNo = Field(title="Approve: yes or no", description="yes: release it now; no: do not, and end this run")
+    approve: bool = Field(default=False, title="Approve", description="on: release it now; off: do not release it, and end this run")
     name: str = Field(title="Your name", pattern=r"\S", max_length=200, description="kept in the history of releases")
     note: str = Field(default="", title="Note", max_length=2000, description="kept in the history, too; why, if the answer is no")
 
@@ -53,15 +45,20 @@ def can_ask() -> bool:
     return bool(runtime.deployment.id)
 
 
-def wait_for_answer(report: Report, plan: Plan, force: str) -> Answer:
+def wait_for_answer(report: Report, plan: Plan, question: str) -> Answer:
     """A person's answer. Until there is one, this run is suspended and its process ends.
+
+    Args:
+        report: of the package; the answer counts for this package only.
+        plan: says how long to wait.
+        question: what the person reads, as Markdown.
 
     Raises:
         ReleaseError: the run was resumed without an answer.
     """
     key = f"approval-{report.package.digest[:16]}"
     log.info("waiting for a person to approve the release of %s %s", report.model, report.version)
-    form = Answer.with_initial_data(description=release_question(report, plan, force))
+    form = Answer.with_initial_data(description=question)
     running_since = get_run_context().flow_run.state.timestamp  # type: ignore[union-attr]  # called in a flow
     try:
         return suspend_flow_run(wait_for_input=form, timeout=max(1, round(plan.release.approval_timeout_days * DAY_S)), key=key)
@@ -99,15 +96,3 @@ def _last_heartbeat(resource: str, since: datetime) -> Event | None:
             log.warning("the server knows no heartbeat of this run after %.0f s; it may mark the run as crashed while it waits", HEARTBEAT_WITHIN_S)
             return None
     return Event.model_validate({name: found[0][name] for name in ("id", "occurred", "event", "resource")})
-
-
-def release_question(report: Report, plan: Plan, force: str) -> str:
-    """The question as Markdown: the version, its endpoints, and what the report says of it."""
-    endpoints = " and ".join(f"`{e.endpoint}`" for e in plan.release.endpoints(plan.model, report.version))
-    lines = [f"## Release {report.model} {report.version} to {endpoints}?", report.headline]
-    if force:
-        lines.append(f"**The verdict is not to promote this model.** The release was forced: {force}")
-    lines += [f"- {reason}" for reason in report.reasons]
-    scores = [f"| {c.id} | {c.examples} | {c.precision:.2f} | {c.recall:.2f} |" for c in report.metrics.classes]
-    lines.append("\n".join(["| class | test crops | precision | recall |", "|---|--:|--:|--:|", *scores]))
-    return "\n\n".join(lines)

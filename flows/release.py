@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
@@ -14,6 +15,7 @@ from animl_pipeline.core.release_and_reference_types import Approval, Release
 from animl_pipeline.core.untrusted_text import escape_markdown
 from animl_pipeline.deploy import Registration, new_approval
 from flows.approval import can_ask, wait_for_answer
+from flows.release_question import release_question
 from flows.run_states import STATE_OF_VERDICT, end_as
 from flows.stop_signals import prepare_run
 from tasks import release as tasks
@@ -50,8 +52,9 @@ def release(plan: str, force: str = "", approve_as: str = "", note: str = "", st
     elif candidate.needs_approval:
         if not can_ask():
             return end_as("AwaitingApproval", _how_to_approve(checked, report), None)
-        answer = wait_for_answer(report, checked, force)
-        if answer.approve != "yes":
+        question = release_question(report, checked, force, candidate.replaced, datetime.now(UTC), load_settings().reports_url)
+        answer = wait_for_answer(report, checked, question)
+        if not answer.approve:
             return end_as("Refused", f"{answer.name.strip()} refused the release of {report.version}{_after_colon(answer.note)}", None)
         approval = new_approval(answer.name, answer.note, "prefect")
     released = tasks.deploy_package.submit(report, checked, force, approval, paths).result()
@@ -78,7 +81,7 @@ def rollback(plan: str, to: str | None = None, store: str = "") -> Release:
 
 def _how_to_approve(plan: Plan, report: Report) -> str:
     return (
-        f"{report.model} {report.version} was not released: its plan says release.approval: required, and nobody has approved it. This run has no "
+        f"{report.model} {report.version} was not released: its plan says release.approval: required, and no person has approved it. This run has no "
         "server that could resume it, so it does not wait. Read the report, then run `animl-pipeline release PLAN --approve-as NAME "
         "[--note TEXT]`, or start release/PLAN on a Prefect server, which asks in its UI"
     )

@@ -15,11 +15,12 @@ from tasks.store_and_data_paths import RunPaths
 
 
 class ReleaseCandidate(Record):
-    """The package to release, and what prevents its release."""
+    """The package to release, what prevents its release, and the endpoint's last release (None: the store knows none)."""
 
     report: Report
     hold_reason: str
     needs_approval: bool
+    replaced: deploy.ReleaseRecord | None = None
 
 
 @task(name="candidate", task_run_name="candidate {plan.model}", **REMOTE_WORK)
@@ -28,7 +29,9 @@ def find_candidate(plan: Plan, force: str, version: str, paths: RunPaths) -> Rel
     store = paths.open_store()
     report = read_report(plan.model, version, store)
     held = deploy.hold_reason(report, force)
-    return ReleaseCandidate(report=report, hold_reason=held, needs_approval=deploy.needs_approval(report.package, plan, store))
+    asks = deploy.needs_approval(report.package, plan, store)
+    done = [record for record in deploy.release_records(plan, store) if record.state == "done"]
+    return ReleaseCandidate(report=report, hold_reason=held, needs_approval=asks, replaced=done[-1] if done else None)
 
 
 @task(name="deploy", task_run_name="deploy {plan.model}", **LOCAL_WORK)

@@ -150,7 +150,7 @@ def test_a_release_that_waits_for_approval_has_no_process_and_goes_on_when_it_is
     assert read_run(run).state_name == "Suspended", worker.read_text()
     pid = int(str(read_run(run).infrastructure_pid).rpartition(":")[2])
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its process is gone", seconds=60)
-    answer = {"run_input": {"approve": "yes", "name": "ranger", "note": "read it"}}
+    answer = {"run_input": {"approve": True, "name": "ranger", "note": "read it"}}
     assert requests.post(f"{prefect}/flow_runs/{run.id}/resume", json=answer, timeout=30).json()["status"] == "ACCEPT"
     wait_until(lambda: read_run(run).state_name in {"Released", "Failed", "Crashed"}, "the release goes on", seconds=180)
     assert read_run(run).state_name == "Released", worker.read_text()

@@ -20,6 +20,7 @@ from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.core.release_and_reference_types import Approval
 from animl_pipeline.deploy import deploy_package, dry_run_release, release_records, roll_back
 from animl_pipeline.deploy.latest_report_and_training_start import save_report
+from animl_pipeline.deploy.trained_versions import TrainedVersion, save_version
 from animl_pipeline.storage.store import Store, open_store
 from flows.release import release
 from tests.support.endpoint_process import wait_until
@@ -50,12 +51,14 @@ class Project:
     def package(self, n: int, verdict: str = "promote", **report: Any) -> Artifact:
         """A package that was judged last."""
         package = make_package(self.store, self.folder, f"v{n}", temperature=float(n))
-        save_report(make_report(package, self.store, verdict=verdict, **report), self.store)
+        made = make_report(package, self.store, verdict=verdict, **report)
+        save_version(TrainedVersion(report=made), self.store)
+        save_report(made, self.store)
         return package
 
-    def start_release(self) -> FlowRun:
+    def start_release(self, **parameters: str) -> FlowRun:
         """A run of the deployment of `release`, as a worker carries it out."""
-        return start_run(release, f"release-{self.folder.name}", {"plan": str(self.file)})
+        return start_run(release, f"release-{self.folder.name}", {"plan": str(self.file)} | parameters)
 
     def deployed_version(self) -> str | None:
         """The version behind the endpoint, according to the history."""
@@ -105,11 +108,10 @@ def test_a_release_waits_suspended_until_a_person_approves_it_and_keeps_name_and
         "| red | 1",
     ):
         assert said in question
-    for empty in ({}, {"name": "ranger"}, {"approve": "yes"}, {"approve": "yes", "name": "  "}, {"approve": True, "name": "ranger"}):
-        said = answer(prefect, run, **empty)
-        assert said["status"] == "REJECT", empty
+    for empty in ({}, {"approve": True}, {"approve": True, "name": "  "}, {"approve": "yes", "name": "ranger"}):
+        assert answer(prefect, run, **empty)["status"] == "REJECT", empty
     assert read_run(run).state_name == "Suspended"
-    assert answer(prefect, run, approve="yes", name="the  ranger", note="looked at the foxes")["status"] == "ACCEPT"
+    assert answer(prefect, run, approve=True, name="the  ranger", note="looked at the foxes")["status"] == "ACCEPT"
     ended = resume_run(release, run)
     assert (ended.state_name, ended.state_type.value) == ("Released", "COMPLETED")  # type: ignore[union-attr]  # it has ended
     assert project.deployed_version() == "v1"
@@ -124,7 +126,7 @@ def test_a_release_waits_suspended_until_a_person_approves_it_and_keeps_name_and
 def test_a_refusal_ends_the_run_and_changes_nothing(project: Project, prefect: str) -> None:
     project.package(1)
     run = project.start_release()
-    answer(prefect, run, approve="no", name="Ben", note="too few rats")
+    answer(prefect, run, approve=False, name="Ben", note="too few rats")
     ended = resume_run(release, run)
     assert (ended.state_name, ended.state_type.value) == ("Refused", "COMPLETED")  # type: ignore[union-attr]  # it has ended
     assert str(ended.state.message) == "Ben refused the release of v1: too few rats"  # type: ignore[union-attr]
@@ -135,13 +137,22 @@ def test_an_answer_does_not_count_for_a_newer_package(project: Project, prefect:
     project.package(1)
     run = project.start_release()
     project.package(2)
-    answer(prefect, run, approve="yes", name="ranger")
+    answer(prefect, run, approve=True, name="ranger")
     again = resume_run(release, run)
     assert again.state_name == "Suspended"
     assert project.deployed_version() is None
-    answer(prefect, run, approve="yes", name="ranger")
+    answer(prefect, run, approve=True, name="ranger")
     assert resume_run(release, run).state_name == "Released"
     assert project.deployed_version() == "v2"
+
+
+def test_an_approval_releases_the_package_that_was_judged_although_a_newer_one_was_trained(project: Project, prefect: str) -> None:
+    judged = project.package(1)
+    run = project.start_release(version=judged.digest)  # as a training starts it
+    project.package(2)
+    assert answer(prefect, run, approve=True, name="ranger")["status"] == "ACCEPT"
+    assert resume_run(release, run).state_name == "Released"
+    assert project.deployed_version() == "v1"
 
 
 def test_a_run_that_is_resumed_without_an_answer_and_one_without_any_answer_in_time_release_nothing(project: Project, prefect: str) -> None:

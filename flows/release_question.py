@@ -1,0 +1,96 @@
+"""What a person reads before a release is approved: the verdict, what changes for each class, what is replaced, and until when to answer."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from animl_pipeline.config import Plan
+from animl_pipeline.core.evaluation_results import ClassScores, Report
+from animl_pipeline.core.html_page import format_range, format_score
+from animl_pipeline.core.untrusted_text import escape_markdown
+from animl_pipeline.deploy import ReleaseRecord
+from animl_pipeline.steps.evaluation.report_wording import format_per_1000
+
+
+def release_question(report: Report, plan: Plan, force: str, replaced: ReleaseRecord | None, asked: datetime, reports_url: str) -> str:
+    """The question as Markdown.
+
+    Args:
+        report: of the package to release.
+        plan: names its endpoints, and how long the release waits.
+        force: why it is released against the verdict; "" if it is not.
+        replaced: the last release of the endpoint; None if this store knows none.
+        asked: when the question is put, UTC.
+        reports_url: where people see the reports; "" if nowhere.
+    """
+    endpoints = " and ".join(f"`{e.endpoint}`" for e in plan.release.endpoints(plan.model, report.version))
+    address, days = report.page_address(reports_url), plan.release.approval_timeout_days
+    outside = {name: n for title, counts in report.step_counts if title == "labels" for name, n in counts.names_of("unlisted_label").items()}
+    lines = [
+        f"## Release {report.model} {report.version} to {endpoints}?",
+        escape_markdown(report.headline),
+        f"**The verdict is not to promote this model.** The release was forced: {escape_markdown(force)}" if force else "",
+        "\n".join(f"- {escape_markdown(reason)}" for reason in report.reasons),
+        f"**Read first:** [the whole report, with the images of the mistakes]({address})" if address else "",
+        f"**It replaces** {_describe_replaced(replaced)}.",
+        f"**Answer by** {asked + timedelta(days=days):%Y-%m-%d %H:%M} UTC, in {days:g} days. Without an answer nothing is released.",
+        f"**Labels that the plan does not name:** {', '.join(f'{escape_markdown(name)} {n:,}' for name, n in outside.items())}" if outside else "",
+        _class_table(report),
+    ]
+    return "\n\n".join(line for line in lines if line)
+
+
+def _describe_replaced(record: ReleaseRecord | None) -> str:
+    if record is None:
+        return "nothing that this store knows of"
+    by = f", approved by {escape_markdown(record.approval.by)}" if record.approval else ""
+    return f"version {escape_markdown(record.version)}, deployed {record.ended_at[:10]}{by}"
+
+
+def _class_table(report: Report) -> str:
+    """A row for each class: recall and its change on the same test crops, precision, and of invasive classes the false alarms."""
+    metrics = report.metrics
+    comparison = metrics.comparison
+    change = (
+        {c.id: f"{c.recall_change:+.2f}{_in_brackets(format_range(c.recall_interval, sign=True))}" for c in comparison.classes} if comparison else {}
+    )
+    new = set(comparison.added_classes) if comparison else set()
+    alarms = _invasive_false_alarms(report)
+    columns = ["class", "test crops", "recall (95 %)", *(["change (95 %)"] if comparison else []), "precision (95 %)"]
+    columns += [f"false alarms on 1,000 {'empty sequences' if metrics.production else 'other crops'}"] if alarms else []
+
+    def row(c: ClassScores) -> list[str]:
+        changed = [change.get(c.id, "new class" if c.id in new else "")] if comparison else []
+        scores = [
+            f"{format_score(v)}{_in_brackets(format_range(i))}" for v, i in ((c.recall, c.recall_interval), (c.precision, c.precision_interval))
+        ]
+        cells = [f"**{c.id}**" if c.id in alarms else c.id, f"{c.examples:,}", scores[0], *changed, scores[1]]
+        return [*cells, *([alarms.get(c.id, "")] if alarms else [])]
+
+    rows = [columns, ["---", *["--:"] * (len(columns) - 1)], *map(row, metrics.classes)]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    notes = ["Invasive classes are bold."] if alarms else []
+    notes += [f"It no longer knows: {', '.join(comparison.removed_classes)}."] if comparison and comparison.removed_classes else []
+    return "\n\n".join([table, *notes])
+
+
+def _invasive_false_alarms(report: Report) -> dict[str, str]:
+    """Invasive class → its false alarms: on empty sequences as in production (and the released model's), or on crops of other classes."""
+    metrics = report.metrics
+    invasive = {t.id: t for t in metrics.thresholds if t.group == "invasive"}
+    if metrics.production is None:
+        return {id_: format_per_1000(t.test.false_alarms_per_1000) if t.test else "" for id_, t in invasive.items()}
+    compared = metrics.production.comparison
+    before = {c.id: c.false_alarms_per_1000_empty for c in compared.classes} if compared else {}
+    found = dict.fromkeys(invasive, "")
+    for c in metrics.production.classes:
+        if c.id in invasive and c.false_alarms_per_1000_empty is not None:
+            pair = before.get(c.id)
+            interval = " to ".join(map(format_per_1000, c.false_alarms_interval)) if c.false_alarms_interval else ""
+            released = f", before {format_per_1000(pair[0])}" if pair else ""
+            found[c.id] = f"{format_per_1000(c.false_alarms_per_1000_empty)}{_in_brackets(interval)}{released}"
+    return found
+
+
+def _in_brackets(text: str) -> str:
+    return f" ({text})" if text else ""
