@@ -104,10 +104,9 @@ class Visitor:
         """Follow the first link with a name."""
         self.page.get_by_role("link", name=name, exact=True).first.click()
 
-    def open_run_form(self, deployment: str) -> None:
+    def open_run_form(self, deployment_id: str) -> None:
         """Open the form of a deployment's run, as docs/biologist.md says."""
-        self.opens("deployments")
-        self.follows(deployment)
+        self.opens(f"deployments/deployment/{deployment_id}")
         self.presses("Run")
         self.clicks("Custom run")
         self.page.get_by_role("button", name="Submit", exact=True).wait_for()
