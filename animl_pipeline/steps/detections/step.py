@@ -66,12 +66,20 @@ Detected = dict[ImageKey, list[Detection] | str]
 
 
 class ImageBox(NamedTuple):
-    """A box that the pipeline uses. ``origin`` is annotation or detector; ``annotation_id`` is empty for a box that nobody reviewed."""
+    """A box that the pipeline uses. ``origin`` is annotation or detector; ``annotation_id`` is empty for a box without a review."""
 
     image: ImageKey
     annotation_id: str
     origin: str
     detection: Detection
+
+
+class ResultsFile(NamedTuple):
+    """The content of a results file, its path or address for messages, and source → the folder by which its files are recognised."""
+
+    content: bytes
+    name: str
+    image_folders: Mapping[str, str]
 
 
 def detect_animals(
@@ -102,40 +110,60 @@ def detect_animals(
         DetectorUnreachableError: the detector's endpoint does not answer now.
     """
     detector = choose_detector(config, settings) if config.source in DETECTOR_SOURCES else None
-    results_file = read_results_file(config.results, settings) if config.results else None
-    key_config: dict[str, Any] = config.model_dump(include={"source", "images_with_people", "repeat_min_occasions", "repeat_iou"})
-    digests = {}
-    if detector is not None:
-        key_config["detector"] = detector.identity()
-    if results_file is not None:
-        key_config |= config.model_dump(include={"confidence", "results_folders", "results_frame"})
-        image_folders = {source: redact_url(folder) for source, folder in image_folders.items()}
-        key_config["image_folders"] = image_folders
-        digests["results"] = hashlib.sha256(results_file).hexdigest()
-    if false_boxes is not None:
-        key_config["false_boxes"] = list(false_boxes)
-
-    def detect(images: Mapping[ImageKey, LabelledImage], wanted: Collection[ImageKey], config: DetectionsConfig) -> tuple[Detected, dict[str, int]]:
-        """The detections of the wanted images, and what is to be counted besides."""
-        if results_file is not None:
-            results = parse_results(results_file, str(config.results), config.confidence)
-            matched, notes = match_results(images, results, config, image_folders)
-            return {key: matched[key] for key in images if key in wanted}, notes
-        blobs = _images_to_detect({key: image for key, image in images.items() if key in wanted}, config)
-        found = run_detector(sorted(set(blobs.values())), choose_detector(config, settings), config, store, settings)
-        return {image: found[blob] for image, blob in blobs.items()}, {}
+    image_folders = {source: redact_url(folder) for source, folder in image_folders.items()}
+    results_file = None
+    if config.results:
+        results_file = ResultsFile(read_results_file(config.results, settings), str(config.results), image_folders)
+    key_config = _key_config(config, detector, results_file, false_boxes)
+    digests = {"results": hashlib.sha256(results_file.content).hexdigest()} if results_file is not None else {}
 
     def build(space: Workspace) -> StepOutput:
         images = read_labelled_images(labels, store)
         empty = images_of_class(false_boxes.id, labels, store) if false_boxes else set()
-        detected, notes = detect(images, images.keys() - empty, config) if detector or results_file is not None else ({}, {})
+        detected: Detected = {}
+        notes: dict[str, int] = {}
+        if detector or results_file is not None:
+            detected, notes = _detect(images, images.keys() - empty, config, results_file, store, settings)
         if empty:
-            detected |= detect(images, empty, _on_empty_images(config, false_boxes))[0]
+            detected |= _detect(images, empty, _on_empty_images(config, false_boxes), results_file, store, settings)[0]
         people = images_labelled_person(labels, store) & images.keys()
         people |= {key for key, found in detected.items() if isinstance(found, list) and any(d.category == PERSON for d in found)}
         return _write(space.out, images, detected, people, detector, config, notes, empty)
 
     return store.make(STEP, inputs={"labels": labels}, digests=digests, config=key_config, build=build)
+
+
+def _key_config(
+    config: DetectionsConfig, detector: ChosenDetector | None, results_file: ResultsFile | None, false_boxes: FalseBoxClass | None
+) -> dict[str, Any]:
+    """The values that are part of the cache key."""
+    key: dict[str, Any] = config.model_dump(include={"source", "images_with_people", "repeat_min_occasions", "repeat_iou"})
+    if detector is not None:
+        key["detector"] = detector.identity()
+    if results_file is not None:
+        key |= config.model_dump(include={"confidence", "results_folders", "results_frame"})
+        key["image_folders"] = results_file.image_folders
+    if false_boxes is not None:
+        key["false_boxes"] = list(false_boxes)
+    return key
+
+
+def _detect(
+    images: Mapping[ImageKey, LabelledImage],
+    wanted: Collection[ImageKey],
+    config: DetectionsConfig,
+    results_file: ResultsFile | None,
+    store: Store,
+    settings: Settings,
+) -> tuple[Detected, dict[str, int]]:
+    """The detections of the wanted images, from the results file or else by the detector, and what is to be counted besides."""
+    if results_file is not None:
+        results = parse_results(results_file.content, results_file.name, config.confidence)
+        matched, notes = match_results(images, results, config, results_file.image_folders)
+        return {key: matched[key] for key in images if key in wanted}, notes
+    blobs = _images_to_detect({key: image for key, image in images.items() if key in wanted}, config)
+    found = run_detector(sorted(set(blobs.values())), choose_detector(config, settings), config, store, settings)
+    return {image: found[blob] for image, blob in blobs.items()}, {}
 
 
 def run_detector_share(
