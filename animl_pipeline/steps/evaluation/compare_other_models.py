@@ -17,9 +17,9 @@ from animl_pipeline.inference.sequence_outcomes import ModelLabels
 from animl_pipeline.steps.evaluation.production_score import (
     SequenceData,
     find_outcomes_of,
-    label_boxes,
     match_boxes,
     read_sequences,
+    score_classifier,
     score_production,
 )
 from animl_pipeline.storage.store import Store
@@ -84,9 +84,8 @@ def score_beside_others(
     data = read_sequences(*steps, store, only=common)
     if not len(data.images):
         raise EvaluationError("no test image is answered by all models; compare fewer files at a time", code="no_common_image")
-    ids, parents = classifier.card.animal_ids(), classifier.card.parents
-    own = label_boxes(data, classifier, store, stored, "boxes of test images")
-    own_score = score_production(data, find_outcomes_of(data, own, ids, equivalents, parents), ids, detector_confidence, parents)
+    ids = classifier.card.animal_ids()
+    own_score = score_classifier(data, classifier, equivalents, detector_confidence, store, stored, "boxes of test images")
     labels = [_label(data, other, threshold, steps.images, store) for other in others]
     return [own_score, *(score_production(data, find_outcomes_of(data, one, ids, equivalents), ids, detector_confidence) for one in labels)]
 

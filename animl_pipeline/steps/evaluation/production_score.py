@@ -148,7 +148,8 @@ def score_boxes(data: SequenceData, classifier: Classifier, store: Store, stored
 def label_by_thresholds(data: SequenceData, probability: Floats, card: ModelCard) -> ModelLabels:
     """What these probabilities mean in Animl: labels of animals and of parent classes only.
 
-    The class for false boxes, which is the last output, labels nothing. Where it is the likeliest, ``likeliest`` is -1: no animal.
+    The classes for other animals and for false boxes, which are the last outputs, label nothing: an animal of no class of the plan has no
+    label here, also where Animl shows it as another animal. Where one is the likeliest, ``likeliest`` is -1.
 
     Args:
         data: the boxes.
@@ -158,14 +159,29 @@ def label_by_thresholds(data: SequenceData, probability: Floats, card: ModelCard
     ids = card.animal_ids()
     labelled = labelled_classes(probability[:, : len(ids)], ids, card.thresholds, card.parents)
     likeliest = probability.argmax(axis=1).astype(np.int64)
-    likeliest[likeliest == len(ids)] = -1
+    likeliest[likeliest >= len(ids)] = -1
     return ModelLabels(data.box_image, labelled, likeliest, probability.max(axis=1), data.truth_box, data.truth)
 
 
 def without_nothing(probability: Floats, card: ModelCard) -> Floats:
-    """The probabilities as if the model had no class for false boxes: of each box, those of the animals scaled to a sum of 1."""
-    animals = probability[:, : len(card.animal_ids())]
+    """The probabilities as if the model had no class for false boxes: of each box, the others scaled to a sum of 1."""
+    animals = probability[:, : len(card.class_ids()) - 1]
     return np.asarray(animals / np.maximum(animals.sum(axis=1, keepdims=True), 1e-37))
+
+
+def score_classifier(
+    data: SequenceData,
+    classifier: Classifier,
+    equivalents: Mapping[str, Sequence[str]],
+    detector_confidence: float,
+    store: Store,
+    stored: ModelInput,
+    progress_name: str,
+) -> ProductionScore:
+    """The score of a packaged model. Arguments as for :func:`label_boxes`, :func:`find_outcomes_of` and :func:`score_production`."""
+    ids, parents = classifier.card.animal_ids(), classifier.card.parents
+    labels = label_boxes(data, classifier, store, stored, progress_name)
+    return score_production(data, find_outcomes_of(data, labels, ids, equivalents, parents), ids, detector_confidence, parents)
 
 
 def score_production(

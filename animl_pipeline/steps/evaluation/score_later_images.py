@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import pandas as pd
 
-from animl_pipeline.core.evaluation_results import LaterScores, Metrics, ProductionScore
+from animl_pipeline.core.evaluation_results import LaterScores, Metrics
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.inference.score_crops import score_crops
 from animl_pipeline.steps.evaluation import production_score
@@ -55,11 +55,16 @@ def score_later_images(
         stored: the plan's model input.
     """
     card = classifier.card
-    crops = split[(split["split"] == LATER_SPLIT) & (split["class_id"] != card.nothing)].reset_index(drop=True)
+    crops = split[(split["split"] == LATER_SPLIT) & split["class_id"].isin(card.animal_ids())].reset_index(drop=True)
     days = [*crops["taken"], *(data.images["taken"] if data is not None else [])]
     if not days:
         return None
-    on_crops = compute_metrics(score_crops(crops, classifier, store, stored, "later crops"), card.animal_ids(), card.nothing) if len(crops) else None
+    on_crops = (
+        compute_metrics(score_crops(crops, classifier, store, stored, "later crops"), card.animal_ids(), card.unscored_ids()) if len(crops) else None
+    )
+    production = None
+    if data is not None and len(data.images):
+        production = production_score.score_classifier(data, classifier, equivalents, detector_confidence, store, stored, "boxes of later images")
     return LaterScores(
         first_day=min((day[:DAY] for day in days if day), default=""),
         examples=len(crops),
@@ -69,7 +74,7 @@ def score_later_images(
         macro_f1=on_crops.macro_f1 if on_crops else None,
         macro_f1_interval=on_crops.macro_f1_interval if on_crops else None,
         classes=on_crops.classes if on_crops else (),
-        production=_score_production(data, classifier, equivalents, detector_confidence, store, stored),
+        production=production,
     )
 
 
@@ -97,19 +102,3 @@ def compare_with_new_locations(metrics: Metrics) -> list[LaterRow]:
 def _pair(values: Iterable[T]) -> tuple[T, T]:
     first, second = values
     return first, second
-
-
-def _score_production(
-    data: production_score.SequenceData | None,
-    classifier: Classifier,
-    equivalents: Mapping[str, Sequence[str]],
-    detector_confidence: float,
-    store: Store,
-    stored: ModelInput,
-) -> ProductionScore | None:
-    if data is None or not len(data.images):
-        return None
-    ids, parents = classifier.card.animal_ids(), classifier.card.parents
-    labels = production_score.label_boxes(data, classifier, store, stored, "boxes of later images")
-    outcomes = production_score.find_outcomes_of(data, labels, ids, equivalents, parents)
-    return production_score.score_production(data, outcomes, ids, detector_confidence, parents)
