@@ -17,11 +17,9 @@ from sklearn.linear_model import LogisticRegression
 
 from animl_pipeline.config import Plan, check_plan
 from animl_pipeline.config.training import TrainingConfig
-from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import PlanError, TrainingError
-from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, CROSS_VALIDATION, EMBEDDED_CROPS, OUT_OF_FOLD, SPLITS, TRAINED_IMAGES, VAL_PREDICTIONS
-from animl_pipeline.core.tables import write_table
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_matrix
 from animl_pipeline.inference.classifier import Classifier, softmax
 from animl_pipeline.inference.score_crops import score_crops
@@ -30,11 +28,10 @@ from animl_pipeline.steps.embeddings import embed_crops
 from animl_pipeline.steps.training import check_backbone_and_weights, train_classifier
 from animl_pipeline.steps.training.linear_head import fit_heads
 from animl_pipeline.steps.training.location_folds import NEVER_HELD_OUT, assign_folds
-from animl_pipeline.storage.manifest import BlobColumn, digest_of
-from animl_pipeline.storage.store import StepOutput, Store, Workspace, open_store
+from animl_pipeline.storage.manifest import digest_of
+from animl_pipeline.storage.store import Store, open_store
 from tests.support.paths import ROOT
-from tests.support.table_rows import fill_rows
-from tests.support.training_crops import CLASSES, SIZE, draw_crop, plan_with, settings_at
+from tests.support.training_crops import CLASSES, SIZE, draw_crop, plan_with, settings_at, store_crops
 
 NETWORKS: tuple[dict[str, str], ...] = ({"network": "test_resnet", "weights": "none"}, {"network": "test_efficientnet", "weights": "none"})
 LOCATIONS = 8
@@ -57,16 +54,7 @@ def project(store: Store, each: int = 3, locations: int = LOCATIONS) -> tuple[Ar
             crop_rows.append(row | {"image": digest_of([class_id, number, "image"]), "source": "drawn"})
             split_rows.append({"crop_id": crop_id, "split": split})
 
-    def crops(space: Workspace) -> StepOutput:
-        write_table(space.out, CROPS, fill_rows(CROPS, crop_rows))
-        return StepOutput(Counts(kept=len(crop_rows)), (BlobColumn(file=CROPS.file),))
-
-    def splits(space: Workspace) -> StepOutput:
-        write_table(space.out, SPLITS, fill_rows(SPLITS, split_rows))
-        return StepOutput(Counts(kept=len(split_rows)))
-
-    config = {"each": each, "locations": locations}
-    return store.make(Step("crops", version=1), config=config, build=crops), store.make(Step("splits", version=1), config=config, build=splits)
+    return store_crops(store, crop_rows, split_rows, {"each": each, "locations": locations})
 
 
 def train_head(folder: Path, plan: Plan) -> tuple[Store, Artifact, Artifact, Artifact, Artifact]:

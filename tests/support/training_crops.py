@@ -56,6 +56,12 @@ def crops_and_splits(store: Store, train: dict[str, int] | None = None, val: int
             crop_rows.append({"crop_id": crop_id, "class_id": class_id, "blob": store.put_blob(data), "bytes": len(data)})
             split_rows.append({"crop_id": crop_id, "split": "train" if number < count else "val"})
 
+    return store_crops(store, crop_rows, split_rows, {"train": train, "val": val, "size": size})
+
+
+def store_crops(store: Store, crop_rows: list[dict[str, Any]], split_rows: list[dict[str, Any]], config: dict[str, Any]) -> tuple[Artifact, Artifact]:
+    """The steps crops and splits with these rows; ``config`` tells them from others."""
+
     def crops(space: Workspace) -> StepOutput:
         write_table(space.out, CROPS, fill_rows(CROPS, crop_rows))
         return StepOutput(Counts(kept=len(crop_rows)), (BlobColumn(file=CROPS.file),))
@@ -64,7 +70,6 @@ def crops_and_splits(store: Store, train: dict[str, int] | None = None, val: int
         write_table(space.out, SPLITS, fill_rows(SPLITS, split_rows))
         return StepOutput(Counts(kept=len(split_rows)))
 
-    config = {"train": train, "val": val, "size": size}
     made = store.make(Step("crops", version=1), config=config, build=crops)
     return made, store.make(Step("splits", version=1), config=config, build=splits)
 
