@@ -49,7 +49,7 @@ WITHOUT_BOX, UNREVIEWED, UNIDENTIFIABLE = 12, 8, 4
 """How many images have a label without a box, how many annotations are not validated, how many are unidentifiable."""
 DETECTED = {"fox": 0.99, "skunk": 0.97, "bird": 0.93, "rodent": 0.88, "lizard": 0.82}
 """Share of the animals of each species that have a box in the results file; a detector misses small animals more often."""
-FALSE_BOXES = 0.15
+FALSE_BOXES = 0.08
 """Share of images with a false box in the results file."""
 RESULTS_FILE = "megadetector.json"
 README = """This data set is SYNTHETIC. animl-pipeline drew all images; animals, locations and times are made up. Some records are wrong
