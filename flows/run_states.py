@@ -16,6 +16,7 @@ STATE_NAMES = {
     "retrain": ("Promoted", "AwaitingApproval", "Held", "NeedMoreData", "NothingNew", "Unjudged"),
     "release": ("Released", "ServedAlready", "AwaitingApproval", "Refused", "Held", "NeedMoreData"),
     "rollback": ("RolledBack",),
+    "monitor": ("Healthy", "Degraded", "NotEnoughReviewed"),
     "watch": ("Started", "NothingNew", "AlreadyUnderWay", "AlreadyTried"),
 }
 """Flow → the names under which its runs end. None of them is a failure."""

@@ -157,6 +157,11 @@ def _start_training(plan: str, overrides: Overrides, key: str, reason: str, unde
     return Completed(name="AlreadyTried", message=f"{same_data}: fix the error that it reports, then start it by hand")
 
 
+def start_training_once(plan: str, checked: Plan, what: str, reason: str, store: str = "") -> State[Any]:
+    """Start a training for another reason than new validations, such as an alarm: once for each ``what``, and none while one is under way."""
+    return _start_training(plan, Overrides(), _idempotency_key("monitor", plan, checked, what), reason, _runs_of(plan, UNFINISHED), store)
+
+
 def _already_under_way(run: FlowRun, reason: str) -> State[Any]:
     return Completed(name="AlreadyUnderWay", message=f"{reason}; {run.name!r} is {str(run.state_name).lower()}")
 

@@ -30,6 +30,7 @@ class Commands(LazyGroup):
         "report-server": LazyCommand("report:report_server", "Serve a team's reports."),
         "predict": LazyCommand("predict_image:predict", "Name the animals in an image or a folder, on this machine."),
         "review-next": LazyCommand("review_next:review_next", "List the images to review next."),
+        "monitor": LazyCommand("monitor:monitor", "Say how the model in service does."),
         "compare": LazyCommand("compare_results:compare", "Score other models' answers beside the plan's model."),
     }
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from animl_pipeline.config.detections_and_crops import CropsConfig, DetectionsConfig
 from animl_pipeline.config.labels import LabelsConfig
+from animl_pipeline.config.monitor import MonitorConfig
 from animl_pipeline.config.package_and_release import PackageConfig, ReleaseConfig
 from animl_pipeline.config.production import ProductionConfig
 from animl_pipeline.config.sources_and_images import ImagesConfig, SourceConfig
@@ -51,6 +52,8 @@ class Plan(Record):
     release: ReleaseConfig = ReleaseConfig()
     watch: WatchConfig = WatchConfig()
 
+    monitor: MonitorConfig = MonitorConfig()
+    review: ReviewConfig = ReviewConfig()
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
         classes = tuple(self.labels.classes)
@@ -59,7 +62,8 @@ class Plan(Record):
             lambda: self.labels.check_sources([s.name for s in self.sources]),
             lambda: self.splits.check_locations({s.namespace() for s in self.sources}),
             self._check_shares,
-            lambda: self.thresholds.check(classes, self.labels.parents),
+            lambda: self.thresholds.check(classes, (*self.labels.parents, *([other.id] if (other := self.labels.other_animal) else []))),
+            lambda: self.monitor.check(classes),
             self._check_detector_for_false_boxes,
             self._check_endpoint_names,
             self._check_model_ids,

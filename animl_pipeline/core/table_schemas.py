@@ -301,6 +301,75 @@ TEST_PREDICTIONS = Table(
     class_columns="p_",
     class_type="float",
 )
+SERVICE_LABELS = Table(
+    "service_labels.parquet",
+    "one label of an object in an image of Animl; an image without objects has one row without a label",
+    (
+        SOURCE,
+        IMAGE_ID,
+        Column("location", "string", "name of the camera's deployment; <camera>-default where it has none"),
+        Column("taken_s", "double", "when the image was taken, since 1970; NaN where unknown", "seconds"),
+        Column("added_s", "double", "when it was added to Animl, since 1970", "seconds"),
+        Column("night", "bool", "whether it was taken between 18 and 6 o'clock by its camera's time zone"),
+        Column("reviewed", "bool", "whether people have reviewed the whole image"),
+        Column("tagged_random", "bool", "whether it has the tag of images that were drawn at random for review"),
+        Column("object", "int64", "number of the object in its image, from 0; -1 for none"),
+        Column("locked", "bool", "whether people have reviewed the object"),
+        Column("number", "int64", "number of the label of its object, from 0, as Animl keeps them: a model's later and more probable labels first"),
+        Column("label", "string", "name of the label; empty for none"),
+        Column("model", "string", "id of the model that gave it; empty where a person did"),
+        Column("version", "string", "version of the model, as Animl noted it; empty where unknown"),
+        Column("confidence", "double", "the model's confidence; NaN where it has none", "0–1"),
+        Column("labelled_s", "double", "when the label was given, since 1970; NaN where unknown", "seconds"),
+        Column("validated", "string", "yes or no, as a person decided; empty where no person did"),
+        Column("validated_s", "double", "when the person decided, since 1970; NaN where unknown", "seconds"),
+    ),
+)
+SERVICE_METRICS = Table(
+    "metrics.parquet",
+    "one figure of the model in service",
+    (
+        Column("sample", "string", "reviewed: all images that people reviewed; random: those that were drawn at random for review"),
+        Column("metric", "string", "name of the figure"),
+        Column("by", "string", "what the images are divided by: all, month, version, location or light"),
+        Column("group", "string", "which part of that; empty for all"),
+        Column("class_id", "string", "class; empty for all classes together"),
+        Column("value", "double", "the figure", "0–1"),
+        Column("low", "double", "lower end of its 95 % interval over locations; NaN with fewer than two", "0–1"),
+        Column("high", "double", "upper end", "0–1"),
+        Column("count", "double", "what it is a share of: labels, objects, images or sequences"),
+        Column("locations", "int64", "how many locations these are from"),
+    ),
+)
+SEQUENTIAL_TESTS = Table(
+    "sequential_tests.parquet",
+    "one reviewed sequence in a sequential test",
+    (
+        Column("metric", "string", "recall or precision"),
+        CLASS_ID,
+        LOCATION,
+        Column("version", "string", "version of the model that served when the sequence was added to Animl"),
+        Column("taken_s", "double", "when its first image was taken, since 1970", "seconds"),
+        Column("validated_s", "double", "when its last image was reviewed, since 1970", "seconds"),
+        Column("right", "bool", "whether the model was right"),
+        Column("statistic", "double", "the test's sum after this sequence; NaN in the reference"),
+        Column("threshold", "double", "the sum from which the test alarms; NaN in the reference"),
+        Column("alarm", "bool", "whether the test alarms here"),
+    ),
+)
+CAMERA_ACTIVITY = Table(
+    "cameras.parquet",
+    "one camera location with its images in Animl",
+    (
+        Column("location", "string", "name of the camera's deployment"),
+        Column("images", "int64", "images since the model is in service"),
+        Column("last_taken_s", "double", "when the last was taken, since 1970", "seconds"),
+        Column("recent_images", "int64", "images in the recent days"),
+        Column("usual_images", "double", "images in as many days before, on average"),
+        Column("night_share", "double", "share of the recent images that were taken at night; NaN without any", "0–1"),
+        Column("problem", "string", "dark: no images for long; flood: far more than usual; empty for none"),
+    ),
+)
 TABLES = {
     "export": (EXPORT_IMAGES, EXPORT_ANNOTATIONS, EXPORT_PROBLEMS, EXPORT_LOCATIONS),
     "images": (DOWNLOADED_IMAGES, MISSING_IMAGES),
@@ -316,6 +385,7 @@ TABLES = {
     "training": (TRAINING_HISTORY, TRAINED_IMAGES, CROSS_VALIDATION, OUT_OF_FOLD),
     "calibration": (VAL_PREDICTIONS,),
     "evaluation": (TEST_PREDICTIONS,),
+    "monitor": (SERVICE_METRICS, SEQUENTIAL_TESTS, CAMERA_ACTIVITY),
 }
 """Step → the tables that it writes."""
 

@@ -188,6 +188,12 @@ def release_of_config(config: str, history: History) -> ReleaseRecord | None:
     return done[-1] if done else None
 
 
+def served_versions(history: History) -> tuple[tuple[datetime, str], ...]:
+    """Since when which version of a model serves, in order of time, by an endpoint's successful releases and rollbacks."""
+    done = [(datetime.fromisoformat(r.ended_at or r.begun_at), r.version) for r in history if r.state == "done"]
+    return tuple(sorted((t.replace(tzinfo=UTC) if t.tzinfo is None else t, version) for t, version in done))
+
+
 def new_record(kind: Kind, **values: Any) -> ReleaseRecord:
     """A record in the state ``begun``, not yet written to the store."""
     return ReleaseRecord(id="", kind=kind, state="begun", begun_at=_now(), **values)

@@ -117,7 +117,7 @@ def find_outcomes(
         parents: parent → its children, where the model has parent classes.
     """
     sequences = int(images.sequence.max()) + 1 if len(images.sequence) else 0
-    right = _right_truths(images.truth, classes, equivalents, parents)
+    right = right_truths(images.truth, classes, equivalents, parents)
     truth_sequence, box_sequence = images.sequence[images.truth_image], images.sequence[model.image]
     actual = _any_of_sequence(truth_sequence, right, sequences)
 
@@ -159,7 +159,7 @@ def _with_own_parent(values: Bools, labelled: Bools, classes: Sequence[str], par
     return found
 
 
-def _right_truths(
+def right_truths(
     truth: NDArray[np.object_], classes: Sequence[str], equivalents: Mapping[str, Sequence[str]], parents: Mapping[str, Sequence[str]]
 ) -> Bools:
     """Whether each class and parent is right for each object: bool [objects, classes + parents]."""

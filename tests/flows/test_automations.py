@@ -19,6 +19,7 @@ from prefect.events import emit_event
 from prefect.states import Completed, Running
 
 from animl_pipeline.core.errors import SettingsError
+from flows.monitor import DEGRADED_EVENT
 from flows.put_automations import put_automations
 from flows.run_states import STATE_NAMES, end_as
 from tests.support.endpoint_process import wait_until
@@ -85,9 +86,9 @@ def test_messages_of_failed_held_and_released_runs_arrive_where_a_block_says(pre
     text = {"title": "{{subject}}", "text": "{{body}}"}
     CustomWebhookNotificationBlock(name="rangers", url=listener.address, json_data=text).save("rangers", overwrite=True)
     names = put_automations(FILE, "custom-webhook/rangers")
-    assert {"animl zombies", "animl failed", "animl held", "animl promoted", "animl asks for approval", "animl released"} == set(names)
+    assert {"animl zombies", "animl failed", "animl held", "animl promoted", "animl asks for approval", "animl released", "animl degraded"} == set(names)
     there = automations(prefect)
-    assert [a["enabled"] for a in there.values()] == [True] * 6
+    assert [a["enabled"] for a in there.values()] == [True] * 7
     put_automations(FILE, "custom-webhook/rangers")
     assert {a["id"] for a in automations(prefect).values()} == {a["id"] for a in there.values()}  # updated, not made twice
     states = ("Failed", "Held", "Promoted", "Released")
@@ -96,10 +97,14 @@ def test_messages_of_failed_held_and_released_runs_arrive_where_a_block_says(pre
         missing = [state for state in states if f"release {state}: release {state}" not in listener.subjects()]
         for state in missing:
             release_ending_as(state, return_state=True)
-        return not missing
+        degraded = "The model of isle is worse than usual" in listener.subjects()
+        if not degraded:
+            payload = {"plan": "isle", "headline": "recall of rat", "sentences": ["Recall of rat: usually 0.93"]}
+            emit_event(DEGRADED_EVENT, resource={"prefect.resource.id": "animl.model.isle"}, payload=payload)
+        return degraded and not missing
 
     try:
-        wait_until(all_arrived, "all four messages arrive", seconds=90)
+        wait_until(all_arrived, "all five messages arrive", seconds=90)
     finally:
         assert put_automations(FILE, "") == list(automations(prefect)) == ["animl zombies"]
     held = next(m for m in listener.heard if m["title"] == "release Held: release Held")

@@ -21,6 +21,7 @@ RUN_BY = {
     "animl-pipeline --help": "cli/test_cli.py::test_help_names_every_command_and_what_it_is_for",
     "animl-pipeline deploy": "cli/test_worker.py::test_deploying_puts_every_deployment_and_automation_on_the_server",
     "animl-pipeline doctor": "cli/test_demo.py::test_the_doctor_finds_every_package_and_says_what_to_change_in_the_plan",
+    "animl-pipeline monitor": "flows/test_monitor.py::test_the_command_prints_the_state_and_the_page",
     "animl-pipeline notify": "cli/test_team_server.py::test_each_way_to_start_a_training_that_the_docs_show_starts_it_once",
     "animl-pipeline plan check": "cli/test_cli.py::test_plan_check_says_what_a_shipped_plan_would_do",
     "animl-pipeline plan init": "plan_init/test_plan_init.py::test_",

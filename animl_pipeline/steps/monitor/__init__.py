@@ -1,0 +1,35 @@
+"""The step `monitor`: how the model in service does, by what people validated in Animl since."""
+
+from typing import TYPE_CHECKING
+
+from animl_pipeline.core.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from animl_pipeline.steps.monitor.read_animl import ServiceLabels, read_random_sample, read_service_labels
+    from animl_pipeline.steps.monitor.service_outcomes import ServedModel
+    from animl_pipeline.steps.monitor.service_status import Alarm, ServiceStatus
+    from animl_pipeline.steps.monitor.step import PAGE_FILE, monitor_service, read_status
+
+__all__ = [
+    "PAGE_FILE",
+    "Alarm",
+    "ServedModel",
+    "ServiceLabels",
+    "ServiceStatus",
+    "monitor_service",
+    "read_random_sample",
+    "read_service_labels",
+    "read_status",
+]
+__getattr__ = lazy_exports(
+    __name__,
+    ServiceLabels="read_animl",
+    read_random_sample="read_animl",
+    read_service_labels="read_animl",
+    ServedModel="service_outcomes",
+    Alarm="service_status",
+    ServiceStatus="service_status",
+    PAGE_FILE="step",
+    monitor_service="step",
+    read_status="step",
+)
