@@ -13,6 +13,7 @@ from animl_pipeline.config.labels import LabelsConfig
 from animl_pipeline.config.monitor import MonitorConfig
 from animl_pipeline.config.package_and_release import PackageConfig, ReleaseConfig
 from animl_pipeline.config.production import ProductionConfig
+from animl_pipeline.config.review import ReviewConfig
 from animl_pipeline.config.sources_and_images import ImagesConfig, SourceConfig
 from animl_pipeline.config.splits import SplitsConfig
 from animl_pipeline.config.thresholds_gate_audit import AuditConfig, AutoAcceptConfig, GateConfig, ThresholdsConfig
