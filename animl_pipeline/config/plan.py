@@ -52,9 +52,9 @@ class Plan(Record):
     package: PackageConfig = PackageConfig()
     release: ReleaseConfig = ReleaseConfig()
     watch: WatchConfig = WatchConfig()
-
     monitor: MonitorConfig = MonitorConfig()
     review: ReviewConfig = ReviewConfig()
+
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
         classes = tuple(self.labels.classes)
