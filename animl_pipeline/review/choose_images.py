@@ -1,9 +1,8 @@
 """Choose the images that people should review next: what the model would learn most from, and a random part for honest figures.
 
 Most are chosen by a core-set (k-centre greedy, Sener and Savarese 2018, arXiv 1708.00489) on the model's embedding: an image far from all
-animals that the model learnt from and from all images chosen before. The distance is weighted by how unsure the model is (margin sampling)
-and by how rare the classes that it considers are among the animals that it learnt from. ``benchmarks/review_next.py`` compares it with
-others. No two images are of one sequence.
+animals that the model learnt from and from all images chosen before. The distance is weighted by how rare the classes that the model considers
+are among the animals that it learnt from. ``benchmarks/review_next.py`` compares it with others. No two images are of one sequence.
 """
 
 from __future__ import annotations
@@ -106,15 +105,20 @@ def thin_classes(candidates: Candidates, thin: Collection[int], most: int) -> In
 
 
 def informative(candidates: Candidates, reference: EmbeddingReference, most: int) -> Ints:
-    """The weighted core-set, one animal of each sequence."""
-    learnt = np.bincount(reference.class_number, minlength=candidates.probability.shape[1])[: candidates.probability.shape[1]]
+    """The core-set, weighted by the rarity of the classes that the model considers, one animal of each sequence."""
+    classes = candidates.probability.shape[1]
+    learnt = np.bincount(reference.class_number, minlength=classes)[:classes]
     rarity = (candidates.probability / (learnt + 1)).sum(axis=1)
-    weight = (1 - margins(candidates.probability)) * rarity
-    known = np.full(len(weight), 4.0)
-    for block in np.array_split(reference.points, max(1, len(reference.points) // 256)):
-        if len(block):
-            known = np.minimum(known, 2 - 2 * (candidates.components @ block.T).max(axis=1))
-    return core_set(candidates.components, known, weight, candidates.sequence, most)
+    known = squared_distances(candidates.components, reference.points)
+    return core_set(candidates.components, known, rarity, candidates.sequence, most)
+
+
+def squared_distances(components: NDArray[np.float32], points: NDArray[np.float32]) -> Floats:
+    """The squared distance of each row [n, d] to the nearest point [m, d], all of length 1; 4 without points."""
+    nearest = np.full(len(components), 4.0)
+    for start in range(0, len(points), 256):
+        nearest = np.minimum(nearest, 2 - 2 * (components @ points[start : start + 256].T).max(axis=1))
+    return nearest
 
 
 def core_set(components: NDArray[np.float32], distance: Floats, weight: Floats, sequence: Ints, most: int) -> Ints:

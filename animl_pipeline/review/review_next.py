@@ -130,7 +130,7 @@ def _choose(scored: ScoredImages, pool: Pool, reference: EmbeddingReference, thi
         location=scored.images["location"].to_numpy(object)[rows],
         probability=scored.animal_probability(),
         components=reference.components(scored.embeddings),
-        stranger_score=reference.stranger_scores(scored.embeddings),
+        stranger_score=reference.stranger_scores(scored.embeddings, scored.probability),
     )
     numbers = [scored.card.animal_ids().index(c) for c in thin if c in scored.card.animal_ids()]
     return choose_images(candidates, sequence, np.flatnonzero(pool.random), reference, numbers, count)
@@ -142,7 +142,7 @@ def _describe(chosen: pd.DataFrame, scored: ScoredImages, reference: EmbeddingRe
     animal = chosen["animal"].to_numpy(np.int64)
     has, at = animal >= 0, np.maximum(animal, 0)
     probability, boxes = scored.animal_probability(), scored.animals()
-    shown, scores = shown_labels(probability, scored.card), reference.stranger_scores(scored.embeddings)
+    shown, scores = shown_labels(probability, scored.card), reference.stranger_scores(scored.embeddings, scored.probability)
     likeliest = np.asarray(scored.card.animal_ids(), object)[probability.argmax(axis=1)] if len(probability) else np.zeros(0, object)
 
     def of_animal(values: NDArray[Any], missing: Any) -> pd.Series:

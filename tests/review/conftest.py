@@ -14,7 +14,7 @@ from PIL import Image
 
 from animl_pipeline.config import Plan, check_plan
 from animl_pipeline.deploy.latest_report_and_training_start import save_report
-from animl_pipeline.inference.embedding_reference import EmbeddingReference, fit_reference
+from animl_pipeline.inference.embedding_reference import EmbeddingReference, fit_reference, with_limit
 from animl_pipeline.storage.store import Store
 from tests.support.packaged_model import CLASSES, colour_plan_data, make_package, make_report
 
@@ -28,7 +28,10 @@ def colour_reference() -> EmbeddingReference:
     numbers = np.repeat(np.arange(3), 30)
     means = 2 * np.array([RED, GREEN, BLUE]) / 255 - 1
     embeddings = means[numbers] + random.normal(0, 0.05, (90, 3))
-    return fit_reference(embeddings, numbers, np.array([f"place {i % 10}" for i in range(90)], object))
+    reference = fit_reference(embeddings, numbers)
+    logits = 4 * embeddings
+    probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return with_limit(reference, reference.distances(reference.points), probability)
 
 
 @pytest.fixture

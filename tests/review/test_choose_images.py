@@ -21,7 +21,9 @@ def animals_of(colours: np.ndarray, reference: EmbeddingReference, per_sequence:
     probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     images = np.arange(len(colours))
     location = np.array([f"place {i % 4}" for i in images], object)
-    return Candidates(images, images // per_sequence, location, probability, reference.components(embeddings), reference.stranger_scores(embeddings))
+    return Candidates(
+        images, images // per_sequence, location, probability, reference.components(embeddings), reference.stranger_scores(embeddings, probability)
+    )
 
 
 @settings(max_examples=20, deadline=None)

@@ -214,16 +214,16 @@ def fit_linear(specs: Sequence[CropSpec], *, shuffled: str | None = None, seed: 
 def write_linear_model(
     folder: Path, classes: Sequence[str], weights: NDArray[np.float32], bias: NDArray[np.float32], model_input: ModelInput
 ) -> None:
-    """Write model.onnx, whose logits are mean colours x weights + bias, and its card."""
+    """Write model.onnx, whose embedding is the mean colour and whose logits are mean colours x weights + bias, and its card."""
     nodes = [
         onnx.helper.make_node("GlobalAveragePool", ["input"], ["pooled"]),
-        onnx.helper.make_node("Flatten", ["pooled"], ["flat"]),
-        onnx.helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
+        onnx.helper.make_node("Flatten", ["pooled"], ["embedding"]),
+        onnx.helper.make_node("Gemm", ["embedding", "weights", "bias"], ["logits"]),
     ]
-    ends = [("input", ["n", 3, model_input.size, model_input.size]), ("logits", ["n", len(classes)])]
-    inputs, outputs = ([onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)] for name, shape in ends)
+    ends = {"input": ["n", 3, model_input.size, model_input.size], "logits": ["n", len(classes)], "embedding": ["n", 3]}
+    first, *others = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in ends.items())
     known = [onnx.numpy_helper.from_array(v, n) for n, v in (("weights", weights), ("bias", bias))]
-    graph = onnx.helper.make_graph(nodes, "linear", inputs, outputs, known)
+    graph = onnx.helper.make_graph(nodes, "linear", [first], others, known)
     data = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
     (folder / "model.onnx").write_bytes(data)
     sha256 = hashlib.sha256(data).hexdigest()

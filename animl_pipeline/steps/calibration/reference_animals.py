@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.table_schemas import CROPS, SPLITS
+from animl_pipeline.inference.calibration_and_threshold_metrics import probability_matrix
 from animl_pipeline.inference.classifier import Classifier
-from animl_pipeline.inference.embedding_reference import fit_reference, limit_of
+from animl_pipeline.inference.embedding_reference import distances_at_other_locations, fit_reference, with_limit
 from animl_pipeline.inference.score_crops import score_and_embed_crops
 from animl_pipeline.storage.store import Store
 
@@ -20,24 +22,37 @@ MIN_ANIMALS = 10
 """With fewer there is no reference."""
 
 
-def write_reference(folder: Path, classifier: Classifier, crops: Artifact, splits: Artifact, store: Store) -> str | None:
+def write_reference(folder: Path, classifier: Classifier, answered: pd.DataFrame, crops: Artifact, splits: Artifact, store: Store) -> str | None:
     """Write the reference into ``folder``, and return its sha256; None if the model gives no embeddings or learnt from few animals only.
 
-    Its limit comes from val, or from the learnt animals at other locations than their neighbours' if the model learnt from val, too.
+    Args:
+        folder: of the step's files.
+        classifier: the model.
+        answered: the calibrated answers for val, or if the model learnt from val, too, the out-of-fold answers; they give the limit.
+        crops: the step crops.
+        splits: the step splits.
+        store: holds the crops.
     """
-    card, split = classifier.card, store.table(splits, SPLITS)
-    rows = store.table(crops, CROPS).merge(split, on="crop_id")
+    card = classifier.card
+    rows = store.table(crops, CROPS).merge(store.table(splits, SPLITS), on="crop_id")
     rows = rows[rows["class_id"].isin(card.class_ids())]
-    learnt, val = (_choose(rows[rows["split"].isin(names)]) for names in (("train", "val") if card.out_of_fold else ("train",), ("val",)))
+    learnt = _choose(rows[rows["split"].isin(("train", "val") if card.out_of_fold else ("train",))])
     if not classifier.has_embeddings() or len(learnt) < MIN_ANIMALS:
         return None
-    embeddings = score_and_embed_crops(learnt, classifier, store, card.model_input, "reference animals").embeddings
-    numbers = learnt["class_id"].map(list(card.class_ids()).index).to_numpy(np.int64)
-    where = learnt["location"].to_numpy(object)
-    reference = fit_reference(embeddings, numbers, where)
-    if not card.out_of_fold and len(val) >= MIN_ANIMALS:
-        found = score_and_embed_crops(val, classifier, store, card.model_input, "val animals").embeddings
-        reference = reference._replace(limit=limit_of(reference, reference.components(found), val["location"].to_numpy(object), where))
+
+    def embed(animals: pd.DataFrame) -> NDArray[np.float32]:
+        return score_and_embed_crops(animals, classifier, store, card.model_input, "reference animals").embeddings
+
+    reference = fit_reference(embed(learnt), learnt["class_id"].map(list(card.class_ids()).index).to_numpy(np.int64))
+    known = learnt if card.out_of_fold else _choose(rows[rows["split"] == "val"])
+    has_answer = known["crop_id"].isin(answered["crop_id"]).to_numpy()
+    if has_answer.sum() >= MIN_ANIMALS:
+        if card.out_of_fold:
+            distances = distances_at_other_locations(reference, known["location"].to_numpy(object))
+        else:
+            distances = reference.distances(reference.components(embed(known)))
+        answers = answered.set_index("crop_id").loc[known.loc[has_answer, "crop_id"]]
+        reference = with_limit(reference, distances[has_answer], probability_matrix(answers, card.class_ids()))
     return reference.save(folder)
 
 

@@ -91,7 +91,7 @@ def calibrate_classifier(
             scored = score_crops(val, classifier, store, classifier.card.model_input, "val crops")
         shutil.copyfile(onnx_file, space.out / MODEL_FILE)
         card, thresholds = _calibrate(classifier.card, scored, config, parents, register_other_animal=register_other_animal)
-        card = card.model_copy(update={"embedding_reference": write_reference(space.out, classifier, crops, splits, store)})
+        card = card.model_copy(update={"embedding_reference": write_reference(space.out, classifier, scored, crops, splits, store)})
         names = {c.id: c.name for c in card.registered_classes()}
         categories = {names[t.id]: {"confThreshold": t.value, "disabled": False} for t in thresholds}
         categories |= {names[c]: {"confThreshold": 1.0, "disabled": True} for c in card.hidden_ids()}
@@ -115,7 +115,7 @@ def calibrate_classifier(
 def fit_temperature(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
     """The temperature that makes the val labels most likely (temperature scaling, Guo et al. 2017, arXiv 1706.04599).
 
-    Each class has the same weight, as in a head's training: other locations have other shares of the classes. The prior of log temperature is normal with mean 0 and standard deviation 1. With many crops it has no weight. With a few crops
+    The prior of log temperature is normal with mean 0 and standard deviation 1. With many crops it has no weight. With a few crops
     and no mistake it keeps the model from becoming infinitely certain.
 
     Args:
@@ -124,12 +124,11 @@ def fit_temperature(probabilities: NDArray[np.float64], targets: NDArray[np.int6
     """
     from scipy.optimize import minimize_scalar
 
-    rows, crops = np.arange(len(targets)), np.bincount(targets)
-    weight = (len(targets) / np.count_nonzero(crops) / np.maximum(crops, 1))[targets]
+    rows = np.arange(len(targets))
 
     def loss(log_temperature: float) -> float:
         scaled = rescale_temperature(probabilities, float(np.exp(log_temperature)))
-        return float(-(weight * np.log(np.maximum(scaled[rows, targets], 1e-300))).sum() + log_temperature**2 / 2)
+        return float(-np.log(np.maximum(scaled[rows, targets], 1e-300)).sum() + log_temperature**2 / 2)
 
     best = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-5})
     return round(float(np.exp(best.x)), 4)

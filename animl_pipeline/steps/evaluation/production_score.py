@@ -18,7 +18,7 @@ from animl_pipeline.core.table_schemas import SEARCHED_TEST_IMAGES, TEST_DETECTI
 from animl_pipeline.inference.bootstrap_intervals import BootstrapDraws, Floats, mean_over_present_classes, percentile_interval
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 from animl_pipeline.inference.classifier import labelled_classes
-from animl_pipeline.inference.score_crops import score_crops
+from animl_pipeline.inference.score_crops import score_and_embed_crops
 from animl_pipeline.inference.sequence_outcomes import ModelLabels, ReviewedImages, SequenceOutcomes, find_outcomes
 from animl_pipeline.storage.store import Store
 
@@ -140,9 +140,16 @@ def label_boxes(data: SequenceData, classifier: Classifier, store: Store, stored
 
 def score_boxes(data: SequenceData, classifier: Classifier, store: Store, stored: ModelInput, progress_name: str) -> Floats:
     """The probability of each output of the model for each box: float [d, outputs]. Arguments as for :func:`label_boxes`."""
+    return score_and_embed_boxes(data, classifier, store, stored, progress_name)[0]
+
+
+def score_and_embed_boxes(
+    data: SequenceData, classifier: Classifier, store: Store, stored: ModelInput, progress_name: str
+) -> tuple[Floats, NDArray[np.float32]]:
+    """As :func:`score_boxes`, and the embeddings float32 [d, width]; without columns where the package gives none."""
     columns = ["blob", "image", "ymin", "xmin", "ymax", "xmax"]
-    scored = score_crops(data.boxes[columns], classifier, store, stored, progress_name)
-    return scored[[probability_column(c) for c in classifier.card.class_ids()]].to_numpy(np.float64)
+    scored = score_and_embed_crops(data.boxes[columns], classifier, store, stored, progress_name)
+    return scored.rows[[probability_column(c) for c in classifier.card.class_ids()]].to_numpy(np.float64), scored.embeddings
 
 
 def label_by_thresholds(data: SequenceData, probability: Floats, card: ModelCard) -> ModelLabels:
