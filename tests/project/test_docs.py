@@ -34,6 +34,8 @@ RUN_BY = {
     "animl-pipeline release rollback": "deploy/test_storm.py::test_a_killed_release_leaves",
     "animl-pipeline release run": "cli/test_release.py::test_a_dry_run_shows_a_diff_and_what_prevents_a_release",
     "animl-pipeline release status": "cli/test_release.py::test_status_history_and_gc_show_what_is_deployed",
+    "animl-pipeline report": "reports_server/test_report_server.py::test_the_command_prints_where_the_checked_report_of_a_version_is",
+    "animl-pipeline report-server": "reports_server/test_report_server.py::test_",
     "animl-pipeline retrain": "cli/test_retrain_and_release.py::test_",
     "animl-pipeline rollback": "deploy/test_storm.py::test_a_killed_release_leaves",
     "animl-pipeline server": "cli/test_team_server.py::test_a_server_killed_in_the_middle_of_a_training_loses_nothing",

@@ -8,14 +8,17 @@ from typing import NamedTuple
 
 import pytest
 import requests
+import yaml
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
+from animl_pipeline.cli.main import app
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.refuse_foreign_requests import Allowed
 from animl_pipeline.reports_server.report_app import HEADERS, report_app
 from animl_pipeline.storage.store import Store, open_store
-from tests.support.colour_models import ReportPage
+from tests.support.colour_models import ReportPage, island_plan
 from tests.support.report_store import AUTH, NOTE, fill_with_reports, report_server
 
 
@@ -141,9 +144,18 @@ def test_a_changed_report_is_not_given_out(served: Served) -> None:
         file.write_bytes(whole)
 
 
+def test_the_command_prints_where_the_checked_report_of_a_version_is(served: Served, tmp_path: Path) -> None:
+    plan = tmp_path / "isle.yaml"
+    plan.write_text(yaml.safe_dump(island_plan().model_dump(mode="json", by_alias=True, exclude_defaults=True)), encoding="utf-8")
+    for version, report in (("", served.reports[2]), ("2222", served.reports[1])):
+        shown = CliRunner().invoke(app, ["report", str(plan), "--store", str(served.store.object_store), "--version", version])
+        assert shown.exit_code == 0, shown.output
+        assert shown.output.strip() == str(served.store.path(report.evaluation, "report.html"))
+
+
 def test_before_the_first_training_the_index_says_so_and_makes_no_store(tmp_path: Path) -> None:
-    app = report_app(Settings(store=str(tmp_path / "store")), ":".join(AUTH), Allowed(frozenset({"testserver"})))
-    answer = TestClient(app).get("/", auth=AUTH)
+    asgi = report_app(Settings(store=str(tmp_path / "store")), ":".join(AUTH), Allowed(frozenset({"testserver"})))
+    answer = TestClient(asgi).get("/", auth=AUTH)
     assert answer.status_code == 200
     assert "no report yet" in answer.text
     assert not (tmp_path / "store").exists()
@@ -156,8 +168,8 @@ def test_reports_of_an_s3_store_are_served_too(served: Served, bucket: str, tmp_
             data = served.store.object_store.read(name)
             assert data is not None
             copy.object_store.put(name, data)
-    app = report_app(Settings(store=f"s3://{bucket}/store", cache=tmp_path / "b"), ":".join(AUTH), Allowed(frozenset({"testserver"})))
-    client = TestClient(app)
+    asgi = report_app(Settings(store=f"s3://{bucket}/store", cache=tmp_path / "b"), ":".join(AUTH), Allowed(frozenset({"testserver"})))
+    client = TestClient(asgi)
     evaluation = served.reports[0].evaluation
     page = f"/steps/evaluation/{evaluation.key}/report.html"
     assert page in ReportPage(client.get("/", auth=AUTH).text).addresses

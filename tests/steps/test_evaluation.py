@@ -146,7 +146,7 @@ def test_the_headline_has_accuracy_weakest_class_and_size_of_the_test_set(store:
     metrics = read_metrics(evaluate(store), store)
     accuracy, weakest, test_set = describe_performance(metrics)
     assert write_headline(metrics.model_copy(update={"verdict": None})) == f"{accuracy} {weakest} {test_set}"
-    assert "7 of 9 test examples correctly (78 %)" in accuracy
+    assert "7 of 9 test crops correctly (78 %)" in accuracy
     assert weakest.startswith("Its weakest class is green (F1 0.67): 1 of 3 examples is missed and called blue")
     assert "blue (2 examples from 1 location), green (3 examples from 1 location)" in test_set
 
@@ -196,7 +196,7 @@ def test_the_report_shows_scores_locations_mistakes_splits_step_counts_and_diges
     page = ReportPage(read_report(evaluation, store))
     metrics = read_metrics(evaluation, store)
     assert write_headline(metrics) in page.text
-    assert "mean F1 0.77" in page.text
+    assert "mean F1 on crops 0.77" in page.text
     assert "red 4 1 1.00 0.75 0.86 1.00" in page.text
     assert "green 3 1 0.67 0.67 0.67 0.92" in page.text
     assert "island/a 4 1 75 % –" in page.text

@@ -1,4 +1,4 @@
-"""The images of the report: one of a burst, the whole image with its box, dark crops brightened, never people, and a page that stays small."""
+"""The images of the report: one of a sequence, the whole image with its box, dark crops brightened, never people, and a page that stays small."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 from animl_pipeline.steps.evaluation import report_images
-from animl_pipeline.steps.evaluation.report_images import Gallery, burst_numbers, data_uri
+from animl_pipeline.steps.evaluation.report_images import Gallery, data_uri, sequence_numbers
 from animl_pipeline.storage.store import Store
 from tests.support.colour_models import BOX, CropSpec, crop_rows, plan_of
 
@@ -30,7 +30,7 @@ def pixels(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
 
 
-def test_crops_of_a_camera_within_a_minute_are_a_burst() -> None:
+def test_crops_of_a_camera_within_a_minute_are_a_sequence() -> None:
     day = "2026-05-31T08"
     table = pd.DataFrame(
         [
@@ -47,19 +47,19 @@ def test_crops_of_a_camera_within_a_minute_are_a_burst() -> None:
             ("", f"{day}:00:00", "", "10", "fox", 6),  # two unknown cameras
             ("", f"{day}:00:00", "", "11", "fox", 7),
         ],
-        columns=["location", "taken", "sequence", "image_id", "predicted", "burst"],
+        columns=["location", "taken", "sequence", "image_id", "predicted", "number"],
     ).assign(source="isle", class_id="rat")  # fmt: skip
     shuffled = table.sample(frac=1, random_state=3)
-    found = burst_numbers(shuffled)
-    pairs = set(zip(found, shuffled["burst"], strict=True))
-    assert len(pairs) == found.nunique() == table["burst"].nunique()
+    found = sequence_numbers(shuffled)
+    pairs = set(zip(found, shuffled["number"], strict=True))
+    assert len(pairs) == found.nunique() == table["number"].nunique()
 
 
-def test_one_crop_of_a_burst_is_shown_with_the_others_and_the_whole_image_behind_it(store: Store) -> None:
+def test_one_crop_of_a_sequence_is_shown_with_the_others_and_the_whole_image_behind_it(store: Store) -> None:
     rows = mistakes(store, ["2026-05-31T08:00:00", "2026-05-31T08:00:02", "2026-05-31T09:00:00", "2026-05-31T08:00:04"])
     first, second = Gallery((), store).show(rows, 6)
-    assert (first["probability"], first["more"], len(first["burst"])) == (0.9, 2, 2)
-    assert (second["more"], second["burst"]) == (0, [])
+    assert (first["probability"], first["more"], len(first["others"])) == (0.9, 2, 2)
+    assert (second["more"], second["others"]) == (0, [])
     assert first["whole"]["box"] == {"left": "25.00%", "top": "25.00%", "width": "50.00%", "height": "50.00%"}
     assert BOX.as_list() == [0.25, 0.25, 0.75, 0.75]
     assert pixels(first["whole"]["image"]).size == (64, 64)

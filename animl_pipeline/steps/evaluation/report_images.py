@@ -1,6 +1,6 @@
 """The images that the report shows: mistakes, missed invasive animals, suspect labels, right answers. Never people.
 
-Of a burst, one crop is shown, with the others behind it. Behind it, too, is the whole image, as long as the page stays small.
+Of a sequence, one crop is shown, with the others behind it. Behind it, too, is the whole image, as long as the page stays small.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ MAX_MISSED = 12
 """Missed invasive animals shown."""
 MAX_RIGHT = 2
 """Right answers shown per class."""
-MAX_OF_BURST = 8
-"""Further crops of a burst shown behind its first one."""
-BURST_GAP_S = 60.0
-"""Images of a location that follow each other within so many seconds are a burst; without times, those of a sequence are."""
-THUMBNAIL_SIZE, DARK_SIZE, BURST_SIZE, WHOLE_SIZE = 192, 320, 96, 640
-"""Longest side in pixels of a shown crop, of a dark one, of a further one of a burst, and of a whole image. Smaller ones are not enlarged."""
+MAX_OF_SEQUENCE = 8
+"""Further crops of a sequence shown behind its first one."""
+SEQUENCE_GAP_S = 60.0
+"""Images of a location that follow each other within so many seconds are a sequence; without times, the export says which are."""
+THUMBNAIL_SIZE, DARK_SIZE, OTHERS_SIZE, WHOLE_SIZE = 192, 320, 96, 640
+"""Longest side in pixels of a shown crop, of a dark one, of a further one of a sequence, and of a whole image. Smaller ones are not enlarged."""
 DARK = 55.0
 """A crop whose mean grey level (0–255) is below this is shown brightened and larger."""
 MAX_WHOLE_IMAGES = 2_000_000
@@ -54,20 +54,20 @@ class Gallery:
         self._anchors: dict[tuple[str, Any], str] = {}
 
     def show(self, rows: pd.DataFrame, most: int, *, behind: bool = True) -> list[dict[str, Any]]:
-        """The first ``most`` bursts of the rows; each is its first crop, with the others as ``burst`` and their number as ``more``.
+        """The first ``most`` sequences of the rows; each is its first crop, with the others as ``others`` and their number as ``more``.
 
         Leaves out crops labelled or predicted as people, and crops of images that show people.
 
         Args:
             rows: scored crops, the most important first.
-            most: bursts shown.
-            behind: whether the other crops of a burst and the whole image are behind a crop.
+            most: sequences shown.
+            behind: whether the other crops of a sequence and the whole image are behind a crop.
         """
         shown = rows[~rows["class_id"].isin(self._people) & ~rows["predicted"].isin(self._people)].reset_index(drop=True)
         if "with_people" in shown:  # a square around an animal may include a person beside it
             shown = shown[~shown["with_people"].astype(bool)].reset_index(drop=True)
-        bursts = shown.groupby(burst_numbers(shown), sort=False).indices.values()
-        return [self._show_burst(shown.iloc[indices], behind) for indices in list(bursts)[:most]]
+        sequences = shown.groupby(sequence_numbers(shown), sort=False).indices.values()
+        return [self._show_sequence(shown.iloc[indices], behind) for indices in list(sequences)[:most]]
 
     def show_mistakes(self, scored: pd.DataFrame, ids: Sequence[str]) -> list[dict[str, Any]]:
         """For each class with mistakes: its name, their number, and the crops with the highest (wrong) probability."""
@@ -80,13 +80,17 @@ class Gallery:
         right = scored[scored["class_id"] == scored["predicted"]].sort_values("crop_id")
         return [crop for c in ids for crop in self.show(right[right["class_id"] == c], MAX_RIGHT, behind=False)]
 
-    def _show_burst(self, rows: pd.DataFrame, behind: bool) -> dict[str, Any]:
+    def _show_sequence(self, rows: pd.DataFrame, behind: bool) -> dict[str, Any]:
         first, *others = rows.to_dict("records") if behind else rows.head(1).to_dict("records")
         image = open_image(self._store.blob(first["blob"]))
         dark = is_dark(image)
-        burst = [
-            {"image": data_uri(open_image(self._store.blob(row["blob"])), BURST_SIZE), "probability": row["probability"], "link": row.get("link", "")}
-            for row in others[:MAX_OF_BURST]
+        shown = [
+            {
+                "image": data_uri(open_image(self._store.blob(row["blob"])), OTHERS_SIZE),
+                "probability": row["probability"],
+                "link": row.get("link", ""),
+            }
+            for row in others[:MAX_OF_SEQUENCE]
         ]
         keys = ["class_id", "predicted", "probability", "location", "source", "image_id"]
         return {key: first[key] for key in keys} | {
@@ -97,7 +101,7 @@ class Gallery:
             "link": first.get("link", ""),
             "rank": first.get("rank", 0),
             "below": float(first.get("below", 0.0)),
-            "burst": burst,
+            "others": shown,
             "more": len(others),
             "whole": self._whole_image(first) if behind else None,
         }
@@ -117,8 +121,8 @@ class Gallery:
         return {"anchor": self._anchors[key], "image": uri, "box": {name: f"{100 * side:.2f}%" for name, side in sides.items()}}
 
 
-def burst_numbers(rows: pd.DataFrame) -> pd.Series:
-    """A number for each crop, the same for crops of one burst with the same label and answer.
+def sequence_numbers(rows: pd.DataFrame) -> pd.Series:
+    """A number for each crop, the same for crops of one sequence with the same label and answer.
 
     Args:
         rows: crops with ``source``, ``location``, ``sequence``, ``taken``, ``image_id``, ``class_id`` and ``predicted``.
@@ -126,7 +130,7 @@ def burst_numbers(rows: pd.DataFrame) -> pd.Series:
     camera = ["source", "location", "class_id", "predicted"]
     seconds = pd.Series(parse_seconds(rows["taken"].fillna("").astype(str)), rows.index)
     in_time = rows.assign(seconds=seconds).sort_values([*camera, "seconds"], kind="stable")
-    number = (~(in_time.groupby(camera)["seconds"].diff() <= BURST_GAP_S)).cumsum().reindex(rows.index).astype(str)
+    number = (~(in_time.groupby(camera)["seconds"].diff() <= SEQUENCE_GAP_S)).cumsum().reindex(rows.index).astype(str)
     by_sequence = rows["sequence"].where(rows["sequence"] != "", rows["image_id"])
     known = seconds.notna() & (rows["location"] != "")
     moment = number.where(known, "sequence " + by_sequence)
