@@ -35,6 +35,7 @@ def release_question(report: Report, plan: Plan, force: str, replaced: ReleaseRe
         f"**It replaces** {_describe_replaced(replaced)}.",
         f"**Answer by** {asked + timedelta(days=days):%Y-%m-%d %H:%M} UTC, in {days:g} days. Without an answer nothing is released.",
         f"**Labels that the plan does not name:** {', '.join(f'{escape_markdown(name)} {n:,}' for name, n in outside.items())}" if outside else "",
+        _false_alarms(report),
         _class_table(report),
     ]
     return "\n\n".join(line for line in lines if line)
@@ -48,30 +49,28 @@ def _describe_replaced(record: ReleaseRecord | None) -> str:
 
 
 def _class_table(report: Report) -> str:
-    """A row for each class: recall and its change on the same test crops, precision, and of invasive classes the false alarms."""
-    metrics = report.metrics
-    comparison = metrics.comparison
+    """A row for each class: recall, its change on the same test crops, and precision. It is narrow, because Prefect's form is."""
+    comparison = report.metrics.comparison
     change = (
         {c.id: f"{c.recall_change:+.2f}{_in_brackets(format_range(c.recall_interval, sign=True))}" for c in comparison.classes} if comparison else {}
     )
-    new = set(comparison.added_classes) if comparison else set()
-    alarms = _invasive_false_alarms(report)
-    columns = ["class", "test crops", "recall (95 %)", *(["change (95 %)"] if comparison else []), "precision (95 %)"]
-    columns += [f"false alarms on 1,000 {'empty sequences' if metrics.production else 'other crops'}"] if alarms else []
+    change |= dict.fromkeys(comparison.added_classes, "new class") if comparison else {}
+    columns = ["class", "crops", "recall", *(["change (95 % interval)"] if comparison else []), "precision"]
 
     def row(c: ClassScores) -> list[str]:
-        changed = [change.get(c.id, "new class" if c.id in new else "")] if comparison else []
-        scores = [
-            f"{format_score(v)}{_in_brackets(format_range(i))}" for v, i in ((c.recall, c.recall_interval), (c.precision, c.precision_interval))
-        ]
-        cells = [f"**{c.id}**" if c.id in alarms else c.id, f"{c.examples:,}", scores[0], *changed, scores[1]]
-        return [*cells, *([alarms.get(c.id, "")] if alarms else [])]
+        changed = [change.get(c.id, "")] if comparison else []
+        return [c.id, f"{c.examples:,}", format_score(c.recall), *changed, format_score(c.precision)]
 
-    rows = [columns, ["---", *["--:"] * (len(columns) - 1)], *map(row, metrics.classes)]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
-    notes = ["Invasive classes are bold."] if alarms else []
-    notes += [f"It no longer knows: {', '.join(comparison.removed_classes)}."] if comparison and comparison.removed_classes else []
-    return "\n\n".join([table, *notes])
+    rows = [columns, ["---", *["--:"] * (len(columns) - 1)], *map(row, report.metrics.classes)]
+    removed = f"\n\nIt no longer knows: {', '.join(comparison.removed_classes)}." if comparison and comparison.removed_classes else ""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows) + removed
+
+
+def _false_alarms(report: Report) -> str:
+    """The false alarms of the invasive classes as a line; "" without such a class."""
+    found = ", ".join(f"{class_id} {alarms}" for class_id, alarms in _invasive_false_alarms(report).items())
+    of_what = "empty sequences" if report.metrics.production else "test crops of other classes"
+    return f"**False alarms of invasive classes**, of 1,000 {of_what} (95 % interval): {found}" if found else ""
 
 
 def _invasive_false_alarms(report: Report) -> dict[str, str]:
@@ -79,10 +78,10 @@ def _invasive_false_alarms(report: Report) -> dict[str, str]:
     metrics = report.metrics
     invasive = {t.id: t for t in metrics.thresholds if t.group == "invasive"}
     if metrics.production is None:
-        return {id_: format_per_1000(t.test.false_alarms_per_1000) if t.test else "" for id_, t in invasive.items()}
+        return {id_: format_per_1000(t.test.false_alarms_per_1000) for id_, t in invasive.items() if t.test}
     compared = metrics.production.comparison
     before = {c.id: c.false_alarms_per_1000_empty for c in compared.classes} if compared else {}
-    found = dict.fromkeys(invasive, "")
+    found = {}
     for c in metrics.production.classes:
         if c.id in invasive and c.false_alarms_per_1000_empty is not None:
             pair = before.get(c.id)

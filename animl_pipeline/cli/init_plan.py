@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,7 @@ from animl_pipeline.cli.options import DataOption, StoreOption, settings_with
 from animl_pipeline.cli.tables import print_table
 from animl_pipeline.config import SourceConfig, check_plan
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.config.value_types import did_you_mean, shorten
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ExportError, PlanError, redact_url
 from animl_pipeline.core.table_schemas import EXPORT_IMAGES, EXPORT_PROBLEMS
@@ -59,6 +61,9 @@ def init(
     min_locations: Annotated[
         int, typer.Option("--min-locations", min=1, help="locations that it needs: the gate wants two in test")
     ] = ENOUGH_LOCATIONS,
+    invasive: Annotated[
+        list[str] | None, typer.Option("--invasive", help="a class that must not be missed, once for each; without it, a terminal is asked")
+    ] = None,
     store: StoreOption = None,
     data: DataOption = None,
 ) -> None:
@@ -85,10 +90,43 @@ def init(
             surveys.append(survey)
             doubts[name] = doubt
     plan = suggest_plan(surveys, min_annotations, min_locations)
-    text = render_plan(model or surveys[0].source.name, surveys, plan, doubts)
+    must_not_be_missed = _check_invasive(invasive, plan) if invasive else _ask_for_invasive(plan)
+    text = render_plan(model or surveys[0].source.name, surveys, plan, doubts, must_not_be_missed)
     check_plan(yaml.safe_load(text), str(output))
     _write(output, text)
     _show(output, surveys, plan, doubts)
+
+
+def _check_invasive(names: Sequence[str], plan: SuggestedPlan) -> list[str]:
+    """The ids of the classes of these names or labels.
+
+    Raises:
+        PlanError: one is no suggested class.
+    """
+    ids = {label.casefold(): c.id for c in plan.classes for label in (*c.labels, c.id)}
+    unknown = [name for name in names if name.strip().casefold() not in ids]
+    if unknown:
+        known = [c.id for c in plan.classes]
+        raise PlanError(
+            f"--invasive: expected a suggested class, found {shorten(unknown[0])}{did_you_mean(unknown[0], known)}; there are: {', '.join(known)}",
+            code="unknown_class",
+        )
+    return list(dict.fromkeys(ids[name.strip().casefold()] for name in names))
+
+
+def _ask_for_invasive(plan: SuggestedPlan) -> list[str]:
+    """Ask at a terminal which classes are invasive; none is asked for elsewhere."""
+    if not (sys.stdin.isatty() and console.out.is_terminal):
+        return []
+    console.out.print(f"classes: {', '.join(c.id for c in plan.classes)}")
+    while True:
+        answer = typer.prompt(
+            "Which of them are invasive, and must not be missed? Names with commas between, or nothing", default="", show_default=False
+        )
+        try:
+            return _check_invasive([name for name in answer.split(",") if name.strip()], plan)
+        except PlanError as e:
+            console.out.print(str(e))
 
 
 def _survey(options: Mapping[str, Any], images: str | None, store: Store, settings: Settings) -> tuple[Survey, str]:

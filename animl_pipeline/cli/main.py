@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, ClassVar, NoReturn
 
@@ -29,8 +30,8 @@ class Commands(LazyGroup):
         "report": LazyCommand("report:report", "Show where a version's report is."),
         "report-server": LazyCommand("report:report_server", "Serve a team's reports."),
         "predict": LazyCommand("predict_image:predict", "Name the animals in an image or a folder, on this machine."),
-        "review-next": LazyCommand("review_next:review_next", "List the images to review next."),
         "monitor": LazyCommand("monitor:monitor", "Say how the model in service does."),
+        "review-next": LazyCommand("review_next:review_next", "List the images to review next."),
         "compare": LazyCommand("compare_results:compare", "Score other models' answers beside the plan's model."),
     }
 
@@ -42,20 +43,28 @@ app = typer.Typer(
     epilog="Begin with: animl-pipeline demo. Where data is read and written comes from the environment (ANIML_STORE, ANIML_DATA, AWS_…); "
     "what to train comes from a plan (deployments/plans/).",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.out.print(f"animl-pipeline {version('animl-pipeline')}")
+        raise typer.Exit
+
+
 @app.callback()
 def start(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks and Prefect's own log")] = False,
+    _version: Annotated[bool, typer.Option("--version", help="show the version", callback=_show_version, is_eager=True)] = False,
 ) -> None:
     """Prepare what all commands share."""
     Debug.on = debug
+    if context.invoked_subcommand in {"retrain", "demo", "up", "release", "doctor"} and console.err.is_terminal:
+        console.err.print(f"animl-pipeline {context.invoked_subcommand}: starting, which takes some seconds")
     prepare_prefect(context.invoked_subcommand, debug=debug)
 
 

@@ -11,8 +11,19 @@ from animl_pipeline.config import Plan, find_plan, load_plan
 from animl_pipeline.config.settings import Settings, check_store_address, load_settings
 from animl_pipeline.core.errors import SettingsError
 
+
+def _plan_names(incomplete: str) -> list[str]:
+    """The plans of the folder of plans, for the shell's completion."""
+    return sorted(file.stem for file in load_settings().plans.glob("*.yaml") if file.stem.startswith(incomplete))
+
+
 PlanArgument = Annotated[
-    str, typer.Argument(metavar="PLAN", help="the plan's YAML file, such as deployments/plans/sample.yaml, or its name there, such as sample")
+    str,
+    typer.Argument(
+        metavar="PLAN",
+        autocompletion=_plan_names,
+        help="the plan's YAML file, such as deployments/plans/sample.yaml, or its name there, such as sample",
+    ),
 ]
 StoreOption = Annotated[
     str | None, typer.Option("--store", help="folder or s3://bucket/prefix for all that steps make (ANIML_STORE)", show_default=False)

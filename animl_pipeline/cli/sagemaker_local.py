@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +15,18 @@ from animl_pipeline.dev.sagemaker_local import local_sagemaker
 
 
 def serve_local_aws(folder: Path, bucket: str) -> None:
-    """Run SageMaker's and S3's API on this machine until Ctrl-C, and print the variables that make boto3 use them."""
+    """Run SageMaker's and S3's API on this machine until Ctrl-C. Prints the variables for boto3, which are in ``environment.sh``, too."""
     with run_local_aws(folder, bucket) as variables:
-        for name, value in variables.items():
-            console.out.print(f"export {name}={value}", soft_wrap=True)
-        wait_until_stopped()
+        lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+        file = folder / "environment.sh"
+        file.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        for line in lines:
+            console.out.print(line, soft_wrap=True)
+        console.err.print(f"in another terminal: source {shlex.quote(str(file))}", soft_wrap=True)
+        try:
+            wait_until_stopped()
+        finally:
+            file.unlink(missing_ok=True)  # the next start has other ports
 
 
 @contextmanager

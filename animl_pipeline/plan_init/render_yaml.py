@@ -19,7 +19,7 @@ _YAML_KEYWORDS = frozenset({"yes", "no", "on", "off", "true", "false", "null", "
 _ESCAPED = '"\\'
 
 
-def render_plan(model: str, surveys: Sequence[Survey], plan: SuggestedPlan, doubts: Mapping[str, str]) -> str:
+def render_plan(model: str, surveys: Sequence[Survey], plan: SuggestedPlan, doubts: Mapping[str, str], invasive: Sequence[str] = ()) -> str:
     """The text of the plan file: valid YAML.
 
     Args:
@@ -27,6 +27,7 @@ def render_plan(model: str, surveys: Sequence[Survey], plan: SuggestedPlan, doub
         surveys: the exports.
         plan: what is suggested.
         doubts: source → what is uncertain about the folder of its images; "" or absent if nothing is.
+        invasive: the classes that must not be missed.
     """
     names = ", ".join(s.source.name for s in surveys)
     warnings = ["# Warnings:", *(c for line in plan.warnings for c in _comment(line, "  - "))] if plan.warnings else ["# No warnings."]
@@ -48,11 +49,11 @@ def render_plan(model: str, surveys: Sequence[Survey], plan: SuggestedPlan, doub
         *_classes(plan.classes),
         *_other_labels(plan),
         "",
-        _other_sections(plan.classes),
+        _other_sections(plan.classes, invasive),
     ])  # fmt: skip
 
 
-def _other_sections(classes: Sequence[SuggestedClass]) -> str:
+def _other_sections(classes: Sequence[SuggestedClass], invasive: Sequence[str]) -> str:
     """The sections that hardly depend on the exports."""
     splits, gate = drafted_splits(c.annotations for c in classes), GateConfig()
     return f"""\
@@ -76,9 +77,16 @@ train:
   lr: 0.0005
   patience: 4                   # stop after so many epochs without a better score on val
 
+thresholds:
+  invasive: {_yaml_list(invasive)}    # classes that must not be missed; of all others, the name must be right
+  aims:
+    invasive: {{recall: 0.95}}
+    native: {{precision: 0.9}}
+
 gate:                           # with less of any class in test, the verdict is need_more_data
   min_examples: {gate.min_examples}
   min_locations: {gate.min_locations}
+  max_invasive_recall_drop: {gate.max_invasive_recall_drop}    # a larger drop of an invasive class from the released model: hold
 
 release:
   memory_mb: 3072
