@@ -105,7 +105,7 @@ def test_every_plan_has_its_deployments_and_no_schedule_is_on(tmp_path: Path) ->
     shipped = ROOT / "deployments" / "prefect.yaml"
     made = deployments_of_plans(shipped, plans)["deployments"]
     of_plans = [(d["entrypoint"].rpartition(".")[2], d["name"], d["parameters"]["plan"]) for d in made if d["name"] != "on-event"]
-    assert sorted(of_plans) == sorted((flow, p, p) for p in ("isle", "coast") for flow in ("retrain", "release", "rollback", "watch"))
+    assert sorted(of_plans) == sorted((flow, p, p) for p in ("isle", "coast") for flow in ("retrain", "release", "rollback", "watch", "monitor"))
     assert [s for d in made for s in d.get("schedules", []) if s["active"]] == []
     content = yaml.safe_load(shipped.read_text(encoding="utf-8"))
     own = content["deployments"][0] | {"name": "isle", "parameters": {"plan": "isle"}, "schedules": []}

@@ -101,7 +101,7 @@ def test_deploying_puts_every_deployment_and_automation_on_the_server(prefect: s
     found = {(d["entrypoint"].rpartition(".")[2], d["name"], d["parameters"].get("plan")) for d in there}
     assert [(d["name"], s["slug"]) for d in there for s in d["schedules"] if s["active"]] == [("sample", "daily")]
     plans = ("sample", "santa-cruz-island", "channel-islands-lila")
-    assert found == {("validated", "on-event", None)} | {(f, p, p) for f in ("retrain", "release", "rollback", "watch") for p in plans}
+    assert found == {("validated", "on-event", None)} | {(f, p, p) for f in ("retrain", "release", "rollback", "watch", "monitor") for p in plans}
     automations = [a["name"] for a in requests.post(f"{prefect}/automations/filter", json={}, timeout=30).json()]
     assert [n for n in automations if n.startswith("animl ")] == ["animl zombies"]  # the others only send messages, and no block is set
 
