@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-import pyarrow as pa
 from filelock import FileLock
 
 from animl_pipeline.config import AnimlExportConfig, SourceConfig
@@ -151,7 +150,7 @@ def _request_windows(context: _Context, attempt: Attempt) -> tuple[list[Answer],
 def _request(context: _Context, window: Window) -> WindowProgress:
     """A window's labels as a blob, and how many of its images are not in it."""
     pages = context.animl.image_pages(LABELS, context.filters.of_window(window).as_input(), PAGE_IMAGES)
-    rows = pa.concat_tables([rows_of_images(page, context.source.name, context.names, context.random_tag) for page in pages])
+    rows = rows_of_images((image for page in pages for image in page), context.source.name, context.names, context.random_tag)
     images = len(rows["image_id"].unique())
     missing = max(0, context.count(window) - images) if images < window.images else 0
     data = to_parquet(rows)

@@ -96,14 +96,14 @@ def _rates(sample: str, metric: str, cells: pd.DataFrame) -> Iterator[tuple[obje
     """A row for each part and class that has anything to count."""
     draws = BootstrapDraws(cells.assign(source="", image_id=""))
     part, whole = cells["part"].to_numpy(), cells["whole"].to_numpy()
-    classes = sorted(set(cells["class_id"]) | {""})
+    class_number, class_ids = pd.factorize(cells["class_id"], sort=True)
+    of_class = {"": np.ones(len(cells), bool)} | {str(c): class_number == i for i, c in enumerate(class_ids)}
     for by in BY:
-        groups = np.full(len(cells), "", object) if by == "all" else cells[by].to_numpy(object)
-        for group in sorted(set(groups)):
-            for class_id in classes:
-                chosen = groups == group
-                if class_id:
-                    chosen = chosen & (cells["class_id"] == class_id).to_numpy()
+        number, groups = pd.factorize(cells[by] if by != "all" else np.full(len(cells), ""), sort=True)
+        for i, group in enumerate(groups):
+            in_group = number == i
+            for class_id, is_class in of_class.items():
+                chosen = in_group & is_class
                 total = float(whole[chosen].sum())
                 if total:
                     low, high = (np.nan, np.nan) if by == "location" else _interval(draws, part * chosen, whole * chosen, chosen)
