@@ -39,7 +39,7 @@ from animl_pipeline.steps.embeddings import embed_crops
 from animl_pipeline.steps.evaluation import production_score
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import download_images, download_test_images
-from animl_pipeline.steps.labels import SourceArtifacts, choose_test_images, resolve_labels, wanted_empty_images, wanted_labels
+from animl_pipeline.steps.labels import SourceArtifacts, choose_test_images, resolve_labels, wanted_labels, wanted_samples
 from animl_pipeline.steps.splits import split_by_location
 from animl_pipeline.steps.training import train_classifier
 from animl_pipeline.storage.store import Store, open_store
@@ -86,8 +86,8 @@ def make_crops(plan: Plan, store: Store, settings: Settings) -> Crops:
     sources = []
     for source in plan.sources:
         export = export_annotations(source, store, settings)
-        wanted, empty = wanted_labels(plan.labels, source.name, settings), wanted_empty_images(plan.labels, source.name, settings)
-        sources.append(SourceArtifacts(source, export, download_images(source, export, wanted, store, settings, plan.images, empty)))
+        wanted, samples = wanted_labels(plan.labels, source.name, settings), wanted_samples(plan.labels, source.name, settings)
+        sources.append(SourceArtifacts(source, export, download_images(source, export, wanted, store, settings, plan.images, samples)))
     labels = resolve_labels(sources, plan.labels, store, settings)
     detections = detect_animals(labels, plan.detections, store, settings, false_boxes=plan.false_box_class())
     return Crops(sources, extract_crops(labels, detections, plan.crops, plan.model_input, store, settings, plan.labels.nothing_id))

@@ -32,8 +32,10 @@ def download_images(source: SourceConfig, export: Artifact, labels: LabelsConfig
     """Download and verify the images whose labels the plan wants."""
     settings = paths.settings()
     wanted = labels_step.wanted_labels(labels, source.name, settings)
-    empty = labels_step.wanted_empty_images(labels, source.name, settings)
-    return images_step.download_images(source, export, wanted, paths.open_store(), settings, config, empty)
+    samples = labels_step.wanted_samples(labels, source.name, settings)
+    store = paths.open_store()
+    limits = labels_step.limits_of_classes(source, export, labels, store, settings)
+    return images_step.download_images(source, export, wanted, store, settings, config, samples, limits)
 
 
 @step_task("labels")

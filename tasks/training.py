@@ -54,7 +54,10 @@ def train_classifier(crops: Artifact, splits: Artifact, plan: Plan, embeddings: 
 @step_task("calibration")
 def calibrate_classifier(model: Artifact, crops: Artifact, splits: Artifact, plan: Plan, paths: RunPaths) -> Artifact:
     """Choose the temperature and the classes' thresholds on val."""
-    return calibration_step.calibrate_classifier(model, crops, splits, plan.thresholds, paths.open_store(), plan.labels.parents)
+    register = plan.labels.other_animal is not None and plan.labels.other_animal.register_
+    return calibration_step.calibrate_classifier(
+        model, crops, splits, plan.thresholds, paths.open_store(), plan.labels.parents, register_other_animal=register
+    )
 
 
 @step_task("fold", "fold {fold}")

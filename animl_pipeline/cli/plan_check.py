@@ -51,6 +51,9 @@ def check(plan: PlanArgument, data: DataOption = None) -> None:
         console.out.print(f"  class     {class_id}: {_describe_class(rule)}")
     if nothing := checked.labels.nothing:
         console.out.print(f"  class     {nothing.id}: false boxes, on at most {nothing.max_images:,} reviewed empty images; never shown in Animl")
+    if other := checked.labels.other_animal:
+        shown = "shown in Animl" if other.register_ else "never shown in Animl"
+        console.out.print(f"  class     {other.id}: animals that no class names, on at most {other.max_images:,} images of each source; {shown}")
     for parent, children in checked.labels.parents.items():
         console.out.print(f"  parent    {parent}: answers for {', '.join(children)} where none of them reaches its threshold")
     for line in _describe_training(checked):

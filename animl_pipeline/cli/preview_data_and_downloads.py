@@ -19,7 +19,7 @@ from animl_pipeline.core.errors import ImagesError
 from animl_pipeline.plan_init.expected_test_set import ClassSize, forecast_need_more_data
 from animl_pipeline.steps.export import describe_locations, export_annotations
 from animl_pipeline.steps.images import DownloadEstimate, estimate_download, open_image_host
-from animl_pipeline.steps.labels import LabelsPreview, preview_labels, wanted_empty_images, wanted_labels
+from animl_pipeline.steps.labels import LabelsPreview, limits_of_classes, preview_labels, wanted_labels, wanted_samples
 from animl_pipeline.storage.existing_store import open_store_or_temporary
 from animl_pipeline.storage.store import Store
 
@@ -78,8 +78,9 @@ def _preview(checked: Plan, opened: Store, settings: Settings, rate: float) -> l
 
 
 def _estimate(source: SourceConfig, export: Artifact, plan: Plan, store: Store, settings: Settings) -> DownloadEstimate:
-    empty = wanted_empty_images(plan.labels, source.name, settings)
-    return estimate_download(source, export, wanted_labels(plan.labels, source.name, settings), store, empty)
+    samples = wanted_samples(plan.labels, source.name, settings)
+    limits = limits_of_classes(source, export, plan.labels, store, settings)
+    return estimate_download(source, export, wanted_labels(plan.labels, source.name, settings), store, samples, limits)
 
 
 def _show_classes(plan: Plan, found: LabelsPreview) -> None:
@@ -117,6 +118,11 @@ def _show_downloads(estimates: Mapping[str, DownloadEstimate], store: Store, rat
         cells = (f"{e.wanted:,}", f"{e.in_store:,}", f"{e.to_download:,}", console.format_bytes(download), _duration(e.to_download / rate))
         rows.append((name, *cells))
     print_table("\nWhat downloading the images would take", ("source", *numbers), rows, right=numbers)
+    if left_out := sum(e.over_class_limit for e in estimates.values()):
+        _print_wrapped(
+            f"\n{left_out:,} more images have a label of the plan, and are not needed: the limits of classes (max_count, max_per_location) leave "
+            "them out; a fifth of each limit is downloaded in addition, in place of images that cannot be downloaded"
+        )
     if images:
         basis = f"{console.format_bytes(int(size / images))} each, the mean of the {images:,} images in the store"
     else:

@@ -26,7 +26,7 @@ ErrorOrWarn = Literal["error", "warn"]
 class TaxonConfig(Record):
     """A taxon: everything that belongs to it by the plan's taxonomy."""
 
-    level: Level
+    level: Level = Field(description="rank of the taxon")
     name: str = Field(min_length=1, description="scientific name, any case; of a species with its genus: canis latrans")
 
 
@@ -75,6 +75,20 @@ class ClassConfig(Record):
         return tuple(dict.fromkeys(label for labels in lists for label in labels))
 
 
+class OtherAnimalConfig(Record):
+    """A class of the model for animals that no class of the plan names, so that a cow is not called a deer. No mean score counts it."""
+
+    id: str = Field(default="other_animal", description="the class's id; no class of the plan may have it")
+    exclude: Labels = Field(default=(), description="labels outside of the plan that do not become the class, such as mammal, which may be a deer")
+    max_images: int = Field(default=2000, ge=1, description="at most this many images of each source, spread over names and locations")
+    max_per_location: int = Field(default=20, ge=1, description="at most this many images with one name at one location")
+    register_: bool = Field(
+        default=False,
+        alias="register",
+        description="whether Animl shows the class, with a threshold of its own; if not, it is registered as disabled",
+    )
+
+
 class NothingConfig(Record):
     """A class of the model for false boxes, such as waving grass. It is no animal: no score counts it, and Animl never shows it."""
 
@@ -101,6 +115,11 @@ class LabelsConfig(Record):
     equivalents: dict[str, tuple[str, ...]] = Field(
         default={}, description="scoring only: class → other classes that count as right when they are predicted for it"
     )
+    other_animal: OtherAnimalConfig | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="a class for animals outside of the plan's classes, learnt from reviewed labels that the plan does not name; null: none",
+    )
     nothing: NothingConfig | None = Field(
         default=None,
         exclude_if=lambda value: value is None,  # a plan without it is recorded, and gives keys, as if there were no such section
@@ -125,10 +144,11 @@ class LabelsConfig(Record):
     def _check_classes(self) -> Self:
         for class_id in self.class_ids():
             _check_class_id(class_id)
-        if self.nothing and self.nothing.id in self.classes:
-            raise ValueError(
-                f"nothing: {self.nothing.id!r} is also a class of labels.classes; give the class for false boxes another name in nothing.id"
-            )
+        ids = self.class_ids()
+        for key in ("other_animal", "nothing"):
+            extra = getattr(self, key)
+            if extra and ids.count(extra.id) > 1:
+                raise ValueError(f"{key}: {extra.id!r} is also another class of the plan; give the class another name in {key}.id")
         conflicts = list(self.conflicts())
         if conflicts and self.on_conflict == "error":
             raise ValueError(f"{'; '.join(conflicts)}; a label has one meaning")
@@ -155,8 +175,13 @@ class LabelsConfig(Record):
             raise ValueError(f"parents: the class {twice!r} is named twice; a class has one parent")
 
     def class_ids(self) -> tuple[str, ...]:
-        """The class ids in the order of the model's outputs: the plan's classes, then the one for false boxes if the plan has it."""
-        return (*self.classes, *([self.nothing.id] if self.nothing else []))
+        """The class ids in the order of the model's outputs: the plan's classes, then those for other animals and for false boxes, if there are."""
+        return (*self.classes, *(extra.id for extra in (self.other_animal, self.nothing) if extra))
+
+    @property
+    def other_animal_id(self) -> str | None:
+        """The id of the class for animals outside of the plan; None if the plan has none."""
+        return self.other_animal.id if self.other_animal else None
 
     @property
     def nothing_id(self) -> str | None:

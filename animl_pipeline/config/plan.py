@@ -35,7 +35,7 @@ class Plan(Record):
     """One project's plan."""
 
     model: Name = Field(description="name of the model, its packages and its endpoint")
-    description: str = ""
+    description: str = Field(default="", description="a sentence or two for the model card")
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     labels: LabelsConfig
     model_input: ModelInput = ModelInput()

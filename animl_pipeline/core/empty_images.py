@@ -1,4 +1,4 @@
-"""The class for false boxes: what each step must know of it, and which empty images give its crops."""
+"""The classes for false boxes and for other animals: which images without a class of the plan give their crops."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ class FalseBoxClass(NamedTuple):
     detector_confidence: float | None = None
 
 
-class WantedEmptyImages(NamedTuple):
-    """Which empty images of a source are downloaded.
+class WantedSample(NamedTuple):
+    """Which images of a source are downloaded although none of their labels is a class of the plan.
 
     Attributes:
-        labels: labels that mean empty, case-folded.
+        labels: the labels that count, case-folded: of empty images, all labels must be among them.
         max_images: at most so many ...
         max_per_location: ... and at most so many of one location.
+        others: instead, images with a label of an animal that is not among ``labels``; ``max_per_location`` is then for each such label.
     """
 
     labels: tuple[str, ...]
     max_images: int
     max_per_location: int
+    others: bool = False
 
 
 def spread_over_locations(names: Sequence[str], locations: Sequence[str], max_images: int, max_per_location: int) -> NDArray[np.bool_]:

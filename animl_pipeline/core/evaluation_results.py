@@ -286,6 +286,17 @@ class FalseBoxScores(Record):
     animals: int = Field(description="animals in the test set that are given this class")
 
 
+class OtherAnimalScores(Record):
+    """The class for animals of no class of the plan, on the test crops. No other score counts it or its crops, except false alarms at thresholds."""
+
+    id: str
+    examples: int = Field(description="other animals in the test set")
+    locations: int
+    recognised: int = Field(description="of these, how many are given this class")
+    animals: int = Field(description="animals of the plan's classes that are given this class")
+    called: dict[str, int] = Field(description="class → how many of the other animals are given it instead")
+
+
 class AutoAcceptPoint(Record):
     """Images that one class and threshold would skip. An image is skipped if each of its boxes shows this class alone, at the threshold or above.
 
@@ -332,8 +343,8 @@ class AutoAccept(Record):
 class Metrics(Record):
     """All results of an evaluation. Macro means are over the classes that the test set has.
 
-    ``confusion[i][j]`` counts examples of class i that were predicted as class j, in the order of ``classes``. If the model has a class for
-    false boxes, the last column counts animals that were taken for false boxes.
+    ``confusion[i][j]`` counts examples of class i that were predicted as class j, in the order of ``classes``. If the model has
+    classes for other animals or false boxes, the last columns count animals that were taken for such.
     """
 
     examples: int
@@ -361,12 +372,15 @@ class Metrics(Record):
     nothing: FalseBoxScores | None = Field(
         default=None, exclude_if=lambda value: value is None, description="None if the model has no class for false boxes"
     )
+    other_animal: OtherAnimalScores | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="None if the model has no class for other animals"
+    )
     verdict: Verdict | None = None
     reasons: tuple[str, ...] = Field(default=(), description="of the verdict, in words, the most important first")
 
     def outputs(self) -> tuple[str, ...]:
         """The class ids of the columns of ``confusion``."""
-        return (*(c.id for c in self.classes), *([self.nothing.id] if self.nothing else []))
+        return (*(c.id for c in self.classes), *(extra.id for extra in (self.other_animal, self.nothing) if extra))
 
 
 class Report(Record):

@@ -127,13 +127,13 @@ def ml_model_document(card: ModelCard, plan: Plan, known: Document | None = None
 def category_config(card: ModelCard, plan: Plan) -> dict[str, Document]:
     """Class name → confidence threshold and whether it is disabled, in the form of an automation rule. No threshold is 0; see MIN_THRESHOLD.
 
-    A class for false boxes is always disabled.
+    A class for false boxes is always disabled, and so is one for other animals that the plan does not register.
     """
     register = _register_section(plan)
     thresholds = card.thresholds | register.thresholds
     return {
         c.name: {"confThreshold": max(thresholds.get(c.id, register.conf_threshold), MIN_THRESHOLD), "disabled": c.id in register.disabled}
-        if c.id != card.nothing
+        if c.id not in card.hidden_ids()
         else {"confThreshold": 1.0, "disabled": True}
         for c in card.registered_classes()
     }

@@ -91,7 +91,7 @@ class Classifier:
     def classify(self, image: Image.Image, box: Box) -> dict[str, float]:
         """Class id → probability, for one box of one image; then parent → sum of its children where none reaches its threshold, else 0.
 
-        A class for false boxes is not among them; the others then sum to less than 1.
+        A class for false boxes or a hidden one for other animals is not among them; the others then sum to less than 1.
 
         Boxes are classified one at a time, because in a batch the last bits of a result depend on the other crops.
         """
@@ -99,8 +99,8 @@ class Classifier:
 
     def classify_crop(self, crop: Image.Image) -> dict[str, float]:
         """The same for one crop as :func:`extract_crop` returns it."""
-        row = self.probabilities(normalise([crop], self.card.model_input))[0]
-        found = {c: float(p) for c, p in zip(self.card.class_ids(), row, strict=True) if c != self.card.nothing}
+        row, hidden = self.probabilities(normalise([crop], self.card.model_input))[0], self.card.hidden_ids()
+        found = {c: float(p) for c, p in zip(self.card.class_ids(), row, strict=True) if c not in hidden}
         return found | answer_parents(found, self.card) if self.card.parents else found
 
 

@@ -28,7 +28,7 @@ from animl_pipeline.steps.evaluation.gate import decide_verdict
 from animl_pipeline.steps.evaluation.report_wording import describe_nothing
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import download_images
-from animl_pipeline.steps.labels import SourceArtifacts, resolve_labels, wanted_empty_images, wanted_labels
+from animl_pipeline.steps.labels import SourceArtifacts, resolve_labels, wanted_labels, wanted_samples
 from animl_pipeline.steps.splits import split_by_location
 from animl_pipeline.steps.training import train_classifier
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, open_store
@@ -71,8 +71,8 @@ class Project:
         (self.folder / "boxes.json").write_text(json.dumps(results))
         source = SourceConfig(name="isle", export=str(self.folder / "export.json"), images=str(self.folder / "images"))
         export = export_annotations(source, store, settings)
-        wanted, empty = wanted_labels(labels, "isle", settings), wanted_empty_images(labels, "isle", settings)
-        images = download_images(source, export, wanted, store, settings, empty=empty)
+        wanted, samples = wanted_labels(labels, "isle", settings), wanted_samples(labels, "isle", settings)
+        images = download_images(source, export, wanted, store, settings, samples=samples)
         resolved = resolve_labels([SourceArtifacts(source, export, images)], labels, store, settings)
         config = DetectionsConfig(source="results", results=str(self.folder / "boxes.json"), confidence=0.2)
         detections = detect_animals(resolved, config, store, settings, false_boxes=FALSE_BOXES if labels.nothing else None)

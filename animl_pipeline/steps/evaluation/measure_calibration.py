@@ -31,7 +31,7 @@ class ReliabilityDiagram(NamedTuple):
 def measure_calibration(scored: pd.DataFrame, card: ModelCard) -> Calibration:
     """Calibration errors before and after temperature scaling, and the share of crops that reach no threshold."""
     before, after, right = _confidences(scored, card)
-    thresholds = np.array([np.inf if c == card.nothing else card.thresholds.get(c, 0.0) for c in card.class_ids()])
+    thresholds = np.array([np.inf if c in card.unscored_ids() else card.thresholds.get(c, 0.0) for c in card.class_ids()])
     known = (probability_matrix(scored, card.class_ids()) >= thresholds).any(axis=1)
     return Calibration(
         temperature=card.temperature,

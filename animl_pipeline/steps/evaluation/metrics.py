@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from animl_pipeline.core.evaluation_results import ClassScores, FalseBoxScores, Metrics
+from animl_pipeline.core.evaluation_results import ClassScores, FalseBoxScores, Metrics, OtherAnimalScores
 from animl_pipeline.inference.bootstrap_intervals import (
     BootstrapDraws,
     Floats,
@@ -20,7 +20,7 @@ from animl_pipeline.inference.bootstrap_intervals import (
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 
 
-def compute_metrics(scored: pd.DataFrame, ids: tuple[str, ...], nothing: str | None = None) -> Metrics:
+def compute_metrics(scored: pd.DataFrame, ids: tuple[str, ...], unscored: tuple[str, ...] = ()) -> Metrics:
     """All scores of the predictions, with 95 % intervals by bootstrap over locations.
 
     Means are over the classes that the test set has. A class that is never predicted has precision 0. Average precision is that of
@@ -29,10 +29,10 @@ def compute_metrics(scored: pd.DataFrame, ids: tuple[str, ...], nothing: str | N
     Args:
         scored: test crops of animals with ``class_id``, ``predicted``, ``location`` and ``p_<class id>``.
         ids: the model's classes of animals.
-        nothing: the model's class for false boxes, if it has one. An animal that is predicted so is missed.
+        unscored: the model's classes for other animals and false boxes, if it has them. An animal that is predicted so is missed.
     """
     draws = BootstrapDraws(scored)
-    outputs = ids if nothing is None else (*ids, nothing)
+    outputs = (*ids, *unscored)
     truth = class_indices(scored["class_id"], ids)
     confusions = draws.confusion_matrices(truth, class_indices(scored["predicted"], outputs), len(outputs))
     precision, recall, f1 = (values[:, : len(ids)] for values in precision_recall_f1(confusions))
@@ -76,6 +76,26 @@ def score_false_boxes(scored: pd.DataFrame, nothing: str) -> FalseBoxScores:
         locations=_known_locations(scored[is_false]),
         recognised=int((is_false & given).sum()),
         animals=int((~is_false & given).sum()),
+    )
+
+
+def score_other_animals(scored: pd.DataFrame, other_animal: str, nothing: str | None) -> OtherAnimalScores:
+    """How many animals of no class of the plan are recognised as such, what the others are called, and how many of the plan's get this class.
+
+    Args:
+        scored: all test crops.
+        other_animal: the class for other animals.
+        nothing: the class for false boxes, if there is one.
+    """
+    is_other, given = scored["class_id"] == other_animal, scored["predicted"] == other_animal
+    called = scored.loc[is_other & ~given, "predicted"].value_counts()
+    return OtherAnimalScores(
+        id=other_animal,
+        examples=int(is_other.sum()),
+        locations=_known_locations(scored[is_other]),
+        recognised=int((is_other & given).sum()),
+        animals=int((~is_other & (scored["class_id"] != nothing) & given).sum()),
+        called={str(c): int(n) for c, n in called.items()},
     )
 
 

@@ -16,6 +16,7 @@ from animl_pipeline.core.html_page import page_environment
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.steps.evaluation import false_alarms_and_missed_invaders, measure_calibration, plots, report_images, report_wording
 from animl_pipeline.steps.evaluation.score_later_images import compare_with_new_locations
+from animl_pipeline.steps.evaluation.strangers import stranger_values
 from animl_pipeline.storage.store import Store
 
 TEMPLATE = "report.html.j2"
@@ -46,6 +47,7 @@ class ReportData(NamedTuple):
         digests: step name → digest of the evaluation's inputs.
         files: names of the tables beside the page.
         learning_curves: the plot of the training as PNG; b"" if there is none.
+        strangers: suspected strangers among the boxes of the test images, ``boxes`` in number; None if they are not known.
     """
 
     card: ModelCard
@@ -59,6 +61,8 @@ class ReportData(NamedTuple):
     digests: Mapping[str, str]
     files: Sequence[str] = ()
     learning_curves: bytes = b""
+    strangers: pd.DataFrame | None = None
+    boxes: int = 0
 
 
 def render_report(data: ReportData, people: frozenset[str], max_suspects: int, store: Store) -> str:
@@ -73,7 +77,11 @@ def render_report(data: ReportData, people: frozenset[str], max_suspects: int, s
     missed = false_alarms_and_missed_invaders.missed_invaders(data.test, data.metrics.thresholds)
     values = _verdict_values(data) | _production_values(data) | _auto_accept_values(data) | _score_values(data) | _error_values(data, missed)
     values |= _image_values(data, missed, people, max_suspects, store) | _data_values(data)
-    values["false_box_class"] = report_wording.describe_nothing(data.metrics, values["invasive"])
+    values |= stranger_values(data.strangers, data.boxes, store)
+    values["unscored_classes"] = (
+        *report_wording.describe_other_animal(data.metrics),
+        *report_wording.describe_nothing(data.metrics, values["invasive"]),
+    )
     environment = page_environment(Path(__file__).parent)
     environment.filters.update(
         words=lambda text: text.replace("_", " "), sequences=report_wording.format_sequences, per_1000=report_wording.format_per_1000

@@ -197,6 +197,22 @@ def describe_nothing(metrics: Metrics, invasive: Collection[str]) -> tuple[str, 
     return tuple(sentences)
 
 
+def describe_other_animal(metrics: Metrics) -> tuple[str, ...]:
+    """What becomes of animals of no class of the plan, in sentences; none if the model has no class for them."""
+    found = metrics.other_animal
+    if found is None:
+        return ()
+    shown = "Animl shows" if any(t.id == found.id for t in metrics.thresholds) else "Animl does not show"
+    sentences = [
+        f"The model has a class for other animals, {found.id}, which {shown}. Of {format_count(found.examples, 'other animal')} from "
+        f"{format_count(found.locations, 'location')} in the test set, {found.recognised:,} {'is' if found.recognised == 1 else 'are'} recognised. "
+        f"Of {format_count(metrics.examples, 'animal')} of the plan, {found.animals:,} {'is' if found.animals == 1 else 'are'} taken for one."
+    ]
+    if found.called:
+        sentences.append(f"The other animals that are not recognised are called {_list_counts(found.called)}.")
+    return tuple(sentences)
+
+
 def _format_false_boxes(found: FalseBoxScores) -> str:
     return f"{found.examples:,} false box{'' if found.examples == 1 else 'es'}"
 

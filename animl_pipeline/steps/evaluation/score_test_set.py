@@ -48,7 +48,7 @@ def score_test_crops(split: pd.DataFrame, classifier: Classifier, store: Store, 
         EvaluationError: there are no test crops of animals, the model does not know the class of one, or a crop has the wrong size.
     """
     test = split[split["split"] == "test"].reset_index(drop=True)
-    if not (test["class_id"] != classifier.card.nothing).any():
+    if not test["class_id"].isin(classifier.card.animal_ids()).any():
         raise EvaluationError("there are no test crops; raise splits.test in the plan or add sources with more locations", code="no_test_crops")
     unknown = sorted(set(test["class_id"]) - set(classifier.card.class_ids()))
     if unknown:

@@ -14,6 +14,7 @@ from animl_pipeline.core.artifacts import CURVES_FILE, Artifact, Counts
 from animl_pipeline.core.errors import DamagedError, EvaluationError, PipelineError
 from animl_pipeline.core.evaluation_results import AutoAccept, Comparison, LaterScores, Metrics, ProductionScore, Threshold
 from animl_pipeline.core.html_page import format_count
+from animl_pipeline.core.image_links import image_link
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import (
     CROPS,
@@ -37,11 +38,12 @@ from animl_pipeline.steps.evaluation import (
     production_score,
     report_wording,
     slices_and_equivalents,
+    strangers,
 )
 from animl_pipeline.steps.evaluation.audit_fold_splits import HELD_OUT
 from animl_pipeline.steps.evaluation.compare_champion import compare_with_champion, load_champion
 from animl_pipeline.steps.evaluation.gate import decide_verdict
-from animl_pipeline.steps.evaluation.label_audit import SUSPECT_COLUMNS, find_suspect_labels, image_link
+from animl_pipeline.steps.evaluation.label_audit import SUSPECT_COLUMNS, find_suspect_labels
 from animl_pipeline.steps.evaluation.measure_calibration import measure_calibration
 from animl_pipeline.steps.evaluation.plots import confusion_matrix_png
 from animl_pipeline.steps.evaluation.reference_predictions import choose_reference_predictions
@@ -117,7 +119,7 @@ class _Inputs(NamedTuple):
         plan = self.plan
         return {
             "classes": self.labels(),
-            **({"nothing": plan.labels.nothing_id} if plan.labels.nothing else {}),
+            **{key: extra.id for key in ("nothing", "other_animal") if (extra := getattr(plan.labels, key))},
             "equivalents": plan.labels.equivalents,
             "model_input": plan.model_input.model_dump(mode="json"),
             "reference_predictions": plan.package.reference_predictions,
@@ -194,7 +196,7 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
     split = join_splits(store.table(inputs.crops, CROPS), store.table(inputs.splits, SPLITS))
     scored = score_test_crops(split, classifier, store, plan.model_input)
     scored["link"] = [image_link(inputs.image_url, image) for image in scored["image_id"]]
-    test = scored[scored["class_id"] != card.nothing].reset_index(drop=True)  # animals only
+    test = scored[scored["class_id"].isin(card.animal_ids())].reset_index(drop=True)  # the plan's own classes only
     champion = _load_champion(inputs)
     production = _score_production(classifier, champion.classifier, inputs)
     found, final = _compute_metrics(test, scored, classifier, champion, production, inputs)
@@ -218,11 +220,15 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
     if production is not None:
         links = [image_link(inputs.image_url, image) for image in production.sequences["image_id"]]
         tables |= {"animl.csv": production.animl_table, "sequences.csv": production.sequences.assign(link=links)}
+        if production.strangers is not None:
+            tables["strangers.csv"] = production.strangers[strangers.CSV_COLUMNS]
     for name, table in tables.items():
         write_csv(space.out / name, table)
     digests = {name: artifact.digest for name, artifact in inputs.artifacts().items()}
     curves = store.path(inputs.training, CURVES_FILE).read_bytes() if inputs.training else b""
     data = ReportData(card, found, test, scored, split, suspects, audited, inputs.step_counts, digests, tuple(tables), curves)
+    if production is not None:
+        data = data._replace(strangers=production.strangers, boxes=production.boxes)
     page = render_report(data, classes_of_people(inputs.labels()), plan.audit.show, store)
     (space.out / "report.html").write_text(page, encoding="utf-8")
     return StepOutput(_counts(found, len(suspects)), final=final, blob_digests=tuple(sorted({str(r["image"]) for r in reference})))
@@ -246,12 +252,17 @@ def _load_champion(inputs: _Inputs) -> _Champion:
 
 
 class _Production(NamedTuple):
-    """The score of production, the answers to its images, Animl's own table of it, and the list of missed sequences and false alarms."""
+    """The score of production, the answers to its images, Animl's own table of it, missed sequences and false alarms, and suspected strangers.
+
+    ``strangers`` is None if the model has no embedding reference; ``boxes`` is the number of all boxes.
+    """
 
     score: ProductionScore
     answers: auto_accept.AnsweredImages
     animl_table: pd.DataFrame
     sequences: pd.DataFrame
+    strangers: pd.DataFrame | None
+    boxes: int
 
 
 def _score_production(classifier: Classifier, champion: Classifier | None, inputs: _Inputs) -> _Production | None:
@@ -261,7 +272,7 @@ def _score_production(classifier: Classifier, champion: Classifier | None, input
         return None
     data = production_score.read_sequences(inputs.sequences.images, inputs.sequences.detections, store)
     equivalents, ids, parents = plan.labels.equivalents, classifier.card.animal_ids(), classifier.card.parents
-    probability = production_score.score_boxes(data, classifier, store, plan.model_input, "boxes of test images")
+    probability, embeddings = production_score.score_and_embed_boxes(data, classifier, store, plan.model_input, "boxes of test images")
     labels = production_score.label_by_thresholds(data, probability, classifier.card)
     outcomes = production_score.find_outcomes_of(data, labels, ids, equivalents, parents)
     score = production_score.score_production(data, outcomes, ids, plan.production.detector_confidence, parents)
@@ -276,7 +287,11 @@ def _score_production(classifier: Classifier, champion: Classifier | None, input
         score = score.model_copy(update={"comparison": production_score.compare_production(data, both, (known, ids))})
     table = animl_evaluation_table.sequence_table(data, outcomes, classifier.card.answered_ids())
     answers = auto_accept.images_of_sequences(data, labels, plan.thresholds.invasive)
-    return _Production(score, answers, table, production_score.list_sequences(data, outcomes, classifier.card.answered_ids()))
+    sequences = production_score.list_sequences(data, outcomes, classifier.card.answered_ids())
+    reference, found = strangers.load_reference(inputs.model, classifier.card, store), None
+    if reference is not None:
+        found = strangers.find_strangers(data, probability, embeddings, reference, classifier.card, inputs.image_url)
+    return _Production(score, answers, table, sequences, found, len(data.boxes))
 
 
 def _score_later_images(split: pd.DataFrame, classifier: Classifier, inputs: _Inputs) -> LaterScores | None:
@@ -293,11 +308,11 @@ def _compute_metrics(
 ) -> tuple[Metrics, bool]:
     """All scores and the verdict. False beside them if the champion could not be compared, so that the next run tries again.
 
-    ``test`` are the test crops of animals, ``scored`` also those of false boxes.
+    ``test`` are the test crops of the plan's own classes, ``scored`` also those of other animals and false boxes.
     """
     card, equivalents = classifier.card, inputs.plan.labels.equivalents
     comparison, comparison_error = _compare(test, classifier, champion, inputs)
-    found = metrics.compute_metrics(test, card.animal_ids(), card.nothing).model_copy(
+    found = metrics.compute_metrics(test, card.animal_ids(), card.unscored_ids()).model_copy(
         update={
             "calibration": measure_calibration(test, card),
             "thresholds": score_thresholds(_read_thresholds(inputs.model, inputs.store), scored),
@@ -305,6 +320,7 @@ def _compute_metrics(
             "with_equivalents": slices_and_equivalents.score_with_equivalents(test, card.animal_ids(), equivalents) if equivalents else None,
             "comparison": comparison,
             "nothing": metrics.score_false_boxes(scored, card.nothing) if card.nothing else None,
+            "other_animal": metrics.score_other_animals(scored, card.other_animal, card.nothing) if card.other_animal else None,
             "production": production.score if production else None,
             "auto_accept": _bound_auto_accept(test, classifier, production, inputs),
         }
@@ -388,7 +404,7 @@ def _load_classifier(model: Artifact, plan: Plan, store: Store) -> Classifier:
     store.path(model, CARD_FILE)
     classifier = Classifier.load(store.path(model, MODEL_FILE).parent)
     card = classifier.card
-    if (card.class_ids(), card.nothing) != (plan.labels.class_ids(), plan.labels.nothing_id):
+    if (card.class_ids(), card.nothing, card.other_animal) != (plan.labels.class_ids(), plan.labels.nothing_id, plan.labels.other_animal_id):
         raise EvaluationError(
             f"expected a model of the plan's classes {', '.join(plan.labels.class_ids())}, found one of {', '.join(card.class_ids())}; "
             "run the step 'training' again",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 
 import pandas as pd
@@ -13,7 +13,8 @@ import pandas as pd
 from animl_pipeline.config import ImagesConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.empty_images import WantedEmptyImages
+from animl_pipeline.core.class_limits import ClassLimits
+from animl_pipeline.core.empty_images import WantedSample
 from animl_pipeline.core.errors import ImagesError, ImagesUnreachableError, redact_url
 from animl_pipeline.core.progress import track
 from animl_pipeline.core.step_declaration import Step
@@ -60,7 +61,7 @@ BATCH_S = 10.0
 """... and at most the images of this many seconds."""
 MAX_OFFLINE = 64
 """After this many images in a row without a connection, the step gives up."""
-OVER_LIMIT = "over_limit"
+OVER_LIMIT, OVER_CLASS_LIMIT = "over_limit", "over_class_limit"
 
 
 def download_images(
@@ -70,13 +71,14 @@ def download_images(
     store: Store,
     settings: Settings,
     config: ImagesConfig | None = None,
-    empty: WantedEmptyImages | None = None,
+    samples: Sequence[WantedSample] = (),
+    limits: ClassLimits | None = None,
 ) -> Artifact:
     """Download the images of ``source`` that have a wanted label, and put them into the store.
 
     Writes the table DOWNLOADED_IMAGES, and MISSING_IMAGES with a reason for each image that failed: missing, forbidden, refused,
-    unsafe_path, too_large, wrong_md5, broken_image, format_not_allowed, over_limit (of the source); and those that another run may get: unreachable,
-    timed_out, truncated, over_budget.
+    unsafe_path, too_large, wrong_md5, broken_image, format_not_allowed, over_limit (of the source), over_class_limit; and those that another
+    run may get: unreachable, timed_out, truncated, over_budget.
 
     Args:
         source: where the images are, and which field names them.
@@ -85,7 +87,8 @@ def download_images(
         store: keeps the images, and an index of what was downloaded before.
         settings: number of connections, timeout.
         config: how large the store may grow, and the formats of images. Images that the store has stay, whatever their format.
-        empty: which empty images are downloaded as well, for the class of false boxes; None: none.
+        samples: which images without a wanted label are downloaded as well, for the classes of false boxes and other animals.
+        limits: of the plan's classes; images that they have no use for are not downloaded. None: no class has any.
 
     Raises:
         ImagesUnreachableError: the host does not answer.
@@ -99,11 +102,12 @@ def download_images(
         "unreviewed": source.unreviewed,
         **source_limits(source),
         **({"formats": sorted(formats)} if (formats := (config or ImagesConfig()).formats) != ImagesConfig().formats else {}),
-        **({"empty": list(empty)} if empty else {}),
+        **({"samples": [list(s) for s in samples]} if samples else {}),
+        **({"class_limits": limits.key} if limits else {}),
     }
 
     def build(space: Workspace) -> StepOutput:
-        selected = select_images(source, export, wanted, store, empty)
+        selected = select_images(source, export, wanted, store, samples, limits)
         status = download_all(source, selected.images, host, store, settings, config or ImagesConfig())
         _check_any_downloaded(source, status, selected)
         return _write_tables(space, source, status, selected)
@@ -223,6 +227,10 @@ def _write_tables(space: Workspace, source: SourceConfig, status: DownloadStatus
         limits = ", ".join(f"{key} {limit:,}" for key, limit in source_limits(source).items())
         missing = pd.concat([missing, selected.over_limit.assign(reason=OVER_LIMIT, detail=f"the source's limits: {limits}")])
         dropped[OVER_LIMIT] = n
+    if n := len(selected.over_class_limit):
+        detail = "the limits of the plan's classes"
+        missing = pd.concat([missing, selected.over_class_limit.assign(reason=OVER_CLASS_LIMIT, detail=detail)])
+        dropped[OVER_CLASS_LIMIT] = n
     write_table(space.out, DOWNLOADED_IMAGES, downloaded)
     write_table(space.out, MISSING_IMAGES, missing)
     if over_budget := dropped.get(OVER_BUDGET.reason):
@@ -233,7 +241,7 @@ def _write_tables(space: Workspace, source: SourceConfig, status: DownloadStatus
     if refused := dropped.get(FORMAT_NOT_ALLOWED):
         log.warning("images of %s: %d are in a format that images.formats does not name; name it in the plan to use them", source.name, refused)
     repeated = len(downloaded) - downloaded["blob"].nunique()
-    notes = {name: n for name, n in (("same_bytes_as_another", repeated), ("empty_images", selected.empty)) if n}
+    notes = {name: n for name, n in (("same_bytes_as_another", repeated), *selected.samples.items()) if n}
     final = not any(failed.retryable for failed in status.failed.values())
     counts = Counts(kept=len(downloaded), dropped=dropped, notes=notes, unit="images")
     return StepOutput(counts, blobs=(BlobColumn(file=DOWNLOADED_IMAGES.file),), final=final)

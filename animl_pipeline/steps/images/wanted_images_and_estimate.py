@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.empty_images import WantedEmptyImages, spread_over_locations
+from animl_pipeline.core.class_limits import ClassLimits
+from animl_pipeline.core.empty_images import WantedSample, spread_over_locations
 from animl_pipeline.core.errors import redact_url
-from animl_pipeline.core.non_animal_names import label_forms
+from animl_pipeline.core.non_animal_names import label_forms, role
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES
 from animl_pipeline.steps.images.download_status import DownloadStatus
 from animl_pipeline.storage.store import Store, digest_of
@@ -27,23 +28,28 @@ class WantedImages(NamedTuple):
     Attributes:
         images: columns image_id and path.
         over_limit: the same columns; images with a wanted label that the source's limits leave out.
+        over_class_limit: the same columns; the others that no class can use, because of the classes' limits.
         not_wanted: reason → number of the other images.
-        empty: how many of the images are empty ones for the class of false boxes.
+        samples: how many of the images have no class of the plan: notes with their numbers.
     """
 
     images: pd.DataFrame
     over_limit: pd.DataFrame
+    over_class_limit: pd.DataFrame
     not_wanted: dict[str, int]
-    empty: int = 0
+    samples: dict[str, int] = {}  # noqa: RUF012 - a named tuple's default, never changed
 
 
 class DownloadEstimate(NamedTuple):
-    """How many images are wanted, how many of them the store holds, with how many bytes, and the ids that the source's limits leave out."""
+    """How many images are wanted, how many of them the store holds, with how many bytes, the ids that the source's limits leave out, and how
+    many more the classes' limits leave out.
+    """
 
     wanted: int
     in_store: int
     bytes_in_store: int
     over_limit: frozenset[str]
+    over_class_limit: int
 
     @property
     def to_download(self) -> int:
@@ -52,18 +58,28 @@ class DownloadEstimate(NamedTuple):
 
 
 def estimate_download(
-    source: SourceConfig, export: Artifact, wanted: Collection[str], store: Store, empty: WantedEmptyImages | None = None
+    source: SourceConfig,
+    export: Artifact,
+    wanted: Collection[str],
+    store: Store,
+    samples: Sequence[WantedSample] = (),
+    limits: ClassLimits | None = None,
 ) -> DownloadEstimate:
     """What :func:`~animl_pipeline.steps.images.step.download_images` would download. Sends no request to the host."""
-    found = select_images(source, export, wanted, store, empty)
+    found = select_images(source, export, wanted, store, samples, limits)
     status = DownloadStatus(found.images)
     status.load(index_name(source), store)
     size = int(status.downloaded_table()["bytes"].sum())
-    return DownloadEstimate(len(status), int(status.in_store.sum()), size, frozenset(found.over_limit["image_id"]))
+    return DownloadEstimate(len(status), int(status.in_store.sum()), size, frozenset(found.over_limit["image_id"]), len(found.over_class_limit))
 
 
 def select_images(
-    source: SourceConfig, export: Artifact, wanted: Collection[str], store: Store, empty: WantedEmptyImages | None = None
+    source: SourceConfig,
+    export: Artifact,
+    wanted: Collection[str],
+    store: Store,
+    samples: Sequence[WantedSample] = (),
+    limits: ClassLimits | None = None,
 ) -> WantedImages:
     """The images with a wanted label. Labels that are not reviewed count only if the source keeps them.
 
@@ -72,7 +88,8 @@ def select_images(
         export: the source's export step.
         wanted: labels, case-folded.
         store: holds the export.
-        empty: which empty images are wanted as well. They have limits of their own, so that they never displace animals.
+        limits: of the plan's classes.
+        samples: which other images are wanted as well. They have limits of their own, so that they never displace the plan's classes.
     """
     images = store.table(export, EXPORT_IMAGES, ["image_id", "path", "location"])
     annotations = store.table(export, EXPORT_ANNOTATIONS, ["image_id", "label", "reviewed"])
@@ -80,25 +97,38 @@ def select_images(
     has_wanted = annotations["label"].isin(labels)
     counts = has_wanted & annotations["reviewed"] if source.unreviewed == "drop" else has_wanted
     labelled, selected = (images["image_id"].isin(annotations.loc[mask, "image_id"]) for mask in (has_wanted, counts))
-    empties = _choose_empty(source, images, annotations, empty)
-    not_wanted = {"without_a_wanted_label": int((~labelled & ~empties).sum()), UNREVIEWED_ONLY: int((labelled & ~selected).sum())}
+    chosen = {_note(sample): _choose_sample(source, images[~labelled], annotations, sample) for sample in samples}
+    extra = images["image_id"].isin(set().union(*chosen.values()))
+    not_wanted = {"without_a_wanted_label": int((~labelled & ~extra).sum()), UNREVIEWED_ONLY: int((labelled & ~selected).sum())}
     animals, columns = images[selected], ["image_id", "path"]
     over = _over_limits(animals, source)
-    taken = pd.concat([animals.loc[~over, columns], images.loc[empties, columns]]) if empties.any() else animals.loc[~over, columns]
+    left_out = limits.left_out(animals.loc[over, "image_id"].tolist()) if limits else frozenset()
+    unused = ~over & animals["image_id"].isin(left_out).to_numpy()
+    used = animals.loc[~over & ~unused, columns]
+    taken = pd.concat([used, images.loc[extra, columns]]) if extra.any() else used
     reasons = {reason: n for reason, n in not_wanted.items() if n}
-    return WantedImages(taken, animals.loc[over, columns], reasons, int(empties.sum()))
+    return WantedImages(taken, animals.loc[over, columns], animals.loc[unused, columns], reasons, {note: len(ids) for note, ids in chosen.items()})
 
 
-def _choose_empty(source: SourceConfig, images: pd.DataFrame, annotations: pd.DataFrame, empty: WantedEmptyImages | None) -> NDArray[np.bool_]:
-    """The empty images that are wanted: people reviewed all their labels, and each of them means empty."""
-    if empty is None:
-        return np.zeros(len(images), bool)
-    labels = [label for label in annotations["label"].unique() if not frozenset(empty.labels).isdisjoint(label_forms(str(label)))]
-    is_empty = annotations["label"].isin(labels) & annotations["reviewed"]
-    candidates = images[images["image_id"].isin(annotations["image_id"]) & ~images["image_id"].isin(annotations.loc[~is_empty, "image_id"])]
-    names = (source.name + "/" + candidates["image_id"].astype(str)).to_list()
-    taken = spread_over_locations(names, candidates["location"].astype(str).to_list(), empty.max_images, empty.max_per_location)
-    return images["image_id"].isin(candidates.loc[taken, "image_id"]).to_numpy(bool)
+def _note(sample: WantedSample) -> str:
+    return "images_of_other_animals" if sample.others else "empty_images"
+
+
+def _choose_sample(source: SourceConfig, images: pd.DataFrame, annotations: pd.DataFrame, sample: WantedSample) -> set[str]:
+    """The ids of a sample of these images. Of empty ones, people reviewed all labels, and each means empty; of others, a label of an animal."""
+    labels = annotations["label"].unique()
+    known = {label for label in labels if not frozenset(sample.labels).isdisjoint(label_forms(str(label)))}
+    counting = {label for label in labels if label not in known and not role(label)} if sample.others else known
+    counts = annotations["label"].isin(counting) & annotations["reviewed"]
+    name = annotations[counts].drop_duplicates("image_id").set_index("image_id")["label"].astype(str)
+    if not sample.others:
+        name = name[~name.index.isin(annotations.loc[~counts, "image_id"])]
+    candidates = images[images["image_id"].isin(name.index) & (images["location"] != "")]
+    names, places = (source.name + "/" + candidates["image_id"].astype(str)).to_list(), candidates["location"].astype(str)
+    if sample.others:
+        places = candidates["image_id"].map(name) + "\0" + places
+    taken = spread_over_locations(names, places.to_list(), sample.max_images, sample.max_per_location)
+    return set(candidates.loc[taken, "image_id"])
 
 
 def source_limits(source: SourceConfig) -> dict[str, int]:

@@ -11,6 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.config import ClassConfig, LabelsConfig
+from animl_pipeline.config.labels import OtherAnimalConfig
+from animl_pipeline.core.empty_images import spread_over_locations
 from animl_pipeline.core.image_orientation import FRAME_MISMATCH
 from animl_pipeline.core.non_animal_names import label_forms, role
 from animl_pipeline.steps.labels.class_mapping import EMPTY, EXCLUDED, ClassMapping
@@ -61,7 +63,7 @@ def choose_annotations(
         over_source_limit: bool [n], the annotations whose image is left out by its source's limits.
         image_missing: bool [n], the annotations whose image was not downloaded.
     """
-    class_number, other = _apply_mappings(annotations, list(config.classes), mappings)
+    class_number, other = _apply_mappings(annotations, list(config.classes), mappings, config.other_animal)
     rules = [
         other == REASONS.index(EMPTY),
         other == REASONS.index(EXCLUDED),
@@ -75,11 +77,17 @@ def choose_annotations(
     ]
     choice = Choice(class_number, np.select(rules, list(range(1, len(rules) + 1)), 0))
     choice.reason[_over_class_limits(annotations, choice, config)] = REASONS.index(OVER_CLASS_LIMIT)
+    choice.reason[choice.kept() & annotations.over_class_limit()] = REASONS.index(OVER_CLASS_LIMIT)  # where more failed than the reserve
+    if config.other_animal is not None:
+        _leave_out_others(annotations, choice, config.other_animal, len(config.classes))
     return choice
 
 
-def _apply_mappings(annotations: Annotations, classes: list[str], mappings: Mapping[str, ClassMapping]) -> tuple[Ints, Ints]:
+def _apply_mappings(
+    annotations: Annotations, classes: list[str], mappings: Mapping[str, ClassMapping], other_animal: OtherAnimalConfig | None
+) -> tuple[Ints, Ints]:
     """The class of each annotation, -1 for none; and the reason where its label means "empty" or "excluded": both int [n]."""
+    excluded = {label.casefold() for label in other_animal.exclude} if other_animal else set()
     number = {c: i for i, c in enumerate(classes)}
     class_number = np.full((len(annotations.sources), len(annotations.labels)), -1)
     other = np.zeros_like(class_number)
@@ -89,6 +97,8 @@ def _apply_mappings(annotations: Annotations, classes: list[str], mappings: Mapp
             form = next((form for form in label_forms(label) if form in class_of or form in others), "")
             class_number[i, j] = number.get(class_of.get(form, ""), -1)
             other[i, j] = REASONS.index(others.get(form, ""))
+            if other_animal and not form and not role(label) and excluded.isdisjoint(label_forms(label)):
+                class_number[i, j] = len(classes)
     return class_number[annotations.source, annotations.label], other[annotations.source, annotations.label]
 
 
@@ -126,6 +136,18 @@ def _over_class_limits(annotations: Annotations, choice: Choice, config: LabelsC
         per_location = rule.max_per_location or config.max_per_location
         over.append(_over_limits_of_class(rows, location[rows], rule, per_location, annotations, config.seed))
     return np.concatenate(over)
+
+
+def _leave_out_others(annotations: Annotations, choice: Choice, config: OtherAnimalConfig, class_number: int) -> None:
+    """Change ``choice``: keep a sample of the reviewed annotations of other animals, spread over names and locations; the rest is unlisted."""
+    of_class = choice.class_number == class_number
+    rows = np.flatnonzero(of_class & (choice.reason == 0) & annotations.reviewed)
+    ids, locations = annotations.annotation_id.take(rows).to_pylist(), annotations.images["location"].take(annotations.image[rows]).to_pylist()
+    names = [f"{annotations.sources[s]}/{i}" for s, i in zip(annotations.source[rows], ids, strict=True)]
+    places = [f"{label}\0{location}" if location else "" for label, location in zip(annotations.label[rows], locations, strict=True)]
+    kept = rows[spread_over_locations(names, places, config.max_images, config.max_per_location)]
+    of_class[kept] = False
+    choice.class_number[of_class], choice.reason[of_class] = -1, REASONS.index(UNLISTED)
 
 
 def _over_limits_of_class(rows: Ints, location: Ints, rule: ClassConfig, per_location: int | None, annotations: Annotations, seed: int) -> Ints:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from animl_pipeline.config import LabelsConfig, TaxonConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.empty_images import WantedEmptyImages
+from animl_pipeline.core.empty_images import WantedSample
 from animl_pipeline.core.errors import LabelsError
 from animl_pipeline.steps.labels.read_taxonomy import LEVELS, Lineage, Taxonomy, read_taxonomy
 
@@ -86,13 +86,19 @@ def wanted_labels(config: LabelsConfig, source: str, settings: Settings) -> tupl
     return tuple(sorted(map_labels(config, source, read_taxonomy(config, settings)).classes))
 
 
-def wanted_empty_images(config: LabelsConfig, source: str, settings: Settings) -> WantedEmptyImages | None:
-    """The empty images of a source that the class for false boxes needs; None if the plan has no such class. Raises as :func:`wanted_labels`."""
-    if config.nothing is None:
-        return None
-    others = map_labels(config, source, read_taxonomy(config, settings)).others
-    labels = tuple(sorted(label for label, meaning in others.items() if meaning == EMPTY))
-    return WantedEmptyImages(labels, config.nothing.max_images, config.nothing.max_per_location)
+def wanted_samples(config: LabelsConfig, source: str, settings: Settings) -> tuple[WantedSample, ...]:
+    """The images of a source that the classes for false boxes and for other animals need. Raises as :func:`wanted_labels`."""
+    if config.nothing is None and config.other_animal is None:
+        return ()
+    found = map_labels(config, source, read_taxonomy(config, settings))
+    samples = []
+    if nothing := config.nothing:
+        empty = tuple(sorted(label for label, meaning in found.others.items() if meaning == EMPTY))
+        samples.append(WantedSample(empty, nothing.max_images, nothing.max_per_location))
+    if other := config.other_animal:
+        named = {*found.classes, *found.others, *(label.casefold() for label in other.exclude)}
+        samples.append(WantedSample(tuple(sorted(named)), other.max_images, other.max_per_location, others=True))
+    return tuple(samples)
 
 
 def meaning_by_taxa(label: str, lineages: Iterable[Lineage], config: LabelsConfig) -> tuple[Meaning | None, str]:

@@ -85,14 +85,14 @@ def resolve_labels(sources: Sequence[SourceArtifacts], config: LabelsConfig, sto
                 reasons=reasons,
             )
         if config.nothing is not None:
-            annotations, choice = add_empty_images(annotations, choice, config.nothing, len(config.classes))
-        return _write(space.out, annotations, choice, list(config.class_ids()))
+            annotations, choice = add_empty_images(annotations, choice, config.nothing, len(config.class_ids()) - 1)
+        return _write(space.out, annotations, choice, list(config.class_ids()), config.other_animal_id)
 
     digests = {"taxonomy": taxonomy.digest} if config.taxonomy else None
     return store.make(STEP, inputs=inputs, digests=digests, config=key, build=build)
 
 
-def _write(folder: Path, annotations: Annotations, choice: Choice, classes: list[str]) -> StepOutput:
+def _write(folder: Path, annotations: Annotations, choice: Choice, classes: list[str], other_animal: str | None) -> StepOutput:
     order = _sort(annotations)
     is_kept = choice.kept()[order]
     kept, dropped = order[is_kept], order[~is_kept]
@@ -108,13 +108,14 @@ def _write(folder: Path, annotations: Annotations, choice: Choice, classes: list
     notes |= {
         name: n for name, rows in (("boxes_turned", annotations.turned), ("frame_assumed", annotations.frame_assumed)) if (n := int(rows[kept].sum()))
     }
-    notes |= _names_outside_plan(annotations, choice)
+    notes |= _names_outside_plan(annotations, choice, classes.index(other_animal) if other_animal else None)
     return StepOutput(Counts(kept=len(kept), dropped=count_codes(choice.reason[dropped], REASONS), notes=notes, unit="annotations"))
 
 
-def _names_outside_plan(annotations: Annotations, choice: Choice) -> dict[str, int]:
-    """Notes that name the labels which the plan does not list: a new species shows up here first."""
-    names = count_codes(annotations.label[choice.reason == REASONS.index(UNLISTED)], annotations.labels)
+def _names_outside_plan(annotations: Annotations, choice: Choice, other_animal: int | None) -> dict[str, int]:
+    """Notes that name the labels which the plan does not list, also those that became other animals: a new species shows up here first."""
+    outside = (choice.reason == REASONS.index(UNLISTED)) | (choice.class_number == other_animal)
+    names = count_codes(annotations.label[outside], annotations.labels)
     shown = dict(list(names.items())[:MAX_NAMES])
     more = {f"and {len(names) - MAX_NAMES:,} other names": sum(names.values()) - sum(shown.values())} if len(names) > MAX_NAMES else {}
     return {f"{UNLISTED}: {_one_line(name)}": n for name, n in (shown | more).items()}

@@ -65,6 +65,7 @@ def write_model(
         onnx_sha256=sha256, agreement=Agreement(max_abs=0, crops=0), data_digest=data_digest, weights=described.weights, plan=dict(recorded),
         out_of_fold=described.out_of_fold,
         nothing=plan.labels.nothing_id,
+        other_animal=plan.labels.other_animal_id,
     )  # fmt: skip
     _write_card(card, folder)  # Classifier.load needs it
     found = compare_with_onnx(network, Classifier.load(folder), compared)

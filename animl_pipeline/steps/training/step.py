@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -109,7 +109,7 @@ def key_config(plan: Plan) -> dict[str, Any]:
         "model_input": plan.model_input.model_dump(mode="json"),
         "train": recorded_training(plan.train),
         "torch_onnx_tolerance": plan.package.torch_onnx_tolerance,
-    } | ({"nothing": plan.labels.nothing_id} if plan.labels.nothing else {})
+    } | {key: extra.id for key in ("nothing", "other_animal") if (extra := getattr(plan.labels, key))}
     if plan.train.recipes() == ("fine_tune",) and plan.train.select == "validation":
         return config
     return config | {"train_only": sorted(plan.splits.train_only)}  # folds never leave them out
@@ -139,7 +139,8 @@ def _build(space: Workspace, inputs: TrainingInputs, initial: InitialWeights, st
     plan = inputs.plan
     rows = read_rows(inputs, store)
     by_folds = plan.train.by_folds(rows.loc[rows["location"] != "", "location"].nunique())
-    check_trainable(rows, plan.labels.class_ids(), plan.labels.nothing_id, by_folds=by_folds)
+    optional = [c for c in (plan.labels.nothing_id, plan.labels.other_animal_id) if c]
+    check_trainable(rows, plan.labels.class_ids(), optional, by_folds=by_folds)
     return train_by_plan(space, inputs, rows, initial, store, settings, by_folds=by_folds)
 
 
@@ -151,15 +152,15 @@ def read_rows(inputs: TrainingInputs, store: Store) -> pd.DataFrame:
     return rows[rows["split"].isin(["train", "val"])]
 
 
-def check_trainable(rows: pd.DataFrame, classes: Sequence[str], nothing: str | None = None, *, by_folds: bool = False) -> None:
+def check_trainable(rows: pd.DataFrame, classes: Sequence[str], optional: Collection[str] = (), *, by_folds: bool = False) -> None:
     """Check that every class has a crop to train on, and that there is a val crop unless folds choose.
 
-    The class for false boxes may lack one: the model never gives it then.
+    The classes for false boxes and for other animals may lack one: the model never gives them then.
 
     Args:
         rows: class_id and split of the crops of train and val.
         classes: the class ids.
-        nothing: the class for false boxes, if there is one.
+        optional: the classes that may lack one.
         by_folds: whether the model learns from val, too.
 
     Raises:
@@ -171,10 +172,9 @@ def check_trainable(rows: pd.DataFrame, classes: Sequence[str], nothing: str | N
         message = f"expected crops of {', '.join(classes)}, found crops of {', '.join(unknown)}; run the steps labels, crops and splits of this plan"
         raise TrainingError(message, code="unknown_class")
     lacking = [c for c in classes if not (learnt["class_id"] == c).any()]
-    if nothing in lacking:
-        log.warning("the detector found no false box to train on, so the class %r has no effect", nothing)
-        lacking.remove(nothing)
-    if lacking:
+    for absent in (c for c in lacking if c in optional):
+        log.warning("there is no crop of %r to train on, so this class has no effect", absent)
+    if lacking := [c for c in lacking if c not in optional]:
         message = f"no crop to train on for {', '.join(lacking)}; label more of it at more locations, or remove it from labels.classes"
         raise TrainingError(message, code="no_train_crop", classes=lacking)
     if not by_folds and not (rows["split"] == "val").any():
