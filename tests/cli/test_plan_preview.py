@@ -42,7 +42,8 @@ def test_the_tables_show_classes_and_downloads_although_no_image_exists(island: 
     assert rows["fox"][1:5] == ["200", "200", "4", "200"]
     assert rows["rat"][1:4] == ["400", "400", "4"]
     assert rows["total"][1:] == ["600", "600", "4"]
-    assert rows["isle"][1:] == ["800", "0", "800", "560", "MB", "32", "s"]
+    assert rows["isle"][1:] == ["640", "0", "640", "448", "MB", "26", "s"]  # of each fox limit of 50, ten more in reserve
+    assert "160 more images have a label of the plan" in " ".join(done.stdout.split())
     assert "person 400" in done.stdout
     assert "700 kB each" in done.stdout
     assert max(len(line) for line in done.stdout.splitlines() if not line.startswith("next: ")) <= 100
@@ -100,8 +101,8 @@ def test_images_in_the_store_would_not_be_downloaded_again(store: Store, setting
     e.write(tmp_path)
     source = SourceConfig.model_validate({"name": "isle", "export": str(tmp_path / "export.json"), "images": str(tmp_path / "images")})
     export = export_annotations(source, store, settings)
-    assert estimate_download(source, export, ("fox",), store) == (4, 0, 0, frozenset())
+    assert estimate_download(source, export, ("fox",), store) == (4, 0, 0, frozenset(), 0)
     download_images(source, export, ("fox",), store, settings)
-    assert estimate_download(source, export, ("fox",), store) == (4, 3, bytes_here, frozenset())
+    assert estimate_download(source, export, ("fox",), store) == (4, 3, bytes_here, frozenset(), 0)
     limited = source.model_copy(update={"max_images": 2})
     assert len(estimate_download(limited, export, ("fox",), store).over_limit) == 2

@@ -15,7 +15,8 @@ from animl_pipeline.core.errors import ImagesUnreachableError, redact_url
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import DOWNLOADED_IMAGES, MISSING_IMAGES, TEST_IMAGES
 from animl_pipeline.core.tables import write_table
-from animl_pipeline.steps.images.step import download_all, open_image_host
+from animl_pipeline.steps.images.download import open_image_host
+from animl_pipeline.steps.images.step import download_all
 from animl_pipeline.steps.images.wanted_images_and_estimate import host_address
 from animl_pipeline.storage.store import BlobColumn, StepOutput, Store, Workspace
 

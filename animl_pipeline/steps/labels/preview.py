@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from animl_pipeline.config import LabelsConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
@@ -15,7 +13,7 @@ from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.steps.labels.choose_annotations import REASONS, UNLISTED, choose_annotations
 from animl_pipeline.steps.labels.class_counts import ClassCounts, count_classes, count_codes, find_too_few
 from animl_pipeline.steps.labels.class_mapping import map_labels
-from animl_pipeline.steps.labels.read_annotations import Annotations, Bools, read_annotations
+from animl_pipeline.steps.labels.read_annotations import annotations_of, read_annotations
 from animl_pipeline.steps.labels.read_taxonomy import read_taxonomy
 from animl_pipeline.steps.labels.shared_locations import SourceArtifacts
 from animl_pipeline.storage.store import Store
@@ -67,7 +65,7 @@ def preview_labels(
     taxonomy = read_taxonomy(config, settings)
     mappings = {s.name: map_labels(config, s.name, taxonomy) for s in sources}
     annotations = read_annotations([SourceArtifacts(s, exports[s.name]) for s in sources], store)
-    choice = choose_annotations(annotations, config, mappings, _of_images(annotations, over_limit), np.zeros(len(annotations.image), bool))
+    choice = choose_annotations(annotations, config, mappings, annotations_of(annotations, over_limit), np.zeros(len(annotations.image), bool))
     counts, kept, location = count_classes(annotations, choice, config), choice.kept(), annotations.location()
     unlisted = annotations.label[choice.reason == REASONS.index(UNLISTED)]
     return LabelsPreview(
@@ -81,13 +79,3 @@ def preview_labels(
         too_few=tuple(find_too_few(counts, count_codes(annotations.label, annotations.labels), config)),
         sequence_ids_at_several_locations=annotations.sequence_ids_at_several_locations,
     )
-
-
-def _of_images(annotations: Annotations, image_ids: Mapping[str, Collection[str]]) -> Bools:
-    """The annotations of these images (source → ids): bool [n]."""
-    found = np.zeros(len(annotations.image), bool)
-    for number, source in enumerate(annotations.sources):
-        ids = pa.array(sorted(image_ids.get(source, ())), pa.string())
-        if len(ids):
-            found |= (annotations.source == number) & pc.is_in(annotations.images["image_id"], value_set=ids).to_numpy()[annotations.image]
-    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,8 +31,8 @@ class Annotations(NamedTuple):
         sources: names of the sources.
         images: a row for each image: ``image_id, file_name, image_file`` (which file it is), ``location`` (with its namespace), ``taken,
             sequence`` (see :func:`~animl_pipeline.steps.labels.sequence_keys.sequence_keys`), ``blob, bytes, width, height, orientation``
-            (null where the image was not downloaded), ``missing`` (bool, whether the download failed), ``over_limit`` (bool, whether
-            the source's limits left it out).
+            (null where the image was not downloaded), ``missing`` (bool, whether the download failed), ``over_limit`` and
+            ``over_class_limit`` (bool, whether the source's limits, or those of the classes, left it out).
         labels: all different labels.
         image, source, label: int [n], each annotation's position in ``images``, ``sources`` and ``labels``.
         annotation_id: text [n].
@@ -82,10 +82,14 @@ class Annotations(NamedTuple):
         """The annotations whose image is left out by its source's limits: bool [n]."""
         return np.asarray(self.images["over_limit"].to_numpy()[self.image], bool)
 
+    def over_class_limit(self) -> Bools:
+        """The annotations whose image was not downloaded, because the limits of the classes have no use for it: bool [n]."""
+        return np.asarray(self.images["over_class_limit"].to_numpy()[self.image], bool)
+
     def image_missing(self) -> Bools:
-        """The annotations whose image was not downloaded: bool [n]."""
+        """The annotations whose image could not be downloaded: bool [n]. Images that a limit left out count only if it is the source's."""
         missing = pc.or_(self.images["missing"], pc.is_null(self.images["blob"]))
-        return np.asarray(missing.to_numpy()[self.image], bool)
+        return np.asarray(missing.to_numpy()[self.image], bool) & ~self.over_class_limit()
 
 
 def read_annotations(sources: Iterable[SourceArtifacts], store: Store) -> Annotations:
@@ -107,6 +111,16 @@ def read_annotations(sources: Iterable[SourceArtifacts], store: Store) -> Annota
         sequence_ids_at_several_locations=sum(part.sequence_ids_at_several_locations for part in parts),
         **{c: np.concatenate([getattr(part, c) for part in parts]) for c in columns},
     )
+
+
+def annotations_of(annotations: Annotations, image_ids: Mapping[str, Collection[str]]) -> Bools:
+    """The annotations of these images (source → ids): bool [n]."""
+    found = np.zeros(len(annotations.image), bool)
+    for number, source in enumerate(annotations.sources):
+        ids = pa.array(sorted(image_ids.get(source, ())), pa.string())
+        if len(ids):
+            found |= (annotations.source == number) & pc.is_in(annotations.images["image_id"], value_set=ids).to_numpy()[annotations.image]
+    return found
 
 
 def _read_source(number: int, artifacts: SourceArtifacts, store: Store, location_names: Mapping[str, str]) -> Annotations:
@@ -152,12 +166,12 @@ def _read_images(artifacts: SourceArtifacts, store: Store, location_names: Mappi
     ids = exported["image_id"].combine_chunks()
     file_columns = ["blob", "bytes", "width", "height", "orientation"]
     downloaded = DOWNLOADED_IMAGES.schema().empty_table()
-    missing = over_limit = pa.array([], pa.string())
+    missing = over_limit = over_class_limit = pa.array([], pa.string())
     if artifacts.images is not None:
         downloaded = store.arrow_table(artifacts.images, DOWNLOADED_IMAGES, ["image_id", *file_columns])
         failed = store.arrow_table(artifacts.images, MISSING_IMAGES, ["image_id", "reason"])
         missing = failed["image_id"].combine_chunks()
-        over_limit = missing.filter(pc.equal(failed["reason"], "over_limit").combine_chunks())
+        over_limit, over_class_limit = (missing.filter(pc.equal(failed["reason"], r).combine_chunks()) for r in ("over_limit", "over_class_limit"))
     files = downloaded.take(pc.index_in(ids, value_set=downloaded["image_id"].combine_chunks()))
     named, stored = (np.stack([table[c].to_numpy() for c in ("width", "height")], axis=1).astype(float) for table in (exported, files))
     orientation = files["orientation"].fill_null(UPRIGHT).to_numpy()
@@ -183,6 +197,7 @@ def _read_images(artifacts: SourceArtifacts, store: Store, location_names: Mappi
             **{c: files[c] for c in file_columns},
             "missing": pc.is_in(ids, value_set=missing),
             "over_limit": pc.is_in(ids, value_set=over_limit),
+            "over_class_limit": pc.is_in(ids, value_set=over_class_limit),
         }
     )
     return images, sizes, frames, sequences.at_several_locations
