@@ -51,8 +51,9 @@ screenshots: install  ## take the screenshots in docs/screenshots again (needs C
 docs: install  ## build the pages of docs/ as a site in runs/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
-docs-reference: install  ## write docs/data-contracts.md from the tables that steps declare
+docs-reference: install  ## write the reference pages in docs/ from the code: tables, keys of a plan, commands, environment variables
 	$(BIN)/python -m tests.project.data_contracts --write
+	$(BIN)/python -m tests.project.reference --write
 
 check: install  ## check lint, format and types
 	$(BIN)/ruff check .

@@ -43,10 +43,10 @@ class PlannedEndpoint(Record):
 class BatchEndpointConfig(Record):
     """A second endpoint for Animl's batches of images, so that they do not delay single new images."""
 
-    max_concurrency: Concurrency = ANIML_BATCH_CONCURRENCY
+    max_concurrency: Concurrency = Field(default=ANIML_BATCH_CONCURRENCY, description="requests that a serverless endpoint answers at a time")
     memory_mb: Memory | None = Field(default=None, description="null: the same as the realtime endpoint")
-    instance_type: InstanceType | None = None
-    instances: int = Field(default=1, ge=1, le=100)
+    instance_type: InstanceType | None = Field(default=None, description="an instance that is always on; null: serverless")
+    instances: int = Field(default=1, ge=1, le=100, description="how many instances, with an instance_type")
 
 
 class RegisterConfig(Record):
@@ -54,8 +54,8 @@ class RegisterConfig(Record):
 
     model_id: str | None = Field(default=None, pattern=r"^[^.$\x00-\x20][^.\x00-\x20]*$", description="the MLModel's _id; null: the plan's model")
     ssm: bool = Field(default=True, description="write the SSM parameters that hold the endpoints' names")
-    parameter: str = "/ml/{model}-{purpose}-endpoint-{stage}"
-    conf_threshold: Share = 0.8
+    parameter: str = Field(default="/ml/{model}-{purpose}-endpoint-{stage}", description="name of the SSM parameters that hold the endpoints' names")
+    conf_threshold: Share = Field(default=0.8, description="confidence from which on Animl shows a label")
     thresholds: dict[str, Share] = Field(default={}, description="confidence threshold per class; other classes use conf_threshold")
     disabled: tuple[str, ...] = Field(default=(), description="classes whose predictions Animl does not keep")
     colours: dict[str, Colour] = Field(default={}, description="colour per class; other classes get one")
@@ -82,11 +82,11 @@ class RegisterConfig(Record):
 class ReleaseConfig(Record):
     """Section ``release``: endpoint names and sizes, approval and registration. Roles, buckets and images are settings."""
 
-    endpoint: str = "{model}-concurrency-{concurrency}"
-    memory_mb: Memory = 6144
-    max_concurrency: Concurrency = 20
+    endpoint: str = Field(default="{model}-concurrency-{concurrency}", description="name of the endpoint; may hold {purpose} and {version}, too")
+    memory_mb: Memory = Field(default=6144, description="memory of a serverless endpoint")
+    max_concurrency: Concurrency = Field(default=20, description="requests that a serverless endpoint answers at a time")
     instance_type: InstanceType | None = Field(default=None, description="an instance that is always on, such as ml.c6i.large; null: serverless")
-    instances: int = Field(default=1, ge=1, le=100)
+    instances: int = Field(default=1, ge=1, le=100, description="how many instances, with an instance_type")
     batch_endpoint: BatchEndpointConfig | None = Field(
         default=None, description="a second endpoint for Animl's batches; null: none. Left out: one of 80 at a time if the plan has `register`"
     )
@@ -94,7 +94,7 @@ class ReleaseConfig(Record):
         default="endpoint", description="endpoint: update it under its name; ssm: a new endpoint for each version, whose name SSM holds"
     )
     tolerance: float = Field(default=0.02, gt=0, le=1, description="largest difference between a live and an offline probability in the live check")
-    timeout_s: int = Field(default=900, ge=10, le=86_400)
+    timeout_s: int = Field(default=900, ge=10, le=86_400, description="seconds that an update of the endpoint may take")
     keep_versions: int = Field(default=3, ge=1, le=100, description="released versions that `release gc` keeps for a rollback")
     approval: Literal["auto", "required"] = Field(default="auto", description="auto: the verdict is enough; required: a person must approve")
     approval_timeout_days: float = Field(default=7, gt=0, le=365, description="how long a release waits for its approval")

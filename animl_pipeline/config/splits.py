@@ -17,7 +17,7 @@ class SplitsConfig(Record):
 
     val: float = Field(default=0.15, gt=0, lt=0.5, description="share of the crops in val")
     test: float = Field(default=0.2, gt=0, lt=0.5, description="share of the crops in test")
-    seed: Seed = 0
+    seed: Seed = Field(default=0, description="of the search; another seed divides new locations otherwise")
     max_rounds: int = Field(default=20, ge=1, le=10**6, description="at most this many rounds of the search for balanced splits")
     min_per_class: int = Field(default=10, ge=1, description="crops of each class in val and in test, where there are enough")
     min_locations_per_class: int = Field(default=1, ge=1, description="locations with each class in val and in test, where there are enough")

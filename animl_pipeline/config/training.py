@@ -87,7 +87,7 @@ class TrainingConfig(Record):
     fallback_weights: PathOrUrl = Field(
         default="efficientnet-lite0-imagenet", description="initial weights where weights is released and there is no released model"
     )
-    epochs: int = Field(default=10, ge=1, le=10**6)
+    epochs: int = Field(default=10, ge=1, le=10**6, description="how often the model sees every crop")
     head_epochs: int = Field(default=1, ge=0, description="first epochs in which only the classifier layer is trained")
     frozen_layers: Share = Field(default=0.0, description="share of the backbone's layers, counted from the input, that stay frozen")
     freeze_norm: bool = Field(default=False, description="keep the batch-norm statistics of the initial weights")
@@ -95,9 +95,9 @@ class TrainingConfig(Record):
     accumulate_batches: int = Field(
         default=1, ge=1, le=1024, description="batches whose gradients are added up to one optimiser step; this needs no more memory"
     )
-    lr: float = Field(default=1e-3, gt=0, le=1)
+    lr: float = Field(default=1e-3, gt=0, le=1, description="highest learning rate of the head")
     backbone_lr: float = Field(default=1.0, ge=0, le=10, description="factor on lr for all layers but the classifier layer")
-    weight_decay: float = Field(default=0.01, ge=0, le=1)
+    weight_decay: float = Field(default=0.01, ge=0, le=1, description="of AdamW")
     loss: Literal["cross_entropy", "class_balanced", "focal"] = Field(
         default="cross_entropy", description="class_balanced: rare classes have a higher weight; focal: difficult crops have a higher weight"
     )
@@ -105,7 +105,7 @@ class TrainingConfig(Record):
         default=0.999, ge=0, lt=1, description="beta of the class_balanced loss; closer to 1, rare classes have a higher weight"
     )
     focal_gamma: float = Field(default=2.0, ge=0, le=10, description="gamma of the focal loss; higher, easy crops count less; 0 is cross_entropy")
-    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.05, ge=0, lt=1, description="share of the target that is spread over all classes")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="before the classifier layer")
     drop_path: float = Field(default=0.0, ge=0, lt=1, description="stochastic depth: probability to skip a block, rising to this at the last block")
     ema: float | None = Field(default=None, gt=0, lt=1, description="decay of an exponential moving average of the weights, such as 0.998")
@@ -123,11 +123,11 @@ class TrainingConfig(Record):
     devices: int = Field(default=1, ge=1, le=64, description="GPUs that share each batch")
     loader_workers: int = Field(default=0, ge=0, le=64, description="processes that prepare batches; 0: the training process does")
     checkpoint_steps: int = Field(default=25, ge=1, description="steps between checkpoints; a killed training repeats at most these")
-    seed: Seed = 0
+    seed: Seed = Field(default=0, description="of the training; another seed is another random draw")
     run_on: Literal["local", "sagemaker"] = Field(
         default="local", description="local: in the flow's process; sagemaker: in a SageMaker training job, which needs a store in S3"
     )
-    sagemaker: SagemakerTrainingConfig = SagemakerTrainingConfig()
+    sagemaker: SagemakerTrainingConfig = Field(default=SagemakerTrainingConfig(), description="the training job, with run_on: sagemaker")
 
     @model_validator(mode="before")
     @classmethod

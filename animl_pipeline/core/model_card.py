@@ -20,8 +20,10 @@ class ModelInput(Record):
 
     size: int = Field(default=224, ge=32, le=1024, description="side of the model's square input, in pixels")
     margin: float = Field(default=0.0, ge=0, le=1, description="share of the square's side added on every side")
-    mean: tuple[Share, Share, Share] = (0.485, 0.456, 0.406)
-    std: tuple[_StandardDeviation, _StandardDeviation, _StandardDeviation] = (0.229, 0.224, 0.225)
+    mean: tuple[Share, Share, Share] = Field(default=(0.485, 0.456, 0.406), description="of red, green and blue, as the pretrained weights need it")
+    std: tuple[_StandardDeviation, _StandardDeviation, _StandardDeviation] = Field(
+        default=(0.229, 0.224, 0.225), description="of red, green and blue, as the pretrained weights need it"
+    )
 
 
 class ClassInfo(Record):
