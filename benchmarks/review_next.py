@@ -32,7 +32,8 @@ TEST_SHARE = 0.3
 TARGET = 100
 """The macro F1 that random reaches with so many labels is the aim of the other strategies."""
 RANDOM, RANDOM_IMAGES, SHIPPED = "random", "random images", "review-next"
-STRATEGIES = (RANDOM_IMAGES, RANDOM, "margin", "core-set", SHIPPED)
+RARE = "core-set, rare classes"
+STRATEGIES = (RANDOM_IMAGES, RANDOM, "margin", RARE, SHIPPED)
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
@@ -89,9 +90,10 @@ class Replay:
         if strategy == "margin":
             return one[np.argsort(margins(probability[crops]), kind="stable")[:batch]]
         reference = self.reference._replace(points=self.components[labelled], class_number=self.targets[labelled])
-        if strategy == "core-set":
+        if strategy == RARE:
+            rarity = (probability[crops] / (np.bincount(self.targets[labelled], minlength=probability.shape[1]) + 1)).sum(axis=1)
             distance = squared_distances(self.components[crops], reference.points)
-            return one[core_set(self.components[crops], distance, np.ones(len(crops)), self.burst[crops], batch)]
+            return one[core_set(self.components[crops], distance, rarity, self.burst[crops], batch)]
         where = self.burst[crops].astype(object)
         animals = Candidates(crops, self.burst[crops], where, probability[crops], self.components[crops], np.zeros(len(crops)))
         return one[informative(animals, reference, batch)]
@@ -136,7 +138,7 @@ def plot(curves: dict[str, pd.DataFrame], path: Path) -> None:
             (line,) = axes.plot(found.index, found["mean"], label=strategy, **style)
             if strategy in {SHIPPED, RANDOM}:
                 axes.fill_between(found.index, found["min"], found["max"], color=line.get_color(), alpha=0.12)
-        axes.set(title=f"{level} classes", xlabel="labels", ylabel="macro F1 at test locations")
+        axes.set(title=f"{level} classes", xlabel="labels", ylabel="macro F1 at test locations", xticks=range(20, 141, 20))
         axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Date": None})

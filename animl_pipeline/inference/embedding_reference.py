@@ -91,6 +91,8 @@ class EmbeddingReference(NamedTuple):
         if hashlib.sha256(data).hexdigest() != card.embedding_reference:
             raise PackageError(f"{folder / REFERENCE_FILE} has another sha256 than the card says; unpack the package again", code="wrong_reference")
         tensors = load(data)
+        if tensors.keys() != set(cls._fields):
+            raise PackageError(f"{REFERENCE_FILE} is of another version; run `animl-pipeline retrain PLAN` once", code="other_version")
         return cls(**{k: v for k, v in tensors.items() if k != "limit"}, limit=float(tensors["limit"][0]))
 
 

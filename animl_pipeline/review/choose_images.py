@@ -1,8 +1,8 @@
 """Choose the images that people should review next: what the model would learn most from, and a random part for honest figures.
 
 Most are chosen by a core-set (k-centre greedy, Sener and Savarese 2018, arXiv 1708.00489) on the model's embedding: an image far from all
-animals that the model learnt from and from all images chosen before. The distance is weighted by how rare the classes that the model considers
-are among the animals that it learnt from. ``benchmarks/review_next.py`` compares it with others. No two images are of one sequence.
+animals that the model learnt from and from all images chosen before. ``benchmarks/review_next.py`` compares it with margin sampling and with
+weights for rare classes, which needed more labels. No two images are of one sequence.
 """
 
 from __future__ import annotations
@@ -105,12 +105,9 @@ def thin_classes(candidates: Candidates, thin: Collection[int], most: int) -> In
 
 
 def informative(candidates: Candidates, reference: EmbeddingReference, most: int) -> Ints:
-    """The core-set, weighted by the rarity of the classes that the model considers, one animal of each sequence."""
-    classes = candidates.probability.shape[1]
-    learnt = np.bincount(reference.class_number, minlength=classes)[:classes]
-    rarity = (candidates.probability / (learnt + 1)).sum(axis=1)
+    """The core-set, one animal of each sequence."""
     known = squared_distances(candidates.components, reference.points)
-    return core_set(candidates.components, known, rarity, candidates.sequence, most)
+    return core_set(candidates.components, known, np.ones(len(known)), candidates.sequence, most)
 
 
 def squared_distances(components: NDArray[np.float32], points: NDArray[np.float32]) -> Floats:

@@ -32,7 +32,7 @@ EXPLANATIONS = {
     "random": "Drawn by chance from all sequences that nobody reviewed. Only these give honest figures of the model in service.",
     "stranger": "Unlike all animals that the model learnt from: perhaps a species that the plan does not know, perhaps no animal.",
     "thin_class": "Perhaps animals of classes of which the last test had too few examples or locations.",
-    "informative": "The animal is unlike those that the model learnt from and those listed before it, or of a class of which it saw few.",
+    "informative": "Unlike the animals that the model learnt from, and unlike those listed before: together they cover the most.",
 }
 
 
