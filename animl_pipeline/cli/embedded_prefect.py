@@ -14,6 +14,10 @@ from animl_pipeline.cli.prefect_up import child_output, wait_for_server
 from animl_pipeline.core.errors import SettingsError
 
 
+TRIES = 5
+"""How often a request is repeated (for about a minute): an embedded server that has died does not come back, unlike a team's."""
+
+
 @contextmanager
 def embedded_server() -> Iterator[None]:
     """A Prefect server for the flows of this process, with a password that only this process knows.
@@ -24,11 +28,12 @@ def embedded_server() -> Iterator[None]:
     Raises:
         SettingsError: it does not start.
     """
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     password = new_password()
     _server, address = _start(password)  # held, because the server ends when its stdin is closed
-    with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: password}):
+    of_its_own = {PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: password, PREFECT_CLIENT_MAX_RETRIES: TRIES}
+    with temporary_settings(of_its_own):
         yield
 
 
