@@ -81,7 +81,8 @@ def extract_crops_share(
 @step_task("splits")
 def split_by_location(crops: Artifact, config: SplitsConfig, classes: tuple[str, ...], model: str, paths: RunPaths) -> Artifact:
     """Divide the locations into train, val and test. A location that was in test before stays there."""
-    return splits_step.split_by_location(crops, config, classes, paths.open_store(), model)
+    table = splits_step.read_split_table(config, paths.settings())
+    return splits_step.split_by_location(crops, config, classes, paths.open_store(), model, table)
 
 
 @step_task("embeddings")

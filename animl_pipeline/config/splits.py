@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from animl_pipeline.config.value_types import Seed
+from animl_pipeline.config.value_types import PathOrUrl, Seed
 from animl_pipeline.core.frozen_record import Record
 
 
@@ -18,6 +18,11 @@ class SplitsConfig(Record):
     val: float = Field(default=0.15, gt=0, lt=0.5, description="share of the crops in val")
     test: float = Field(default=0.2, gt=0, lt=0.5, description="share of the crops in test")
     seed: Seed = Field(default=0, description="of the search; another seed divides new locations otherwise")
+    table: PathOrUrl | None = Field(
+        default=None,
+        description="a CSV with the columns location (<source>/<location>) and split (train, val, test), which divides the locations"
+        " exactly; those that it lacks are left out; null: the locations are divided by search",
+    )
     max_rounds: int = Field(default=20, ge=1, le=10**6, description="at most this many rounds of the search for balanced splits")
     min_per_class: int = Field(default=10, ge=1, description="crops of each class in val and in test, where there are enough")
     min_locations_per_class: int = Field(default=1, ge=1, description="locations with each class in val and in test, where there are enough")
@@ -45,6 +50,8 @@ class SplitsConfig(Record):
         both = sorted(set(self.train_only) & set(self.test_only))
         if both:
             raise ValueError(f"the location {both[0]!r} is in train_only and in test_only; a location is in one split only")
+        if self.table and (self.train_only or self.test_only):
+            raise ValueError("table: gives the split of each location, so train_only and test_only have no meaning; remove them")
         if self.train_only_before and self.test_only_after and self.test_only_after < self.train_only_before:
             raise ValueError(
                 f"test_only_after ({self.test_only_after}) is before train_only_before ({self.train_only_before}): "

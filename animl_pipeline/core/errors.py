@@ -18,6 +18,7 @@
     ├── ImageError                  an image does not decode, or a box lies outside of it
     ├── CropsError                  no crop could be made
     ├── SplitsError                 the locations do not suffice for train, val and test
+    │   └── SplitsTableUnreachableError * the host of the table of splits does not answer now
     ├── TrainingError               training cannot start or did not end
     │   └── TrainingInterruptedError * the machine that trained was taken away
     ├── EvaluationError             there is nothing to score, or no model to score
@@ -139,6 +140,12 @@ class CropsError(PipelineError):
 
 class SplitsError(PipelineError):
     """The locations do not suffice for train, val and test."""
+
+
+class SplitsTableUnreachableError(SplitsError):
+    """The host of the plan's table of splits does not answer now."""
+
+    retryable = True
 
 
 class TrainingError(PipelineError):

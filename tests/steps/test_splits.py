@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from animl_pipeline.config import SplitsConfig, check_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core import progress
+from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.errors import PlanError, SplitsError
 from animl_pipeline.core.table_schemas import CROPS
-from animl_pipeline.steps.splits import split_by_location
+from animl_pipeline.steps.splits import read_split_table, split_by_location
 from animl_pipeline.steps.splits.grouping import group_crops, has_several, number_texts
 from animl_pipeline.steps.splits.optimise import SplitProblem, score, search
 from animl_pipeline.steps.splits.swap_candidates import SwapEstimates
@@ -238,6 +239,38 @@ def test_locations_are_in_the_split_that_the_plan_wants_unless_the_history_forbi
         with pytest.raises(SplitsError) as caught:
             split(store, island(12), config)
         assert caught.value.code == code
+
+
+def test_a_table_gives_the_splits_exactly_within_the_history(store: Store, settings: Settings, tmp_path: Path) -> None:
+    wanted = {f"isle/p{i}": ("train", "val", "test")[i % 3] for i in range(9)}
+    crops = crops_step(store, island(10))
+
+    def divide(table: dict[str, str], test_set: int = 1) -> tuple[dict[str, str], Counts]:
+        (tmp_path / "splits.csv").write_text("location,split\n" + "".join(f"{name},{s}\n" for name, s in table.items()))
+        config = SplitsConfig(table=str(tmp_path / "splits.csv"), test_set=test_set)
+        made = split_by_location(crops, config, CLASSES, store, "m", read_split_table(config, settings))
+        found = store.table(crops, "crops.parquet").merge(store.table(made, "splits.parquet"), on="crop_id")
+        return split_of_locations(found), made.counts
+
+    found, counts = divide(wanted)
+    assert found == wanted
+    assert counts.dropped == {"location_not_in_split_table": 12}
+    for changed, code in (
+        ({"isle/p2": "train"}, "table_conflict"),
+        ({"isle/p0": "test"}, "table_conflict"),
+        ({"isle/p0": "later"}, "wrong_split_table"),
+    ):
+        with pytest.raises(SplitsError) as caught:
+            divide(wanted | changed)
+        assert caught.value.code == code
+    assert divide(wanted | {"isle/p2": "train", "isle/p0": "test"}, test_set=2)[0]["isle/p2"] == "train"
+    with pytest.raises(SplitsError) as caught:
+        read_split_table(SplitsConfig(table=str(tmp_path / "absent.csv")), settings)
+    assert caught.value.code == "no_split_table"
+    linked = [*island(9), ("isle/p0", "fox", "", "same"), ("isle/p1", "fox", "", "same")]
+    with pytest.raises(SplitsError) as caught:
+        split_by_location(crops_step(store, linked), SplitsConfig(), CLASSES, store, "linked", wanted)
+    assert caught.value.code == "table_conflict"
 
 
 def test_linked_locations_cannot_be_put_in_different_splits(store: Store) -> None:

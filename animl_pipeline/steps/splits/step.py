@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ from animl_pipeline.steps.splits.later_images import (
 from animl_pipeline.steps.splits.leakage import count_leaks, in_two_splits, split_of_images
 from animl_pipeline.steps.splits.number_crops import NumberedCrops, number_crops, read_crops, sequences_by_time
 from animl_pipeline.steps.splits.optimise import SPLIT_NAMES, TEST, TRAIN, VAL, search
+from animl_pipeline.steps.splits.split_table import NOT_IN_TABLE, splits_by_table
 from animl_pipeline.steps.splits.test_set_registry import (
     PREFIX,
     TESTED,
@@ -88,7 +90,9 @@ class SplitCrops(NamedTuple):
         self.reason[mask] = reason
 
 
-def split_by_location(crops: Artifact, config: SplitsConfig, classes: tuple[str, ...], store: Store, model: str) -> Artifact:
+def split_by_location(
+    crops: Artifact, config: SplitsConfig, classes: tuple[str, ...], store: Store, model: str, table: Mapping[str, str] | None = None
+) -> Artifact:
     """Divide the crops into train, val and test, with each location in one split only, and record them in the model's registry.
 
     With ``splits.test_after``, the later images of the locations of train and val are in the split ``test_later``.
@@ -102,21 +106,23 @@ def split_by_location(crops: Artifact, config: SplitsConfig, classes: tuple[str,
         classes: class ids. Each is in train, val and test if it has enough locations.
         store: holds the crops, the splits and the registry.
         model: name of the model, whose registry freezes the test set.
+        table: the plan's ``splits.table``: location → split; None: the locations are divided by search.
 
     Raises:
-        SplitsError: there are too few locations, a split would be empty, or the plan wants to train on locations of the test set.
+        SplitsError: the table contradicts itself or the test set, there are too few locations, a split would be empty, or the plan wants
+            to train on locations of the test set.
         StoreError: the registry cannot be read, or files of it are missing.
         DamagedError: stored splits disagree with the registry; they are removed.
     """
     rows = read_crops(crops, store)
-    run = digest_of([crops.digest, _key(config, classes)])[:16]
+    run = digest_of([crops.digest, _key(config, classes, table)])[:16]
     prefixes = set(to_list(rows["image"].str.slice(0, PREFIX)))
     while True:
         registry = read_registry(store, model, config.test_set)
         history = find_history(registry, run, set(rows["location"].unique().tolist()), prefixes)
         if history.locations and not history.recorded and not was_judged(store, model, config.test_set):
             log.warning(UNFINISHED, len(history.locations), rows["location"].nunique(), model, config.test_set + 1)
-        artifact = _make(crops, rows, config, classes, history, store)
+        artifact = _make(crops, rows, config, classes, history, store, table)
         splits = store.table(artifact, SPLITS)  # in the order of the crops' ids, as the rows
         used = rows if len(rows) == len(splits) else rows[rows["crop_id"].isin(splits["crop_id"])]
         divided = used.assign(split=splits["split"].to_numpy())
@@ -127,17 +133,25 @@ def split_by_location(crops: Artifact, config: SplitsConfig, classes: tuple[str,
         log.info("splits: another run of %s recorded its split meanwhile; dividing again, with its test locations", model)
 
 
-def _key(config: SplitsConfig, classes: tuple[str, ...]) -> dict[str, Any]:
-    unused = {"test_after"} if config.test_after is None else set()
-    return config.model_dump(mode="json", exclude=unused) | {"classes": list(classes)}
+def _key(config: SplitsConfig, classes: tuple[str, ...], table: Mapping[str, str] | None) -> dict[str, Any]:
+    unused = {"table"} | ({"test_after"} if config.test_after is None else set())
+    return config.model_dump(mode="json", exclude=unused) | {"classes": list(classes)} | ({"table": sorted(table.items())} if table else {})
 
 
-def _make(crops: Artifact, rows: pd.DataFrame, config: SplitsConfig, classes: tuple[str, ...], history: History, store: Store) -> Artifact:
+def _make(
+    crops: Artifact,
+    rows: pd.DataFrame,
+    config: SplitsConfig,
+    classes: tuple[str, ...],
+    history: History,
+    store: Store,
+    table: Mapping[str, str] | None,
+) -> Artifact:
     """The step's artifact for what earlier runs used: built now, or reused."""
 
     def build(space: Workspace) -> StepOutput:
         numbered = number_crops(rows, config, classes)
-        result = _divide(numbered, config, classes, history)
+        result = _divide(numbered, config, classes, history, table)
         leaks = count_leaks(numbered, result.split, history)
         if (result.split == LATER).any():
             leaks["later_images_linked_to_train_or_val"] = linked_images(numbered, result.split, config)
@@ -146,7 +160,7 @@ def _make(crops: Artifact, rows: pd.DataFrame, config: SplitsConfig, classes: tu
         leaks["not_checked_at_unknown_locations"] = int(((result.split >= 0) & (numbered.location < 0)).sum())
         return _write(space.out, numbered, result, leaks, _notes(numbered, result, config, classes, history))
 
-    return store.make(STEP, inputs={"crops": crops}, config=_key(config, classes) | {"history": history.digest()}, build=build)
+    return store.make(STEP, inputs={"crops": crops}, config=_key(config, classes, table) | {"history": history.digest()}, build=build)
 
 
 def _check_against_registry(artifact: Artifact, divided: pd.DataFrame, registry: Registry, store: Store) -> None:
@@ -165,13 +179,16 @@ def _check_against_registry(artifact: Artifact, divided: pd.DataFrame, registry:
         )
 
 
-def _divide(crops: NumberedCrops, config: SplitsConfig, classes: tuple[str, ...], history: History) -> SplitCrops:
+def _divide(crops: NumberedCrops, config: SplitsConfig, classes: tuple[str, ...], history: History, table: Mapping[str, str] | None) -> SplitCrops:
     crops, later, frozen = reserve_later_images(crops, history)
     known, usable = np.asarray(crops.location >= 0), crops.usable
     located = crops.select(known)
     grouped = apply_history(located, history)
+    if table is not None:
+        absent = ~np.array([name in table for name in located.locations], bool)[located.location] & (grouped.group >= 0)
+        grouped.group[absent], grouped.reason[absent] = -1, NOT_IN_TABLE
     split, reason = np.full(len(known), -1, np.int64), np.full(len(known), "unknown_location", object)
-    split[known], shortfalls = _divide_groups(grouped, located, config, classes)
+    split[known], shortfalls = _divide_groups(grouped, located, config, classes, table)
     reason[known] = grouped.reason
     result = SplitCrops(split, reason, shortfalls)
     trained = np.zeros(len(known), bool)
@@ -189,7 +206,9 @@ def _divide(crops: NumberedCrops, config: SplitsConfig, classes: tuple[str, ...]
     return result
 
 
-def _divide_groups(grouped: GroupedCrops, crops: NumberedCrops, config: SplitsConfig, classes: tuple[str, ...]) -> tuple[Ints, list[Shortfall]]:
+def _divide_groups(
+    grouped: GroupedCrops, crops: NumberedCrops, config: SplitsConfig, classes: tuple[str, ...], table: Mapping[str, str] | None
+) -> tuple[Ints, list[Shortfall]]:
     """The split of each crop (all have a known location), -1 for crops that are left out; and the shortfalls."""
     left = np.flatnonzero(grouped.group >= 0)
     while True:  # twice at most: first all groups, then those that may be in any split
@@ -208,7 +227,8 @@ def _divide_groups(grouped: GroupedCrops, crops: NumberedCrops, config: SplitsCo
         if not forbidden.any():
             break
         left = left[~forbidden[group]]
-    splits = search(problem, config.max_rounds, np.random.default_rng(config.seed))
+    by_search = table is None
+    splits = search(problem, config.max_rounds, np.random.default_rng(config.seed)) if by_search else splits_by_table(splittable, table or {})
     split = np.full(len(crops.location), -1, np.int64)
     split[left] = splits[group]
     return split, find_shortfalls(splits, problem, splittable, config, classes)
