@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from animl_pipeline.cli.doctor import check_prefect_server
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.storage.store import open_store
 from tests.support.command_line import run_command
@@ -49,6 +50,15 @@ def server(tmp_path: Path, **variables: str) -> str:
     return " ".join(done.stdout.split())
 
 
+def server_by_settings(**changes: str) -> str:
+    """The same in this process, which has imported Prefect already, with these of its settings."""
+    from prefect import settings
+
+    with settings.temporary_settings({getattr(settings, name): value for name, value in changes.items()}):
+        check = check_prefect_server()
+    return " ".join(f"{check.mark} {check.found}".split())
+
+
 def test_the_doctor_checks_the_rest_when_the_store_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     said = doctor(tmp_path, ANIML_STORE=str(tmp_path / "file" / "a" / "store"))
@@ -67,8 +77,8 @@ def profile(home: Path, **settings: str) -> str:
 
 
 @pytest.mark.parametrize("address", ["{server}", "{server}/"])
-def test_the_doctor_checks_the_health_of_the_prefect_server(tmp_path: Path, prefect_address: str, address: str) -> None:
-    assert server(tmp_path, PREFECT_API_URL=address.format(server=prefect_address)).startswith(f"ok {prefect_address}")
+def test_the_doctor_checks_the_health_of_the_prefect_server(prefect_address: str, address: str) -> None:
+    assert server_by_settings(PREFECT_API_URL=address.format(server=prefect_address)).startswith(f"ok {prefect_address}")
 
 
 def test_the_doctor_asks_the_server_of_the_active_profile(tmp_path: Path, prefect_address: str) -> None:
@@ -88,18 +98,18 @@ def test_the_doctor_asks_the_server_of_the_active_profile(tmp_path: Path, prefec
         ("/shut/api", "ERROR the Prefect server at {site}/shut/api asks for a password, and did not accept ours (401): set PREFECT_API_AUTH_STRING"),
     ],
 )
-def test_the_doctor_recognises_a_server_that_is_not_prefects(tmp_path: Path, where: str, said: str) -> None:
+def test_the_doctor_recognises_a_server_that_is_not_prefects(where: str, said: str) -> None:
     with served({}) as site:
         site.status = {"app/health": 200, "shut/api/health": 401}
         site.bodies = {"app/health": b"<html>"}
-        found = server(tmp_path, PREFECT_API_URL=site.address.replace("://", "://ranger:owl@") + where)
+        found = server_by_settings(PREFECT_API_URL=site.address.replace("://", "://ranger:owl@") + where)
     assert found.startswith(said.format(site=site.address))
     assert "owl" not in found
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/api", "http://ranger:owl/@127.0.0.1:9/api", "nowhere"])
-def test_the_doctor_finds_no_prefect_server_where_none_is(tmp_path: Path, address: str) -> None:
-    found = server(tmp_path, PREFECT_API_URL=address)
+def test_the_doctor_finds_no_prefect_server_where_none_is(address: str) -> None:
+    found = server_by_settings(PREFECT_API_URL=address)
     assert found.startswith("ERROR expected a Prefect server at ")
     assert "(PREFECT_API_URL), reached none (" in found
     assert "owl" not in found
@@ -187,8 +197,8 @@ def behind_tls(certificate: Path, shut_but_for: str = "") -> Iterator[str]:
 def test_a_private_ca_in_prefects_settings_is_trusted_and_another_is_not(tmp_path: Path) -> None:
     ca, certificate = authority(tmp_path)
     with behind_tls(certificate) as address:
-        trusted = server(tmp_path, PREFECT_API_URL=address, PREFECT_API_SSL_CERT_FILE=str(ca))
-        unknown = server(tmp_path, PREFECT_API_URL=address)
+        trusted = server_by_settings(PREFECT_API_URL=address, PREFECT_API_SSL_CERT_FILE=str(ca))
+        unknown = server_by_settings(PREFECT_API_URL=address)
     assert trusted == f"ok {address}"
     assert unknown.startswith(f"ERROR expected a Prefect server at {address} (PREFECT_API_URL), reached none (")
     assert unknown.endswith("; its certificate is not trusted: set PREFECT_API_SSL_CERT_FILE to a file with its CA's certificate")
@@ -198,8 +208,8 @@ def test_a_wrong_password_is_found_although_the_health_check_is_public(tmp_path:
     ca, certificate = authority(tmp_path)
     with behind_tls(certificate, shut_but_for="Basic cmFuZ2VyOm93bA==") as address:
         where = {"PREFECT_API_URL": address, "PREFECT_API_SSL_CERT_FILE": str(ca)}
-        assert server(tmp_path, **where, PREFECT_API_AUTH_STRING="ranger:owl") == f"ok {address}"
-        refused = server(tmp_path, **where, PREFECT_API_AUTH_STRING="ranger:hawk")
+        assert server_by_settings(**where, PREFECT_API_AUTH_STRING="ranger:owl") == f"ok {address}"
+        refused = server_by_settings(**where, PREFECT_API_AUTH_STRING="ranger:hawk")
     assert refused.startswith(f"ERROR the Prefect server at {address} asks for a password, and did not accept ours (401)")
     assert "hawk" not in refused
 
