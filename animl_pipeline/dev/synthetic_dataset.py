@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 VERSION = 2
-"""Raised when the same seed gives other files."""
+"""Raised when other files are written."""
+SEED = 0
 MARKER = "sample.json"
 """Written last: the version, and the size of every file."""
 PROJECT = "synthetic_island"
@@ -73,47 +74,46 @@ class Frame(NamedTuple):
     animals: int
 
 
-def write_synthetic_dataset(folder: Path, seed: int = 0) -> bool:
+def write_synthetic_dataset(folder: Path) -> bool:
     """Write the data set into ``folder``; whether anything had to be drawn comes back.
 
-    The same seed gives the same bytes with the same Pillow and numpy. Where the folder already holds the whole data set of this
+    The same Pillow and numpy give the same bytes. Where the folder already holds the whole data set of this
     version, nothing happens; after a run that was killed everything is drawn again.
 
     Raises:
         StoreError: the folder cannot be written.
     """
-    version = f"{VERSION}/{seed}"
-    if _is_complete(folder, version):
+    if _is_complete(folder):
         log.info("synthetic data set: %s holds it already", folder)
         return False
     with disk_errors(folder / MARKER):
         (folder / MARKER).unlink(missing_ok=True)
-    files = _draw(seed)
+    files = _draw()
     for name, data in files.items():
         write_atomic(folder / name, data)
     sizes = {name: len(data) for name, data in files.items()}
-    write_atomic(folder / MARKER, json.dumps({"synthetic": True, "version": version, "files": sizes}, indent=1).encode())
+    write_atomic(folder / MARKER, json.dumps({"synthetic": True, "version": VERSION, "files": sizes}, indent=1).encode())
     log.info("synthetic data set: wrote %d files, %.1f MB, into %s", len(files), sum(sizes.values()) / 1e6, folder)
     return True
 
 
-def _is_complete(folder: Path, version: str) -> bool:
+def _is_complete(folder: Path) -> bool:
     try:
         marker: dict[str, Any] = json.loads((folder / MARKER).read_bytes())
-        return marker["version"] == version and all((folder / name).stat().st_size == size for name, size in marker["files"].items())
+        return marker["version"] == VERSION and all((folder / name).stat().st_size == size for name, size in marker["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-def _draw(seed: int) -> dict[str, bytes]:
+def _draw() -> dict[str, bytes]:
     """All files: path below the folder → bytes."""
     import numpy as np
 
-    rng = np.random.default_rng((seed, 0))
-    frames = _draw_frames(seed, _plan_visits(rng))
+    rng = np.random.default_rng((SEED, 0))
+    frames = _draw_frames(_plan_visits(rng))
     broken = next(i for i, frame in enumerate(frames) if frame.animals == 1 and i > len(frames) // 3)
     frames[broken] = _renamed(frames[broken]._replace(jpeg=frames[broken].jpeg[: len(frames[broken].jpeg) // 2]))
-    results = json.dumps(_results_file(frames, np.random.default_rng((seed, 3))), indent=1).encode()
+    results = json.dumps(_results_file(frames, np.random.default_rng((SEED, 3))), indent=1).encode()
     files = {frame.image["file_name"]: frame.jpeg for frame in frames}
     picked = _pick_frames([f for i, f in enumerate(frames) if i != broken], rng)
     _leave_out_boxes(picked)
@@ -152,16 +152,16 @@ def _plan_visits(rng: np.random.Generator) -> list[tuple[int, datetime, bool, tu
     return sorted(visits)
 
 
-def _draw_frames(seed: int, visits: list[tuple[int, datetime, bool, tuple[str, ...]]]) -> list[Frame]:
+def _draw_frames(visits: list[tuple[int, datetime, bool, tuple[str, ...]]]) -> list[Frame]:
     import numpy as np
 
     from animl_pipeline.dev.synthetic_images import draw_animal, draw_scenes, encode_image, place_animal, step_forward
 
-    scenes = [draw_scenes(np.random.default_rng((seed, 1, n))) for n in range(len(LOCATIONS))]
+    scenes = [draw_scenes(np.random.default_rng((SEED, 1, n))) for n in range(len(LOCATIONS))]
     frames: list[Frame] = []
     with track("drawing the synthetic data set", len(visits) * FRAMES) as step:
         for number, (location, start, night, party) in enumerate(visits):
-            rng = np.random.default_rng((seed, 2, number))
+            rng = np.random.default_rng((SEED, 2, number))
             gain = float(rng.uniform(0.8, 1.2))
             animals = [place_animal(species, rng) for species in party]
             for i in range(FRAMES):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from datetime import datetime
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -224,14 +225,20 @@ def _draw_lizard(pen: ImageDraw.ImageDraw, n: int, pose: float, look: Species) -
 _PARTS = {"fox": _draw_fox, "bird": _draw_bird, "skunk": _draw_skunk, "rodent": _draw_rodent, "lizard": _draw_lizard}
 
 
+@cache
+def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(14)
+
+
 def encode_image(canvas: Pixels, night: bool, gain: float, camera: str, taken: datetime, rng: np.random.Generator) -> bytes:
     """The scene as a camera writes it: exposure, sensor noise, a footer with its name and the time, JPEG."""
-    noise = rng.normal(0, 5 if night else 2.5, (SCENE_HEIGHT, WIDTH, 1))
+    pixels = canvas * np.float32(gain)
+    pixels += np.float32(5 if night else 2.5) * rng.standard_normal((SCENE_HEIGHT, WIDTH, 1), np.float32)
     full = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    full[:SCENE_HEIGHT] = (canvas * gain + noise).clip(0, 255).astype(np.uint8)
+    full[:SCENE_HEIGHT] = np.clip(pixels, 0, 255, out=pixels)
     image = Image.fromarray(full)
-    pen, font = ImageDraw.Draw(image), ImageFont.load_default(14)
-    pen.text((10, SCENE_HEIGHT + 3), f"{camera.upper()}    {taken:%m-%d-%Y   %H:%M:%S}", fill=(235, 235, 235), font=font)
+    pen = ImageDraw.Draw(image)
+    pen.text((10, SCENE_HEIGHT + 3), f"{camera.upper()}    {taken:%m-%d-%Y   %H:%M:%S}", fill=(235, 235, 235), font=_font())
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=76)
     return buffer.getvalue()
