@@ -11,16 +11,23 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import groupby
 from typing import Any
 
-from animl_pipeline.storage.object_store import ObjectStore
+from animl_pipeline.core.errors import StoreError
+from animl_pipeline.storage.object_store import ObjectStore, StoredObject
 
 log = logging.getLogger(__name__)
 
 FOLDER = "index/"
 TIME_DIGITS = 20
 """Digits of the time with which a shard's name begins."""
+MANY_SHARDS, SMALL_BYTES, MERGED_BYTES = 64, 4_000_000, 16_000_000
+"""So many shards below ``SMALL_BYTES`` are put together, into shards of about ``MERGED_BYTES``, which is about 100,000 images."""
+QUIET_NS = 3600 * 10**9
+"""Shards younger than this are not put together."""
 
 
 def read_index(object_store: ObjectStore, name: str) -> dict[str, dict[str, Any]]:
@@ -31,8 +38,10 @@ def read_index(object_store: ObjectStore, name: str) -> dict[str, dict[str, Any]
 def iter_index(object_store: ObjectStore, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Key and record of an index, in the order of writing. Only one shard at a time is in memory.
 
-    A damaged shard is removed with a warning, and its work is done again.
+    A damaged shard is removed with a warning, and its work is done again. Many small shards are put together first.
     """
+    with suppress(StoreError):  # without the right to write, they stay as they are
+        compact_index(object_store, name)
     for shard, records in read_shards(object_store, name):
         if records is not None:
             yield from records.items()
@@ -42,11 +51,19 @@ def iter_index(object_store: ObjectStore, name: str) -> Iterator[tuple[str, dict
 
 
 def read_shards(object_store: ObjectStore, name: str) -> Iterator[tuple[str, dict[str, dict[str, Any]] | None]]:
-    """The object name and the records of each shard of an index (None if it is damaged), in the order of writing."""
-    for shard in sorted(object_store.names(f"{FOLDER}{name}/")):
-        data = object_store.read(shard)
-        if data is not None:  # otherwise it was removed meanwhile
-            yield shard, _parse(shard, data)
+    """The object name and the records of each shard of an index (None if it is damaged), in the order of writing.
+
+    If another process puts shards together meanwhile, all are read once more, so a shard may come twice.
+    """
+    is_complete = False
+    while not is_complete:
+        is_complete = True
+        for shard in object_store.names(f"{FOLDER}{name}/"):
+            data = object_store.read(shard)
+            if data is None:
+                is_complete = False
+            else:
+                yield shard, _parse(shard, data)
 
 
 def index_names(object_store: ObjectStore) -> list[str]:
@@ -57,6 +74,45 @@ def index_names(object_store: ObjectStore) -> list[str]:
 def add_to_index(object_store: ObjectStore, name: str, records: Mapping[str, Mapping[str, Any]]) -> None:
     """Add records to an index, all or none. Several writers may do so at a time."""
     _write(object_store, name, f"{time.time_ns():0{TIME_DIGITS}d}", records)
+
+
+def compact_index(object_store: ObjectStore, name: str) -> int:
+    """Put neighbouring small shards together; returns how many shards there are less. Nothing happens while there are few.
+
+    Each shard costs a request. A new shard gets the time of its last part, so that later records still win; its parts are deleted
+    after it was written, so that a kill loses nothing. Shards of the last hour stay: another writer may still add one between them.
+    """
+    folder, before = f"{FOLDER}{name}/", f"{time.time_ns() - QUIET_NS:0{TIME_DIGITS}d}"
+    found = sorted(f for f in object_store.objects(folder) if f.name.removeprefix(folder) < before)
+    if sum(f.bytes < SMALL_BYTES for f in found) < MANY_SHARDS:
+        return 0
+    removed = 0
+    for small, run in groupby(found, lambda f: f.bytes < SMALL_BYTES):
+        for group in _groups(run) if small else ():
+            merged: dict[str, dict[str, Any]] = {}
+            for shard in group:
+                data = object_store.read(shard)
+                records = None if data is None else _parse(shard, data)
+                if records is None:  # damaged, or another process is at the same work
+                    return removed
+                merged |= records
+            written = _write(object_store, name, group[-1].removeprefix(folder)[:TIME_DIGITS], merged)
+            object_store.delete_many([shard for shard in group if shard != written])
+            removed += len(group) - 1
+    return removed
+
+
+def _groups(shards: Iterable[StoredObject]) -> Iterator[list[str]]:
+    """Names of consecutive shards that have up to about ``MERGED_BYTES`` together; a shard alone is left out."""
+    group, size = [], 0
+    for shard in shards:
+        group.append(shard.name)
+        size += shard.bytes
+        if size >= MERGED_BYTES:
+            yield group
+            group, size = [], 0
+    if len(group) > 1:
+        yield group
 
 
 def remove_from_index(object_store: ObjectStore, name: str, is_removed: Callable[[dict[str, Any]], bool]) -> int:
@@ -82,10 +138,13 @@ def in_batch(sha256: str, batch: int, of: int) -> bool:
     return int(sha256[:8], 16) % of == batch
 
 
-def _write(object_store: ObjectStore, name: str, written_at: str, records: Mapping[str, Mapping[str, Any]]) -> None:
+def _write(object_store: ObjectStore, name: str, written_at: str, records: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write a shard, unless there are no records; its object name."""
+    data = "".join(json.dumps([k, records[k]], sort_keys=True, separators=(",", ":")) + "\n" for k in sorted(records)).encode()
+    shard = f"{FOLDER}{name}/{written_at}-{_digest(data)}.jsonl"
     if records:
-        data = "".join(json.dumps([k, records[k]], sort_keys=True, separators=(",", ":")) + "\n" for k in sorted(records)).encode()
-        object_store.put_new(f"{FOLDER}{name}/{written_at}-{_digest(data)}.jsonl", data)
+        object_store.put_new(shard, data)
+    return shard
 
 
 def _digest(data: bytes) -> str:
