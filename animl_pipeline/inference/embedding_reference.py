@@ -111,14 +111,18 @@ def with_limit(reference: EmbeddingReference, distances: Floats, probability: Fl
     return reference._replace(spread=spread, limit=float(np.quantile(_score(distances, unsure, spread), 1 - EXCEEDED_BY)))
 
 
-def distances_at_other_locations(reference: EmbeddingReference, location: NDArray[np.object_]) -> NDArray[np.float64]:
-    """The distance of each of the reference's own animals to classes of animals at other groups of locations; [n] of locations [n]."""
+def distances_at_other_locations(embeddings: Floats, class_number: NDArray[np.int64], location: NDArray[np.object_]) -> NDArray[np.float64]:
+    """The distance of each animal to the nearest class of a reference made from other groups of locations; [n] of embeddings [n, width].
+
+    The principal components are those of the others, too: on its own components an animal would seem further away than a new one.
+    """
     fold = np.unique(location.astype(str), return_inverse=True)[1] % FOLDS
     found = np.zeros(len(fold))
     for held_out in np.unique(fold):
         own, others = fold == held_out, fold != held_out
-        if others.any():
-            found[own] = _distances(reference.points[own], *_classes(reference.points[others], reference.class_number[others]))
+        if others.sum() > 1:
+            reference = fit_reference(embeddings[others], class_number[others])
+            found[own] = reference.distances(reference.components(embeddings[own]))
     return found
 
 

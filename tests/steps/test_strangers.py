@@ -11,7 +11,7 @@ import pytest
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PackageError
 from animl_pipeline.inference.classifier import Classifier
-from animl_pipeline.inference.embedding_reference import REFERENCE_FILE, EmbeddingReference, distances_at_other_locations
+from animl_pipeline.inference.embedding_reference import REFERENCE_FILE, EmbeddingReference, distances_at_other_locations, fit_reference
 from animl_pipeline.steps.evaluation.production_score import read_sequences, score_and_embed_boxes
 from animl_pipeline.steps.evaluation.strangers import NO_ANIMAL, find_strangers, stranger_values
 from animl_pipeline.storage.store import Store
@@ -64,5 +64,8 @@ def test_a_new_colour_is_further_from_all_classes_and_the_same_animals_give_the_
     assert (reference.stranger_scores(whites, np.full((2, 3), 1 / 3)) > reference.limit).all()
     first, second = (colour_reference().save(tmp_path) for _ in range(2))
     assert first == second
-    location = np.array([f"place {i % 10}" for i in range(90)], object)
-    assert distances_at_other_locations(reference, location).mean() >= reference.distances(reference.points).mean()
+    animals = np.random.default_rng(0).normal(size=(60, 200))  # more numbers than animals
+    location, numbers = np.array([f"place {i % 10}" for i in range(60)], object), np.arange(60) % 3
+    new = fit_reference(animals[:30], numbers[:30])
+    usual = distances_at_other_locations(animals, numbers, location)
+    assert 0.5 < np.median(usual) / np.median(new.distances(new.components(animals[30:]))) < 2

@@ -43,12 +43,13 @@ def write_reference(folder: Path, classifier: Classifier, answered: pd.DataFrame
     def embed(animals: pd.DataFrame) -> NDArray[np.float32]:
         return score_and_embed_crops(animals, classifier, store, card.model_input, "reference animals").embeddings
 
-    reference = fit_reference(embed(learnt), learnt["class_id"].map(list(card.class_ids()).index).to_numpy(np.int64))
+    embeddings, numbers = embed(learnt), learnt["class_id"].map(list(card.class_ids()).index).to_numpy(np.int64)
+    reference = fit_reference(embeddings, numbers)
     known = learnt if card.out_of_fold else _choose(rows[rows["split"] == "val"])
     has_answer = known["crop_id"].isin(answered["crop_id"]).to_numpy()
     if has_answer.sum() >= MIN_ANIMALS:
         if card.out_of_fold:
-            distances = distances_at_other_locations(reference, known["location"].to_numpy(object))
+            distances = distances_at_other_locations(embeddings, numbers, known["location"].to_numpy(object))
         else:
             distances = reference.distances(reference.components(embed(known)))
         answers = answered.set_index("crop_id").loc[known.loc[has_answer, "crop_id"]]
