@@ -88,23 +88,6 @@ class Figures(NamedTuple):
 # -- the data ----------------------------------------------------------------------------------------------------------
 
 
-def make_crops(plan: Plan, store: Store, settings: Settings) -> Artifact:
-    """The plan's crops."""
-    from animl_pipeline.steps.crops import extract_crops
-    from animl_pipeline.steps.detections import detect_animals
-    from animl_pipeline.steps.export import export_annotations
-    from animl_pipeline.steps.images import download_images
-    from animl_pipeline.steps.labels import SourceArtifacts, resolve_labels, wanted_labels
-
-    sources = []
-    for source in plan.sources:
-        export = export_annotations(source, store, settings)
-        imgs = download_images(source, export, wanted_labels(plan.labels, source.name, settings), store, settings)
-        sources.append(SourceArtifacts(source, export, imgs))
-    labels = resolve_labels(sources, plan.labels, store, settings)
-    return extract_crops(labels, detect_animals(labels, plan.detections, store, settings), plan.crops, plan.model_input, store, settings)
-
-
 def split_by_fold(crops: Artifact, draw: int, fold: int, store: Store) -> Artifact:
     """Splits of one fold of one draw: its crops are test, a part of the other locations is val."""
     from animl_pipeline.core.artifacts import Counts
@@ -295,6 +278,8 @@ def main() -> None:
     settings = load_settings()
     settings = settings.model_copy(update={"store": str(spec.store), "data": spec.data or settings.data})
     plan, store = load_plan(spec.plan), open_store(settings)
+    from animl_pipeline.cli.labelled_crops import make_crops
+
     tables = answers(plan, make_crops(plan, store, settings), spec.ways, spec.draws, spec.usual_epochs, store, settings)
     changes = report(tables, tuple(plan.labels.classes))
     change, ends = changes.get((AFTER, BEFORE), (float("nan"), None))

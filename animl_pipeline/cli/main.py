@@ -32,6 +32,7 @@ class Commands(LazyGroup):
         "predict": LazyCommand("predict_image:predict", "Name the animals in an image or a folder, on this machine."),
         "monitor": LazyCommand("monitor:monitor", "Say how the model in service does."),
         "review-next": LazyCommand("review_next:review_next", "List the images to review next."),
+        "evaluate": LazyCommand("evaluate_package:evaluate", "Score a package on the labelled boxes of a plan."),
         "compare": LazyCommand("compare_results:compare", "Score other models' answers beside the plan's model."),
     }
 

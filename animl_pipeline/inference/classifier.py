@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tarfile
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,6 +104,22 @@ class Classifier:
         row, hidden = self.probabilities(normalise([crop], self.card.model_input))[0], self.card.hidden_ids()
         found = {c: float(p) for c, p in zip(self.card.class_ids(), row, strict=True) if c not in hidden}
         return found | answer_parents(found, self.card) if self.card.parents else found
+
+
+def load_package(path: Path) -> Classifier:
+    """The classifier of a package: a model.tar.gz, or the folder that it was unpacked to. No file leaves the folder that it is unpacked to.
+
+    Raises:
+        PackageError: there is no package, or as :meth:`Classifier.load`.
+    """
+    if path.is_dir():
+        return Classifier.load(path)
+    try:
+        with tempfile.TemporaryDirectory() as folder, tarfile.open(path) as archive:
+            archive.extractall(folder, filter="data")
+            return Classifier.load(Path(folder))
+    except (OSError, tarfile.TarError) as e:
+        raise PackageError(f"expected a model.tar.gz or a folder at {path}, found none ({e})", code="file_missing") from e
 
 
 def read_card(path: Path) -> ModelCard:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import tarfile
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -94,11 +91,9 @@ def load_champion(champion: Artifact, store: Store) -> Classifier:
         DamagedError: the package is missing or changed.
         PackageError: the package holds no model.
     """
-    from animl_pipeline.inference.classifier import Classifier
+    from animl_pipeline.inference.classifier import load_package
 
-    with tempfile.TemporaryDirectory() as folder, tarfile.open(store.path(champion, "model.tar.gz")) as archive:
-        archive.extractall(folder, filter="data")
-        return Classifier.load(Path(folder))
+    return load_package(store.path(champion, "model.tar.gz"))
 
 
 def _invasive_classes(card: ModelCard) -> list[str]:
