@@ -56,7 +56,7 @@ def review_next(
     print_table(f"{found.model} {found.version}: review next", ("reason", "images"), [(r, f"{n:,}") for r, n in reasons.items()], right=("images",))
     pool = found.pool
     console.out.print(
-        f"looked at {len(pool.images):,} of {pool.unreviewed:,} images that nobody reviewed, in {pool.sequences:,} sequences; "
+        f"looked at {len(pool.images):,} of {pool.unreviewed:,} unreviewed images in {pool.sequences:,} sequences; "
         f"{found.not_readable:,} could not be read"
     )
     if tagged:

@@ -1,4 +1,4 @@
-"""Images that nobody reviewed: those of a plan's exports. Only a sample of them is downloaded and looked at."""
+"""Unreviewed images: those of a plan's exports. Only a sample of them is downloaded and looked at."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ UNKNOWN_LOCATION = "?"
 
 
 class Pool(NamedTuple):
-    """A sample of images that nobody reviewed, with ``IMAGE_COLUMNS``: at most one image of a sequence, named by ``sequence``.
+    """A sample of unreviewed images, with ``IMAGE_COLUMNS``: at most one image of a sequence, named by ``sequence``.
 
     Attributes:
         images: the images; ``blob`` is "" where the image could not be downloaded.
         random: bool [n], whether the image is of the random part.
-        unreviewed: how many images nobody reviewed.
+        unreviewed: how many images have no review.
         sequences: in how many sequences.
     """
 
@@ -45,7 +45,7 @@ def sample_pool(images: pd.DataFrame, random: int, most: int, seed: int, gap_s: 
     """Sample images with ``IMAGE_COLUMNS``: a random part of all sequences, and others in turn from each location.
 
     Args:
-        images: that nobody reviewed.
+        images: the unreviewed ones.
         random: how many random ones.
         most: how many others, at most.
         seed: of the random part.
@@ -83,7 +83,7 @@ def unreviewed_images(plan: Plan, store: Store, settings: Settings) -> pd.DataFr
     found = pd.concat(parts, ignore_index=True)[IMAGE_COLUMNS]
     if found.empty:
         raise ImagesError(
-            "expected images that nobody reviewed in the plan's exports, found none; name a folder of new images with --folder",
+            "expected images without a review in the plan's exports, found none; name a folder of new images with --folder",
             code="nothing_unreviewed",
         )
     return found
@@ -102,7 +102,7 @@ def download_pool(pool: Pool, plan: Plan, store: Store, settings: Settings) -> P
 
 
 def _with_unreviewed(source: SourceConfig) -> SourceConfig:
-    """The source, with images of Animl that nobody reviewed."""
+    """The source, with the unreviewed images of Animl."""
     if source.animl is None and source.project() is None:
         return source
     return source.model_copy(update={"animl": (source.animl or AnimlExportConfig()).model_copy(update={"only_reviewed": False})})

@@ -29,7 +29,7 @@ REASONS = {
     "informative": "What the model would learn most from",
 }
 EXPLANATIONS = {
-    "random": "Drawn by chance from all sequences that nobody reviewed. Only these give honest figures of the model in service.",
+    "random": "Drawn by chance from all unreviewed sequences. Only these give honest figures of the model in service.",
     "stranger": "Unlike all animals that the model learnt from: perhaps a species that the plan does not know, perhaps no animal.",
     "thin_class": "Perhaps animals of classes of which the last test had too few examples or locations.",
     "informative": "Unlike the animals that the model learnt from, and unlike those listed before: together they cover the most.",

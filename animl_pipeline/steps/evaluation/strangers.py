@@ -78,8 +78,8 @@ def stranger_values(found: pd.DataFrame | None, boxes: int, store: Store) -> dic
     """What the report's template shows of them; nothing if ``found`` is None."""
     if found is None:
         return {"strangers": None}
-    names = found.groupby(["people_say", "in_plan"]).size().rename("count").reset_index().sort_values("count", ascending=False, kind="stable")
-    names = names.rename(columns={"people_say": "name"}).head(MAX_NAMES).to_dict("records")
+    counts = found.groupby(["people_say", "in_plan"]).size().rename("count").reset_index().rename(columns={"people_say": "name"})
+    names = counts.sort_values("count", ascending=False, kind="stable").head(MAX_NAMES).to_dict("records")
     shown = found[~found["with_people"].astype(bool)].head(MAX_SHOWN)
     return {"strangers": {"count": len(found), "boxes": boxes, "names": names, "crops": [_show(row, store) for row in shown.to_dict("records")]}}
 
