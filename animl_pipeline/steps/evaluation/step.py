@@ -62,7 +62,7 @@ log = logging.getLogger(__name__)
 
 STEP = Step(
     "evaluation",
-    version=2,
+    version=3,
     sections=("labels", "model_input", "thresholds", "production", "gate", "auto_accept", "audit", "package"),
     reads=(CROPS, SPLITS, TEST_IMAGES, TEST_OBJECTS, TEST_DETECTIONS, SEARCHED_TEST_IMAGES, VAL_PREDICTIONS),
     writes=(TEST_PREDICTIONS,),
