@@ -24,7 +24,7 @@ from measure import Measured, conclude, measured, show
 
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, DOWNLOADED_IMAGES, EXPORT_IMAGES, LABELS, MISSING_IMAGES
-from animl_pipeline.core.tables import write_table
+from animl_pipeline.core.tables import Table, write_table
 
 HERE = Path(__file__)
 CLASSES = ("rodent", "bird", "fox", "cat", "lizard", "skunk", "rat", "pig")
@@ -86,11 +86,19 @@ def _stand_in_images(store: Any, export: Any) -> Any:
         table = store.arrow_table(export, EXPORT_IMAGES, ["image_id", "path", "width", "height"])
         digests = pa.array([f"{i:064x}" for i in range(len(table))])
         table = table.append_column("blob", digests).append_column("bytes", pa.repeat(680_000, len(table)))
-        write_table(space.out, DOWNLOADED_IMAGES, table.select(DOWNLOADED_IMAGES.names()))
+        write_table(space.out, DOWNLOADED_IMAGES, _with_all_columns(table, DOWNLOADED_IMAGES))
         write_table(space.out, MISSING_IMAGES, MISSING_IMAGES.schema().empty_table())
         return StepOutput(Counts(kept=len(table), unit="images"))
 
     return store.make(Step("images", version=1), inputs={"export": export}, build=build)
+
+
+def _with_all_columns(table: Any, declared: Table) -> Any:
+    """The declared columns; those that the table lacks are 0, false or empty."""
+    import pyarrow as pa
+
+    empty = {"string": "", "int64": 0, "double": 0.0, "bool": False}
+    return pa.table({c.name: table[c.name] if c.name in table.column_names else pa.repeat(empty[c.type], len(table)) for c in declared.columns})
 
 
 def _stand_in_crops(store: Any, labels: Any) -> Any:
@@ -103,17 +111,9 @@ def _stand_in_crops(store: Any, labels: Any) -> Any:
     def build(space: Any) -> Any:
         table = store.arrow_table(labels, LABELS)
         n = len(table)
-        columns = {name: table[name] for name in table.column_names} | {
-            "crop_id": table["annotation_id"],
-            "image": table["blob"],
-            "image_bytes": table["bytes"],
-            "bytes": pa.repeat(50_000, n),
-            "origin": pa.repeat("annotation", n),
-            "confidence": pa.repeat(1.0, n),
-            "phash": pa.repeat("", n),
-            "with_people": pa.repeat(False, n),
-        }
-        write_table(space.out, CROPS, pa.table({name: columns[name] for name in CROPS.names()}))
+        made = {"crop_id": table["annotation_id"], "image": table["blob"], "image_bytes": table["bytes"], "confidence": pa.repeat(1.0, n)}
+        columns = {name: table[name] for name in table.column_names} | made | {"origin": pa.repeat("annotation", n)}
+        write_table(space.out, CROPS, _with_all_columns(pa.table(columns), CROPS))
         return StepOutput(Counts(kept=n, unit="crops"))
 
     return store.make(Step("crops", version=1), inputs={"labels": labels}, build=build)
