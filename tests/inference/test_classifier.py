@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -12,6 +14,7 @@ from animl_pipeline.core.box_type import WHOLE_IMAGE, Box
 from animl_pipeline.core.errors import PackageError
 from animl_pipeline.inference.classifier import Classifier, softmax
 from tests.conftest import colour_model
+from tests.support.packaged_model import with_card
 
 
 def test_it_gives_every_class_and_probabilities_that_sum_to_one(tmp_path: Path) -> None:
@@ -55,3 +58,18 @@ def test_a_card_with_other_fields_is_refused_and_names_the_field(tmp_path: Path)
     with pytest.raises(PackageError) as refused:
         Classifier.load(folder)
     assert (refused.value.code, refused.value.details) == ("wrong_card", {"field": "version"})
+
+
+def test_a_package_without_embeddings_still_answers_and_says_why_it_gives_none(tmp_path: Path) -> None:
+    with_embeddings = Classifier.load(colour_model(tmp_path / "new"))
+    graph = onnx.load(tmp_path / "new" / "model.onnx")
+    del graph.graph.output[1]
+    (tmp_path / "new" / "model.onnx").write_bytes(graph.SerializeToString())
+    sha256 = hashlib.sha256((tmp_path / "new" / "model.onnx").read_bytes()).hexdigest()
+    old = Classifier.load(with_card(tmp_path / "new", onnx_sha256=sha256))
+    inputs = np.zeros((2, 3, 32, 32), np.float32)
+    assert (with_embeddings.has_embeddings(), old.has_embeddings()) == (True, False)
+    np.testing.assert_array_equal(old.probabilities(inputs), with_embeddings.probabilities(inputs))
+    with pytest.raises(PackageError) as refused:
+        old.probabilities_and_embeddings(inputs)
+    assert refused.value.code == "no_embeddings"
