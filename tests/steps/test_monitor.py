@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,8 @@ from animl_pipeline.steps.monitor import ServiceLabels, monitor_service, read_ra
 from animl_pipeline.steps.monitor.camera_activity import camera_activity, night_share
 from animl_pipeline.steps.monitor.label_rows import from_parquet, merge_rows, rows_of_images, to_parquet
 from animl_pipeline.steps.monitor.sequential_test import CusumDesign, choose_threshold, mean_run_length, run_cusum
-from animl_pipeline.storage.store import Store, open_store
+from animl_pipeline.storage.gc import GcRules, collect_garbage
+from animl_pipeline.storage.store import Store, blob_name, open_store
 from tests.support.animl_server import AnimlImage, AnimlLabel, AnimlObject, AnimlServer, serve_animl
 from tests.support.sequence_score_rules import AnimlImage as ScoredImage
 from tests.support.sequence_score_rules import AnimlObject as ScoredObject
@@ -251,6 +253,17 @@ def test_all_labels_come_in_pages_and_later_only_what_is_new(site: AnimlServer, 
     later = rows_of(ask(site, own_store, "random"), own_store)
     assert len(later) == 240 + 1 + 2
     assert list(later.loc[later["image_id"] == site.images[5].id, "label"]) == ["rat", "animal", "cow"]
+
+
+def test_garbage_collection_keeps_the_last_labels_only(site: AnimlServer, own_store: Store) -> None:
+    first = ask(site, own_store)
+    site.images.append(animl_image(500))
+    site.images[-1].added = datetime.now(UTC)
+    last = ask(site, own_store)
+    collect_garbage(own_store, GcRules(older_than=1), dry_run=False, now=time.time() + 60 * 86_400)
+    assert own_store.object_store.size(blob_name(first.blob)) is None
+    assert len(rows_of(last, own_store)) == 242
+    assert ask(site, own_store).blob == last.blob
 
 
 def test_a_page_that_takes_animl_too_long_is_asked_for_in_smaller_ones(site: AnimlServer, own_store: Store) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -189,16 +189,20 @@ def blobs_of_step(step: StoredStep, store: Store) -> Iterator[set[str]]:
 
 
 def blobs_of_indexes(store: Store, *, images: bool) -> Iterator[set[str]]:
-    """The blobs that index records need, a shard at a time.
+    """The blobs that index records need, a part at a time. Of Animl's answers, those of the last run count.
 
     Args:
         store: the store.
         images: whether downloaded images count as well, though they can be downloaded again.
     """
-    for name in indexes(store, ANIML, *([IMAGES] if images else [])):
+    for name in indexes(store, ANIML):
+        last: dict[str, dict[str, Any]] = {}
         for _, records in image_index.read_shards(store.object_store, name):
-            for record in (records or {}).values():
-                yield {*record.get("blobs", ()), *([record["blob"]] if "blob" in record else [])}
+            last |= records or {}
+        yield {blob for record in last.values() for blob in record.get("blobs", ())}
+    for name in indexes(store, IMAGES) if images else ():
+        for _, records in image_index.read_shards(store.object_store, name):
+            yield {record["blob"] for record in (records or {}).values() if "blob" in record}
 
 
 def indexes(store: Store, *groups: str) -> list[str]:
