@@ -6,6 +6,7 @@ import contextvars
 import logging
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
@@ -46,16 +47,26 @@ def show_progress() -> Iterator[None]:
         thread.join()
 
 
+def describe_time_left(seconds: float, done: int, left: int) -> str:
+    """``; about 3 min left`` for what is left, if so much was done in so many seconds; "" if that cannot be said yet, or nothing is left."""
+    if done < 1 or left < 1:
+        return ""
+    minutes = seconds / done * left / 60
+    return f"; about {minutes / 60:.1f} h left" if minutes >= 90 else f"; about {max(1, round(minutes))} min left"
+
+
 class _Bars:
     """The progress of each thing under way, and the artifact that shows it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._progress: dict[str, tuple[int, int]] = {}
+        self._begun: dict[str, tuple[float, int]] = {}
         self._shown: dict[str, tuple[UUID, tuple[int, int]]] = {}
 
     def note(self, what: str, done: int, total: int) -> None:
         with self._lock:
+            self._begun.setdefault(what, (time.monotonic(), done))
             self._progress[what] = (done, total)
 
     def update_until(self, end: threading.Event) -> None:
@@ -75,7 +86,8 @@ class _Bars:
 
     def _show(self, what: str, done: int, total: int, *, new_ones: bool) -> None:
         percent = 100.0 * done / total if total else 100.0
-        text = f"{what}: {done:,} of {total:,}"
+        began, done_then = self._begun[what]
+        text = f"{what}: {done:,} of {total:,}{describe_time_left(time.monotonic() - began, done - done_then, total - done)}"
         shown = self._shown.get(what)
         if shown is not None and shown[1] != (done, total):
             update_progress_artifact(shown[0], progress=percent, description=text)

@@ -113,4 +113,4 @@ def _show_release(released: Release, headline: str, registration: Registration |
     if registration is not None:
         lines += [f"- SSM parameter `{name}` is `{value}`" for name, value in registration.parameters.items()]
         lines.append(f"- what to do in Animl: `{registration.folder}/checklist.md`")
-    create_markdown_artifact(key="release", markdown="\n\n".join(lines))
+    create_markdown_artifact(key="release", markdown="\n\n".join(lines), description=f"{released.endpoint} serves {released.version}")

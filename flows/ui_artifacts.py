@@ -33,9 +33,8 @@ def show_training(report: Report, splits: Artifact, paths: RunPaths) -> None:
     address = report.page_address(load_settings().reports_url)
     where = f"[{address}]({address})" if address else f"`{store.path(report.evaluation, 'report.html')}`"
     more = f"The whole report, with the images of the mistakes: {where}"
-    create_markdown_artifact(
-        key="verdict", markdown=f"## {report.model} {escape_markdown(report.version)}\n\n{escape_markdown(report.headline)}\n\n{reasons}\n\n{more}"
-    )
+    lines = [f"## {report.model} {escape_markdown(report.version)}", escape_markdown(report.headline), reasons, more]
+    create_markdown_artifact(key="verdict", markdown="\n\n".join(lines), description="The verdict, its reasons, and the link to the report")
 
 
 def _add_table(key: str, description: str, rows: list[dict[str, Any]]) -> None:

@@ -76,7 +76,7 @@ def sort_into_folders(sample: Path, own: Path) -> None:
     """The demo's images as a biologist may have them: a folder for each animal, in it one for each location."""
     export = json.loads((sample / "export.json").read_text(encoding="utf-8"))
     names = {c["id"]: c["name"] for c in export["categories"]}
-    labels = {a["image_id"]: names[a["category_id"]] for a in export["annotations"]}
+    labels = {a["image_id"]: names.get(a["category_id"], "empty") for a in export["annotations"]}
     for image in export["images"]:
         file = sample / "images" / image["file_name"]
         if file.is_file() and image.get("location") and labels.get(image["id"], "empty") not in {"empty", "person", "vehicle", "unidentifiable"}:

@@ -30,6 +30,7 @@ from animl_pipeline.deploy.trained_versions import trained_versions
 from animl_pipeline.steps import export as export_step
 from animl_pipeline.steps import images as images_step
 from animl_pipeline.storage.store import open_store
+from flows.progress_artifacts import describe_time_left
 from flows.release import release
 from flows.retrain import retrain
 from flows.start_release import start_release
@@ -53,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def plan_with_approval(folder: Path, prefect: str) -> Path:
     """A plan whose trainings start a release, which a person must approve."""
     for plan in ("plan", "isle", "isle-for-batches"):
-        release.to_deployment(name=plan).apply()
+        release.to_deployment(name=plan).apply()  # type: ignore[union-attr]  # a coroutine only in async code
     write_project(folder / "island")
     return change_plan(folder, approval="required", start="after_retrain")
 
@@ -84,20 +85,33 @@ def task_runs(run: FlowRun) -> dict[str, TaskRun]:
     return {t.name: t for t in found}
 
 
+@pytest.mark.parametrize(
+    ("seconds", "done", "left", "said"), [(60, 10, 30, "3 min"), (1, 10, 5, "1 min"), (3600, 1, 10, "10.0 h"), (9, 0, 5, ""), (9, 5, 0, "")]
+)
+def test_progress_says_how_much_time_is_left(seconds: float, done: int, left: int, said: str) -> None:
+    found = describe_time_left(seconds, done, left)
+    assert said in found
+    assert bool(said) == bool(found)
+
+
 def run_of(state: State[Report]) -> FlowRun:
     """A run as the server knows it."""
     with get_client(sync_client=True) as client:
         return client.read_flow_run(cast("UUID", state.state_details.flow_run_id))
 
 
-def artifact_keys() -> set[str]:
+def artifacts() -> dict[str, str]:
+    """The artifacts of a training with their descriptions, the newest first, as the UI shows them."""
     wanted = ["kept-and-dropped", "scores", "verdict"]
     with get_client(sync_client=True) as client:
-        return {str(a.key) for a in client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=wanted)))}
+        found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=wanted)))
+    return {str(a.key): str(a.description or "") for a in sorted(found, key=lambda a: str(a.created), reverse=True)}
 
 
 def test_a_run_leaves_its_tables_in_the_ui_and_a_second_one_is_shown_as_cached(plan_with_approval: Path, first: State[Report]) -> None:
-    assert artifact_keys() == {"kept-and-dropped", "scores", "verdict"}
+    shown = artifacts()
+    assert list(shown) == ["verdict", "scores", "kept-and-dropped"]
+    assert all(shown.values())
     again = retrain(str(plan_with_approval), return_state=True)
     assert again.result().model_dump() == first.result().model_dump()  # except for which steps were reused
 
