@@ -13,7 +13,6 @@ from animl_pipeline.cli.prefect_server_password import new_password
 from animl_pipeline.cli.prefect_up import child_output, wait_for_server
 from animl_pipeline.core.errors import SettingsError
 
-
 TRIES = 5
 """How often a request is repeated (for about a minute): an embedded server that has died does not come back, unlike a team's."""
 
