@@ -29,38 +29,19 @@ def embedded_server() -> Iterator[None]:
     """
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-    password = new_password()
-    _server, address = _start(password)  # held, because the server ends when its stdin is closed
-    of_its_own = {PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: password, PREFECT_CLIENT_MAX_RETRIES: TRIES}
-    with temporary_settings(of_its_own):
-        yield
-
-
-def _start(password: str) -> tuple[subprocess.Popen[bytes], str]:
-    """Start a server with this password. Returns its process and its address.
-
-    A server that ended at once is started once more: another program may have taken the port, or the server of a command that was
-    killed a moment ago still holds the database.
-    """
-    for _ in range(2):
-        port = _free_port()
-        address = f"http://127.0.0.1:{port}/api"
-        server = subprocess.Popen(
-            [sys.executable, "-m", "animl_pipeline.cli.embedded_prefect_process", str(port)],
-            stdin=subprocess.PIPE,
-            stdout=child_output(),
-            stderr=child_output(),
-            env=os.environ | {"PREFECT_SERVER_API_AUTH_STRING": password, "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ""},
-            start_new_session=True,
-        )
-        if wait_for_server(server, address):
-            return server, address
-        if server.poll() is None:
-            break
-    raise SettingsError("Prefect's embedded server did not start; check that PREFECT_HOME (~/.prefect) can be written", code="no_server")
-
-
-def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+        port = free.getsockname()[1]
+    address, password = f"http://127.0.0.1:{port}/api", new_password()
+    server = subprocess.Popen(  # held by this frame, because the server ends when its stdin is closed
+        [sys.executable, "-m", "animl_pipeline.cli.embedded_prefect_process", str(port)],
+        stdin=subprocess.PIPE,
+        stdout=child_output(),
+        stderr=child_output(),
+        env=os.environ | {"PREFECT_SERVER_API_AUTH_STRING": password, "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ""},
+        start_new_session=True,
+    )
+    if not wait_for_server(server, address):
+        raise SettingsError("Prefect's embedded server did not start; check that PREFECT_HOME (~/.prefect) can be written", code="no_server")
+    with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: password, PREFECT_CLIENT_MAX_RETRIES: TRIES}):
+        yield
