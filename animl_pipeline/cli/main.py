@@ -24,6 +24,7 @@ class Commands(LazyGroup):
         "plan": LazyCommand("plan_check:plans", "Write, check and preview plans."),
         "release": LazyCommand("release:releases", "Deploy a package to its endpoint."),
         "weights": LazyCommand("weights:weights", "List and download pretrained weights."),
+        "detectors": LazyCommand("compare_detectors:detectors", "Compare detectors on a plan's own images."),
         "store": LazyCommand("store:stores", "Show the store, delete what is not needed."),
         "rollback": LazyCommand("release:rollback", "Put an earlier version behind the endpoint."),
         "versions": LazyCommand("versions:versions", "List what was trained and released, with verdict and scores."),
@@ -32,6 +33,7 @@ class Commands(LazyGroup):
         "predict": LazyCommand("predict_image:predict", "Name the animals in an image or a folder, on this machine."),
         "monitor": LazyCommand("monitor:monitor", "Say how the model in service does."),
         "review-next": LazyCommand("review_next:review_next", "List the images to review next."),
+        "reinfer": LazyCommand("reinfer:reinfer", "Ask the released model about old, unreviewed images."),
         "evaluate": LazyCommand("evaluate_package:evaluate", "Score a package on the labelled boxes of a plan."),
         "compare": LazyCommand("compare_results:compare", "Score other models' answers beside the plan's model."),
     }

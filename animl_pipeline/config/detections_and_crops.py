@@ -10,6 +10,9 @@ from animl_pipeline.config.value_types import Count, PathOrUrl
 from animl_pipeline.core.box_type import Frame
 from animl_pipeline.core.frozen_record import Record
 
+DetectorView = Literal["mirror", "gamma", "half_size"]
+"""Another view of an image in which a detector also looks (test-time augmentation)."""
+
 
 class DetectionsConfig(Record):
     """Where boxes come from, and which detector finds the missing ones."""
@@ -42,6 +45,12 @@ class DetectionsConfig(Record):
     image_size: int | None = Field(
         default=None, ge=128, le=2048, description="longer side of the detector's input in pixels; null: the size that it was trained for"
     )
+    views: tuple[DetectorView, ...] = Field(
+        default=(),
+        exclude_if=lambda value: not value,  # a plan without it is recorded, and gives keys, as if there were no such key
+        description="megadetector-lite only: other views of each image in which it also looks, for so many times the time: mirror, gamma (brighter), "
+        "half_size (for animals that fill the frame)",
+    )
     confidence: float | None = Field(
         default=None, gt=0, lt=1, description="boxes below this confidence are dropped; null: the value that the detector's authors advise"
     )
@@ -61,6 +70,8 @@ class DetectionsConfig(Record):
     def _check_results(self) -> Self:
         if (self.source == "results") != (self.results is not None):
             raise ValueError("results: expected a MegaDetector results file with source: results, and none with any other source")
+        if len(set(self.views)) < len(self.views):
+            raise ValueError("views: expected each view once")
         return self
 
 

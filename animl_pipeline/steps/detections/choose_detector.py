@@ -46,6 +46,7 @@ class ChosenDetector(NamedTuple):
         image_size: longer side of the network's input in pixels; 0 for an endpoint.
         confidence: detections below it are dropped.
         load: downloads the weights if necessary and loads the detector.
+        views: other views of each image in which it also looks.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ChosenDetector(NamedTuple):
     image_size: int
     confidence: float
     load: Callable[[], Detector]
+    views: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """Everything that the detections of an image depend on. It is part of the step's key.
@@ -69,7 +71,7 @@ class ChosenDetector(NamedTuple):
             "sha256": self.sha256,
             "image_size": self.image_size,
             "confidence": self.confidence,
-        }
+        } | ({"views": list(self.views)} if self.views else {})
 
     def index_name(self) -> str:
         """The name of the store's index with this detector's detections of each image."""
@@ -140,7 +142,9 @@ def choose_detector(config: DetectionsConfig, settings: Settings) -> ChosenDetec
             f"{name} is a pickle that runs code when it is loaded; if you trust it, set detections.sha256 to {sha256}", code="sha256_required"
         )
     load = partial(_load_weights, family, config, sha256, image_size, confidence, settings)
-    return ChosenDetector(name, family, sha256, image_size, confidence, load)
+    if config.views and family != "yolox-lite":
+        raise DetectionsError(f"detections.views: expected megadetector-lite as the detector, found {name}; leave views out", code="no_views")
+    return ChosenDetector(name, family, sha256, image_size, confidence, load, config.views)
 
 
 def _numbers(config: DetectionsConfig, known: KnownWeights | None) -> tuple[int, float]:
@@ -154,7 +158,7 @@ def _numbers(config: DetectionsConfig, known: KnownWeights | None) -> tuple[int,
 def _load_weights(family: str, config: DetectionsConfig, sha256: str, image_size: int, confidence: float, settings: Settings) -> Detector:
     path = fetch_weights(config.detector, settings, config.sha256, key=PLAN_KEY)
     if family == "yolox-lite":
-        return yolox_lite.YoloxLite.load(path, sha256, image_size, confidence, settings)
+        return yolox_lite.YoloxLite.load(path, sha256, image_size, confidence, settings, config.views)
     if family == "yolov5":
         return yolov5.YoloV5.load(path, image_size, confidence)
     verified = config.sha256 is not None

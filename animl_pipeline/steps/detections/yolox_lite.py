@@ -8,7 +8,7 @@ smaller rectangle would save a quarter of the time but move one box in five.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from animl_pipeline.config.detections_and_crops import DetectorView
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import DetectionsError
@@ -29,6 +30,8 @@ VERSION = 2
 LIBRARIES = ("pillow", "torch", "onnxruntime")
 DEPTH, WIDTH, CLASSES = 0.33, 0.375, 1
 MAX_IOU = 0.45
+BRIGHTER = (255 * (np.arange(256) / 255) ** 0.6).round().astype(np.uint8)
+"""Gamma correction by which dark images become brighter."""
 
 
 class YoloxLite:
@@ -36,19 +39,19 @@ class YoloxLite:
 
     categories = frozenset({ANIMAL})
 
-    def __init__(self, network: LoadedNetwork, image_size: int, confidence: float) -> None:
+    def __init__(self, network: LoadedNetwork, image_size: int, confidence: float, views: Sequence[DetectorView] = ()) -> None:
         self._forward, self.batched = network.forward, network.batched
-        self._size, self._confidence = image_size, confidence
+        self._size, self._confidence, self._views = image_size, confidence, tuple(views)
 
     @classmethod
-    def load(cls, path: Path, sha256: str, image_size: int, confidence: float, settings: Settings) -> YoloxLite:
-        """Load the detector from a checkpoint.
+    def load(cls, path: Path, sha256: str, image_size: int, confidence: float, settings: Settings, views: Sequence[DetectorView] = ()) -> YoloxLite:
+        """Load the detector from a checkpoint. It also looks at these other views of each image, and puts the boxes of all together.
 
         Raises:
             DetectionsError: the file is not a checkpoint of this network.
         """
         identity = ["yolox-lite", VERSION, sha256, image_size]
-        return cls(load_network(identity, lambda: build_network(path, image_size), settings), image_size, confidence)
+        return cls(load_network(identity, lambda: build_network(path, image_size), settings), image_size, confidence, views)
 
     def preprocess(self, data: bytes) -> NetworkInput:
         image = open_image(data)
@@ -58,8 +61,24 @@ class YoloxLite:
         return NetworkInput(pixels, 0, 0, width, height)
 
     def predict(self, inputs: Sequence[NetworkInput]) -> list[list[Detection]]:
-        (outputs,) = self._forward(np.stack([i.pixels for i in inputs]))
-        return [self._detections(rows, network_input) for rows, network_input in zip(outputs, inputs, strict=True)]
+        seen = [[i, *(MAKE_VIEW[view](i) for view in self._views)] for i in inputs]
+        (outputs,) = self._forward(np.stack([i.pixels for of_image in seen for i in of_image]))
+        rows, found = iter(outputs), []
+        for of_image in seen:
+            detections = [self._detections(next(rows), view) for view in of_image]
+            found.append(self._merge(detections) if self._views else detections[0])
+        return found
+
+    def _merge(self, detections: list[list[Detection]]) -> list[Detection]:
+        """The detections of all views of an image without those that another one covers. Mirrored ones are turned back."""
+        together = [
+            d._replace(xmin=1 - d.xmax, xmax=1 - d.xmin) if view == "mirror" else d
+            for view, of_view in zip(("", *self._views), detections, strict=True)
+            for d in of_view
+        ]
+        boxes, scores = np.array([d[2:] for d in together], np.float32).reshape(-1, 4), np.array([d.confidence for d in together], np.float32)
+        kept = non_maximum_suppression(boxes, scores, np.zeros(len(boxes), np.intp), MAX_IOU)
+        return clean_detections(together[i] for i in kept)
 
     def _detections(self, rows: NDArray[np.float32], network_input: NetworkInput) -> list[Detection]:
         """Detections from rows of centre x, centre y, width, height, objectness, class probability."""
@@ -69,6 +88,29 @@ class YoloxLite:
         boxes = np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1)
         kept = non_maximum_suppression(boxes, scores, np.zeros(len(boxes), np.intp), MAX_IOU)
         return clean_detections(Detection(ANIMAL, float(scores[i]), *to_image_box(boxes[i].tolist(), network_input)) for i in kept)
+
+
+def _mirror(seen: NetworkInput) -> NetworkInput:
+    pixels = np.zeros_like(seen.pixels)
+    pixels[: seen.height, : seen.width] = seen.pixels[: seen.height, : seen.width][:, ::-1]
+    return seen._replace(pixels=pixels)
+
+
+def _brighten(seen: NetworkInput) -> NetworkInput:
+    return seen._replace(pixels=BRIGHTER[seen.pixels])
+
+
+def _shrink(seen: NetworkInput) -> NetworkInput:
+    """The image at half its size in the middle of the frame: what fills the frame then has something around it."""
+    pixels, (width, height) = np.zeros_like(seen.pixels), (max(1, seen.width // 2), max(1, seen.height // 2))
+    left, top = (pixels.shape[1] - width) // 2, (pixels.shape[0] - height) // 2
+    small = Image.fromarray(seen.pixels[: seen.height, : seen.width]).resize((width, height), Image.Resampling.BILINEAR)
+    pixels[top : top + height, left : left + width] = np.asarray(small)
+    return NetworkInput(pixels, left, top, width, height)
+
+
+MAKE_VIEW: dict[DetectorView, Callable[[NetworkInput], NetworkInput]] = {"mirror": _mirror, "gamma": _brighten, "half_size": _shrink}
+"""``detections.views`` → how another view is made of an image that begins in the upper left corner."""
 
 
 def build_network(path: Path, image_size: int) -> Network:
