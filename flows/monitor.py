@@ -14,7 +14,7 @@ from animl_pipeline.config import Plan, find_plan, load_plan
 from animl_pipeline.config.settings import load_settings
 from animl_pipeline.core.errors import PlanError
 from animl_pipeline.core.untrusted_text import escape_markdown
-from animl_pipeline.steps.monitor import ServiceStatus, read_status
+from animl_pipeline.steps.monitor import PAGE_FILE, ServiceStatus, read_status
 from flows.run_states import end_as
 from flows.start_training_when_validated import start_training_once
 from flows.stop_signals import prepare_run
@@ -53,7 +53,9 @@ def monitor(plan: str, store: str = "") -> ServiceStatus:
         return end_as(nothing.state, headline, nothing)
     labels = [tasks.read_labels.submit(s, served[0][0], checked.monitor.random_tag, paths) for s in projects]
     artifact = tasks.judge_service.submit(checked, [part.result() for part in labels], served, paths).result()
-    status = read_status(artifact, paths.open_store())
+    status, reports = read_status(artifact, paths.open_store()), load_settings().reports_url.rstrip("/")
+    if reports:
+        status = status.model_copy(update={"page": f"{reports}/steps/{artifact.step}/{artifact.key}/{PAGE_FILE}"})
     _show(status)
     return end_as(status.state, f"{status.headline} {_announce(status, plan, checked, store, paths)}{status.page}", status)
 
@@ -78,5 +80,6 @@ def _show(status: ServiceStatus) -> None:
     """Put the result among the run's artifacts."""
     lines = [f"## {status.model}: {status.state}", f"**{escape_markdown(status.headline)}**"]
     lines += ["\n".join(f"- {escape_markdown(line)}" for line in part) for part in (status.sentences, status.warnings) if part]
-    lines.append(f"The page with all figures: `{status.page}`")
+    page = f"[the page with all figures]({status.page})" if status.page.startswith("http") else f"the page with all figures: `{status.page}`"
+    lines.append(f"Read {page}")
     create_markdown_artifact(key="monitor", markdown="\n\n".join(lines), description="How the model in service does")

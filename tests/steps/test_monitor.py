@@ -182,9 +182,16 @@ def test_without_a_drop_at_most_one_false_alarm_in_five_years() -> None:
 def test_too_few_reviews_are_no_alarm_and_said_so(store: Store) -> None:
     history = History(days=40)
     images = list(draw_history(history))
+    for image in images[:50]:
+        image["deploymentId"] = f"unknown-{len(images)}"
+        image["cameraId"] = "<script>alert(1)</script>"
     made = monitor_service([stored(images, history, store)], served_model(), "isle", ("rat",), set(), MonitorConfig(), END.date(), store)
     status = read_status(made, store)
     assert (status.state, status.alarms) == ("NotEnoughReviewed", ())
+    page = Path(status.page).read_text(encoding="utf-8")
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<script" not in page
+    assert "http" not in page
 
 
 def test_a_camera_that_went_dark_and_one_that_fires_without_end_are_named() -> None:

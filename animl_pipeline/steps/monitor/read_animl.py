@@ -150,7 +150,10 @@ def _request_windows(context: _Context, attempt: Attempt) -> tuple[list[Answer],
 def _request(context: _Context, window: Window) -> WindowProgress:
     """A window's labels as a blob, and how many of its images are not in it."""
     pages = context.animl.image_pages(LABELS, context.filters.of_window(window).as_input(), PAGE_IMAGES)
-    rows = rows_of_images((image for page in pages for image in page), context.source.name, context.names, context.random_tag)
+    try:
+        rows = rows_of_images((image for page in pages for image in page), context.source.name, context.names, context.random_tag)
+    except (LookupError, TypeError, ValueError, AttributeError) as e:
+        raise RemoteError("refused", f"an image does not have the form that Animl's API describes ({type(e).__name__}: {e})") from e
     images = len(rows["image_id"].unique())
     missing = max(0, context.count(window) - images) if images < window.images else 0
     data = to_parquet(rows)

@@ -102,6 +102,8 @@ def read_service_data(labels: pa.Table, model: ServedModel, random_images: Colle
         return np.where(found >= 0, at[found], -1) if len(at) else np.full(len(seconds), -1)
 
     images = rows.loc[new_image, ["image_id", "location", "taken_s", "added_s", "night", "reviewed", "tagged_random"]].reset_index(drop=True)
+    if rows["source"].nunique() > 1:  # two projects may use one name
+        images["location"] = rows.loc[new_image, "source"].astype(str).to_numpy() + "/" + images["location"].astype(str)
     images["random"] = images.pop("tagged_random") | images["image_id"].isin(list(random_images))
     images["version"] = version_at(images["added_s"].to_numpy(np.float64))
     _add_sequences(images, model.sequence_gap_s)
