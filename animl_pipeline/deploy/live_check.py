@@ -42,7 +42,7 @@ def invoke_endpoint(endpoint: str, image: bytes, box: Box = WHOLE_IMAGE) -> dict
     Raises:
         ReleaseError: the endpoint does not exist or refused the request.
     """
-    return _invoke_until_ready(AwsApi(), endpoint, image, box, timeout_s=60)
+    return ask_endpoint(AwsApi(), endpoint, image, box, timeout_s=60)
 
 
 def check_endpoint(aws: AwsApi, endpoint: str, package: Artifact, store: Store, tolerance: float, timeout_s: float) -> LiveCheckResult:
@@ -59,7 +59,7 @@ def check_endpoint(aws: AwsApi, endpoint: str, package: Artifact, store: Store, 
         for expected, image in references:
             data = image.read_bytes()
             started = time.perf_counter()
-            answer = _invoke_until_ready(aws, endpoint, data, expected.box, timeout_s)
+            answer = ask_endpoint(aws, endpoint, data, expected.box, timeout_s)
             times_ms.append(1000 * (time.perf_counter() - started))
             if answer.keys() != expected.probabilities.keys():
                 raise ReleaseError(
@@ -111,8 +111,8 @@ def _latency(times_ms: list[float]) -> Latency:
     return Latency(first_ms=round(first, 1), p50_ms=round(p50, 1), p95_ms=round(p95, 1))
 
 
-def _invoke_until_ready(aws: AwsApi, endpoint: str, image: bytes, box: Box, timeout_s: float) -> dict[str, float]:
-    """Send one request as Animl does (base64 JSON, no ContentType), again and again while the endpoint is still starting."""
+def ask_endpoint(aws: AwsApi, endpoint: str, image: bytes, box: Box, timeout_s: float) -> dict[str, float]:
+    """The probabilities for one box, asked as Animl asks (base64 JSON, no ContentType), again while the endpoint is starting or throttles."""
     body = json.dumps({"image": base64.b64encode(image).decode(), "bbox": box.as_list()})
     deadline = time.monotonic() + timeout_s
     while True:

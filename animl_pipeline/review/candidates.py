@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.config import AnimlExportConfig, Plan, SourceConfig
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.capture_times import parse_seconds
 from animl_pipeline.core.empty_images import spread_over_locations
 from animl_pipeline.core.errors import ImagesError
@@ -75,7 +76,7 @@ def unreviewed_images(plan: Plan, store: Store, settings: Settings) -> pd.DataFr
     """
     parts = []
     for source in plan.sources:
-        export = export_annotations(_with_unreviewed(source), store, settings)
+        export = export_with_unreviewed(source, store, settings)
         images = store.table(export, EXPORT_IMAGES, ["image_id", "path", "location", "taken", "sequence"])
         annotations = store.table(export, EXPORT_ANNOTATIONS, ["image_id", "reviewed"])
         reviewed = annotations.loc[annotations["reviewed"], "image_id"]
@@ -101,8 +102,8 @@ def download_pool(pool: Pool, plan: Plan, store: Store, settings: Settings) -> P
     return pool._replace(images=pool.images.assign(blob=blobs))
 
 
-def _with_unreviewed(source: SourceConfig) -> SourceConfig:
-    """The source, with the unreviewed images of Animl."""
-    if source.animl is None and source.project() is None:
-        return source
-    return source.model_copy(update={"animl": (source.animl or AnimlExportConfig()).model_copy(update={"only_reviewed": False})})
+def export_with_unreviewed(source: SourceConfig, store: Store, settings: Settings) -> Artifact:
+    """The source's export, with the unreviewed images of Animl."""
+    if source.project() is not None:
+        source = source.model_copy(update={"animl": (source.animl or AnimlExportConfig()).model_copy(update={"only_reviewed": False})})
+    return export_annotations(source, store, settings)

@@ -1,0 +1,75 @@
+"""Re-inference of old images: a dry run, throttled requests within the endpoint's limit, nothing asked twice, no person's label touched."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import date
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from animl_pipeline.config import SourceConfig, ThresholdsConfig
+from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.errors import ReleaseError
+from animl_pipeline.deploy import deploy_package
+from animl_pipeline.deploy.aws_api import AwsApi
+from animl_pipeline.deploy.latest_report_and_training_start import save_report
+from animl_pipeline.dev.sagemaker_local import Addresses
+from animl_pipeline.review.reinfer import execute, plan_reinference
+from animl_pipeline.storage.store import Store
+from tests.conftest import jpeg
+from tests.support.coco_export import Export
+from tests.support.packaged_model import CLASSES, colour_plan, make_package, make_report
+from tests.support.sagemaker_faults import with_faults
+
+RED, GREEN, GREY = (220, 40, 40), (40, 220, 40), (128, 128, 128)
+BOX = [8.0, 8.0, 32.0, 32.0]
+
+
+def old_images(folder: Path) -> SourceConfig:
+    """Unreviewed images with a box and an old label: two that the model names otherwise, one that it does not know, one as before; and two others."""
+    export = Export()
+    export.categories = [{"id": i, "name": name} for i, name in enumerate(("empty", *CLASSES, "person"))]
+    for i, (colour, old, day, reviewed) in enumerate(
+        [(GREEN, 1, 2, False), (RED, 2, 2, False), (GREY, 1, 2, False), (RED, 1, 2, False), (RED, 2, 1, False), (RED, 2, 2, True), (RED, 4, 2, False)]
+    ):
+        image = export.image(data=jpeg(colour=colour, seed=i), datetime=f"2026-03-0{day}T10:00:{i:02d}")
+        export.annotation(image, old, BOX, validated=reviewed, confidence=0.9)
+    export.write(folder)
+    return SourceConfig(name="isle", export=str(folder / "export.json"), images=str(folder / "images"))
+
+
+def test_old_images_are_asked_about_once_within_the_limits_and_an_invader_comes_first(
+    cloud: Addresses, store: Store, settings: Settings, tmp_path: Path
+) -> None:
+    plan = colour_plan(endpoint=f"old-{uuid.uuid4().hex[:6]}").model_copy(
+        update={"sources": (old_images(tmp_path / "data"),), "thresholds": ThresholdsConfig(invasive=("green",))}
+    )
+    since = date(2026, 3, 2)
+    with pytest.raises(ReleaseError) as caught:
+        plan_reinference(plan, since, store, settings)
+    assert caught.value.code == "not_released"
+    package = make_package(store, tmp_path, thresholds=dict.fromkeys(CLASSES, 0.8))
+    save_report(make_report(package, store), store)
+    deploy_package(package, plan, store, settings)
+
+    work = plan_reinference(plan, since, store, settings)
+    assert (work.images, len(work.objects), work.answered, work.version) == (4, 4, 0, "1")
+    assert work.seconds is not None
+    with with_faults(cloud, throttled=2):
+        changed, failed = execute(work, plan, tmp_path / "out", store, settings)
+    assert failed == 0
+    assert list(zip(changed["old"], changed["new"], changed["invasive"], strict=True)) == [
+        ("red", "green", True),
+        ("green", "red", False),
+        ("red", "unknown", False),
+    ]
+    written = json.loads((tmp_path / "out" / "reinferred.json").read_bytes())
+    assert len(written["images"]) == 4
+    assert len(pd.read_csv(tmp_path / "out" / "changed.csv")) == 3
+
+    AwsApi().delete_endpoint(work.endpoint, 60)  # the answers are in the store: nothing is asked again
+    again, _ = execute(work, plan, tmp_path / "again", store, settings)
+    pd.testing.assert_frame_equal(again, changed)
