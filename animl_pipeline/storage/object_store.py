@@ -11,6 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -38,6 +39,8 @@ ABSENT_LOCK = "put-if-absent.lock"
 """File in it that is locked while an object is written only if it is absent."""
 S3_CONNECTIONS = 64
 """Connections kept open to S3: so many threads may write at a time."""
+S3_LISTINGS = 16
+"""Folders that are listed at a time."""
 LIST_ABOVE = 4
 """Sizes of at most this many objects of one S3 folder are asked one by one; for more, the folder is listed."""
 S3_DELETE_BATCH = 1000
@@ -283,13 +286,17 @@ class S3ObjectStore(ObjectStore):
         for name in names:
             folders[name.rpartition("/")[0]].append(name)
         known: dict[str, int | None] = {}
-        for folder, inside in folders.items():
-            if len(inside) > LIST_ABOVE:
-                listed = {found.name: found.bytes for found in self.objects(f"{folder}/")}
-                known |= {name: listed.get(name) for name in inside}
-            else:
-                known |= {name: self._size(name) for name in inside}
+        _ = self.client  # made here: boto3 makes clients in one thread at a time
+        with ThreadPoolExecutor(S3_LISTINGS) as pool:  # blobs are in 256 folders
+            for of_folder in pool.map(self._sizes_in, folders, folders.values()):
+                known |= of_folder
         return [known[name] for name in names]
+
+    def _sizes_in(self, folder: str, names: Sequence[str]) -> dict[str, int | None]:
+        if len(names) <= LIST_ABOVE:
+            return {name: self._size(name) for name in names}
+        listed = {found.name: found.bytes for found in self.objects(f"{folder}/")}
+        return {name: listed.get(name) for name in names}
 
     def _size(self, name: str) -> int | None:
         return self._call(lambda: self.client.head_object(Bucket=self.bucket, Key=self.prefix + name)["ContentLength"])
