@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 import pytest
@@ -183,7 +184,7 @@ def test_the_whole_evaluation_scores_and_reports_the_parent(tmp_path: Path, stor
     made = make_data_steps(store, specs, plan)
     calibrated = calibrate_classifier(made.model, made.crops, made.splits, plan.thresholds, store, plan.labels.parents)
     sequences = SequenceArtifacts(*run_steps(tmp_path, store, settings, SCENES))
-    evaluation = evaluate_classifier(calibrated, made.crops, made.splits, plan, store, sequences=sequences)
+    evaluation = evaluate_classifier(calibrated, made.crops, made.splits, plan, store, sequences=sequences, image_url="https://animl.test/{image}")
     production = read_metrics(evaluation, store).production
     assert production is not None
     assert [c.noticed for c in production.classes] == [2, 1, None]
@@ -193,6 +194,7 @@ def test_the_whole_evaluation_scores_and_reports_the_parent(tmp_path: Path, stor
     assert "cannot tell red from green" in page
     files = [pd.read_csv(store.path(evaluation, name)) for name in ("animl.csv", "sequences.csv")]
     assert all("warm" in set(table[column]) for table, column in zip(files, ("targetClass", "class"), strict=True))
+    assert files[1]["link"].tolist() == [f"https://animl.test/{quote(i, safe='')}" for i in files[1]["image_id"]]
 
 
 def test_false_alarms_of_a_parent_are_those_of_its_answer() -> None:
