@@ -17,6 +17,11 @@ Interval = tuple[float, float]
 Verdict = Literal["promote", "hold", "need_more_data"]
 
 
+def is_none(value: object) -> bool:
+    """For fields that records of earlier versions lack, and that are left out where they say nothing."""
+    return value is None
+
+
 class ClassScores(Record):
     """One class on the test set. ``average_precision`` is None if the test set has no example of the class."""
 
@@ -182,9 +187,9 @@ class SequenceScores(Record):
     recall_interval: Interval | None = None
     f1_interval: Interval | None = None
     false_alarms_interval: Interval | None = Field(default=None, description="of the false alarms per 1,000 empty sequences")
-    parent: str | None = Field(default=None, exclude_if=lambda value: value is None, description="the class's parent, if it has one")
+    parent: str | None = Field(default=None, exclude_if=is_none, description="the class's parent, if it has one")
     noticed: float | None = Field(
-        default=None, exclude_if=lambda value: value is None, description="sequences in which the animal got the label of the class or of its parent"
+        default=None, exclude_if=is_none, description="sequences in which the animal got the label of the class or of its parent"
     )
 
     def found(self) -> float:
@@ -213,9 +218,9 @@ class ProductionChange(Record):
     recall: tuple[float, float] | None = Field(description="None if there is no such sequence")
     recall_interval: Interval | None = Field(default=None, description="of the change")
     noticed: tuple[float, float] | None = Field(
-        default=None, exclude_if=lambda value: value is None, description="recall with labels of the class's parent, if a model has one"
+        default=None, exclude_if=is_none, description="recall with labels of the class's parent, if one has it"
     )
-    noticed_interval: Interval | None = Field(default=None, exclude_if=lambda value: value is None, description="of the change")
+    noticed_interval: Interval | None = Field(default=None, exclude_if=is_none, description="of the change")
     false_alarms_per_1000_empty: tuple[float, float] | None = Field(description="None if there is no empty sequence")
     false_alarms_interval: Interval | None = Field(default=None, description="of the change")
 
@@ -252,7 +257,7 @@ class ProductionScore(Record):
     comparison: ProductionComparison | None = Field(default=None, description="None if there is no champion")
     nothing: ProductionComparison | None = Field(
         default=None,
-        exclude_if=lambda value: value is None,
+        exclude_if=is_none,
         description="what the class for false boxes does: the first of each pair is of the same model without it; None without such a class",
     )
 
@@ -365,16 +370,10 @@ class Metrics(Record):
     with_equivalents: EquivalentScores | None = None
     comparison: Comparison | None = None
     production: ProductionScore | None = Field(default=None, description="None if the plan has no section `production`")
-    later: LaterScores | None = Field(
-        default=None, exclude_if=lambda value: value is None, description="None if the plan has no later test, or nothing is in it"
-    )
+    later: LaterScores | None = Field(default=None, exclude_if=is_none, description="None if the plan has no later test, or nothing is in it")
     auto_accept: AutoAccept | None = Field(default=None, description="None if the plan does not ask for it, or names no invasive class")
-    nothing: FalseBoxScores | None = Field(
-        default=None, exclude_if=lambda value: value is None, description="None if the model has no class for false boxes"
-    )
-    other_animal: OtherAnimalScores | None = Field(
-        default=None, exclude_if=lambda value: value is None, description="None if the model has no class for other animals"
-    )
+    nothing: FalseBoxScores | None = Field(default=None, exclude_if=is_none, description="None if the model has no class for false boxes")
+    other_animal: OtherAnimalScores | None = Field(default=None, exclude_if=is_none, description="None if the model has no class for other animals")
     verdict: Verdict | None = None
     reasons: tuple[str, ...] = Field(default=(), description="of the verdict, in words, the most important first")
 

@@ -15,6 +15,8 @@ from animl_pipeline.inference.score_crops import score_crops
 from animl_pipeline.storage.store import Store
 
 if TYPE_CHECKING:
+    from animl_pipeline.config import Plan
+    from animl_pipeline.core.artifacts import Artifact
     from animl_pipeline.inference.classifier import Classifier
 
 
@@ -62,3 +64,28 @@ def score_test_crops(split: pd.DataFrame, classifier: Classifier, store: Store, 
 def select_columns(scored: pd.DataFrame, ids: tuple[str, ...]) -> pd.DataFrame:
     """The columns of predictions.parquet."""
     return scored[[*TEST_PREDICTIONS.names(), *map(probability_column, ids)]]
+
+
+def load_classifier(model: Artifact, plan: Plan, store: Store) -> Classifier:
+    """The model's classifier, which must have the plan's classes and model input.
+
+    Raises:
+        EvaluationError: it has others.
+    """
+    from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, Classifier
+
+    store.path(model, CARD_FILE)
+    classifier = Classifier.load(store.path(model, MODEL_FILE).parent)
+    card = classifier.card
+    if (card.class_ids(), card.nothing, card.other_animal) != (plan.labels.class_ids(), plan.labels.nothing_id, plan.labels.other_animal_id):
+        raise EvaluationError(
+            f"expected a model of the plan's classes {', '.join(plan.labels.class_ids())}, found one of {', '.join(card.class_ids())}; "
+            "run the step 'training' again",
+            code="other_classes",
+        )
+    if card.model_input != plan.model_input:
+        raise EvaluationError(
+            f"expected a model for the plan's model_input ({plan.model_input}), found one for {card.model_input}; run the step 'training' again",
+            code="other_model_input",
+        )
+    return classifier

@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from animl_pipeline.core.artifacts import CURVES_FILE, Artifact, Counts
-from animl_pipeline.core.errors import DamagedError, EvaluationError, PipelineError
+from animl_pipeline.core.errors import DamagedError, PipelineError
 from animl_pipeline.core.evaluation_results import AutoAccept, Comparison, LaterScores, Metrics, ProductionScore, Threshold
 from animl_pipeline.core.html_page import format_count
 from animl_pipeline.core.image_links import image_link
@@ -50,7 +50,7 @@ from animl_pipeline.steps.evaluation.reference_predictions import choose_referen
 from animl_pipeline.steps.evaluation.report import ReportData, render_report
 from animl_pipeline.steps.evaluation.report_images import classes_of_people
 from animl_pipeline.steps.evaluation.score_later_images import score_later_images
-from animl_pipeline.steps.evaluation.score_test_set import join_splits, score_test_crops, select_columns
+from animl_pipeline.steps.evaluation.score_test_set import join_splits, load_classifier, score_test_crops, select_columns
 from animl_pipeline.steps.evaluation.score_thresholds import score_thresholds
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
@@ -175,7 +175,7 @@ def evaluate_classifier(
     inputs = _Inputs(model, crops, splits, plan, store, champion, champion_problem, tuple(folds), tuple(step_counts), image_url, sequences, training)
     return store.make(
         STEP, inputs=inputs.artifacts(), config=inputs.config(),
-        build=lambda space: _evaluate(space, inputs, _load_classifier(model, plan, store)),
+        build=lambda space: _evaluate(space, inputs, load_classifier(model, plan, store)),
     )  # fmt: skip
 
 
@@ -382,7 +382,7 @@ def _score_held_out(split: pd.DataFrame, fold: Fold, inputs: _Inputs) -> pd.Data
     """The crops that a fold holds out, scored by the fold's model."""
     split_of_crop = inputs.store.table(fold.splits, SPLITS).set_index("crop_id")["split"]
     rows = split[split["crop_id"].map(split_of_crop) == HELD_OUT]
-    classifier = _load_classifier(fold.model, inputs.plan, inputs.store)
+    classifier = load_classifier(fold.model, inputs.plan, inputs.store)
     return score_crops(rows, classifier, inputs.store, inputs.plan.model_input, "held-out crops")
 
 
@@ -395,24 +395,3 @@ def _counts(found: Metrics, suspects: int) -> Counts:
         "suspect_labels": suspects,
     }
     return Counts(kept=found.examples, notes={k: n for k, n in notes.items() if n}, unit="test crops")
-
-
-def _load_classifier(model: Artifact, plan: Plan, store: Store) -> Classifier:
-    """The model's classifier, which must have the plan's classes and model input."""
-    from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, Classifier
-
-    store.path(model, CARD_FILE)
-    classifier = Classifier.load(store.path(model, MODEL_FILE).parent)
-    card = classifier.card
-    if (card.class_ids(), card.nothing, card.other_animal) != (plan.labels.class_ids(), plan.labels.nothing_id, plan.labels.other_animal_id):
-        raise EvaluationError(
-            f"expected a model of the plan's classes {', '.join(plan.labels.class_ids())}, found one of {', '.join(card.class_ids())}; "
-            "run the step 'training' again",
-            code="other_classes",
-        )
-    if card.model_input != plan.model_input:
-        raise EvaluationError(
-            f"expected a model for the plan's model_input ({plan.model_input}), found one for {card.model_input}; run the step 'training' again",
-            code="other_model_input",
-        )
-    return classifier
