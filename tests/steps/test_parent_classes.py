@@ -23,6 +23,7 @@ from animl_pipeline.steps.evaluation.gate import decide_verdict
 from animl_pipeline.steps.evaluation.report_wording import describe_production
 from animl_pipeline.steps.evaluation.step import SequenceArtifacts
 from animl_pipeline.steps.labels import class_taxa
+from animl_pipeline.steps.package import package_model
 from animl_pipeline.storage.store import Store, open_store
 from tests.conftest import colour_model
 from tests.steps.test_class_taxa import labels_of
@@ -194,6 +195,12 @@ def test_the_whole_evaluation_scores_and_reports_the_parent(tmp_path: Path, stor
     assert "cannot tell red from green" in page
     files = [pd.read_csv(store.path(evaluation, name)) for name in ("animl.csv", "sequences.csv")]
     assert all("warm" in set(table[column]) for table, column in zip(files, ("targetClass", "class"), strict=True))
+    package = package_model(calibrated, evaluation, plan.package, store)
+    again = read_metrics(evaluate_classifier(calibrated, made.crops, made.splits, plan, store, sequences=sequences, champion=package), store)
+    assert again.comparison is not None
+    assert again.production is not None
+    assert again.production.comparison is not None
+    assert {c.noticed for c in again.production.comparison.classes} == {(0.5, 0.5), (1, 1), None}  # the champion is the same model
     assert files[1]["link"].tolist() == [f"https://animl.test/{quote(i, safe='')}" for i in files[1]["image_id"]]
 
 
