@@ -49,7 +49,7 @@ def render_page(table: pd.DataFrame, blobs: pd.Series, with_people: Collection[s
     """
     hidden = table["image_id"].isin(list(with_people)) | table["label"].map(is_person).astype(bool) | table["likeliest"].map(is_person).astype(bool)
     rows = table.assign(
-        picture=[
+        crop=[
             "" if hide or row.label == "" else _crop(reader, blob, Box.of([getattr(row, side) for side in BOX]))
             for row, hide, blob in zip(table.itertuples(index=False), hidden, blobs, strict=True)
         ],

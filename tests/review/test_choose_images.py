@@ -26,7 +26,7 @@ def animals_of(colours: np.ndarray, reference: EmbeddingReference, per_sequence:
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     images=st.integers(1, 60),
     per_sequence=st.integers(1, 4),
