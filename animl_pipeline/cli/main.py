@@ -11,7 +11,7 @@ import typer
 
 from animl_pipeline.cli import console
 from animl_pipeline.cli.lazy_commands import LazyCommand, LazyGroup
-from animl_pipeline.cli.options import DataOption, Debug, PlanArgument, StoreOption, open_plan, settings_with
+from animl_pipeline.cli.options import ChangesOption, DataOption, Debug, PlanArgument, StoreOption, open_plan, overrides_of, settings_with
 from animl_pipeline.cli.prefect_connection import load_prefect, prepare_prefect, require_server
 from animl_pipeline.config.settings import load_settings
 from animl_pipeline.core.errors import PipelineError
@@ -72,7 +72,7 @@ def start(
 
 
 @app.command(short_help="Train, score and package a classifier.")
-def retrain(plan: PlanArgument, store: StoreOption = None, data: DataOption = None) -> None:
+def retrain(plan: PlanArgument, changes: ChangesOption = None, store: StoreOption = None, data: DataOption = None) -> None:
     """Train, score and package a classifier by PLAN, and write a report.
 
     Steps whose inputs and plan are unchanged are reused, and a killed run goes on where it was. Without a Prefect server
@@ -81,7 +81,8 @@ def retrain(plan: PlanArgument, store: StoreOption = None, data: DataOption = No
     settings = settings_with(store, data)
     from animl_pipeline.cli.plan_check import check_what_it_names
 
-    checked = open_plan(plan, settings)
+    overrides = overrides_of(changes or [])
+    checked = overrides.applied(open_plan(plan, settings))
     check_what_it_names(checked, settings)  # refused before Prefect is loaded and its server starts
     load_prefect()
     from animl_pipeline.cli.flow_runner import run_flow
@@ -89,13 +90,14 @@ def retrain(plan: PlanArgument, store: StoreOption = None, data: DataOption = No
     from animl_pipeline.storage.store import open_store
     from flows.retrain import retrain as flow
 
-    report = run_flow(flow, plan, store=settings.store, data=str(settings.data))
+    report = run_flow(flow, plan, overrides, store=settings.store, data=str(settings.data))
     show_step_counts(report.step_counts)
     show_scores(report)
     console.out.print(f"report: {open_store(settings).path(report.evaluation, 'report.html')}")
     if report.verdict in {None, "promote"}:
         approved = " --approve-as NAME, once you have read the report" if checked.release.approval == "required" else ""
-        console.out.print(f"next: animl-pipeline release {plan}{approved}")
+        trial = f" --version {report.version}" if changes else ""
+        console.out.print(f"next: animl-pipeline release {plan}{trial}{approved}")
     else:
         console.out.print("next: read the report; without --force REASON this model will not be released")
 

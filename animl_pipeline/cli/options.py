@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
-from animl_pipeline.config import Plan, find_plan, load_plan
+from animl_pipeline.config import Overrides, Plan, find_plan, load_plan
 from animl_pipeline.config.settings import Settings, check_store_address, load_settings
-from animl_pipeline.core.errors import SettingsError
+from animl_pipeline.core.errors import PlanError, SettingsError
 
 
 def _plan_names(incomplete: str) -> list[str]:
@@ -42,6 +44,17 @@ VersionOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON, for programs")]
 
 
+ChangesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help=f"change the plan for this run, which is then a trial: {', '.join(Overrides.model_fields)}; once for each",
+        show_default=False,
+    ),
+]
+
+
 class Debug:
     """Whether --debug was given."""
 
@@ -63,6 +76,25 @@ def settings_with(store: str | None = None, data: Path | None = None) -> Setting
     if data is not None:
         changes["data"] = data
     return load_settings().model_copy(update=changes)
+
+
+def overrides_of(changes: Sequence[str]) -> Overrides:
+    """What a run changes of its plan.
+
+    Args:
+        changes: texts such as epochs=3.
+
+    Raises:
+        PlanError: one is no known key with a fitting value.
+    """
+    try:
+        return Overrides.model_validate(dict(change.partition("=")[::2] for change in changes))
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_input=False)[0]
+        raise PlanError(
+            f"--set: {'.'.join(map(str, first['loc']))}: {first['msg']}; expected KEY=VALUE with one of {', '.join(Overrides.model_fields)}",
+            code="invalid_option",
+        ) from e
 
 
 def open_plan(plan: str, settings: Settings) -> Plan:

@@ -48,7 +48,8 @@ def check(plan: PlanArgument, data: DataOption = None) -> None:
     console.out.print(f"{plan} is a plan for {checked.model}")
     console.out.print(f"  sources   {sources}")
     for class_id, rule in checked.labels.classes.items():
-        console.out.print(f"  class     {class_id}: {_describe_class(rule)}")
+        invasive = " (invasive)" if class_id in checked.thresholds.invasive else ""
+        console.out.print(f"  class     {class_id}{invasive}: {_describe_class(rule)}")
     if nothing := checked.labels.nothing:
         console.out.print(f"  class     {nothing.id}: false boxes, on at most {nothing.max_images:,} reviewed empty images; never shown in Animl")
     if other := checked.labels.other_animal:

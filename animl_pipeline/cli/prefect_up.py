@@ -53,6 +53,7 @@ def run_up(port: int, reports_port: int, settings: Settings, local_sagemaker: Pa
         "PREFECT_API_AUTH_STRING": password,
         "ANIML_STORE": settings.store if settings.store.startswith("s3://") else str(Path(settings.store).expanduser().resolve()),
         "ANIML_DATA": str(settings.data.expanduser().resolve()),
+        "ANIML_PLANS": str(settings.plans.expanduser().resolve()),
         "ANIML_REPORTS_URL": settings.reports_url or f"http://127.0.0.1:{reports_port}",
     }  # fmt: skip
     with ExitStack() as stack:

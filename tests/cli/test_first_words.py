@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from animl_pipeline.cli.init_plan import _check_invasive
+from animl_pipeline.cli.options import overrides_of
+from animl_pipeline.config import Overrides
 from animl_pipeline.core.errors import PlanError
 from animl_pipeline.plan_init import SuggestedPlan
 from tests.support.coco_export import Export
@@ -64,6 +66,15 @@ def test_a_name_that_is_no_class_is_refused() -> None:
     with pytest.raises(PlanError) as refused:
         _check_invasive(["goat"], SuggestedPlan((), (), {}, ()))
     assert refused.value.code == "unknown_class"
+
+
+def test_a_run_takes_changes_of_its_plan_and_refuses_others() -> None:
+    assert overrides_of(["epochs=3", "learning_rate=0.01"]) == Overrides(epochs=3, learning_rate=0.01)
+    assert overrides_of([]) == Overrides()
+    for wrong in (["epochs"], ["epochs=many"], ["epoch=3"], ["epochs=0"]):
+        with pytest.raises(PlanError) as refused:
+            overrides_of(wrong)
+        assert refused.value.code == "invalid_option"
 
 
 def test_sagemaker_local_leaves_a_file_to_source_while_it_runs(tmp_path: Path) -> None:
