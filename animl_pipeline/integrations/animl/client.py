@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
 
 import requests
 from pydantic import Field, SecretStr
@@ -37,7 +36,7 @@ from animl_pipeline.integrations.animl.camera_deployments import CameraDeploymen
 from animl_pipeline.integrations.animl.errors_in_answers import check_status, codes, graphql_errors, json_body, reason_in, token_refused
 from animl_pipeline.integrations.animl.project_names import ProjectNames
 from animl_pipeline.integrations.animl.queries import ImageFilters
-from animl_pipeline.integrations.animl.sign_in import SignIn, redact_urllib3_logs
+from animl_pipeline.integrations.animl.sign_in import SignIn, check_api_url, redact_urllib3_logs
 from animl_pipeline.storage.read_remote_files import RemoteError
 
 T = TypeVar("T")
@@ -46,9 +45,6 @@ MAX_POLL_PAUSE_S = 30.0
 ENDED = {"COMPLETE", "FAIL"}
 EXPIRED_STATUS = {400, 401, 403, 404, 410}
 """What S3 answers for a presigned address that has expired."""
-TAG_COLOUR = "#E0A100"
-MAX_TAGS_AT_A_TIME = 5_000
-"""Animl takes 20,000, within its 30 s."""
 IMAGES_PER_QUESTION = 100
 """Images whose boxes are asked for at a time."""
 
@@ -71,7 +67,7 @@ class AnimlClient:
 
     def __init__(self, project: str, settings: Settings) -> None:
         self.project = project
-        self._url = _check_url(settings.api_url)
+        self._url = check_api_url(settings.api_url)
         self._settings = settings
         self._sign_in = SignIn(settings)
         self._project_is_known = False  # remembered by this client only: a user may lose the project later
@@ -293,14 +289,14 @@ class AnimlClient:
             return [drop_nulls(rule) for rule in payload["automationRules"] or []]
 
     def tag_images(self, name: str, image_ids: Sequence[str]) -> None:
-        """Give images a tag, which is made if the project has none of this name. The user must be a member."""
+        """Give images a tag. It is made if the project has none of this name; the user must be a member."""
         with self._expected_form():
             tags = {tag: known for known, tag in ProjectNames.parse(self._ask_project(queries.NAMES)).tags.items()}
             if name not in tags:
-                made = self._query_once(queries.CREATE_TAG, {"input": {"name": name, "color": TAG_COLOUR}})["createProjectTag"]["tags"]
+                made = self._query_once(queries.CREATE_TAG, {"input": {"name": name, "color": queries.TAG_COLOUR}})["createProjectTag"]["tags"]
                 tags = {str(tag["name"]): str(tag["_id"]) for tag in made}
-            for start in range(0, len(image_ids), MAX_TAGS_AT_A_TIME):
-                pairs = [{"imageId": image, "tagId": tags[name]} for image in image_ids[start : start + MAX_TAGS_AT_A_TIME]]
+            for some in batches(image_ids, queries.MAX_TAGS):
+                pairs = [{"imageId": image, "tagId": tags[name]} for image in some]
                 self._query(queries.TAG_IMAGES, {"input": {"tags": pairs}})
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -381,21 +377,6 @@ def drop_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: drop_nulls(v) for k, v in value.items() if v is not None}
     return [drop_nulls(v) for v in value] if isinstance(value, list) else value
-
-
-def _check_url(url: str) -> str:
-    """The API's URL without a slash at its end. A token is sent over https only, or to this machine."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises for an impossible port
-    except ValueError:
-        parts = urlsplit("")
-    safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in {"localhost", "127.0.0.1", "::1"})
-    if safe and parts.hostname and not (parts.username or parts.password or parts.query):
-        return url.rstrip("/")
-    found = "another value" if url else "nothing"  # the value itself may hold a password
-    line = f"ANIML_API_URL: expected Animl's GraphQL address, https://…/external, without user, password and query; found {found}"
-    raise SettingsError(line, code="bad_url")
 
 
 def _retry(call: Callable[[], T], pause_s: float, except_reason: str = "") -> T:

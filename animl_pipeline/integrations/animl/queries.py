@@ -136,6 +136,10 @@ LABELS = """query Labels($input: QueryImagesInput!) {
   }
 }"""
 
+TAG_COLOUR = "#E0A100"
+MAX_TAGS = 5_000
+"""Images that get a tag in one request. Animl takes 20,000, within its 30 s."""
+
 CREATE_TAG = "mutation Create($input: CreateProjectTagInput!) { createProjectTag(input: $input) { tags { _id name } } }"
 
 TAG_IMAGES = "mutation Tag($input: CreateImageTagsInput!) { createImageTags(input: $input) { isOk } }"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -127,6 +128,21 @@ def _srp(settings: Settings) -> str:
     except (NotImplementedError, KeyError, TypeError):
         code, line = "other_challenge", f"Cognito asks the user {settings.user} for more than a password; set ANIML_ID_TOKEN instead"
     raise SettingsError(line, code=code)
+
+
+def check_api_url(url: str) -> str:
+    """The API's URL without a slash at its end. A token is sent over https only, or to this machine."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for an impossible port
+    except ValueError:
+        parts = urlsplit("")
+    safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in {"localhost", "127.0.0.1", "::1"})
+    if safe and parts.hostname and not (parts.username or parts.password or parts.query):
+        return url.rstrip("/")
+    found = "another value" if url else "nothing"  # the value itself may hold a password
+    line = f"ANIML_API_URL: expected Animl's GraphQL address, https://…/external, without user, password and query; found {found}"
+    raise SettingsError(line, code="bad_url")
 
 
 class _QueryFilter(logging.Filter):
