@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import subprocess
@@ -11,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PlanError, TrainingError
 from animl_pipeline.steps.training import train_classifier
 from animl_pipeline.storage.store import Store
 from tests.support.paths import ROOT
-from tests.support.training_crops import crops_and_splits, draw_crop, plan_with
+from tests.support.training_crops import CLASSES, SIZE, crops_and_splits, draw_crop, plan_with
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -209,24 +211,36 @@ def test_head_and_backbone_have_their_own_learning_rates_and_norms_have_no_weigh
 # -- steps ---------------------------------------------------------------------------------------------------------------
 
 
-def trained_weights(store: Store, settings: Settings, **train: Any) -> dict[str, Any]:
-    """The weights after an epoch, without batch norm, which would depend on the other crops of a batch."""
-    from safetensors.torch import load_file
+def drawn(folder: Path, split: str, numbers: dict[str, range]) -> Any:
+    """Drawn crops of each class as training reads them."""
+    from animl_pipeline.steps.training.dataloaders import DecodedCrops
 
-    model = train_classifier(*crops_and_splits(store), plan_with(epochs=1, freeze_norm=True, **train), store, settings)
-    return dict(load_file(store.path(model, "weights.safetensors")))
+    crops = [(CLASSES.index(c), np.asarray(Image.open(io.BytesIO(draw_crop(c, n))))) for c, of_class in numbers.items() for n in of_class]
+    pixels = np.memmap(folder / split, np.uint8, "w+", shape=(len(crops), SIZE, SIZE, 3))
+    pixels[:] = [image for _, image in crops]
+    return DecodedCrops(pixels, np.array([number for number, _ in crops]), len(CLASSES))
 
 
-def test_two_accumulated_batches_train_like_one_and_averaged_weights_move_less(store: Store, settings: Settings) -> None:
+def test_two_accumulated_batches_train_like_one_and_averaged_weights_move_less(tmp_path: Path, settings: Settings) -> None:
     import torch
 
     from animl_pipeline.steps.training.network_and_weights import build_network
+    from animl_pipeline.steps.training.trainer import train_network
 
-    plan = plan_with()
-    start = build_network(plan.train, tuple(plan.labels.classes), plan.model_input, settings).state_dict()
-    whole = trained_weights(store, settings, batch_size=8)
-    halves = trained_weights(store, settings, batch_size=4, accumulate_batches=2)
-    average = trained_weights(store, settings, batch_size=8, ema=0.99)
+    crops = drawn(tmp_path, "train", {"fox": range(24), "bird": range(12), "skunk": range(5)})
+    val = drawn(tmp_path, "val", dict.fromkeys(CLASSES, range(30, 36)))
+
+    def weights(**train: Any) -> dict[str, Any]:
+        """The weights after an epoch, or at the start; without training batch norm, which would depend on the other crops of a batch."""
+        plan = plan_with(epochs=1, freeze_norm=True, **train)
+        network = build_network(plan.train, CLASSES, plan.model_input, settings)
+        if train:
+            train_network(network, crops, val, plan.train, plan.model_input, tmp_path / f"{len(list(tmp_path.iterdir()))}.ckpt", tmp_path / "curves")
+        return network.state_dict()
+
+    start, whole, halves, average = (
+        weights(**train) for train in ({}, {"batch_size": 8}, {"batch_size": 4, "accumulate_batches": 2}, {"batch_size": 8, "ema": 0.99})
+    )
     moved = {name: float(torch.dist(t, start[name])) for name, t in whole.items() if t.is_floating_point() and not torch.equal(t, start[name])}
     assert len(moved) > 10
     assert all(torch.dist(halves[name], whole[name]) < 0.05 * far for name, far in moved.items())
