@@ -12,7 +12,7 @@ import pandas as pd
 
 from animl_pipeline.core.html_page import page_environment
 from animl_pipeline.steps.monitor.sequential_test import ClassTest
-from animl_pipeline.steps.monitor.service_metrics import BIAS
+from animl_pipeline.steps.monitor.service_metrics import BIAS, OF_RANDOM
 from animl_pipeline.steps.monitor.service_outcomes import ServedModel
 from animl_pipeline.steps.monitor.service_status import ServiceStatus
 
@@ -86,7 +86,8 @@ def render_page(
         .render(
             status=status, edge=EDGES[status.state], day=day, bias=BIAS, metrics=METRICS, of_images=OF_IMAGES,
             wide=wide, wide_titles=[(METRICS | OF_IMAGES)[name] for name in wide],
-            classes=_rows(metrics, "all", list(METRICS), by_class=True), fair=_rows(metrics, "all", list(METRICS), by_class=True, sample="random"),
+            classes=_rows(metrics, "all", list(METRICS), by_class=True), fair_metrics={name: METRICS[name] for name in OF_RANDOM},
+            fair=_rows(metrics, "all", list(METRICS), by_class=True, sample="random"),
             whole={m: _figure(metrics, m, "all", "", "") for m in OF_IMAGES}, months=_rows(metrics, "month", wide),
             versions=_rows(metrics, "version", list(METRICS), by_class=True), light=_rows(metrics, "light", wide),
             locations=locations[:MAX_LOCATIONS], all_locations=len(locations), cameras=cameras[cameras["problem"] != ""].to_dict("records"),
