@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from pydantic import Field
 
 from animl_pipeline.core.frozen_record import Digest, Record
@@ -61,3 +63,11 @@ class Artifact(Record):
     digest: Digest
     counts: Counts
     cached: bool = Field(default=False, exclude=True)
+
+
+class BlobReader(Protocol):
+    """Whatever gives the bytes of images by their sha256: a store, or a folder of images."""
+
+    def blob(self, sha256: str) -> bytes:
+        """The bytes with this sha256."""
+        ...

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from animl_pipeline.core.artifacts import BlobReader
 from animl_pipeline.core.box_type import Box, BoxTuple
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import EvaluationError
@@ -21,7 +22,7 @@ from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.core.model_input import extract_crop, normalise_array
 from animl_pipeline.core.progress import track
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
-from animl_pipeline.storage.store import BlobReader, batches
+from animl_pipeline.storage.store import batches
 
 if TYPE_CHECKING:
     from animl_pipeline.inference.classifier import Classifier

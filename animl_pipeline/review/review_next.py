@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.config import GateConfig, Plan
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.artifacts import BlobReader
 from animl_pipeline.core.errors import PackageError
 from animl_pipeline.core.evaluation_results import Metrics
 from animl_pipeline.core.image_links import image_link
@@ -25,7 +26,7 @@ from animl_pipeline.review.folder_images import read_folder
 from animl_pipeline.review.packaged_model import load_packaged_model
 from animl_pipeline.review.review_page import render_page
 from animl_pipeline.review.score_images import BOX, ScoredImages, score_images, shown_labels
-from animl_pipeline.storage.store import BlobReader, Store
+from animl_pipeline.storage.store import Store
 
 CSV_FILE, PAGE_FILE = "review.csv", "review.html"
 COLUMNS = [

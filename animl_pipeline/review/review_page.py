@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from animl_pipeline.core.artifacts import BlobReader
 from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import PipelineError
@@ -18,7 +19,6 @@ from animl_pipeline.core.model_input import extract_crop
 from animl_pipeline.core.non_animal_names import is_person
 from animl_pipeline.review.candidates import Pool
 from animl_pipeline.review.score_images import BOX
-from animl_pipeline.storage.store import BlobReader
 
 CROP = ModelInput(size=192, margin=0.15)
 """How a crop is shown: with more around the animal than the model sees."""

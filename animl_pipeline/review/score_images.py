@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.config import DetectionsConfig, Plan
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.artifacts import BlobReader
 from animl_pipeline.core.capture_times import parse_seconds
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import ImageError
@@ -28,7 +29,7 @@ from animl_pipeline.steps.detections.labelled_images import LabelledImage
 from animl_pipeline.steps.detections.read_results_file import parse_results, read_results_file
 from animl_pipeline.steps.detections.results_of_images import match_results
 from animl_pipeline.steps.detections.run_detector import run_detector
-from animl_pipeline.storage.store import BlobReader, Store
+from animl_pipeline.storage.store import Store
 
 Floats = NDArray[np.float64]
 UNREADABLE = "image access failure"

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
@@ -85,14 +85,6 @@ class Workspace(NamedTuple):
 
     out: Path
     scratch: Path
-
-
-class BlobReader(Protocol):
-    """Whatever gives the bytes of images by their sha256: a store, or a folder of images."""
-
-    def blob(self, sha256: str) -> bytes:
-        """The bytes with this sha256."""
-        ...
 
 
 class Store:

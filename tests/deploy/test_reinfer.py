@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import uuid
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from animl_pipeline.cli.reinfer import reinfer
 from animl_pipeline.config import SourceConfig, ThresholdsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ReleaseError
@@ -42,7 +43,7 @@ def old_images(folder: Path) -> SourceConfig:
 
 
 def test_old_images_are_asked_about_once_within_the_limits_and_an_invader_comes_first(
-    cloud: Addresses, store: Store, settings: Settings, tmp_path: Path
+    cloud: Addresses, store: Store, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = colour_plan(endpoint=f"old-{uuid.uuid4().hex[:6]}").model_copy(
         update={"sources": (old_images(tmp_path / "data"),), "thresholds": ThresholdsConfig(invasive=("green",))}
@@ -54,6 +55,11 @@ def test_old_images_are_asked_about_once_within_the_limits_and_an_invader_comes_
     package = make_package(store, tmp_path, thresholds=dict.fromkeys(CLASSES, 0.8))
     save_report(make_report(package, store), store)
     deploy_package(package, plan, store, settings)
+
+    (tmp_path / "plan.yaml").write_text(json.dumps(plan.model_dump(mode="json", by_alias=True, exclude_defaults=True)))
+    reinfer(str(tmp_path / "plan.yaml"), datetime(2026, 3, 2), store=str(store.local), as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert (said["boxes"], said["answered_before"], "changed" in said) == (4, 0, False)
 
     work = plan_reinference(plan, since, store, settings)
     assert (work.images, len(work.objects), work.answered, work.version) == (4, 4, 0, "1")

@@ -27,6 +27,8 @@ RUN_BY = {
     "animl-pipeline plan init": "plan_init/test_plan_init.py::test_",
     "animl-pipeline plan preview": "cli/test_plan_preview.py::test_a_class_without_annotations_is_refused_with_exit_code_1",
     "animl-pipeline predict": "cli/test_retrain_and_release.py::test_",
+    "animl-pipeline reinfer": "deploy/test_reinfer.py::test_old_images_are_asked_about_once_within_the_limits_and_an_invader_comes_first",
+    "animl-pipeline review-next": "review/test_review_next.py::test_the_command_",
     "animl-pipeline compare": "cli/test_compare_results.py::test_the_command_prints",
     "animl-pipeline release gc": "cli/test_release.py::test_status_history_and_gc_show_what_is_deployed",
     "animl-pipeline release history": "cli/test_release.py::test_status_history_and_gc_show_what_is_deployed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ from animl_pipeline.review.review_next import Wish, list_images, write_list
 from animl_pipeline.storage.store import Store
 from tests.review.conftest import BLUE, GREEN, GREY, RED, write_image, write_results
 from tests.support.animl_server import AnimlImage, make_images, serve_animl
+from tests.support.command_line import run_command
 from tests.support.packaged_model import make_package, make_report
 
 ANIMAL, PERSON = "1", "2"
@@ -75,14 +77,15 @@ def test_unreviewed_images_of_animl_are_listed_shown_without_people_and_tagged(t
     assert store.object_store.read(kept) == files[0].read_bytes()
 
 
-def test_names_of_a_folder_are_no_formulas_and_no_markup(tmp_path: Path, plan: Plan, store: Store, settings: Settings) -> None:
+def test_the_command_lists_a_folder_whose_names_are_no_formulas_and_no_markup(tmp_path: Path, plan: Plan, store: Store) -> None:
     names = [write_image(tmp_path / "card" / "=1+1" / f"<b>{i}.jpg", RED, f"2024:05:31 10:00:0{i}") for i in range(2)]
     results = write_results(tmp_path / "boxes.json", {name: [(ANIMAL, 0.9)] for name in names})
-    found = list_images(plan, Wish(images=5, random_share=0.1, candidates=5, folder=tmp_path / "card", results=results), store, settings)
-    files = write_list(found, tmp_path / "out", store)
-    assert len(found.table) == 1  # both images are of one sequence
-    assert pd.read_csv(files[0])["location"].tolist() == ["'=1+1"]
-    assert "<b>" not in files[1].read_text()
+    (tmp_path / "plan.yaml").write_text(json.dumps(plan.model_dump(mode="json", by_alias=True, include={"model", "sources", "labels"})))
+    places = ("--store", store.local, "--folder", tmp_path / "card", "--results", results, "--out", tmp_path / "out")
+    done = run_command("review-next", tmp_path / "plan.yaml", *places, "--count", "5", "--json")
+    assert json.loads(done.stdout)["images"] == 1, done.stderr  # both images are of one sequence
+    assert pd.read_csv(tmp_path / "out" / "review.csv")["location"].tolist() == ["'=1+1"]
+    assert "<b>" not in (tmp_path / "out" / "review.html").read_text()
 
 
 def test_a_package_of_an_earlier_version_is_refused_with_the_way_out(tmp_path: Path, plan: Plan, store: Store, settings: Settings) -> None:

@@ -295,8 +295,8 @@ class AnimlClient:
             if name not in tags:
                 made = self._query_once(queries.CREATE_TAG, {"input": {"name": name, "color": queries.TAG_COLOUR}})["createProjectTag"]["tags"]
                 tags = {str(tag["name"]): str(tag["_id"]) for tag in made}
-            for some in batches(image_ids, queries.MAX_TAGS):
-                pairs = [{"imageId": image, "tagId": tags[name]} for image in some]
+            for start in range(0, len(image_ids), queries.MAX_TAGS):
+                pairs = [{"imageId": image, "tagId": tags[name]} for image in image_ids[start : start + queries.MAX_TAGS]]
                 self._query(queries.TAG_IMAGES, {"input": {"tags": pairs}})
 
     # -- requests ----------------------------------------------------------------------------------------------------

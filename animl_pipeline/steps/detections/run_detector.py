@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.artifacts import BlobReader
 from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.decode_budget import DecodeBudget
 from animl_pipeline.core.decode_image import open_image
@@ -18,7 +19,7 @@ from animl_pipeline.core.progress import track
 from animl_pipeline.core.write_megadetector_results import ANIMAL
 from animl_pipeline.steps.detections.choose_detector import ChosenDetector, check_finds_people, choose_detector
 from animl_pipeline.steps.detections.detector import Detection, Detector
-from animl_pipeline.storage.store import BlobReader, Store, batches
+from animl_pipeline.storage.store import Store, batches
 
 log = logging.getLogger(__name__)
 
