@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from detections import make_labels
+from detections import SIZE, make_labels
 from measure import conclude, show
 from pipeline import draw
 
@@ -70,7 +70,8 @@ def run(images: Path, folder: Path, workers: int) -> dict[str, Any]:
     settings = Settings(store=str(folder / f"store-{workers}"), workers=1)
     store = open_store(settings)
     files = sorted(images.iterdir())
-    labels = make_labels(store, [{"image_id": p.name, "blob": store.put_blob(p.read_bytes()), "bytes": p.stat().st_size} for p in files])
+    size = {"width": SIZE[0], "height": SIZE[1]}
+    labels = make_labels(store, [{"image_id": p.name, "blob": store.put_blob(p.read_bytes()), "bytes": p.stat().st_size} | size for p in files])
     found: dict[str, Any] = {"cpu": 0.0, "wall": 0.0}
 
     def share(client: Any, task: Any, *arguments: Any) -> None:

@@ -45,17 +45,18 @@ def steps(plan_file: str) -> None:
     (source,) = plan.sources
     exported = export.export_annotations(source, store, settings)
     wanted = labels.wanted_labels(plan.labels, source.name, settings)
-    downloaded = images.download_images(source, exported, wanted, store, settings, plan.images)
+    limits = labels.limits_of_classes(source, exported, plan.labels, store, settings)
+    downloaded = images.download_images(source, exported, wanted, store, settings, plan.images, limits=limits)
     labelled = labels.resolve_labels([labels.SourceArtifacts(source, exported, downloaded)], plan.labels, store, settings)
     detected = detections.detect_animals(labelled, plan.detections, store, settings)
     cropped = crops.extract_crops(labelled, detected, plan.crops, plan.model_input, store, settings)
     split = splits.split_by_location(cropped, plan.splits, tuple(plan.labels.classes), store, plan.model)
     trained = training.train_classifier(cropped, split, plan, store, settings)
-    calibrated = calibration.calibrate_classifier(trained, cropped, split, plan, store)
+    calibrated = calibration.calibrate_classifier(trained, cropped, split, plan.thresholds, store)
     counts = tuple((a.step, a.counts) for a in (exported, downloaded, labelled, detected, cropped, split, trained, calibrated))
     champion = find_champion_for_step(plan, calibrated, store).package
     scored = evaluation.evaluate_classifier(calibrated, cropped, split, plan, store, champion=champion, step_counts=counts)
-    packed = package.package_model(calibrated, scored, plan, store)
+    packed = package.package_model(calibrated, scored, plan.package, store)
     print(json.dumps({"package": packed.digest}))
 
 

@@ -192,7 +192,7 @@ def ours(folder: Path) -> Run:
     champion = find_champion_for_step(plan, calibrated, store).package
     scored = evaluation.evaluate_classifier(calibrated, cropped, split, plan, store, champion=champion, step_counts=counts)
     phases.stop("evaluation and report")
-    package.package_model(calibrated, scored, plan, store)
+    package.package_model(calibrated, scored, plan.package, store)
     phases.stop("package")
     return phases.found | {"crops made": cropped.counts.kept}
 
@@ -266,7 +266,7 @@ def write_plans(folder: Path) -> None:
         "model": "bench",
         "sources": [{"name": "drawn", "export": "export.json", "images": "images"}],
         "labels": {"classes": {c: [c] for c in CLASSES}, "on_too_few": "warn"},
-        "model_input": {"size": PIXELS},
+        "model_input": {"size": PIXELS, "mean": [0.5] * 3, "std": [0.5] * 3},
         "detections": {"source": "detector", "confidence": CONFIDENCE, "repeat_min_occasions": None},
     }
     same = {"recipe": "fine_tune", "select": "validation", "backbone": BACKBONE, "epochs": EPOCHS, "batch_size": BATCH, "head_epochs": 0}
