@@ -14,7 +14,7 @@ from animl_pipeline.steps import monitor as monitor_step
 from animl_pipeline.steps.labels.class_mapping import EMPTY, map_labels
 from animl_pipeline.steps.labels.read_taxonomy import read_taxonomy
 from animl_pipeline.steps.monitor import ServedModel, ServiceLabels, ServiceStatus
-from tasks.retry_policies import LONG_WAIT, REMOTE_WORK
+from tasks.retry_policies import REMOTE_WORK
 from tasks.step_task import step_task
 from tasks.store_and_data_paths import RunPaths
 
@@ -35,7 +35,7 @@ def find_served_versions(plan: Plan, paths: RunPaths) -> tuple[tuple[datetime, s
     return ((since, before[-1] if before else UNKNOWN_VERSION), *((start, version) for start, version in served if start > since))
 
 
-@task(name="labels", task_run_name="labels {source.name}", **LONG_WAIT)
+@task(name="labels", task_run_name="labels {source.name}", **REMOTE_WORK)
 def read_labels(source: SourceConfig, added_since: datetime, random_tag: str | None, paths: RunPaths) -> ServiceLabels:
     """Ask Animl for labels of a source that are new, and keep them in the store."""
     return monitor_step.read_service_labels(source, added_since, random_tag, paths.open_store(), paths.settings())

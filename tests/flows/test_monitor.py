@@ -8,11 +8,14 @@ import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 import pytest
 import requests
 import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 
 from animl_pipeline.config import find_plan, load_plan
 from animl_pipeline.config.settings import load_settings
@@ -20,6 +23,7 @@ from animl_pipeline.core.errors import PlanError
 from animl_pipeline.deploy.release_history import close_record, new_record, write_record
 from animl_pipeline.storage.store import open_store
 from flows.monitor import monitor
+from flows.retrain import retrain
 from tasks.monitor import find_served_versions
 from tasks.store_and_data_paths import resolve_run_paths
 from tests.support.animl_server import PAGE, AnimlImage, AnimlLabel, AnimlObject, AnimlServer, serve_animl
@@ -56,7 +60,7 @@ def plan(tmp_path: Path, site: AnimlServer, monkeypatch: pytest.MonkeyPatch) -> 
         "sources": [{"name": "isle", "export": "animl://isle", "images": "images"}],
         "labels": {"classes": {"fox": ["fox"], "rat": ["rat"]}},
         "thresholds": {"invasive": ["rat"]},
-        "monitor": {"since": str(SINCE.date()), "reference_sequences": 50, "drop": 0.3, "recent_days": 100},
+        "monitor": {"since": str(SINCE.date()), "reference_sequences": 50, "drop": 0.3, "recent_days": 100, "start_training": True},
     }
     (tmp_path / "isle.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     settings = {"STORE": tmp_path / "store", "PLANS": tmp_path, "API_URL": site.url, "ID_TOKEN": "token-of-a-service-user", "POLL_S": 0.01}
@@ -74,6 +78,7 @@ def degraded_events(server: str) -> list[dict[str, Any]]:
 
 
 def test_a_healthy_model_degrades_and_the_event_is_sent_once(plan: str, site: AnimlServer, prefect: str) -> None:
+    training = cast("UUID", cast("Any", retrain).to_deployment(name=plan).apply())
     healthy = monitor(plan, return_state=True)
     assert (healthy.name, healthy.type.value) == ("Healthy", "COMPLETED")
     again = monitor(plan, return_state=True)
@@ -86,6 +91,9 @@ def test_a_healthy_model_degrades_and_the_event_is_sent_once(plan: str, site: An
     assert monitor(plan, return_state=True).name == "Degraded"
     wait_until(lambda: bool(degraded_events(prefect)), "the event arrives", seconds=60)
     (event,) = degraded_events(prefect)
+    with get_client(sync_client=True) as client:
+        (started,) = client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[training])))
+    assert started.parameters["plan"] == plan
     assert event["payload"]["alarms"] == list(degraded.result().lasting)
     assert Path(degraded.result().page).read_text(encoding="utf-8").count("<section>") >= 7
 
