@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,6 +58,8 @@ def fetch(
     if known is None and not name.startswith(URL_SCHEMES):
         _show_local_file(name, settings)
         return
+    if known and known.file_of_user and not known.address:
+        raise WeightsError(f"{known.name}: download the file from its publisher; docs/training.md says how to use it", code="no_address")
     with console.show_progress():
         if known and known.sha256:
             path, sha256 = fetch_weights(name, settings, key=f"weights {name}"), known.sha256
@@ -69,6 +72,28 @@ def fetch(
     if known is None or known.sha256 is None:
         checked = "its md5 is the publisher's" if known and known.md5 else "no publisher confirms this file: compare it with another copy"
         console.out.print(f"\n{checked}. In the plan:\n\ndetections:\n  detector: {name}\n  sha256: {sha256}", soft_wrap=True)
+
+
+@weights.command("convert")
+def convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a torch file that holds a pickled module or checkpoint, such as SpeciesNet's")],
+    sha256: Annotated[str, typer.Option(help="of FILE, from a source that you trust; the code in another file is not run")],
+    out: Annotated[Path, typer.Option(help="the .safetensors file to write")],
+) -> None:
+    """Read the tensors out of FILE, which runs the code that it holds, in a process of its own, and write them as .safetensors.
+
+    A training never loads such a file. It takes the result: train.networks: [{network: NAME, weights: OUT, weights_sha256: …}].
+    """
+    from animl_pipeline.integrations.convert_weights import convert_weights
+
+    if not file.is_file():
+        raise WeightsError(f"expected a file at {file}, found none", code="no_such_file")
+    if (found := sha256_of(file)) != sha256.casefold():
+        raise WeightsError(f"expected the sha256 {sha256}, found {found}; nothing was run", code="wrong_sha256")
+    if out.suffix != ".safetensors" or not out.parent.is_dir():
+        raise WeightsError(f"--out: expected a .safetensors file in an existing folder, found {out}", code="invalid_option")
+    convert_weights(file, out)
+    console.out.print(f"{out}\nsha256  {sha256_of(out)}", soft_wrap=True)
 
 
 def _show_local_file(name: str, settings: Settings) -> None:

@@ -19,7 +19,8 @@ from torch.nn import functional
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.config.training import FrozenNetworkConfig
 from animl_pipeline.core.errors import TrainingError, WeightsError, WeightsUnreachableError, redact_url
-from animl_pipeline.integrations.weights import NETWORKS_KEY, fetch_weights, known_weights
+from animl_pipeline.integrations.convert_weights import name_tensors
+from animl_pipeline.integrations.weights import NETWORKS_KEY, KnownWeights, fetch_weights, known_weights
 
 VERSION = 1
 """Raised when the same crop and weights give another embedding."""
@@ -75,6 +76,8 @@ def load_frozen_network(config: FrozenNetworkConfig, size: int, settings: Settin
     known = known_weights(config.network)
     if known is None:
         return _load_timm(config, size, settings)
+    if known.file_of_user:
+        return _load_published(known, config, size, settings)
     path = fetch_weights(config.network, settings, config.weights_sha256, key=NETWORKS_KEY)
     if config.network == DETECTOR:
         return FrozenNetwork(_load_detector(path), (0.0,) * 3, (1 / 255,) * 3)
@@ -132,6 +135,15 @@ def _load_timm(config: FrozenNetworkConfig, size: int, settings: Settings) -> Fr
     return FrozenNetwork(network, tuple(normalisation["mean"]), tuple(normalisation["std"]))
 
 
+def _load_published(known: KnownWeights, config: FrozenNetworkConfig, size: int, settings: Settings) -> FrozenNetwork:
+    """A known network from the .safetensors file that the plan names."""
+    tensors = _read_safetensors(config, settings)
+    options: dict[str, Any] = {"img_size": size} if "vit" in known.backbone else {}
+    network: nn.Module = timm.create_model(known.backbone, num_classes=0, **options)
+    network.load_state_dict(name_tensors(tensors, network))
+    return FrozenNetwork(network, known.mean or (0.0,) * 3, known.std or (1.0,) * 3)
+
+
 def _draw_weights(network: nn.Module) -> None:
     """Give every layer random weights that are the same at each call. Several threads may load networks, so torch's own seed is of no use."""
     generator = torch.Generator().manual_seed(0)
@@ -143,15 +155,7 @@ def _draw_weights(network: nn.Module) -> None:
 
 def _load_safetensors(network: nn.Module, config: FrozenNetworkConfig, settings: Settings) -> None:
     """Load the body's tensors; those of a classifier layer in the file are left out."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = fetch_weights(config.weights, settings, config.weights_sha256, key=NETWORKS_KEY)
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as e:
-        message = f"train.networks: {path.name} is not a readable .safetensors file ({_first_line(e)})"
-        raise TrainingError(message, code="unreadable_weights") from e
+    tensors = _read_safetensors(config, settings)
     wanted = network.state_dict()
     different = sorted(n for n, t in wanted.items() if n not in tensors or tensors[n].shape != t.shape)
     if different:
@@ -160,6 +164,18 @@ def _load_safetensors(network: nn.Module, config: FrozenNetworkConfig, settings:
         )
         raise TrainingError(message, code="weights_do_not_fit")
     network.load_state_dict({n: tensors[n] for n in wanted})
+
+
+def _read_safetensors(config: FrozenNetworkConfig, settings: Settings) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = fetch_weights(config.weights, settings, config.weights_sha256, key=NETWORKS_KEY)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as e:
+        message = f"train.networks: {path.name} is not a readable .safetensors file ({_first_line(e)})"
+        raise TrainingError(message, code="unreadable_weights") from e
 
 
 def _first_line(error: Exception) -> str:

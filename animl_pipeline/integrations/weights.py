@@ -71,10 +71,13 @@ class KnownWeights(Record):
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     backbone: str = ""
+    file_of_user: bool = Field(default=False, description="a frozen network whose file the plan names: the publisher's, or converted")
 
     @property
     def origin(self) -> str:
         """Where the file comes from, for messages."""
+        if self.file_of_user and not self.address:
+            return "its publisher"
         return redact_url(self.address) if self.address else f"{self.member} of {self.package}=={self.version}"
 
 
@@ -165,9 +168,9 @@ def weights_digest(name: str, weights: str, settings: Settings, sha256: str | No
         WeightsError, WeightsUnreachableError: as for :func:`fetch_weights`.
     """
     known = known_weights(name)
-    if known is not None:
+    if known is not None and not known.file_of_user:
         return known.sha256 or hash_file(fetch_known(known, settings, sha256, key=NETWORKS_KEY))
-    if weights in {"timm", "none"}:
+    if weights in {"timm", "none"} and known is None:
         return ""
     return sha256 or hash_file(fetch_weights(weights, settings, key=NETWORKS_KEY))
 

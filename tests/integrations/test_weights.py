@@ -233,7 +233,7 @@ def test_a_file_without_the_publishers_md5_is_refused(settings: Settings, web: t
 def test_every_known_name_has_one_origin_and_detectors_have_their_parameters() -> None:
     assert len({w.name for w in list_known_weights()}) == len(list_known_weights())
     for known in list_known_weights():
-        assert bool(known.address) != bool(known.package), known.name
+        assert bool(known.address) != bool(known.package) or known.file_of_user, known.name
         assert known.licence, known.name
         assert (known.for_ == "train") == (known.family is None), known.name
         if known.family:

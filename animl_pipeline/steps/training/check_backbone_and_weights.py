@@ -53,11 +53,14 @@ def _check_network(network: FrozenNetworkConfig, settings: Settings) -> None:
             names = ", ".join(w.name for w in list_known_weights() if w.backbone or w.name == FROZEN_DETECTOR)
             message = f"train.networks: expected one of {names}, or an architecture of timm, found {known.name}"
             raise TrainingError(message, code="unknown_network")
-        return
-    check_backbone(network.network, key="train.networks")
-    if network.weights not in {"timm", "none"}:
+        if not known.file_of_user:
+            return
+    else:
+        check_backbone(network.network, key="train.networks")
+    if known is not None or network.weights not in {"timm", "none"}:
         if not redact_url(network.weights).endswith(".safetensors"):
-            message = f"train.networks: expected weights timm, none or a .safetensors file, found {redact_url(network.weights)!r}"
+            expected = f"the .safetensors file of {known.name} (docs/training.md)" if known else "weights timm, none or a .safetensors file"
+            message = f"train.networks: expected {expected}, found {redact_url(network.weights)!r}"
             raise TrainingError(message, code="unknown_weights")
         check_weights(network.weights, settings, network.weights_sha256, key=NETWORKS_KEY)
 
