@@ -27,7 +27,7 @@ BOX = (
     Column("ymax", "double", "lower edge of the box", "0–1 of the height"),
     Column("xmax", "double", "right edge of the box", "0–1 of the width"),
 )
-"""Box columns. In labels they are NaN where an annotation has no box; of dropped annotations, also where nobody reviewed it."""
+"""Box columns. In labels they are NaN where an annotation has no box; of dropped annotations, also where it is not reviewed."""
 
 EXPORT_IMAGES = Table(
     "images.parquet",
@@ -171,7 +171,7 @@ DISAGREEMENTS = Table(
             "kind",
             "string",
             "not_found: no detection overlaps the reviewed box; drawn_otherwise: the best one overlaps it less than half; not_reviewed: an animal "
-            "was detected where nobody drew a box",
+            "was detected where people drew no box",
         ),
         Column("overlap", "double", "intersection over union with the best box of the other side", "0–1"),
         Column("confidence", "double", "confidence of the detection; NaN where there is none", "0–1"),
@@ -386,8 +386,9 @@ TABLES = {
     "calibration": (VAL_PREDICTIONS,),
     "evaluation": (TEST_PREDICTIONS,),
     "monitor": (SERVICE_METRICS, SEQUENTIAL_TESTS, CAMERA_ACTIVITY),
+    "service_labels": (SERVICE_LABELS,),
 }
-"""Step → the tables that it writes."""
+"""Step → the tables that it writes. SERVICE_LABELS belongs to no step: it grows with each run of `monitor`, as a blob."""
 
 
 def declared_table(step: str, file: str) -> Table | None:
