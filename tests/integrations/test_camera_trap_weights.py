@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -19,10 +20,10 @@ from animl_pipeline.integrations.frozen_networks import load_frozen_network
 from animl_pipeline.integrations.weights import list_known_weights
 
 SMALL = "tf_efficientnetv2_b0"
-VIT = {"embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 0}
+VIT: dict[str, Any] = {"embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 0}
 
 
-def small_network(**options: int) -> nn.Module:
+def small_network(**options: Any) -> nn.Module:
     network: nn.Module = timm.create_model(SMALL, **options).eval()
     return network
 
@@ -103,7 +104,7 @@ def test_a_known_network_of_full_size_gives_the_published_embeddings(
     tmp_path: Path, settings: Settings, name: str, rename: Callable[[nn.Module], dict[str, Tensor]] | None
 ) -> None:
     known = next(w for w in list_known_weights() if w.name == name)
-    options = {"img_size": 224} if rename else {}
+    options: dict[str, Any] = {"img_size": 224} if rename else {}
     published: nn.Module = timm.create_model(known.backbone, num_classes=0, **options).eval()
     save_file({n: t.contiguous() for n, t in (rename(published) if rename else published.state_dict()).items()}, tmp_path / "w.safetensors")
     network = load_frozen_network(FrozenNetworkConfig(network=name, weights=str(tmp_path / "w.safetensors")), 224, settings)
