@@ -3,7 +3,7 @@
     pip install openvino
     ANIML_DATA=FOLDER python benchmarks/bfloat16.py [--images 330]
 
-FOLDER holds folders with cct.json and images/, such as the real images of benchmarks/recipes.py. MegaDetector Lite at 640 px, one thread.
+FOLDER holds folders with a cct.json, such as the real images of benchmarks/recipes.py. MegaDetector Lite at 640 px, one thread.
 Speed: CPU ms of the network for an image, several rounds in turn. Boxes: recall and precision at IoU 0.5 on images with reviewed boxes, and
 how many empty images get a box, at confidence 0.1, 0.25 and 0.5. The product has no such backend; this shows where one would pay.
 """
@@ -82,8 +82,9 @@ def onnxruntime(network: Path) -> Forward:
 
 def openvino(network: Path, precision: str) -> Forward:
     """OpenVINO's CPU runtime, one thread."""
-    import openvino as ov
+    from importlib import import_module
 
+    ov: Any = import_module("openvino")  # no dependency of the product
     options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
     request = ov.Core().compile_model(str(network), "CPU", options).create_infer_request()
     return lambda pixels: [np.concatenate(o) for o in zip(*(_infer(request, pixels[i : i + 1]) for i in range(len(pixels))), strict=True)]
@@ -114,12 +115,12 @@ def find_photos(count: int) -> tuple[list[Photo], list[Photo]]:
         for a in cct["annotations"]:
             photo = photos[a["image_id"]]
             if names[a["category_id"]] == "empty":
-                empty.append(Photo(file.parent / "images" / photo["file_name"], []))
+                empty.append(Photo(file.parent / photo["file_name"], []))
             elif a.get("bbox") and photo.get("width"):
                 x, y, w, h = a["bbox"]
                 corners = [y / photo["height"], x / photo["width"], (y + h) / photo["height"], (x + w) / photo["width"]]
                 boxes.setdefault(a["image_id"], []).append(corners)
-        boxed += [Photo(file.parent / "images" / photos[i]["file_name"], found) for i, found in boxes.items()]
+        boxed += [Photo(file.parent / photos[i]["file_name"], found) for i, found in boxes.items()]
     return boxed[:: max(1, len(boxed) // count)][:count], empty[:: max(1, 2 * len(empty) // count)][: count // 2]
 
 
@@ -130,26 +131,22 @@ def score(forward: Forward, boxed: list[Photo], empty: list[Photo]) -> list[tupl
     from animl_pipeline.steps.detections.yolox_lite import YoloxLite
 
     detector = YoloxLite(LoadedNetwork(forward, {}, batched=False), 640, min(CONFIDENCES))
-    found = {photo: detector.predict([detector.preprocess(photo.path.read_bytes())])[0] for photo in map(_hashable, [*boxed, *empty])}
+    found = {p.path: detector.predict([detector.preprocess(p.path.read_bytes())])[0] for p in [*boxed, *empty]}
     results = []
     for confidence in CONFIDENCES:
         matched = made = 0
-        for photo in map(_hashable, boxed):
-            boxes = [list(d[2:]) for d in found[photo] if d.confidence >= confidence]
+        for photo in boxed:
+            boxes = [list(d[2:]) for d in found[photo.path] if d.confidence >= confidence]
             made += len(boxes)
             for truth in photo.boxes:
                 best = max(boxes, key=lambda box: iou(truth, box), default=None)
                 if best is not None and iou(truth, best) >= 0.5:
                     boxes.remove(best)
                     matched += 1
-        false = sum(any(d.confidence >= confidence for d in found[photo]) for photo in map(_hashable, empty))
+        false = sum(any(d.confidence >= confidence for d in found[photo.path]) for photo in empty)
         reviewed = sum(len(photo.boxes) for photo in boxed)
         results.append((matched / max(1, reviewed), matched / max(1, made), false / max(1, len(empty))))
     return results
-
-
-def _hashable(photo: Photo) -> Any:
-    return photo._replace(boxes=tuple(map(tuple, photo.boxes)))  # type: ignore[arg-type]  # as a key
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import argparse
 import os
 import resource
 import time
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -58,8 +59,6 @@ def crop_share(labels: Any, detections: Any, store: str, share: int) -> float:
 
 def run(images: Path, folder: Path, workers: int) -> dict[str, Any]:
     """Both steps in a new store, their work done before by ``workers`` processes (0: by the steps themselves)."""
-    from dask.distributed import Client, LocalCluster
-
     from animl_pipeline.config import CropsConfig, DetectionsConfig
     from animl_pipeline.config.settings import Settings
     from animl_pipeline.core.model_card import ModelInput
@@ -67,6 +66,7 @@ def run(images: Path, folder: Path, workers: int) -> dict[str, Any]:
     from animl_pipeline.steps.detections import detect_animals
     from animl_pipeline.storage.store import open_store
 
+    distributed: Any = import_module("dask.distributed")  # it has no types
     settings = Settings(store=str(folder / f"store-{workers}"), workers=1)
     store = open_store(settings)
     files = sorted(images.iterdir())
@@ -80,7 +80,8 @@ def run(images: Path, folder: Path, workers: int) -> dict[str, Any]:
         found["wall"] += time.monotonic() - begun
 
     if workers:
-        with LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None) as started, Client(started) as client:
+        options = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+        with distributed.LocalCluster(**options) as started, distributed.Client(started) as client:
             share(client, detect_share, labels)
             detections = detect_animals(labels, DetectionsConfig(source="detector", confidence=0.2), store, settings)
             share(client, crop_share, labels, detections)

@@ -148,7 +148,8 @@ def train(target: Path) -> None:
             optimiser.step()
         accuracy(model, loaders["val"])
     accuracy(model, loaders["test"])
-    torch.jit.trace(model.eval(), torch.zeros(1, 3, PIXELS, PIXELS)).save(str(target / "model.pt"))
+    trace: Any = torch.jit.trace  # it has no types
+    trace(model.eval(), torch.zeros(1, 3, PIXELS, PIXELS)).save(str(target / "model.pt"))
 
 
 def accuracy(model: Any, loader: Any) -> float:
