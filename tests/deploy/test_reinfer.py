@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import uuid
 from datetime import date, datetime
 from pathlib import Path
@@ -18,10 +19,12 @@ from animl_pipeline.deploy import deploy_package
 from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.latest_report_and_training_start import save_report
 from animl_pipeline.dev.sagemaker_local import Addresses
-from animl_pipeline.review.reinfer import execute, plan_reinference
+from animl_pipeline.review.reinfer import BATCH, execute, plan_reinference
 from animl_pipeline.storage.store import Store
 from tests.conftest import jpeg
 from tests.support.coco_export import Export
+from tests.support.command_line import COMMAND
+from tests.support.endpoint_process import wait_until
 from tests.support.packaged_model import CLASSES, colour_plan, make_package, make_report
 from tests.support.sagemaker_faults import with_faults
 
@@ -64,7 +67,7 @@ def test_old_images_are_asked_about_once_within_the_limits_and_an_invader_comes_
     work = plan_reinference(plan, since, store, settings)
     assert (work.images, len(work.objects), work.answered, work.version) == (4, 4, 0, "1")
     assert work.seconds is not None
-    with with_faults(cloud, throttled=2):
+    with with_faults(cloud, invocations_throttled=6):
         changed, failed = execute(work, plan, tmp_path / "out", store, settings)
     assert failed == 0
     assert list(zip(changed["old"], changed["new"], changed["invasive"], strict=True)) == [
@@ -79,3 +82,30 @@ def test_old_images_are_asked_about_once_within_the_limits_and_an_invader_comes_
     AwsApi().delete_endpoint(work.endpoint, 60)  # the answers are in the store: nothing is asked again
     again, _ = execute(work, plan, tmp_path / "again", store, settings)
     pd.testing.assert_frame_equal(again, changed)
+
+
+@pytest.mark.slow
+def test_a_killed_command_keeps_its_answers_and_the_next_one_asks_for_the_rest(
+    cloud: Addresses, store: Store, settings: Settings, tmp_path: Path
+) -> None:
+    export = Export()
+    export.categories = [{"id": i, "name": name} for i, name in enumerate(("empty", *CLASSES))]
+    for i in range(300):
+        export.annotation(export.image(data=jpeg(colour=GREEN, seed=i)), 1, BOX, validated=False, confidence=0.9)
+    export.write(tmp_path / "data")
+    source = SourceConfig(name="isle", export=str(tmp_path / "data" / "export.json"), images=str(tmp_path / "data" / "images"))
+    plan = colour_plan(endpoint=f"old-{uuid.uuid4().hex[:6]}").model_copy(update={"sources": (source,)})
+    (tmp_path / "plan.yaml").write_text(json.dumps(plan.model_dump(mode="json", by_alias=True, exclude_defaults=True)))
+    package = make_package(store, tmp_path, thresholds=dict.fromkeys(CLASSES, 0.8))
+    save_report(make_report(package, store), store)
+    deploy_package(package, plan, store, settings)
+
+    line = [*COMMAND, "reinfer", str(tmp_path / "plan.yaml"), "--since", "2026-01-01", "--execute", "--store", str(store.local)]
+    with subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: plan_reinference(plan, date(2026, 1, 1), store, settings).answered >= BATCH, "a batch of answers", 120)
+        process.kill()
+    work = plan_reinference(plan, date(2026, 1, 1), store, settings)
+    assert BATCH <= work.answered < 300
+    changed, failed = execute(work, plan, tmp_path / "out", store, settings)
+    assert (len(changed), failed) == (300, 0)
+    assert plan_reinference(plan, date(2026, 1, 1), store, settings).answered == 300
