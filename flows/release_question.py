@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from animl_pipeline.config import Plan
 from animl_pipeline.core.evaluation_results import ClassScores, Report
-from animl_pipeline.core.html_page import format_range, format_score
+from animl_pipeline.core.html_page import format_count, format_range, format_score
 from animl_pipeline.core.untrusted_text import escape_markdown
 from animl_pipeline.deploy import ReleaseRecord
 from animl_pipeline.steps.evaluation.report_wording import format_per_1000
@@ -36,7 +36,7 @@ def release_question(report: Report, plan: Plan, force: str, replaced: ReleaseRe
         f"**Answer by** {asked + timedelta(days=days):%Y-%m-%d %H:%M} UTC, in {days:g} days. Without an answer nothing is released.",
         f"**Labels that the plan does not name:** {', '.join(f'{escape_markdown(name)} {n:,}' for name, n in outside.items())}" if outside else "",
         _false_alarms(report),
-        _class_table(report),
+        _describe_classes(report),
     ]
     return "\n\n".join(line for line in lines if line)
 
@@ -48,22 +48,21 @@ def _describe_replaced(record: ReleaseRecord | None) -> str:
     return f"version {escape_markdown(record.version)}, deployed {record.ended_at[:10]}{by}"
 
 
-def _class_table(report: Report) -> str:
-    """A row for each class: recall, its change on the same test crops, and precision. It is narrow, because Prefect's form is."""
+def _describe_classes(report: Report) -> str:
+    """A line for each class: recall, its change on the same test crops, and precision. A table would be too wide for Prefect's form."""
     comparison = report.metrics.comparison
-    change = (
-        {c.id: f"{c.recall_change:+.2f}{_in_brackets(format_range(c.recall_interval, sign=True))}" for c in comparison.classes} if comparison else {}
-    )
-    change |= dict.fromkeys(comparison.added_classes, "new class") if comparison else {}
-    columns = ["class", "crops", "recall", *(["change (95 % interval)"] if comparison else []), "precision"]
+    compared = comparison.classes if comparison else ()
+    changes = {c.id: f", change {c.recall_change:+.2f}{_in_brackets(format_range(c.recall_interval, sign=True))}" for c in compared}
+    changes |= dict.fromkeys(comparison.added_classes if comparison else (), ", new class")
 
-    def row(c: ClassScores) -> list[str]:
-        changed = [change.get(c.id, "")] if comparison else []
-        return [c.id, f"{c.examples:,}", format_score(c.recall), *changed, format_score(c.precision)]
+    def line(c: ClassScores) -> str:
+        recall = f"recall {format_score(c.recall)}{changes.get(c.id, '')}"
+        return f"- **{c.id}**, {format_count(c.examples, 'crop')}: {recall}; precision {format_score(c.precision)}"
 
-    rows = [columns, ["---", *["--:"] * (len(columns) - 1)], *map(row, report.metrics.classes)]
-    removed = f"\n\nIt no longer knows: {', '.join(comparison.removed_classes)}." if comparison and comparison.removed_classes else ""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows) + removed
+    lines = map(line, report.metrics.classes)
+    removed = f"It no longer knows: {', '.join(comparison.removed_classes)}." if comparison and comparison.removed_classes else ""
+    heading = "**On the test locations**" + (f", beside {escape_markdown(comparison.champion)} (95 % interval of the change)" if comparison else "")
+    return "\n\n".join(part for part in (heading, "\n".join(lines), removed) if part)
 
 
 def _false_alarms(report: Report) -> str:

@@ -105,7 +105,7 @@ def test_a_release_waits_suspended_until_a_person_approves_it_and_keeps_name_and
         project.plan.endpoint_name(),
         "all three colours are told apart",
         "no champion to compare with",
-        "| red | 1",
+        "**red**, 1 crop",
     ):
         assert said in question
     for empty in ({}, {"approve": True}, {"approve": True, "name": "  "}, {"approve": "yes", "name": "ranger"}):
