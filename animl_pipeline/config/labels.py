@@ -100,7 +100,7 @@ class NothingConfig(Record):
 class LabelsConfig(Record):
     """Which labels become which class, and what is left out. Labels are compared without case."""
 
-    classes: dict[str, ClassConfig] = Field(min_length=2)
+    classes: dict[str, ClassConfig] = Field(min_length=2, description="class → the labels that it takes, or labels and taxa")
     empty: Labels = Field(default=("empty",), description="labels that mean: no animal in the image")
     exclude: Labels = Field(default=(), description="labels to leave out")
     exclude_taxa: tuple[TaxonConfig, ...] = Field(default=(), description="taxa to leave out")
