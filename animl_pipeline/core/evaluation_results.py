@@ -200,10 +200,6 @@ class SequenceScores(Record):
         """The share of the sequences that are hits by the class itself or by its parent; None if there is no such sequence."""
         return self.found() / self.sequences if self.sequences else None
 
-    def noticed_f1(self) -> float:
-        """F1 if a label of the class's parent counts as a hit, too; 0 if there is no such sequence."""
-        return 2 * self.found() / (self.found() + self.false_alarms() + self.sequences) if self.sequences else 0.0
-
     def false_alarms(self) -> float:
         """Sequences without the class that were called the class."""
         return self.false_alarms_on_empty + self.false_alarms_on_others
@@ -263,7 +259,7 @@ class ProductionScore(Record):
 
     def macro_f1(self) -> float | None:
         """Mean F1 over the classes that the sequences show, with labels of their parents; None if they show none."""
-        f1 = [c.noticed_f1() for c in self.classes if c.sequences]
+        f1 = [2 * c.found() / (c.found() + c.false_alarms() + c.sequences) for c in self.classes if c.sequences]
         return sum(f1) / len(f1) if f1 else None
 
 
