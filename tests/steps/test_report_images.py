@@ -68,7 +68,7 @@ def test_one_crop_of_a_sequence_is_shown_with_the_others_and_the_whole_image_beh
 def test_a_whole_image_comes_once_on_a_page_and_only_while_the_page_stays_small(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = mistakes(store, [f"2026-05-31T{hour:02}:00:00" for hour in range(9)])
     size = len(Gallery((), store).show(rows, 1)[0]["whole"]["image"])
-    monkeypatch.setattr(report_images, "MAX_WHOLE_IMAGES", round(3.5 * size))
+    monkeypatch.setattr(report_images, "MAX_BEHIND", round(3.5 * size))
     gallery = Gallery((), store)
     shown = [crop["whole"] for crop in gallery.show(rows, 9)]
     assert [whole is not None for whole in shown] == [True] * 3 + [False] * 6

@@ -31,12 +31,12 @@ MAX_OF_SEQUENCE = 8
 """Further crops of a sequence shown behind its first one."""
 SEQUENCE_GAP_S = 60.0
 """Images of a location that follow each other within so many seconds are a sequence; without times, the export says which are."""
-THUMBNAIL_SIZE, DARK_SIZE, OTHERS_SIZE, WHOLE_SIZE = 192, 320, 96, 640
+THUMBNAIL_SIZE, DARK_SIZE, OTHERS_SIZE, WHOLE_SIZE = 192, 256, 96, 640
 """Longest side in pixels of a shown crop, of a dark one, of a further one of a sequence, and of a whole image. Smaller ones are not enlarged."""
 DARK = 55.0
 """A crop whose mean grey level (0–255) is below this is shown brightened and larger."""
-MAX_WHOLE_IMAGES = 2_000_000
-"""Characters of all whole images of a page together."""
+MAX_BEHIND = 1_500_000
+"""Characters of all images of a page together that are behind others. With it, a page of 20 classes stays below 5 MB."""
 
 
 def classes_of_people(labels: Mapping[str, Sequence[str]]) -> frozenset[str]:
@@ -50,7 +50,7 @@ class Gallery:
     def __init__(self, people: Collection[str], store: Store) -> None:
         """For a page that never shows the classes in ``people``. ``store`` holds crops and images."""
         self._people, self._store = list(people), store
-        self._left = MAX_WHOLE_IMAGES
+        self._left = MAX_BEHIND
         self._anchors: dict[tuple[str, Any], str] = {}
 
     def show(self, rows: pd.DataFrame, most: int, *, behind: bool = True) -> list[dict[str, Any]]:
@@ -84,14 +84,11 @@ class Gallery:
         first, *others = rows.to_dict("records") if behind else rows.head(1).to_dict("records")
         image = open_image(self._store.blob(first["blob"]))
         dark = is_dark(image)
-        shown = [
-            {
-                "image": data_uri(open_image(self._store.blob(row["blob"])), OTHERS_SIZE),
-                "probability": row["probability"],
-                "link": row.get("link", ""),
-            }
-            for row in others[:MAX_OF_SEQUENCE]
-        ]
+        shown = []
+        for row in others[:MAX_OF_SEQUENCE]:
+            uri = self._within_limit(data_uri(open_image(self._store.blob(row["blob"])), OTHERS_SIZE))
+            if uri:
+                shown.append({"image": uri, "probability": row["probability"], "link": row.get("link", "")})
         keys = ["class_id", "predicted", "probability", "location", "source", "image_id"]
         return {key: first[key] for key in keys} | {
             "class_probability": float(first[probability_column(first["class_id"])]),
@@ -112,13 +109,19 @@ class Gallery:
         key = (row["image"], box)
         if key in self._anchors:
             return {"anchor": self._anchors[key], "image": None}
-        uri = data_uri(open_image(self._store.blob(row["image"])), WHOLE_SIZE, quality=70)
-        if len(uri) > self._left:
+        uri = self._within_limit(data_uri(open_image(self._store.blob(row["image"])), WHOLE_SIZE, quality=70))
+        if not uri:
             return None
-        self._left -= len(uri)
         self._anchors[key] = f"image-{len(self._anchors) + 1}"
         sides = {"left": box.xmin, "top": box.ymin, "width": box.xmax - box.xmin, "height": box.ymax - box.ymin}
         return {"anchor": self._anchors[key], "image": uri, "box": {name: f"{100 * side:.2f}%" for name, side in sides.items()}}
+
+    def _within_limit(self, uri: str) -> str:
+        """The image, which counts from now on; "" if the page has enough of them."""
+        if len(uri) > self._left:
+            return ""
+        self._left -= len(uri)
+        return uri
 
 
 def sequence_numbers(rows: pd.DataFrame) -> pd.Series:
