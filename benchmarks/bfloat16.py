@@ -48,9 +48,9 @@ def main() -> None:
     ms = {name: [cpu_ms(forward, pixels) for _ in range(ROUNDS)] for name, forward in runtimes.items()}
     boxed, empty = find_photos(count)
     scores = {name: score(forward, boxed, empty) for name, forward in runtimes.items()}
-    rows = [(name, min(ms[name]), *(f"{v:.3f}" for at in scores[name] for v in at)) for name in runtimes]
-    columns = [f"{what} {c:g}" for c in CONFIDENCES for what in ("recall", "precision", "empties")]
-    show(f"{len(boxed)} images with boxes, {len(empty)} empty", ("runtime", "CPU ms", *columns), rows)
+    rows = [(name, min(ms[name]), c, *at) for name in runtimes for c, at in zip(CONFIDENCES, scores[name], strict=True)]
+    columns = ("runtime", "CPU ms", "from", "recall", "precision", "empties with a box")
+    show(f"{len(boxed)} images with boxes, {len(empty)} empty", columns, rows)
     faster = min(ms["ONNX Runtime"]) / min(ms["OpenVINO, bfloat16"])
     pairs = zip(scores["ONNX Runtime"], scores["OpenVINO, bfloat16"], strict=True)
     lost = max(single[i] - low[i] for single, low in pairs for i in (0, 1))

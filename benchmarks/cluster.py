@@ -1,7 +1,7 @@
 """Detection and crops on Dask with 1, 2 and 4 worker processes of one thread on this machine: the same digests, throughput, CPU for an image.
 
-The functions are those that Prefect's tasks call on a cluster's workers; benchmarks/flows.py has what Prefect itself costs. Loading the
-detector is part of it, once for each worker. More workers than cores give no more images a second; their CPU for an image shows what
+The functions are those that Prefect's tasks call on a cluster's workers; benchmarks/flows.py has what Prefect itself costs. Workers have
+imported everything before; each batch loads the detector. More workers than cores give no more images a second; their CPU for an image shows what
 sharing the work costs. Afterwards the steps run as usual, find everything in the image index, and must give the same digests as without
 a cluster.
 """
@@ -21,7 +21,7 @@ from detections import SIZE, make_labels
 from measure import conclude, show
 from pipeline import draw
 
-IMAGES, WORKERS, BATCHES = 128, (1, 2, 4), 16
+IMAGES, WORKERS, BATCHES = 256, (1, 2, 4), 16
 MOST_CPU, LEAST_SPEED = 1.15, 0.8
 """CPU for an image with the most workers against one worker; speed of as many workers as cores, for each of them, against one worker."""
 
@@ -30,6 +30,16 @@ def cpu_seconds() -> float:
     """CPU seconds of this process so far."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
+
+
+def warm_up(store: str) -> None:
+    """Import in a worker what its tasks need."""
+    from animl_pipeline.config import DetectionsConfig
+    from animl_pipeline.config.settings import Settings
+    from animl_pipeline.steps.crops import extract_crops_share  # noqa: F401 - for its imports
+    from animl_pipeline.steps.detections.choose_detector import choose_detector
+
+    choose_detector(DetectionsConfig(source="detector", confidence=0.2), Settings(store=store)).load()
 
 
 def detect_share(labels: Any, store: str, share: int) -> float:
@@ -82,6 +92,7 @@ def run(images: Path, folder: Path, workers: int) -> dict[str, Any]:
     if workers:
         options = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
         with distributed.LocalCluster(**options) as started, distributed.Client(started) as client:
+            client.run(warm_up, str(settings.store))
             share(client, detect_share, labels)
             detections = detect_animals(labels, DetectionsConfig(source="detector", confidence=0.2), store, settings)
             share(client, crop_share, labels, detections)
