@@ -133,12 +133,12 @@ def test_labels_that_name_another_version_than_the_one_that_served_are_counted_a
 
 
 def test_a_drop_of_15_points_is_found_within_two_weeks_of_reviews(store: Store) -> None:
-    history = History(rate=20, reviewed=1.0, days=100, images=1, drop_from=70)
+    history = History(rate=20, reviewed=1.0, days=60, images=1, drop_from=35)
     images = [i for i in draw_history(history) if label_kinds(i) & {"rat", ""}]
     made = monitor_service([stored(images, history, store)], served_model(), "isle", ("rat",), set(), MonitorConfig(), END.date(), store)
     status = read_status(made, store)
     assert [a.class_id for a in status.alarms] == ["rat"]
-    first_reviews = BEGIN + timedelta(days=70 + 7)
+    first_reviews = BEGIN + timedelta(days=35 + 7)
     assert first_reviews <= datetime.fromisoformat(status.alarms[0].raised_at) <= first_reviews + timedelta(days=14)
     table = store.table(made, SEQUENTIAL_TESTS)
     assert table["alarm"].sum() == 1
@@ -192,6 +192,27 @@ def test_too_few_reviews_are_no_alarm_and_said_so(store: Store) -> None:
     assert "&lt;script&gt;alert(1)" in page
     assert "<script" not in page
     assert "http" not in page
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"objects": None, "tags": None, "reviewed": None, "deploymentId": None},
+        {"dateTimeAdjusted": None, "timezone": "Mars/Base"},
+        {"objects": [{"_id": "o", "locked": True, "labels": []}]},
+    ],
+)
+def test_images_with_missing_and_odd_values_are_counted_and_never_stop_the_run(change: dict[str, Any], store: Store) -> None:
+    history = History(days=10)
+    images = [image | change for image in draw_history(history)]
+    made = monitor_service([stored(images, history, store)], served_model(), "isle", ("rat",), set(), MonitorConfig(), END.date(), store)
+    assert made.counts.kept == len(images)
+    assert read_status(made, store).state == "NotEnoughReviewed"
+
+
+def test_a_project_without_images_has_a_page_too(store: Store) -> None:
+    made = monitor_service([stored([], History(), store)], served_model(), "isle", ("rat",), set(), MonitorConfig(), END.date(), store)
+    assert (made.counts.kept, read_status(made, store).state) == (0, "NotEnoughReviewed")
 
 
 def test_a_camera_that_went_dark_and_one_that_fires_without_end_are_named() -> None:

@@ -12,9 +12,10 @@ from animl_pipeline.core.table_schemas import CAMERA_ACTIVITY
 from animl_pipeline.inference.bootstrap_intervals import BootstrapDraws, percentile_interval
 
 DAY_S = 86_400
-MIN_DARK_DAYS = 7
+MIN_DARK_DAYS, MIN_DAYS_WITH_IMAGES = 7, 5
 DARK_FACTOR = 3
-"""A camera is dark after this many times its longest gap between two days with images, and after at least MIN_DARK_DAYS."""
+"""A camera is dark after this many times its longest gap between two days with images, and after at least MIN_DARK_DAYS, if it had
+images on MIN_DAYS_WITH_IMAGES."""
 MAX_DARK_DAYS = 120
 """A camera without images for longer has been taken down."""
 FLOOD_IMAGES, FLOOD_FACTOR = 1000, 10
@@ -51,7 +52,7 @@ def _camera(part: pd.DataFrame, recent_days: int, until_s: float) -> tuple[objec
     before = taken[: len(taken) - int(recent.sum())]
     spans = (until_s - recent_days * DAY_S - before[0]) / (recent_days * DAY_S) if len(before) else 0.0
     usual = len(before) / spans if spans >= 1 else np.nan
-    is_dark = len(days) > 1 and max(MIN_DARK_DAYS, DARK_FACTOR * longest) < silent < MAX_DARK_DAYS
+    is_dark = len(days) >= MIN_DAYS_WITH_IMAGES and max(MIN_DARK_DAYS, DARK_FACTOR * longest) < silent < MAX_DARK_DAYS
     is_flood = int(recent.sum()) >= FLOOD_IMAGES and int(recent.sum()) > FLOOD_FACTOR * usual
     night = float(part["night"].to_numpy()[recent].mean()) if recent.any() else np.nan
     return len(part), float(taken[-1]), int(recent.sum()), float(usual), night, "dark" if is_dark else "flood" if is_flood else ""
