@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TIMEOUT_S = 1800
-ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "SYSTEMROOT", "TMPDIR")
-"""Variables that the process gets; not those with addresses and credentials."""
 COUNTER = "num_batches_tracked"
 """Batch normalisation's counter, which no answer depends on; converted networks lack it."""
 _READ = """
@@ -52,12 +50,11 @@ def convert_weights(source: Path, target: Path) -> None:
     Raises:
         WeightsError: ``not_converted``: the file is no such torch file, or needs a package that is not installed.
     """
-    environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as folder:
         new = Path(folder) / "weights.safetensors"
         line = [sys.executable, "-c", _READ, str(source.resolve()), str(new.resolve())]
         try:
-            done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=folder, timeout=TIMEOUT_S, check=False)
+            done = subprocess.run(line, capture_output=True, text=True, env={"PATH": os.defpath}, cwd=folder, timeout=TIMEOUT_S, check=False)
         except subprocess.TimeoutExpired as e:
             raise WeightsError(f"{source.name} was not read within {TIMEOUT_S} s; it is not such weights", code="not_converted") from e
         if done.returncode or not new.exists():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from animl_pipeline.cli.evaluate_package import CropSet, evaluate_package
+from animl_pipeline.cli.evaluate_package import CropSet, evaluate, evaluate_package
 from animl_pipeline.config import load_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import EvaluationError, PackageError
@@ -17,7 +18,9 @@ from tests.conftest import colour_model
 from tests.support.tiny_project import write_plan, write_project
 
 
-def test_a_package_of_other_classes_and_another_size_is_scored_on_all_crops_or_on_a_split(tmp_path: Path, store: Store, settings: Settings) -> None:
+def test_a_package_of_other_classes_and_another_size_is_scored_on_all_crops_or_on_a_split(
+    tmp_path: Path, store: Store, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
     colour_model(tmp_path / "model", ("fox", "bird", "dragon"), size=48)
     with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as archive:
         for file in ("model.onnx", "card.json"):
@@ -30,6 +33,9 @@ def test_a_package_of_other_classes_and_another_size_is_scored_on_all_crops_or_o
     assert scores == {"fox": (12, 6, 1.0), "bird": (12, 6, 1.0), "dragon": (0, 0, 0.0)}
     assert (found.metrics.macro_f1, found.left_out) == (1.0, {"rat": 12})
     assert not list(store.object_store.names("steps/splits")), "no location was frozen"
+    evaluate(tmp_path / "model.tar.gz", str(tmp_path / "plan.yaml"), CropSet.ALL, as_json=True, store=settings.store, data=tmp_path)
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["left_out"], printed["metrics"]["macro_f1"]) == ({"rat": 12}, 1.0)
     (tmp_path / "splits.csv").write_text("location,split\nisle/p0,train\nisle/p1,test\nisle/p2,test\n")
     by_table = load_plan(write_plan(tmp_path, splits={"table": "splits.csv"}))
     tested = evaluate_package(package, by_table, CropSet.TEST, store, settings.model_copy(update={"data": tmp_path})).metrics

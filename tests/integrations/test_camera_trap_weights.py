@@ -12,12 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from animl_pipeline.cli.weights import convert
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.config.training import FrozenNetworkConfig
 from animl_pipeline.core.errors import TrainingError, WeightsError
 from animl_pipeline.integrations.convert_weights import convert_weights, name_tensors
 from animl_pipeline.integrations.frozen_networks import load_frozen_network
 from animl_pipeline.integrations.weights import list_known_weights
+from animl_pipeline.storage.store import sha256_of
 
 SMALL = "tf_efficientnetv2_b0"
 VIT: dict[str, Any] = {"embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 0}
@@ -87,6 +89,17 @@ def test_a_file_that_is_no_such_file_or_needs_a_package_is_refused_and_leaves_no
         convert_weights(tmp_path / "text.pt", tmp_path / "w.safetensors")
     assert caught.value.code == "not_converted"
     assert [f.name for f in tmp_path.iterdir()] == ["text.pt"]
+
+
+def test_the_command_runs_no_code_of_a_file_with_another_sha256(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "tensors.pt", tmp_path / "w.safetensors"
+    torch.save({"state_dict": {"model.a": torch.ones(2)}}, file)
+    with pytest.raises(WeightsError) as caught:
+        convert(file, "0" * 64, out)
+    assert (caught.value.code, out.exists()) == ("wrong_sha256", False)
+    convert(file, sha256_of(file), out)
+    assert sha256_of(out) in capsys.readouterr().out
+    assert list(load_file(out)) == ["000000 model.a"]
 
 
 def test_known_networks_need_a_file_and_have_a_licence(settings: Settings) -> None:

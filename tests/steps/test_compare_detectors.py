@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from animl_pipeline.cli.compare_detectors import compare
 from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.detections_and_crops import DetectorView
 from animl_pipeline.config.settings import Settings
@@ -19,6 +23,7 @@ from animl_pipeline.steps.detections.yolox_lite import YoloxLite
 from animl_pipeline.storage.store import Store
 from tests.conftest import jpeg
 from tests.support.detectors import label_row, make_labels, settings_with_megadetector_lite
+from tests.support.tiny_project import write_project
 
 SIZE = 64
 
@@ -58,7 +63,9 @@ def test_a_view_finds_what_the_image_alone_does_not_show_and_its_box_is_that_of_
 def test_what_several_views_find_is_one_detection() -> None:
     pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
     pixels[10:20, 30:40] = 255
-    found = YoloxLite(LoadedNetwork(find_bright, {}, batched=False), SIZE, 0.25, ["mirror", "gamma"]).predict([NetworkInput(pixels, 0, 0, SIZE, SIZE)])
+    found = YoloxLite(LoadedNetwork(find_bright, {}, batched=False), SIZE, 0.25, ["mirror", "gamma"]).predict(
+        [NetworkInput(pixels, 0, 0, SIZE, SIZE)]
+    )
     assert [len(f) for f in found] == [1]
 
 
@@ -96,3 +103,12 @@ def test_recall_by_size_light_and_location_and_false_alarms_on_empty_images(stor
     with pytest.raises(DetectionsError) as caught:
         read_reviewed_images(make_labels(store, rows[3:]), "nothing", 10, store, settings)
     assert caught.value.code == "no_reviewed_box"
+
+
+def test_the_command_prints_the_scores_of_each_detector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings_with_megadetector_lite()
+    plan = write_project(tmp_path, locations=1, each=1)
+    names = ["megadetector-lite", "megadetector-lite+half_size"]
+    compare(str(plan), names, max_images=2, empty=0, as_json=True, store=str(tmp_path / "store"), data=tmp_path)
+    printed = json.loads(capsys.readouterr().out)
+    assert [(s["name"], s["all"]["boxes"], s["empty_images"]) for s in printed] == [(n.replace("+", " + "), 2, 0) for n in names]

@@ -98,7 +98,7 @@ def read_reviewed_images(labels: Artifact, empty_class: str, max_images: int, st
 
 
 def score_detector(images: ReviewedImages, config: DetectionsConfig, store: Store, settings: Settings) -> DetectorScores:
-    """Score the detector of a plan's section. Detections that the store knows are reused; the time is measured on a few images anew.
+    """Score the detector of a plan's section. Detections that the store knows are reused; the time is measured on a few images again.
 
     Raises:
         DetectionsError, WeightsError: the detector cannot be loaded, or fails.

@@ -124,10 +124,10 @@ def _choose_sample(source: SourceConfig, images: pd.DataFrame, annotations: pd.D
     if not sample.others:
         name = name[~name.index.isin(annotations.loc[~counts, "image_id"])]
     candidates = images[images["image_id"].isin(name.index) & (images["location"] != "")]
-    names, places = (source.name + "/" + candidates["image_id"].astype(str)).to_list(), candidates["location"].astype(str)
+    names, names_and_locations = (source.name + "/" + candidates["image_id"].astype(str)).to_list(), candidates["location"].astype(str)
     if sample.others:
-        places = candidates["image_id"].map(name) + "\0" + places
-    taken = spread_over_locations(names, places.to_list(), sample.max_images, sample.max_per_location)
+        names_and_locations = candidates["image_id"].map(name) + "\0" + names_and_locations
+    taken = spread_over_locations(names, names_and_locations.to_list(), sample.max_images, sample.max_per_location)
     return set(candidates.loc[taken, "image_id"])
 
 

@@ -144,8 +144,8 @@ def _leave_out_others(annotations: Annotations, choice: Choice, config: OtherAni
     rows = np.flatnonzero(of_class & (choice.reason == 0) & annotations.reviewed)
     ids, locations = annotations.annotation_id.take(rows).to_pylist(), annotations.images["location"].take(annotations.image[rows]).to_pylist()
     names = [f"{annotations.sources[s]}/{i}" for s, i in zip(annotations.source[rows], ids, strict=True)]
-    places = [f"{label}\0{location}" if location else "" for label, location in zip(annotations.label[rows], locations, strict=True)]
-    kept = rows[spread_over_locations(names, places, config.max_images, config.max_per_location)]
+    names_and_locations = [f"{label}\0{location}" if location else "" for label, location in zip(annotations.label[rows], locations, strict=True)]
+    kept = rows[spread_over_locations(names, names_and_locations, config.max_images, config.max_per_location)]
     of_class[kept] = False
     choice.class_number[of_class], choice.reason[of_class] = -1, REASONS.index(UNLISTED)
 
