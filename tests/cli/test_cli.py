@@ -33,6 +33,8 @@ def test_help_names_every_command_and_what_it_is_for() -> None:
 
 @pytest.mark.parametrize("plan", sorted((ROOT / "deployments" / "plans").glob("*.yaml")), ids=lambda p: p.stem)
 def test_plan_check_says_what_a_shipped_plan_would_do(plan: Path, tmp_path: Path) -> None:
+    (tmp_path / "sample").mkdir()
+    (tmp_path / "sample" / "megadetector.json").write_text('{"images": []}')  # the sample's results file is made by the demo
     done = run_command("plan", "check", plan, "--data", tmp_path)
     checked = load_plan(plan)
     elsewhere = all("://" in s.export for s in checked.sources)  # the sample's export is made by the demo

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -27,15 +28,22 @@ WRONG = {
 """Key → its section, a wrong value, and the value that the message suggests."""
 
 
+def sample() -> dict[str, Any]:
+    """The sample plan with a detector instead of its results file, which the demo writes."""
+    data: dict[str, Any] = yaml.safe_load(SAMPLE.read_text(encoding="utf-8"))
+    data["detections"] |= {"source": "auto", "results": None}
+    return data
+
+
 def change_sample(**changes: dict[str, str]) -> Plan:
-    data = yaml.safe_load(SAMPLE.read_text(encoding="utf-8"))
+    data = sample()
     return Plan.model_validate({key: part | changes.get(key, {}) if isinstance(part, dict) else part for key, part in data.items()})
 
 
 @pytest.mark.parametrize("key", list(WRONG))
 def test_plan_check_refuses_an_unknown_detector_backbone_or_weights_in_one_line(tmp_path: Path, key: str) -> None:
     section, wrong, suggested = WRONG[key]
-    data = yaml.safe_load(SAMPLE.read_text(encoding="utf-8"))
+    data = sample()
     data[section][key] = wrong
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(data))
     done = run_command("plan", "check", tmp_path / "plan.yaml", "--data", tmp_path)
