@@ -24,8 +24,8 @@ from animl_pipeline.steps.images import download_images
 from animl_pipeline.steps.labels import SourceArtifacts, resolve_labels, wanted_labels, wanted_samples
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
 from tests.steps.test_production_score import GREEN, RED, Scene, run_steps
-from tests.support.colour_models import CropSpec, ReportPage, colour_model, make_data_steps, plan_of, read_report, run_evaluation_steps
 from tests.support.coco_export import Export
+from tests.support.colour_models import CropSpec, ReportPage, colour_model, make_data_steps, plan_of, read_report, run_evaluation_steps
 
 CLASSES = ("red", "green")
 BLUE = (5, 5, 250)
