@@ -160,6 +160,12 @@ def test_a_class_that_val_lacks_does_not_reach_its_aim() -> None:
     assert (t.value, t.aim_met, t.val.recall) == (0.5, False, None)
 
 
+def test_of_thresholds_that_find_as_many_animals_the_highest_is_chosen_for_a_precision() -> None:
+    """What lies below the last animal of val would only add animals that val does not show, and false boxes."""
+    val = val_of(fox=[0.1, 0.15, 0.2, 0.25], rat=[0.8, 0.9, 0.99])  # the probabilities of rat; those of fox are 0.9 to 0.75, and 0.2 to 0.01
+    assert threshold_of(val, "fox", AimConfig(precision=0.5)).value > 0.2
+
+
 def test_where_no_threshold_reaches_a_precision_the_nearest_is_chosen() -> None:
     t = threshold_of(val_of(rat=[0.6, 0.7, 0.8], fox=[0.65]), "fox", AimConfig(precision=0.9))
     assert (t.aim_met, t.met_on_val, t.val.precision) == (False, False, 0.5)

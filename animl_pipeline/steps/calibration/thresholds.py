@@ -163,9 +163,9 @@ def _choose(candidates: _Candidates, aim: AimConfig, confidence: float) -> tuple
         ways = (recall_shown & others_shown, recall & others, recall_shown, recall)
         number, usable = next((i, way) for i, way in enumerate(ways) if way.any())
         return float(candidates.threshold[np.argmax(usable)]), number == 0
-    for usable in (others_shown, others):  # the lowest threshold has the highest recall
+    for usable in (others_shown, others):  # of the thresholds with the highest recall the highest: animals that val lacks stay below it
         if usable.any():
-            return float(candidates.threshold[np.flatnonzero(usable)[-1]]), usable is others_shown
+            return float(candidates.threshold[np.argmax(np.where(usable, candidates.on_val.recall, -1.0))]), usable is others_shown
     closest = candidates.on_val.precision if aim.precision is not None else -candidates.on_val.false_alarms
     return float(candidates.threshold[np.argmax(closest)]), False
 
