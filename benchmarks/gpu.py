@@ -48,7 +48,6 @@ def main() -> None:
 
 def detection(folder: Path, images: int, device: str) -> tuple[float, float]:
     """Images a second of the step, and of the network alone."""
-    import numpy as np
 
     from animl_pipeline.config import DetectionsConfig
     from animl_pipeline.config.settings import Settings
@@ -71,7 +70,7 @@ def detection(folder: Path, images: int, device: str) -> tuple[float, float]:
     begun, rounds = time.monotonic(), 20 if device != "cpu" else 2
     for _ in range(rounds):
         detector.predict(inputs)
-    return step, np.divide(rounds * len(inputs), time.monotonic() - begun)
+    return step, rounds * len(inputs) / (time.monotonic() - begun)
 
 
 def training(folder: Path, crops: int) -> tuple[float, float]:
