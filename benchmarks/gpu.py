@@ -48,7 +48,6 @@ def main() -> None:
 
 def detection(folder: Path, images: int, device: str) -> tuple[float, float]:
     """Images a second of the step, and of the network alone."""
-
     from animl_pipeline.config import DetectionsConfig
     from animl_pipeline.config.settings import Settings
     from animl_pipeline.steps.detections import detect_animals
