@@ -36,9 +36,7 @@ def labels_of(**other: Any) -> LabelsConfig:
     return LabelsConfig.model_validate({"classes": {c: [c] for c in CLASSES}, "other_animal": {"exclude": ["mammal"], **other}, "nothing": {}})
 
 
-def test_reviewed_animals_outside_the_plan_become_the_class_spread_over_names_and_locations(
-    tmp_path: Path, store: Store, settings: Settings
-) -> None:
+def test_reviewed_animals_outside_the_plan_become_the_class_spread_over_names_and_locations(tmp_path: Path, store: Store, settings: Settings) -> None:
     export = Export()
     export.categories = [{"id": i, "name": n} for i, n in enumerate(NAMES)]
 
