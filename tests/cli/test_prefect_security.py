@@ -131,7 +131,7 @@ def test_the_worker_carries_out_every_deployment_that_is_shipped() -> None:
     own = read_own_deployments(DEPLOYMENTS)
     assert own.entrypoints == {
         "flows.retrain.retrain", "flows.release.release", "flows.release.rollback",
-        "flows.start_training_when_validated.watch", "flows.start_training_when_validated.validated",
+        "flows.start_training_when_validated.watch", "flows.start_training_when_validated.validated", "flows.monitor.monitor",
     }  # fmt: skip
     for entrypoint in own.entrypoints:
         for steps in (None, [], [{SET_FOLDER: {"directory": str(DEPLOYMENTS.parent)}}]):

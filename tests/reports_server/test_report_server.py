@@ -52,7 +52,7 @@ def test_the_index_lists_versions_releases_and_pages_with_links_that_work(served
     for report in served.reports:
         assert f"/steps/evaluation/{report.evaluation.key}/report.html" in page.addresses
     assert "trial: train.epochs 3" in page.text
-    assert f"Ana: {NOTE}" in page.text  # as text
+    assert f"island team: {NOTE}" in page.text  # as text
     assert "<b>looked" not in answer.text
     assert page.tags.count("circle") == 2  # versions by the plan that were scored as in production
     assert [a.rpartition("/")[2] for a in page.addresses if "/steps/monitor/" in a] == ["monitor.html", "months.csv"]

@@ -87,7 +87,7 @@ def _release(report: Report, made: EvaluatedModel, store: Store) -> None:
     begun = new_record(
         "release", model="isle", base_name="isle", endpoint="isle", endpoint_config=f"isle-{report.version}", previous_config=None,
         sagemaker_model=f"isle-{report.version}", version=report.version, package=made.package,
-        approval=Approval(by="Ana", note=NOTE, at="2026-03-01T10:00:00+00:00", given_in="prefect"),
+        approval=Approval(by="island team", note=NOTE, at="2026-03-01T10:00:00+00:00", given_in="prefect"),
     )  # fmt: skip
     close_record(write_record(begun, store), "done", store)
 
