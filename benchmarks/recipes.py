@@ -278,7 +278,7 @@ def main() -> None:
     settings = load_settings()
     settings = settings.model_copy(update={"store": str(spec.store), "data": spec.data or settings.data})
     plan, store = load_plan(spec.plan), open_store(settings)
-    from animl_pipeline.cli.labelled_crops import make_crops
+    from animl_pipeline.cli.run_steps_to_crops import make_crops
 
     tables = answers(plan, make_crops(plan, store, settings), spec.ways, spec.draws, spec.usual_epochs, store, settings)
     changes = report(tables, tuple(plan.labels.classes))

@@ -20,7 +20,7 @@ import pandas as pd
 from measure import conclude, show
 from numpy.typing import NDArray
 
-from animl_pipeline.cli.labelled_crops import make_crops
+from animl_pipeline.cli.run_steps_to_crops import make_crops
 from animl_pipeline.config import AimConfig, Plan, ThresholdsConfig, load_plan
 from animl_pipeline.config.settings import Settings, load_settings
 from animl_pipeline.config.training import TrainingConfig

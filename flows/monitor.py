@@ -15,7 +15,7 @@ from animl_pipeline.config.settings import load_settings
 from animl_pipeline.core.errors import PlanError
 from animl_pipeline.core.untrusted_text import escape_markdown
 from animl_pipeline.steps.monitor import PAGE_FILE, ServiceStatus, read_status
-from flows.run_states import end_as
+from flows.end_states import end_as
 from flows.start_training_when_validated import start_training_once
 from flows.stop_signals import prepare_run
 from tasks import monitor as tasks

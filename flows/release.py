@@ -15,8 +15,8 @@ from animl_pipeline.core.release_and_reference_types import Approval, Release
 from animl_pipeline.core.untrusted_text import escape_markdown
 from animl_pipeline.deploy import Registration, new_approval
 from flows.approval import can_ask, wait_for_answer
+from flows.end_states import STATE_OF_VERDICT, end_as
 from flows.release_question import release_question
-from flows.run_states import STATE_OF_VERDICT, end_as
 from flows.stop_signals import prepare_run
 from tasks import release as tasks
 from tasks.store_and_data_paths import RunPaths, resolve_run_paths

@@ -12,8 +12,8 @@ from animl_pipeline.config.settings import load_settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.evaluation_results import Report
 from flows.detect_and_crop_on_cluster import extract_crops_on_cluster, run_detector_on_cluster
+from flows.end_states import STATE_OF_VERDICT, end_as
 from flows.progress_artifacts import show_progress
-from flows.run_states import STATE_OF_VERDICT, end_as
 from flows.start_release import start_release
 from flows.stop_signals import exit_on_cancel, prepare_run
 from flows.ui_artifacts import show_training

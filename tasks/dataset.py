@@ -7,7 +7,7 @@ from prefect import task
 from animl_pipeline.config import CropsConfig, DetectionsConfig, ImagesConfig, LabelsConfig, ProductionConfig, SourceConfig, SplitsConfig
 from animl_pipeline.config.training import FrozenNetworkConfig
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.empty_images import FalseBoxClass
+from animl_pipeline.core.false_box_and_sample_types import FalseBoxClass
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.steps import crops as crops_step
 from animl_pipeline.steps import detections as detections_step

@@ -41,7 +41,7 @@ def compare(
 
     Recall by size of the box, light and location, empty images with a detection of 1,000, and CPU seconds for an image.
     """
-    from animl_pipeline.cli.labelled_crops import label_images
+    from animl_pipeline.cli.run_steps_to_crops import label_images
     from animl_pipeline.config.labels import NothingConfig
     from animl_pipeline.steps.detections.compare_detectors import read_reviewed_images, score_detector
     from animl_pipeline.storage.store import open_store

@@ -57,9 +57,9 @@ def commands_to_go_on(folder: Path) -> list[str]:
 
 
 def _train_and_release(settings: Settings) -> tuple[Report, Release]:
+    from flows.end_states import result_of
     from flows.release import release
     from flows.retrain import retrain
-    from flows.run_states import result_of
 
     report = retrain(PLAN, store=settings.store, data=str(settings.data))
     return report, result_of(release(PLAN, store=settings.store, return_state=True))

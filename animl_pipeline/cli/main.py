@@ -30,12 +30,12 @@ class Commands(LazyGroup):
         "versions": LazyCommand("versions:versions", "List what was trained and released, with verdict and scores."),
         "report": LazyCommand("report:report", "Show where a version's report is."),
         "report-server": LazyCommand("report:report_server", "Serve a team's reports."),
-        "predict": LazyCommand("predict_image:predict", "Name the animals in an image or a folder, on this machine."),
+        "predict": LazyCommand("predict:predict", "Name the animals in an image or a folder, on this machine."),
         "monitor": LazyCommand("monitor:monitor", "Say how the model in service does."),
         "review-next": LazyCommand("review_next:review_next", "List the images to review next."),
         "reinfer": LazyCommand("reinfer:reinfer", "Ask the released model about old, unreviewed images."),
         "evaluate": LazyCommand("evaluate_package:evaluate", "Score a package on the labelled boxes of a plan."),
-        "compare": LazyCommand("compare_results:compare", "Score other models' answers beside the plan's model."),
+        "compare": LazyCommand("compare_other_models:compare", "Score other models' answers beside the plan's model."),
     }
 
 

@@ -75,8 +75,8 @@ def release(
     open_existing_store(settings)
     load_prefect()
     from animl_pipeline.cli.flow_runner import run_flow
+    from flows.end_states import result_of
     from flows.release import release as flow
-    from flows.run_states import result_of
 
     done = result_of(run_flow(flow, plan, force, approve_as or "", note, settings.store, version, return_state=True))
     show_release(done, "now serves" if done.changed else "served already")

@@ -20,7 +20,7 @@ from animl_pipeline.config.thresholds_gate_audit import AuditConfig, AutoAcceptC
 from animl_pipeline.config.training import TrainingConfig
 from animl_pipeline.config.value_types import Name, explain_unknown_classes, shorten
 from animl_pipeline.core.animl_and_sagemaker_limits import MODELS_WITH_OWN_INTERFACES
-from animl_pipeline.core.empty_images import FalseBoxClass
+from animl_pipeline.core.false_box_and_sample_types import FalseBoxClass
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.model_card import ClassInfo, ModelInput
 

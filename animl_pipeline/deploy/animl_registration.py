@@ -22,8 +22,8 @@ from animl_pipeline.core.errors import ExportUnreachableError, LabelsError, Rele
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.core.release_and_reference_types import Approval
-from animl_pipeline.deploy.animl_rules import Document, KnownEntries, Rule, RuleChange, merge_rules, same_rules
 from animl_pipeline.deploy.aws_api import AwsApi
+from animl_pipeline.deploy.merge_automation_rules import Document, KnownEntries, Rule, RuleChange, merge_rules, same_rules
 from animl_pipeline.deploy.release_gate import approval_of
 from animl_pipeline.deploy.resource_names import animl_model_id, animl_project, read_package_card, slug, ssm_parameter_name
 from animl_pipeline.integrations.animl import AnimlClient

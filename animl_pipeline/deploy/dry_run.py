@@ -14,8 +14,8 @@ from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.deploy.animl_registration import planned_rules, ssm_parameters
-from animl_pipeline.deploy.animl_rules import without_entry_ids
 from animl_pipeline.deploy.aws_api import AwsApi
+from animl_pipeline.deploy.merge_automation_rules import without_entry_ids
 from animl_pipeline.deploy.preflight import CheckResult, run_preflight
 from animl_pipeline.deploy.release_gate import check_report, needs_approval
 from animl_pipeline.deploy.resource_names import ReleaseTarget, animl_model_id, read_package_card, release_targets

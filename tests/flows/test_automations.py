@@ -19,9 +19,9 @@ from prefect.events import emit_event
 from prefect.states import Completed, Running
 
 from animl_pipeline.core.errors import SettingsError
+from flows.end_states import STATE_NAMES, end_as
 from flows.monitor import DEGRADED_EVENT
 from flows.put_automations import put_automations
-from flows.run_states import STATE_NAMES, end_as
 from tests.support.endpoint_process import wait_until
 from tests.support.paths import ROOT
 from tests.support.prefect_server import PREFECT_TEST, read_run

@@ -13,9 +13,9 @@ from PIL import Image
 from animl_pipeline.config import CropsConfig, DetectionsConfig, LabelsConfig, Plan, ProductionConfig, SourceConfig, SplitsConfig, check_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.empty_images import FalseBoxClass, spread_over_locations
 from animl_pipeline.core.errors import PlanError
 from animl_pipeline.core.evaluation_results import FalseBoxScores, Metrics, ProductionChange, ProductionComparison, ProductionScore
+from animl_pipeline.core.false_box_and_sample_types import FalseBoxClass, spread_over_locations
 from animl_pipeline.core.model_card import ModelCard, ModelInput
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, DETECTIONS, LABELS

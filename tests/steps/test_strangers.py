@@ -13,8 +13,8 @@ from animl_pipeline.core.errors import PackageError
 from animl_pipeline.inference.classifier import Classifier, read_card
 from animl_pipeline.inference.embedding_reference import REFERENCE_FILE, EmbeddingReference, distances_at_other_locations, fit_reference
 from animl_pipeline.steps.calibration import calibrate_classifier
+from animl_pipeline.steps.evaluation.find_strangers import NO_ANIMAL, find_strangers, stranger_values
 from animl_pipeline.steps.evaluation.production_score import read_sequences, score_and_embed_boxes
-from animl_pipeline.steps.evaluation.strangers import NO_ANIMAL, find_strangers, stranger_values
 from animl_pipeline.storage.store import Store
 from tests.conftest import colour_model
 from tests.review.conftest import GREEN, RED, STRANGE, colour_reference

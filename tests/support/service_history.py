@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from animl_pipeline.integrations.animl.project_names import ProjectNames
+from animl_pipeline.integrations.animl.names_of_ids import ProjectNames
 from animl_pipeline.steps.monitor.service_outcomes import ServedModel
 
 MODEL = "isle-classifier"

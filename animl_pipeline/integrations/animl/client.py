@@ -34,7 +34,7 @@ from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.integrations.animl import queries
 from animl_pipeline.integrations.animl.camera_deployments import CameraDeployment, parse_deployment
 from animl_pipeline.integrations.animl.errors_in_answers import check_status, codes, graphql_errors, json_body, reason_in, token_refused
-from animl_pipeline.integrations.animl.project_names import ProjectNames
+from animl_pipeline.integrations.animl.names_of_ids import ProjectNames
 from animl_pipeline.integrations.animl.queries import ImageFilters
 from animl_pipeline.integrations.animl.sign_in import SignIn, check_api_url, redact_urllib3_logs
 from animl_pipeline.storage.read_remote_files import RemoteError

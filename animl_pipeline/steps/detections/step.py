@@ -15,8 +15,8 @@ import pandas as pd
 from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
-from animl_pipeline.core.empty_images import FalseBoxClass
 from animl_pipeline.core.errors import redact_url
+from animl_pipeline.core.false_box_and_sample_types import FalseBoxClass
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import (
     DETECTION_FAILURES,

@@ -14,9 +14,9 @@ from animl_pipeline.core.capture_times import parse_days
 from animl_pipeline.core.evaluation_results import Metrics
 from animl_pipeline.core.html_page import page_environment
 from animl_pipeline.core.model_card import ModelCard
-from animl_pipeline.steps.evaluation import false_alarms_and_missed_invaders, measure_calibration, plots, report_images, report_wording
+from animl_pipeline.steps.evaluation import crop_error_tables, measure_calibration, plots, report_images, report_wording
+from animl_pipeline.steps.evaluation.find_strangers import stranger_values
 from animl_pipeline.steps.evaluation.score_later_images import compare_with_new_locations
-from animl_pipeline.steps.evaluation.strangers import stranger_values
 from animl_pipeline.storage.store import Store
 
 TEMPLATE = "report.html.j2"
@@ -74,7 +74,7 @@ def render_report(data: ReportData, people: frozenset[str], max_suspects: int, s
         max_suspects: how many suspect labels are shown as images.
         store: holds the crops.
     """
-    missed = false_alarms_and_missed_invaders.missed_invaders(data.test, data.metrics.thresholds)
+    missed = crop_error_tables.missed_invaders(data.test, data.metrics.thresholds)
     values = _verdict_values(data) | _production_values(data) | _auto_accept_values(data) | _score_values(data) | _error_values(data, missed)
     values |= _image_values(data, missed, people, max_suspects, store) | _data_values(data)
     values |= stranger_values(data.strangers, data.boxes, store)
@@ -162,7 +162,7 @@ def _data_values(data: ReportData) -> dict[str, Any]:
 
 def _error_values(data: ReportData, missed: pd.DataFrame) -> dict[str, Any]:
     return {
-        "false_alarms": false_alarm_rows(false_alarms_and_missed_invaders.false_alarms(data.scored, data.metrics.thresholds), len(data.scored)),
+        "false_alarms": false_alarm_rows(crop_error_tables.false_alarms(data.scored, data.metrics.thresholds), len(data.scored)),
         "missed_count": len(missed),
         "invasive_count": sum(c.examples for c in data.metrics.classes if c.id in {t.id for t in data.metrics.thresholds if t.group == "invasive"}),
         "many_false_alarms": report_wording.classes_with_many_false_alarms(data.metrics.thresholds),

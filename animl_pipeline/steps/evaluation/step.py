@@ -33,12 +33,12 @@ from animl_pipeline.inference.score_crops import score_crops
 from animl_pipeline.steps.evaluation import (
     animl_evaluation_table,
     auto_accept,
-    false_alarms_and_missed_invaders,
+    crop_error_tables,
+    find_strangers,
     metrics,
     production_score,
     report_wording,
     slices_and_equivalents,
-    strangers,
 )
 from animl_pipeline.steps.evaluation.audit_fold_splits import HELD_OUT
 from animl_pipeline.steps.evaluation.compare_champion import compare_with_champion, load_champion
@@ -213,15 +213,15 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
         "animl.csv": animl_evaluation_table.animl_table(
             test, slices_and_equivalents.apply_equivalents(test, plan.labels.equivalents), card.animal_ids()
         ),
-        "false_alarms.csv": false_alarms_and_missed_invaders.false_alarms(scored, found.thresholds),
-        "missed_invaders.csv": false_alarms_and_missed_invaders.missed_invaders(test, found.thresholds),
+        "false_alarms.csv": crop_error_tables.false_alarms(scored, found.thresholds),
+        "missed_invaders.csv": crop_error_tables.missed_invaders(test, found.thresholds),
         "suspect_labels.csv": suspects[SUSPECT_COLUMNS],
     }
     if production is not None:
         links = [image_link(inputs.image_url, image) for image in production.sequences["image_id"]]
         tables |= {"animl.csv": production.animl_table, "sequences.csv": production.sequences.assign(link=links)}
         if production.strangers is not None:
-            tables["strangers.csv"] = production.strangers[strangers.CSV_COLUMNS]
+            tables["strangers.csv"] = production.strangers[find_strangers.CSV_COLUMNS]
     for name, table in tables.items():
         write_csv(space.out / name, table)
     digests = {name: artifact.digest for name, artifact in inputs.artifacts().items()}
@@ -288,9 +288,9 @@ def _score_production(classifier: Classifier, champion: Classifier | None, input
     table = animl_evaluation_table.sequence_table(data, outcomes, classifier.card.answered_ids())
     answers = auto_accept.images_of_sequences(data, labels, plan.thresholds.invasive)
     sequences = production_score.list_sequences(data, outcomes, classifier.card.answered_ids())
-    reference, found = strangers.load_reference(inputs.model, classifier.card, store), None
+    reference, found = find_strangers.load_reference(inputs.model, classifier.card, store), None
     if reference is not None:
-        found = strangers.find_strangers(data, probability, embeddings, reference, classifier.card, inputs.image_url)
+        found = find_strangers.find_strangers(data, probability, embeddings, reference, classifier.card, inputs.image_url)
     return _Production(score, answers, table, sequences, found, len(data.boxes))
 
 

@@ -23,9 +23,9 @@ from animl_pipeline.config import AnimlExportConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.integrations.animl import AnimlClient
-from animl_pipeline.integrations.animl.animl_state import Answer, Attempt, ExportState, FailedWindow, ProjectExport
 from animl_pipeline.integrations.animl.animl_windows import Window, divide_into_windows
 from animl_pipeline.integrations.animl.errors_in_answers import animl_errors
+from animl_pipeline.integrations.animl.export_progress import Answer, Attempt, ExportState, FailedWindow, ProjectExport
 from animl_pipeline.integrations.animl.queries import image_filters
 from animl_pipeline.steps.export.animl_merge import ExportMerge
 from animl_pipeline.steps.export.export_animl_windows import SHORT, ExportContext, is_null_box, request_windows

@@ -17,8 +17,8 @@ from animl_pipeline.config import AnimlExportConfig
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.core.progress import track
 from animl_pipeline.integrations.animl import AnimlClient, ExportTask, ImageFilters
-from animl_pipeline.integrations.animl.animl_state import Answer, Attempt, ExportState, FailedWindow, WindowProgress
 from animl_pipeline.integrations.animl.animl_windows import Window
+from animl_pipeline.integrations.animl.export_progress import Answer, Attempt, ExportState, FailedWindow, WindowProgress
 from animl_pipeline.steps.export.fetch_and_parse_coco import parse_coco
 from animl_pipeline.storage.read_remote_files import RemoteError
 from animl_pipeline.storage.store import Store

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from animl_pipeline.config import ClassConfig, LabelsConfig
 from animl_pipeline.config.labels import OtherAnimalConfig
-from animl_pipeline.core.empty_images import spread_over_locations
+from animl_pipeline.core.false_box_and_sample_types import spread_over_locations
 from animl_pipeline.core.image_orientation import FRAME_MISMATCH
 from animl_pipeline.core.non_animal_names import label_forms, role
 from animl_pipeline.steps.labels.class_mapping import EMPTY, EXCLUDED, ClassMapping

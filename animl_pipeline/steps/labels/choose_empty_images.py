@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from animl_pipeline.config import NothingConfig
-from animl_pipeline.core.empty_images import spread_over_locations
+from animl_pipeline.core.false_box_and_sample_types import spread_over_locations
 from animl_pipeline.steps.labels.choose_annotations import REASONS, Choice
 from animl_pipeline.steps.labels.class_mapping import EMPTY
 from animl_pipeline.steps.labels.read_annotations import Annotations, Bools, Ints

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from animl_pipeline.config import LabelsConfig, TaxonConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.empty_images import WantedSample
 from animl_pipeline.core.errors import LabelsError
+from animl_pipeline.core.false_box_and_sample_types import WantedSample
 from animl_pipeline.steps.labels.read_taxonomy import LEVELS, Lineage, Taxonomy, read_taxonomy
 
 EMPTY, EXCLUDED = "empty", "excluded"

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from animl_pipeline.core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
+    from animl_pipeline.steps.monitor.monitor_result_in_words import Alarm, ServiceStatus
     from animl_pipeline.steps.monitor.read_animl import ServiceLabels, read_random_sample, read_service_labels
     from animl_pipeline.steps.monitor.service_outcomes import ServedModel
-    from animl_pipeline.steps.monitor.service_status import Alarm, ServiceStatus
     from animl_pipeline.steps.monitor.step import PAGE_FILE, monitor_service, read_status
 
 __all__ = [
@@ -27,8 +27,8 @@ __getattr__ = lazy_exports(
     read_random_sample="read_animl",
     read_service_labels="read_animl",
     ServedModel="service_outcomes",
-    Alarm="service_status",
-    ServiceStatus="service_status",
+    Alarm="monitor_result_in_words",
+    ServiceStatus="monitor_result_in_words",
     PAGE_FILE="step",
     monitor_service="step",
     read_status="step",

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from animl_pipeline.core.table_schemas import SERVICE_LABELS
-from animl_pipeline.integrations.animl.project_names import ProjectNames
+from animl_pipeline.integrations.animl.names_of_ids import ProjectNames
 
 DAY_HOURS = range(6, 18)
 """Hours that count as day. Animl does not say whether an image is infrared."""

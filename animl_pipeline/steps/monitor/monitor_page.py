@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from animl_pipeline.core.html_page import page_environment
+from animl_pipeline.steps.monitor.model_figures_in_service import BIAS, OF_RANDOM
+from animl_pipeline.steps.monitor.monitor_result_in_words import ServiceStatus
 from animl_pipeline.steps.monitor.sequential_test import ClassTest
-from animl_pipeline.steps.monitor.service_metrics import BIAS, OF_RANDOM
 from animl_pipeline.steps.monitor.service_outcomes import ServedModel
-from animl_pipeline.steps.monitor.service_status import ServiceStatus
 
 TEMPLATE = "monitor.html.j2"
 MAX_POINTS = 200

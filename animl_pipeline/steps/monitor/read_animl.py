@@ -23,10 +23,10 @@ from animl_pipeline.core.errors import ExportError
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.progress import track
 from animl_pipeline.integrations.animl import AnimlClient, ImageFilters
-from animl_pipeline.integrations.animl.animl_state import Answer, Attempt, ExportState, FailedWindow, ProjectExport, WindowProgress
 from animl_pipeline.integrations.animl.animl_windows import Window, divide_into_windows
 from animl_pipeline.integrations.animl.errors_in_answers import animl_errors
-from animl_pipeline.integrations.animl.project_names import ProjectNames
+from animl_pipeline.integrations.animl.export_progress import Answer, Attempt, ExportState, FailedWindow, ProjectExport, WindowProgress
+from animl_pipeline.integrations.animl.names_of_ids import ProjectNames
 from animl_pipeline.integrations.animl.queries import LABELS, image_filters
 from animl_pipeline.steps.monitor.label_rows import from_parquet, merge_rows, rows_of_images, to_parquet
 from animl_pipeline.storage.object_store import WORK

@@ -17,12 +17,12 @@ from animl_pipeline.core.tables import write_table
 from animl_pipeline.core.untrusted_text import write_csv
 from animl_pipeline.steps.monitor.camera_activity import camera_activity, night_share
 from animl_pipeline.steps.monitor.label_rows import from_parquet
+from animl_pipeline.steps.monitor.model_figures_in_service import BIAS, service_metrics
 from animl_pipeline.steps.monitor.monitor_page import render_page
+from animl_pipeline.steps.monitor.monitor_result_in_words import ServiceStatus, input_warnings, service_status
 from animl_pipeline.steps.monitor.read_animl import ServiceLabels
 from animl_pipeline.steps.monitor.sequential_test import run_tests
-from animl_pipeline.steps.monitor.service_metrics import BIAS, service_metrics
 from animl_pipeline.steps.monitor.service_outcomes import ServedModel, names_outside_plan, read_service_data, reviewed_sequences
-from animl_pipeline.steps.monitor.service_status import ServiceStatus, input_warnings, service_status
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, digest_of
 
 STEP = Step(

@@ -36,7 +36,7 @@ from animl_pipeline.steps.splits.later_images import (
 from animl_pipeline.steps.splits.leakage import count_leaks, in_two_splits, split_of_images
 from animl_pipeline.steps.splits.number_crops import NumberedCrops, number_crops, read_crops, sequences_by_time
 from animl_pipeline.steps.splits.optimise import SPLIT_NAMES, TEST, TRAIN, VAL, search
-from animl_pipeline.steps.splits.split_table import NOT_IN_TABLE, splits_by_table
+from animl_pipeline.steps.splits.splits_given_by_plan import NOT_IN_TABLE, splits_by_table
 from animl_pipeline.steps.splits.test_set_registry import (
     PREFIX,
     TESTED,

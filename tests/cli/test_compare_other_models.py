@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from animl_pipeline.cli.compare_results import ModelsCompared, compare_models
+from animl_pipeline.cli.compare_other_models import ModelsCompared, compare_models
 from animl_pipeline.config import Plan, check_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Counts

@@ -14,7 +14,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PlanError, SettingsError
 from animl_pipeline.deploy import Registration, register_model
 from animl_pipeline.deploy.animl_registration import ml_model_document, planned_rules
-from animl_pipeline.deploy.animl_rules import same_rules
+from animl_pipeline.deploy.merge_automation_rules import same_rules
 from animl_pipeline.deploy.resource_names import read_package_card
 from animl_pipeline.storage.store import Store
 from tests.support.animl_server import AnimlServer, make_images, rule_made_in_animl, serve_animl
