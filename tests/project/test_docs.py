@@ -32,7 +32,7 @@ RUN_BY = {
     "animl-pipeline detectors compare": "steps/test_compare_detectors.py::test_the_command_prints_the_scores_of_each_detector",
     "animl-pipeline evaluate": "cli/test_evaluate_package.py::test_a_package_of_other_classes_and_another_size_is_scored_on_all_crops_or_on_a_split",
     "animl-pipeline weights convert": "integrations/test_camera_trap_weights.py::test_the_command_runs_no_code_of_a_file_with_another_sha256",
-    "animl-pipeline compare": "cli/test_compare_results.py::test_the_command_prints",
+    "animl-pipeline compare": "cli/test_compare_other_models.py::test_the_command_prints",
     "animl-pipeline release gc": "cli/test_release.py::test_status_history_and_gc_show_what_is_deployed",
     "animl-pipeline release history": "cli/test_release.py::test_status_history_and_gc_show_what_is_deployed",
     "animl-pipeline release register": "cli/test_release.py::test_the_registration_is_in_the_store_and_in_the_folder_of_the_option",
