@@ -101,7 +101,7 @@ def test_messages_of_failed_held_and_released_runs_arrive_where_a_block_says(pre
         degraded = "The model of isle is worse than usual" in listener.subjects()
         if not degraded:
             payload = {"plan": "isle", "headline": "recall of rat", "sentences": ["Recall of rat: usually 0.93"]}
-            emit_event(DEGRADED_EVENT, resource={"prefect.resource.id": "animl.model.isle"}, payload=payload)
+            emit_event(DEGRADED_EVENT, resource={"prefect.resource.id": "animl.model.reef"}, payload=payload)
         return degraded and not missing
 
     try:
