@@ -1,4 +1,4 @@
-"""How well animals of a species that the model never learnt are told from those that it knows, at other locations: methods side by side.
+"""How well animals of a species that the model never learnt are separated from those that it knows, at other locations: methods side by side.
 
 python benchmarks/strangers.py --data FOLDER
 

@@ -92,24 +92,34 @@ def calibrate_classifier(
         shutil.copyfile(onnx_file, space.out / MODEL_FILE)
         card, thresholds = _calibrate(classifier.card, scored, config, parents, register_other_animal=register_other_animal)
         card = card.model_copy(update={"embedding_reference": write_reference(space.out, classifier, scored, crops, splits, store)})
-        names = {c.id: c.name for c in card.registered_classes()}
-        categories = {names[t.id]: {"confThreshold": t.value, "disabled": False} for t in thresholds}
-        categories |= {names[c]: {"confThreshold": 1.0, "disabled": True} for c in card.hidden_ids()}
+        categories = _category_config(card, thresholds)
         (space.out / CARD_FILE).write_text(card.model_dump_json(indent=1), encoding="utf-8")
         (space.out / CATEGORY_CONFIG_FILE).write_text(json.dumps(categories, indent=1), encoding="utf-8")
         (space.out / THRESHOLDS_FILE).write_text(json.dumps([t.model_dump(mode="json") for t in thresholds], indent=1), encoding="utf-8")
         columns = [*VAL_PREDICTIONS.names(), *(probability_column(c) for c in card.class_ids())]
         write_table(space.out, VAL_PREDICTIONS, scored[columns])
-        missed = sum(not t.met_on_val for t in thresholds)
-        not_shown = sum(t.met_on_val and not t.aim_met for t in thresholds)
-        notes = {"aims_not_reached_on_val": missed, "aims_reached_but_not_shown": not_shown}
-        unit = "out-of-fold crops" if card.out_of_fold else "val crops"
-        return StepOutput(Counts(kept=len(scored), notes={k: n for k, n in notes.items() if n}, unit=unit))
+        return StepOutput(_counts(len(scored), card, thresholds))
 
     inputs = {"model": model, "crops": crops, "splits": splits}
     key: dict[str, Any] = {"thresholds": config.model_dump(mode="json")} | ({"parents": dict(parents)} if parents else {})
     key |= {"register_other_animal": True} if register_other_animal else {}
     return store.make(STEP, inputs=inputs, config=key, build=build)
+
+
+def _category_config(card: ModelCard, thresholds: Sequence[Threshold]) -> dict[str, dict[str, float | bool]]:
+    """Animl's categoryConfig. Classes that are not answered are disabled."""
+    names = {c.id: c.name for c in card.registered_classes()}
+    answered: dict[str, dict[str, float | bool]] = {names[t.id]: {"confThreshold": t.value, "disabled": False} for t in thresholds}
+    return answered | {names[c]: {"confThreshold": 1.0, "disabled": True} for c in card.hidden_ids()}
+
+
+def _counts(crops: int, card: ModelCard, thresholds: Sequence[Threshold]) -> Counts:
+    """How many crops chose the thresholds, and how many aims were not reached, or reached but not shown."""
+    missed = sum(not t.met_on_val for t in thresholds)
+    not_shown = sum(t.met_on_val and not t.aim_met for t in thresholds)
+    notes = {"aims_not_reached_on_val": missed, "aims_reached_but_not_shown": not_shown}
+    unit = "out-of-fold crops" if card.out_of_fold else "val crops"
+    return Counts(kept=crops, notes={k: n for k, n in notes.items() if n}, unit=unit)
 
 
 def fit_temperature(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:

@@ -155,7 +155,7 @@ def _describe_test_set(metrics: Metrics) -> str:
 
 
 def describe_false_alarms(production: ProductionScore) -> str:
-    """The false alarms of all classes together: of 1,000 empty sequences, and in a week."""
+    """The false alarms of all classes together: of the empty sequences that were seen, of 1,000, and in a week."""
     per_1000, per_week = production.false_alarms_per_1000_empty, production.false_alarms_per_week
     if per_1000 is None:
         return "People called no sequence of the test locations empty, so false alarms on empty images are not known."
@@ -163,7 +163,10 @@ def describe_false_alarms(production: ProductionScore) -> str:
     if per_week is not None:
         many = f"about {per_week:,.0f}" if per_week >= 1 else "less than 1"
         week = f"; with sequences of other animals, this is {many} false alarm{'' if per_week < 1.5 else 's'} a week at these locations"
-    return f"Of 1,000 empty sequences, {per_1000:,.0f} get a label of an animal{week}."
+    seen = round(production.empty_sequences)
+    labelled = round(per_1000 * production.empty_sequences / 1000)
+    gets = "gets" if labelled == 1 else "get"
+    return f"Of {format_count(seen, 'empty sequence')}, {labelled:,} {gets} a label of an animal ({per_1000:,.0f} of 1,000){week}."
 
 
 def describe_nothing(metrics: Metrics, invasive: Collection[str]) -> tuple[str, ...]:
