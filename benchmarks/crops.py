@@ -1,10 +1,11 @@
-"""Cropping compared with a plain script, and the cost of a second run with five per cent new images.
+"""Cropping compared with a floor and with a plain script, and the cost of a second run with five per cent new images.
 
-The script: decode the image; for each box crop a square of its longer side that may reach beyond the image; `crop.save(path)` as JPEG with
-Pillow's default quality and at the image's own resolution. Ours makes the model's input (bicubic, 224 px), stores it without loss, records
-what exists, and computes a perceptual hash of the image. Both decode every image once; a third side only decodes, which shows the least
-possible time. The table of parts shows where the time goes, also the decoder's entropy part (a decode at an eighth of the size does little
-else).
+The floor is a single loop that does what this step promises and nothing else: read the file, decode it, hash its pixels to find copies, make
+the same crops, encode them without loss, and hash them. It stores nothing and keeps no record. The script: decode the image; for each box crop
+a square of its longer side that may reach beyond the image; `crop.save(path)` as JPEG with Pillow's default quality and at the image's own
+resolution. Ours makes the model's input (bicubic, 224 px), stores it without loss, records what exists, and computes a perceptual hash of the
+image. All decode every image once; one more side only decodes. The table of parts shows where the time goes, also the decoder's entropy part
+(a decode at an eighth of the size does little else).
 
 The script leaves resizing to every epoch of training. So the reading of a training's epochs is shown, too: the script's JPEGs are decoded and
 resized, ours are decoded. Both use one thread.
@@ -18,6 +19,7 @@ costs count as little as in a long run. Memory is of the whole process.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -36,7 +38,7 @@ REPEATS = 4
 """How often each image comes, except in the second run."""
 GRAIN = 9
 """Grey levels of additional grain, which makes the synthetic JPEGs as large as real ones."""
-AIM, MAX_SECOND_RUN, MAX_MEMORY_MB = 1.6, 0.07, 400
+MAX_OF_FLOOR, MAX_SECOND_RUN, MAX_MEMORY_MB = 1.35, 0.07, 400
 EPOCHS = 10
 """Of a training: the plan's default."""
 CROP_SIZE = 224
@@ -75,7 +77,7 @@ def compare(images: Path, boxes: Path) -> None:
             if side not in best or run.said["cpu"] < best[side]["cpu"]:
                 best[side] = run.said | {"peak": run.peak_mb}
     rows = []
-    for name in ("decoding alone", "script", "ours", "ours, 64 threads"):
+    for name in ("decoding alone", "floor", "script", "ours", "ours, 64 threads"):
         b = best[name]
         rows.append((name, b["images"], 1e3 * b["cpu"] / b["images"], 1e3 * b["epoch"] / b["images"], b["bytes"] // 1000, b["peak"]))
     show(f"crops, best of {ROUNDS}", ("side", "images", "ms per image", "ms to read in an epoch", "kB per crop", "peak MB"), rows)
@@ -85,13 +87,13 @@ def compare(images: Path, boxes: Path) -> None:
     columns = ("first run, CPU s", "5 % new", "share")
     show("detections and crops, twice", columns, [(second["cpu"], second["again"], share)])
     script, ours = best["script"], best["ours"]
-    bare, most = script["cpu"] / ours["cpu"], script["cpu"] / best["decoding alone"]["cpu"]
+    of_floor = ours["cpu"] / best["floor"]["cpu"]
     trained = (script["cpu"] + EPOCHS * script["epoch"]) / (ours["cpu"] + EPOCHS * ours["epoch"])
     peak = max(best["ours"]["peak"], best["ours, 64 threads"]["peak"])
-    figure = f"{bare:.2f} x the script, peak {peak:.0f} MB, second run {100 * share:.1f} %"
-    met = bare >= AIM and peak < MAX_MEMORY_MB and share <= MAX_SECOND_RUN
-    out.print(f"decoding alone is {most:.2f} x as fast as the script; with the reading of {EPOCHS} epochs ours is {trained:.2f} x as fast")
-    conclude("crops", figure=figure, aim=f"at least {AIM} x, below {MAX_MEMORY_MB} MB, at most {100 * MAX_SECOND_RUN:.0f} %", met=met)
+    figure = f"{of_floor:.2f} x the floor, peak {peak:.0f} MB, second run {100 * share:.1f} %"
+    met = of_floor <= MAX_OF_FLOOR and peak < MAX_MEMORY_MB and share <= MAX_SECOND_RUN
+    out.print(f"the script takes {script['cpu'] / ours['cpu']:.2f} x ours, with the reading of {EPOCHS} epochs {trained:.2f} x")
+    conclude("crops", figure=figure, aim=f"at most {MAX_OF_FLOOR} x, below {MAX_MEMORY_MB} MB, at most {100 * MAX_SECOND_RUN:.0f} %", met=met)
 
 
 # -- the sides ---------------------------------------------------------------------------------------------------------
@@ -138,6 +140,30 @@ def decoding(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
             image.load()
 
     return {"cpu": REPEATS * _best_cpu_seconds(decode, list(boxes)), "epoch": 0.0, "images": REPEATS * len(boxes), "bytes": 0}
+
+
+def floor(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
+    """The least that this step's promise needs, in one loop."""
+    from animl_pipeline.core.box_type import Box
+    from animl_pipeline.core.decode_image import open_image
+    from animl_pipeline.core.model_card import ModelInput
+    from animl_pipeline.core.model_input import extract_crop
+    from animl_pipeline.steps.crops.extract import LOSSLESS
+    from animl_pipeline.steps.crops.perceptual_hash import compute_phash
+
+    size, sizes = ModelInput(size=CROP_SIZE), []
+
+    def crop_all(name: str) -> None:
+        image = open_image((folder / name).read_bytes())
+        compute_phash(image)
+        for box in boxes[name]:
+            encoded = io.BytesIO()
+            extract_crop(image, Box.of(box), size).save(encoded, **LOSSLESS)
+            hashlib.sha256(encoded.getvalue()).digest()
+            sizes.append(encoded.tell())
+
+    spent = REPEATS * _best_cpu_seconds(crop_all, list(boxes))
+    return {"cpu": spent, "epoch": 0.0, "images": REPEATS * len(boxes), "bytes": sum(sizes) // len(sizes)}
 
 
 def parts(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
@@ -284,7 +310,10 @@ class Steps:
         return extract_crops(labels, detections, CropsConfig(), ModelInput(size=CROP_SIZE), self.store, self.settings)
 
 
-SIDES = {"decoding alone": decoding, "parts": parts, "script": script, "ours": ours, "ours, 64 threads": ours, "second run": second_run}
+SIDES = {
+    "decoding alone": decoding, "parts": parts, "floor": floor, "script": script,
+    "ours": ours, "ours, 64 threads": ours, "second run": second_run,
+}  # fmt: skip
 
 
 # -- inputs -------------------------------------------------------------------------------------------------

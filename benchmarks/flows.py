@@ -29,7 +29,7 @@ from animl_pipeline.dev.synthetic_dataset import write_synthetic_dataset
 ROOT = Path(__file__).parents[1]
 PLAN = ROOT / "deployments" / "plans" / "sample.yaml"
 MOST_OVERHEAD = 0.05
-MOST_CACHED_S = 15.0
+MOST_CACHED_S = 3.0
 
 
 def steps(plan_file: str) -> None:
@@ -47,15 +47,25 @@ def steps(plan_file: str) -> None:
     wanted = labels.wanted_labels(plan.labels, source.name, settings)
     limits = labels.limits_of_classes(source, exported, plan.labels, store, settings)
     downloaded = images.download_images(source, exported, wanted, store, settings, plan.images, limits=limits)
-    labelled = labels.resolve_labels([labels.SourceArtifacts(source, exported, downloaded)], plan.labels, store, settings)
+    found = [labels.SourceArtifacts(source, exported, downloaded)]
+    labelled = labels.resolve_labels(found, plan.labels, store, settings)
     detected = detections.detect_animals(labelled, plan.detections, store, settings)
     cropped = crops.extract_crops(labelled, detected, plan.crops, plan.model_input, store, settings)
     split = splits.split_by_location(cropped, plan.splits, tuple(plan.labels.classes), store, plan.model)
+    assert plan.production
+    test = labels.choose_test_images(found, split, plan.labels, plan.production, plan.splits, store, settings)
+    seen = images.download_test_images(source, test, store, settings, plan.images)
+    boxes = detections.detect_in_test_images(test, {source.name: seen}, plan.detections, plan.production, store, settings)
     trained = training.train_classifier(cropped, split, plan, store, settings)
     calibrated = calibration.calibrate_classifier(trained, cropped, split, plan.thresholds, store)
-    counts = tuple((a.step, a.counts) for a in (exported, downloaded, labelled, detected, cropped, split, trained, calibrated))
-    champion = find_champion_for_step(plan, calibrated, store).package
-    scored = evaluation.evaluate_classifier(calibrated, cropped, split, plan, store, champion=champion, step_counts=counts)
+    made = (exported, downloaded, labelled, detected, cropped, split, test, seen, boxes, trained, calibrated)
+    scored = evaluation.evaluate_classifier(
+        calibrated, cropped, split, plan, store,
+        champion=find_champion_for_step(plan, calibrated, store).package,
+        step_counts=tuple((a.step, a.counts) for a in made),
+        sequences=evaluation.SequenceArtifacts(test, boxes),
+        training=trained,
+    )  # fmt: skip
     packed = package.package_model(calibrated, scored, plan.package, store)
     print(json.dumps({"package": packed.digest}))
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-AIM, WAIT_AIM = 1.7, 0.05
+AIM, WAIT_AIM = 3.0, 0.05
 CLASSES = ("fox", "bird", "rodent", "skunk")
 FEW, MANY = 1, 3
 
