@@ -174,8 +174,7 @@ def parts(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
     from animl_pipeline.core.decode_image import open_image
     from animl_pipeline.core.model_card import ModelInput
     from animl_pipeline.core.model_input import extract_crop, square_around
-    from animl_pipeline.steps.crops.extract import LOSSLESS
-    from animl_pipeline.steps.crops.perceptual_hash import compute_phash
+    from animl_pipeline.steps.crops.extract import LOSSLESS, compute_phash
 
     data = {name: (folder / name).read_bytes() for name in boxes}
     crops = {name: [extract_crop(open_image(d), Box.of(b), ModelInput(size=CROP_SIZE)) for b in boxes[name]] for name, d in data.items()}

@@ -34,7 +34,7 @@ from animl_pipeline.inference.calibration_and_threshold_metrics import (
 from animl_pipeline.steps.calibration.step import fit_temperature
 from animl_pipeline.steps.calibration.thresholds import choose_thresholds, meets_aim
 from animl_pipeline.steps.embeddings.run_networks import run_network
-from animl_pipeline.steps.evaluation.measure_calibration import ece_limit_by_chance
+from animl_pipeline.steps.evaluation.metrics import ece_limit_by_chance
 from animl_pipeline.steps.training.choose_recipe import Candidate, choose
 from animl_pipeline.steps.training.linear_head import REGULARISATIONS, fit_heads, out_of_fold_logits
 from animl_pipeline.steps.training.location_folds import assign_folds, group_locations

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from animl_pipeline.config import Plan
 from animl_pipeline.core.evaluation_results import ClassScores, Report
-from animl_pipeline.core.html_page import format_count, format_range, format_score
+from animl_pipeline.core.report_formats import format_count, format_range, format_score
 from animl_pipeline.core.untrusted_text import escape_markdown
 from animl_pipeline.deploy import ReleaseRecord
 from animl_pipeline.steps.evaluation.report_wording import format_per_1000

@@ -30,8 +30,8 @@ from animl_pipeline.config.settings import load_settings
 from animl_pipeline.core.errors import PlanError, SettingsError
 from animl_pipeline.core.frozen_record import Record
 from flows.stop_signals import prepare_run
+from tasks.dataset import count_validated, last_training_start
 from tasks.store_and_data_paths import resolve_run_paths
-from tasks.watch import count_validated, last_training_start
 
 log = logging.getLogger("animl_pipeline.flows.watch")
 

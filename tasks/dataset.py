@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from prefect import task
 
-from animl_pipeline.config import CropsConfig, DetectionsConfig, ImagesConfig, LabelsConfig, ProductionConfig, SourceConfig, SplitsConfig
+from animl_pipeline.config import CropsConfig, DetectionsConfig, ImagesConfig, LabelsConfig, Plan, ProductionConfig, SourceConfig, SplitsConfig
 from animl_pipeline.config.training import FrozenNetworkConfig
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.false_box_and_sample_types import FalseBoxClass
 from animl_pipeline.core.model_card import ModelInput
+from animl_pipeline.core.sample_limit_and_false_box_types import FalseBoxClass
+from animl_pipeline.deploy import latest_report_and_training_start
 from animl_pipeline.steps import crops as crops_step
 from animl_pipeline.steps import detections as detections_step
 from animl_pipeline.steps import embeddings as embeddings_step
@@ -16,7 +19,7 @@ from animl_pipeline.steps import export as export_step
 from animl_pipeline.steps import images as images_step
 from animl_pipeline.steps import labels as labels_step
 from animl_pipeline.steps import splits as splits_step
-from tasks.retry_policies import REMOTE_WORK
+from tasks.retry_policies import LONG_WAIT, REMOTE_WORK
 from tasks.step_task import step_task
 from tasks.store_and_data_paths import RunPaths
 
@@ -126,3 +129,15 @@ def detect_in_test_images(
     by_source = {source.name: download for source, download in zip(sources, downloads, strict=True)}
     folders = {source.name: source.images for source in sources}
     return detections_step.detect_in_test_images(test_images, by_source, config, production, paths.open_store(), paths.settings(), folders)
+
+
+@task(name="last training", task_run_name="last training", **REMOTE_WORK)
+def last_training_start(plan: Plan, paths: RunPaths) -> datetime | None:
+    """When the model's last completed training began; None if there was none."""
+    return latest_report_and_training_start.last_training_start(plan.model, paths.open_store())
+
+
+@task(name="count validated", task_run_name="count validated {source.name}", **LONG_WAIT)
+def count_validated(source: SourceConfig, since: datetime | None, paths: RunPaths) -> int:
+    """The number of the source's images that hold labels validated since a time; None counts all."""
+    return export_step.count_validated(source, since, paths.settings())

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from animl_pipeline.config import Plan, SourceConfig
 from animl_pipeline.config.labels import ALL_SOURCES, ClassConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.config.value_types import did_you_mean
+from animl_pipeline.config.value_types_and_messages import did_you_mean
 from animl_pipeline.core.errors import ExportError, ImagesError
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS
 from animl_pipeline.storage.store import open_store

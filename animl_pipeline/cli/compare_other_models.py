@@ -22,9 +22,9 @@ from animl_pipeline.deploy.latest_report_and_training_start import read_report
 from animl_pipeline.steps.detections.read_classified_results import ClassifiedResults, TestSet, read_classified_results
 from animl_pipeline.steps.evaluation.compare_champion import load_champion
 from animl_pipeline.steps.evaluation.compare_other_models import OtherAnswers, TestSteps, score_beside_others
-from animl_pipeline.steps.labels.names_of_other_models import NO_ANIMAL, map_names
-from animl_pipeline.storage.existing_store import open_existing_store
+from animl_pipeline.steps.labels.class_mapping import NO_ANIMAL, map_names
 from animl_pipeline.storage.manifest import find_artifact
+from animl_pipeline.storage.open_existing_or_temporary_store import open_existing_store
 from animl_pipeline.storage.store import Store
 
 SHOWN = 6

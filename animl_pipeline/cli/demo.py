@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from animl_pipeline.cli import console
-from animl_pipeline.cli.flow_runner import run_flow
 from animl_pipeline.cli.options import open_plan, settings_with
+from animl_pipeline.cli.run_with_prefect import run_flow
 from animl_pipeline.cli.sagemaker_local import run_local_aws, wait_until_stopped
 from animl_pipeline.cli.tables import show_scores, show_step_counts
 from animl_pipeline.config.settings import Settings, use_local_aws

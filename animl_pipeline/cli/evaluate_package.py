@@ -98,8 +98,7 @@ def evaluate_package(classifier: Classifier, plan: Plan, crop_set: CropSet, stor
     """
     from animl_pipeline.inference.calibration_and_threshold_metrics import operating_point
     from animl_pipeline.inference.score_crops import score_crops
-    from animl_pipeline.steps.evaluation.measure_calibration import measure_calibration
-    from animl_pipeline.steps.evaluation.metrics import compute_metrics
+    from animl_pipeline.steps.evaluation.metrics import compute_metrics, measure_calibration
 
     rows, card = _read_crops(plan, crop_set, store, settings), classifier.card
     known = rows["class_id"].isin(card.animal_ids())

@@ -18,17 +18,16 @@ from animl_pipeline.cli.options import DataOption, StoreOption, settings_with
 from animl_pipeline.cli.tables import print_table
 from animl_pipeline.config import SourceConfig, check_plan
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.config.value_types import did_you_mean, shorten
+from animl_pipeline.config.value_types_and_messages import did_you_mean, shorten
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ExportError, PlanError, redact_url
 from animl_pipeline.core.table_schemas import EXPORT_IMAGES, EXPORT_PROBLEMS
 from animl_pipeline.plan_init import SuggestedPlan, Survey, render_plan, suggest_plan, survey_export
 from animl_pipeline.plan_init.expected_test_set import ENOUGH_ANNOTATIONS, ENOUGH_LOCATIONS
-from animl_pipeline.plan_init.find_exports import find_exports_inside
-from animl_pipeline.plan_init.find_images import find_images
+from animl_pipeline.plan_init.find_exports_and_images import find_exports_inside, find_images
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.export.camtrap_dp_observations import common_base
-from animl_pipeline.storage.existing_store import open_store_or_temporary
+from animl_pipeline.storage.open_existing_or_temporary_store import open_store_or_temporary
 from animl_pipeline.storage.store import Store
 
 SHOWN = 12

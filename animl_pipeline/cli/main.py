@@ -85,7 +85,7 @@ def retrain(plan: PlanArgument, changes: ChangesOption = None, store: StoreOptio
     checked = overrides.applied(open_plan(plan, settings))
     check_what_it_names(checked, settings)  # refused before Prefect is loaded and its server starts
     load_prefect()
-    from animl_pipeline.cli.flow_runner import run_flow
+    from animl_pipeline.cli.run_with_prefect import run_flow
     from animl_pipeline.cli.tables import show_scores, show_step_counts
     from animl_pipeline.storage.store import open_store
     from flows.retrain import retrain as flow
@@ -172,8 +172,8 @@ def worker() -> None:
     of its own.
     """
     require_server()
+    from animl_pipeline.cli.guarded_prefect_worker import work
     from animl_pipeline.cli.prefect_connection import check_server
-    from animl_pipeline.cli.prefect_worker import work
 
     check_server()
     work()

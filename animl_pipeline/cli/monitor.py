@@ -19,7 +19,7 @@ def monitor(plan: PlanArgument, store: StoreOption = None) -> None:
     """
     settings = settings_with(store)
     load_prefect()
-    from animl_pipeline.cli.flow_runner import run_flow
+    from animl_pipeline.cli.run_with_prefect import run_flow
     from flows.monitor import monitor as flow
 
     state = run_flow(flow, plan, settings.store, return_state=True)

@@ -17,7 +17,7 @@ from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import ImageError
 from animl_pipeline.core.model_card import ModelCard
-from animl_pipeline.storage.existing_store import open_existing_store
+from animl_pipeline.storage.open_existing_or_temporary_store import open_existing_store
 
 
 def predict(

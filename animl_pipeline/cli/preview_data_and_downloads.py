@@ -20,7 +20,7 @@ from animl_pipeline.plan_init.expected_test_set import ClassSize, forecast_need_
 from animl_pipeline.steps.export import describe_locations, export_annotations
 from animl_pipeline.steps.images import DownloadEstimate, estimate_download, open_image_host
 from animl_pipeline.steps.labels import LabelsPreview, limits_of_classes, preview_labels, wanted_labels, wanted_samples
-from animl_pipeline.storage.existing_store import open_store_or_temporary
+from animl_pipeline.storage.open_existing_or_temporary_store import open_store_or_temporary
 from animl_pipeline.storage.store import Store
 
 ASSUMED_BYTES = 700_000

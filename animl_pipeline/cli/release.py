@@ -15,7 +15,7 @@ from animl_pipeline.cli.prefect_connection import load_prefect
 from animl_pipeline.cli.release_output import show_cleanup, show_dry_run, show_history, show_release, show_status
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ReleaseError
-from animl_pipeline.storage.existing_store import open_existing_store
+from animl_pipeline.storage.open_existing_or_temporary_store import open_existing_store
 from animl_pipeline.storage.store import Store
 
 
@@ -74,7 +74,7 @@ def release(
     open_plan(plan, settings)  # refused before Prefect is loaded and its server starts
     open_existing_store(settings)
     load_prefect()
-    from animl_pipeline.cli.flow_runner import run_flow
+    from animl_pipeline.cli.run_with_prefect import run_flow
     from flows.end_states import result_of
     from flows.release import release as flow
 
@@ -122,7 +122,7 @@ def rollback(
     open_plan(plan, settings)
     open_existing_store(settings)
     load_prefect()
-    from animl_pipeline.cli.flow_runner import run_flow
+    from animl_pipeline.cli.run_with_prefect import run_flow
     from flows.release import rollback as flow
 
     show_release(run_flow(flow, plan, to, settings.store), "serves again")

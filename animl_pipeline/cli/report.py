@@ -27,7 +27,7 @@ def report(
     The report and the tables beside it are checked first. From an s3:// store they are copied to ANIML_CACHE.
     """
     from animl_pipeline.deploy.latest_report_and_training_start import read_report
-    from animl_pipeline.storage.existing_store import open_existing_store
+    from animl_pipeline.storage.open_existing_or_temporary_store import open_existing_store
 
     settings = settings_with(store)
     checked, opened = open_plan(plan, settings), open_existing_store(settings)

@@ -10,7 +10,7 @@ import typer
 from animl_pipeline.cli import console
 from animl_pipeline.cli.options import DataOption, Debug, JsonOption, PlanArgument, StoreOption, VersionOption, open_plan, settings_with
 from animl_pipeline.cli.tables import print_table
-from animl_pipeline.storage.existing_store import open_existing_store
+from animl_pipeline.storage.open_existing_or_temporary_store import open_existing_store
 
 
 def review_next(

@@ -13,8 +13,8 @@ from animl_pipeline.cli.tables import print_table
 from animl_pipeline.config import ReleaseConfig, load_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PlanError
-from animl_pipeline.storage.existing_store import open_existing_store
 from animl_pipeline.storage.gc import GcGroup, GcRules, Inventory, InventoryRow, collect_garbage, read_inventory
+from animl_pipeline.storage.open_existing_or_temporary_store import open_existing_store
 
 stores = typer.Typer(
     help="Look after the store (ANIML_STORE): show what it holds, and delete what is not needed any more.",

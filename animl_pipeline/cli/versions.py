@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from animl_pipeline.cli import console
 from animl_pipeline.cli.options import JsonOption, PlanArgument, StoreOption, open_plan, settings_with
 from animl_pipeline.cli.tables import print_table
-from animl_pipeline.storage.existing_store import open_existing_store
+from animl_pipeline.storage.open_existing_or_temporary_store import open_existing_store
 
 if TYPE_CHECKING:
     from animl_pipeline.deploy.version_overview import VersionRow

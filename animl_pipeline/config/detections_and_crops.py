@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from animl_pipeline.config.value_types import Count, PathOrUrl
+from animl_pipeline.config.value_types_and_messages import Count, PathOrUrl
 from animl_pipeline.core.box_type import Frame
 from animl_pipeline.core.frozen_record import Record
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from animl_pipeline.config.value_types import PathOrUrl, Seed, did_you_mean, explain_unknown_classes
+from animl_pipeline.config.value_types_and_messages import PathOrUrl, Seed, did_you_mean, explain_unknown_classes
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.location_names import tidy_name
 from animl_pipeline.core.model_card import ClassInfo

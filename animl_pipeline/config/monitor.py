@@ -7,7 +7,7 @@ from datetime import date
 
 from pydantic import Field
 
-from animl_pipeline.config.value_types import explain_unknown_classes
+from animl_pipeline.config.value_types_and_messages import explain_unknown_classes
 from animl_pipeline.core.frozen_record import Record, Share
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from animl_pipeline.config.value_types import shorten
+from animl_pipeline.config.value_types_and_messages import shorten
 from animl_pipeline.core.animl_and_sagemaker_limits import ANIML_BATCH_CONCURRENCY
 from animl_pipeline.core.frozen_record import Record, Share
 

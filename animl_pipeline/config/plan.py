@@ -18,11 +18,11 @@ from animl_pipeline.config.sources_and_images import ImagesConfig, SourceConfig
 from animl_pipeline.config.splits import SplitsConfig
 from animl_pipeline.config.thresholds_gate_audit import AuditConfig, AutoAcceptConfig, GateConfig, ThresholdsConfig
 from animl_pipeline.config.training import TrainingConfig
-from animl_pipeline.config.value_types import Name, explain_unknown_classes, shorten
+from animl_pipeline.config.value_types_and_messages import Name, explain_unknown_classes, shorten
 from animl_pipeline.core.animl_and_sagemaker_limits import MODELS_WITH_OWN_INTERFACES
-from animl_pipeline.core.false_box_and_sample_types import FalseBoxClass
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.model_card import ClassInfo, ModelInput
+from animl_pipeline.core.sample_limit_and_false_box_types import FalseBoxClass
 
 
 class WatchConfig(Record):

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import ByteSize, Field, field_validator, model_validator
 
 from animl_pipeline.config.lila_datasets import LILA, lila_dataset
-from animl_pipeline.config.value_types import Count, Name, PathOrUrl, shorten
+from animl_pipeline.config.value_types_and_messages import Count, Name, PathOrUrl, shorten
 from animl_pipeline.core.box_type import Frame
 from animl_pipeline.core.frozen_record import Record
 

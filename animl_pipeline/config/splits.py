@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from animl_pipeline.config.value_types import PathOrUrl, Seed
+from animl_pipeline.config.value_types_and_messages import PathOrUrl, Seed
 from animl_pipeline.core.frozen_record import Record
 
 

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from animl_pipeline.config.value_types import explain_unknown_classes
+from animl_pipeline.config.value_types_and_messages import explain_unknown_classes
 from animl_pipeline.core.frozen_record import Record, Share
 
 Group = Literal["invasive", "native"]

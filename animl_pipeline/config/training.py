@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from animl_pipeline.config.value_types import PathOrUrl, Seed
+from animl_pipeline.config.value_types_and_messages import PathOrUrl, Seed
 from animl_pipeline.core.frozen_record import Record, Share
 
 Augmentation = Literal["flip", "jitter", "tilt", "colour", "grey", "blur", "compress", "erasing"]

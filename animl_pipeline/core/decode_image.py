@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,10 @@ MAX_SLOW_PIXELS = 2_000_000
 """Pixels of an image that needs one of them ..."""
 MAX_SLOW_BYTES = 1_000_000
 """... and the bytes of its file. They take seconds for these, and the time for some grows with the square of the bytes."""
+STEP_BYTES = 128_000_000
+"""Default size of a :class:`DecodeBudget`: ten images of 3 megapixels at a time. An image of 100 megapixels is decoded alone."""
+ROW_BYTES = 16
+"""Pillow's pointer to a row of pixels, in an image and in the same image of another mode."""
 
 
 class ImageHeader(NamedTuple):
@@ -134,3 +139,53 @@ def _describe(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "unknown image format"
     return str(error).split("<")[0].strip() or type(error).__name__
+
+
+def decoded_bytes(header: ImageHeader, square: int = 0) -> int:
+    """Memory in bytes to decode an image, and then to crop a square with a side of ``square`` pixels from it."""
+    pixels = header.width * header.height
+    rows = ROW_BYTES * max(header.height, square)
+    return rows + max(pixels * header.bytes_per_pixel, 4 * (pixels + min(square * square, MAX_PIXELS)))
+
+
+class DecodeBudget:
+    """A limit in bytes for images that several threads decode at the same time. Large images wait for each other."""
+
+    def __init__(self, size: int = STEP_BYTES) -> None:
+        self.size = size
+        self._free = size
+        self._queue = threading.Lock()  # so that small images cannot overtake a large one for ever
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reserve(self, size: int) -> Iterator[None]:
+        """Wait until ``size`` bytes are free and hold them. A larger size than the limit holds the whole limit."""
+        size = min(size, self.size)
+        with self._queue, self._changed:
+            self._changed.wait_for(lambda: self._free >= size)
+            self._free -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += size
+                self._changed.notify_all()
+
+    @contextmanager
+    def reserve_for(self, data: bytes) -> Iterator[None]:
+        """Wait until the memory to decode these bytes is free, and hold it.
+
+        Raises:
+            ImageError: as :meth:`read_header`.
+        """
+        with self.reserve(decoded_bytes(self.read_header(data))):
+            yield
+
+    def read_header(self, data: bytes, formats: Sequence[str] = ALL_FORMATS) -> ImageHeader:
+        """The header of an image. While it is read, the memory for this is held; first, the thread waits for that.
+
+        Raises:
+            ImageError: the bytes are not an image of these formats, or exceed a limit on size or structure.
+        """
+        with self.reserve(header_bytes(data)):
+            return read_header(data, formats)

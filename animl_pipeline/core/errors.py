@@ -205,3 +205,22 @@ def redact_url(address: str) -> str:
     if "@" in shown and ":" in shown.partition("/")[0]:  # perhaps a password with a slash in it
         return f"{scheme}://…@{shown.rpartition('@')[2]}"
     return f"{scheme}://{shown}"
+
+
+class RemoteError(Exception):
+    """A file could not be read from a folder, a web server or S3.
+
+    Attributes:
+        reason: a word to count by: ``missing``, ``forbidden``, ``refused``, ``unsafe_path``, ``too_large``, ``unreachable``,
+            ``timed_out``, ``truncated``.
+        retryable: whether a later try may succeed.
+        offline: whether there was no connection at all, or no valid credentials, so that other files will fail as well.
+        retry_after_s: how long the server asks to wait.
+    """
+
+    def __init__(self, reason: str, detail: str, *, retryable: bool = False, offline: bool = False, retry_after_s: float = 0.0) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.retryable = retryable
+        self.offline = offline
+        self.retry_after_s = retry_after_s

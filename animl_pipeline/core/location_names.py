@@ -1,10 +1,15 @@
-"""Names of locations: one spelling for each, and the placeholders that stand for an unknown location. The only definition of that list."""
+"""Names of locations: one spelling for each, one name for locations near to each other, and the placeholders for an unknown location."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
 from unicodedata import normalize
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 PLACEHOLDERS = frozenset(
     {
@@ -18,6 +23,8 @@ MISSING_NUMBERS = re.compile(r"-(1|9+)(\.0*)?")
 """-1, -9, -99, -999, -9999: how numeric columns write a missing value."""
 SPREADSHEET_ERRORS = frozenset({"#ref!", "#value!", "#name?", "#null!", "#div/0!", "#num!"})
 ZERO, ONE = re.compile(r"0+(\.0*)?"), re.compile(r"0*1(\.0*)?")
+EARTH_RADIUS_M = 6_371_008.8
+"""Mean radius of the Earth in metres (IUGG)."""
 
 
 def tidy_name(name: str) -> str:
@@ -43,3 +50,40 @@ def known_locations(names: Collection[str]) -> dict[str, str]:
     tidy = {name: tidy_name(name) for name in names}
     from_zero = any(ONE.fullmatch(location) for location in tidy.values())
     return {name: "" if is_placeholder(location) or (ZERO.fullmatch(location) and not from_zero) else location for name, location in tidy.items()}
+
+
+def merge_locations(
+    names: Sequence[str], points: NDArray[np.float64], within_m: float | None, same: Iterable[tuple[str, str]] = ()
+) -> dict[str, str]:
+    """Each name's location, called by the first of its names.
+
+    Names within ``within_m`` metres of each other are one location, and so is a chain of such names. Distances are great-circle
+    distances (haversine). A name that occurs several times is one location, whatever its coordinates.
+
+    Args:
+        names: n names; the first name of a location is the location's name.
+        points: [n, 2], latitude and longitude in degrees, NaN where unknown.
+        within_m: None: names are not merged by distance.
+        same: pairs of names of one location, each among ``names``.
+    """
+    import numpy as np
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    from sklearn.cluster import DBSCAN
+
+    distinct = list(dict.fromkeys(names))
+    number = {name: i for i, name in enumerate(distinct)}
+    pairs = [(number[a], number[b]) for a, b in same]
+    known = np.flatnonzero(~np.isnan(points).any(axis=1)) if within_m is not None else np.array([], int)
+    nodes = len(distinct)
+    if len(known) and within_m is not None:
+        # with min_samples=1, DBSCAN's clusters are the connected components of "nearer than eps"
+        clusters = DBSCAN(eps=within_m / EARTH_RADIUS_M, min_samples=1, metric="haversine", algorithm="ball_tree").fit_predict(
+            np.radians(points[known])
+        )
+        pairs += [(number[names[i]], len(distinct) + int(cluster)) for i, cluster in zip(known, clusters, strict=True)]
+        nodes += int(clusters.max()) + 1
+    edges = np.array(pairs, int).reshape(-1, 2)
+    component = connected_components(coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(nodes, nodes)), directed=False)[1]
+    first: dict[int, str] = {}
+    return {name: first.setdefault(int(c), name) for name, c in zip(distinct, component, strict=False)}

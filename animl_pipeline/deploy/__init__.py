@@ -13,7 +13,7 @@ from animl_pipeline.deploy.deploy_package import deploy_package
 from animl_pipeline.deploy.dry_run import DryRun, dry_run_release
 from animl_pipeline.deploy.endpoint_status import EndpointStatus, deployed_package, endpoint_statuses, realtime_status
 from animl_pipeline.deploy.live_check import invoke_endpoint
-from animl_pipeline.deploy.release_gate import approval_of, hold_reason, needs_approval, new_approval
+from animl_pipeline.deploy.release_gate_and_approval import approval_of, hold_reason, needs_approval, new_approval
 from animl_pipeline.deploy.release_history import ReleaseRecord, release_records
 from animl_pipeline.deploy.rollback import roll_back
 

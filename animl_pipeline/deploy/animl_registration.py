@@ -18,17 +18,16 @@ from animl_pipeline.config.package_and_release import Purpose
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.animl_and_sagemaker_limits import MIN_THRESHOLD
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.errors import ExportUnreachableError, LabelsError, ReleaseError, SettingsError
+from animl_pipeline.core.errors import ExportUnreachableError, LabelsError, ReleaseError, RemoteError, SettingsError
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.core.release_and_reference_types import Approval
 from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.merge_automation_rules import Document, KnownEntries, Rule, RuleChange, merge_rules, same_rules
-from animl_pipeline.deploy.release_gate import approval_of
+from animl_pipeline.deploy.release_gate_and_approval import approval_of
 from animl_pipeline.deploy.resource_names import animl_model_id, animl_project, read_package_card, slug, ssm_parameter_name
 from animl_pipeline.integrations.animl import AnimlClient
 from animl_pipeline.steps.labels import class_taxa
-from animl_pipeline.storage.remote_error import RemoteError
 from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)

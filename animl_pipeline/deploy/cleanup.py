@@ -17,9 +17,9 @@ from animl_pipeline.core.progress import track
 from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.endpoint_status import current_endpoint
 from animl_pipeline.deploy.release_history import ReleaseRecord, read_records
-from animl_pipeline.deploy.release_lock import release_locks
 from animl_pipeline.deploy.resource_names import package_key, ssm_parameter_name, switched_parameter
 from animl_pipeline.integrations.aws_calls import explain_aws_errors, none_if_missing
+from animl_pipeline.storage.local_locks import release_locks
 from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.core.errors import PipelineError, ReleaseError
+from animl_pipeline.core.errors import PipelineError, ReleaseError, RemoteError
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.model_card import ModelCard
@@ -17,9 +17,8 @@ from animl_pipeline.deploy.animl_registration import planned_rules, ssm_paramete
 from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.merge_automation_rules import without_entry_ids
 from animl_pipeline.deploy.preflight import CheckResult, run_preflight
-from animl_pipeline.deploy.release_gate import check_report, needs_approval
+from animl_pipeline.deploy.release_gate_and_approval import check_report, needs_approval
 from animl_pipeline.deploy.resource_names import ReleaseTarget, animl_model_id, read_package_card, release_targets
-from animl_pipeline.storage.remote_error import RemoteError
 from animl_pipeline.storage.store import Store
 
 PRICES = "prices: https://aws.amazon.com/sagemaker/ai/pricing/"

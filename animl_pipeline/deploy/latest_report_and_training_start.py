@@ -13,7 +13,7 @@ from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import EvaluationError
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.frozen_record import Record
-from animl_pipeline.deploy.release_gate import needs_approval
+from animl_pipeline.deploy.release_gate_and_approval import needs_approval
 from animl_pipeline.deploy.trained_versions import TrainedVersion, find_version, save_version, trained_versions
 from animl_pipeline.inference.classifier import CARD_FILE, read_card
 from animl_pipeline.steps.evaluation import read_metrics, write_headline

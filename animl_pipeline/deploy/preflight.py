@@ -14,13 +14,12 @@ from urllib.parse import unquote
 
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import AwsUnreachableError, PipelineError, ReleaseError
+from animl_pipeline.core.errors import AwsUnreachableError, PipelineError, ReleaseError, RemoteError
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.deploy.aws_api import AwsApi, missing_bucket
 from animl_pipeline.deploy.resource_names import ReleaseTarget, animl_model_id, animl_project, ssm_parameter_name
 from animl_pipeline.integrations.animl import AnimlClient
 from animl_pipeline.integrations.aws_calls import DENIED, error_code, is_temporary, none_if_missing, quick_config
-from animl_pipeline.storage.remote_error import RemoteError
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.endpoint_status import current_endpoint
 from animl_pipeline.deploy.live_check import read_reference_predictions
 from animl_pipeline.deploy.release_history import History, ReleaseRecord, new_rollback_record, read_records, release_of_config
-from animl_pipeline.deploy.release_lock import release_locks
 from animl_pipeline.deploy.resource_names import switched_parameter
 from animl_pipeline.deploy.update_or_undo import EndpointUpdater
+from animl_pipeline.storage.local_locks import release_locks
 from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)

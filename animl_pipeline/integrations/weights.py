@@ -27,10 +27,9 @@ from filelock import FileLock
 from pydantic import Field
 
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import WeightsError, WeightsUnreachableError, redact_url
+from animl_pipeline.core.errors import RemoteError, WeightsError, WeightsUnreachableError, redact_url
 from animl_pipeline.core.frozen_record import Digest, Record
 from animl_pipeline.storage.read_remote_files import read_path_or_url
-from animl_pipeline.storage.remote_error import RemoteError
 
 log = logging.getLogger(__name__)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from animl_pipeline.config import GateConfig
+from animl_pipeline.core.category_names import is_taxon, normalise_name, parse_name, role
 from animl_pipeline.core.errors import ExportError
-from animl_pipeline.core.non_animal_names import normalise_name, parse_name, role
 from animl_pipeline.plan_init.expected_test_set import LEAST_ANNOTATIONS, LEAST_LOCATIONS, ClassSize, drafted_splits, forecast_need_more_data
-from animl_pipeline.plan_init.label_spellings import group_spellings, is_likely_typo
 from animl_pipeline.plan_init.survey import LabelCounts, Survey
 
 MAX_CLASSES = 40
@@ -21,6 +20,8 @@ SHOWN = 12
 """A warning names at most this many classes."""
 MAX_SHARE_OF_LOCATION = 0.6
 """If one location has a larger share of a class, the model may learn its background instead of the animal."""
+MAX_TYPO_SHARE = 0.2
+"""A label may be a typing error of another if it has at most this share of the other's annotations."""
 
 
 class SuggestedClass(NamedTuple):
@@ -236,3 +237,47 @@ def _count(n: int, what: str) -> str:
 
 def _percent(n: int, of: int) -> str:
     return f"{100 * n / of:.0f} %"
+
+
+def group_spellings(counts: Mapping[str, int]) -> list[list[str]]:
+    """Groups of labels that are spellings of one name, most annotations first, in groups and among them.
+
+    Names that may be scientific ones are never taken for typing errors, and labels of different taxa are never in one group.
+
+    Args:
+        counts: label → number of annotations.
+    """
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for label in sorted(counts, key=lambda n: (-counts[n], n)):
+        key = normalise_name(label), parse_name(label).taxon
+        if key not in groups:
+            typo_of = (k for k, labels in groups.items() if _is_rare_typo(label, labels[0], counts))
+            key = next(typo_of, key)
+        groups.setdefault(key, []).append(label)
+    return sorted(groups.values(), key=lambda labels: (-sum(counts[n] for n in labels), labels[0]))
+
+
+def is_likely_typo(name: str, other: str) -> bool:
+    """Whether two names differ in one long word only, by one letter added, missing or wrong, or by two swapped letters."""
+    words, other_words = name.split(), other.split()
+    if len(words) != len(other_words):
+        return False
+    different = [(a, b) for a, b in zip(words, other_words, strict=True) if a != b]
+    return len(different) == 1 and min(map(len, different[0])) >= 5 and max(map(len, different[0])) >= 6 and _one_edit(*different[0])
+
+
+def _is_rare_typo(label: str, other: str, counts: Mapping[str, int]) -> bool:
+    """Whether a label is probably a typing error of the more frequent other one."""
+    if is_taxon(label) or is_taxon(other) or counts[label] > MAX_TYPO_SHARE * counts[other]:
+        return False
+    return is_likely_typo(normalise_name(label), normalise_name(other))
+
+
+def _one_edit(a: str, b: str) -> bool:
+    """Whether one edit turns one word into the other."""
+    if len(a) > len(b):
+        a, b = b, a
+    at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
+    if len(a) == len(b):
+        return a[at + 1 :] == b[at + 1 :] or (a[at + 2 :] == b[at + 2 :] and a[at : at + 2] == b[at : at + 2][::-1])
+    return len(b) - len(a) == 1 and a[at:] == b[at + 1 :]

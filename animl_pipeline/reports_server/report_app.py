@@ -22,11 +22,11 @@ from starlette.routing import Route
 
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PipelineError, StoreError
-from animl_pipeline.core.html_page import CONTENT_SECURITY_POLICY, page_environment
 from animl_pipeline.core.refuse_foreign_requests import Allowed, AsgiApp, Message, Scope, refuse_foreign
+from animl_pipeline.core.report_formats import CONTENT_SECURITY_POLICY, page_environment
 from animl_pipeline.reports_server.catalogue import PLOT_HEIGHT, PLOT_WIDTH, Catalogue, read_catalogue, read_manifest
 from animl_pipeline.reports_server.compare_versions import compare_versions
-from animl_pipeline.storage.existing_store import open_existing_store
+from animl_pipeline.storage.open_existing_or_temporary_store import open_existing_store
 from animl_pipeline.storage.store import Store
 
 HEALTH = "/health"

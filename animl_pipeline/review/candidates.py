@@ -13,7 +13,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.capture_times import parse_seconds
 from animl_pipeline.core.errors import ImagesError
-from animl_pipeline.core.false_box_and_sample_types import spread_over_locations
+from animl_pipeline.core.sample_limit_and_false_box_types import spread_over_locations
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES
 from animl_pipeline.inference.sequence_outcomes import number_sequences
 from animl_pipeline.review.choose_images import draw_random

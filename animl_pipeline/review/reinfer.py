@@ -17,12 +17,12 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.animl_and_sagemaker_limits import MAX_IMAGE_BYTES, RESIZED_WIDTH
 from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.capture_times import parse_days
+from animl_pipeline.core.category_names import role
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import ImagesError, ReleaseError
-from animl_pipeline.core.image_links import image_link
 from animl_pipeline.core.model_card import ModelCard
-from animl_pipeline.core.non_animal_names import role
 from animl_pipeline.core.progress import track
+from animl_pipeline.core.report_formats import image_link
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES
 from animl_pipeline.core.untrusted_text import write_csv
 from animl_pipeline.core.write_megadetector_results import ANIMAL

@@ -16,7 +16,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import BlobReader
 from animl_pipeline.core.errors import PackageError
 from animl_pipeline.core.evaluation_results import Metrics
-from animl_pipeline.core.image_links import image_link
+from animl_pipeline.core.report_formats import image_link
 from animl_pipeline.core.untrusted_text import write_csv
 from animl_pipeline.deploy.latest_report_and_training_start import read_report
 from animl_pipeline.inference.embedding_reference import EmbeddingReference

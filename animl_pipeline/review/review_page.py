@@ -11,12 +11,12 @@ import pandas as pd
 
 from animl_pipeline.core.artifacts import BlobReader
 from animl_pipeline.core.box_type import Box
+from animl_pipeline.core.category_names import is_person
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import PipelineError
-from animl_pipeline.core.html_page import page_environment
 from animl_pipeline.core.model_card import ModelCard, ModelInput
 from animl_pipeline.core.model_input import extract_crop
-from animl_pipeline.core.non_animal_names import is_person
+from animl_pipeline.core.report_formats import page_environment
 from animl_pipeline.review.candidates import Pool
 from animl_pipeline.review.score_images import BOX
 

@@ -26,8 +26,8 @@ from animl_pipeline.inference.sequence_outcomes import number_sequences
 from animl_pipeline.steps.detections.choose_detector import choose_detector
 from animl_pipeline.steps.detections.detector import Detection
 from animl_pipeline.steps.detections.labelled_images import LabelledImage
+from animl_pipeline.steps.detections.match_results_by_path import match_results
 from animl_pipeline.steps.detections.read_results_file import parse_results, read_results_file
-from animl_pipeline.steps.detections.results_of_images import match_results
 from animl_pipeline.steps.detections.run_detector import run_detector
 from animl_pipeline.storage.store import Store
 

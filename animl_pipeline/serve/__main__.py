@@ -11,8 +11,8 @@ from pathlib import Path
 
 from animl_pipeline.core.errors import PipelineError
 from animl_pipeline.core.image_structure import ALL_FORMATS, DEFAULT_FORMATS
-from animl_pipeline.serve.admission_control import MAX_BODY, MAX_REQUESTS
 from animl_pipeline.serve.json_logging import log_event, start_json_log
+from animl_pipeline.serve.limits import MAX_BODY, MAX_REQUESTS
 from animl_pipeline.serve.listen_and_watch_parent import listen_on, watch_parent
 
 

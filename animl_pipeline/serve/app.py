@@ -16,9 +16,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from animl_pipeline.serve.admission_control import Reservation
 from animl_pipeline.serve.http_errors import CLIENT_CLOSED_REQUEST, RequestError
 from animl_pipeline.serve.json_logging import log_event, milliseconds_since
+from animl_pipeline.serve.limits import Reservation
 from animl_pipeline.serve.model_worker import ModelWorker
 
 Handler = Callable[[Request], Awaitable[Response]]

@@ -24,8 +24,8 @@ from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import ImageError
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.core.model_input import extract_crop
-from animl_pipeline.serve.deadline import Deadline
 from animl_pipeline.serve.http_errors import RequestError
+from animl_pipeline.serve.limits import Deadline
 
 DECODE_S = 20
 """Seconds of a processor for one image and its crops. The request's own deadline counts, too."""

@@ -15,17 +15,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from animl_pipeline.core.decode_budget import DecodeBudget, decoded_bytes
-from animl_pipeline.core.decode_image import ImageHeader, open_image
+from animl_pipeline.core.decode_image import DecodeBudget, ImageHeader, decoded_bytes, open_image
 from animl_pipeline.core.errors import ImageError, PipelineError
 from animl_pipeline.core.image_structure import DEFAULT_FORMATS, identify_format
 from animl_pipeline.core.model_input import square_around
-from animl_pipeline.serve.admission_control import MAX_BODY, MAX_REQUESTS, Admission, MemoryLimits
-from animl_pipeline.serve.container_limits import usable_cores, usable_memory
 from animl_pipeline.serve.crop_process import PROCESS_BYTES, crop_in_process
-from animl_pipeline.serve.deadline import ANSWER_S, Deadline
 from animl_pipeline.serve.http_errors import RequestError
 from animl_pipeline.serve.json_logging import log_event, milliseconds_since
+from animl_pipeline.serve.limits import ANSWER_S, MAX_BODY, MAX_REQUESTS, Admission, Deadline, MemoryLimits, usable_cores, usable_memory
 from animl_pipeline.serve.request_parsing import ClassifyRequest, parse_request
 
 if TYPE_CHECKING:

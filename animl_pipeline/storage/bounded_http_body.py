@@ -9,7 +9,7 @@ import time
 import zlib
 from typing import Any, NamedTuple
 
-from animl_pipeline.storage.remote_error import RemoteError
+from animl_pipeline.core.errors import RemoteError
 
 SLOWEST_BYTES_PER_S = 1024
 """An answer that comes slower counts as one that hangs."""

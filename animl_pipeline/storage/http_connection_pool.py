@@ -28,10 +28,9 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from animl_pipeline.core.errors import redact_url
+from animl_pipeline.core.errors import RemoteError, redact_url
 from animl_pipeline.storage.bounded_http_body import BoundedResponse, TimeLimits, decode_body
 from animl_pipeline.storage.redirects import Nearness, nearness, refuse_nearer
-from animl_pipeline.storage.remote_error import RemoteError
 
 CHUNK_BYTES = 1 << 18
 SMALL_BYTES = 1 << 24

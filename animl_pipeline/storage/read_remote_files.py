@@ -22,11 +22,10 @@ import tenacity
 
 from animl_pipeline.config.lila_datasets import LILA, lila_images
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.errors import redact_url
+from animl_pipeline.core.errors import RemoteError, redact_url
 from animl_pipeline.storage.bounded_http_body import TimeLimits
 from animl_pipeline.storage.http_connection_pool import ConnectionPool, Response, status_error
 from animl_pipeline.storage.redirects import MAX_REDIRECTS, REDIRECTS, redirect_target
-from animl_pipeline.storage.remote_error import RemoteError
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials

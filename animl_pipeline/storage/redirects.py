@@ -10,8 +10,7 @@ import ipaddress
 from enum import IntEnum
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
-from animl_pipeline.core.errors import redact_url
-from animl_pipeline.storage.remote_error import RemoteError
+from animl_pipeline.core.errors import RemoteError, redact_url
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 5

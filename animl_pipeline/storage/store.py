@@ -35,6 +35,7 @@ from animl_pipeline.core.table_schemas import declared_table
 from animl_pipeline.core.tables import Table, check_schema
 from animl_pipeline.storage import image_index
 from animl_pipeline.storage.atomic_files import disk_errors, full_disk_errors
+from animl_pipeline.storage.local_locks import step_lock
 from animl_pipeline.storage.manifest import (
     BlobColumn,
     Manifest,
@@ -48,7 +49,6 @@ from animl_pipeline.storage.manifest import (
     step_folder,
 )
 from animl_pipeline.storage.object_store import WORK, FolderObjectStore, ObjectStore, S3ObjectStore
-from animl_pipeline.storage.step_and_gc_locks import step_lock
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,8 +16,8 @@ from animl_pipeline.cli.doctor import NEEDED_GB, rate_disk
 from animl_pipeline.cli.prefect_deployments import deployments_of_plans
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import StoreError
-from animl_pipeline.plan_init.find_exports import find_exports_inside
-from animl_pipeline.storage.existing_store import open_existing_store
+from animl_pipeline.plan_init.find_exports_and_images import find_exports_inside
+from animl_pipeline.storage.open_existing_or_temporary_store import open_existing_store
 from animl_pipeline.storage.store import open_store
 from tests.support.coco_export import Export
 from tests.support.command_line import COMMAND

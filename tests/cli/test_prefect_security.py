@@ -19,9 +19,9 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from animl_pipeline.cli.guarded_prefect_worker import SET_FOLDER, OwnDeployments, check_run, read_own_deployments
 from animl_pipeline.cli.prefect_server import allowed_requests, serve_prefect
 from animl_pipeline.cli.prefect_server_password import check_password, kept_in_file, kept_password, new_password, password_file
-from animl_pipeline.cli.prefect_worker import SET_FOLDER, OwnDeployments, check_run, read_own_deployments
 from animl_pipeline.config.settings import DEPLOYMENTS
 from animl_pipeline.core.errors import SettingsError
 from animl_pipeline.core.refuse_foreign_requests import refuse_foreign

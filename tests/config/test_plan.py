@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from animl_pipeline.config import LabelsConfig, Plan, check_plan, load_plan
-from animl_pipeline.config.renamed_keys import RENAMED
+from animl_pipeline.config.plan_errors import RENAMED
 from animl_pipeline.config.strict_yaml import parse_yaml
 from animl_pipeline.core.errors import PlanError
 from animl_pipeline.core.location_names import tidy_name

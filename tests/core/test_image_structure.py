@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from animl_pipeline.core.decode_budget import DecodeBudget, decoded_bytes
-from animl_pipeline.core.decode_image import MAX_SIDE, ImageHeader, header_bytes, open_image, read_header
+from animl_pipeline.core.decode_image import MAX_SIDE, DecodeBudget, ImageHeader, decoded_bytes, header_bytes, open_image, read_header
 from animl_pipeline.core.errors import ImageError
 from animl_pipeline.core.image_structure import ALL_FORMATS, DEFAULT_FORMATS, check_structure, identify_format
 from tests.support import hostile_images as hostile

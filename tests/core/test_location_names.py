@@ -1,10 +1,13 @@
-"""Placeholders are unknown locations, names are locations, and one name in two spellings is one location."""
+"""Placeholders are unknown locations, names are locations, and names of one location are merged by spelling, distance and known pairs."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from animl_pipeline.core.location_names import is_placeholder, known_locations
+from animl_pipeline.core.location_names import is_placeholder, known_locations, merge_locations
+
+METRE = 1 / 111_195  # degrees of latitude
 
 
 @pytest.mark.parametrize(
@@ -29,3 +32,19 @@ def test_a_name_in_two_spellings_is_one_location_and_zero_counts_only_among_numb
     }  # fmt: skip
     assert known_locations(["0", "1", "2", "-1"]) == {"0": "0", "1": "1", "2": "2", "-1": ""}
     assert known_locations(["0.0", "1001"]) == {"0.0": "", "1001": "1001"}
+
+
+def test_names_near_to_each_other_are_one_location_and_so_is_a_chain_of_them() -> None:
+    points = np.array([[0, 0], [8 * METRE, 0], [16 * METRE, 0], [40 * METRE, 0]])
+    assert merge_locations(["a", "b", "c", "d"], points, 10) == {"a": "a", "b": "a", "c": "a", "d": "d"}
+
+
+def test_without_a_distance_or_coordinates_only_known_pairs_are_merged() -> None:
+    points = np.array([[0, 0], [0, 0], [np.nan, np.nan]])
+    assert merge_locations(["a", "b", "c"], points, None, [("a", "c")]) == {"a": "a", "b": "b", "c": "a"}
+    assert merge_locations(["a", "b", "c"], points, 10) == {"a": "a", "b": "a", "c": "c"}
+
+
+def test_a_name_with_several_coordinates_is_one_location() -> None:
+    points = np.array([[0, 0], [1, 0], [1, 5 * METRE]])
+    assert merge_locations(["a", "a", "b"], points, 10) == {"a": "a", "b": "a"}

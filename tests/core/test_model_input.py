@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from animl_pipeline.core.box_type import WHOLE_IMAGE, Box
-from animl_pipeline.core.decode_budget import ROW_BYTES, DecodeBudget, decoded_bytes
-from animl_pipeline.core.decode_image import MAX_PIXELS, open_image, read_header
+from animl_pipeline.core.decode_image import MAX_PIXELS, ROW_BYTES, DecodeBudget, decoded_bytes, open_image, read_header
 from animl_pipeline.core.errors import ImageError
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.core.model_input import extract_crop, normalise, square_around

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from animl_pipeline.core.non_animal_names import Role, is_person, is_taxon, is_vehicle, label_forms, normalise_name, parse_name, role
+from animl_pipeline.core.category_names import Role, is_person, is_taxon, is_vehicle, label_forms, normalise_name, parse_name, role
 
 
 @pytest.mark.parametrize("name", ["person", "People", "HUNTERS", "cyclist", "Ranger", "children", "women", "homo_sapiens", "Human beings"])

@@ -26,7 +26,7 @@ from animl_pipeline.deploy.latest_report_and_training_start import record_traini
 from animl_pipeline.storage.store import open_store
 from flows.retrain import retrain
 from flows.start_training_when_validated import validated, watch
-from tasks.watch import count_validated
+from tasks.dataset import count_validated
 from tests.support.animl_server import LONG_AGO, AnimlServer, make_images, serve_animl
 from tests.support.command_line import COMMAND
 from tests.support.paths import ROOT

@@ -14,7 +14,7 @@ from PIL import Image
 
 from animl_pipeline.inference.classifier import CARD_FILE, Classifier, read_card
 from animl_pipeline.inference.score_crops import score_crops
-from animl_pipeline.steps.evaluation.measure_calibration import measure_calibration
+from animl_pipeline.steps.evaluation.metrics import measure_calibration
 from animl_pipeline.storage.store import Store, digest_of
 from tests.conftest import colour_model
 from tests.support.endpoint_process import endpoint_process, ping, wait_until

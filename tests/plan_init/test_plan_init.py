@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from animl_pipeline.cli.init_plan import init
 from animl_pipeline.cli.main import main
 from animl_pipeline.config import Plan, SourceConfig, check_plan, load_plan
+from animl_pipeline.core.category_names import normalise_name, role
 from animl_pipeline.core.errors import ExportError, PlanError
 from animl_pipeline.core.location_names import tidy_name
-from animl_pipeline.core.non_animal_names import normalise_name, role
 from animl_pipeline.plan_init import LabelCounts, Survey, render_plan, suggest_plan
-from animl_pipeline.plan_init.label_spellings import group_spellings, is_likely_typo
 from animl_pipeline.plan_init.render_yaml import yaml_scalar
+from animl_pipeline.plan_init.suggest_classes import group_spellings, is_likely_typo
 from tests.conftest import jpeg
 from tests.support.camtrap_dp import CamtrapPackage
 from tests.support.coco_export import Export

@@ -29,9 +29,9 @@ from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.core.model_input import extract_crop
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.serve.crop_process import crop_in_process
-from animl_pipeline.serve.deadline import Deadline
 from animl_pipeline.serve.http_connections import make_server
 from animl_pipeline.serve.http_errors import CLIENT_CLOSED_REQUEST, RETRY_STATUSES, RequestError
+from animl_pipeline.serve.limits import Deadline
 from animl_pipeline.serve.listen_and_watch_parent import listen_on
 from animl_pipeline.serve.model_worker import Answer, ModelWorker
 from tests.conftest import colour_model, jpeg

@@ -16,7 +16,7 @@ import pytest
 import requests
 from PIL import Image
 
-from animl_pipeline.serve.container_limits import usable_cores, usable_memory
+from animl_pipeline.serve.limits import usable_cores, usable_memory
 from tests.conftest import colour_model, jpeg
 from tests.support.endpoint_process import RunningEndpoint, endpoint_process, ping, post, wait_until
 from tests.support.malformed_requests import send_malformed

@@ -13,7 +13,7 @@ from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.deploy import register_model
 from animl_pipeline.deploy.animl_registration import ml_model_document
 from animl_pipeline.steps.labels import class_taxa
-from animl_pipeline.steps.labels.names_of_other_models import NO_ANIMAL, map_names
+from animl_pipeline.steps.labels.class_mapping import NO_ANIMAL, map_names
 from animl_pipeline.storage.store import Store
 from tests.support.packaged_model import colour_plan, make_package
 

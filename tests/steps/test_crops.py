@@ -28,8 +28,8 @@ from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, DETECTION_FAILURES, DETECTIONS, DROPPED_ANNOTATIONS, DROPPED_LABELS, IMAGES_WITH_PEOPLE, LABELS
 from animl_pipeline.core.tables import Table, write_table
 from animl_pipeline.steps.crops import extract_crops
+from animl_pipeline.steps.crops.extract import compute_phash
 from animl_pipeline.steps.crops.match_labels import match_labels
-from animl_pipeline.steps.crops.perceptual_hash import compute_phash
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, open_store
 from tests.conftest import jpeg
 from tests.support.hostile_images import EXIF, flat_png, jpeg_with_segments

@@ -23,7 +23,7 @@ from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import EvaluationError, PackageError
-from animl_pipeline.core.html_page import format_percent
+from animl_pipeline.core.report_formats import format_percent
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.tables import write_parquet
 from animl_pipeline.inference.classifier import Classifier

@@ -20,9 +20,9 @@ from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.steps.export import export_annotations
-from animl_pipeline.steps.export.export_tables import write_tables
 from animl_pipeline.steps.export.json_stream import MAX_BLANKS, read_lists
 from animl_pipeline.steps.export.unpack_archives import unpack_json
+from animl_pipeline.steps.export.write_export_tables import write_tables
 from animl_pipeline.storage.bounded_http_body import RATIO_FREE
 from animl_pipeline.storage.store import Store, Workspace
 from tests.support.coco_export import Export

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.integrations.animl import CameraDeployment
 from animl_pipeline.steps.export import describe_locations, export_annotations
-from animl_pipeline.steps.export.export_tables import merge_deployments
+from animl_pipeline.steps.export.write_export_tables import merge_deployments
 from animl_pipeline.storage.store import Store
 from tests.conftest import jpeg
 from tests.support.camtrap_dp import three_deployments

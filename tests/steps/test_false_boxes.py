@@ -15,8 +15,8 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import PlanError
 from animl_pipeline.core.evaluation_results import FalseBoxScores, Metrics, ProductionChange, ProductionComparison, ProductionScore
-from animl_pipeline.core.false_box_and_sample_types import FalseBoxClass, spread_over_locations
 from animl_pipeline.core.model_card import ModelCard, ModelInput
+from animl_pipeline.core.sample_limit_and_false_box_types import FalseBoxClass, spread_over_locations
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, DETECTIONS, LABELS
 from animl_pipeline.deploy.animl_registration import category_config, ml_model_document

@@ -28,7 +28,7 @@ from animl_pipeline.inference.classifier import Classifier, read_card
 from animl_pipeline.steps.evaluation import evaluate_classifier, read_metrics, write_headline
 from animl_pipeline.steps.evaluation.compare_champion import compare_with_champion, load_champion
 from animl_pipeline.steps.evaluation.gate import decide_verdict
-from animl_pipeline.steps.evaluation.score_test_set import join_splits, score_test_crops
+from animl_pipeline.steps.evaluation.score_test_set_and_later_images import join_splits, score_test_crops
 from animl_pipeline.storage.store import Store, open_store
 from tests.support.colour_models import (
     ISLAND,

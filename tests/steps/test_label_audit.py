@@ -7,10 +7,9 @@ import pytest
 
 from animl_pipeline.config import Plan
 from animl_pipeline.core.errors import PlanError
-from animl_pipeline.core.image_links import image_link
+from animl_pipeline.core.report_formats import image_link
 from animl_pipeline.steps.evaluation import evaluate_classifier, fold_splits
-from animl_pipeline.steps.evaluation.audit_fold_splits import assign_folds
-from animl_pipeline.steps.evaluation.label_audit import find_suspect_labels
+from animl_pipeline.steps.evaluation.label_audit import assign_folds, find_suspect_labels
 from animl_pipeline.steps.evaluation.step import Fold
 from animl_pipeline.storage.store import Store
 from tests.support.colour_models import (

@@ -24,7 +24,7 @@ from animl_pipeline.steps.detections import detect_in_test_images
 from animl_pipeline.steps.evaluation import production_score, write_headline
 from animl_pipeline.steps.evaluation.animl_evaluation_table import sequence_table
 from animl_pipeline.steps.evaluation.gate import decide_verdict
-from animl_pipeline.steps.evaluation.score_later_images import score_later_images
+from animl_pipeline.steps.evaluation.score_test_set_and_later_images import score_later_images
 from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.steps.images import download_test_images
 from animl_pipeline.steps.labels import SourceArtifacts, choose_test_images

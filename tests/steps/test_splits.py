@@ -23,8 +23,7 @@ from animl_pipeline.core.errors import PlanError, SplitsError
 from animl_pipeline.core.table_schemas import CROPS
 from animl_pipeline.steps.splits import read_split_table, split_by_location
 from animl_pipeline.steps.splits.grouping import group_crops, has_several, number_texts
-from animl_pipeline.steps.splits.optimise import SplitProblem, score, search
-from animl_pipeline.steps.splits.swap_candidates import SwapEstimates
+from animl_pipeline.steps.splits.optimise import SplitProblem, SwapEstimates, score, search
 from animl_pipeline.storage.store import Store, open_store
 from tests.config.test_plan import plan_data
 from tests.support.crops_to_split import CLASSES, Row, crops_step, crops_step_of, island, split, split_of_locations

@@ -15,7 +15,7 @@ from PIL import Image
 
 from animl_pipeline.config import SplitsConfig
 from animl_pipeline.core.decode_image import open_image
-from animl_pipeline.steps.crops.perceptual_hash import compute_phash
+from animl_pipeline.steps.crops.extract import compute_phash
 from animl_pipeline.steps.splits.near_duplicates import near_duplicates
 from animl_pipeline.storage.store import Store
 from tests.support.crops_to_split import Row, island, split, split_of_locations

@@ -20,7 +20,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.errors import PipelineError, StoreError
 from animl_pipeline.core.step_declaration import Step
-from animl_pipeline.storage.step_and_gc_locks import gc_lock
+from animl_pipeline.storage.local_locks import gc_lock
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, open_store
 from tests.support.stored_steps import LATER, collect, has_blob, is_complete, make_step, report, sha256_of_bytes
 

@@ -10,19 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
+from PIL import Image
+
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core import model_input as imaging
 from animl_pipeline.core.box_type import Box, BoxTuple
-from animl_pipeline.core.decode_budget import DecodeBudget, decoded_bytes
-from animl_pipeline.core.decode_image import ImageHeader, open_image
+from animl_pipeline.core.decode_image import DecodeBudget, ImageHeader, decoded_bytes, open_image
 from animl_pipeline.core.errors import ImageError
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.core.model_input import extract_crop, square_around
 from animl_pipeline.core.progress import track
 from animl_pipeline.core.step_declaration import installed_version
-from animl_pipeline.steps.crops import perceptual_hash
 from animl_pipeline.steps.crops.match_labels import Match
-from animl_pipeline.steps.crops.perceptual_hash import compute_phash
 from animl_pipeline.storage.store import Store, batches, digest_of
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,13 @@ IMAGE_BROKEN = "image_broken"
 
 IndexRecords = dict[str, dict[str, Any]]
 """Key → record of an image index."""
+PHASH_VERSION = 1
+"""Raised when an image gets another hash."""
+CELLS = 9
+SAMPLED_PIXELS = (768, 384)
+"""Pixels across and down that are sampled. They are enough for the mean of a cell, and all pixels would take three times as long."""
+MIN_CONTRAST = 2.0
+"""Standard deviation of the cells in grey levels. An image below it, such as a black one, has nothing to recognise it by."""
 
 
 class Crop(NamedTuple):
@@ -52,7 +59,7 @@ def extract_boxes(matches: Iterable[Match], model_input: ModelInput, store: Stor
         DamagedError: the store lacks an image.
     """
     index = f"crops/{digest_of([model_input.size, model_input.margin, imaging.VERSION, installed_version('pillow'), LOSSLESS])[:32]}"
-    phash_index = f"phash/{digest_of([perceptual_hash.VERSION, installed_version('pillow')])[:32]}"
+    phash_index = f"phash/{digest_of([PHASH_VERSION, installed_version('pillow')])[:32]}"
     crops, phashes = store.read_index(index), store.read_index(phash_index)
     boxes: dict[str, set[BoxTuple]] = defaultdict(set)
     for match in matches:
@@ -118,3 +125,17 @@ def _encode(image: Any, box: BoxTuple, model_input: ModelInput) -> bytes:
     buffer = io.BytesIO()
     extract_crop(image, Box.of(box), model_input).save(buffer, **LOSSLESS)
     return buffer.getvalue()
+
+
+def compute_phash(image: Image.Image) -> str:
+    """The hash as 32 hexadecimal digits; empty text if the image has too little contrast."""
+    width, height = image.size
+    middle = (0, round(0.1 * height), width, max(round(0.9 * height), round(0.1 * height) + 1))
+    sampled = (min(width, SAMPLED_PIXELS[0]), min(middle[3] - middle[1], SAMPLED_PIXELS[1]))
+    small = image.resize(sampled, Image.Resampling.NEAREST, box=middle).resize((CELLS, CELLS), Image.Resampling.BOX).convert("L")
+    grey = np.asarray(small, np.int16)
+    if grey.std() < MIN_CONTRAST:
+        return ""
+    right = grey[:-1, 1:] > grey[:-1, :-1]
+    below = grey[1:, :-1] > grey[:-1, :-1]
+    return np.packbits(np.concatenate([right.ravel(), below.ravel()])).tobytes().hex()

@@ -9,7 +9,7 @@ import pandas as pd
 
 from animl_pipeline.config import CropsConfig
 from animl_pipeline.core.box_type import BoxTuple, clip_box
-from animl_pipeline.core.non_animal_names import is_person, is_vehicle
+from animl_pipeline.core.category_names import is_person, is_vehicle
 from animl_pipeline.core.write_megadetector_results import ANIMAL
 
 ImageKey = tuple[str, str]

@@ -12,9 +12,9 @@ from animl_pipeline.config import CropsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.box_type import BoxTuple
+from animl_pipeline.core.category_names import is_vehicle
 from animl_pipeline.core.errors import CropsError
 from animl_pipeline.core.model_card import ModelInput
-from animl_pipeline.core.non_animal_names import is_vehicle
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import CROPS, DETECTION_FAILURES, DETECTIONS, DROPPED_ANNOTATIONS, DROPPED_LABELS, IMAGES_WITH_PEOPLE, LABELS
 from animl_pipeline.core.tables import write_table

@@ -25,10 +25,10 @@ from animl_pipeline.core.tables import write_table
 from animl_pipeline.core.write_megadetector_results import ANIMAL
 from animl_pipeline.steps.detections.choose_detector import choose_detector
 from animl_pipeline.steps.detections.detector import Detection
+from animl_pipeline.steps.detections.iou_nms_and_matching import match_animals
 from animl_pipeline.steps.detections.labelled_images import ImageKey, LabelledImage
-from animl_pipeline.steps.detections.match_reviewed_boxes import match_animals
+from animl_pipeline.steps.detections.match_results_by_path import match_results
 from animl_pipeline.steps.detections.read_results_file import parse_results, read_results_file
-from animl_pipeline.steps.detections.results_of_images import match_results
 from animl_pipeline.steps.detections.run_detector import run_detector
 from animl_pipeline.storage.store import BlobColumn, StepOutput, Store, Workspace
 

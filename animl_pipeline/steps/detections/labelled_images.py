@@ -8,7 +8,7 @@ import pandas as pd
 
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.box_type import BoxTuple
-from animl_pipeline.core.non_animal_names import is_person, is_vehicle
+from animl_pipeline.core.category_names import is_person, is_vehicle
 from animl_pipeline.core.table_schemas import DROPPED_ANNOTATIONS, LABELS
 from animl_pipeline.storage.store import Store
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.category_names import normalise_name, role
 from animl_pipeline.core.errors import DetectionsError, DetectorUnreachableError, redact_url
-from animl_pipeline.core.non_animal_names import normalise_name, role
 from animl_pipeline.core.write_megadetector_results import ANIMAL, AS_STORED, CATEGORIES, IMAGE_ORIENTATION, PERSON, VEHICLE
 from animl_pipeline.steps.detections.detector import Detection, clean_detections
 from animl_pipeline.steps.detections.match_results_by_path import PLAN_KEY, normal_path

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from animl_pipeline.core.box_type import BoxTuple
-from animl_pipeline.steps.detections.iou_and_nms import intersection_and_union
+from animl_pipeline.steps.detections.iou_nms_and_matching import intersection_and_union
 
 NEIGHBOURS = 256
 """A box is first compared with so many boxes on either side, in the order of their left edges. This is mostly enough, and without it the

@@ -12,8 +12,7 @@ from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import BlobReader
 from animl_pipeline.core.box_type import Box
-from animl_pipeline.core.decode_budget import DecodeBudget
-from animl_pipeline.core.decode_image import open_image
+from animl_pipeline.core.decode_image import DecodeBudget, open_image
 from animl_pipeline.core.errors import ImageError
 from animl_pipeline.core.progress import track
 from animl_pipeline.core.write_megadetector_results import ANIMAL

@@ -16,7 +16,7 @@ from animl_pipeline.config import DetectionsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import redact_url
-from animl_pipeline.core.false_box_and_sample_types import FalseBoxClass
+from animl_pipeline.core.sample_limit_and_false_box_types import FalseBoxClass
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import (
     DETECTION_FAILURES,
@@ -31,6 +31,7 @@ from animl_pipeline.core.tables import Table, write_table
 from animl_pipeline.core.write_megadetector_results import ANIMAL, PERSON, ResultBoxes, write_results
 from animl_pipeline.steps.detections.choose_detector import DETECTOR_SOURCES, ChosenDetector, choose_detector
 from animl_pipeline.steps.detections.detector import Detection
+from animl_pipeline.steps.detections.iou_nms_and_matching import find_disagreements, match_animals
 from animl_pipeline.steps.detections.labelled_images import (
     ImageKey,
     LabelledImage,
@@ -38,10 +39,9 @@ from animl_pipeline.steps.detections.labelled_images import (
     images_of_class,
     read_labelled_images,
 )
-from animl_pipeline.steps.detections.match_reviewed_boxes import find_disagreements, match_animals
+from animl_pipeline.steps.detections.match_results_by_path import match_results
 from animl_pipeline.steps.detections.read_results_file import parse_results, read_results_file
 from animl_pipeline.steps.detections.repeat_detections import LocatedBox, find_repeat_detections
-from animl_pipeline.steps.detections.results_of_images import match_results
 from animl_pipeline.steps.detections.run_detector import IMAGE_BROKEN, run_detector
 from animl_pipeline.storage.image_index import in_batch
 from animl_pipeline.storage.store import StepOutput, Store, Workspace

@@ -34,7 +34,7 @@ from animl_pipeline.steps.detections.detector import (
     to_image_box,
 )
 from animl_pipeline.steps.detections.inference_backend import Arrays, LoadedNetwork, Network, find_device, load_network, torch_errors
-from animl_pipeline.steps.detections.iou_and_nms import non_maximum_suppression
+from animl_pipeline.steps.detections.iou_nms_and_matching import non_maximum_suppression
 
 VERSION = 3
 """Raised when the same image and weights give other boxes."""

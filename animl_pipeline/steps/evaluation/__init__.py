@@ -22,7 +22,7 @@
 
 from __future__ import annotations
 
-from animl_pipeline.steps.evaluation.audit_fold_splits import fold_splits
+from animl_pipeline.steps.evaluation.label_audit import fold_splits
 from animl_pipeline.steps.evaluation.report_wording import write_headline
 from animl_pipeline.steps.evaluation.step import Fold, SequenceArtifacts, evaluate_classifier, read_metrics
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.box_type import Box
+from animl_pipeline.core.category_names import is_person, is_vehicle
 from animl_pipeline.core.decode_image import open_image
-from animl_pipeline.core.image_links import image_link
 from animl_pipeline.core.model_card import ModelCard, ModelInput
 from animl_pipeline.core.model_input import extract_crop
-from animl_pipeline.core.non_animal_names import is_person, is_vehicle
+from animl_pipeline.core.report_formats import image_link
 from animl_pipeline.inference.classifier import CARD_FILE
 from animl_pipeline.inference.embedding_reference import REFERENCE_FILE, EmbeddingReference
 from animl_pipeline.steps.evaluation.production_score import SequenceData

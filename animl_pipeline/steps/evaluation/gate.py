@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from animl_pipeline.config import GateConfig
 from animl_pipeline.core.evaluation_results import ClassComparison, Interval, Metrics, Verdict
-from animl_pipeline.core.html_page import format_count
+from animl_pipeline.core.report_formats import format_count
 from animl_pipeline.steps.evaluation.gate_production import broken_production_rules, describe_drop, reasons_to_promote_production
 from animl_pipeline.steps.evaluation.report_wording import join_words
 

@@ -11,12 +11,19 @@ usual probability or ``HIGH_PROBABILITY``. The largest difference between the tw
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
-from animl_pipeline.core.image_links import image_link
+from animl_pipeline.core.artifacts import Artifact, Counts
+from animl_pipeline.core.report_formats import image_link
+from animl_pipeline.core.step_declaration import Step
+from animl_pipeline.core.table_schemas import CROPS, SPLITS
+from animl_pipeline.core.tables import write_table
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_matrix
 from animl_pipeline.steps.evaluation.metrics import class_indices
+from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 HIGH_PROBABILITY = 0.9
 """Enough for any class. The usual probability of an easy class is near 1, so half of its clear cases are below it."""
@@ -24,6 +31,9 @@ SUSPECT_COLUMNS = [
     "rank", "class_id", "label_probability", "predicted", "predicted_probability", "difference",
     "split", "location", "source", "image_id", "annotation_id", "crop_id", "link",
 ]  # fmt: skip
+FOLD_STEP = Step("fold", version=1, sections=("audit",), reads=(CROPS, SPLITS), writes=(SPLITS,))
+HELD_OUT = "held_out"
+"""The split of train crops that the fold's model does not see."""
 
 
 def find_suspect_labels(scored: pd.DataFrame, ids: tuple[str, ...], link: str = "") -> pd.DataFrame:
@@ -50,4 +60,49 @@ def find_suspect_labels(scored: pd.DataFrame, ids: tuple[str, ...], link: str = 
     found = found.sort_values(["difference", "crop_id"], ascending=[False, True], ignore_index=True)
     found["rank"] = np.arange(1, len(found) + 1)
     found["link"] = [image_link(link, image) for image in found["image_id"]]
+    return found
+
+
+def fold_splits(crops: Artifact, splits: Artifact, folds: int, fold: int, store: Store) -> Artifact:
+    """The splits (splits.parquet) with the train crops of one fold in the split ``held_out``.
+
+    Each fold is a set of whole locations; folds are about equal in size. A location is in no fold if a fold's model would have no example
+    of a class without it. The labels there are not audited; their number is in the counts.
+
+    Args:
+        crops: the crops step.
+        splits: the splits step.
+        folds: number of folds.
+        fold: which one, from 0.
+        store: holds the steps.
+    """
+
+    def build(space: Workspace) -> StepOutput:
+        table = store.table(splits, SPLITS)
+        train = table[table["split"] == "train"].merge(store.table(crops, CROPS, ["crop_id", "location", "class_id"]), on="crop_id")
+        fold_of_row = train["location"].map(assign_folds(train, folds))
+        held_out = train.loc[fold_of_row == fold, "crop_id"]
+        in_no_fold = int(fold_of_row.isna().sum())
+        table["split"] = table["split"].where(~table["crop_id"].isin(held_out), HELD_OUT)
+        write_table(space.out, SPLITS, table)
+        return StepOutput(Counts(kept=len(held_out), notes={"train_crops_in_no_fold": in_no_fold} if in_no_fold else {}, unit="held-out crops"))
+
+    return store.make(FOLD_STEP, inputs={"crops": crops, "splits": splits}, config={"folds": folds, "fold": fold}, build=build)
+
+
+def assign_folds(train: pd.DataFrame, folds: int) -> Mapping[str, int]:
+    """Location → fold, largest locations first, each to the smallest fold so far. Locations that must stay in training are left out."""
+    known = train[train["location"] != ""]
+    sizes = known.groupby("location").size().sort_index().sort_values(ascending=False, kind="stable")
+    fold_sizes = [0] * folds
+    found: dict[str, int] = {}
+    for location, size in sizes.items():
+        fold = fold_sizes.index(min(fold_sizes))
+        found[str(location)] = fold
+        fold_sizes[fold] += int(size)
+    for _, rows in train.groupby("class_id"):
+        counts = rows.groupby("location").size().sort_index().sort_values(ascending=False, kind="stable")
+        largest = str(counts.index[0])
+        if "" not in counts.index and len({found.get(str(c), -1) for c in counts.index}) == 1 and largest in found:
+            del found[largest]  # all locations of this class are in one fold, whose model could not learn it
     return found

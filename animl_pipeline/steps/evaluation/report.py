@@ -12,11 +12,12 @@ import pandas as pd
 from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.capture_times import parse_days
 from animl_pipeline.core.evaluation_results import Metrics
-from animl_pipeline.core.html_page import page_environment
 from animl_pipeline.core.model_card import ModelCard
-from animl_pipeline.steps.evaluation import crop_error_tables, measure_calibration, plots, report_images, report_wording
+from animl_pipeline.core.report_formats import page_environment
+from animl_pipeline.steps.evaluation import crop_error_tables, plots, report_images, report_wording
 from animl_pipeline.steps.evaluation.find_strangers import stranger_values
-from animl_pipeline.steps.evaluation.score_later_images import compare_with_new_locations
+from animl_pipeline.steps.evaluation.metrics import describe_calibration, reliability_diagram
+from animl_pipeline.steps.evaluation.score_test_set_and_later_images import compare_with_new_locations
 from animl_pipeline.storage.store import Store
 
 TEMPLATE = "report.html.j2"
@@ -138,8 +139,8 @@ def _score_values(data: ReportData) -> dict[str, Any]:
     slices = {title: [s for s in metrics.slices if s.by == by] for by, title in SLICE_TITLES.items()}
     return {
         "curves": plots.precision_recall_curves(test, metrics),
-        "reliability": {name: points.tolist() for name, points in measure_calibration.reliability_diagram(test, data.card)._asdict().items()},
-        "calibration": measure_calibration.describe_calibration(metrics.calibration) if metrics.calibration else "",
+        "reliability": {name: points.tolist() for name, points in reliability_diagram(test, data.card)._asdict().items()},
+        "calibration": describe_calibration(metrics.calibration) if metrics.calibration else "",
         "slices": {title: found for title, found in slices.items() if found},
         "several_classes": [s for s in metrics.slices if s.left_out],
         "locations": location_rows(test),

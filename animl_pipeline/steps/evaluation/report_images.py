@@ -16,8 +16,8 @@ from PIL import Image, ImageOps, ImageStat
 
 from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.capture_times import parse_seconds
+from animl_pipeline.core.category_names import is_person
 from animl_pipeline.core.decode_image import open_image
-from animl_pipeline.core.non_animal_names import is_person
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 from animl_pipeline.storage.store import Store
 

@@ -15,7 +15,7 @@ from animl_pipeline.core.evaluation_results import (
     SequenceScores,
     Threshold,
 )
-from animl_pipeline.core.html_page import format_count, format_percent
+from animl_pipeline.core.report_formats import format_count, format_percent
 
 FEW_EXAMPLES = 30
 """With fewer examples, one example more or less changes recall by over three points."""

@@ -13,8 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from animl_pipeline.core.artifacts import CURVES_FILE, Artifact, Counts
 from animl_pipeline.core.errors import DamagedError, PipelineError
 from animl_pipeline.core.evaluation_results import AutoAccept, Comparison, LaterScores, Metrics, ProductionScore, Threshold
-from animl_pipeline.core.html_page import format_count
-from animl_pipeline.core.image_links import image_link
+from animl_pipeline.core.report_formats import format_count, image_link
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import (
     CROPS,
@@ -40,18 +39,21 @@ from animl_pipeline.steps.evaluation import (
     report_wording,
     slices_and_equivalents,
 )
-from animl_pipeline.steps.evaluation.audit_fold_splits import HELD_OUT
 from animl_pipeline.steps.evaluation.compare_champion import compare_with_champion, load_champion
 from animl_pipeline.steps.evaluation.gate import decide_verdict
-from animl_pipeline.steps.evaluation.label_audit import SUSPECT_COLUMNS, find_suspect_labels
-from animl_pipeline.steps.evaluation.measure_calibration import measure_calibration
+from animl_pipeline.steps.evaluation.label_audit import HELD_OUT, SUSPECT_COLUMNS, find_suspect_labels
+from animl_pipeline.steps.evaluation.metrics import measure_calibration, score_thresholds
 from animl_pipeline.steps.evaluation.plots import confusion_matrix_png
 from animl_pipeline.steps.evaluation.reference_predictions import choose_reference_predictions
 from animl_pipeline.steps.evaluation.report import ReportData, render_report
 from animl_pipeline.steps.evaluation.report_images import classes_of_people
-from animl_pipeline.steps.evaluation.score_later_images import score_later_images
-from animl_pipeline.steps.evaluation.score_test_set import join_splits, load_classifier, score_test_crops, select_columns
-from animl_pipeline.steps.evaluation.score_thresholds import score_thresholds
+from animl_pipeline.steps.evaluation.score_test_set_and_later_images import (
+    join_splits,
+    load_classifier,
+    score_later_images,
+    score_test_crops,
+    select_columns,
+)
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 if TYPE_CHECKING:

@@ -29,9 +29,9 @@ from animl_pipeline.integrations.animl.export_progress import Answer, Attempt, E
 from animl_pipeline.integrations.animl.queries import image_filters
 from animl_pipeline.steps.export.animl_merge import ExportMerge
 from animl_pipeline.steps.export.export_animl_windows import SHORT, ExportContext, is_null_box, request_windows
-from animl_pipeline.steps.export.export_tables import ExportBuild, Location, merge_deployments, write_tables
 from animl_pipeline.steps.export.fetch_and_parse_coco import parse_coco, read_batches
 from animl_pipeline.steps.export.problems import Problems
+from animl_pipeline.steps.export.write_export_tables import ExportBuild, Location, merge_deployments, write_tables
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, digest_of
 
 log = logging.getLogger(__name__)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from animl_pipeline.core.location_names import tidy_name
 from animl_pipeline.steps.export import columns_from_json
-from animl_pipeline.steps.export.annotation_ids import unique_annotation_ids
-from animl_pipeline.steps.export.columns_from_json import BAD_BOX, BOX, Bools, Floats, column, to_text
+from animl_pipeline.steps.export.columns_from_json import BAD_BOX, BOX, Bools, Floats, as_mask, column, format_box, to_text
 from animl_pipeline.steps.export.problems import Problems
-from animl_pipeline.steps.export.usable_boxes import LABEL_IS_KEPT, are_relative, box_in_image, is_partly_outside, unusable_boxes, with_unit_sizes
 
 UNKNOWN_CATEGORY = "unknown category"
 """Begins the label of an annotation whose category has no name, or two. It names no class, but it says that something else is in the image."""
 _BATCH = pa.schema(
     [("annotation_id", pa.string()), ("image_id", pa.string()), ("category", pa.int32()), ("confidence", pa.float64()), ("reviewed", pa.bool_())]
 )
+SLACK = 1
+"""Pixels by which a box may reach over the edge of its image without a note: exports round their boxes."""
+RELATIVE_SLACK = 0.01
+"""The same as a share of the image, for relative boxes."""
+LABEL_IS_KEPT = "the label is kept for the whole image"
 
 
 class AnnotationsTable:
@@ -202,3 +207,99 @@ class Categories:
 def _category_key(category: Any) -> str:
     """A category's id as text, "" for values that cannot be one."""
     return "" if isinstance(category, (bool, list, dict)) else to_text(category)
+
+
+class AnnotationIds(NamedTuple):
+    """An id for each annotation: text [n]; and which annotations are repetitions of an earlier one: bool [n]."""
+
+    ids: pa.Array
+    repeated: Bools
+
+
+def unique_annotation_ids(ids: pa.Array, image_ids: pa.Array, labels: pa.Array, boxes: Floats, usable: Bools, problems: Problems) -> AnnotationIds:
+    """An id of its own for each usable annotation.
+
+    An annotation with the id, image, label and box of an earlier one is a repetition. Annotations without an id, and those that
+    share theirs with another label or image, get an id that is made from these four values, so that it stays when the export grows.
+
+    Args:
+        ids: text [n], "" where there is none.
+        image_ids: text [n].
+        labels: text [n].
+        boxes: float [n, 4], NaN where there is none.
+        usable: bool [n]; the others keep what they have.
+        problems: takes in how many ids were made.
+    """
+    if pc.count_distinct(ids).as_py() == len(ids) and not pc.any(pc.equal(ids, "")).as_py():
+        return AnnotationIds(ids, np.zeros(len(ids), bool))
+    codes = {name: column.dictionary_encode().indices.to_numpy() for name, column in (("id", ids), ("image", image_ids), ("label", labels))}
+    rows = pd.DataFrame({**codes, **{side: boxes[:, i] for i, side in enumerate("xywh")}})[usable]
+    repeated, shared = np.zeros(len(ids), bool), np.zeros(len(ids), bool)
+    repeated[usable] = rows.duplicated()
+    left = usable & ~repeated
+    shared[left] = rows.loc[left[usable], "id"].duplicated(keep=False)
+    without = left & as_mask(pc.equal(ids, ""))
+    new = np.flatnonzero(without | shared)
+    given, images, names = (column.take(pa.array(new)).to_pylist() for column in (ids, image_ids, labels))
+    made = [f"{image}#{_digest(*values)}" for image, values in zip(images, zip(given, names, boxes[new], strict=True), strict=True)]
+    texts = np.asarray(ids.to_pylist(), object)
+    texts[new] = made
+    for reason, mask in (("annotation_without_id", without), ("annotation_id_of_several", shared & ~without)):
+        problems.add_many(reason, texts[mask].tolist(), [f"id {text!r}"[:160] for text in ids.filter(pa.array(mask)).to_pylist()])
+    return AnnotationIds(pa.array(texts, pa.string()), repeated)
+
+
+def _digest(annotation_id: str, label: str, box: Floats) -> str:
+    return hashlib.sha256(repr((annotation_id, label, box.tolist())).encode()).hexdigest()[:16]
+
+
+def are_relative(boxes: Floats, sizes: Any) -> bool:
+    """Whether all boxes of a file are between 0 and 1, although its images are larger than a pixel.
+
+    Args:
+        boxes: [n, 4] x, y, width and height; NaN without a box.
+        sizes: [n, 2] width and height of the image in pixels; 0 where unknown, 1 where boxes are known to be relative, -1 for no image.
+    """
+    counted = ~np.isnan(boxes).any(1) & (sizes.min(1) >= 0) & (sizes.max(1) != 1)
+    x, y, w, h = boxes[counted].T
+    inside = (np.minimum(x, y) >= -RELATIVE_SLACK) & (np.maximum(x + w, y + h) <= 1 + RELATIVE_SLACK)
+    return bool(counted.any() and inside.all())
+
+
+def with_unit_sizes(images: pa.Table) -> pa.Table:
+    """The images, with 1 x 1 as the size of those whose size is unknown, so that relative boxes are right for them, too."""
+    unknown = (images["width"].to_numpy() == 0) | (images["height"].to_numpy() == 0)
+    for side in ("width", "height"):
+        values = np.where(unknown, 1, images[side].to_numpy())
+        images = images.set_column(images.schema.get_field_index(side), side, pa.array(values))
+    return images
+
+
+def unusable_boxes(boxes: Floats, kinds: Any, sizes: Any) -> dict[str, Bools]:
+    """Reason → which boxes cannot be used for it; the first reason that applies counts. Shapes as in :func:`are_relative`."""
+    x, y, w, h = boxes.T
+    has_box, has_size = kinds == BOX, sizes.min(1) > 0
+    reasons = {
+        "box_malformed": kinds == BAD_BOX,
+        "box_empty": has_box & ((w <= 0) | (h <= 0)),
+        "box_outside": has_box & has_size & ((x >= sizes[:, 0]) | (y >= sizes[:, 1]) | (x + w <= 0) | (y + h <= 0)),
+        "box_below_a_pixel": has_box & (sizes.min(1) > 1) & (np.maximum(w, h) < 1),
+    }
+    listed = np.zeros(len(boxes), bool)
+    for reason, mask in reasons.items():
+        reasons[reason] = mask & ~listed
+        listed |= mask
+    return reasons
+
+
+def is_partly_outside(boxes: Floats, sizes: Any) -> Bools:
+    """Which boxes reach over the edge of their image, of those whose image has a known size."""
+    x, y, w, h = boxes.T
+    slack = np.where(sizes.max(1) == 1, RELATIVE_SLACK, SLACK)
+    within = (x >= -slack) & (y >= -slack) & (x + w <= sizes[:, 0] + slack) & (y + h <= sizes[:, 1] + slack)
+    return np.asarray((sizes[:, 0] > 0) & ~np.isnan(x) & ~within, bool)
+
+
+def box_in_image(box: Floats, size: Any) -> str:
+    """A box and the size of its image, for a message."""
+    return f"bbox {format_box(box)}" + (f" in {size[0]} x {size[1]}" if min(size) > 0 else "")

@@ -18,14 +18,13 @@ import pandas as pd
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError, redact_url
-from animl_pipeline.steps.export.camtrap_dp_columns import tidy_columns
 from animl_pipeline.steps.export.camtrap_dp_observations import convert_observations
 from animl_pipeline.steps.export.columns_from_json import is_number
-from animl_pipeline.steps.export.export_tables import ExportBuild
 from animl_pipeline.steps.export.fetch_and_parse_coco import export_error
 from animl_pipeline.steps.export.images_table import is_safe_path
 from animl_pipeline.steps.export.to_coco import converted_export
 from animl_pipeline.steps.export.unpack_archives import archive_errors, gunzip, read_zip_member, zip_names
+from animl_pipeline.steps.export.write_export_tables import ExportBuild
 from animl_pipeline.storage.read_remote_files import RemoteError, open_remote
 
 PACKAGE_FILE = "datapackage.json"
@@ -40,6 +39,14 @@ MISSING_VALUES = ["", "NA", "NaN", "nan"]
 
 Reader = Callable[[str], bytes]
 """Gives the content of a file in the package, by its path."""
+OLD_NAMES = {
+    "deployments": {"start": "deploymentStart", "end": "deploymentEnd"},
+    "media": {"sequenceID": "eventID"},
+    "observations": {"sequenceID": "eventID", "classificationConfidence": "classificationProbability", "cameraSetup": "cameraSetupType"},
+}
+"""Table → columns of version 0.1.6 that 1.0 renamed (https://camtrap-dp.tdwg.org/version-history/)."""
+IDS = ("deploymentID", "locationID", "mediaID", "eventID", "observationID")
+TIDIED = (*IDS, "locationName", "observationType", "observationLevel", "scientificName", "classificationMethod", "cameraSetupType")
 
 
 def read_camtrap_dp(source: SourceConfig, settings: Settings, archive: bytes | None = None) -> ExportBuild:
@@ -175,3 +182,36 @@ def _read_csv(raw: bytes, where: str, delimiter: str, encoding: str) -> pd.DataF
     if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first values for the names of the rows
         raise ExportError(f"{where} cannot be read as a table: its rows hold more values than it has columns; write it again", code="bad_table")
     return table.fillna("").astype(object)  # rows are read one by one, for which Python's own strings are faster than Arrow's
+
+
+def tidy_columns(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The tables with the names of version 1.0, without blanks around ids, types and names.
+
+    Whole numbers as ids lose their point: 12.0 is how pandas writes 12 in a column with gaps. Version 0.1.6 knows sequences of media
+    instead of events, so an observation without media gets the times of its sequence's first and last media.
+    """
+    tidy = {name: _tidy_texts(_with_new_names(table, OLD_NAMES[name])) for name, table in tables.items()}
+    observations, media = tidy["observations"], tidy["media"]
+    if "cameraSetup" in tables["observations"]:  # a boolean in 0.1.6, the kind of setup since 1.0
+        observations["cameraSetupType"] = observations["cameraSetupType"].str.lower().map({"true": "setup", "1": "setup"}).fillna("")
+    if "eventStart" not in observations and {"eventID", "timestamp"} <= set(media.columns):
+        tidy["observations"] = _with_times_of_sequences(observations, media)
+    return tidy
+
+
+def _with_new_names(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
+    return table.rename(columns={old: new for old, new in names.items() if old in table and new not in table})
+
+
+def _tidy_texts(table: pd.DataFrame) -> pd.DataFrame:
+    tidied = {column: table[column].str.strip() for column in TIDIED if column in table}
+    tidied |= {column: tidied[column].str.replace(r"^(\d+)\.0+$", r"\1", regex=True) for column in IDS if column in tidied}
+    return table.assign(**tidied)
+
+
+def _with_times_of_sequences(observations: pd.DataFrame, media: pd.DataFrame) -> pd.DataFrame:
+    """The observations with eventStart and eventEnd, "" where the sequence has no media."""
+    times = media[media["timestamp"] != ""].groupby(["deploymentID", "eventID"])["timestamp"].agg(["min", "max"])
+    keys = pd.MultiIndex.from_frame(observations[["deploymentID", "eventID"]])
+    found = times.reindex(keys).fillna("")
+    return observations.assign(eventStart=found["min"].to_numpy(), eventEnd=found["max"].to_numpy())

@@ -22,9 +22,9 @@ from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError, ExportUnreachableError
 from animl_pipeline.core.progress import track
-from animl_pipeline.steps.export.export_tables import ExportBuild
 from animl_pipeline.steps.export.problems import Problems
 from animl_pipeline.steps.export.to_coco import REVIEWED, UNIT_SIZE, UNREAD_SUFFIXES, Converted, Row, converted_export, is_image, why_not_an_image
+from animl_pipeline.steps.export.write_export_tables import ExportBuild
 from animl_pipeline.storage.store import Store, batches, digest_of
 
 DEFAULT_LAYOUT = "{label}"

@@ -14,12 +14,12 @@ from animl_pipeline.config import MegadetectorConfig, SourceConfig
 from animl_pipeline.core.errors import ExportError, redact_url
 from animl_pipeline.steps.export.class_folders import FolderLabels, read_layout
 from animl_pipeline.steps.export.columns_from_json import is_number, to_text
-from animl_pipeline.steps.export.export_tables import ExportBuild
 from animl_pipeline.steps.export.fetch_and_parse_coco import not_json
 from animl_pipeline.steps.export.images_table import is_safe_path
 from animl_pipeline.steps.export.problems import Problems
 from animl_pipeline.steps.export.recognise_other_formats import HEAD_BYTES
 from animl_pipeline.steps.export.to_coco import UNIT_SIZE, UNREVIEWED, Converted, Row, converted_export, is_image, why_not_an_image
+from animl_pipeline.steps.export.write_export_tables import ExportBuild
 
 MAX_COORDINATE = 2.0
 """Relative coordinates end at 1, or a little beyond the edge. A larger number is in pixels."""

@@ -22,10 +22,10 @@ from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES,
 from animl_pipeline.steps.export.animl_incremental_export import read_animl_project
 from animl_pipeline.steps.export.camtrap_dp import PACKAGE_FILE, read_camtrap_dp
 from animl_pipeline.steps.export.class_folders import read_class_folders
-from animl_pipeline.steps.export.export_tables import ExportBuild, write_tables
 from animl_pipeline.steps.export.fetch_and_parse_coco import fetch_export, read_batches, scratch_folder
 from animl_pipeline.steps.export.labels_from_megadetector_results import read_megadetector
 from animl_pipeline.steps.export.unpack_archives import archive_errors, unpack_json, zip_names
+from animl_pipeline.steps.export.write_export_tables import ExportBuild, write_tables
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, sha256_of
 
 STEP = Step("export", version=2, sections=("sources",), writes=(EXPORT_IMAGES, EXPORT_ANNOTATIONS, EXPORT_PROBLEMS, EXPORT_LOCATIONS))

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.integrations.animl import CameraDeployment
-from animl_pipeline.steps.export.export_tables import ExportBuild, merge_deployments, write_tables
 from animl_pipeline.steps.export.fetch_and_parse_coco import read_batches
 from animl_pipeline.steps.export.problems import Problems
+from animl_pipeline.steps.export.write_export_tables import ExportBuild, merge_deployments, write_tables
 from animl_pipeline.storage.store import StepOutput, Workspace
 
 Row = dict[str, Any]

@@ -17,8 +17,7 @@ from typing import NamedTuple
 
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.decode_budget import DecodeBudget, decoded_bytes
-from animl_pipeline.core.decode_image import open_image
+from animl_pipeline.core.decode_image import DecodeBudget, decoded_bytes, open_image
 from animl_pipeline.core.errors import ImageError, ImagesError
 from animl_pipeline.core.image_orientation import read_orientation
 from animl_pipeline.core.image_structure import ALL_FORMATS

@@ -12,11 +12,10 @@ import pandas as pd
 
 from animl_pipeline.config import ImagesConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.annotation_limits_of_classes import ClassLimits
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import ImagesError, ImagesUnreachableError, redact_url
-from animl_pipeline.core.false_box_and_sample_types import WantedSample
 from animl_pipeline.core.progress import track
+from animl_pipeline.core.sample_limit_and_false_box_types import ClassLimits, WantedSample
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import DOWNLOADED_IMAGES, EXPORT_ANNOTATIONS, EXPORT_IMAGES, MISSING_IMAGES
 from animl_pipeline.core.tables import write_table

@@ -10,11 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.config import SourceConfig
-from animl_pipeline.core.annotation_limits_of_classes import ClassLimits
 from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.category_names import label_forms, role
 from animl_pipeline.core.errors import redact_url
-from animl_pipeline.core.false_box_and_sample_types import WantedSample, spread_over_locations
-from animl_pipeline.core.non_animal_names import label_forms, role
+from animl_pipeline.core.sample_limit_and_false_box_types import ClassLimits, WantedSample, spread_over_locations
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES
 from animl_pipeline.steps.images.download_status import DownloadStatus
 from animl_pipeline.storage.store import Store, digest_of

@@ -10,7 +10,7 @@ from animl_pipeline.steps.labels.class_mapping import class_by_label, wanted_lab
 from animl_pipeline.steps.labels.class_taxa import class_taxa
 from animl_pipeline.steps.labels.images_within_class_limits import limits_of_classes
 from animl_pipeline.steps.labels.preview import LabelsPreview, preview_labels
-from animl_pipeline.steps.labels.shared_locations import SourceArtifacts
+from animl_pipeline.steps.labels.read_annotations import SourceArtifacts
 from animl_pipeline.steps.labels.step import resolve_labels
 
 __all__ = [

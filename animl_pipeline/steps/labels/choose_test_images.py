@@ -19,8 +19,8 @@ from animl_pipeline.config import LabelsConfig, ProductionConfig, SplitsConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.capture_times import parse_days, parse_seconds
+from animl_pipeline.core.category_names import role
 from animl_pipeline.core.image_orientation import FRAME_MISMATCH
-from animl_pipeline.core.non_animal_names import role
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import (
     EXPORT_ANNOTATIONS,
@@ -35,9 +35,8 @@ from animl_pipeline.core.tables import write_table
 from animl_pipeline.inference.sequence_outcomes import number_sequences
 from animl_pipeline.steps.labels.choose_annotations import REASONS, choose_annotations
 from animl_pipeline.steps.labels.class_mapping import EMPTY, map_labels
-from animl_pipeline.steps.labels.read_annotations import Annotations, Bools, Floats, Ints, read_annotations
+from animl_pipeline.steps.labels.read_annotations import Annotations, Bools, Floats, Ints, SourceArtifacts, read_annotations
 from animl_pipeline.steps.labels.read_taxonomy import read_taxonomy
-from animl_pipeline.steps.labels.shared_locations import SourceArtifacts
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 STEP = Step(

@@ -1,6 +1,6 @@
 """Map each label of a source to a class, to "empty" or "excluded", or to nothing.
 
-A label that the plan writes out counts before its taxa. Of several taxa, the narrowest counts.
+A label that the plan writes out counts before its taxa. Of several taxa, the narrowest counts. The same for names of another model.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from typing import NamedTuple
 
 from animl_pipeline.config import LabelsConfig, TaxonConfig
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.category_names import label_forms, role
 from animl_pipeline.core.errors import LabelsError
-from animl_pipeline.core.false_box_and_sample_types import WantedSample
-from animl_pipeline.steps.labels.read_taxonomy import LEVELS, Lineage, Taxonomy, read_taxonomy
+from animl_pipeline.core.sample_limit_and_false_box_types import WantedSample
+from animl_pipeline.steps.labels.read_taxonomy import LEVELS, Lineage, Taxonomy, parse_lineage, read_taxonomy
 
 EMPTY, EXCLUDED = "empty", "excluded"
 """Meanings that are not a class. They are also the reasons for which an annotation is left out."""
+NO_ANIMAL = ""
+"""The meaning of a name that is no animal of the plan, and that is not missing from it: a person, an empty image, an excluded label."""
 
 
 class Meaning(NamedTuple):
@@ -128,3 +131,35 @@ def meaning_by_taxa(label: str, lineages: Iterable[Lineage], config: LabelsConfi
 def _rank(lineage: Lineage, taxa: Iterable[TaxonConfig]) -> int:
     """The rank of the narrowest of these taxa that a lineage belongs to, from 1 (kingdom); 0 for none."""
     return max((LEVELS.index(t.level) + 1 for t in taxa if lineage.get(t.level) == t.name.casefold()), default=0)
+
+
+def map_names(names: Iterable[tuple[str, ...]], config: LabelsConfig, settings: Settings) -> dict[tuple[str, ...], str | None]:
+    """The class that each name means; ``NO_ANIMAL`` for a name that is no animal or that the plan excludes; None for a name that the plan lacks.
+
+    A name is looked up among the labels of the classes (of any source), the class ids, and the labels of the plan's taxonomy. A name in
+    seven parts, as SpeciesNet writes it, is looked up as a whole, by its common name, and by its taxa.
+
+    Args:
+        names: each with the forms in which the model writes it, the best known first.
+        config: the plan's labels.
+        settings: where the taxonomy's table is.
+    """
+    taxonomy = read_taxonomy(config, settings)
+    lenient = config.model_copy(update={"on_conflict": "warn"})
+    mapped = map_labels(lenient, "", taxonomy)
+    classes = {c.casefold(): c for c in config.classes} | mapped.classes | class_by_label(config)
+
+    def meaning(forms: tuple[str, ...]) -> str | None:
+        labels = [label for form in forms for label in label_forms(form)]
+        for label in labels:
+            if label in classes:
+                return classes[label]
+        if any(label in mapped.others for label in labels) or any(role(form) for form in forms):
+            return NO_ANIMAL
+        lineages = [lineage for form in forms if (lineage := parse_lineage(form))]
+        found = meaning_by_taxa(labels[0], lineages[:1], lenient)[0] if lineages and labels else None
+        if found is None:
+            return None
+        return found.name if found.is_class else NO_ANIMAL
+
+    return {forms: meaning(forms) for forms in set(names)}

@@ -14,13 +14,12 @@ import numpy as np
 
 from animl_pipeline.config import LabelsConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.annotation_limits_of_classes import ClassLimits
 from animl_pipeline.core.artifacts import Artifact
+from animl_pipeline.core.sample_limit_and_false_box_types import ClassLimits
 from animl_pipeline.steps.labels.choose_annotations import OVER_CLASS_LIMIT, REASONS, choose_annotations
 from animl_pipeline.steps.labels.class_mapping import map_labels
-from animl_pipeline.steps.labels.read_annotations import annotations_of, read_annotations
+from animl_pipeline.steps.labels.read_annotations import SourceArtifacts, annotations_of, read_annotations
 from animl_pipeline.steps.labels.read_taxonomy import read_taxonomy
-from animl_pipeline.steps.labels.shared_locations import SourceArtifacts
 from animl_pipeline.storage.store import Store
 
 RESERVE = 0.2

@@ -13,9 +13,8 @@ from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.steps.labels.choose_annotations import REASONS, UNLISTED, choose_annotations
 from animl_pipeline.steps.labels.class_counts import ClassCounts, count_classes, count_codes, find_too_few
 from animl_pipeline.steps.labels.class_mapping import map_labels
-from animl_pipeline.steps.labels.read_annotations import annotations_of, read_annotations
+from animl_pipeline.steps.labels.read_annotations import SourceArtifacts, annotations_of, read_annotations
 from animl_pipeline.steps.labels.read_taxonomy import read_taxonomy
-from animl_pipeline.steps.labels.shared_locations import SourceArtifacts
 from animl_pipeline.storage.store import Store
 
 

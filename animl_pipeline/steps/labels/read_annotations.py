@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from animl_pipeline.config import SourceConfig
+from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.image_orientation import MISMATCH, SHOWN, SIDES_SWAPPED, UPRIGHT, Frames, find_frames, turn_to_stored
-from animl_pipeline.core.table_schemas import DOWNLOADED_IMAGES, EXPORT_ANNOTATIONS, EXPORT_IMAGES, MISSING_IMAGES
-from animl_pipeline.steps.labels.sequence_keys import sequence_keys
-from animl_pipeline.steps.labels.shared_locations import SourceArtifacts, shared_locations
+from animl_pipeline.core.location_names import merge_locations
+from animl_pipeline.core.table_schemas import DOWNLOADED_IMAGES, EXPORT_ANNOTATIONS, EXPORT_IMAGES, EXPORT_LOCATIONS, MISSING_IMAGES
 from animl_pipeline.storage.store import Store
 
 WHOLE_IMAGE_SHARE = 0.95
@@ -30,7 +33,7 @@ class Annotations(NamedTuple):
     Attributes:
         sources: names of the sources.
         images: a row for each image: ``image_id, file_name, image_file`` (which file it is), ``location`` (with its namespace), ``taken,
-            sequence`` (see :func:`~animl_pipeline.steps.labels.sequence_keys.sequence_keys`), ``blob, bytes, width, height, orientation``
+            sequence`` (see :func:`~animl_pipeline.steps.labels.read_annotations.sequence_keys`), ``blob, bytes, width, height, orientation``
             (null where the image was not downloaded), ``missing`` (bool, whether the download failed), ``over_limit`` and
             ``over_class_limit`` (bool, whether the source's limits, or those of the classes, left it out).
         labels: all different labels.
@@ -234,4 +237,70 @@ def _relative_boxes(xywh: Any, sizes: Any) -> tuple[Floats, Bools]:
     return box.T, whole
 
 
-# -- locations that several sources share ------------------------------------------------------------------------------
+class SequenceKeys(NamedTuple):
+    """The sequence of each image: text [n], empty where unknown; and how many sequence ids occur at several locations."""
+
+    keys: pa.Array
+    at_several_locations: int
+
+
+def sequence_keys(source: str, locations: pa.Array, sequences: pa.Array) -> SequenceKeys:
+    """``<source>/<location>/<sequence id>`` for each image.
+
+    An image of unknown location belongs to its sequence id's only location; where the id has several, its location stays empty.
+
+    Args:
+        source: name of the source.
+        locations: text [n], empty where unknown.
+        sequences: text [n], the ids of the export, empty where unknown.
+    """
+    rows = pd.DataFrame({"location": locations.to_pandas(), "sequence": sequences.to_pandas()})
+    pairs = rows[(rows["location"] != "") & (rows["sequence"] != "")].drop_duplicates()
+    count = pairs["sequence"].value_counts()
+    only = pairs[pairs["sequence"].map(count) == 1].set_index("sequence")["location"]
+    unknown = rows["location"] == ""
+    rows.loc[unknown, "location"] = rows.loc[unknown, "sequence"].map(only).fillna("")
+    keys = (f"{source}/" + rows["location"] + "/" + rows["sequence"]).where(rows["sequence"] != "", "")
+    return SequenceKeys(pa.array(keys, pa.string()), int((count > 1).sum()))
+
+
+class SourceArtifacts(NamedTuple):
+    """One source with the artifacts of its steps export and images. ``images`` is None before the images are downloaded."""
+
+    source: SourceConfig
+    export: Artifact
+    images: Artifact | None = None
+
+
+def shared_locations(sources: Sequence[SourceArtifacts], store: Store) -> dict[str, dict[str, str]]:
+    """Source → the source's location name → the common name, for sources with a common ``location_namespace``.
+
+    Two names are one location if they are equal, if an export merges them, or if their coordinates are within the largest of the
+    sources' ``merge_locations_within_m``. The first source, by name, gives the common name.
+    """
+    namespaces: dict[str, list[SourceArtifacts]] = defaultdict(list)
+    for artifacts in sorted(sources, key=lambda s: s.source.name):
+        namespaces[artifacts.source.namespace()].append(artifacts)
+    shared = (group for group in namespaces.values() if len(group) > 1)
+    return {s.source.name: names for group in shared for names in [_common_names(group, store)] for s in group}
+
+
+def _common_names(group: Sequence[SourceArtifacts], store: Store) -> dict[str, str]:
+    rows = [row for artifacts in group for row in _known_locations(artifacts, store)]
+    points = np.array([[lat, lon] for _, _, lat, lon in rows], float).reshape(-1, 2)
+    limits = [s.source.merge_locations_within_m for s in group]
+    within_m = max((m for m in limits if m is not None), default=None)
+    names = [location for _, location, _, _ in rows] + [deployment for deployment, _, _, _ in rows]
+    both = np.concatenate([np.full_like(points, np.nan), points])
+    return merge_locations(names, both, within_m, [(deployment, location) for deployment, location, _, _ in rows])
+
+
+def _known_locations(artifacts: SourceArtifacts, store: Store) -> list[tuple[str, str, float, float]]:
+    """Rows of EXPORT_LOCATIONS; and a row without coordinates for each other location in the images."""
+    rows: list[tuple[str, str, float, float]] = []
+    if EXPORT_LOCATIONS.file in store.files(artifacts.export):
+        table = store.arrow_table(artifacts.export, EXPORT_LOCATIONS)
+        rows = [(r["deployment"], r["location"], r["lat"], r["lon"]) for r in table.to_pylist()]
+    known = {location for _, location, _, _ in rows}
+    in_images = pc.unique(store.arrow_table(artifacts.export, EXPORT_IMAGES, ["location"])["location"]).to_pylist()
+    return rows + [(location, location, np.nan, np.nan) for location in sorted(filter(None, in_images)) if location not in known]

@@ -26,13 +26,11 @@ from animl_pipeline.core.table_schemas import (
 )
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.core.write_megadetector_results import ResultBoxes, write_results
-from animl_pipeline.steps.labels.choose_annotations import REASONS, UNLISTED, Choice, choose_annotations
-from animl_pipeline.steps.labels.choose_empty_images import add_empty_images
+from animl_pipeline.steps.labels.choose_annotations import REASONS, UNLISTED, Choice, add_empty_images, choose_annotations
 from animl_pipeline.steps.labels.class_counts import count_classes, count_codes, find_too_few, report_too_few
 from animl_pipeline.steps.labels.class_mapping import map_labels
-from animl_pipeline.steps.labels.read_annotations import Annotations, Ints, read_annotations
+from animl_pipeline.steps.labels.read_annotations import Annotations, Ints, SourceArtifacts, read_annotations
 from animl_pipeline.steps.labels.read_taxonomy import read_taxonomy
-from animl_pipeline.steps.labels.shared_locations import SourceArtifacts
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 log = logging.getLogger(__name__)

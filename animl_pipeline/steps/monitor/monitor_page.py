@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from animl_pipeline.core.html_page import page_environment
+from animl_pipeline.core.report_formats import page_environment
 from animl_pipeline.steps.monitor.model_figures_in_service import BIAS, OF_RANDOM
 from animl_pipeline.steps.monitor.monitor_result_in_words import ServiceStatus
 from animl_pipeline.steps.monitor.sequential_test import ClassTest

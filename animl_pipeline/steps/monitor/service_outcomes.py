@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from animl_pipeline.core.non_animal_names import is_person, is_vehicle, role
+from animl_pipeline.core.category_names import is_person, is_vehicle, role
 from animl_pipeline.inference.sequence_outcomes import (
     ModelLabels,
     ReviewedImages,

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from animl_pipeline.core.errors import SplitsError
 from animl_pipeline.core.progress import track
 from animl_pipeline.steps.splits.grouping import Bools, Ints
-from animl_pipeline.steps.splits.swap_candidates import SwapEstimates
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +48,8 @@ MIN_SWAPS = 16
 """But at least so many."""
 
 Floats = NDArray[np.float64]
+SCALE = 2.0**18
+"""Counts become whole numbers of this many parts of their total. A sum of their products stays below 2^53 for 30,000 columns."""
 
 
 @dataclass(frozen=True)
@@ -290,3 +291,42 @@ def _shuffle_some(best: Ints, problem: SplitProblem, rng: np.random.Generator) -
     """The best splits, with about a twelfth of the groups (at least three) in a random split."""
     chosen = rng.random(len(best)) < max(3 / len(best), 1 / 12)
     return np.where(chosen, _random_start(problem, rng), best)
+
+
+class SwapEstimates:
+    """Estimates for the current splits of g groups.
+
+    Args:
+        amounts: [3, g, c] what a group brings to each split.
+        weights: [3, c] weight of a squared difference from the target.
+        targets: [3, c] what each split should hold.
+    """
+
+    def __init__(self, amounts: Floats, weights: Floats, targets: Floats) -> None:
+        root = np.sqrt(weights) * SCALE
+        self._scaled = [np.round(amounts[0] * root[0])]
+        self._products = [self._scaled[0] @ self._scaled[0].T]
+        for split in (1, 2):  # without days in the plan, a group brings the same to all splits
+            same = np.array_equal(amounts[split], amounts[0]) and np.array_equal(weights[split], weights[0])
+            self._scaled.append(self._scaled[0] if same else np.round(amounts[split] * root[split]))
+            self._products.append(self._products[0] if same else self._scaled[split] @ self._scaled[split].T)
+        self._targets = np.round(targets * root)
+        self._lacking = np.zeros((3, amounts.shape[1]))
+
+    def start(self, splits: Ints) -> None:
+        """Begin with these splits: int [g]."""
+        for split, scaled in enumerate(self._scaled):
+            self._lacking[split] = scaled @ (scaled[splits == split].sum(0) - self._targets[split])
+
+    def move(self, group: int, now: int, to: int) -> None:
+        """Take in that a group has moved from one split to another."""
+        self._lacking[now] -= self._products[now][group]
+        self._lacking[to] += self._products[to][group]
+
+    def best_partners(self, group: int, now: int, to: int, partners: Ints, n: int) -> Ints:
+        """The n of some groups of the split ``to`` whose swap with ``group`` is estimated to be best, in the order of their numbers."""
+        change = 2 * (self._lacking[now][partners] - self._lacking[to][partners])
+        for split in (now, to):
+            products = self._products[split]
+            change += products[partners, partners] - 2 * products[group, partners]
+        return np.sort(partners[np.argsort(change, kind="stable")[:n]])

@@ -33,8 +33,8 @@ from animl_pipeline.storage.gc.references import (
     needed_steps,
 )
 from animl_pipeline.storage.gc.stored_steps import StepId, StoredStep, StoredSteps, read_stored_steps
+from animl_pipeline.storage.local_locks import STEPS_LOCK, gc_lock
 from animl_pipeline.storage.object_store import PARTS, WORK, FolderObjectStore, StoredObject
-from animl_pipeline.storage.step_and_gc_locks import STEPS_LOCK, gc_lock
 from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,7 @@ import pyarrow.compute as pc
 from animl_pipeline.config import SourceConfig
 from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.errors import ExportError, redact_url
-from animl_pipeline.core.location_names import known_locations
-from animl_pipeline.core.merge_locations import merge_locations
+from animl_pipeline.core.location_names import known_locations, merge_locations
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES, EXPORT_LOCATIONS, EXPORT_PROBLEMS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.integrations.animl import CameraDeployment

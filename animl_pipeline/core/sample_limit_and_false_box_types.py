@@ -1,9 +1,9 @@
-"""The classes for false boxes and for other animals: which images without a class of the plan give their crops."""
+"""What labels, images and detections must know of each other: limits of classes, and which images without a class give crops."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,3 +59,15 @@ def spread_over_locations(names: Sequence[str], locations: Sequence[str], max_im
     taken = np.zeros(len(names), bool)
     taken[first.index.to_numpy(np.int64)] = True
     return taken
+
+
+class ClassLimits(NamedTuple):
+    """The limits of classes, as they apply to one source.
+
+    Attributes:
+        key: JSON that the choice depends on, besides the export and the source: a part of the cache key.
+        left_out: ids of the images that the source's own limits leave out → ids of the other images that no class can use.
+    """
+
+    key: Mapping[str, Any]
+    left_out: Callable[[Collection[str]], frozenset[str]]

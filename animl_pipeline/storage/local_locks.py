@@ -1,18 +1,22 @@
-"""Store locks of this machine: many runs may build steps at once, each step once; garbage collection runs alone."""
+"""Locks of this machine: many runs may build steps at once, each step once; garbage collection and an endpoint's release run alone."""
 
 from __future__ import annotations
 
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from animl_pipeline.core.errors import StoreError
+from animl_pipeline.core.errors import ReleaseError, StoreError
 from animl_pipeline.storage.atomic_files import disk_errors
+
+if TYPE_CHECKING:
+    from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -78,3 +82,23 @@ def _lock(handle: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def release_locks(base_names: Sequence[str], store: Store, timeout_s: float) -> Iterator[None]:
+    """Lock several endpoints, so that only one release of each runs at a time on this machine.
+
+    Raises:
+        ReleaseError: another release did not end within ``timeout_s``.
+    """
+    folder = store.local / "work"
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as locks:
+        for base_name in sorted(base_names):  # always the same order, so that two releases cannot block each other
+            try:
+                locks.enter_context(FileLock(folder / f"release-{base_name}.lock", timeout=timeout_s))
+            except Timeout as e:
+                raise ReleaseError(
+                    f"another release of {base_name} has been running for more than {timeout_s:.0f} s; wait for it or end it", code="release_running"
+                ) from e
+        yield

@@ -8,11 +8,10 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from animl_pipeline.config.explain_errors import explain_errors
-from animl_pipeline.config.find_all_errors import find_all_errors
 from animl_pipeline.config.plan import Plan
+from animl_pipeline.config.plan_errors import explain_errors, find_all_errors
 from animl_pipeline.config.strict_yaml import parse_yaml
-from animl_pipeline.config.value_types import did_you_mean, shorten
+from animl_pipeline.config.value_types_and_messages import did_you_mean, shorten
 from animl_pipeline.core.errors import PlanError
 from animl_pipeline.core.frozen_record import Record
 

@@ -1,20 +1,23 @@
-"""What all HTML pages share: one style for screens, phones and paper, escaping, and numbers as people read them.
+"""What all reports share: HTML in one style for screens, phones and paper, numbers as people read them, links to images in Animl.
 
 A page is one file. It has no scripts and asks no other host for anything.
 """
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from animl_pipeline.core.evaluation_results import Interval
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-STYLE = Path(__file__).with_name("html_page.css")
+
+STYLE = Path(__file__).with_name("report_formats.css")
 CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 """What a browser may do with a page: show its own style and the images inside it, and send its forms to the server that it came from."""
 
@@ -66,3 +69,10 @@ def format_percent(share: float) -> str:
     if 0 < share < 0.005:
         return "under 1 %"
     return f"{share * 100:.0f} %"
+
+
+def image_link(pattern: str, image_id: str) -> str:
+    """The address of an Animl image, whose id is ``<project>:<md5>``; "" for other images or without a pattern."""
+    if not pattern or not re.fullmatch(r"[A-Za-z0-9_-]+:[0-9a-f]{32}", image_id):
+        return ""
+    return pattern.replace("{project}", quote(image_id.split(":", maxsplit=1)[0])).replace("{image}", quote(image_id, safe=""))

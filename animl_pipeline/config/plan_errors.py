@@ -1,15 +1,17 @@
-"""Say in the plan's own words what does not fit in a plan: every error, with the nearest valid value."""
+"""Find all errors of a plan, and say them in its own words: with the nearest valid value, or the new name of a renamed key."""
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from animl_pipeline.config.labels import ClassConfig
 from animl_pipeline.config.plan import Plan
-from animl_pipeline.config.renamed_keys import renamed_key
-from animl_pipeline.config.value_types import did_you_mean, join_or, shorten
+from animl_pipeline.config.value_types_and_messages import did_you_mean, join_or, shorten
 from animl_pipeline.core.frozen_record import Record
 
 _UNION_PART = re.compile(r"(literal|tuple|list|dict|function-\w+|constrained-\w+|lax-or-strict)\[.*|str|int|float|bool")
@@ -27,6 +29,48 @@ _KINDS = {
 }
 """The beginning of a pydantic error's type → what was expected."""
 SHOWN_KEYS = 8
+MAX_ROUNDS = 5
+PLACEHOLDERS = {"export": "placeholder.json", "images": "placeholder", "name": "placeholder"}
+"""Valid values for the keys that every source needs."""
+RENAMED = {
+    "view": "model_input",
+    "sources.key": "path_field",
+    "sources.place_field": "location_field",
+    "sources.places": "location_namespace",
+    "sources.merge_places_within_m": "merge_locations_within_m",
+    "sources.max_per_place": "max_per_location",
+    "sources.animl.merge_places_within_m": "sources.merge_locations_within_m",
+    "labels.max_per_place": "max_per_location",
+    "labels.min_places": "min_locations",
+    "labels.too_few": "on_too_few",
+    "labels.conflicts": "on_conflict",
+    "labels.classes.max_per_place": "max_per_location",
+    "labels.classes.min_places": "min_locations",
+    "detections.people": "images_with_people",
+    "detections.repeat_occasions": "repeat_min_occasions",
+    "detections.repeat_overlap": "repeat_iou",
+    "crops.image_label": "image_level_label",
+    "crops.max_per_image_label": "max_per_image_level_label",
+    "splits.tries": "max_rounds",
+    "splits.min_places_per_class": "min_locations_per_class",
+    "splits.unknown_place": "unknown_location",
+    "splits.burst_seconds": "sequence_gap_seconds",
+    "train.on": "run_on",
+    "train.weights_else": "fallback_weights",
+    "train.accumulate": "accumulate_batches",
+    "train.balance": "class_balance_beta",
+    "train.focus": "focal_gamma",
+    "thresholds.unknown.left_out": "held_out_classes",
+    "gate.min_places": "min_locations",
+    "gate.macro_f1_may_fall": "max_macro_f1_drop",
+    "gate.invasive_recall_may_fall": "max_invasive_recall_drop",
+    "package.golden": "reference_predictions",
+    "release.batch": "batch_endpoint",
+    "release.keep": "keep_versions",
+    "release.approve_within_days": "approval_timeout_days",
+    "release.register.rules_of": "rule_projects",
+}
+"""Old key with its section → new key. Positions in a list and names of classes are left out of the section."""
 
 
 class ExplainedError(NamedTuple):
@@ -160,3 +204,88 @@ def _section_in(annotation: Any) -> type[Record] | None:
     if isinstance(annotation, type) and issubclass(annotation, Record):
         return annotation
     return next((found for inner in getattr(annotation, "__args__", ()) if (found := _section_in(inner))), None)
+
+
+def find_all_errors(data: dict[str, Any], first: ValidationError) -> list[Any]:
+    """Pydantic's errors of a plan, and those that it finds once the wrong values are replaced by valid ones.
+
+    Args:
+        data: the plan file's content.
+        first: the errors of the plan as it is.
+    """
+    errors: list[Any] = list(first.errors(include_url=False))
+    latest, data = errors, copy.deepcopy(data)
+    for _ in range(MAX_ROUNDS):
+        if not all(_repair(data, real_location(error["loc"])) for error in latest):
+            break
+        try:
+            Plan.model_validate(data)
+            break
+        except ValidationError as e:
+            found = [error for error in e.errors(include_url=False) if error["type"] == "value_error"]
+            latest = [error for error in found if not _is_known(error, errors)]
+            errors += latest
+            if not latest:
+                break
+    return errors
+
+
+def _is_known(error: Any, errors: Sequence[Any]) -> bool:
+    return any((error["loc"], error["msg"]) == (known["loc"], known["msg"]) for known in errors)
+
+
+def _repair(data: dict[str, Any], location: tuple[Any, ...]) -> bool:
+    """Remove a wrong value, or replace it where the plan needs one. False if that could make other errors, or hide them."""
+    if location[:2] == ("labels", "classes") or location == ("labels",):
+        return _repair_labels(data, location)
+    if len(location) == 3 and location[0] == "sources" and location[2] in PLACEHOLDERS:
+        data["sources"][location[1]][location[2]] = PLACEHOLDERS[location[2]] + ("" if location[2] != "name" else f"-{location[1]}")
+        return True
+    if not location or location[0] in {"model", "sources"}:
+        return len(location) > 2 and _remove(data, location)
+    return _remove(data, location)
+
+
+def _repair_labels(data: dict[str, Any], location: tuple[Any, ...]) -> bool:
+    """Keep the names of the classes, which other sections use, and give those that are wrong a label of their own."""
+    labels = data.get("labels")
+    classes = labels.get("classes") if isinstance(labels, dict) else None
+    if not isinstance(classes, dict) or len(classes) < 2:
+        return False
+    wrong = [location[2]] if len(location) > 2 else list(classes)
+    if any(name not in classes for name in wrong):
+        return False
+    classes |= {name: [f"placeholder {n}"] for n, name in enumerate(classes) if name in wrong}
+    if location == ("labels",):
+        data["labels"] = {"classes": classes}
+    return True
+
+
+def _remove(data: dict[str, Any], location: tuple[Any, ...]) -> bool:
+    """Remove the value at a location; of a wrong entry of a list, the list. False if a whole source would go."""
+    holder, key = data, location[0]
+    for part in location[1:]:
+        inner = holder.get(key)
+        if isinstance(inner, list):
+            inner = dict(enumerate(inner))  # of sections; an entry of any other list has no keys
+            if not isinstance(inner.get(part), dict):
+                break
+        if not isinstance(inner, dict):
+            break
+        holder, key = inner, part
+    if isinstance(key, int):
+        return False
+    holder.pop(key, None)  # an error before may have removed it
+    return True
+
+
+def renamed_key(location: Sequence[str]) -> str | None:
+    """The present name of an old key, None where the key was never known.
+
+    Args:
+        location: the key's path in the plan, such as ``("sources", "0", "place_field")``.
+    """
+    parts = [p for p in location if not p.isdigit()]
+    if parts[:2] == ["labels", "classes"] and len(parts) == 4:
+        del parts[2]
+    return RENAMED.get(".".join(parts))
