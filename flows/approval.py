@@ -48,10 +48,7 @@ def can_ask() -> bool:
 def wait_for_answer(report: Report, plan: Plan, question: str) -> Answer:
     """A person's answer. Until there is one, this run is suspended and its process ends.
 
-    Args:
-        report: of the package; the answer counts for this package only.
-        plan: says how long to wait.
-        question: what the person reads, as Markdown.
+    ``report``: of the package; the answer counts for this package only.
 
     Raises:
         ReleaseError: the run was resumed without an answer.

@@ -19,10 +19,9 @@ MESSAGE = "send-notification"
 def put_automations(file: Path, block: str) -> list[str]:
     """Put a file's automations on the server of PREFECT_API_URL. Returns the names of those that are there then.
 
-    Args:
-        file: YAML with ``automations: [...]`` as Prefect takes them, but without the block in actions that send messages.
-        block: the block that sends messages, ``<type>/<name>``, such as slack-webhook/rangers. "": no message is sent, and
-            automations that would only send one are not there.
+    ``file``: YAML with ``automations: [...]`` as Prefect takes them, but without the block in actions that send messages. ``block``: the
+    block that sends messages, ``<type>/<name>``, such as slack-webhook/rangers. "": no message is sent, and automations that would only send
+    one are not there.
 
     Raises:
         SettingsError: the server has no such block.

@@ -15,13 +15,8 @@ from animl_pipeline.steps.evaluation.report_wording import format_per_1000
 def release_question(report: Report, plan: Plan, force: str, replaced: ReleaseRecord | None, asked: datetime, reports_url: str) -> str:
     """The question as Markdown.
 
-    Args:
-        report: of the package to release.
-        plan: names its endpoints, and how long the release waits.
-        force: why it is released against the verdict; "" if it is not.
-        replaced: the last release of the endpoint; None if this store knows none.
-        asked: when the question is put, UTC.
-        reports_url: where people see the reports; "" if nowhere.
+    ``force``: why it is released against the verdict; "" if it is not. ``replaced``: the last release of the endpoint; None if this store
+    knows none. ``reports_url``: where people see the reports; "" if nowhere.
     """
     endpoints = " and ".join(f"`{e.endpoint}`" for e in plan.release.endpoints(plan.model, report.version))
     address, days = report.page_address(reports_url), plan.release.approval_timeout_days

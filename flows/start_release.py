@@ -17,10 +17,7 @@ log = logging.getLogger(__name__)
 def start_release(plan: str, report: Report, store: str = "") -> str:
     """Start the release of the very package that was judged, once for each package. Returns a line that says what came of it.
 
-    Args:
-        plan: the plan's name, as a run takes it. It must be deployed as `release/<name of its file>`.
-        report: of the training.
-        store: the store's address, if the training was given one.
+    ``plan``: the plan's name, as a run takes it. It must be deployed as `release/<name of its file>`.
     """
     if not PREFECT_API_URL.value():
         return "its release was not started, because no Prefect server is set; release it by hand"

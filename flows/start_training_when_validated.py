@@ -132,13 +132,7 @@ def _idempotency_key(kind: str, plan: str, checked: Plan, what: str) -> str:
 def _start_training(plan: str, overrides: Overrides, key: str, reason: str, under_way: list[FlowRun], store: str = "") -> State[Any]:
     """Start a training, unless one is under way or the same data has started one before.
 
-    Args:
-        plan: the plan's name, as a run takes it.
-        overrides: what the run changes of the plan.
-        key: of two runs with the same key only the first is made.
-        reason: why a training is wanted.
-        under_way: trainings that will learn from the same data.
-        store: the store's address, if this run was given one.
+    ``key``: of two runs with the same key only the first is made. ``under_way``: trainings that will learn from the same data.
     """
     if under_way:
         return _already_under_way(under_way[0], reason)

@@ -21,10 +21,7 @@ def step_task(name: str, run_name: str = "", policy: Policy = REMOTE_WORK) -> Ca
 
     The task takes futures of other tasks in place of their artifacts; so its arguments have no types.
 
-    Args:
-        name: the task's name in Prefect.
-        run_name: the template of its runs' names, which may use the function's arguments; "" for ``name``.
-        policy: how often it is tried again.
+    ``run_name``: the template of its runs' names, which may use the function's arguments; "" for ``name``.
     """
 
     def decorate(function: Callable[P, Artifact]) -> Task[..., Artifact]:

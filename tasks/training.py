@@ -79,15 +79,8 @@ def evaluate_classifier(
 ) -> Artifact:
     """Score the ONNX model on the test locations, compare it with the released model, and write the report.
 
-    Args:
-        model: the step calibration.
-        crops: the step crops.
-        splits: the step splits.
-        plan: the plan.
-        history: title and artifact of each earlier step, for the report's table of what was kept and dropped.
-        folds: trained model and splits of each fold of the label audit.
-        sequences: the steps test_images and test_detections; empty where production is not scored.
-        paths: where the run reads and writes.
+    ``history``: title and artifact of each earlier step, for the report's table of what was kept and dropped. ``folds``: trained model and
+    splits of each fold of the label audit. ``sequences``: the steps test_images and test_detections; empty where production is not scored.
     """
     store = paths.open_store()
     champion = find_champion_for_step(plan, model, store)
@@ -117,12 +110,7 @@ def package_model(model: Artifact, evaluation: Artifact, plan: Plan, paths: RunP
 def write_report(plan: Plan, history: list[tuple[str, Artifact]], begun: datetime, changes: list[str], paths: RunPaths) -> TrainingOutcome:
     """Make the training's report the latest of its model, unless it is a trial, and say what came of it.
 
-    Args:
-        plan: the plan.
-        history: title and artifact of every step, in the order in which they ran.
-        begun: when the run began.
-        changes: what the run changed of the plan; with any, the training is a trial.
-        paths: where the run reads and writes.
+    ``changes``: what the run changed of the plan; with any, the training is a trial.
     """
     steps = {artifact.step: artifact for title, artifact in history if title == artifact.step}
     return record_training(plan, steps["training"], steps["evaluation"], steps["package"], _counts(history), begun, paths.open_store(), changes)

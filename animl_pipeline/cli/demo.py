@@ -23,10 +23,7 @@ PLAN = "sample"
 def run_demo(folder: Path, *, keep: bool, debug: bool) -> None:
     """Make the synthetic data set, train on it, release to a local SageMaker, and ask the endpoint about one image.
 
-    Args:
-        folder: holds sample/, store/ and sagemaker/; a second run reuses all of it.
-        keep: go on with the endpoint until Ctrl-C.
-        debug: show Prefect's own log.
+    ``folder``: holds sample/, store/ and sagemaker/; a second run reuses all of it.
     """
     started = time.monotonic()
     settings = settings_with(str(folder / "store"), folder)

@@ -86,10 +86,7 @@ class OwnFlowsOnly(ProcessJobConfiguration):
 def check_run(deployment: Mapping[str, Any], process: Mapping[str, Any], own: OwnDeployments) -> None:
     """Check that a run asks for nothing that the worker's own prefect.yaml does not declare.
 
-    Args:
-        deployment: of the run, with Prefect's names.
-        process: ``command``, ``working_dir`` and ``env`` of its process, from the work pool, the deployment and the run.
-        own: what is declared.
+    ``process``: ``command``, ``working_dir`` and ``env`` of its process, from the work pool, the deployment and the run.
 
     Raises:
         SettingsError: it does.

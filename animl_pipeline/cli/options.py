@@ -81,8 +81,7 @@ def settings_with(store: str | None = None, data: Path | None = None) -> Setting
 def overrides_of(changes: Sequence[str]) -> Overrides:
     """What a run changes of its plan.
 
-    Args:
-        changes: texts such as epochs=3.
+    ``changes``: texts such as epochs=3.
 
     Raises:
         PlanError: one is no known key with a fitting value.

@@ -117,12 +117,7 @@ def classify_animals(
 ) -> tuple[ModelCard, list[tuple[Box, dict[str, float]]]]:
     """The model's card, and each animal's box with the model's probability for each class id.
 
-    Args:
-        image: the image's file.
-        plan: its package answers, and its detector finds the boxes if ``box`` is None.
-        box: the box to ask about.
-        settings: the store, and the cache of weights.
-        version: the version that answers; empty: the latest that is no trial.
+    ``box``: the box to ask about. ``version``: the version that answers; empty: the latest that is no trial.
 
     Raises:
         ImageError: the image does not exist or does not decode.

@@ -43,9 +43,7 @@ def prepare_prefect(command: str | None = None, *, debug: bool = False) -> None:
 
     If PREFECT_API_URL names a server that this user's `animl-pipeline up` runs, the password is the one that it keeps.
 
-    Args:
-        command: the command that runs: `server` and `worker` show Prefect's own log, which people read.
-        debug: show Prefect's own log.
+    ``command``: the command that runs: `server` and `worker` show Prefect's own log, which people read.
     """
     defaults = PREFECT_DEFAULTS | (LOCAL_SERVER_DEFAULTS if command == "server" else {})
     for name, value in defaults.items():
@@ -142,8 +140,7 @@ def require_server() -> str:
 def check_server(timeout_s: float | None = None) -> None:
     """Check that the server of PREFECT_API_URL is Prefect's, is healthy, and accepts our password.
 
-    Args:
-        timeout_s: seconds for each of its answers, without another try; None: as Prefect's settings say.
+    ``timeout_s``: seconds for each of its answers, without another try; None: as Prefect's settings say.
 
     Raises:
         SettingsError: it is not, or does not.
@@ -178,10 +175,7 @@ def check_server(timeout_s: float | None = None) -> None:
 def unreachable_message(shown: str, hint: str, error: BaseException) -> str:
     """What to say of a server that did not answer.
 
-    Args:
-        shown: its address, without secrets.
-        hint: what is wrong with the address, if that is known.
-        error: of Prefect's client.
+    ``shown``: its address, without secrets. ``hint``: what is wrong with the address, if that is known.
     """
     advice = hint or ("start it, or correct the address" if "://" in shown else "correct the address")
     if "CERTIFICATE_VERIFY_FAILED" in str(error):

@@ -29,8 +29,7 @@ def deploy(environment: Mapping[str, str] | None = None) -> None:
     They come from prefect.yaml and automations.yaml beside the folder of plans, or else as they are shipped. Schedules that a person
     switched on in Prefect's UI stay on.
 
-    Args:
-        environment: of the prefect commands that do it; None: this process's.
+    ``environment``: of the prefect commands that do it; None: this process's.
 
     Raises:
         SettingsError: the server does not answer, or Prefect refused something; the message holds its last lines.
@@ -55,9 +54,7 @@ def deployments_of_plans(file: Path, plans: Path) -> dict[str, Any]:
 
     A deployment of the file that has a plan's name replaces that plan's.
 
-    Args:
-        file: the prefect.yaml.
-        plans: the folder of plans; their names are those of its .yaml files.
+    ``plans``: the folder of plans; their names are those of its .yaml files.
 
     Raises:
         SettingsError: the file cannot be read.

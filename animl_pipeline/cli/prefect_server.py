@@ -23,10 +23,6 @@ def serve_prefect(host: str, port: int) -> None:
     Prefect's own settings say the rest: ``PREFECT_SERVER_API_AUTH_STRING`` the password, ``PREFECT_SERVER_UI_API_URL`` the address at
     which browsers see it, ``PREFECT_API_URL`` the address at which workers do. Requests that name another host are refused.
 
-    Args:
-        host: the address of this machine to listen on.
-        port: to listen on.
-
     Raises:
         SettingsError: there is no password, or everybody knows it; or the port is in use.
     """
@@ -53,11 +49,8 @@ def serve_prefect(host: str, port: int) -> None:
 def allowed_requests(port: int, page: str, api: str, further_origins: str) -> Allowed:
     """The hosts and origins of a server.
 
-    Args:
-        port: that it listens on.
-        page: the address of the API for its web pages.
-        api: the address of the API for workers and commands.
-        further_origins: PREFECT_SERVER_CORS_ALLOWED_ORIGINS; "*", Prefect's default, adds none.
+    ``page``: the address of the API for its web pages. ``api``: the address of the API for workers and commands. ``further_origins``:
+    PREFECT_SERVER_CORS_ALLOWED_ORIGINS; "*", Prefect's default, adds none.
     """
     origins = {origin_of(page), *(origin for origin in further_origins.split(",") if origin != "*")}
     if host_of(page) in LOOPBACK:

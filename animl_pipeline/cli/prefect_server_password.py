@@ -28,9 +28,8 @@ def new_password() -> str:
 def check_password(auth: str, variable: str) -> str:
     """The password as it was given.
 
-    Args:
-        auth: ``user:password``.
-        variable: the environment variable that holds it, for the message; the message does not show the password.
+    ``auth``: ``user:password``. ``variable``: the environment variable that holds it, for the message; the message does not show the
+    password.
 
     Raises:
         SettingsError: it has another form, is an example's, or is short.
@@ -56,9 +55,7 @@ def is_published(password: str) -> bool:
 def password_file(home: Path, port: int) -> Path:
     """Where `animl-pipeline up` keeps the password of its server on this port, while it runs.
 
-    Args:
-        home: PREFECT_HOME.
-        port: of the server.
+    ``home``: PREFECT_HOME.
     """
     return home / f"animl-pipeline-up-{port}.password"
 
@@ -89,9 +86,7 @@ def kept_in_file(auth: str, file: Path) -> Iterator[None]:
 def kept_password(address: str, home: Path) -> str | None:
     """The password that `animl-pipeline up` of this user keeps for a server on this machine; None if there is none to be trusted.
 
-    Args:
-        address: of the server's API.
-        home: PREFECT_HOME.
+    ``home``: PREFECT_HOME.
     """
     try:
         parts = urlsplit(address)

@@ -32,11 +32,8 @@ STARTS_WITHIN_S = 120
 def run_up(port: int, reports_port: int, settings: Settings, local_sagemaker: Path | None) -> None:
     """Start a server with all deployments and automations, a worker, and the report server. They end with this process.
 
-    Args:
-        port: of the server, on this machine only.
-        reports_port: of the report server, on this machine only.
-        settings: the store and the data folder of the worker's runs.
-        local_sagemaker: folder of a local SageMaker to start, too, which releases then go to; None: AWS.
+    ``settings``: the store and the data folder of the worker's runs. ``local_sagemaker``: folder of a local SageMaker to start, too, which
+    releases then go to; None: AWS.
 
     Raises:
         SettingsError: the port is in use, or Prefect refused something.

@@ -21,12 +21,8 @@ Row = Sequence[str]
 def print_table(title: str | None, columns: Row, rows: Sequence[Row], right: Collection[str] = (), less_important: Sequence[str] = ()) -> None:
     """Print a plain table that fits the terminal. Columns without any text are left out, too. What cannot fit is a block of lines for each row.
 
-    Args:
-        title: its first line; None for none.
-        columns: their titles.
-        rows: the cells. A row that begins with "total" is bold.
-        right: columns of numbers, aligned to the right.
-        less_important: columns that a narrow terminal does without, the least important first. A line below the table names them.
+    ``rows``: the cells. A row that begins with "total" is bold. ``right``: columns of numbers, aligned to the right. ``less_important``:
+    columns that a narrow terminal does without, the least important first. A line below the table names them.
     """
     shown = [c for i, c in enumerate(columns) if not rows or any(row[i] for row in rows)]
     left_out = []

@@ -209,9 +209,7 @@ def _section_in(annotation: Any) -> type[Record] | None:
 def find_all_errors(data: dict[str, Any], first: ValidationError) -> list[Any]:
     """Pydantic's errors of a plan, and those that it finds once the wrong values are replaced by valid ones.
 
-    Args:
-        data: the plan file's content.
-        first: the errors of the plan as it is.
+    ``first``: the errors of the plan as it is.
     """
     errors: list[Any] = list(first.errors(include_url=False))
     latest, data = errors, copy.deepcopy(data)
@@ -282,8 +280,7 @@ def _remove(data: dict[str, Any], location: tuple[Any, ...]) -> bool:
 def renamed_key(location: Sequence[str]) -> str | None:
     """The present name of an old key, None where the key was never known.
 
-    Args:
-        location: the key's path in the plan, such as ``("sources", "0", "place_field")``.
+    ``location``: the key's path in the plan, such as ``("sources", "0", "place_field")``.
     """
     parts = [p for p in location if not p.isdigit()]
     if parts[:2] == ["labels", "classes"] and len(parts) == 4:

@@ -49,9 +49,7 @@ class ImageHeader(NamedTuple):
 def open_image(data: bytes, formats: Sequence[str] = ALL_FORMATS) -> Image.Image:
     """Decode an image completely, as RGB, with the pixels as stored.
 
-    Args:
-        data: the bytes of the file.
-        formats: the formats that are tried, from ``ALL_FORMATS``. Where images from unknown sources arrive, pass only those that you need.
+    ``formats``: the formats that are tried, from ``ALL_FORMATS``. Where images from unknown sources arrive, pass only those that you need.
 
     Raises:
         ImageError: the bytes are not an image of these formats, are damaged or truncated, or exceed a limit on size or structure.

@@ -64,9 +64,7 @@ def read_orientation(data: bytes) -> int:
 def turn_to_stored(boxes: Floats, orientation: Ints) -> Floats:
     """Boxes in the frame shown → the same boxes in the frame stored.
 
-    Args:
-        boxes: [n, 4] ymin, xmin, ymax, xmax, relative.
-        orientation: [n] EXIF orientation of each box's image.
+    ``boxes``: [n, 4] ymin, xmin, ymax, xmax, relative. ``orientation``: [n] EXIF orientation of each box's image.
     """
     swap, flip_x, flip_y = _TURNS[orientation].T
     y, x = boxes[:, 0::2], boxes[:, 1::2]

@@ -10,10 +10,8 @@ from typing import Any
 def lazy_exports(package: str, **modules: str) -> Callable[[str], Any]:
     """A ``__getattr__`` for a package's ``__init__``: a name's module is imported when the name is first used.
 
-    Args:
-        package: its ``__name__``.
-        modules: exported name → its module in the package. The two must differ, since Python makes an imported module an attribute
-            of its package.
+    ``modules``: exported name → its module in the package. The two must differ, since Python makes an imported module an attribute of its
+    package.
     """
 
     def get(name: str) -> Any:

@@ -60,11 +60,8 @@ def merge_locations(
     Names within ``within_m`` metres of each other are one location, and so is a chain of such names. Distances are great-circle
     distances (haversine). A name that occurs several times is one location, whatever its coordinates.
 
-    Args:
-        names: n names; the first name of a location is the location's name.
-        points: [n, 2], latitude and longitude in degrees, NaN where unknown.
-        within_m: None: names are not merged by distance.
-        same: pairs of names of one location, each among ``names``.
+    ``points``: [n, 2], latitude and longitude in degrees, NaN where unknown. ``within_m``: None: names are not merged by distance. ``same``:
+    pairs of names of one location, each among ``names``.
     """
     import numpy as np
     from scipy.sparse import coo_array

@@ -29,10 +29,7 @@ def set_listener(listener: Listener | None) -> Listener | None:
 def track(what: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
     """A function that adds n to the progress of ``what``; several threads may call it.
 
-    Args:
-        what: a word or two for people, such as "images of island".
-        total: how many there are.
-        done: how many were done before, in a step that continues.
+    ``what``: a word or two for people, such as "images of island". ``done``: how many were done before, in a step that continues.
     """
     count = done
 

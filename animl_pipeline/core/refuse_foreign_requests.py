@@ -57,11 +57,8 @@ def origin_of(address: str) -> str:
 def refusal(method: str, path: str, headers: Iterable[tuple[str, str]], allowed: Allowed) -> str:
     """Why a request is refused; "" if it is not.
 
-    Args:
-        method: of HTTP; "GET" for the opening of a web socket.
-        path: of the request.
-        headers: names in any case; a header that comes twice is refused where it matters.
-        allowed: hosts and origins.
+    ``method``: of HTTP; "GET" for the opening of a web socket. ``headers``: names in any case; a header that comes twice is refused where it
+    matters.
     """
     found: dict[str, list[str]] = {}
     for name, value in headers:

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 class FalseBoxClass(NamedTuple):
     """The model's class for false boxes.
 
-    Attributes:
-        id: its class id.
-        detector_confidence: the detector's boxes on empty images count from here on; None: as in all other images.
+    ``detector_confidence``: the detector's boxes on empty images count from here on; None: as in all other images.
     """
 
     id: str
@@ -43,11 +41,7 @@ def spread_over_locations(names: Sequence[str], locations: Sequence[str], max_im
 
     The images of a location are ordered by a hash of their names, so that the choice changes little while the data grow.
 
-    Args:
-        names: [n], a name of each image, such as ``<source>/<image id>``.
-        locations: [n], its location; "" where unknown.
-        max_images: at most so many in all.
-        max_per_location: at most so many of one location.
+    ``names``: [n], a name of each image, such as ``<source>/<image id>``. ``locations``: [n], its location; "" where unknown.
     """
     import numpy as np
     import pandas as pd

@@ -56,13 +56,8 @@ def write_results(
     Each image is one line. Images are sorted by file name; the boxes of an image keep their order. Boxes are written as the format
     wants them: [x_min, y_min, width, height].
 
-    Args:
-        path: the file to write.
-        info: keys of the format's ``info``, such as ``detector``; the format version is added.
-        files: the name of each image's file, each once.
-        boxes: the boxes of all images.
-        classes: class ids, when the boxes have a class.
-        failures: position in ``files`` → why there is no result.
+    ``info``: keys of the format's ``info``, such as ``detector``; the format version is added. ``classes``: class ids, when the boxes have a
+    class. ``failures``: position in ``files`` → why there is no result.
     """
     names = pa.array(files, pa.string()) if not isinstance(files, pa.Array) else files
     image_order = pc.sort_indices(names).to_numpy()

@@ -49,12 +49,7 @@ class Registration(Record):
 def register_model(package: Artifact, plan: Plan, store: Store, settings: Settings, *, only_files: bool = False) -> Registration:
     """Write the registration's files into the store; then the SSM parameters and automation rules that the plan names.
 
-    Args:
-        package: the package behind the endpoint.
-        plan: its section ``release.register`` says what Animl learns.
-        store: gets the folder ``registrations/<model>/<version>-<package>/``.
-        settings: Animl's stage and API.
-        only_files: change nothing in AWS and Animl.
+    ``store``: gets the folder ``registrations/<model>/<version>-<package>/``. ``only_files``: change nothing in AWS and Animl.
 
     Raises:
         ReleaseError: the plan has no section ``release.register`` (code "no_register"), an endpoint for SSM does not exist

@@ -42,12 +42,7 @@ class CleanupResult(Record):
 def delete_unused(plan: Plan, store: Store, settings: Settings, *, keep_versions: int | None = None, dry_run: bool = False) -> CleanupResult:
     """Delete what no endpoint uses and no rollback to the last ``keep_versions`` released versions needs.
 
-    Args:
-        plan: names the model and its endpoints.
-        store: holds the release history.
-        settings: bucket and stage.
-        keep_versions: None: the plan's ``release.keep_versions``.
-        dry_run: delete nothing.
+    ``keep_versions``: None: the plan's ``release.keep_versions``.
 
     Raises:
         ReleaseError: a release is unfinished (code "unfinished_release"), or AWS refused a call.

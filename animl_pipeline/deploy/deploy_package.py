@@ -58,14 +58,8 @@ def deploy_package(
 ) -> Release:
     """Deploy a package to the plan's endpoints and check it there. Endpoints that already serve it are only checked.
 
-    Args:
-        package: the artifact of the step 'package'.
-        plan: names the endpoints and their sizes.
-        store: holds the package and the release history.
-        settings: role, image, bucket, and Animl's address.
-        report: the package's report; its verdict decides.
-        force: why to release although the verdict is not to promote; the history keeps it. It does not replace an approval.
-        approval: a person's approval of this package, if the plan requires one; the history keeps it.
+    ``report``: the package's report; its verdict decides. ``force``: why to release although the verdict is not to promote; the history keeps
+    it. It does not replace an approval. ``approval``: a person's approval of this package, if the plan requires one; the history keeps it.
 
     Raises:
         SettingsError: the role or the image is not set.

@@ -97,10 +97,7 @@ def _report_name(model: str) -> str:
 class TrainingOutcome(Record):
     """A training's report, and what it means for the next steps.
 
-    Attributes:
-        report: the report.
-        unchanged: whether the latest report before it was of the same package; of a trial, whether a version before it was.
-        needs_approval: whether a person must approve the package before its release.
+    ``unchanged``: whether the latest report before it was of the same package; of a trial, whether a version before it was.
     """
 
     report: Report
@@ -120,15 +117,8 @@ def record_training(
 ) -> TrainingOutcome:
     """List a training among its model's versions. Unless it is a trial, make its report the latest, and note when the training began.
 
-    Args:
-        plan: the plan that was trained by.
-        model: the step training.
-        evaluation: the step evaluation.
-        package: the step package.
-        step_counts: title and counts of every step.
-        begun: when the run began; what was validated before counts as learnt.
-        store: keeps the report.
-        changes: what the run changed of the plan; with any, the training is a trial.
+    ``begun``: when the run began; what was validated before counts as learnt. ``changes``: what the run changed of the plan; with any, the
+    training is a trial.
     """
     metrics = read_metrics(evaluation, store)
     report = Report(

@@ -37,9 +37,7 @@ class KnownEntries(NamedTuple):
 class RuleChange(NamedTuple):
     """All automation rules of a project, before and after the registration.
 
-    Attributes:
-        before, after: the rules.
-        kept: a line for each entry that a person chose and that stays.
+    ``kept``: a line for each entry that a person chose and that stays.
     """
 
     before: list[Rule]
@@ -54,12 +52,8 @@ class RuleChange(NamedTuple):
 def merge_rules(rules: list[Rule], model_id: str, config: dict[str, Document], known: KnownEntries, *, replace: bool) -> RuleChange:
     """All rules of a project; those that run ``model_id`` get exactly the classes of ``config``.
 
-    Args:
-        rules: the present rules.
-        model_id: the MLModel's _id.
-        config: class name → entry with the new threshold.
-        known: entries that are replaced in any case.
-        replace: also replace the entries that a person chose.
+    ``config``: class name → entry with the new threshold. ``known``: entries that are replaced in any case. ``replace``: also replace the
+    entries that a person chose.
     """
     kept: list[str] = []
     after = []

@@ -122,10 +122,7 @@ def records_of_model(model: str, store: Store, base_names: Sequence[str] = ()) -
 
     A record that cannot be read may be of any model, so it is a problem for all of them.
 
-    Args:
-        model: the plan's model.
-        store: holds the records.
-        base_names: base names of the endpoints whose records count as well.
+    ``base_names``: base names of the endpoints whose records count as well.
     """
     records, unreadable = _read_all(store.object_store.names(FOLDER), store)
     found = tuple(r for r in records if r.base_name in base_names or _is_of_model(r, model))
@@ -204,13 +201,9 @@ def new_rollback_record(
 ) -> ReleaseRecord:
     """The record of a rollback, not yet written to the store.
 
-    Args:
-        base_name: the endpoint's base name.
-        now: endpoint and config that answer now.
-        target: endpoint and config that shall answer again.
-        release: the release of the target's config, None if this pipeline did not release it.
-        sagemaker_model: the model of the target's config.
-        parameter: the SSM parameter to switch, None if the endpoint itself is updated.
+    ``now``: endpoint and config that answer now. ``target``: endpoint and config that shall answer again. ``release``: the release of the
+    target's config, None if this pipeline did not release it. ``parameter``: the SSM parameter to switch, None if the endpoint itself is
+    updated.
     """
     return new_record(
         "rollback",

@@ -36,11 +36,6 @@ def find_champion(plan: Plan, challenger: ModelCard, store: Store) -> Champion:
     If the challenger itself was released last, the champion is the package released before the challenger's first release, with
     which it was compared then. That nothing was released yet counts only if all release records can be read, or if
     ``gate.first_model`` of the plan names the model.
-
-    Args:
-        plan: names the model and its endpoints.
-        challenger: the model card of the new model.
-        store: holds the records and the packages.
     """
     served, problem = _read_served(plan, store)
     own = [i for i, s in enumerate(served) if _is_model(s, challenger, store)]

@@ -34,11 +34,7 @@ MAX_LISTED = 8
 def roll_back(plan: Plan, store: Store, settings: Settings, to: str | None = None) -> Release:
     """Put an earlier config behind the plan's endpoints, and check it live if this pipeline released it.
 
-    Args:
-        plan: names the endpoints.
-        store: holds the release history and the earlier packages.
-        settings: Animl's stage, if the plan switches SSM parameters.
-        to: the name of a config, or a version; None: the config before the present one.
+    ``to``: the name of a config, or a version; None: the config before the present one.
 
     Raises:
         ReleaseError: there is no earlier version, or something that it needs is missing, and no endpoint was changed (codes

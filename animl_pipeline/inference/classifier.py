@@ -48,9 +48,7 @@ class Classifier:
     def load(cls, folder: Path, threads: int = 1) -> Classifier:
         """Load the classifier from a folder.
 
-        Args:
-            folder: contains model.onnx and card.json.
-            threads: number of threads of one forward pass.
+        ``folder``: contains model.onnx and card.json.
 
         Raises:
             PackageError: a file is missing, the card does not fit, or the sha256 of the model is not the one on the card.

@@ -55,12 +55,9 @@ class _Row(NamedTuple):
 def score_crops(crops: pd.DataFrame, classifier: Classifier, store: BlobReader, stored: ModelInput, progress_name: str = "crops") -> pd.DataFrame:
     """The crops with the columns ``predicted``, ``probability`` (of the predicted class), ``infrared`` and ``p_<class id>``, float32.
 
-    Args:
-        crops: rows of crops.parquet. Where ``blob`` is empty, the crop is extracted from the image now and not stored.
-        classifier: the model. If its input has another size or margin than ``stored``, its crops are extracted from the images again.
-        store: holds the crops and images.
-        stored: the model input that the stored crops were made for.
-        progress_name: name of the work in progress reports and messages.
+    ``crops``: rows of crops.parquet. Where ``blob`` is empty, the crop is extracted from the image now and not stored. ``classifier``: the
+    model. If its input has another size or margin than ``stored``, its crops are extracted from the images again. ``stored``: the model input
+    that the stored crops were made for.
 
     Raises:
         EvaluationError: a stored crop has the wrong size, or a probability is not a finite number.

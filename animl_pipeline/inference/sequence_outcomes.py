@@ -109,12 +109,8 @@ def find_outcomes(
     A parent is right for each animal that one of its children is right for, and for animals that people called by its own name. The label of
     a child counts as a label of its parent, too.
 
-    Args:
-        images: what people saw.
-        model: what the model labelled.
-        classes: the model's classes.
-        equivalents: class → other classes that count as right when they are predicted for it.
-        parents: parent → its children, where the model has parent classes.
+    ``equivalents``: class → other classes that count as right when they are predicted for it. ``parents``: parent → its children, where the
+    model has parent classes.
     """
     sequences = int(images.sequence.max()) + 1 if len(images.sequence) else 0
     right = right_truths(images.truth, classes, equivalents, parents)

@@ -43,9 +43,7 @@ _NUMBER = re.compile(r"\d{6} ")
 def convert_weights(source: Path, target: Path) -> None:
     """Write the tensors of a pickled module or checkpoint into a .safetensors file. The code in ``source`` is run, in a process of its own.
 
-    Args:
-        source: a torch file; compare its sha256 first.
-        target: the .safetensors file to write.
+    ``source``: a torch file; compare its sha256 first.
 
     Raises:
         WeightsError: ``not_converted``: the file is no such torch file, or needs a package that is not installed.

@@ -63,11 +63,6 @@ class PooledDetector(nn.Module):
 def load_frozen_network(config: FrozenNetworkConfig, size: int, settings: Settings) -> FrozenNetwork:
     """The network with its weights.
 
-    Args:
-        config: an entry of the plan's train.networks.
-        size: width and height of a crop in pixels.
-        settings: the cache folder, and where relative paths start.
-
     Raises:
         TrainingError: ``weights_do_not_fit``, or timm's hub has no weights for it.
         WeightsError: the weights are missing or are not the expected file.

@@ -95,9 +95,7 @@ def known_weights(name: str) -> KnownWeights | None:
 def suggest_names(name: str, key: str = "") -> str:
     """The end of a message about an unknown name: similar known names, or all of them.
 
-    Args:
-        name: the unknown name.
-        key: the plan's key that holds it, such as detections.detector; only weights for this section are suggested. "": all.
+    ``key``: the plan's key that holds it, such as detections.detector; only weights for this section are suggested. "": all.
     """
     section = key.partition(".")[0]
     fitting = [w for w in list_known_weights() if w.for_ == section] or list_known_weights()
@@ -121,11 +119,8 @@ def check_weights(reference: str, settings: Settings, sha256: str | None = None,
 def fetch_weights(reference: str, settings: Settings, sha256: str | None = None, *, key: str) -> Path:
     """A local, checked file with these weights.
 
-    Args:
-        reference: a known name, an https:// or s3:// URL, or a path (relative ones start at the settings' data folder).
-        settings: the cache folder, the data folder, and how long a server may take.
-        sha256: of the file. URLs need it; paths may go without.
-        key: the plan's key that holds ``reference``, for messages.
+    ``reference``: a known name, an https:// or s3:// URL, or a path (relative ones start at the settings' data folder). ``sha256``: of the
+    file. URLs need it; paths may go without. ``key``: the plan's key that holds ``reference``, for messages.
 
     Raises:
         WeightsError: ``no_such_file``, ``no_sha256``, ``sha256_conflict``, ``wrong_sha256``, or the file cannot be downloaded or written.
@@ -157,11 +152,7 @@ def fetch_known(known: KnownWeights, settings: Settings, sha256: str | None = No
 def weights_digest(name: str, weights: str, settings: Settings, sha256: str | None = None) -> str:
     """The sha256 of the weights of a frozen network; "" for those that have no file (``timm`` and ``none``).
 
-    Args:
-        name: a known name, or a timm architecture.
-        weights: of a timm architecture: timm, none, or a .safetensors path or URL.
-        settings: where relative paths start.
-        sha256: of the file.
+    ``name``: a known name, or a timm architecture. ``weights``: of a timm architecture: timm, none, or a .safetensors path or URL.
 
     Raises:
         WeightsError, WeightsUnreachableError: as for :func:`fetch_weights`.

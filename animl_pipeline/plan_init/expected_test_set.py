@@ -50,8 +50,7 @@ def forecast_need_more_data(classes: Iterable[ClassSize], gate: GateConfig, spli
 def drafted_splits(annotations: Iterable[int]) -> SplitsConfig:
     """The section `splits` of a drafted plan: test gets as many crops and locations of each class as the gate wants.
 
-    Args:
-        annotations: of each class.
+    ``annotations``: of each class.
     """
     usual = SplitsConfig(min_locations_per_class=GateConfig().min_locations)
     small = any(n * usual.test < GateConfig().min_examples for n in annotations)

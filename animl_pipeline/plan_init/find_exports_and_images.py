@@ -26,9 +26,7 @@ def find_exports_inside(export: str, settings: Settings) -> list[str]:
 
     A folder with a folder of images for each class and a Camtrap DP have none, so they come back unchanged.
 
-    Args:
-        export: as a person gives it: a path, an address, or animl://<project>.
-        settings: say where relative paths start.
+    ``export``: as a person gives it: a path, an address, or animl://<project>.
     """
     if "://" in export:
         return [export]
@@ -60,11 +58,7 @@ class ImageFolder(NamedTuple):
 def find_images(source: SourceConfig, images: pd.DataFrame, head: bytes, settings: Settings) -> ImageFolder:
     """Where a source's images are, if the user does not say so.
 
-    Args:
-        source: the source.
-        images: its images.parquet.
-        head: the first bytes of its export.json.
-        settings: where relative paths start.
+    ``head``: the first bytes of its export.json.
     """
     if source.project() is not None:
         return ImageFolder(ANIML_BUCKET, "serving_bucket_key", "this is the bucket of Animl's production stage; other stages have their own")

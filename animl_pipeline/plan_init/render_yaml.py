@@ -22,12 +22,8 @@ _ESCAPED = '"\\'
 def render_plan(model: str, surveys: Sequence[Survey], plan: SuggestedPlan, doubts: Mapping[str, str], invasive: Sequence[str] = ()) -> str:
     """The text of the plan file: valid YAML.
 
-    Args:
-        model: the model's name.
-        surveys: the exports.
-        plan: what is suggested.
-        doubts: source → what is uncertain about the folder of its images; "" or absent if nothing is.
-        invasive: the classes that must not be missed.
+    ``doubts``: source → what is uncertain about the folder of its images; "" or absent if nothing is. ``invasive``: the classes that must not
+    be missed.
     """
     names = ", ".join(s.source.name for s in surveys)
     warnings = ["# Warnings:", *(c for line in plan.warnings for c in _comment(line, "  - "))] if plan.warnings else ["# No warnings."]

@@ -244,8 +244,7 @@ def group_spellings(counts: Mapping[str, int]) -> list[list[str]]:
 
     Names that may be scientific ones are never taken for typing errors, and labels of different taxa are never in one group.
 
-    Args:
-        counts: label → number of annotations.
+    ``counts``: label → number of annotations.
     """
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for label in sorted(counts, key=lambda n: (-counts[n], n)):

@@ -52,11 +52,7 @@ class Survey(NamedTuple):
 def survey_export(source: SourceConfig, export: Artifact, store: Store, today: str) -> Survey:
     """Count what an export has.
 
-    Args:
-        source: the source.
-        export: its export step.
-        store: holds the export step.
-        today: day as YYYY-MM-DD; later dates are wrong.
+    ``today``: day as YYYY-MM-DD; later dates are wrong.
     """
     images = store.table(export, EXPORT_IMAGES)[["image_id", "location", "taken"]].astype(str)
     annotations = store.table(export, EXPORT_ANNOTATIONS)

@@ -48,10 +48,8 @@ HEADERS = {
 def report_app(settings: Settings, auth: str, allowed: Allowed) -> AsgiApp:
     """The server's ASGI application.
 
-    Args:
-        settings: where the store is. If there is none yet, the index says so, and it is looked for again at the next request.
-        auth: ``user:password`` that every request must bring.
-        allowed: hosts that requests may name; web pages of other origins are refused.
+    ``settings``: where the store is. If there is none yet, the index says so, and it is looked for again at the next request. ``auth``:
+    ``user:password`` that every request must bring.
     """
     pages = _Pages(settings)
     routes = [

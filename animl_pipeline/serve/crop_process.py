@@ -45,14 +45,8 @@ def crop_in_process(
 ) -> Generator[Image.Image, None, None]:
     """The crop of each box, in order, as :func:`extract_crop` returns it.
 
-    Args:
-        image: the bytes of the file.
-        boxes: the boxes.
-        model_input: the size of a crop.
-        deadline: the request's; the process is stopped when it is over or cancelled.
-        formats: the formats that are allowed.
-        memory: bytes that decoding and cropping may take.
-        seconds: time of a processor that it may take.
+    ``deadline``: the request's; the process is stopped when it is over or cancelled. ``memory``: bytes that decoding and cropping may take.
+    ``seconds``: time of a processor that it may take.
 
     Raises:
         RequestError: 400, the image cannot be decoded, or not within its time and memory; 499 or 503, the deadline's.

@@ -51,9 +51,7 @@ class SlowRequest(NamedTuple):
 class ModelWorker:
     """The classifier and its threads: one for each core, each with one onnxruntime thread.
 
-    Attributes:
-        classifier: None until the model is loaded.
-        failure: why the model could not be loaded, None if it could.
+    ``failure``: why the model could not be loaded, None if it could.
     """
 
     def __init__(
@@ -95,10 +93,7 @@ class ModelWorker:
     async def answer(self, content_type: str, body: bytes, gone: asyncio.Task[None]) -> Answer:
         """Class id → probability, the most probable class last, or a list of these for several boxes.
 
-        Args:
-            content_type: the request's.
-            body: its body.
-            gone: done when the client has disconnected.
+        ``gone``: done when the client has disconnected.
 
         Raises:
             RequestError: 400 or 415 for a wrong request, 429 or 503 while the endpoint is busy or loading, 499 if the client is gone.

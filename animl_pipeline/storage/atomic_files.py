@@ -22,11 +22,8 @@ MACHINE = re.sub(r"[^A-Za-z0-9]", "", platform.node()) or "local"
 def write_atomic(path: Path, data: bytes, *, durable: bool = True, temporary_folder: Path | None = None) -> None:
     """Write a file so that it is there whole or not at all.
 
-    Args:
-        path: the file; its folder is made if needed.
-        data: the file's content.
-        durable: whether the content survives a power cut from now on. If not, ``os.sync`` makes it survive later.
-        temporary_folder: where the file is written before it gets its name; None: the file's own folder.
+    ``durable``: whether the content survives a power cut from now on. If not, ``os.sync`` makes it survive later. ``temporary_folder``: where
+    the file is written before it gets its name; None: the file's own folder.
 
     Raises:
         StoreError: the disk is full or the folder cannot be written.

@@ -55,12 +55,8 @@ class ConnectionPool:
     def __init__(self, address: str, limits: TimeLimits, connections: int, ca_file: str | None = None, farthest_in: Nearness | None = None) -> None:
         """Open no connection yet.
 
-        Args:
-            address: any address of the host.
-            limits: how long the server may send nothing, and how long an answer may take.
-            connections: how many are kept open.
-            ca_file: file of certificates to trust; None: those that requests trusts.
-            farthest_in: a host that is nearer to this machine is not connected to; None: any host.
+        ``limits``: how long the server may send nothing, and how long an answer may take. ``ca_file``: file of certificates to trust; None:
+        those that requests trusts. ``farthest_in``: a host that is nearer to this machine is not connected to; None: any host.
 
         Raises:
             RemoteError: ``refused``: the address is not valid, or nearer than ``farthest_in``.
@@ -92,10 +88,7 @@ class ConnectionPool:
 
         Of an answer other than 200, at most ``MAX_ERROR_BYTES`` are read.
 
-        Args:
-            address: the address.
-            headers: further headers.
-            max_bytes: a larger body is not read, and a packed one is not unpacked to more.
+        ``max_bytes``: a larger body is not read, and a packed one is not unpacked to more.
 
         Raises:
             RemoteError: ``too_large`` or ``refused``; ``unreachable``, ``timed_out`` or ``truncated``, which are retryable.

@@ -28,10 +28,7 @@ STEPS_LOCK = "steps.lock"
 def step_lock(work: Path, step: str, key: str) -> Iterator[None]:
     """Hold the lock of a step; wait, with a log line, while another run builds it or garbage collection runs.
 
-    Args:
-        work: the store's folder for what is under way on this machine.
-        step: the step's name.
-        key: the step's key.
+    ``work``: the store's folder for what is under way on this machine.
     """
     with _open(work) as handle:
         if not _lock(handle, fcntl.LOCK_SH):

@@ -73,9 +73,7 @@ class RemoteFolder(Protocol):
     def read_once(self, name: str, max_bytes: int | None = None) -> Fetched:
         """The file's bytes, without a second try.
 
-        Args:
-            name: a path below the base.
-            max_bytes: a larger file is not read; None: the limit of the settings (none for files of this machine).
+        ``max_bytes``: a larger file is not read; None: the limit of the settings (none for files of this machine).
 
         Raises:
             RemoteError: with one of its reasons.

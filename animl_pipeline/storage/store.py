@@ -90,9 +90,7 @@ class Workspace(NamedTuple):
 class Store:
     """A step cache, the blobs and the image index in one object store, with a local folder for copies.
 
-    Attributes:
-        object_store: the folder or S3 prefix.
-        local: a folder of this machine for copies and running steps; for a folder, the folder itself.
+    ``local``: a folder of this machine for copies and running steps; for a folder, the folder itself.
     """
 
     def __init__(self, object_store: ObjectStore, local: Path) -> None:
@@ -112,12 +110,8 @@ class Store:
     ) -> Artifact:
         """The step's artifact: reused if the store holds all of it, else built now.
 
-        Args:
-            step: the step's declaration.
-            inputs: artifacts that it reads; their digests are part of the key.
-            digests: other inputs by content, such as the sha256 of a file from outside.
-            config: its part of the plan.
-            build: writes the step's files into ``Workspace.out`` and counts what it kept and dropped.
+        ``digests``: other inputs by content, such as the sha256 of a file from outside. ``build``: writes the step's files into
+        ``Workspace.out`` and counts what it kept and dropped.
 
         Raises:
             StoreError: the store cannot be written.
@@ -171,10 +165,7 @@ class Store:
     def table(self, artifact: Artifact, table: Table | str, columns: list[str] | None = None) -> pd.DataFrame:
         """One of an artifact's Parquet tables as a data frame.
 
-        Args:
-            artifact: the step's artifact.
-            table: the table, or its file name.
-            columns: names of the columns to read; None: all.
+        ``columns``: names of the columns to read; None: all.
 
         Raises:
             TableError: it does not have the columns that its step declares.
@@ -224,10 +215,7 @@ class Store:
 
         If they are not ``durable``, call :meth:`ObjectStore.flush` before you write anything that relies on them.
 
-        Args:
-            data: the bytes.
-            durable: whether they survive a power cut from now on.
-            sha256: their sha256, if the caller knows it.
+        ``sha256``: their sha256, if the caller knows it.
         """
         sha256 = sha256 or hashlib.sha256(data).hexdigest()
         self.object_store.put_new(blob_name(sha256), data, durable=durable)
@@ -326,10 +314,7 @@ class Store:
 def step_key(step: Step, inputs: Mapping[str, str], config: Mapping[str, Any]) -> str:
     """The key of a step's artifact.
 
-    Args:
-        step: the step's declaration.
-        inputs: name → digest of what the step reads.
-        config: the step's part of the plan, as JSON values.
+    ``inputs``: name → digest of what the step reads.
     """
     libraries = step.library_versions()
     return digest_of({"format": FORMAT, "step": step.name, "version": step.version, "inputs": dict(inputs), "config": config, "libraries": libraries})
@@ -338,9 +323,7 @@ def step_key(step: Step, inputs: Mapping[str, str], config: Mapping[str, Any]) -
 def open_store(settings: Settings, address: str = "") -> Store:
     """The store at an address. A folder that is not there is made.
 
-    Args:
-        settings: the settings; ``settings.store`` is the address if none is given.
-        address: a folder or s3://bucket/prefix.
+    ``address``: a folder or s3://bucket/prefix.
 
     Raises:
         StoreError: the store cannot be reached, made or written, or has another format (code ``store_format``).

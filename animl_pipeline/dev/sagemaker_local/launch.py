@@ -54,11 +54,7 @@ class Addresses(Record):
 def local_sagemaker(state: Path, *, s3: bool = True, port: int = 0, faults: Faults | None = None) -> Iterator[Addresses]:
     """Start the server in its own process and give its addresses; afterwards stop it and all its child processes.
 
-    Args:
-        state: folder that keeps models, configs and endpoints.
-        s3: serve S3, SSM, IAM, STS and ECR as well.
-        port: 0: any free port.
-        faults: faults to inject; :meth:`Addresses.set_faults` changes them later.
+    ``s3``: serve S3, SSM, IAM, STS and ECR as well. ``faults``: faults to inject; :meth:`Addresses.set_faults` changes them later.
 
     Raises:
         ReleaseError: it did not start; the message is the last line of its log.

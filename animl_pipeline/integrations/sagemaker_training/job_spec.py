@@ -81,11 +81,7 @@ def job_role(settings: Settings) -> str:
 def job_request(name: str, base_name: str, plan: Plan, settings: Settings) -> CreateTrainingJobRequestTypeDef:
     """The CreateTrainingJob request.
 
-    Args:
-        name: of the job.
-        base_name: the part of the name that all jobs of a step have.
-        plan: its section train.sagemaker.
-        settings: store, image and role.
+    ``base_name``: the part of the name that all jobs of a step have.
     """
     config = plan.train.sagemaker
     url = f"{settings.store.rstrip('/')}/{job_folder(base_name)}"

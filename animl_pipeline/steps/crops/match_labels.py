@@ -89,13 +89,7 @@ def match_labels(
     ``too_small``, ``beyond_cap``, ``duplicate_image``, ``duplicate_box``, ``contradictory_label``; ``no_false_box`` (an empty image in which
     the detector found nothing).
 
-    Args:
-        labels: labels.parquet.
-        dropped_annotations: dropped.parquet of the step labels.
-        detections: detections.parquet.
-        failures: detector_failures.parquet.
-        config: the plan's section ``crops``.
-        nothing: the class for false boxes, if the plan has it. Each animal that was detected in its images is a false box.
+    ``nothing``: the class for false boxes, if the plan has it. Each animal that was detected in its images is a false box.
     """
     people = labels["label"].map(lambda label: is_person(label) or is_vehicle(label)).astype(bool)
     rows = labels.loc[people, ["source", "image_id", "annotation_id"]]

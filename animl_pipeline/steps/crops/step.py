@@ -49,14 +49,8 @@ def extract_crops(
     detection with its id. An image-level label goes to the animals that the detector found and that have no annotation, highest confidence
     first. ``with_people`` marks crops of images with a person or vehicle; reports never show them.
 
-    Args:
-        labels: the step that gave each annotation its class.
-        detections: the step that gave each image its boxes.
-        config: the smallest box, and how many boxes an image-level label may have.
-        model_input: what the model sees of a box; only size and margin change a crop.
-        store: holds the images and crops, and an index of the crops that exist.
-        settings: how many images are cropped at a time.
-        nothing: the class for false boxes; None: the plan has none.
+    ``model_input``: what the model sees of a box; only size and margin change a crop. ``nothing``: the class for false boxes; None: the plan
+    has none.
 
     Raises:
         CropsError: no crop is left; the message says why labels were dropped.

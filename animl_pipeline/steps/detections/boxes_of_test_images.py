@@ -53,14 +53,8 @@ def detect_in_test_images(
 ) -> Artifact:
     """Write TEST_DETECTIONS, the animals that the detector found, and SEARCHED_TEST_IMAGES, the images in which it searched.
 
-    Args:
-        test_images: the step that chose the images.
-        downloads: source → its step test_downloads.
-        config: the detector, or the results file that stands for one.
-        production: the detector's confidence.
-        store: holds the images, and an index with the detections of each image.
-        settings: the cache of weights, and how many images are decoded at a time.
-        image_folders: source → its ``images`` in the plan, by which the files of a results file are recognised.
+    ``downloads``: source → its step test_downloads. ``image_folders``: source → its ``images`` in the plan, by which the files of a results
+    file are recognised.
 
     Raises:
         WeightsError: the detector's weights cannot be loaded.

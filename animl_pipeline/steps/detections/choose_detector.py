@@ -81,10 +81,7 @@ class ChosenDetector(NamedTuple):
 def check_ready(config: DetectionsConfig, settings: Settings, *, for_production: bool = False) -> None:
     """Check that the plan names a detector or results file that can be used. Nothing is downloaded or loaded.
 
-    Args:
-        config: the plan's section.
-        settings: the cache of weights.
-        for_production: whether a detector is also needed where all training boxes are reviewed ones, to score production.
+    ``for_production``: whether a detector is also needed where all training boxes are reviewed ones, to score production.
 
     Raises:
         DetectionsError, WeightsError: as :func:`choose_detector`; or the file does not exist; or images with people shall be dropped,

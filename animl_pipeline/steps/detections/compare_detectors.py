@@ -71,12 +71,7 @@ class ReviewedImages(NamedTuple):
 def read_reviewed_images(labels: Artifact, empty_class: str, max_images: int, store: Store, settings: Settings) -> ReviewedImages:
     """The images that detectors are compared on: those whose boxes people reviewed, and empty ones.
 
-    Args:
-        labels: the step labels.
-        empty_class: the class of empty images there.
-        max_images: at most so many images with boxes, in the order of a hash.
-        store: holds the labels and the images.
-        settings: how many images are decoded at a time.
+    ``max_images``: at most so many images with boxes, in the order of a hash.
 
     Raises:
         DetectionsError: ``no_reviewed_box``: no image has a reviewed box.

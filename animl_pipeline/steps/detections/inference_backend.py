@@ -67,10 +67,8 @@ class LoadedNetwork(NamedTuple):
 def load_network(identity: list[Any], build: Callable[[], Network], settings: Settings) -> LoadedNetwork:
     """Load the network for this machine's processor.
 
-    Args:
-        identity: JSON values that its outputs depend on, such as the sha256 of the weights.
-        build: builds the network in torch. Not called if the cache holds the exported network.
-        settings: where the cache is.
+    ``identity``: JSON values that its outputs depend on, such as the sha256 of the weights. ``build``: builds the network in torch. Not
+    called if the cache holds the exported network.
 
     Raises:
         DetectionsError: the GPU cannot run it.

@@ -45,12 +45,8 @@ def non_maximum_suppression(
 ) -> NDArray[np.intp]:
     """Indices of the boxes to keep, highest score first.
 
-    Args:
-        boxes: [n, 4].
-        scores: [n].
-        classes: [n]. A box only suppresses boxes of its own class.
-        max_iou: if two boxes overlap more, the one with the lower score is dropped.
-        max_boxes: keep at most so many boxes.
+    ``boxes``: [n, 4]. ``classes``: [n]. A box only suppresses boxes of its own class. ``max_iou``: if two boxes overlap more, the one with
+    the lower score is dropped.
     """
     # Shift each class to its own plane, so that boxes of different classes do not overlap.
     shifted = boxes - boxes.min(initial=0) + classes[:, None] * (np.ptp(boxes) + 1 if len(boxes) else 0)

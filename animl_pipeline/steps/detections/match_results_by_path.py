@@ -67,11 +67,8 @@ def match_by_path(
     Else, if the name has folders and the results have absolute paths, the source's images may have been in one other folder, unless its name
     is another source's or differs in a number only (cam1 and cam2, 2023 and 2024). If several files fit, none does.
 
-    Args:
-        names: the images.
-        files: paths in the results file, as :func:`normal_path` writes them.
-        image_folders: source → its ``images`` in the plan, where known.
-        results_folders: source → the folder of the results file in which its images are, as the plan says.
+    ``files``: paths in the results file, as :func:`normal_path` writes them. ``image_folders``: source → its ``images`` in the plan, where
+    known. ``results_folders``: source → the folder of the results file in which its images are, as the plan says.
     """
     by_base_name: dict[str, list[Parts]] = defaultdict(list)
     for file in files:

@@ -54,14 +54,7 @@ def read_classified_results(
 ) -> ClassifiedResults:
     """The boxes and classes of a results file in the test images.
 
-    Args:
-        data: the file's content.
-        name: its path or address, for messages.
-        confidence: lowest confidence of a box, as in production.
-        test: the test images.
-        config: the plan's ``results_folders`` and ``results_frame``.
-        image_folders: source → its ``images`` in the plan.
-        store: holds the steps.
+    ``confidence``: lowest confidence of a box, as in production.
 
     Raises:
         DetectionsError: it is no such file ("wrong_format"), it has no classes ("no_classes"), or none of the test images ("other_images").

@@ -37,13 +37,7 @@ def run_detector(
 ) -> dict[str, list[Detection] | str]:
     """The detections of each image, or the reason why there are none, by the image's sha256.
 
-    Args:
-        blobs: sha256 of the images, each once.
-        detector: the detector; it is loaded only if an image is not in its index.
-        config: the batch size, and whether people must be found.
-        store: holds the images and the index.
-        settings: how many images are decoded at a time.
-        images: holds the images instead of the store.
+    ``images``: holds the images instead of the store.
 
     Raises:
         DetectionsError, WeightsError: the detector cannot be loaded, or fails.

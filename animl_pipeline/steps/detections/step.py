@@ -96,13 +96,8 @@ def detect_animals(
     they repeat at a location), disagreements.parquet (between people and the detector, for images that both have looked at) and
     images_with_people.parquet.
 
-    Args:
-        labels: the step that gave each annotation its class.
-        config: whose boxes are used, and which detector finds the missing ones.
-        store: holds the images, and an index with the detections of each image.
-        settings: the cache of weights, and how many images are decoded at a time.
-        image_folders: source → its ``images`` in the plan, by which the files of a results file are recognised.
-        false_boxes: the class of empty images, whose boxes count from another confidence on; None: the plan has no such class.
+    ``image_folders``: source → its ``images`` in the plan, by which the files of a results file are recognised. ``false_boxes``: the class of
+    empty images, whose boxes count from another confidence on; None: the plan has no such class.
 
     Raises:
         WeightsError: the detector's weights cannot be loaded.

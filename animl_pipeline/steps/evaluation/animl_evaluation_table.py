@@ -18,10 +18,7 @@ def animl_table(scored: pd.DataFrame, predicted: pd.Series[str], ids: tuple[str,
 
     A location is a camera deployment. Only a deployment without a name of its own (``<camera>-default``) tells its camera.
 
-    Args:
-        scored: the test crops.
-        predicted: their predicted classes; Animl counts the plan's equivalents as right.
-        ids: the model's classes.
+    ``predicted``: their predicted classes; Animl counts the plan's equivalents as right.
     """
     rows = []
     for location, part in [*scored.groupby("location", sort=True), ("ALL", scored)]:

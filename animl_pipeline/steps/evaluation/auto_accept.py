@@ -61,10 +61,7 @@ class AnsweredImages(NamedTuple):
 def images_of_sequences(data: SequenceData, labels: ModelLabels, invasive: Sequence[str]) -> AnsweredImages:
     """The searched images of the test locations, as in production: also empty ones, and those with animals that the detector missed.
 
-    Args:
-        data: the images, what people saw in them, and the detector's boxes.
-        labels: the model's answers.
-        invasive: classes; an animal that people called something that is no class of the plan is not invasive.
+    ``invasive``: classes; an animal that people called something that is no class of the plan is not invasive.
     """
     weight = data.sequences["weight"].to_numpy(np.float64)[data.reviewed.sequence]
     seen = np.zeros(len(data.images), bool)
@@ -84,12 +81,9 @@ def images_of_crops(
 ) -> AnsweredImages:
     """The images of the test crops: only animals of the plan's classes, with reviewed boxes or labels; no empty image and no missed animal.
 
-    Args:
-        test: the scored test crops. Crops without a location count as one location, because one camera may have taken them all.
-        ids: the model's classes.
-        thresholds: class → probability from which on Animl shows it; without any, the most probable class of a crop shows.
-        invasive: classes.
-        parents: parent → its children. A box that shows a parent does not show another class alone.
+    ``test``: the scored test crops. Crops without a location count as one location, because one camera may have taken them all.
+    ``thresholds``: class → probability from which on Animl shows it; without any, the most probable class of a crop shows. ``parents``:
+    parent → its children. A box that shows a parent does not show another class alone.
     """
     probability = test[[probability_column(c) for c in ids]].to_numpy(np.float64)
     likeliest = probability.argmax(axis=1)
@@ -113,13 +107,8 @@ def find_thresholds(
 ) -> AutoAccept:
     """For each class, the lowest probability from which on images may go without review, with its bound and the work it saves.
 
-    Args:
-        images: the answers.
-        ids: the model's classes, in the order of ``images.called``.
-        thresholds: class → probability from which on Animl shows it.
-        invasive: classes that are always reviewed.
-        max_per_1000: the most of 1,000 skipped images, at a mean location, that may hold an invasive animal.
-        source: where the images come from.
+    ``ids``: the model's classes, in the order of ``images.called``. ``max_per_1000``: the most of 1,000 skipped images, at a mean location,
+    that may hold an invasive animal.
     """
     limit = max_per_1000 / 1000
     needed = locations_needed(limit)

@@ -55,14 +55,7 @@ def compare_with_champion(
     The champion is used as it was released: its package, temperature and model input. If its model input has another size or margin, its
     crops are extracted from the images again.
 
-    Args:
-        scored: the test crops of animals with the challenger's probabilities.
-        ids: the challenger's classes of animals.
-        thresholds: the challenger's thresholds by class; the champion has its own.
-        champion: the package step of the released model.
-        classifier: the classifier in it, from :func:`load_champion`.
-        stored: the model input that the stored crops were made for.
-        store: holds crops and images.
+    ``scored``: the test crops of animals with the challenger's probabilities. ``ids``: the challenger's classes of animals.
     """
     card = classifier.card
     common = tuple(c for c in ids if c in card.animal_ids())

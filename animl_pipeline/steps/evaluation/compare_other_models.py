@@ -65,15 +65,8 @@ def score_beside_others(
 ) -> list[ProductionScore]:
     """The score of the project's model, then of each other one, on the images of the test locations that all of them answer.
 
-    Args:
-        steps: the test images and the detector's boxes in them.
-        classifier: the project's model, with its own thresholds.
-        others: the other models.
-        threshold: lowest confidence at which a class of another model counts as a label.
-        equivalents: class → other classes that count as right for it.
-        detector_confidence: for the record.
-        store: holds the images.
-        stored: the plan's model input.
+    ``threshold``: lowest confidence at which a class of another model counts as a label. ``equivalents``: class → other classes that count as
+    right for it.
 
     Raises:
         EvaluationError: no image is answered by all models (code "no_common_image").

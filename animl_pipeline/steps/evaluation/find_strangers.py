@@ -45,13 +45,7 @@ def find_strangers(
 ) -> pd.DataFrame:
     """The boxes above the reference's limit, the strangest first, one of each sequence: ``CSV_COLUMNS``, ``image``, ``with_people`` and the box.
 
-    Args:
-        data: the test images with the detector's boxes.
-        probability: float [boxes, outputs].
-        embeddings: float [boxes, width].
-        reference: animals that the model learnt from.
-        card: of the model.
-        image_url: address of an image in Animl; "" for no links.
+    ``probability``: float [boxes, outputs]. ``embeddings``: float [boxes, width].
     """
     scores = reference.stranger_scores(embeddings, probability)
     said = pd.Series(data.reviewed.truth[data.truth]).groupby(data.truth_box).agg(lambda names: ", ".join(sorted(set(names))))

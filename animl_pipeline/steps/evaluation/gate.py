@@ -18,12 +18,8 @@ def decide_verdict(
     small, or too little of it could be compared. ``promote``: otherwise. The rules look at the scores themselves, not at their
     intervals. If an interval includes 0, the reason says that the change may be chance.
 
-    Args:
-        metrics: the scores, with the comparison if there is a champion.
-        gate: the plan's rules.
-        invasive: the classes that must not be missed.
-        comparison_error: why the champion could not be compared; "" if it could or if there is none.
-        champion_problem: why it is not certain which model is the champion; "" if it is certain.
+    ``comparison_error``: why the champion could not be compared; "" if it could or if there is none. ``champion_problem``: why it is not
+    certain which model is the champion; "" if it is certain.
     """
     broken = _removed_invasive_classes(metrics)
     if metrics.production is not None:

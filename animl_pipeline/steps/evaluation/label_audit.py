@@ -39,10 +39,8 @@ HELD_OUT = "held_out"
 def find_suspect_labels(scored: pd.DataFrame, ids: tuple[str, ...], link: str = "") -> pd.DataFrame:
     """The suspect labels, the largest difference first: all columns of ``scored`` and ``SUSPECT_COLUMNS``.
 
-    Args:
-        scored: crops with their split, and probabilities by a model that did not see their location.
-        ids: the classes.
-        link: address of an image in Animl, with {project} and {image}; "" for no links.
+    ``scored``: crops with their split, and probabilities by a model that did not see their location. ``link``: address of an image in Animl,
+    with {project} and {image}; "" for no links.
     """
     p = probability_matrix(scored, ids)
     label = class_indices(scored["class_id"], ids)
@@ -69,12 +67,7 @@ def fold_splits(crops: Artifact, splits: Artifact, folds: int, fold: int, store:
     Each fold is a set of whole locations; folds are about equal in size. A location is in no fold if a fold's model would have no example
     of a class without it. The labels there are not audited; their number is in the counts.
 
-    Args:
-        crops: the crops step.
-        splits: the splits step.
-        folds: number of folds.
-        fold: which one, from 0.
-        store: holds the steps.
+    ``fold``: which one, from 0.
     """
 
     def build(space: Workspace) -> StepOutput:

@@ -39,10 +39,8 @@ def compute_metrics(scored: pd.DataFrame, ids: tuple[str, ...], unscored: tuple[
     Means are over the classes that the test set has. A class that is never predicted has precision 0. Average precision is that of
     one class against the rest, the sum over thresholds of (recall gained) x precision, as in scikit-learn.
 
-    Args:
-        scored: test crops of animals with ``class_id``, ``predicted``, ``location`` and ``p_<class id>``.
-        ids: the model's classes of animals.
-        unscored: the model's classes for other animals and false boxes, if it has them. An animal that is predicted so is missed.
+    ``scored``: test crops of animals with ``class_id``, ``predicted``, ``location`` and ``p_<class id>``. ``unscored``: the model's classes
+    for other animals and false boxes, if it has them. An animal that is predicted so is missed.
     """
     draws = BootstrapDraws(scored)
     outputs = (*ids, *unscored)
@@ -78,9 +76,7 @@ def compute_metrics(scored: pd.DataFrame, ids: tuple[str, ...], unscored: tuple[
 def score_false_boxes(scored: pd.DataFrame, nothing: str) -> FalseBoxScores:
     """How many false boxes are recognised, and how many animals are taken for one.
 
-    Args:
-        scored: all test crops, of animals and of false boxes.
-        nothing: the class for false boxes.
+    ``scored``: all test crops, of animals and of false boxes.
     """
     is_false, given = scored["class_id"] == nothing, scored["predicted"] == nothing
     return FalseBoxScores(
@@ -93,13 +89,7 @@ def score_false_boxes(scored: pd.DataFrame, nothing: str) -> FalseBoxScores:
 
 
 def score_other_animals(scored: pd.DataFrame, other_animal: str, nothing: str | None) -> OtherAnimalScores:
-    """How many animals of no class of the plan are recognised as such, what the others are called, and how many of the plan's get this class.
-
-    Args:
-        scored: all test crops.
-        other_animal: the class for other animals.
-        nothing: the class for false boxes, if there is one.
-    """
+    """How many animals of no class of the plan are recognised as such, what the others are called, and how many of the plan's get this class."""
     is_other, given = scored["class_id"] == other_animal, scored["predicted"] == other_animal
     called = scored.loc[is_other & ~given, "predicted"].value_counts()
     return OtherAnimalScores(

@@ -22,11 +22,8 @@ MAX_POINTS = 200
 class Curve(NamedTuple):
     """A precision-recall curve of one class against the rest.
 
-    Attributes:
-        class_id: the class.
-        average_precision: the area under the steps.
-        share: share of the test set that is of this class, which is the precision of guessing.
-        points: (recall, precision) by rising recall, to be joined by steps.
+    ``share``: share of the test set that is of this class, which is the precision of guessing. ``points``: (recall, precision) by rising
+    recall, to be joined by steps.
     """
 
     class_id: str

@@ -110,11 +110,7 @@ def match_boxes(
 ) -> tuple[pd.DataFrame, NDArray[np.int64], NDArray[np.int64]]:
     """Another model's boxes in the same images.
 
-    Args:
-        data: the images.
-        boxes: a row for each box: source, image_id, annotation_id, and other columns.
-        test_images: the step that holds what people saw.
-        store: holds it.
+    ``boxes``: a row for each box: source, image_id, annotation_id, and other columns.
 
     Returns:
         The boxes in images of ``data``, with the position of the image as ``image``; and the pairs of a box and an object that it shows, as
@@ -128,12 +124,7 @@ def match_boxes(
 def label_boxes(data: SequenceData, classifier: Classifier, store: Store, stored: ModelInput, progress_name: str) -> ModelLabels:
     """What the packaged model answers for each box: the labels that reach their thresholds, and the likeliest class with its probability.
 
-    Args:
-        data: the boxes.
-        classifier: the model with its card; a class without a threshold there never labels anything.
-        store: holds the images.
-        stored: the plan's model input.
-        progress_name: name of the work in progress reports.
+    ``classifier``: the model with its card; a class without a threshold there never labels anything.
     """
     return label_by_thresholds(data, score_boxes(data, classifier, store, stored, progress_name), classifier.card)
 
@@ -158,10 +149,7 @@ def label_by_thresholds(data: SequenceData, probability: Floats, card: ModelCard
     The classes for other animals and for false boxes, which are the last outputs, label nothing: an animal of no class of the plan has no
     label here, also where Animl shows it as another animal. Where one is the likeliest, ``likeliest`` is -1.
 
-    Args:
-        data: the boxes.
-        probability: float [d, outputs], with or without the class for false boxes.
-        card: the classes and their thresholds.
+    ``probability``: float [d, outputs], with or without the class for false boxes.
     """
     ids = card.animal_ids()
     labelled = labelled_classes(probability[:, : len(ids)], ids, card.thresholds, card.parents)
@@ -198,15 +186,7 @@ def score_production(
     detector_confidence: float,
     parents: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> ProductionScore:
-    """The score of one model by class, with 95 % intervals over locations.
-
-    Args:
-        data: the sequences, with their locations and weights.
-        outcomes: what happened in each.
-        classes: the model's classes.
-        detector_confidence: for the record.
-        parents: parent → its children, if the model has parent classes; the outcomes then have them, too.
-    """
+    """The score of one model by class, with 95 % intervals over locations."""
     parent_of = {child: parent for parent, children in parents.items() for child in children}
     draws, weight = BootstrapDraws(data.sequences), data.sequences["weight"].to_numpy(np.float64)
     empty = draws.sums(weight * outcomes.empty)
@@ -239,10 +219,7 @@ def compare_production(
 ) -> ProductionComparison:
     """Champion and challenger on the same sequences, paired over locations.
 
-    Args:
-        data: the sequences.
-        models: the outcomes of champion and challenger.
-        classes: their classes.
+    ``models``: the outcomes of champion and challenger.
     """
     draws, weight = BootstrapDraws(data.sequences), data.sequences["weight"].to_numpy(np.float64)
     empty, empty_locations = draws.sums(weight * models[0].empty), draws.count_locations(models[0].empty)

@@ -36,19 +36,9 @@ SLICE_TITLES = {"light": "light", "box": "size of the box", "level": "counted by
 class ReportData(NamedTuple):
     """What a report shows.
 
-    Attributes:
-        card: of the model.
-        metrics: its scores.
-        test: the scored test crops of animals.
-        scored: the same and those of false boxes.
-        split: all crops with their split.
-        suspects: suspect labels, with the probabilities of the model that audited them.
-        audited: which crops were audited, in words.
-        step_counts: name and counts of each earlier step.
-        digests: step name → digest of the evaluation's inputs.
-        files: names of the tables beside the page.
-        learning_curves: the plot of the training as PNG; b"" if there is none.
-        strangers: suspected strangers among the boxes of the test images, ``boxes`` in number; None if they are not known.
+    ``test``: the scored test crops of animals. ``scored``: these and those of false boxes. ``suspects``: suspect labels, with the probabilities of the model that audited them.
+    ``audited``: which crops were audited, in words. ``strangers``: suspected strangers among the boxes of the test images, ``boxes`` in
+    number; None if they are not known.
     """
 
     card: ModelCard
@@ -69,11 +59,7 @@ class ReportData(NamedTuple):
 def render_report(data: ReportData, people: frozenset[str], max_suspects: int, store: Store) -> str:
     """The report as HTML.
 
-    Args:
-        data: what it shows.
-        people: classes that mean people, whose images are never shown.
-        max_suspects: how many suspect labels are shown as images.
-        store: holds the crops.
+    ``people``: classes that mean people, whose images are never shown.
     """
     missed = crop_error_tables.missed_invaders(data.test, data.metrics.thresholds)
     values = _verdict_values(data) | _production_values(data) | _auto_accept_values(data) | _score_values(data) | _error_values(data, missed)

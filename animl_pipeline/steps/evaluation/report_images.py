@@ -58,10 +58,7 @@ class Gallery:
 
         Leaves out crops labelled or predicted as people, and crops of images that show people.
 
-        Args:
-            rows: scored crops, the most important first.
-            most: sequences shown.
-            behind: whether the other crops of a sequence and the whole image are behind a crop.
+        ``behind``: whether the other crops of a sequence and the whole image are behind a crop.
         """
         shown = rows[~rows["class_id"].isin(self._people) & ~rows["predicted"].isin(self._people)].reset_index(drop=True)
         if "with_people" in shown:  # a square around an animal may include a person beside it
@@ -127,8 +124,7 @@ class Gallery:
 def sequence_numbers(rows: pd.DataFrame) -> pd.Series:
     """A number for each crop, the same for crops of one sequence with the same label and answer.
 
-    Args:
-        rows: crops with ``source``, ``location``, ``sequence``, ``taken``, ``image_id``, ``class_id`` and ``predicted``.
+    ``rows``: crops with ``source``, ``location``, ``sequence``, ``taken``, ``image_id``, ``class_id`` and ``predicted``.
     """
     camera = ["source", "location", "class_id", "predicted"]
     seconds = pd.Series(parse_seconds(rows["taken"].fillna("").astype(str)), rows.index)
@@ -149,10 +145,7 @@ def is_dark(image: Image.Image) -> bool:
 def data_uri(image: Image.Image, size: int, quality: int = 80) -> str:
     """An image as a data URI of a small JPEG, brightened if it is dark.
 
-    Args:
-        image: RGB; it may be changed.
-        size: longest side in pixels; a smaller image is not enlarged.
-        quality: of the JPEG.
+    ``size``: longest side in pixels; a smaller image is not enlarged.
     """
     image.thumbnail((size, size))
     if is_dark(image):

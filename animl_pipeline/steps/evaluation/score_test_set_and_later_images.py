@@ -122,14 +122,8 @@ def score_later_images(
 ) -> LaterScores | None:
     """The scores on later images of known cameras; None if there are none. No rule of the gate uses them.
 
-    Args:
-        split: all crops with their split.
-        data: the sequences of these images; None if production is not scored.
-        classifier: the packaged model.
-        equivalents: class → other classes that count as right for it.
-        detector_confidence: for the record.
-        store: holds the crops and images.
-        stored: the plan's model input.
+    ``data``: the sequences of these images; None if production is not scored. ``equivalents``: class → other classes that count as right for
+    it.
     """
     card = classifier.card
     crops = split[(split["split"] == LATER_SPLIT) & split["class_id"].isin(card.animal_ids())].reset_index(drop=True)

@@ -156,19 +156,10 @@ def evaluate_classifier(
     The artifact has metrics.json (``evaluation_results.Metrics``), predictions.parquet (one row per test crop),
     reference_predictions.json, confusion.png, report.html, animl.csv, false_alarms.csv, missed_invaders.csv and suspect_labels.csv.
 
-    Args:
-        model: the calibration step, with model.onnx, card.json and thresholds.json; or the training step, which has no thresholds.
-        crops: the crops step.
-        splits: the splits step.
-        plan: only the sections in ``STEP`` are used.
-        store: holds the steps.
-        champion: the package of the released model; None if there is none.
-        champion_problem: why it is not certain which model is released; "" if it is certain. The verdict is then to hold.
-        folds: models for the label audit of train crops.
-        step_counts: name and counts of each earlier step, for the report.
-        image_url: address of an image in Animl, with {project} and {image}, for links in the report; "" for no links.
-        sequences: the sequences on which production is scored; None: production is not scored.
-        training: the training step, whose learning curves the report shows; None: it shows none.
+    ``model``: the calibration step, with model.onnx, card.json and thresholds.json; or the training step, which has no thresholds.
+    ``champion_problem``: why it is not certain which model is released; "" if it is certain. The verdict is then to hold. ``image_url``:
+    address of an image in Animl, with {project} and {image}, for links in the report; "" for no links. ``training``: the training step, whose
+    learning curves the report shows; None: it shows none.
 
     Raises:
         EvaluationError: there is nothing to score; crops, splits, plan and model do not match; a location is in the test split and in

@@ -212,9 +212,7 @@ def add_answers(merge: ExportMerge, answers: Iterable[Answer], store: Store) -> 
 def fill_in_boxes(coco: dict[str, Any], boxes: dict[str, list[float]]) -> None:
     """Put relative boxes in place of boxes of null. The images of these annotations, whose size is unknown, count as 1 x 1.
 
-    Args:
-        coco: an answer of Animl; it is changed.
-        boxes: object id → [ymin, xmin, ymax, xmax].
+    ``boxes``: object id → [ymin, xmin, ymax, xmax].
     """
     images = set()
     for row in coco["annotations"]:

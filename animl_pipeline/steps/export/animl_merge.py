@@ -50,9 +50,7 @@ class ExportMerge:
     def add(self, coco: dict[str, Any], includes: Callable[[str], bool] = lambda taken: True) -> int:
         """Add an answer and return how many images it changed.
 
-        Args:
-            coco: a COCO for Camera Traps document.
-            includes: says by an image's capture time whether to take the image.
+        ``includes``: says by an image's capture time whether to take the image.
         """
         labels = {c.get("id"): to_text(c.get("name")) for c in coco["categories"] if isinstance(c, dict) and isinstance(c.get("id"), (int, str))}
         annotations, odd = _by_image(coco["annotations"])

@@ -73,11 +73,7 @@ class AnnotationsTable:
 
         A label whose box cannot be used is kept without it.
 
-        Args:
-            images: the usable images with the columns of EXPORT_IMAGES.
-            ambiguous_images: ids that several image files have.
-            label_of: category id → label, "" where there is none.
-            problems: takes in what is wrong with the others.
+        ``ambiguous_images``: ids that several image files have. ``label_of``: category id → label, "" where there is none.
         """
         table = pa.Table.from_batches(self._batches, _BATCH).combine_chunks()
         boxes, kinds = np.concatenate([np.empty((0, 4)), *self._boxes]), np.concatenate([np.empty(0, np.int8), *self._kinds])

@@ -52,10 +52,7 @@ TIDIED = (*IDS, "locationName", "observationType", "observationLevel", "scientif
 def read_camtrap_dp(source: SourceConfig, settings: Settings, archive: bytes | None = None) -> ExportBuild:
     """The export of a Camtrap DP.
 
-    Args:
-        source: names a folder, the address of a datapackage.json, or a zip.
-        settings: where relative paths start.
-        archive: the content of the zip, if it is one.
+    ``source``: names a folder, the address of a datapackage.json, or a zip. ``archive``: the content of the zip, if it is one.
 
     Raises:
         ExportUnreachableError: its host does not answer now.

@@ -48,12 +48,7 @@ def locate_deployments(
 ) -> DeploymentLocations:
     """The location of each deployment.
 
-    Args:
-        deployments: the table, with all values as text.
-        stated_precision: the package's coordinatePrecision in degrees, if it states one.
-        source: names another column for the location, if it does; and the distance within which locations are merged.
-        where: names the package in messages.
-        problems: takes in deployments without a location, and coordinates too coarse to merge locations by.
+    ``stated_precision``: the package's coordinatePrecision in degrees, if it states one.
 
     Raises:
         ExportError: ``no_location_field``: ``location_field`` is not a column of the deployments.

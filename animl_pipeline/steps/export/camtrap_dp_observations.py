@@ -79,11 +79,7 @@ class ImageLabel(NamedTuple):
 def convert_observations(tables: dict[str, pd.DataFrame], stated_precision: float | None, source: SourceConfig, where: str) -> Converted:
     """The package's images and labels as COCO rows.
 
-    Args:
-        tables: deployments, media and observations, with all values as text.
-        stated_precision: the package's coordinatePrecision in degrees, if it states one.
-        source: where the images are, and which deployments are one location.
-        where: names the package in messages.
+    ``stated_precision``: the package's coordinatePrecision in degrees, if it states one.
 
     Raises:
         ExportError: ``images_elsewhere``: no image is below ``sources.images``; its detail ``base`` is where they are.

@@ -105,13 +105,7 @@ def parse_coco(data: bytes, where: str) -> dict[str, Any]:
 
 
 def not_json(where: str, error: Exception, head: bytes) -> ExportError:
-    """The error for a file that is not JSON. It says what the file is, or shows how it begins: often as a web page.
-
-    Args:
-        where: the file.
-        error: of the parser.
-        head: the first ``HEAD_BYTES`` bytes of the file.
-    """
+    """The error for a file that is not JSON. It says what the file is, or shows how it begins: often as a web page."""
     if (other := recognise(head)) is not None:
         return ExportError(f"{where} is {other.name}, which is not read; {other.advice}", code="other_format")
     begin = head[:24].decode("utf-8", "replace").strip()

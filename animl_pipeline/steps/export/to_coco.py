@@ -34,11 +34,8 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))  # ASCII: a name may hold hal
 class Converted(NamedTuple):
     """Labels as COCO rows.
 
-    Attributes:
-        images: image records.
-        annotations: annotation records, with ``label`` instead of a category id.
-        problems: what was dropped or is odd; it grows while the rows are taken.
-        deployments: where the source's cameras stood; empty where it has no coordinates.
+    ``problems``: what was dropped or is odd; it grows while the rows are taken. ``deployments``: where the source's cameras stood; empty
+    where it has no coordinates.
     """
 
     images: Iterable[Row]
@@ -52,12 +49,7 @@ def converted_export(
 ) -> ExportBuild:
     """The export step of a source that is not COCO for Camera Traps.
 
-    Args:
-        source: the source.
-        originals: the files that were read, by name.
-        digests: the contents that the step depends on.
-        config: the values of the plan that change what is made.
-        convert: makes the rows.
+    ``digests``: the contents that the step depends on. ``config``: the values of the plan that change what is made.
     """
 
     def build(space: Workspace) -> StepOutput:

@@ -35,10 +35,7 @@ log = logging.getLogger(__name__)
 class ExportBuild(NamedTuple):
     """An export of any format, ready for the step cache.
 
-    Attributes:
-        digests: the contents that it was read from, by name.
-        config: the values of the plan that change its tables.
-        build: writes its files.
+    ``config``: the values of the plan that change its tables.
     """
 
     digests: Mapping[str, str]
@@ -79,12 +76,8 @@ def write_tables(
 ) -> StepOutput:
     """Write the tables of one COCO for Camera Traps document.
 
-    Args:
-        space: where to.
-        batches: the document's records in any order, as :func:`animl_pipeline.steps.export.fetch_and_parse_coco.read_batches` gives them.
-        source: which fields of an image hold its path and its location.
-        problems: problems found before; they are counted and listed with the others.
-        locations: the locations of camera deployments; None for a source without coordinates, which gets no locations table.
+    ``locations``: the locations of camera deployments; None for a source without coordinates, which gets no locations table. ``problems``:
+    problems found before; they are counted and listed with the others.
 
     Raises:
         ExportError: ``nothing_left``: no annotation is usable.

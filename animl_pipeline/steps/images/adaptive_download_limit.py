@@ -55,10 +55,7 @@ class AdaptiveLimit:
     def record(self, seconds: float, *, failed: bool, connected: bool = True) -> None:
         """Count one answer.
 
-        Args:
-            seconds: how long it took.
-            failed: the host had trouble.
-            connected: False: the host was not reached, which says nothing about its load.
+        ``connected``: False: the host was not reached, which says nothing about its load.
         """
         with self._changed:
             if not connected:

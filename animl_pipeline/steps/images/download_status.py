@@ -44,12 +44,7 @@ class DownloadStatus:
         return len(self.paths)
 
     def load(self, index: str, store: Store) -> None:
-        """Mark the images that an earlier run downloaded and that are still in the store.
-
-        Args:
-            index: name of the store's image index for this host.
-            store: the store.
-        """
+        """Mark the images that an earlier run downloaded and that are still in the store."""
         if not len(self):
             return
         codes, paths = pd.factorize(pd.Series(self.paths), use_na_sentinel=False)

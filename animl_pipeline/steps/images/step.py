@@ -79,15 +79,9 @@ def download_images(
     unsafe_path, too_large, wrong_md5, broken_image, format_not_allowed, over_limit (of the source), over_class_limit; and those that another
     run may get: unreachable, timed_out, truncated, over_budget.
 
-    Args:
-        source: where the images are, and which field names them.
-        export: the source's export step.
-        wanted: labels, case-folded. Images without any of them are not downloaded.
-        store: keeps the images, and an index of what was downloaded before.
-        settings: number of connections, timeout.
-        config: how large the store may grow, and the formats of images. Images that the store has stay, whatever their format.
-        samples: which images without a wanted label are downloaded as well, for the classes of false boxes and other animals.
-        limits: of the plan's classes; images that they have no use for are not downloaded. None: no class has any.
+    ``wanted``: labels, case-folded. Images without any of them are not downloaded. ``samples``: which images without a wanted label are
+    downloaded as well, for the classes of false boxes and other animals. ``limits``: of the plan's classes; images that they have no use for
+    are not downloaded. None: no class has any.
 
     Raises:
         ImagesUnreachableError: the host does not answer.

@@ -33,13 +33,6 @@ STEP = Step(
 def download_test_images(source: SourceConfig, test_images: Artifact, store: Store, settings: Settings, config: ImagesConfig) -> Artifact:
     """Download the source's images in TEST_IMAGES; writes DOWNLOADED_IMAGES, and MISSING_IMAGES with a reason for each that failed.
 
-    Args:
-        source: where the images are, and which field names them.
-        test_images: the step that chose them.
-        store: keeps the images, and an index of what was downloaded before.
-        settings: number of connections, timeout.
-        config: how large the store may grow.
-
     Raises:
         ImagesUnreachableError: the host does not answer for any image.
         ImagesError: the folder of the images does not exist, or the credentials are refused.

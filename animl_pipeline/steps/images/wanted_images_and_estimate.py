@@ -82,13 +82,8 @@ def select_images(
 ) -> WantedImages:
     """The images with a wanted label. Labels that are not reviewed count only if the source keeps them.
 
-    Args:
-        source: its limits, and whether unreviewed labels count.
-        export: the source's export step.
-        wanted: labels, case-folded.
-        store: holds the export.
-        limits: of the plan's classes.
-        samples: which other images are wanted as well. They have limits of their own, so that they never displace the plan's classes.
+    ``wanted``: labels, case-folded. ``samples``: which other images are wanted as well. They have limits of their own, so that they never
+    displace the plan's classes.
     """
     images = store.table(export, EXPORT_IMAGES, ["image_id", "path", "location"])
     annotations = store.table(export, EXPORT_ANNOTATIONS, ["image_id", "label", "reviewed"])

@@ -58,12 +58,8 @@ def choose_annotations(
 ) -> Choice:
     """The class of each annotation, or why it is left out.
 
-    Args:
-        annotations: the annotations of all sources.
-        config: the plan's labels.
-        mappings: source → what its labels mean.
-        over_source_limit: bool [n], the annotations whose image is left out by its source's limits.
-        image_missing: bool [n], the annotations whose image was not downloaded.
+    ``over_source_limit``: bool [n], the annotations whose image is left out by its source's limits. ``image_missing``: bool [n], the
+    annotations whose image was not downloaded.
     """
     class_number, other = _apply_mappings(annotations, list(config.classes), mappings, config.other_animal)
     rules = [
@@ -187,12 +183,6 @@ def add_empty_images(annotations: Annotations, choice: Choice, config: NothingCo
     """Give one label of each chosen empty image the class for false boxes. It loses its box, because all boxes in the image are false.
 
     The other labels of empty images stay left out as empty.
-
-    Args:
-        annotations: the annotations of all sources.
-        choice: what was decided about each.
-        config: how many images are used.
-        class_number: position of the class for false boxes.
     """
     is_empty = choice.reason == REASONS.index(EMPTY)
     candidates = _candidates(annotations, is_empty)

@@ -86,14 +86,8 @@ def choose_test_images(
     of another shape, if their camera had no deployment, and if the plan's dates give them to training. Where a location has more sequences
     than the plan allows, whole sequences are drawn.
 
-    Args:
-        sources: the sources with their exports, and with the images that are downloaded already, which say how boxes are turned.
-        splits: the step that chose the test locations.
-        config: the plan's labels, which say what a label means.
-        production: the gap between sequences, and how many are scored.
-        dates: only ``train_only_before`` and ``test_after`` are used.
-        store: holds the steps.
-        settings: where the taxonomy's table is.
+    ``sources``: the sources with their exports, and with the images that are downloaded already, which say how boxes are turned. ``dates``:
+    only ``train_only_before`` and ``test_after`` are used.
     """
     taxonomy = read_taxonomy(config, settings)
     key: dict[str, Any] = config.model_dump(mode="json", by_alias=True, include={"classes", "empty", "exclude", "exclude_taxa", "taxonomy"}) | {

@@ -64,10 +64,7 @@ def count_codes(codes: Ints, names: tuple[str, ...]) -> dict[str, int]:
 def find_too_few(counts: list[ClassCounts], labels: dict[str, int], config: LabelsConfig) -> list[str]:
     """A line for each class with fewer annotations or locations than the plan expects.
 
-    Args:
-        counts: of each class.
-        labels: label → number of annotations in all exports.
-        config: the plan's labels.
+    ``labels``: label → number of annotations in all exports.
     """
     lines = []
     for row in counts:

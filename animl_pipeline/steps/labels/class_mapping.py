@@ -139,10 +139,7 @@ def map_names(names: Iterable[tuple[str, ...]], config: LabelsConfig, settings: 
     A name is looked up among the labels of the classes (of any source), the class ids, and the labels of the plan's taxonomy. A name in
     seven parts, as SpeciesNet writes it, is looked up as a whole, by its common name, and by its taxa.
 
-    Args:
-        names: each with the forms in which the model writes it, the best known first.
-        config: the plan's labels.
-        settings: where the taxonomy's table is.
+    ``names``: each with the forms in which the model writes it, the best known first.
     """
     taxonomy = read_taxonomy(config, settings)
     lenient = config.model_copy(update={"on_conflict": "warn"})

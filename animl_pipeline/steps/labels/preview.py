@@ -50,13 +50,7 @@ def preview_labels(
 ) -> LabelsPreview:
     """What the labels would be if every image could be downloaded.
 
-    Args:
-        sources: the plan's sources.
-        config: the plan's labels.
-        exports: source → its export step.
-        over_limit: source → ids of the images that the source's limits leave out.
-        store: holds the exports.
-        settings: to find the plan's taxonomy.
+    ``exports``: source → its export step. ``over_limit``: source → ids of the images that the source's limits leave out.
 
     Raises:
         LabelsError: the plan's taxonomy cannot be read, or a label has two meanings by it.

@@ -249,10 +249,7 @@ def sequence_keys(source: str, locations: pa.Array, sequences: pa.Array) -> Sequ
 
     An image of unknown location belongs to its sequence id's only location; where the id has several, its location stays empty.
 
-    Args:
-        source: name of the source.
-        locations: text [n], empty where unknown.
-        sequences: text [n], the ids of the export, empty where unknown.
+    ``locations``: text [n], empty where unknown. ``sequences``: text [n], the ids of the export, empty where unknown.
     """
     rows = pd.DataFrame({"location": locations.to_pandas(), "sequence": sequences.to_pandas()})
     pairs = rows[(rows["location"] != "") & (rows["sequence"] != "")].drop_duplicates()

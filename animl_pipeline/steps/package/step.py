@@ -56,13 +56,6 @@ def package_model(model: Artifact, evaluation: Artifact, config: PackageConfig, 
     """Make the package: model.tar.gz (model.onnx, card.json, and the embedding reference if there is one), card.json with the metrics,
     MODEL_CARD.md, and the reference predictions.
 
-    Args:
-        model: the calibration step.
-        evaluation: the evaluation of the same model.
-        config: the plan's section ``package``.
-        store: holds the steps.
-        description: the plan's description, for the model card.
-
     Raises:
         PackageError: torch and ONNX differ or were not compared; the model is not the one in its card; the metrics are of other classes; or
             the unpacked package does not give its reference predictions again.

@@ -33,12 +33,7 @@ class GroupedCrops(NamedTuple):
 
 
 def apply_history(crops: NumberedCrops, history: History) -> GroupedCrops:
-    """Leave out crops that conflict with the history, so that no group holds both tested and trained locations. Group the others.
-
-    Args:
-        crops: n crops, all with a known location.
-        history: what earlier runs used.
-    """
+    """Leave out crops that conflict with the history, so that no group holds both tested and trained locations. Group the others."""
     image_use, location_gone = _image_history(crops, history)
     location_use = _location_history(crops, history, image_use, location_gone)
     here, image = location_use[crops.location], image_use[crops.image]

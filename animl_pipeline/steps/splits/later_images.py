@@ -42,11 +42,7 @@ def cut_links(crops: NumberedCrops, split: Ints, frozen: Bools, config: SplitsCo
 
     The later crop is left out, unless an earlier run tested it: then the learnt one is.
 
-    Args:
-        crops: n crops.
-        split: int [n], with ``LATER``.
-        frozen: bool [n], the crops that an earlier run tested as later images.
-        config: the plan's splits.
+    ``split``: int [n], with ``LATER``. ``frozen``: bool [n], the crops that an earlier run tested as later images.
     """
     left = split.copy()
     for link in _links(crops, split, config):

@@ -15,10 +15,7 @@ from animl_pipeline.steps.splits.test_set_registry import NEW, TESTED, TESTED_LA
 def count_leaks(crops: NumberedCrops, split: Ints, history: History) -> dict[str, int]:
     """How many locations, sequences, images and pairs of near-duplicates are in two splits; and how many crops the history forbids.
 
-    Args:
-        crops: n crops.
-        split: int [n], 0 train, 1 val, 2 test, 3 test_later, -1 for none.
-        history: what earlier runs used.
+    ``split``: int [n], 0 train, 1 val, 2 test, 3 test_later, -1 for none.
     """
     image_use = history.use_of_images(crops.images)[crops.image]
     earlier_use = _earlier_use(crops, history, image_use)

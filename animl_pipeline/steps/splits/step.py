@@ -100,13 +100,8 @@ def split_by_location(
     history forbids (all 0), and how many crops cannot be checked, because their location is unknown; and shortfalls.json, the classes
     with fewer crops in val or test than the plan wants, and why.
 
-    Args:
-        crops: the step crops.
-        config: the plan's splits.
-        classes: class ids. Each is in train, val and test if it has enough locations.
-        store: holds the crops, the splits and the registry.
-        model: name of the model, whose registry freezes the test set.
-        table: the plan's ``splits.table``: location → split; None: the locations are divided by search.
+    ``classes``: class ids. Each is in train, val and test if it has enough locations. ``table``: the plan's ``splits.table``: location →
+    split; None: the locations are divided by search.
 
     Raises:
         SplitsError: the table contradicts itself or the test set, there are too few locations, a split would be empty, or the plan wants

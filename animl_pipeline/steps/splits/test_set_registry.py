@@ -172,11 +172,7 @@ def was_judged(store: Store, model: str, test_set: int) -> bool:
 def find_history(registry: Registry, run: str, locations: set[str], images: set[str]) -> History:
     """What earlier runs used these locations and images for. The entries of ``run`` itself do not count.
 
-    Args:
-        registry: the registry.
-        run: id of this run.
-        locations: names of the present locations.
-        images: prefixes of the present images.
+    ``locations``: names of the present locations. ``images``: prefixes of the present images.
     """
     used: dict[str, int] = {}
     image_uses: dict[ImageUse, set[str]] = {}
@@ -199,11 +195,7 @@ def record_split(store: Store, registry: Registry, run: str, crops: pd.DataFrame
 
     What it holds already stays as it is.
 
-    Args:
-        store: the store.
-        registry: the registry as it was when the crops were divided.
-        run: id of this run.
-        crops: columns ``location``, ``image`` and ``split``.
+    ``crops``: columns ``location``, ``image`` and ``split``.
     """
     entries = registry.entries
     known = {name[:PREFIX] for name in entries} | {prefix for entry in entries.values() for prefix in entry.get("images", "").split()}
@@ -229,9 +221,7 @@ def record_split(store: Store, registry: Registry, run: str, crops: pd.DataFrame
 def count_conflicts(registry: Registry, crops: pd.DataFrame) -> int:
     """How many crops are in test although their location or image was used for training, or the other way round.
 
-    Args:
-        registry: the registry.
-        crops: columns ``location``, ``image`` and ``split``.
+    ``crops``: columns ``location``, ``image`` and ``split``.
     """
     by_location = crops["location"].map({name: e["as"] for name, e in registry.entries.items() if "images" not in e})
     by_image = crops["image"].str.slice(0, PREFIX).map(registry.use_of_images())

@@ -93,12 +93,6 @@ def collect_garbage(store: Store, rules: GcRules, *, dry_run: bool = True, now: 
     declare; everything made or used within ``rules.older_than`` days, with the steps that it was made from; downloaded images,
     unless ``rules.images``; and the image index, except records of blobs that are deleted.
 
-    Args:
-        store: a folder or S3.
-        rules: what may be deleted.
-        dry_run: delete nothing.
-        now: in seconds since 1970; for tests.
-
     Raises:
         StoreError: a run builds a step on this machine, or built one meanwhile (code ``store_in_use``); or it cannot be read what is
             needed (code ``unreadable_record``).

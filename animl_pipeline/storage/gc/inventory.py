@@ -18,13 +18,8 @@ BLOBS = "images, crops, Animl's answers"
 class InventoryRow(NamedTuple):
     """Objects of one kind.
 
-    Attributes:
-        kind: what they are.
-        number: how many there are.
-        bytes: their size.
-        oldest: time of the oldest, in seconds since 1970; None if there is none.
-        newest: time of the newest.
-        needed: how many reports and releases need; None if this is not known for the kind.
+    ``oldest``: time of the oldest, in seconds since 1970; None if there is none. ``needed``: how many reports and releases need; None if this
+    is not known for the kind.
     """
 
     kind: str

@@ -73,9 +73,7 @@ class _Release(BaseModel):
 def find_roots(object_store: ObjectStore, keep: int) -> list[Root]:
     """The steps that the newest report of each model, and the releases in use or to go back to, were made from.
 
-    Args:
-        object_store: the store's.
-        keep: how many released versions of each endpoint can be gone back to.
+    ``keep``: how many released versions of each endpoint can be gone back to.
 
     Raises:
         StoreError: a report or a release record cannot be read (code ``unreadable_record``).
@@ -139,9 +137,7 @@ def needed_steps(steps: Mapping[StepId, StoredStep], roots: Sequence[Root]) -> d
 
     A manifest names its inputs by digest, so every step with that digest counts.
 
-    Args:
-        steps: all steps of the store.
-        roots: the needed steps, the most important reason first; those that the store lacks lead nowhere.
+    ``roots``: the needed steps, the most important reason first; those that the store lacks lead nowhere.
     """
     of_digest: dict[str, list[StepId]] = defaultdict(list)
     of_file: dict[str, list[StepId]] = defaultdict(list)
@@ -191,9 +187,7 @@ def blobs_of_step(step: StoredStep, store: Store) -> Iterator[set[str]]:
 def blobs_of_indexes(store: Store, *, images: bool) -> Iterator[set[str]]:
     """The blobs that index records need, a part at a time. Of Animl's answers, those of the last run count.
 
-    Args:
-        store: the store.
-        images: whether downloaded images count as well, though they can be downloaded again.
+    ``images``: whether downloaded images count as well, though they can be downloaded again.
     """
     for name in indexes(store, ANIML):
         last: dict[str, dict[str, Any]] = {}

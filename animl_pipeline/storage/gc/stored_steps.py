@@ -28,10 +28,7 @@ class StepId(NamedTuple):
 class StoredStep(NamedTuple):
     """A step in the store.
 
-    Attributes:
-        manifest: what it was made from and what it names.
-        files: its files in the store, the manifest among them.
-        used: when it was made or last used, in seconds since 1970.
+    ``used``: when it was made or last used, in seconds since 1970.
     """
 
     manifest: Manifest
