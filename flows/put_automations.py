@@ -22,9 +22,7 @@ def put_automations(file: Path, block: str) -> list[str]:
     ``file``: YAML with ``automations: [...]`` as Prefect takes them, but without the block in actions that send messages. ``block``: the
     block that sends messages, ``<type>/<name>``, such as slack-webhook/rangers. "": no message is sent, and automations that would only send
     one are not there.
-
-    Raises:
-        SettingsError: the server has no such block.
+    Raises SettingsError: the server has no such block.
     """
     automations = yaml.safe_load(file.read_text(encoding="utf-8"))["automations"]
     with get_client(sync_client=True) as client:

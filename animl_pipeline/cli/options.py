@@ -62,11 +62,7 @@ class Debug:
 
 
 def settings_with(store: str | None = None, data: Path | None = None) -> Settings:
-    """The settings of the environment, changed by a command's options.
-
-    Raises:
-        SettingsError: an environment variable or an option is not valid.
-    """
+    """The settings of the environment, changed by a command's options. Raises SettingsError: an environment variable or an option is not valid."""
     changes: dict[str, object] = {}
     if store is not None:
         try:
@@ -82,9 +78,7 @@ def overrides_of(changes: Sequence[str]) -> Overrides:
     """What a run changes of its plan.
 
     ``changes``: texts such as epochs=3.
-
-    Raises:
-        PlanError: one is no known key with a fitting value.
+    Raises PlanError: one is no known key with a fitting value.
     """
     try:
         return Overrides.model_validate(dict(change.partition("=")[::2] for change in changes))
@@ -98,8 +92,6 @@ def overrides_of(changes: Sequence[str]) -> Overrides:
 
 def open_plan(plan: str, settings: Settings) -> Plan:
     """The plan that a command was given: its file, or its name in the folder of plans.
-
-    Raises:
-        PlanError: there is no such plan, or it is not valid.
+    Raises PlanError: there is no such plan, or it is not valid.
     """
     return load_plan(find_plan(plan, settings.plans))

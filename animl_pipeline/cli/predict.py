@@ -99,11 +99,7 @@ def _as_json(card: ModelCard, box: Box, probabilities: dict[str, float]) -> dict
 
 
 def parse_box(text: str | None) -> Box | None:
-    """A box from ``ymin,xmin,ymax,xmax``.
-
-    Raises:
-        ImageError: it is not a valid box.
-    """
+    """A box from ``ymin,xmin,ymax,xmax``. Raises ImageError: it is not a valid box."""
     if text is None:
         return None
     try:

@@ -30,9 +30,7 @@ def deploy(environment: Mapping[str, str] | None = None) -> None:
     switched on in Prefect's UI stay on.
 
     ``environment``: of the prefect commands that do it; None: this process's.
-
-    Raises:
-        SettingsError: the server does not answer, or Prefect refused something; the message holds its last lines.
+    Raises SettingsError: the server does not answer, or Prefect refused something; the message holds its last lines.
     """
     from flows.put_automations import put_automations
 
@@ -55,9 +53,7 @@ def deployments_of_plans(file: Path, plans: Path) -> dict[str, Any]:
     A deployment of the file that has a plan's name replaces that plan's.
 
     ``plans``: the folder of plans; their names are those of its .yaml files.
-
-    Raises:
-        SettingsError: the file cannot be read.
+    Raises SettingsError: the file cannot be read.
     """
     content = read_prefect_file(file)
     try:
@@ -71,11 +67,7 @@ def deployments_of_plans(file: Path, plans: Path) -> dict[str, Any]:
 
 
 def read_prefect_file(file: Path) -> dict[str, Any]:
-    """The content of a prefect.yaml.
-
-    Raises:
-        SettingsError: it cannot be read, or is no mapping.
-    """
+    """The content of a prefect.yaml. Raises SettingsError: it cannot be read, or is no mapping."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as e:

@@ -80,11 +80,7 @@ def register_model(package: Artifact, plan: Plan, store: Store, settings: Settin
 
 
 def planned_rules(project: str, plan: Plan, card: ModelCard, store: Store, settings: Settings) -> RuleChange:
-    """What a registration would change in a project's automation rules; nothing is written.
-
-    Raises:
-        As :func:`register_model`.
-    """
+    """What a registration would change in a project's automation rules; nothing is written. Raises as :func:`register_model`."""
     return _read_rules(project, plan, card, _known_entries(_known_document(plan, settings), plan, store), settings)
 
 

@@ -103,11 +103,7 @@ def _target(planned: PlannedEndpoint, card: ModelCard, package: Artifact, plan: 
 
 
 def read_package_card(package: Artifact, store: Store) -> ModelCard:
-    """The package's model card.
-
-    Raises:
-        PackageError: it has no metrics.
-    """
+    """The package's model card. Raises PackageError: it has no metrics."""
     card = ModelCard.model_validate_json(store.path(package, "card.json").read_bytes())
     if not card.metrics:
         raise PackageError("the package's card has no metrics, so its quality is unknown; run the step 'package' again", code="no_metrics")
@@ -121,9 +117,7 @@ def package_key(plan: Plan, version: str, package: Artifact) -> str:
 
 def ssm_parameter_name(plan: Plan, purpose: Purpose, settings: Settings) -> str:
     """The SSM parameter from which Animl reads the name of the endpoint for a purpose.
-
-    Raises:
-        SettingsError: the name contains the stage, and ANIML_STAGE is not set.
+    Raises SettingsError: the name contains the stage, and ANIML_STAGE is not set.
     """
     register = plan.release.register_ or RegisterConfig()
     if "{stage}" in register.parameter and not settings.stage:

@@ -59,9 +59,7 @@ def trained_versions(model: str, store: Store) -> tuple[TrainedVersion, ...]:
 
 def find_version(model: str, version: str, store: Store) -> TrainedVersion:
     """The version of a model with this name, a name that begins so, or this digest of its package. Of several packages of one version, the latest.
-
-    Raises:
-        EvaluationError: no version (code "unknown_version") or several (code "several_versions") begin so; the message lists them.
+    Raises EvaluationError: no version (code "unknown_version") or several (code "several_versions") begin so; the message lists them.
     """
     versions = trained_versions(model, store)
     wanted = version.strip()

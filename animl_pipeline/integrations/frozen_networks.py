@@ -83,9 +83,7 @@ def load_frozen_network(config: FrozenNetworkConfig, size: int, settings: Settin
 
 def load_by_order(backbone: str, path: Path) -> nn.Module:
     """A timm network without its classifier layer, from a file whose tensors have timm's order and shapes but other names.
-
-    Raises:
-        TrainingError: the tensors are not those of this network.
+    Raises TrainingError: the tensors are not those of this network.
     """
     network: nn.Module = timm.create_model(backbone, num_classes=1000)
     given = torch.load(path, map_location="cpu", weights_only=True)

@@ -153,9 +153,7 @@ def weights_digest(name: str, weights: str, settings: Settings, sha256: str | No
     """The sha256 of the weights of a frozen network; "" for those that have no file (``timm`` and ``none``).
 
     ``name``: a known name, or a timm architecture. ``weights``: of a timm architecture: timm, none, or a .safetensors path or URL.
-
-    Raises:
-        WeightsError, WeightsUnreachableError: as for :func:`fetch_weights`.
+    Raises WeightsError, WeightsUnreachableError: as for :func:`fetch_weights`.
     """
     known = known_weights(name)
     if known is not None and not known.file_of_user:
@@ -167,9 +165,7 @@ def weights_digest(name: str, weights: str, settings: Settings, sha256: str | No
 
 def fetch_without_sha256(address: str, settings: Settings, md5: str | None = None) -> tuple[Path, str]:
     """Download weights whose sha256 is not known yet, and return the file and its sha256, so that a person can put it into a plan.
-
-    Raises:
-        WeightsError: the file cannot be downloaded, or its md5 is not ``md5``.
+    Raises WeightsError: the file cannot be downloaded, or its md5 is not ``md5``.
     """
     folder = settings.cache.expanduser() / "weights"
     with _cache_errors(folder):

@@ -87,11 +87,7 @@ class EndpointProcess:
             self._idle.notify_all()
 
     def request(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, timeout_s: float = ANSWER_S) -> Reply:
-        """Send one request to the program; returns its answer.
-
-        Raises:
-            OSError or http.client.HTTPException: it did not answer.
-        """
+        """Send one request to the program; returns its answer. Raises OSError or http.client.HTTPException: it did not answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
         try:
             connection.request(method, path, body, headers or {})
@@ -119,9 +115,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def start_endpoint_process(folder: Path, log_file: Path, max_concurrency: int | None, ended: threading.Event, health: Health) -> EndpointProcess:
     """Start the endpoint program with an unpacked package and wait until it answers /ping; ``ended`` stops the wait.
-
-    Raises:
-        StartError: it ended or did not answer in time; the message holds the end of its log.
+    Raises StartError: it ended or did not answer in time; the message holds the end of its log.
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "animl_pipeline.serve", "serve", "--model", str(folder), "--host", "127.0.0.1", "--port", "0"]
@@ -139,11 +133,7 @@ def start_endpoint_process(folder: Path, log_file: Path, max_concurrency: int | 
 
 
 def download_package(url: str, models: Path, s3: S3Client) -> Path:
-    """The folder with the unpacked package of an s3:// address; downloaded once.
-
-    Raises:
-        StartError: it cannot be downloaded or unpacked.
-    """
+    """The folder with the unpacked package of an s3:// address; downloaded once. Raises StartError: it cannot be downloaded or unpacked."""
     folder = models / hashlib.sha256(url.encode()).hexdigest()[:24]
     if folder.exists():
         return folder

@@ -38,9 +38,7 @@ class Addresses(Record):
 
     def set_faults(self, **faults: float) -> Faults:
         """Inject faults from now on, or stop injecting them; returns all faults as they are now.
-
-        Raises:
-            ReleaseError: the fault does not exist, or its value does not fit.
+        Raises ReleaseError: the fault does not exist, or its value does not fit.
         """
         request = urllib.request.Request(f"{self.sagemaker}/local/faults", json.dumps(faults).encode(), {"Content-Type": "application/json"})  # noqa: S310 - our own server
         try:

@@ -82,10 +82,8 @@ def check_ready(config: DetectionsConfig, settings: Settings, *, for_production:
     """Check that the plan names a detector or results file that can be used. Nothing is downloaded or loaded.
 
     ``for_production``: whether a detector is also needed where all training boxes are reviewed ones, to score production.
-
-    Raises:
-        DetectionsError, WeightsError: as :func:`choose_detector`; or the file does not exist; or images with people shall be dropped,
-            but the detector cannot find people.
+    Raises DetectionsError, WeightsError: as :func:`choose_detector`; or the file does not exist; or images with people shall be dropped, but the
+    detector cannot find people.
     """
     if config.results is not None:
         check_results_file(config.results, settings)
@@ -99,11 +97,7 @@ def check_ready(config: DetectionsConfig, settings: Settings, *, for_production:
 
 
 def check_finds_people(categories: Collection[str], name: str) -> None:
-    """Check that a detector finds people.
-
-    Raises:
-        DetectionsError: it does not.
-    """
+    """Check that a detector finds people. Raises DetectionsError: it does not."""
     if PERSON not in categories:
         found = ", ".join(CATEGORIES[c] for c in sorted(categories))
         raise DetectionsError(

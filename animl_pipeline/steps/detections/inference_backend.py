@@ -180,9 +180,7 @@ def _largest_difference(one: Forward, other: Forward, network: Network) -> float
 
 def run_with_torch(module: Any, device: str) -> Forward:
     """The forward pass of a torch module, in half precision on cuda. If memory runs out, the batch is run in two halves.
-
-    Raises:
-        DetectionsError: the device cannot be used, or its memory is too small.
+    Raises DetectionsError: the device cannot be used, or its memory is too small.
     """
     import torch
 

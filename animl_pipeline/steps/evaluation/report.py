@@ -36,9 +36,9 @@ SLICE_TITLES = {"light": "light", "box": "size of the box", "level": "counted by
 class ReportData(NamedTuple):
     """What a report shows.
 
-    ``test``: the scored test crops of animals. ``scored``: these and those of false boxes. ``suspects``: suspect labels, with the probabilities of the model that audited them.
-    ``audited``: which crops were audited, in words. ``strangers``: suspected strangers among the boxes of the test images, ``boxes`` in
-    number; None if they are not known.
+    ``test``: the scored test crops of animals. ``scored``: these and those of false boxes. ``suspects``: suspect labels, with the
+    probabilities of the model that audited them. ``audited``: which crops were audited, in words. ``strangers``: suspected strangers among
+    the boxes of the test images, ``boxes`` in number; None if they are not known.
     """
 
     card: ModelCard

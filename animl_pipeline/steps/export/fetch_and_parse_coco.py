@@ -74,9 +74,7 @@ def scratch_folder(work: Path) -> Iterator[Path]:
 
 def read_batches(path: Path, where: str) -> Iterator[Batch]:
     """The records of a COCO export's lists in the file's order. Memory holds a few thousand records at a time.
-
-    Raises:
-        ExportError: ``not_json`` (or it ends early), or ``not_coco``: a list is missing.
+    Raises ExportError: ``not_json`` (or it ends early), or ``not_coco``: a list is missing.
     """
     seen = set()
     try:
@@ -91,11 +89,7 @@ def read_batches(path: Path, where: str) -> Iterator[Batch]:
 
 
 def parse_coco(data: bytes, where: str) -> dict[str, Any]:
-    """A whole COCO export, for those that are small by nature, such as Animl's windows.
-
-    Raises:
-        ExportError: as :func:`read_batches`.
-    """
+    """A whole COCO export, for those that are small by nature, such as Animl's windows. Raises ExportError: as :func:`read_batches`."""
     try:
         coco = json.loads(data)
     except (ValueError, RecursionError) as e:

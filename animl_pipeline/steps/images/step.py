@@ -146,11 +146,7 @@ class _AnswerRecorder:
         self._downloaded = self._offline = 0
 
     def add(self, answers: list[Answer]) -> None:
-        """Record some answers.
-
-        Raises:
-            ImagesError: many images in a row failed without a connection, or with refused credentials.
-        """
+        """Record some answers. Raises ImagesError: many images in a row failed without a connection, or with refused credentials."""
         for request, answer in answers:
             if isinstance(answer, Downloaded):
                 self._batch[request.path] = answer._asdict()

@@ -55,10 +55,8 @@ def read_split_table(config: SplitsConfig, settings: Settings) -> dict[str, str]
 
 def splits_by_table(crops: SplittableCrops, table: Mapping[str, str]) -> Ints:
     """The split of each group: int [groups]. All locations of the crops are in the table.
-
-    Raises:
-        SplitsError: ``table_conflict``: locations that share an image or a sequence are in two splits, or a location is in test that was learnt
-            from, or in train or val although it was tested before.
+    Raises SplitsError: ``table_conflict``: locations that share an image or a sequence are in two splits, or a location is in test that was learnt
+    from, or in train or val although it was tested before.
     """
     wanted = np.array([SPLIT_NAMES.index(table[name]) if name in table else -1 for name in crops.locations], np.int64)[crops.location]
     groups = int(crops.group.max()) + 1

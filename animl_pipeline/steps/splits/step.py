@@ -160,9 +160,7 @@ def _make(
 
 def _check_against_registry(artifact: Artifact, divided: pd.DataFrame, registry: Registry, store: Store) -> None:
     """Check that a stored split puts nothing into test that the registry calls trained on, or the other way round.
-
-    Raises:
-        DamagedError: it does. Its manifest is removed, so the next try divides again.
+    Raises DamagedError: it does. Its manifest is removed, so the next try divides again.
     """
     if conflicts := count_conflicts(registry, divided):
         store.object_store.delete(manifest_name(artifact.step, artifact.key))
