@@ -25,7 +25,7 @@ from animl_pipeline.core.table_schemas import SEARCHED_TEST_IMAGES, TEST_DETECTI
 from animl_pipeline.core.tables import Table, write_table
 from animl_pipeline.inference.sequence_outcomes import ModelLabels
 from animl_pipeline.steps.evaluation import production_score
-from animl_pipeline.steps.evaluation.animl_evaluation_table import sequence_table
+from animl_pipeline.steps.evaluation.csv_tables_beside_report import sequence_table
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, open_store
 
 SEQUENCES, IMAGES_EACH, LOCATIONS, BOXES = 200_000, 2, 200, 250_000

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 
 from prefect import flow, runtime
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL
 
 from animl_pipeline.config import Overrides, Plan, find_plan, load_plan
 from animl_pipeline.config.settings import load_settings
@@ -14,11 +18,13 @@ from animl_pipeline.core.evaluation_results import Report
 from flows.detect_and_crop_on_cluster import extract_crops_on_cluster, run_detector_on_cluster
 from flows.end_states import STATE_OF_VERDICT, end_as
 from flows.progress_artifacts import show_progress
-from flows.start_release import start_release
+from flows.start_training_when_validated import deployment_name
 from flows.stop_signals import exit_on_cancel, prepare_run
 from flows.ui_artifacts import show_training
 from tasks import dataset, training
 from tasks.store_and_data_paths import RunPaths, resolve_run_paths
+
+log = logging.getLogger(__name__)
 
 Step = tuple[str, PrefectFuture[Artifact]]
 """A step's title, with the source's name where each source has such a step, and its task. Steps of the label audit have no title."""
@@ -130,3 +136,21 @@ def _train_audit_folds(
     fresh = plan.model_copy(update={"train": plan.train.without_released_weights()})
     held_out = [training.fold_splits.submit(crops, splits, plan.audit.folds, fold, paths) for fold in range(plan.audit.folds)]
     return [(training.train_classifier.submit(crops, s, fresh, embeddings, paths, wait_for=[model]), s) for s in held_out]
+
+
+def start_release(plan: str, report: Report, store: str = "") -> str:
+    """Start the release of the very package that was judged, once for each package. Returns a line that says what came of it.
+
+    ``plan``: the plan's name, as a run takes it. It must be deployed as `release/<name of its file>`.
+    """
+    if not PREFECT_API_URL.value():
+        return "its release was not started, because no Prefect server is set; release it by hand"
+    deployment = f"release/{deployment_name(plan)}"
+    key = f"{deployment}/{report.model}/{report.package.digest}"  # plans may share a model, but not their endpoints
+    parameters = {"plan": plan, "version": report.package.digest} | ({"store": store} if store else {})
+    try:
+        run = run_deployment(deployment, parameters=parameters, timeout=0, as_subflow=False, idempotency_key=key, tags=["after-retrain"])
+    except ObjectNotFound:
+        log.warning("the Prefect server has no deployment %r; `animl-pipeline deploy` puts it there", deployment)
+        return f"its release was not started: the server has no deployment {deployment!r}"
+    return f"its release is the run {run.name!r}"  # type: ignore[union-attr]  # a coroutine only in async code

@@ -14,7 +14,7 @@ from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.table_schemas import SPLIT_LOCATIONS
 from animl_pipeline.core.untrusted_text import escape_markdown
 from animl_pipeline.storage.store import Store
-from tasks.retry_policies import REMOTE_WORK
+from tasks.step_tasks_and_retries import REMOTE_WORK
 from tasks.store_and_data_paths import RunPaths
 
 

@@ -11,7 +11,7 @@ from animl_pipeline.config.training import FrozenNetworkConfig
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.model_card import ModelInput
 from animl_pipeline.core.sample_limit_and_false_box_types import FalseBoxClass
-from animl_pipeline.deploy import latest_report_and_training_start
+from animl_pipeline.deploy import trained_versions
 from animl_pipeline.steps import crops as crops_step
 from animl_pipeline.steps import detections as detections_step
 from animl_pipeline.steps import embeddings as embeddings_step
@@ -19,8 +19,7 @@ from animl_pipeline.steps import export as export_step
 from animl_pipeline.steps import images as images_step
 from animl_pipeline.steps import labels as labels_step
 from animl_pipeline.steps import splits as splits_step
-from tasks.retry_policies import LONG_WAIT, REMOTE_WORK
-from tasks.step_task import step_task
+from tasks.step_tasks_and_retries import LONG_WAIT, REMOTE_WORK, step_task
 from tasks.store_and_data_paths import RunPaths
 
 
@@ -134,7 +133,7 @@ def detect_in_test_images(
 @task(name="last training", task_run_name="last training", **REMOTE_WORK)
 def last_training_start(plan: Plan, paths: RunPaths) -> datetime | None:
     """When the model's last completed training began; None if there was none."""
-    return latest_report_and_training_start.last_training_start(plan.model, paths.open_store())
+    return trained_versions.last_training_start(plan.model, paths.open_store())
 
 
 @task(name="count validated", task_run_name="count validated {source.name}", **LONG_WAIT)

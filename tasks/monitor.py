@@ -14,8 +14,7 @@ from animl_pipeline.steps import monitor as monitor_step
 from animl_pipeline.steps.labels.class_mapping import EMPTY, map_labels
 from animl_pipeline.steps.labels.read_taxonomy import read_taxonomy
 from animl_pipeline.steps.monitor import ServedModel, ServiceLabels, ServiceStatus
-from tasks.retry_policies import REMOTE_WORK
-from tasks.step_task import step_task
+from tasks.step_tasks_and_retries import REMOTE_WORK, step_task
 from tasks.store_and_data_paths import RunPaths
 
 UNKNOWN_VERSION = "unknown"

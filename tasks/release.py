@@ -9,8 +9,8 @@ from animl_pipeline.config import Plan
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.release_and_reference_types import Approval, Release
-from animl_pipeline.deploy.latest_report_and_training_start import read_report
-from tasks.retry_policies import LOCAL_WORK, REMOTE_WORK
+from animl_pipeline.deploy.trained_versions import read_report
+from tasks.step_tasks_and_retries import LOCAL_WORK, REMOTE_WORK
 from tasks.store_and_data_paths import RunPaths
 
 

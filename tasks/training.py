@@ -9,16 +9,15 @@ from prefect import task
 from animl_pipeline.config import Plan
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.evaluation_results import Report
-from animl_pipeline.deploy.latest_report_and_training_start import TrainingOutcome, record_training
 from animl_pipeline.deploy.released_model import find_champion_for_step
+from animl_pipeline.deploy.trained_versions import TrainingOutcome, record_training
 from animl_pipeline.integrations import mlflow, sagemaker_training
 from animl_pipeline.steps import calibration as calibration_step
 from animl_pipeline.steps import detections as detections_step
 from animl_pipeline.steps import evaluation as evaluation_step
 from animl_pipeline.steps import package as package_step
 from animl_pipeline.steps import training as training_step
-from tasks.retry_policies import REMOTE_WORK
-from tasks.step_task import step_task
+from tasks.step_tasks_and_retries import REMOTE_WORK, step_task
 from tasks.store_and_data_paths import RunPaths
 
 

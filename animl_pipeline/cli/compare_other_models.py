@@ -18,7 +18,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import DetectionsError, EvaluationError
 from animl_pipeline.core.evaluation_results import ProductionScore, Report, SequenceScores
-from animl_pipeline.deploy.latest_report_and_training_start import read_report
+from animl_pipeline.deploy.trained_versions import read_report
 from animl_pipeline.steps.detections.read_classified_results import ClassifiedResults, TestSet, read_classified_results
 from animl_pipeline.steps.evaluation.compare_champion import load_champion
 from animl_pipeline.steps.evaluation.compare_other_models import OtherAnswers, TestSteps, score_beside_others

@@ -117,7 +117,7 @@ def _read_crops(plan: Plan, crop_set: CropSet, store: Store, settings: Settings)
     """The crops of the set, by crop_id."""
     from animl_pipeline.cli.run_steps_to_crops import make_crops
     from animl_pipeline.core.table_schemas import CROPS, SPLITS
-    from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
+    from animl_pipeline.deploy.trained_versions import read_latest_report
     from animl_pipeline.steps.splits import read_split_table
     from animl_pipeline.storage.manifest import find_artifact
 

@@ -142,7 +142,7 @@ def register(
     """
     settings = settings_with(store)
     from animl_pipeline.deploy import deployed_package, register_model
-    from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
+    from animl_pipeline.deploy.trained_versions import read_latest_report
 
     checked, opened = open_plan(plan, settings), open_existing_store(settings)
     package = read_latest_report(checked.model, opened).package if only_files else deployed_package(checked, opened, settings)
@@ -185,7 +185,7 @@ def gc(
 def _dry_run(plan: str, force: str, version: str, settings: Settings, *, approved: bool) -> None:
     """Show what a release would do; exit code 1 if it would be refused or fail."""
     from animl_pipeline.deploy import dry_run_release
-    from animl_pipeline.deploy.latest_report_and_training_start import read_report
+    from animl_pipeline.deploy.trained_versions import read_report
 
     checked, opened = open_plan(plan, settings), open_existing_store(settings)
     report = read_report(checked.model, version, opened)

@@ -9,14 +9,13 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from animl_pipeline.config.detections_and_crops import CropsConfig, DetectionsConfig
+from animl_pipeline.config.evaluation import AuditConfig, AutoAcceptConfig, GateConfig, ProductionConfig, ThresholdsConfig
 from animl_pipeline.config.labels import LabelsConfig
 from animl_pipeline.config.monitor import MonitorConfig
 from animl_pipeline.config.package_and_release import PackageConfig, ReleaseConfig
-from animl_pipeline.config.production import ProductionConfig
 from animl_pipeline.config.review import ReviewConfig
 from animl_pipeline.config.sources_and_images import ImagesConfig, SourceConfig
 from animl_pipeline.config.splits import SplitsConfig
-from animl_pipeline.config.thresholds_gate_audit import AuditConfig, AutoAcceptConfig, GateConfig, ThresholdsConfig
 from animl_pipeline.config.training import TrainingConfig
 from animl_pipeline.config.value_types_and_messages import Name, explain_unknown_classes, shorten
 from animl_pipeline.core.animl_and_sagemaker_limits import MODELS_WITH_OWN_INTERFACES

@@ -7,9 +7,8 @@ from typing import NamedTuple
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import EvaluationError
 from animl_pipeline.core.evaluation_results import Interval, Report
-from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
 from animl_pipeline.deploy.release_history import History, records_of_model
-from animl_pipeline.deploy.trained_versions import trained_versions
+from animl_pipeline.deploy.trained_versions import read_latest_report, trained_versions
 from animl_pipeline.storage.store import Store
 
 VERDICTS = {"promote": "promote", "hold": "hold", "need_more_data": "need more data", None: "none"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from animl_pipeline.config import Plan
-from animl_pipeline.deploy.latest_report_and_training_start import read_report
+from animl_pipeline.deploy.trained_versions import read_report
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.inference.embedding_reference import EmbeddingReference
 from animl_pipeline.storage.store import Store

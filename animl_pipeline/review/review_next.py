@@ -18,7 +18,7 @@ from animl_pipeline.core.errors import PackageError
 from animl_pipeline.core.evaluation_results import Metrics
 from animl_pipeline.core.report_formats import image_link
 from animl_pipeline.core.untrusted_text import write_csv
-from animl_pipeline.deploy.latest_report_and_training_start import read_report
+from animl_pipeline.deploy.trained_versions import read_report
 from animl_pipeline.inference.embedding_reference import EmbeddingReference
 from animl_pipeline.review.candidates import Pool, download_pool, sample_pool, unreviewed_images
 from animl_pipeline.review.choose_images import Candidates, choose_images, margins

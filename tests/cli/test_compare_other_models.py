@@ -16,7 +16,7 @@ from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.errors import PipelineError
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.step_declaration import Step
-from animl_pipeline.deploy.latest_report_and_training_start import save_report
+from animl_pipeline.deploy.trained_versions import save_report
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
 from tests.steps.test_production_score import CLASSES, run_steps
 from tests.support.command_line import run_command

@@ -12,13 +12,12 @@ import yaml
 
 from animl_pipeline.cli import console
 from animl_pipeline.cli.release import history
+from animl_pipeline.cli.report_and_versions import versions
 from animl_pipeline.cli.store import gc, show
-from animl_pipeline.cli.versions import versions
 from animl_pipeline.cli.weights import list_weights
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.deploy.latest_report_and_training_start import save_report
 from animl_pipeline.deploy.release_history import close_record, new_record, write_record
-from animl_pipeline.deploy.trained_versions import TrainedVersion, save_version
+from animl_pipeline.deploy.trained_versions import TrainedVersion, save_report, save_version
 from animl_pipeline.storage.store import open_store
 from tests.support.packaged_model import colour_plan_data, make_package, make_report
 from tests.support.terminal import run_in_terminal

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from animl_pipeline.cli.check_sources import find_source_problems
+from animl_pipeline.cli.plan_check import find_source_problems
 from animl_pipeline.config import find_plan, load_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PlanError

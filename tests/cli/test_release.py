@@ -18,8 +18,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import EvaluationError, PlanError, ReleaseError, SettingsError
 from animl_pipeline.deploy import deploy_package, roll_back
-from animl_pipeline.deploy.latest_report_and_training_start import save_report
-from animl_pipeline.deploy.trained_versions import TrainedVersion, save_version
+from animl_pipeline.deploy.trained_versions import TrainedVersion, save_report, save_version
 from animl_pipeline.storage.store import Store, open_store
 from tests.support.local_aws import local_aws_services, release_environment
 from tests.support.packaged_model import colour_plan_data, make_package, make_report

@@ -18,7 +18,7 @@ from prefect.states import Cancelling
 from animl_pipeline.config import load_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.deploy import release_records
-from animl_pipeline.deploy.latest_report_and_training_start import save_report
+from animl_pipeline.deploy.trained_versions import save_report
 from animl_pipeline.storage.store import open_store
 from tests.support.command_line import COMMAND
 from tests.support.endpoint_process import wait_until

@@ -17,7 +17,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.deploy import deploy_package
 from animl_pipeline.deploy.aws_api import AwsApi
-from animl_pipeline.deploy.latest_report_and_training_start import save_report
+from animl_pipeline.deploy.trained_versions import save_report
 from animl_pipeline.dev.sagemaker_local import Addresses
 from animl_pipeline.review.reinfer import BATCH, execute, plan_reinference
 from animl_pipeline.storage.store import Store

@@ -33,8 +33,8 @@ from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.deploy import deploy_package, realtime_status, release_records
 from animl_pipeline.deploy.aws_api import AwsApi
-from animl_pipeline.deploy.latest_report_and_training_start import save_report
 from animl_pipeline.deploy.live_check import check_endpoint
+from animl_pipeline.deploy.trained_versions import save_report
 from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE, Addresses
 from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.storage.store import Store, open_store
@@ -164,7 +164,7 @@ RELEASE = """
 import sys
 from animl_pipeline.deploy import deploy_package, roll_back
 from animl_pipeline.config import load_plan
-from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
+from animl_pipeline.deploy.trained_versions import read_latest_report
 from animl_pipeline.config.settings import load_settings
 from animl_pipeline.storage.store import open_store
 settings, plan = load_settings(), load_plan(sys.argv[2])

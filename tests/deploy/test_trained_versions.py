@@ -13,9 +13,16 @@ from animl_pipeline.cli.main import app
 from animl_pipeline.config import Overrides, Plan
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import EvaluationError
-from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report, read_report, save_report
 from animl_pipeline.deploy.release_history import close_record, new_record, write_record
-from animl_pipeline.deploy.trained_versions import TrainedVersion, find_version, save_version, trained_versions
+from animl_pipeline.deploy.trained_versions import (
+    TrainedVersion,
+    find_version,
+    read_latest_report,
+    read_report,
+    save_report,
+    save_version,
+    trained_versions,
+)
 from animl_pipeline.storage.store import Store
 from tests.support.packaged_model import colour_plan_data, make_package, make_report
 
@@ -90,3 +97,9 @@ def test_versions_lists_what_was_trained_judged_and_released(store: Store, tmp_p
     shown = CliRunner().invoke(app, line, catch_exceptions=False).output
     assert [version for version in ("aaaa1111", "bbbb2222", "cccc3333") if version in shown] == ["aaaa1111", "bbbb2222", "cccc3333"]
     assert "train.epochs 3" in shown
+
+
+def test_a_report_that_cannot_be_read_is_an_evaluation_error(store: Store) -> None:
+    store.object_store.put("reports/isle/newest.json", b'{"model": "isle"')
+    with pytest.raises(EvaluationError):
+        read_latest_report("isle", store)

@@ -19,8 +19,7 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.core.release_and_reference_types import Approval
 from animl_pipeline.deploy import deploy_package, dry_run_release, release_records, roll_back
-from animl_pipeline.deploy.latest_report_and_training_start import save_report
-from animl_pipeline.deploy.trained_versions import TrainedVersion, save_version
+from animl_pipeline.deploy.trained_versions import TrainedVersion, save_report, save_version
 from animl_pipeline.storage.store import Store, open_store
 from flows.release import release
 from tests.support.endpoint_process import wait_until

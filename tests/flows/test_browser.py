@@ -23,7 +23,7 @@ from animl_pipeline.config import load_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.release_and_reference_types import ReferencePrediction
 from animl_pipeline.deploy import invoke_endpoint, release_records
-from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
+from animl_pipeline.deploy.trained_versions import read_latest_report
 from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE, local_sagemaker
 from animl_pipeline.dev.synthetic_dataset import write_synthetic_dataset
 from animl_pipeline.storage.store import open_store

@@ -21,7 +21,7 @@ from animl_pipeline.config.settings import Settings, load_settings, use_local_aw
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.box_type import Box
 from animl_pipeline.deploy import invoke_endpoint
-from animl_pipeline.deploy.latest_report_and_training_start import read_latest_report
+from animl_pipeline.deploy.trained_versions import read_latest_report
 from animl_pipeline.dev.sagemaker_local import local_sagemaker
 from animl_pipeline.steps.crops import extract_crops
 from animl_pipeline.steps.detections import detect_animals

@@ -25,15 +25,13 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.core.evaluation_results import Report
-from animl_pipeline.deploy.latest_report_and_training_start import last_training_start, read_latest_report, read_report
-from animl_pipeline.deploy.trained_versions import trained_versions
+from animl_pipeline.deploy.trained_versions import last_training_start, read_latest_report, read_report, trained_versions
 from animl_pipeline.steps import export as export_step
 from animl_pipeline.steps import images as images_step
 from animl_pipeline.storage.store import open_store
 from flows.progress_artifacts import describe_time_left
 from flows.release import release
-from flows.retrain import retrain
-from flows.start_release import start_release
+from flows.retrain import retrain, start_release
 from tests.support.prefect_server import PREFECT_TEST
 from tests.support.tiny_project import write_plan, write_project
 

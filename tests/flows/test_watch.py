@@ -22,7 +22,7 @@ from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed, Failed,
 
 from animl_pipeline.config.settings import load_settings
 from animl_pipeline.core.errors import PlanError, SettingsError
-from animl_pipeline.deploy.latest_report_and_training_start import record_training_start
+from animl_pipeline.deploy.trained_versions import record_training_start
 from animl_pipeline.storage.store import open_store
 from flows.retrain import retrain
 from flows.start_training_when_validated import validated, watch

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from animl_pipeline.config import Plan, check_plan
-from animl_pipeline.deploy.latest_report_and_training_start import save_report
+from animl_pipeline.deploy.trained_versions import save_report
 from animl_pipeline.inference.embedding_reference import EmbeddingReference, fit_reference, with_limit
 from animl_pipeline.storage.store import Store
 from tests.support.packaged_model import CLASSES, colour_plan_data, make_package, make_report

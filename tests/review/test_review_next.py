@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from animl_pipeline.config import Plan, ReviewConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import PackageError
-from animl_pipeline.deploy.latest_report_and_training_start import save_report
+from animl_pipeline.deploy.trained_versions import save_report
 from animl_pipeline.review.animl_tags import tag_images
 from animl_pipeline.review.review_next import Wish, list_images, write_list
 from animl_pipeline.storage.store import Store

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from animl_pipeline.inference.bootstrap_intervals import BootstrapDraws, percentile_interval, precision_recall_f1
-from animl_pipeline.steps.evaluation.animl_evaluation_table import animl_table
+from animl_pipeline.steps.evaluation.csv_tables_beside_report import animl_table
 from animl_pipeline.steps.evaluation.metrics import compute_metrics
 from animl_pipeline.steps.evaluation.slices_and_equivalents import name_sequences, score_slices, score_with_equivalents, vote_by_group
 from tests.support.packaged_model import CLASSES

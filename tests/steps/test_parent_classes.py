@@ -18,7 +18,7 @@ from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.steps.calibration import calibrate_classifier
 from animl_pipeline.steps.evaluation import evaluate_classifier, production_score, read_metrics
 from animl_pipeline.steps.evaluation.auto_accept import images_of_crops
-from animl_pipeline.steps.evaluation.crop_error_tables import false_alarms, missed_invaders
+from animl_pipeline.steps.evaluation.csv_tables_beside_report import false_alarms, missed_invaders
 from animl_pipeline.steps.evaluation.gate import decide_verdict
 from animl_pipeline.steps.evaluation.report_wording import describe_production
 from animl_pipeline.steps.evaluation.step import SequenceArtifacts

@@ -22,7 +22,7 @@ from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.inference.sequence_outcomes import SequenceOutcomes
 from animl_pipeline.steps.detections import detect_in_test_images
 from animl_pipeline.steps.evaluation import production_score, write_headline
-from animl_pipeline.steps.evaluation.animl_evaluation_table import sequence_table
+from animl_pipeline.steps.evaluation.csv_tables_beside_report import sequence_table
 from animl_pipeline.steps.evaluation.gate import decide_verdict
 from animl_pipeline.steps.evaluation.score_test_set_and_later_images import score_later_images
 from animl_pipeline.steps.export import export_annotations

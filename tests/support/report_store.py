@@ -14,9 +14,8 @@ from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.evaluation_results import Metrics, ProductionScore, Report, SequenceScores
 from animl_pipeline.core.release_and_reference_types import Approval
 from animl_pipeline.core.step_declaration import Step
-from animl_pipeline.deploy.latest_report_and_training_start import save_report
 from animl_pipeline.deploy.release_history import close_record, new_record, write_record
-from animl_pipeline.deploy.trained_versions import TrainedVersion, save_version
+from animl_pipeline.deploy.trained_versions import TrainedVersion, save_report, save_version
 from animl_pipeline.steps.evaluation import read_metrics, write_headline
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
 from tests.support.colour_models import (

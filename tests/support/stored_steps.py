@@ -14,8 +14,8 @@ from animl_pipeline.core.errors import DamagedError
 from animl_pipeline.core.evaluation_results import Metrics, Report
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.tables import write_parquet
-from animl_pipeline.deploy.latest_report_and_training_start import save_report
 from animl_pipeline.deploy.release_history import close_record, new_record, write_record
+from animl_pipeline.deploy.trained_versions import save_report
 from animl_pipeline.storage.gc import GcReport, GcRules, collect_garbage
 from animl_pipeline.storage.store import BlobColumn, StepOutput, Store, Workspace
 

@@ -17,8 +17,7 @@ from animl_pipeline.core import errors
 from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import DamagedError, ExportError, PipelineError, StoreUnreachableError
 from tasks.dataset import export_annotations
-from tasks.retry_policies import LONG_WAIT, REMOTE_WORK, Policy, is_retryable
-from tasks.step_task import step_task
+from tasks.step_tasks_and_retries import LONG_WAIT, REMOTE_WORK, Policy, is_retryable, step_task
 from tasks.store_and_data_paths import resolve_run_paths
 from tests.support.prefect_server import PREFECT_TEST
 from tests.support.tiny_project import write_project

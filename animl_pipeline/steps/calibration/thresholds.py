@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.config import AimConfig, ThresholdsConfig, UnknownConfig
-from animl_pipeline.config.thresholds_gate_audit import Group
+from animl_pipeline.config.evaluation import Group
 from animl_pipeline.core.evaluation_results import OperatingPoint, Threshold
 from animl_pipeline.inference.calibration_and_threshold_metrics import count_as_parent, operating_point, probability_column, probability_matrix
 from animl_pipeline.steps.calibration.confidence_bounds import (

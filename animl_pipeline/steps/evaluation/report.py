@@ -14,7 +14,7 @@ from animl_pipeline.core.capture_times import parse_days
 from animl_pipeline.core.evaluation_results import Metrics
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.core.report_formats import page_environment
-from animl_pipeline.steps.evaluation import crop_error_tables, plots, report_images, report_wording
+from animl_pipeline.steps.evaluation import csv_tables_beside_report, plots, report_images, report_wording
 from animl_pipeline.steps.evaluation.find_strangers import stranger_values
 from animl_pipeline.steps.evaluation.metrics import describe_calibration, reliability_diagram
 from animl_pipeline.steps.evaluation.score_test_set_and_later_images import compare_with_new_locations
@@ -61,7 +61,7 @@ def render_report(data: ReportData, people: frozenset[str], max_suspects: int, s
 
     ``people``: classes that mean people, whose images are never shown.
     """
-    missed = crop_error_tables.missed_invaders(data.test, data.metrics.thresholds)
+    missed = csv_tables_beside_report.missed_invaders(data.test, data.metrics.thresholds)
     values = _verdict_values(data) | _production_values(data) | _auto_accept_values(data) | _score_values(data) | _error_values(data, missed)
     values |= _image_values(data, missed, people, max_suspects, store) | _data_values(data)
     values |= stranger_values(data.strangers, data.boxes, store)
@@ -149,7 +149,7 @@ def _data_values(data: ReportData) -> dict[str, Any]:
 
 def _error_values(data: ReportData, missed: pd.DataFrame) -> dict[str, Any]:
     return {
-        "false_alarms": false_alarm_rows(crop_error_tables.false_alarms(data.scored, data.metrics.thresholds), len(data.scored)),
+        "false_alarms": false_alarm_rows(csv_tables_beside_report.false_alarms(data.scored, data.metrics.thresholds), len(data.scored)),
         "missed_count": len(missed),
         "invasive_count": sum(c.examples for c in data.metrics.classes if c.id in {t.id for t in data.metrics.thresholds if t.group == "invasive"}),
         "many_false_alarms": report_wording.classes_with_many_false_alarms(data.metrics.thresholds),

@@ -30,9 +30,8 @@ from animl_pipeline.core.untrusted_text import write_csv
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 from animl_pipeline.inference.score_crops import score_crops
 from animl_pipeline.steps.evaluation import (
-    animl_evaluation_table,
     auto_accept,
-    crop_error_tables,
+    csv_tables_beside_report,
     find_strangers,
     metrics,
     production_score,
@@ -197,11 +196,11 @@ def _evaluate(space: Workspace, inputs: _Inputs, classifier: Classifier) -> Step
     (space.out / "confusion.png").write_bytes(confusion_matrix_png(found))
     suspects, audited = _audit_labels(scored, split, classifier, inputs)
     tables = {
-        "animl.csv": animl_evaluation_table.animl_table(
+        "animl.csv": csv_tables_beside_report.animl_table(
             test, slices_and_equivalents.apply_equivalents(test, plan.labels.equivalents), card.animal_ids()
         ),
-        "false_alarms.csv": crop_error_tables.false_alarms(scored, found.thresholds),
-        "missed_invaders.csv": crop_error_tables.missed_invaders(test, found.thresholds),
+        "false_alarms.csv": csv_tables_beside_report.false_alarms(scored, found.thresholds),
+        "missed_invaders.csv": csv_tables_beside_report.missed_invaders(test, found.thresholds),
         "suspect_labels.csv": suspects[SUSPECT_COLUMNS],
     }
     if production is not None:
@@ -272,7 +271,7 @@ def _score_production(classifier: Classifier, champion: Classifier | None, input
         known = champion.card.animal_ids()
         both = (production_score.find_outcomes_of(data, theirs, known, equivalents, champion.card.parents), outcomes)
         score = score.model_copy(update={"comparison": production_score.compare_production(data, both, (known, ids))})
-    table = animl_evaluation_table.sequence_table(data, outcomes, classifier.card.answered_ids())
+    table = csv_tables_beside_report.sequence_table(data, outcomes, classifier.card.answered_ids())
     answers = auto_accept.images_of_sequences(data, labels, plan.thresholds.invasive)
     sequences = production_score.list_sequences(data, outcomes, classifier.card.answered_ids())
     reference, found = find_strangers.load_reference(inputs.model, classifier.card, store), None

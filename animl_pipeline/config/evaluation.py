@@ -1,4 +1,4 @@
-"""The plan's sections `thresholds`, `gate`, `auto_accept` and `audit`: how a model is evaluated, and when it may be released."""
+"""The plan's sections `production`, `thresholds`, `gate`, `auto_accept` and `audit`: how a model is evaluated, and when it may be released."""
 
 from __future__ import annotations
 
@@ -144,3 +144,19 @@ class AuditConfig(Record):
         if self.folds == 1:
             raise ValueError("folds: expected 0 or at least 2, found 1; with one fold nothing would be left to train on")
         return self
+
+
+class ProductionConfig(Record):
+    """How detector and classifier are used together in production."""
+
+    detector_confidence: float = Field(
+        default=0.1, gt=0, lt=1, description="confidence from which the project's rule in Animl sends a detector's box to the classifier"
+    )
+    sequence_gap_seconds: float = Field(
+        default=3, ge=0, le=3600, description="images of a location that are at most this far apart are one sequence, as in TNC's own score"
+    )
+    max_sequences_per_location: int | None = Field(
+        default=2000,
+        ge=1,
+        description="of each test location, at most so many sequences with the plan's classes and so many others are scored; null: all",
+    )
