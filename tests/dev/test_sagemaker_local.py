@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import io
-import json
-import os
-import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -18,104 +13,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import boto3
 import pytest
 import requests
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from animl_pipeline.core.errors import ReleaseError
-from animl_pipeline.dev.sagemaker_local import Addresses, Faults, local_sagemaker
+from animl_pipeline.dev.sagemaker_local import Faults, local_sagemaker
 from animl_pipeline.dev.sagemaker_local.api_validation import ApiError, check_request
 from animl_pipeline.dev.sagemaker_local.endpoint_processes import EndpointProcess
 from animl_pipeline.dev.sagemaker_local.state_file import StateFile
-from tests.conftest import colour_model, jpeg
 from tests.support.endpoint_process import wait_until
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-    from mypy_boto3_sagemaker import SageMakerClient
-    from mypy_boto3_sagemaker_runtime import SageMakerRuntimeClient
-
-ROLE = "arn:aws:iam::123456789012:role/sagemaker-local"
-BUCKET = "zoo"
-
-
-class Cloud:
-    """boto3's clients for one local SageMaker, and the usual calls in short."""
-
-    def __init__(self, addresses: Addresses) -> None:
-        known = {
-            "region_name": "us-east-1",
-            "aws_access_key_id": "test",
-            "aws_secret_access_key": "test",
-            "config": Config(retries={"total_max_attempts": 1}),
-        }
-        make: Any = boto3.client
-        self.sm: SageMakerClient = make("sagemaker", endpoint_url=addresses.sagemaker, **known)
-        self.rt: SageMakerRuntimeClient = make("sagemaker-runtime", endpoint_url=addresses.sagemaker, **known)
-        self.s3: S3Client = make("s3", endpoint_url=addresses.s3, **known)
-        self.s3.create_bucket(Bucket=BUCKET)
-        self.set_faults = addresses.set_faults
-
-    def put(self, archive: bytes) -> str:
-        """Upload; the address comes back."""
-        key = f"{uuid.uuid4().hex}/model.tar.gz"
-        self.s3.put_object(Bucket=BUCKET, Key=key, Body=archive)
-        return f"s3://{BUCKET}/{key}"
-
-    def config(self, archive: bytes, concurrency: int = 20) -> str:
-        """A model and an endpoint config over an archive; the config's name comes back."""
-        name = f"m-{uuid.uuid4().hex[:8]}"
-        self.sm.create_model(ModelName=name, ExecutionRoleArn=ROLE, PrimaryContainer={"Image": "animl", "ModelDataUrl": self.put(archive)})
-        serverless: Any = {"MemorySizeInMB": 2048, "MaxConcurrency": concurrency}
-        self.sm.create_endpoint_config(
-            EndpointConfigName=f"c-{name}", ProductionVariants=[{"VariantName": "AllTraffic", "ModelName": name, "ServerlessConfig": serverless}]
-        )
-        return f"c-{name}"
-
-    def settled(self, name: str) -> Any:
-        """The endpoint's description once nothing is under way."""
-
-        def described() -> Any:
-            told = self.sm.describe_endpoint(EndpointName=name)
-            return None if told["EndpointStatus"] in {"Creating", "Updating", "Deleting"} else told
-
-        return wait_until(described, f"{name} is settled")
-
-    def endpoint(self, config: str) -> str:
-        """A new endpoint in service on a config."""
-        name = f"e-{uuid.uuid4().hex[:8]}"
-        self.sm.create_endpoint(EndpointName=name, EndpointConfigName=config)
-        assert self.settled(name)["EndpointStatus"] == "InService"
-        return name
-
-    def ask(self, name: str) -> dict[str, float]:
-        """The endpoint's answer for one picture."""
-        answer: dict[str, float] = json.loads(self.rt.invoke_endpoint(EndpointName=name, Body=QUESTION)["Body"].read())
-        return answer
-
-
-QUESTION = json.dumps({"image": base64.b64encode(jpeg(colour=(200, 40, 40))).decode(), "bbox": [0, 0, 1, 1]})
-
-
-def archive_of(folder: Path, *classes: str) -> bytes:
-    """A model.tar.gz of the colour model."""
-    model = colour_model(folder / "-".join(classes), classes)
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name in ("model.onnx", "card.json"):
-            archive.add(model / name, name)
-    return buffer.getvalue()
-
-
-def empty_archive() -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz"):
-        pass
-    return buffer.getvalue()
+from tests.support.sagemaker_cloud import BUCKET, ROLE, Cloud, archive_of, empty_archive
 
 
 @pytest.fixture(scope="module")
@@ -279,112 +189,6 @@ def test_tags_and_pages_are_kept(cloud: Cloud, tmp_path: Path) -> None:
     arn = cloud.sm.describe_model(ModelName="tagged-1")["ModelArn"]
     cloud.sm.add_tags(ResourceArn=arn, Tags=[{"Key": "b", "Value": "c"}])
     assert cloud.sm.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "animl:n", "Value": "1"}, {"Key": "b", "Value": "c"}]
-
-
-def programs_below(pid: int) -> list[int]:
-    """The endpoint programs that a server started."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            command = (folder / "cmdline").read_bytes()
-        except (OSError, IndexError):
-            continue
-        if parent == pid and b"animl_pipeline.serve" in command:
-            found.append(int(folder.name))
-    return found
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def server(state: Path, *more: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "animl_pipeline.dev.sagemaker_local", "--state", str(state), "--s3", *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def addresses_of(process: subprocess.Popen[bytes]) -> Addresses:
-    assert process.stdout is not None
-    return Addresses.model_validate_json(process.stdout.readline())
-
-
-def closed(process: subprocess.Popen[bytes]) -> None:
-    """Wait for the end and close the pipes."""
-    process.communicate(timeout=30)
-
-
-def test_killed_and_started_again_it_brings_its_endpoints_back_and_leaves_no_orphans(tmp_path: Path) -> None:
-    process = server(tmp_path / "state")
-    try:
-        cloud = Cloud(addresses_of(process))
-        name = cloud.endpoint(cloud.config(archive_of(tmp_path, "red", "green", "blue")))
-        before, programs = cloud.ask(name), programs_below(process.pid)
-        assert len(programs) == 1
-    finally:
-        process.kill()
-        closed(process)
-    wait_until(lambda: not any(alive(p) for p in programs), "its programs have ended")
-    with local_sagemaker(tmp_path / "state") as addresses:
-        again = Cloud(addresses)
-        assert again.sm.describe_endpoint(EndpointName=name)["EndpointStatus"] == "InService"
-        assert again.ask(name) == before
-
-
-def test_a_program_that_died_is_started_again_at_the_next_request(tmp_path: Path) -> None:
-    process = server(tmp_path / "state")
-    try:
-        cloud = Cloud(addresses_of(process))
-        name = cloud.endpoint(cloud.config(archive_of(tmp_path, "red", "green", "blue")))
-        (program,) = programs_below(process.pid)
-        os.kill(program, signal.SIGKILL)
-        wait_until(lambda: not alive(program), "the program is dead")
-        assert set(cloud.ask(name)) == {"red", "green", "blue"}
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
-        assert not any(alive(p) for p in programs_below(process.pid))
-    finally:
-        process.kill()
-        closed(process)
-
-
-def test_it_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
-    parent = f"""
-import os, subprocess, sys
-command = [sys.executable, "-m", "animl_pipeline.dev.sagemaker_local", "--state", {str(tmp_path / "state")!r}, "--with-parent", str(os.getpid())]
-child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | {{"AWS_DEFAULT_REGION": "us-east-1"}})
-child.stdout.readline()
-print(child.pid, flush=True)
-child.wait()
-"""
-    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        child = int(process.stdout.readline())
-        assert alive(child)
-        process.kill()
-    wait_until(lambda: not alive(child), "the server has ended")
-
-
-def test_a_port_or_a_folder_in_use_is_one_line(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(ReleaseError, match=f"port {port} of 127.0.0.1"), local_sagemaker(tmp_path / "a", port=port):
-            pass
-    with (
-        local_sagemaker(tmp_path / "b"),
-        pytest.raises(ReleaseError, match="another local SageMaker uses the folder"),
-        local_sagemaker(tmp_path / "b"),
-    ):
-        pass
 
 
 def test_requests_are_checked_with_botocores_own_description() -> None:

@@ -96,17 +96,11 @@ def compare(champion: EvaluatedModel, new: tuple[Colours, Colours], steps: DataS
 
 def record_release(done: EvaluatedModel, plan: Plan, store: Store, *, state: str = "done") -> None:
     """Write the record of a release."""
-    name = plan.endpoint_name()
-    version = read_card(store.path(done.package, "card.json")).version
+    name, version = plan.endpoint_name(), read_card(store.path(done.package, "card.json")).version
     names = {
-        "base_name": name,
-        "endpoint": name,
-        "endpoint_config": f"c-{version}",
-        "previous_config": None,
-        "sagemaker_model": "m",
-        "version": version,
-        "model": plan.model,
-    }
+        "base_name": name, "endpoint": name, "endpoint_config": f"c-{version}", "previous_config": None, "sagemaker_model": "m",
+        "version": version, "model": plan.model,
+    }  # fmt: skip
     close_record(write_record(new_record("release", **names, package=done.package), store), "done" if state == "done" else "rolled_back", store)
 
 
@@ -382,9 +376,6 @@ def test_the_reason_says_that_a_change_may_be_chance_if_its_interval_includes_0(
     assert "-0.10 (95 % interval -0.30 to +0.10, so it may be chance)" in reasons[0]
     assert "4 of 20 test examples" in reasons[0]
     assert decide_verdict(metrics, GateConfig(), ())[0] == "promote", "a native class may lose recall if the mean does not fall"
-
-
-# -- in a browser ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium on the path")
