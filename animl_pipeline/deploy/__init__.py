@@ -18,23 +18,7 @@ from animl_pipeline.deploy.release_history import ReleaseRecord, release_records
 from animl_pipeline.deploy.rollback import roll_back
 
 __all__ = [
-    "CleanupResult",
-    "DryRun",
-    "EndpointStatus",
-    "Registration",
-    "ReleaseRecord",
-    "approval_of",
-    "delete_unused",
-    "deploy_package",
-    "deployed_package",
-    "dry_run_release",
-    "endpoint_statuses",
-    "hold_reason",
-    "invoke_endpoint",
-    "needs_approval",
-    "new_approval",
-    "realtime_status",
-    "register_model",
-    "release_records",
-    "roll_back",
-]
+    "CleanupResult", "DryRun", "EndpointStatus", "Registration", "ReleaseRecord", "approval_of", "delete_unused", "deploy_package",
+    "deployed_package", "dry_run_release", "endpoint_statuses", "hold_reason", "invoke_endpoint", "needs_approval", "new_approval",
+    "realtime_status", "register_model", "release_records", "roll_back",
+]  # fmt: skip

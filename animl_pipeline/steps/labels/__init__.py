@@ -14,15 +14,6 @@ from animl_pipeline.steps.labels.read_annotations import SourceArtifacts
 from animl_pipeline.steps.labels.step import resolve_labels
 
 __all__ = [
-    "ClassCounts",
-    "LabelsPreview",
-    "SourceArtifacts",
-    "choose_test_images",
-    "class_by_label",
-    "class_taxa",
-    "limits_of_classes",
-    "preview_labels",
-    "resolve_labels",
-    "wanted_labels",
-    "wanted_samples",
-]
+    "ClassCounts", "LabelsPreview", "SourceArtifacts", "choose_test_images", "class_by_label", "class_taxa", "limits_of_classes",
+    "preview_labels", "resolve_labels", "wanted_labels", "wanted_samples",
+]  # fmt: skip
