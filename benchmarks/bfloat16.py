@@ -126,8 +126,8 @@ def find_photos(count: int) -> tuple[list[Photo], list[Photo]]:
 
 def score(forward: Forward, boxed: list[Photo], empty: list[Photo]) -> list[tuple[float, float, float]]:
     """Recall, precision and the share of empty images with a box, at each confidence."""
+    from animl_pipeline.steps.detections.box_overlap import iou
     from animl_pipeline.steps.detections.inference_backend import LoadedNetwork
-    from animl_pipeline.steps.detections.iou_nms_and_matching import iou
     from animl_pipeline.steps.detections.yolox_lite import YoloxLite
 
     detector = YoloxLite(LoadedNetwork(forward, {}, batched=False), 640, min(CONFIDENCES))

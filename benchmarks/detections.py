@@ -80,7 +80,7 @@ def compare(images: Path, checkpoint: Path) -> None:
 
 def compare_boxes(theirs: Boxes, ours: Boxes) -> tuple[int, float, float, int]:
     """Boxes without a partner of IoU 0.5, the lowest IoU and largest difference of confidence of partners, and the number of boxes."""
-    from animl_pipeline.steps.detections.iou_nms_and_matching import iou
+    from animl_pipeline.steps.detections.box_overlap import iou
 
     unmatched, lowest_iou, largest_difference = 0, 1.0, 0.0
     for name, boxes in theirs.items():

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -17,10 +17,16 @@ from animl_pipeline.cli.prefect_connection import POOL, check_server
 from animl_pipeline.config.settings import DEPLOYMENTS, Settings, load_settings
 from animl_pipeline.core.errors import SettingsError
 
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
 log = logging.getLogger(__name__)
+
 
 EACH_PLAN = "{plan}"
 """The name of a deployment in prefect.yaml that is made once for each plan, and what stands for the plan's name in its description."""
+MESSAGE = "send-notification"
+"""The action that sends a message, for which a block is needed."""
 
 
 def deploy(environment: Mapping[str, str] | None = None) -> None:
@@ -32,8 +38,6 @@ def deploy(environment: Mapping[str, str] | None = None) -> None:
     ``environment``: of the prefect commands that do it; None: this process's.
     Raises SettingsError: the server does not answer, or Prefect refused something; the message holds its last lines.
     """
-    from flows.put_automations import put_automations
-
     settings = load_settings()
     deployments = deployments_folder(settings)
     content = deployments_of_plans(deployments / "prefect.yaml", settings.plans)
@@ -111,3 +115,53 @@ def _prefect(deployments: Path, environment: Mapping[str, str] | None, *argument
     if done.returncode:
         last_lines = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
         raise SettingsError(f"`prefect {' '.join(arguments)}` failed: {last_lines}")
+
+
+def put_automations(file: Path, block: str) -> list[str]:
+    """Put a file's automations on the server of PREFECT_API_URL. Returns the names of those that are there then.
+
+    ``file``: YAML with ``automations: [...]`` as Prefect takes them, but without the block in actions that send messages. ``block``: the
+    block that sends messages, ``<type>/<name>``, such as slack-webhook/rangers. "": no message is sent, and automations that would only send
+    one are not there.
+    Raises SettingsError: the server has no such block.
+    """
+    from prefect.client.orchestration import get_client
+
+    automations = yaml.safe_load(file.read_text(encoding="utf-8"))["automations"]
+    with get_client(sync_client=True) as client:
+        block_id = _find_block(block, client) if block else None
+        return [automation["name"] for automation in automations if _put(automation, block_id, client)]
+
+
+def _put(automation: dict[str, Any], block_id: str | None, client: SyncPrefectClient) -> bool:
+    """Put or update an automation, or delete it if it has nothing to do without a block. Returns whether it is there."""
+    from prefect.events.schemas.automations import AutomationCore
+
+    actions = [
+        a | ({"block_document_id": block_id} if a["type"] == MESSAGE else {}) for a in automation["actions"] if block_id or a["type"] != MESSAGE
+    ]
+    existing = client.read_automations_by_name(automation["name"])
+    for extra in existing[1:] if actions else existing:  # made by hand, or by an earlier version; each of them would act
+        client.delete_automation(extra.id)
+    if not actions:
+        return False
+    wanted = AutomationCore.model_validate(automation | {"actions": actions})
+    if existing:
+        client.update_automation(existing[0].id, wanted)
+    else:
+        client.create_automation(wanted)
+    return True
+
+
+def _find_block(block: str, client: SyncPrefectClient) -> str:
+    from prefect.exceptions import ObjectNotFound
+
+    kind, _, name = block.partition("/")
+    try:
+        return str(client.read_block_document_by_name(name, kind).id)
+    except ObjectNotFound as e:
+        raise SettingsError(
+            f"ANIML_NOTIFICATION_BLOCK: expected a block of the Prefect server as <type>/<name>, found {block!r}. Make it in Prefect's UI "
+            "(Blocks, such as Slack Webhook), then run `animl-pipeline deploy` again",
+            code="no_block",
+        ) from e

@@ -207,7 +207,7 @@ def _section_in(annotation: Any) -> type[Record] | None:
 
 
 def find_all_errors(data: dict[str, Any], first: ValidationError) -> list[Any]:
-    """Pydantic's errors of a plan, and those that it finds once the wrong values are replaced by valid ones.
+    """Pydantic's errors of a plan, and those between sections, which it finds once the wrong values are replaced by valid ones.
 
     ``first``: the errors of the plan as it is.
     """

@@ -18,10 +18,10 @@ from prefect.client.orchestration import get_client
 from prefect.events import emit_event
 from prefect.states import Completed, Running
 
+from animl_pipeline.cli.prefect_deployments import put_automations
 from animl_pipeline.core.errors import SettingsError
 from flows.end_states import STATE_NAMES, end_as
 from flows.monitor import DEGRADED_EVENT
-from flows.put_automations import put_automations
 from tests.support.endpoint_process import wait_until
 from tests.support.paths import ROOT
 from tests.support.prefect_server import PREFECT_TEST, read_run

@@ -23,8 +23,8 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.core.write_megadetector_results import ANIMAL
 from animl_pipeline.steps.detections import check_ready, choose_detector, find_animals, yolox_lite
+from animl_pipeline.steps.detections.box_overlap import iou, match_animals, non_maximum_suppression
 from animl_pipeline.steps.detections.detector import CATEGORY_OF_NAME, Detection, clean_detections
-from animl_pipeline.steps.detections.iou_nms_and_matching import iou, match_animals, non_maximum_suppression
 from animl_pipeline.steps.detections.ultralytics_detector import import_ultralytics, letterbox
 from tests.conftest import jpeg
 from tests.support.detectors import settings_with_megadetector_lite

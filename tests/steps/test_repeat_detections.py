@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from animl_pipeline.steps.detections.iou_nms_and_matching import iou
-from animl_pipeline.steps.detections.repeat_detections import LocatedBox, find_repeat_detections
+from animl_pipeline.steps.detections.box_overlap import LocatedBox, find_repeat_detections, iou
 
 boxes = st.tuples(st.sampled_from("PQ"), st.sampled_from("abcdef"), st.integers(0, 4), st.integers(0, 4), st.integers(5, 8), st.integers(5, 8))
 

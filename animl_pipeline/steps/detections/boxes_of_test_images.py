@@ -23,9 +23,9 @@ from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import DOWNLOADED_IMAGES, SEARCHED_TEST_IMAGES, TEST_DETECTIONS, TEST_IMAGES, TEST_OBJECTS
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.core.write_megadetector_results import ANIMAL
+from animl_pipeline.steps.detections.box_overlap import match_animals
 from animl_pipeline.steps.detections.choose_detector import choose_detector
 from animl_pipeline.steps.detections.detector import Detection
-from animl_pipeline.steps.detections.iou_nms_and_matching import match_animals
 from animl_pipeline.steps.detections.labelled_images import ImageKey, LabelledImage
 from animl_pipeline.steps.detections.match_results_by_path import match_results
 from animl_pipeline.steps.detections.read_results_file import parse_results, read_results_file

@@ -18,9 +18,9 @@ from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.core.table_schemas import LABELS
 from animl_pipeline.core.write_megadetector_results import ANIMAL
+from animl_pipeline.steps.detections.box_overlap import iou
 from animl_pipeline.steps.detections.choose_detector import ChosenDetector, choose_detector
 from animl_pipeline.steps.detections.detector import Detection
-from animl_pipeline.steps.detections.iou_nms_and_matching import iou
 from animl_pipeline.steps.detections.run_detector import run_detector
 from animl_pipeline.storage.store import Store
 

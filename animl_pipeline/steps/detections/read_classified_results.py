@@ -14,8 +14,8 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import DetectionsError, redact_url
 from animl_pipeline.core.table_schemas import TEST_IMAGES
 from animl_pipeline.core.write_megadetector_results import ANIMAL
+from animl_pipeline.steps.detections.box_overlap import match_animals
 from animl_pipeline.steps.detections.boxes_of_test_images import as_labelled_images, read_downloaded_test_images, reviewed_boxes_of_test_images
-from animl_pipeline.steps.detections.iou_nms_and_matching import match_animals
 from animl_pipeline.steps.detections.match_results_by_path import UNMATCHED, match_results
 from animl_pipeline.steps.detections.read_results_file import FAILED_IN_RESULTS, parse_results
 from animl_pipeline.storage.store import Store

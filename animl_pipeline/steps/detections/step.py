@@ -29,9 +29,9 @@ from animl_pipeline.core.table_schemas import (
 )
 from animl_pipeline.core.tables import Table, write_table
 from animl_pipeline.core.write_megadetector_results import ANIMAL, PERSON, ResultBoxes, write_results
+from animl_pipeline.steps.detections.box_overlap import LocatedBox, find_disagreements, find_repeat_detections, match_animals
 from animl_pipeline.steps.detections.choose_detector import DETECTOR_SOURCES, ChosenDetector, choose_detector
 from animl_pipeline.steps.detections.detector import Detection
-from animl_pipeline.steps.detections.iou_nms_and_matching import find_disagreements, match_animals
 from animl_pipeline.steps.detections.labelled_images import (
     ImageKey,
     LabelledImage,
@@ -41,7 +41,6 @@ from animl_pipeline.steps.detections.labelled_images import (
 )
 from animl_pipeline.steps.detections.match_results_by_path import match_results
 from animl_pipeline.steps.detections.read_results_file import parse_results, read_results_file
-from animl_pipeline.steps.detections.repeat_detections import LocatedBox, find_repeat_detections
 from animl_pipeline.steps.detections.run_detector import IMAGE_BROKEN, run_detector
 from animl_pipeline.storage.image_index import in_batch
 from animl_pipeline.storage.store import StepOutput, Store, Workspace

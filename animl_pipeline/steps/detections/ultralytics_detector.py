@@ -23,6 +23,7 @@ from animl_pipeline.config.settings import Settings, set_library_defaults
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.core.write_megadetector_results import ANIMAL
+from animl_pipeline.steps.detections.box_overlap import non_maximum_suppression
 from animl_pipeline.steps.detections.detector import (
     CATEGORY_OF_NAME,
     STRIDE,
@@ -34,7 +35,6 @@ from animl_pipeline.steps.detections.detector import (
     to_image_box,
 )
 from animl_pipeline.steps.detections.inference_backend import Arrays, LoadedNetwork, Network, find_device, load_network, torch_errors
-from animl_pipeline.steps.detections.iou_nms_and_matching import non_maximum_suppression
 
 VERSION = 3
 """Raised when the same image and weights give other boxes."""

@@ -21,9 +21,9 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.decode_image import open_image
 from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.core.write_megadetector_results import ANIMAL
+from animl_pipeline.steps.detections.box_overlap import non_maximum_suppression
 from animl_pipeline.steps.detections.detector import Detection, NetworkInput, clean_detections, scaled_size, to_image_box
 from animl_pipeline.steps.detections.inference_backend import LoadedNetwork, Network, load_network
-from animl_pipeline.steps.detections.iou_nms_and_matching import non_maximum_suppression
 
 VERSION = 2
 """Raised when the same image and weights give other boxes."""

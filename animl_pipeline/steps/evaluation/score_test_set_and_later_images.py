@@ -112,7 +112,7 @@ def score_later_images(
     store: Store,
     stored: ModelInput,
 ) -> LaterScores | None:
-    """The scores on later images of known cameras; None if there are none. No rule of the gate uses them.
+    """The scores on later images of known cameras, which the model never learnt from; None if there are none. No rule of the gate uses them.
 
     ``data``: the sequences of these images; None if production is not scored. ``equivalents``: class → other classes that count as right for
     it.

@@ -213,7 +213,7 @@ class AnnotationIds(NamedTuple):
 
 
 def unique_annotation_ids(ids: pa.Array, image_ids: pa.Array, labels: pa.Array, boxes: Floats, usable: Bools, problems: Problems) -> AnnotationIds:
-    """An id of its own for each usable annotation.
+    """An id of its own for each usable annotation: tools leave ids out, write 0 for all, or begin again at each image.
 
     An annotation with the id, image, label and box of an earlier one is a repetition. Annotations without an id, and those that
     share theirs with another label or image, get an id that is made from these four values, so that it stays when the export grows.

@@ -245,7 +245,7 @@ class SequenceKeys(NamedTuple):
 
 
 def sequence_keys(source: str, locations: pa.Array, sequences: pa.Array) -> SequenceKeys:
-    """``<source>/<location>/<sequence id>`` for each image.
+    """``<source>/<location>/<sequence id>`` for each image, because many cameras number their sequences from 1.
 
     An image of unknown location belongs to its sequence id's only location; where the id has several, its location stays empty.
 

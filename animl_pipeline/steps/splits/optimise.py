@@ -294,7 +294,11 @@ def _shuffle_some(best: Ints, problem: SplitProblem, rng: np.random.Generator) -
 
 
 class SwapEstimates:
-    """Estimates for the current splits of g groups.
+    """Estimates for the current splits of g groups: which groups are worth a swap, where scoring all of them would take too long.
+
+    The largest part of a split's score is a weighted sum of squared differences. Its change by a swap follows from products of the groups'
+    counts with each other, which are computed once, and with what the splits lack, which are updated with each change. All products are
+    of whole numbers, and exact: the order of the additions, which differs between machines, changes nothing.
 
     Args:
         amounts: [3, g, c] what a group brings to each split.

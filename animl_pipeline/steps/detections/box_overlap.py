@@ -1,4 +1,4 @@
-"""Overlap of boxes: intersection over union (IoU), non-maximum suppression, and detections matched with the boxes that people reviewed.
+"""Overlap of boxes: IoU, non-maximum suppression, detections matched with reviewed boxes, and repeat detections of one location.
 
 They are written in numpy, not taken from torchvision, because importing torch takes seconds and a cached network needs no torch.
 Boxes are [x1, y1, x2, y2] or [y1, x1, y2, x2]; the result is the same.
@@ -6,8 +6,8 @@ Boxes are [x1, y1, x2, y2] or [y1, x1, y2, x2]; the result is the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from animl_pipeline.steps.detections.detector import Detection
 MIN_IOU = 0.5
 """From this intersection over union on, two boxes are of the same animal (as in PASCAL VOC)."""
 NAN = float("nan")
+NEIGHBOURS = 256
+"""A box is first compared with so many boxes on either side, in the order of their left edges. This is mostly enough, and without it the
+time would grow with the square of the number of boxes."""
 
 
 def iou(a: Sequence[float], b: Sequence[float]) -> float:
@@ -95,3 +98,45 @@ def find_disagreements(reviewed: Mapping[str, BoxTuple], detections: Sequence[De
         if index not in matched and all(iou(box, animal[2:]) == 0 for box in reviewed.values()):
             rows.append(("", "not_reviewed", 0.0, animal.confidence, *animal[2:]))
     return rows
+
+
+class LocatedBox(NamedTuple):
+    """A detector's box [ymin, xmin, ymax, xmax] at a location, on an occasion. ``key`` is the caller's name for it."""
+
+    key: int
+    location: str
+    occasion: str
+    box: BoxTuple
+
+
+def find_repeat_detections(boxes: Iterable[LocatedBox], min_occasions: int, min_iou: float) -> set[int]:
+    """Keys of the boxes that overlap boxes of at least ``min_occasions`` occasions, including their own, at the same location.
+
+    Such a box is mostly a stone or a stump. Boxes of one occasion (a sequence, or an hour) count once, so an animal that sits still is no
+    repeat detection. All images of a location without a sequence and a time are one occasion: it is not known whether they are more.
+    """
+    by_location: dict[str, list[LocatedBox]] = {}
+    for box in boxes:
+        if box.location:
+            by_location.setdefault(box.location, []).append(box)
+    return {key for at_location in by_location.values() for key in _find_at_location(at_location, min_occasions, min_iou)}
+
+
+def _find_at_location(located: list[LocatedBox], min_occasions: int, min_iou: float) -> set[int]:
+    number = {name: i for i, name in enumerate(sorted({b.occasion for b in located}))}
+    if len(number) < min_occasions:
+        return set()
+    boxes = np.array([b.box for b in located])
+    occasions = np.array([number[b.occasion] for b in located])
+    order = np.argsort(boxes[:, 1], kind="stable")  # by left edge: boxes that overlap this much have left edges that are close
+    boxes, occasions = boxes[order], occasions[order]
+    repeated = set()
+    for i, box in enumerate(boxes):
+        reach = (box[3] - box[1]) * (1 / min_iou - 1) + 1e-9  # the largest possible distance between the left edges
+        first, last = np.searchsorted(boxes[:, 1], [box[1] - reach, box[1] + reach], side="left")
+        for start, stop in ((max(first, i - NEIGHBOURS), min(last, i + NEIGHBOURS)), (first, last)):
+            shared, union = intersection_and_union(box, boxes[start:stop])
+            if len(np.unique(occasions[start:stop][shared / union >= min_iou])) >= min_occasions:
+                repeated.add(located[order[i]].key)
+                break
+    return repeated
