@@ -45,9 +45,7 @@ def list_weights(as_json: JsonOption = False) -> None:
 
 
 @weights.command("fetch")
-def fetch(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="of `animl-pipeline weights list`, or a URL of other weights")],
-) -> None:
+def fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="of `animl-pipeline weights list`, or a URL of other weights")]) -> None:
     """Download the weights called NAME into the cache (ANIML_CACHE), check them, and print their path and sha256.
 
     If the publisher names no sha256, a plan must: this prints it, for detections.sha256. Every later run then expects the same

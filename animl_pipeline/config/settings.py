@@ -48,10 +48,7 @@ class Settings(BaseSettings):
 
     store: str = Field(default="runs/store", description="the store: a folder, or s3://bucket/prefix")
     data: Path = Field(default=Path(), description="folder where relative paths of plans start")
-    plans: Path = Field(
-        default=DEPLOYMENTS / "plans",
-        description="folder of the plans that a run can name without a path",
-    )
+    plans: Path = Field(default=DEPLOYMENTS / "plans", description="folder of the plans that a run can name without a path")
     cache: Path = Field(default=Path("~/.cache/animl-pipeline"), description="folder for pretrained weights and local copies of an s3:// store")
     task_runner: str = Field(
         default="threads",

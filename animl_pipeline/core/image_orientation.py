@@ -32,10 +32,7 @@ SHAPE_TOLERANCE = 0.02
 STORED, SHOWN, MISMATCH = 0, 1, 2
 
 # Orientation → whether stored x is shown y, and whether stored x and stored y count from the other end.
-_TURNS = np.array(
-    [[0, 0, 0], [0, 0, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 0], [1, 0, 1], [1, 1, 1], [1, 1, 0]],
-    bool,
-)
+_TURNS = np.array([[0, 0, 0], [0, 0, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 0], [1, 0, 1], [1, 1, 1], [1, 1, 0]], bool)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -61,11 +61,7 @@ EXPORT_ANNOTATIONS = Table(
 EXPORT_PROBLEMS = Table(
     "problems.parquet",
     "one record of an export that could not be used",
-    (
-        Column("problem", "string", "what is wrong"),
-        Column("subject", "string", "which record"),
-        Column("detail", "string", "what was found"),
-    ),
+    (Column("problem", "string", "what is wrong"), Column("subject", "string", "which record"), Column("detail", "string", "what was found")),
 )
 EXPORT_LOCATIONS = Table(
     "locations.parquet",
@@ -116,14 +112,7 @@ LABELS = Table(
 DROPPED_ANNOTATIONS = Table(
     "dropped.parquet",
     "one annotation without a class",
-    (
-        SOURCE,
-        IMAGE_ID,
-        ANNOTATION_ID,
-        Column("label", "string", "label, as the export has it"),
-        REASON,
-        *BOX,
-    ),
+    (SOURCE, IMAGE_ID, ANNOTATION_ID, Column("label", "string", "label, as the export has it"), REASON, *BOX),
 )
 TEST_IMAGES = Table(
     "test_images.parquet",

@@ -23,14 +23,7 @@ from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.live_check import read_reference_predictions
 from animl_pipeline.deploy.preflight import require_preflight
 from animl_pipeline.deploy.release_gate_and_approval import check_report, require_approval
-from animl_pipeline.deploy.release_history import (
-    ReleaseRecord,
-    close_record,
-    new_record,
-    new_rollback_record,
-    read_records,
-    release_of_config,
-)
+from animl_pipeline.deploy.release_history import ReleaseRecord, close_record, new_record, new_rollback_record, read_records, release_of_config
 from animl_pipeline.deploy.resource_names import ReleaseTarget, release_targets
 from animl_pipeline.deploy.update_or_undo import EndpointUpdater
 from animl_pipeline.storage.local_locks import release_locks

@@ -98,8 +98,7 @@ class EndpointUpdater:
             result = self._restore(record)
         except ReleaseError as e:
             raise type(e)(
-                f"{reason}; AND it could not be undone: {e}; run the release or rollback again, or restore the endpoint yourself",
-                code="not_undone",
+                f"{reason}; AND it could not be undone: {e}; run the release or rollback again, or restore the endpoint yourself", code="not_undone"
             ) from e
         close_record(record, "rolled_back", self.store, reason=reason)
         return result

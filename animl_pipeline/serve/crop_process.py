@@ -34,14 +34,7 @@ PROCESS_BYTES = 60_000_000
 
 
 def crop_in_process(
-    image: bytes,
-    boxes: Sequence[Box],
-    model_input: ModelInput,
-    deadline: Deadline,
-    *,
-    formats: Sequence[str],
-    memory: int,
-    seconds: int = DECODE_S,
+    image: bytes, boxes: Sequence[Box], model_input: ModelInput, deadline: Deadline, *, formats: Sequence[str], memory: int, seconds: int = DECODE_S
 ) -> Generator[Image.Image, None, None]:
     """The crop of each box, in order, as :func:`extract_crop` returns it.
 

@@ -35,13 +35,7 @@ STEP = Step(
 
 
 def extract_crops(
-    labels: Artifact,
-    detections: Artifact,
-    config: CropsConfig,
-    model_input: ModelInput,
-    store: Store,
-    settings: Settings,
-    nothing: str | None = None,
+    labels: Artifact, detections: Artifact, config: CropsConfig, model_input: ModelInput, store: Store, settings: Settings, nothing: str | None = None
 ) -> Artifact:
     """Extract one crop for each labelled animal: crops.parquet, and dropped.parquet with the labels that have none.
 

@@ -27,12 +27,7 @@ DEFAULT_IMAGE_SIZE, DEFAULT_CONFIDENCE = 640, 0.25
 """For a checkpoint that is not a known name."""
 DETECTOR_SOURCES = frozenset({"detector", "auto"})
 """Values of ``detections.source`` for which a detector runs."""
-FAMILIES: dict[str, ModuleType] = {
-    "yolox-lite": yolox_lite,
-    "ultralytics": ultralytics_detector,
-    "yolov5": yolov5,
-    "sagemaker": sagemaker_detector,
-}
+FAMILIES: dict[str, ModuleType] = {"yolox-lite": yolox_lite, "ultralytics": ultralytics_detector, "yolov5": yolov5, "sagemaker": sagemaker_detector}
 """Family → the module with its VERSION and LIBRARIES."""
 
 

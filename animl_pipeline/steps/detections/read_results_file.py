@@ -53,8 +53,7 @@ def check_results_file(path_or_url: str, settings: Settings) -> None:
     path = settings.data_path(path_or_url)
     if "://" not in path_or_url and not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a name that is too long
         raise DetectionsError(
-            f"{PLAN_KEY}: expected a MegaDetector results file at {path}, found no such file; correct the plan or set ANIML_DATA",
-            code="file_missing",
+            f"{PLAN_KEY}: expected a MegaDetector results file at {path}, found no such file; correct the plan or set ANIML_DATA", code="file_missing"
         )
 
 

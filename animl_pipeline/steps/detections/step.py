@@ -32,13 +32,7 @@ from animl_pipeline.core.write_megadetector_results import ANIMAL, PERSON, Resul
 from animl_pipeline.steps.detections.box_overlap import LocatedBox, find_disagreements, find_repeat_detections, match_animals
 from animl_pipeline.steps.detections.choose_detector import DETECTOR_SOURCES, ChosenDetector, choose_detector
 from animl_pipeline.steps.detections.detector import Detection
-from animl_pipeline.steps.detections.labelled_images import (
-    ImageKey,
-    LabelledImage,
-    images_labelled_person,
-    images_of_class,
-    read_labelled_images,
-)
+from animl_pipeline.steps.detections.labelled_images import ImageKey, LabelledImage, images_labelled_person, images_of_class, read_labelled_images
 from animl_pipeline.steps.detections.match_results_by_path import match_results
 from animl_pipeline.steps.detections.read_results_file import parse_results, read_results_file
 from animl_pipeline.steps.detections.run_detector import IMAGE_BROKEN, run_detector

@@ -220,11 +220,7 @@ def _build_network(path: Path, image_size: int, verified: bool, settings: Settin
     head = network.model[-1]
     if type(head).__name__ not in PLAIN_HEADS:
         raise _OtherHeadError(model)
-    metadata = {
-        "names": [names[i] for i in range(len(names))],
-        "strides": [int(s) for s in head.stride],
-        "nms": not getattr(head, "end2end", False),
-    }
+    metadata = {"names": [names[i] for i in range(len(names))], "strides": [int(s) for s in head.stride], "nms": not getattr(head, "end2end", False)}
     width, height = scaled_size(4, 3, image_size)
     return Network(_without_decoding(network), metadata, height - height % STRIDE, width - width % STRIDE, any_size=True)
 

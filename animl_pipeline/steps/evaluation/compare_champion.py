@@ -12,13 +12,7 @@ import pandas as pd
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.evaluation_results import ClassComparison, Comparison
 from animl_pipeline.core.model_card import ModelCard, ModelInput
-from animl_pipeline.inference.bootstrap_intervals import (
-    BootstrapDraws,
-    Floats,
-    mean_over_present_classes,
-    percentile_interval,
-    precision_recall_f1,
-)
+from animl_pipeline.inference.bootstrap_intervals import BootstrapDraws, Floats, mean_over_present_classes, percentile_interval, precision_recall_f1
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
 from animl_pipeline.inference.score_crops import score_crops
 from animl_pipeline.steps.evaluation.metrics import class_indices

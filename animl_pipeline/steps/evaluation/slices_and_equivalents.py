@@ -19,11 +19,7 @@ from animl_pipeline.steps.evaluation.metrics import class_indices
 
 MAX_GAP_S = 60.0
 """If the export has no sequences, images of one location are one sequence while each follows within this many seconds."""
-BOX_SIZES = (
-    ("small (longer side under 10 % of the image)", 0.0, 0.1),
-    ("medium (10 to 30 %)", 0.1, 0.3),
-    ("large (30 % or more)", 0.3, np.inf),
-)
+BOX_SIZES = (("small (longer side under 10 % of the image)", 0.0, 0.1), ("medium (10 to 30 %)", 0.1, 0.3), ("large (30 % or more)", 0.3, np.inf))
 
 
 def score_slices(scored: pd.DataFrame, ids: tuple[str, ...]) -> tuple[SliceScores, ...]:

@@ -100,12 +100,7 @@ class DownloadStatus:
         rows = sorted(self.failed)
         failed = [self.failed[row] for row in rows]
         return pd.DataFrame(
-            {
-                "image_id": self.image_ids[rows],
-                "path": self.paths[rows],
-                "reason": [f.reason for f in failed],
-                "detail": [f.detail for f in failed],
-            }
+            {"image_id": self.image_ids[rows], "path": self.paths[rows], "reason": [f.reason for f in failed], "detail": [f.detail for f in failed]}
         )
 
     def _md5_agrees(self, md5: NDArray[np.bytes_]) -> NDArray[np.bool_]:

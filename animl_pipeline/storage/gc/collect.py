@@ -127,11 +127,7 @@ def _find_garbage(store: Store, stored: StoredSteps, rules: GcRules, limit: floa
         files_without_step=[f for f in stored.files_without_step if f.modified < limit],
         windows=[s for s in store.object_store.objects(f"{image_index.FOLDER}{ANIML_WINDOWS}/") if s.modified < limit],
         blobs={name: b for name, b in blobs.items() if name not in why_kept},
-        local=[
-            *_old_work_files(store, limit),
-            *_local_copies(store, needed),
-            *_training_curves(store, needed, limit),
-        ],
+        local=[*_old_work_files(store, limit), *_local_copies(store, needed), *_training_curves(store, needed, limit)],
     )
     deleted = [
         *_groups("steps", [(s.id.step, s.bytes) for s in garbage.steps]),
