@@ -148,8 +148,7 @@ def floor(folder: Path, boxes: dict[str, Any]) -> dict[str, Any]:
     from animl_pipeline.core.decode_image import open_image
     from animl_pipeline.core.model_card import ModelInput
     from animl_pipeline.core.model_input import extract_crop
-    from animl_pipeline.steps.crops.extract import LOSSLESS
-    from animl_pipeline.steps.crops.perceptual_hash import compute_phash
+    from animl_pipeline.steps.crops.extract import LOSSLESS, compute_phash
 
     size, sizes = ModelInput(size=CROP_SIZE), []
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -20,11 +19,10 @@ from animl_pipeline.core.errors import DetectionsError
 from animl_pipeline.core.image_orientation import FRAME_MISMATCH, MISMATCH, SHOWN, find_frames, turn_to_stored
 from animl_pipeline.steps.detections.detector import Detection, clean_detections
 from animl_pipeline.steps.detections.labelled_images import ImageKey, LabelledImage
-from animl_pipeline.steps.detections.read_results_file import FileResult, Results
+from animl_pipeline.steps.detections.read_results_file import PLAN_KEY, FileResult, Results, normal_path
 
 log = logging.getLogger(__name__)
 
-PLAN_KEY = "detections.results"
 FOLDERS_KEY = "detections.results_folders"
 NOT_IN_RESULTS = "not_in_results"
 OTHER_FOLDER = "other_folder_in_results"
@@ -50,11 +48,6 @@ class Matches(NamedTuple):
     files: dict[ImageName, str]
     reasons: dict[ImageName, str]
     example: tuple[ImageName, str] | None
-
-
-def normal_path(path: str) -> str:
-    """A path with slashes and composed accents, whatever operating system wrote it."""
-    return unicodedata.normalize("NFC", path.replace("\\", "/")).removeprefix("./")
 
 
 def match_by_path(

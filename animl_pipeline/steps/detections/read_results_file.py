@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -17,11 +18,11 @@ from animl_pipeline.core.category_names import normalise_name, role
 from animl_pipeline.core.errors import DetectionsError, DetectorUnreachableError, redact_url
 from animl_pipeline.core.write_megadetector_results import ANIMAL, AS_STORED, CATEGORIES, IMAGE_ORIENTATION, PERSON, VEHICLE
 from animl_pipeline.steps.detections.detector import Detection, clean_detections
-from animl_pipeline.steps.detections.match_results_by_path import PLAN_KEY, normal_path
 from animl_pipeline.storage.read_remote_files import RemoteError, read_path_or_url
 
 log = logging.getLogger(__name__)
 
+PLAN_KEY = "detections.results"
 FAILED_IN_RESULTS = "failed_in_results"
 DEFAULT_CONFIDENCE = 0.25
 """Lowest confidence of a box if neither the plan nor the file names one."""
@@ -167,3 +168,8 @@ def _merge(one: FileResult, other: FileResult) -> FileResult:
     if isinstance(one, str) or isinstance(other, str):
         return other if isinstance(one, str) else one
     return clean_detections([*one, *other])
+
+
+def normal_path(path: str) -> str:
+    """A path with slashes and composed accents, whatever operating system wrote it."""
+    return unicodedata.normalize("NFC", path.replace("\\", "/")).removeprefix("./")
