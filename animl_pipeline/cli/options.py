@@ -31,19 +31,13 @@ StoreOption = Annotated[
     str | None, typer.Option("--store", help="folder or s3://bucket/prefix for all that steps make (ANIML_STORE)", show_default=False)
 ]
 DataOption = Annotated[Path | None, typer.Option("--data", help="folder where relative paths of the plan start (ANIML_DATA)", show_default=False)]
-
-
 VersionOption = Annotated[
     str,
     typer.Option(
         metavar="VERSION", help="of `animl-pipeline versions PLAN`, trials too; without it, the latest that is no trial", show_default=False
     ),
 ]
-
-
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON, for programs")]
-
-
 ChangesOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
 EACH_PLAN = "{plan}"
 """The name of a deployment in prefect.yaml that is made once for each plan, and what stands for the plan's name in its description."""
 MESSAGE = "send-notification"

@@ -13,8 +13,6 @@ from animl_pipeline.core.frozen_record import Record
 
 BoxTuple = tuple[float, float, float, float]
 """A box as plain numbers, ``(ymin, xmin, ymax, xmax)``, where there are too many for records."""
-
-
 Frame = Literal["auto", "stored", "shown"]
 """A plan's word for the frame of boxes: the pixels as stored, or the image as shown, turned by its EXIF orientation; auto: work it out."""
 

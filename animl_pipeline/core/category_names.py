@@ -59,8 +59,6 @@ IRREGULAR = {
     "men": "man",
     "women": "woman",
 }
-
-
 PEOPLE_GENUS = "homo"
 RANKS = ("class", "order", "family", "genus", "species")
 _LATIN_ENDING = re.compile(r"(us|um|is|os|a|i|ae|ens|ans|yx|ops|tes|les|yon|odon)$")

@@ -8,8 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A sha256 in lower-case hexadecimal."""
-
-
 Share = Annotated[float, Field(ge=0, le=1)]
 """A fraction between 0 and 1."""
 

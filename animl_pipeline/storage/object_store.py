@@ -45,8 +45,6 @@ LIST_ABOVE = 4
 """Sizes of at most this many objects of one S3 folder are asked one by one; for more, the folder is listed."""
 S3_DELETE_BATCH = 1000
 """S3 deletes at most this many objects in one request."""
-
-
 READ_ATTEMPTS = 5
 """How often an object is read whose body breaks off or has wrong bytes."""
 BUSY_CODES = frozenset({"SlowDown", "Throttling", "RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted"})

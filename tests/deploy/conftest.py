@@ -16,8 +16,6 @@ from animl_pipeline.dev.sagemaker_local import IMAGE, ROLE, Addresses, local_sag
 from tests.support.packaged_model import colour_plan
 
 BUCKET = "animl-model-zoo"
-
-
 AWS_SETTINGS: dict[str, Any] = {"role_arn": ROLE, "endpoint_image": IMAGE, "stage": "dev"}
 
 

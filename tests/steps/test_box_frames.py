@@ -29,8 +29,6 @@ from tests.support.turned_images import DiscImage, disc_image
 
 WIDTH, HEIGHT = 64, 48
 LABEL_CONFIG = LabelsConfig.model_validate({"classes": {"fox": ["fox"], "rat": ["rat"]}})
-
-
 SHOWN_CORNER: dict[int, Callable[[float, float], tuple[float, float]]] = {
     1: lambda x, y: (x, y),
     2: lambda x, y: (1 - x, y),

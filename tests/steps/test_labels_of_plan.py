@@ -25,8 +25,6 @@ Isle Traps,dog,subspecies,canis familiaris,dog,mammalia,carnivora,canidae,canis,
 Cape Traps,rat,genus,neotoma,wood rats,mammalia,rodentia,cricetidae,neotoma,
 Cape Traps,empty,,,,,,,,
 """
-
-
 MLMODEL = {
     "_id": "speciesnet",
     "categories": [

@@ -12,8 +12,6 @@ from animl_pipeline.storage.store import open_store
 from tests.support.animl_server import AnimlServer
 
 NOT_WINDOWS = len(("export.json", "images.parquet", "annotations.parquet", "locations.parquet", "problems.parquet", "windows.json"))
-
-
 TOKEN = "token-of-a-service-user"  # noqa: S105 - opens the test's own server
 
 

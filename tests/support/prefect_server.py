@@ -36,8 +36,6 @@ FAST_SERVER = {
     "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
 }
 """Settings that make a server start sooner and check more often."""
-
-
 PREFECT_TEST = [
     pytest.mark.prefect,
     pytest.mark.usefixtures("prefect"),

@@ -19,19 +19,11 @@ from animl_pipeline.core.report_formats import format_count, format_percent
 
 FEW_EXAMPLES = 30
 """With fewer examples, one example more or less changes recall by over three points."""
-
-
 FEW_LOCATIONS = 3
 """With fewer locations, one unusual background decides the scores of the class."""
-
-
 MANY_FALSE_ALARMS = 100.0
 """False alarms per 1,000 test crops of other classes; with more, people would stop looking at a class's labels."""
-
-
 VERDICTS = {"promote": "Promote", "hold": "Hold", "need_more_data": "Need more data"}
-
-
 _ADVICE = {
     "promote": "you can deploy this model, because",
     "hold": "do not deploy this model, because",

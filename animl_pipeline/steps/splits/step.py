@@ -62,8 +62,6 @@ STEP = Step(
     writes=(SPLITS, SPLIT_LOCATIONS, DROPPED_CROPS, LATE_IMAGES_LEFT_OUT),
     libraries=("scipy", "scikit-learn"),
 )
-
-
 UNFINISHED = (
     "splits: %d of %d locations keep the split of a training of %s that has not finished, so no scores were given on this test set. To divide all "
     "locations again, set splits.test_set: %d in the plan"
