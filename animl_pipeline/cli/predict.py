@@ -114,10 +114,8 @@ def classify_animals(
     """The model's card, and each animal's box with the model's probability for each class id.
 
     ``box``: the box to ask about. ``version``: the version that answers; empty: the latest that is no trial.
-
-    Raises:
-        ImageError: the image does not exist or does not decode.
-        EvaluationError: the plan has no package yet, or not of this version.
+    Raises ImageError: the image does not exist or does not decode.
+    Raises EvaluationError: the plan has no package yet, or not of this version.
     """
     try:
         img = open_image(image.read_bytes())

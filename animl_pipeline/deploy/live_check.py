@@ -88,10 +88,8 @@ def check_endpoint(aws: AwsApi, endpoint: str, package: Artifact, store: Store, 
 
 def read_reference_predictions(package: Artifact, store: Store) -> list[tuple[ReferencePrediction, Path]]:
     """A package's reference predictions, each with the local path of its image.
-
-    Raises:
-        ReleaseError: the package has none.
-        DamagedError: the package in the store is incomplete or damaged.
+    Raises ReleaseError: the package has none.
+    Raises DamagedError: the package in the store is incomplete or damaged.
     """
     rows = json.loads(store.path(package, "reference_predictions.json").read_bytes())
     if not rows:

@@ -36,11 +36,9 @@ def hold_reason(report: Report, force: str = "") -> str:
 
 def check_report(package: Artifact, version: str, report: Report | None, force: str, plan: Plan, store: Store) -> str:
     """Check that the report allows the release; the reason for a forced release comes back, "" if force was not needed.
-
-    Raises:
-        ReleaseError: the report is about another package (code "other_package"); or ``force`` is empty and the report's verdict
-            is not to promote (code "verdict"), it is not certain which model is released now (code "unknown_champion"), or the
-            report compares the model with another one (code "other_champion").
+    Raises ReleaseError: the report is about another package (code "other_package"); or ``force`` is empty and the report's verdict is not to
+    promote (code "verdict"), it is not certain which model is released now (code "unknown_champion"), or the report compares the model with another
+    one (code "other_champion").
     """
     force = " ".join(force.split())
     if report is None:

@@ -67,10 +67,8 @@ class ReleaseTarget(Record):
 
 def release_targets(package: Artifact, plan: Plan, store: Store, settings: Settings) -> tuple[ReleaseTarget, ...]:
     """The targets of one package under one plan and settings, realtime first. Equal arguments give equal names.
-
-    Raises:
-        SettingsError: ANIML_ROLE_ARN, ANIML_ENDPOINT_IMAGE or ANIML_MODELS_BUCKET is missing.
-        PackageError: the package's card has no metrics.
+    Raises SettingsError: ANIML_ROLE_ARN, ANIML_ENDPOINT_IMAGE or ANIML_MODELS_BUCKET is missing.
+    Raises PackageError: the package's card has no metrics.
     """
     _check_settings(settings)
     card = read_package_card(package, store)

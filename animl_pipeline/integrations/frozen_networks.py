@@ -62,11 +62,9 @@ class PooledDetector(nn.Module):
 
 def load_frozen_network(config: FrozenNetworkConfig, size: int, settings: Settings) -> FrozenNetwork:
     """The network with its weights.
-
-    Raises:
-        TrainingError: ``weights_do_not_fit``, or timm's hub has no weights for it.
-        WeightsError: the weights are missing or are not the expected file.
-        WeightsUnreachableError: the host of the weights does not answer now.
+    Raises TrainingError: ``weights_do_not_fit``, or timm's hub has no weights for it.
+    Raises WeightsError: the weights are missing or are not the expected file.
+    Raises WeightsUnreachableError: the host of the weights does not answer now.
     """
     known = known_weights(config.network)
     if known is None:

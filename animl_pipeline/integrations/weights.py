@@ -121,10 +121,8 @@ def fetch_weights(reference: str, settings: Settings, sha256: str | None = None,
 
     ``reference``: a known name, an https:// or s3:// URL, or a path (relative ones start at the settings' data folder). ``sha256``: of the
     file. URLs need it; paths may go without. ``key``: the plan's key that holds ``reference``, for messages.
-
-    Raises:
-        WeightsError: ``no_such_file``, ``no_sha256``, ``sha256_conflict``, ``wrong_sha256``, or the file cannot be downloaded or written.
-        WeightsUnreachableError: the host does not answer now.
+    Raises WeightsError: ``no_such_file``, ``no_sha256``, ``sha256_conflict``, ``wrong_sha256``, or the file cannot be downloaded or written.
+    Raises WeightsUnreachableError: the host does not answer now.
     """
     known = known_weights(reference)
     if known is not None:

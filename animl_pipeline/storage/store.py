@@ -112,10 +112,8 @@ class Store:
 
         ``digests``: other inputs by content, such as the sha256 of a file from outside. ``build``: writes the step's files into
         ``Workspace.out`` and counts what it kept and dropped.
-
-        Raises:
-            StoreError: the store cannot be written.
-            Exception: what ``build`` raises; the scratch folder stays for the next try.
+        Raises StoreError: the store cannot be written.
+        Raises Exception: what ``build`` raises; the scratch folder stays for the next try.
         """
         known = {name: a.digest for name, a in (inputs or {}).items()} | dict(digests or {})
         values = json.loads(config.model_dump_json(by_alias=True)) if isinstance(config, BaseModel) else dict(config or {})

@@ -53,10 +53,8 @@ def local_sagemaker(state: Path, *, s3: bool = True, port: int = 0, faults: Faul
     """Start the server in its own process and give its addresses; afterwards stop it and all its child processes.
 
     ``s3``: serve S3, SSM, IAM, STS and ECR as well. ``faults``: faults to inject; :meth:`Addresses.set_faults` changes them later.
-
-    Raises:
-        ReleaseError: it did not start; the message is the last line of its log.
-        SettingsError: the folder cannot be created.
+    Raises ReleaseError: it did not start; the message is the last line of its log.
+    Raises SettingsError: the folder cannot be created.
     """
     try:
         state.mkdir(parents=True, exist_ok=True)

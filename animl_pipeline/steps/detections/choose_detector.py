@@ -103,10 +103,8 @@ def check_finds_people(categories: Collection[str], name: str) -> None:
 
 def choose_detector(config: DetectionsConfig, settings: Settings) -> ChosenDetector:
     """The detector that the plan names.
-
-    Raises:
-        DetectionsError: a number of the plan does not fit the detector, or the name is of weights that are not a detector's.
-        WeightsError: the file does not exist, or a URL has no sha256 in the plan.
+    Raises DetectionsError: a number of the plan does not fit the detector, or the name is of weights that are not a detector's.
+    Raises WeightsError: the file does not exist, or a URL has no sha256 in the plan.
     """
     if config.detector.startswith(ENDPOINT_PREFIX):
         return _choose_endpoint(config, settings)

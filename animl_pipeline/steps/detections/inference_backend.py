@@ -69,10 +69,8 @@ def load_network(identity: list[Any], build: Callable[[], Network], settings: Se
 
     ``identity``: JSON values that its outputs depend on, such as the sha256 of the weights. ``build``: builds the network in torch. Not
     called if the cache holds the exported network.
-
-    Raises:
-        DetectionsError: the GPU cannot run it.
-        Exception: whatever ``build`` raises.
+    Raises DetectionsError: the GPU cannot run it.
+    Raises Exception: whatever ``build`` raises.
     """
     device = find_device()
     if device != "cpu":

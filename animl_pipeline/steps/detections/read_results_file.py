@@ -60,10 +60,8 @@ def check_results_file(path_or_url: str, settings: Settings) -> None:
 
 def read_results_file(path_or_url: str, settings: Settings) -> bytes:
     """The bytes of a results file.
-
-    Raises:
-        DetectorUnreachableError: its host does not answer now.
-        DetectionsError: it cannot be read.
+    Raises DetectorUnreachableError: its host does not answer now.
+    Raises DetectionsError: it cannot be read.
     """
     try:
         return read_path_or_url(path_or_url, settings)

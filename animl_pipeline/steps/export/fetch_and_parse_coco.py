@@ -36,10 +36,8 @@ def fetch_export(source: SourceConfig, settings: Settings, work: Path) -> Iterat
     """The file that a source names, unchanged, as a local path.
 
     A file on this machine is used where it is. Others are copied below ``work`` for the time of the block.
-
-    Raises:
-        ExportUnreachableError: its host does not answer now.
-        ExportError: ``not_found``.
+    Raises ExportUnreachableError: its host does not answer now.
+    Raises ExportError: ``not_found``.
     """
     path = None if "://" in source.export else settings.data_path(source.export)
     if path is not None and os.path.isfile(path) and os.access(path, os.R_OK):  # noqa: PTH113 - Path.is_file raises for names that are too long

@@ -23,10 +23,8 @@ COLUMNS = ("location", "split")
 
 def read_split_table(config: SplitsConfig, settings: Settings) -> dict[str, str] | None:
     """Location (``<source>/<location>``) → train, val or test; None if the plan names no table.
-
-    Raises:
-        SplitsTableUnreachableError: the table's host does not answer now.
-        SplitsError: ``no_split_table`` or ``wrong_split_table``: the table does not exist, or is not such a table.
+    Raises SplitsTableUnreachableError: the table's host does not answer now.
+    Raises SplitsError: ``no_split_table`` or ``wrong_split_table``: the table does not exist, or is not such a table.
     """
     if config.table is None:
         return None

@@ -100,12 +100,10 @@ def split_by_location(
 
     ``classes``: class ids. Each is in train, val and test if it has enough locations. ``table``: the plan's ``splits.table``: location →
     split; None: the locations are divided by search.
-
-    Raises:
-        SplitsError: the table contradicts itself or the test set, there are too few locations, a split would be empty, or the plan wants
-            to train on locations of the test set.
-        StoreError: the registry cannot be read, or files of it are missing.
-        DamagedError: stored splits disagree with the registry; they are removed.
+    Raises SplitsError: the table contradicts itself or the test set, there are too few locations, a split would be empty, or the plan wants to
+    train on locations of the test set.
+    Raises StoreError: the registry cannot be read, or files of it are missing.
+    Raises DamagedError: stored splits disagree with the registry; they are removed.
     """
     rows = read_crops(crops, store)
     run = digest_of([crops.digest, _key(config, classes, table)])[:16]
