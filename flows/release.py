@@ -18,6 +18,7 @@ from flows.approval import can_ask, wait_for_answer
 from flows.end_states import STATE_OF_VERDICT, end_as
 from flows.release_question import release_question
 from flows.stop_signals import prepare_run
+from flows.ui_artifacts import link_to_page
 from tasks import release as tasks
 from tasks.store_and_data_paths import RunPaths, resolve_run_paths
 
@@ -50,9 +51,10 @@ def release(plan: str, force: str = "", approve_as: str = "", note: str = "", st
     if approve_as.strip():
         approval = new_approval(approve_as, note, "prefect" if can_ask() else "command line")
     elif candidate.needs_approval:
+        replay = _replay(report, checked, paths)
         if not can_ask():
-            return end_as("AwaitingApproval", _how_to_approve(checked, report), None)
-        question = release_question(report, checked, force, candidate.replaced, datetime.now(UTC), load_settings().reports_url)
+            return end_as("AwaitingApproval", f"{_how_to_approve(checked, report)}{_after_colon(replay)}", None)
+        question = release_question(report, checked, force, candidate.replaced, datetime.now(UTC), load_settings().reports_url, replay)
         answer = wait_for_answer(report, checked, question)
         if not answer.approve:
             return end_as("Refused", f"{answer.name.strip()} refused the release of {report.version}{_after_colon(answer.note)}", None)
@@ -77,6 +79,20 @@ def rollback(plan: str, to: str | None = None, store: str = "") -> Release:
     released = tasks.roll_back.submit(checked, to, paths).result()
     _show_release(released, "rolled back", _register(checked, paths))
     return end_as("RolledBack", f"{released.endpoint} serves {released.version} again", released)
+
+
+def _replay(report: Report, plan: Plan, paths: RunPaths) -> str:
+    """What a replay on the last images in service found, as Markdown; "" if the plan wants none. A replay that fails stops no release."""
+    if not plan.release.replay.images:
+        return ""
+    log.info("replaying the last %d images in service; the task's log says how long it takes", plan.release.replay.images)
+    found = tasks.replay_in_service.submit(report, plan, paths).result(raise_on_failure=False)
+    if isinstance(found, BaseException):
+        log.warning("the replay could not be made: %s", found)
+        return f"The replay could not be made: {escape_markdown(str(found))}"
+    if found.artifact is None:
+        return escape_markdown(found.text)
+    return f"{escape_markdown(found.text)} {link_to_page(found.artifact, 'replay.html', paths.open_store(), load_settings().reports_url)}"
 
 
 def _how_to_approve(plan: Plan, report: Report) -> str:

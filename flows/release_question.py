@@ -12,11 +12,14 @@ from animl_pipeline.deploy import ReleaseRecord
 from animl_pipeline.steps.evaluation.report_wording import format_per_1000
 
 
-def release_question(report: Report, plan: Plan, force: str, replaced: ReleaseRecord | None, asked: datetime, reports_url: str) -> str:
+def release_question(
+    report: Report, plan: Plan, force: str, replaced: ReleaseRecord | None, asked: datetime, reports_url: str, replay: str = ""
+) -> str:
     """The question as Markdown.
 
     ``force``: why it is released against the verdict; "" if it is not. ``replaced``: the last release of the endpoint; None if this store
-    knows none. ``reports_url``: where people see the reports; "" if nowhere.
+    knows none. ``reports_url``: where people see the reports; "" if nowhere. ``replay``:
+    what the new model does on the last images in service, as Markdown; "" if the plan wants no replay.
     """
     endpoints = " and ".join(f"`{e.endpoint}`" for e in plan.release.endpoints(plan.model, report.version))
     address, days = report.page_address(reports_url), plan.release.approval_timeout_days
@@ -30,6 +33,7 @@ def release_question(report: Report, plan: Plan, force: str, replaced: ReleaseRe
         f"**It replaces** {_describe_replaced(replaced)}.",
         f"**Answer by** {asked + timedelta(days=days):%Y-%m-%d %H:%M} UTC, in {days:g} days. Without an answer nothing is released.",
         f"**Labels that the plan does not name:** {', '.join(f'{escape_markdown(name)} {n:,}' for name, n in outside.items())}" if outside else "",
+        f"**Replay:** {replay}" if replay else "",
         _false_alarms(report),
         _describe_classes(report),
     ]

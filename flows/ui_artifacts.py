@@ -31,10 +31,17 @@ def show_training(report: Report, splits: Artifact, paths: RunPaths) -> None:
     _add_table("scores", f"{report.model} {report.version} on the test locations", _scores(report))
     reasons = "\n".join(f"- {escape_markdown(reason)}" for reason in report.reasons)
     address = report.page_address(load_settings().reports_url)
-    where = f"[{address}]({address})" if address else f"`{store.path(report.evaluation, 'report.html')}`"
-    more = f"The whole report, with the images of the mistakes: {where}"
-    lines = [f"## {report.model} {escape_markdown(report.version)}", escape_markdown(report.headline), reasons, more]
+    said = "the whole report, with the images of the mistakes"
+    link = f"**Read next:** [{said}]({address})" if address else f"{said}: `{store.path(report.evaluation, 'report.html')}`"
+    lines = [f"## {report.model} {escape_markdown(report.version)}", escape_markdown(report.headline), reasons, link]
     create_markdown_artifact(key="verdict", markdown="\n\n".join(lines), description="The verdict, its reasons, and the link to the report")
+
+
+def link_to_page(artifact: Artifact, page: str, store: Store, reports_url: str) -> str:
+    """Where people read a page of a step: a Markdown link to the report server, or without one the path in the store."""
+    if reports_url:
+        return f"[The page]({reports_url.rstrip('/')}/steps/{artifact.step}/{artifact.key}/{page})"
+    return f"The page: `{store.path(artifact, page)}`"
 
 
 def _add_table(key: str, description: str, rows: list[dict[str, Any]]) -> None:

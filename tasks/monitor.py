@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, time
+from datetime import date, datetime
 
 from prefect import task
 
 from animl_pipeline.config import Plan, SourceConfig
 from animl_pipeline.core.artifacts import Artifact
-from animl_pipeline.deploy.release_history import release_records, served_versions
-from animl_pipeline.deploy.resource_names import animl_model_id
+from animl_pipeline.review.model_in_service import Served, served_model, versions_in_service
 from animl_pipeline.steps import monitor as monitor_step
-from animl_pipeline.steps.labels.class_mapping import EMPTY, map_labels
-from animl_pipeline.steps.labels.read_taxonomy import read_taxonomy
-from animl_pipeline.steps.monitor import ServedModel, ServiceLabels, ServiceStatus
+from animl_pipeline.steps.monitor import ServiceLabels, ServiceStatus, UnreviewedLook
 from tasks.step_tasks_and_retries import REMOTE_WORK, step_task
 from tasks.store_and_data_paths import RunPaths
 
-UNKNOWN_VERSION = "unknown"
-"""The version that serves where the plan says since when, and the store has no release."""
 ANNOUNCED = "monitor/{model}/announced.txt"
 """The object that lists the alarms for which events were sent, one a line."""
 
 
 @task(name="served versions", task_run_name="served versions {plan.model}", **REMOTE_WORK)
-def find_served_versions(plan: Plan, paths: RunPaths) -> tuple[tuple[datetime, str], ...]:
+def find_served_versions(plan: Plan, paths: RunPaths) -> Served:
     """Since when which version serves; empty if no release of the model is known."""
-    served = served_versions(release_records(plan, paths.open_store()))
-    if plan.monitor.since is None:
-        return served
-    since = datetime.combine(plan.monitor.since, time(), UTC)
-    before = [version for start, version in served if start <= since]
-    return ((since, before[-1] if before else UNKNOWN_VERSION), *((start, version) for start, version in served if start > since))
+    return versions_in_service(plan, paths.open_store())
 
 
 @task(name="labels", task_run_name="labels {source.name}", **REMOTE_WORK)
@@ -40,22 +30,21 @@ def read_labels(source: SourceConfig, added_since: datetime, random_tag: str | N
     return monitor_step.read_service_labels(source, added_since, random_tag, paths.open_store(), paths.settings())
 
 
+@task(name="unreviewed images", task_run_name="unreviewed images {plan.model}", **REMOTE_WORK)
+def look_at_unreviewed(plan: Plan, version: str, day: date, paths: RunPaths) -> UnreviewedLook:
+    """Look at unreviewed images with the model in service: the next review list, suspected strangers, and the embedding."""
+    from animl_pipeline.review.look_for_monitor import look_at_unreviewed as look  # reads images, which few monitors do
+
+    return look(plan, version, day, paths.open_store(), paths.settings())
+
+
 @step_task("monitor", "monitor {plan.model}")
-def judge_service(plan: Plan, labels: list[ServiceLabels], served: tuple[tuple[datetime, str], ...], paths: RunPaths) -> Artifact:
+def judge_service(plan: Plan, labels: list[ServiceLabels], served: Served, day: date, look: UnreviewedLook, paths: RunPaths) -> Artifact:
     """Compute the figures of the model in service, its alarms and its page."""
     store, settings = paths.open_store(), paths.settings()
-    taxonomy, meanings = read_taxonomy(plan.labels, settings), dict[str, str]()
-    for part in reversed(labels):  # of two sources that use a label differently, the first one counts
-        found = map_labels(plan.labels, part.source, taxonomy)
-        meanings |= {label: "" for label, meaning in found.others.items() if meaning == EMPTY} | found.classes
-    model = ServedModel(
-        model_id=animl_model_id(plan), classes=(*plan.labels.classes, *plan.labels.parents), equivalents=plan.labels.equivalents,
-        parents=plan.labels.parents, meanings=meanings, served=tuple((start.timestamp(), version) for start, version in served),
-        sequence_gap_s=plan.production.sequence_gap_seconds if plan.production else 3,
-    )  # fmt: skip
+    model = served_model(plan, [part.source for part in labels], served, settings)
     random_images = monitor_step.read_random_sample(plan.model, store)
-    day = max(part.asked for part in labels).astimezone(UTC).date()
-    return monitor_step.monitor_service(labels, model, plan.model, plan.thresholds.invasive, random_images, plan.monitor, day, store)
+    return monitor_step.monitor_service(labels, model, plan.model, plan.thresholds.invasive, random_images, plan.monitor, day, store, look)
 
 
 @task(name="new alarms", task_run_name="new alarms {status.model}", **REMOTE_WORK)
@@ -65,8 +54,8 @@ def find_new_alarms(status: ServiceStatus, paths: RunPaths) -> tuple[str, ...]:
     return tuple(key for key in status.lasting if key not in known)
 
 
-@task(name="remember alarms", task_run_name="remember alarms {model}", **REMOTE_WORK)
-def remember_alarms(model: str, keys: tuple[str, ...], paths: RunPaths) -> None:
-    """Note that events were sent for alarms."""
+@task(name="remember alarm", task_run_name="remember alarm {model}", **REMOTE_WORK)
+def remember_alarm(model: str, key: str, paths: RunPaths) -> None:
+    """Note that the event of an alarm was sent."""
     store, name = paths.open_store().object_store, ANNOUNCED.format(model=model)
-    store.put(name, (store.read(name) or b"") + "".join(f"{key}\n" for key in keys).encode())
+    store.put(name, (store.read(name) or b"") + f"{key}\n".encode())

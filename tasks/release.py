@@ -1,6 +1,8 @@
-"""Tasks that release a package, roll it back, and register it in Animl."""
+"""Tasks that release a package, roll it back, and register it in Animl; and the replay before a release."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from prefect import task
 
@@ -12,6 +14,9 @@ from animl_pipeline.core.release_and_reference_types import Approval, Release
 from animl_pipeline.deploy.trained_versions import read_report
 from tasks.step_tasks_and_retries import LOCAL_WORK, REMOTE_WORK
 from tasks.store_and_data_paths import RunPaths
+
+if TYPE_CHECKING:
+    from animl_pipeline.review.replay_before_release import ReplayNote
 
 
 class ReleaseCandidate(Record):
@@ -32,6 +37,14 @@ def find_candidate(plan: Plan, force: str, version: str, paths: RunPaths) -> Rel
     asks = deploy.needs_approval(report.package, plan, store)
     done = [record for record in deploy.release_records(plan, store) if record.state == "done"]
     return ReleaseCandidate(report=report, hold_reason=held, needs_approval=asks, replaced=done[-1] if done else None)
+
+
+@task(name="replay", task_run_name="replay {plan.model}", **REMOTE_WORK)
+def replay_in_service(report: Report, plan: Plan, paths: RunPaths) -> ReplayNote:
+    """Run the new model on the last images that the model in service answered, and say what would change."""
+    from animl_pipeline.review.replay_before_release import replay_before_release  # the only release task that reads images
+
+    return replay_before_release(report, plan, paths.open_store(), paths.settings())
 
 
 @task(name="deploy", task_run_name="deploy {plan.model}", **LOCAL_WORK)

@@ -124,8 +124,8 @@ def format_bytes(n: float) -> str:
 def show_probabilities(probabilities: dict[str, float], thresholds: Mapping[str, float] | None = None) -> None:
     """A model's answer, the likeliest class first, beside the classes' thresholds if there are any."""
     for class_id, p in sorted(probabilities.items(), key=lambda item: -item[1]):
-        threshold = f" of {thresholds[class_id]:.3f}" if thresholds and class_id in thresholds else ""
-        out.print(f"  {class_id:<16} {p:6.3f}{threshold} {'█' * round(p * 20)}".rstrip())
+        threshold = f" (threshold {thresholds[class_id]:.3f})" if thresholds and class_id in thresholds else ""
+        out.print(f"  {class_id:<16} {p:6.3f}{threshold} {'█' * round(p * 12)}".rstrip())
 
 
 def print_json(content: object) -> None:

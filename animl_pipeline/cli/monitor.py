@@ -8,6 +8,7 @@ from animl_pipeline.cli import console
 from animl_pipeline.cli.options import PlanArgument, StoreOption, settings_with
 from animl_pipeline.cli.prefect_connection import load_prefect
 
+MAX_STRANGERS = 10
 DEGRADED = 3
 """The exit code where the model is worse than usual."""
 
@@ -26,6 +27,11 @@ def monitor(plan: PlanArgument, store: StoreOption = None) -> None:
     status = state.result()
     for line in (f"{status.model}: {status.state}. {status.headline}", *status.sentences, *status.warnings):
         console.out.print(line)
+    for stranger in status.strangers[:MAX_STRANGERS]:
+        about = console.one_line(f"{stranger.link or stranger.image_id}, {stranger.location}, likeliest {stranger.likeliest}")
+        console.out.print(f"suspected stranger: {about}", markup=False)
+    if status.review_page:
+        console.out.print(f"review next: {status.review_page}")
     if status.page:
         console.out.print(f"page: {status.page}")
     if status.state == "Degraded":

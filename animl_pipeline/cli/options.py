@@ -10,11 +10,13 @@ import typer
 from pydantic import ValidationError
 
 from animl_pipeline.config import Overrides, Plan, find_plan, load_plan
+from animl_pipeline.config.plan_errors import explain_errors
 from animl_pipeline.config.settings import Settings, check_store_address, load_settings
+from animl_pipeline.config.value_types_and_messages import did_you_mean, shorten
 from animl_pipeline.core.errors import PlanError, SettingsError
 
 
-def _plan_names(incomplete: str) -> list[str]:
+def plan_names(incomplete: str) -> list[str]:
     """The plans of the folder of plans, for the shell's completion."""
     return sorted(file.stem for file in load_settings().plans.glob("*.yaml") if file.stem.startswith(incomplete))
 
@@ -23,7 +25,7 @@ PlanArgument = Annotated[
     str,
     typer.Argument(
         metavar="PLAN",
-        autocompletion=_plan_names,
+        autocompletion=plan_names,
         help="the plan's YAML file, such as deployments/plans/sample.yaml, or its name there, such as sample",
     ),
 ]
@@ -43,7 +45,7 @@ ChangesOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help=f"change the plan for this run, which is then a trial: {', '.join(Overrides.model_fields)}; once for each",
+        help=f"change the plan for this run, which is then a trial: {', '.join(Overrides.PLAN_KEYS)}; once for each",
         show_default=False,
     ),
 ]
@@ -71,17 +73,22 @@ def settings_with(store: str | None = None, data: Path | None = None) -> Setting
 def overrides_of(changes: Sequence[str]) -> Overrides:
     """What a run changes of its plan.
 
-    ``changes``: texts such as epochs=3.
+    ``changes``: texts such as train.epochs=3. Without its section, a key is known, too.
     Raises PlanError: one is no known key with a fitting value.
     """
+    fields = {key.rpartition(".")[2]: field for key, field in Overrides.PLAN_KEYS.items()}
+    fields |= {field: field for field in Overrides.model_fields} | Overrides.PLAN_KEYS
+    values = {}
+    for change in changes:
+        key, _, value = change.partition("=")
+        if key not in fields or not value:
+            expected = f"--set: expected KEY=VALUE with one of {', '.join(Overrides.PLAN_KEYS)}"
+            raise PlanError(f"{expected}, found {shorten(change)}{did_you_mean(key, fields)}", code="invalid_option")
+        values[fields[key]] = value
     try:
-        return Overrides.model_validate(dict(change.partition("=")[::2] for change in changes))
+        return Overrides.model_validate(values)
     except ValidationError as e:
-        first = e.errors(include_url=False, include_input=False)[0]
-        raise PlanError(
-            f"--set: {'.'.join(map(str, first['loc']))}: {first['msg']}; expected KEY=VALUE with one of {', '.join(Overrides.model_fields)}",
-            code="invalid_option",
-        ) from e
+        raise PlanError(f"--set: {explain_errors(e.errors(include_url=False))[0].text}", code="invalid_option") from e
 
 
 def open_plan(plan: str, settings: Settings) -> Plan:

@@ -15,8 +15,8 @@ import typer
 
 from animl_pipeline.cli import console
 from animl_pipeline.cli.lazy_commands import LazyCommand, LazyGroup
-from animl_pipeline.cli.options import DataOption, PlanArgument, open_plan, settings_with
-from animl_pipeline.config import ClassConfig, Plan, SourceConfig
+from animl_pipeline.cli.options import DataOption, PlanArgument, settings_with
+from animl_pipeline.config import ClassConfig, Plan, SourceConfig, find_plan, load_plan
 from animl_pipeline.config.labels import ALL_SOURCES
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.config.value_types_and_messages import did_you_mean
@@ -54,10 +54,12 @@ def check(plan: PlanArgument, data: DataOption = None) -> None:
     exports. Ends with status 1 if something is missing.
     """
     settings = settings_with(data=data)
-    checked = open_plan(plan, settings)
+    file = find_plan(plan, settings.plans)
+    checked = load_plan(file)
     check_what_it_names(checked, settings)
     sources = ", ".join(f"{s.name} ({redact_url(s.export)})" for s in checked.sources)
     console.out.print(f"{plan} is a plan for {checked.model}")
+    console.out.print(f"  file      {file}", soft_wrap=True, markup=False, highlight=False)
     console.out.print(f"  sources   {sources}")
     for class_id, rule in checked.labels.classes.items():
         invasive = " (invasive)" if class_id in checked.thresholds.invasive else ""

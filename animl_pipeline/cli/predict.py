@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from animl_pipeline.cli import console
-from animl_pipeline.cli.options import Debug, JsonOption, StoreOption, VersionOption, open_plan, settings_with
+from animl_pipeline.cli.options import Debug, JsonOption, StoreOption, VersionOption, open_plan, plan_names, settings_with
 from animl_pipeline.cli.tables import print_table
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
@@ -22,7 +22,7 @@ from animl_pipeline.storage.open_existing_or_temporary_store import open_existin
 
 def predict(
     image: Annotated[Path, typer.Argument(metavar="IMAGE|FOLDER", help="a camera-trap image, or a folder of them")],
-    plan: Annotated[str, typer.Option("--plan", help="the plan whose model answers: its YAML file, or its name")] = "sample",
+    plan: Annotated[str, typer.Option("--plan", autocompletion=plan_names, help="the plan whose model answers: its YAML file, or its name")],
     box: Annotated[str | None, typer.Option(help="ymin,xmin,ymax,xmax, each 0-1; without it, MegaDetector looks for animals")] = None,
     version: VersionOption = "",
     as_json: JsonOption = False,

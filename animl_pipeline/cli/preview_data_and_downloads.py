@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -64,7 +65,7 @@ def _preview(checked: Plan, opened: Store, settings: Settings, rate: float) -> l
     _show_classes(checked, found)
     for line in (line for s in checked.sources for line in describe_locations(s.name, exports[s.name], opened)):
         _print_wrapped(f"note: {line}")
-    _show_downloads(estimates, opened, rate)
+    _show_downloads(estimates, settings.store, rate)
     refusals = list(found.too_few) if checked.labels.on_too_few == "error" else []
     refusals += [line for s in checked.sources if (line := _missing_images(s, settings))]
     if found.locations < MIN_LOCATIONS:
@@ -105,7 +106,7 @@ def _show_classes(plan: Plan, found: LabelsPreview) -> None:
         _print_wrapped(f"note: {line}")
 
 
-def _show_downloads(estimates: Mapping[str, DownloadEstimate], store: Store, rate: float) -> None:
+def _show_downloads(estimates: Mapping[str, DownloadEstimate], address: str, rate: float) -> None:
     """A row for each source: how many images would be downloaded, how many bytes, how long; then the disk."""
     numbers = ("wanted", "in store", "to download", "bytes", "time")
     rows = []
@@ -128,7 +129,7 @@ def _show_downloads(estimates: Mapping[str, DownloadEstimate], store: Store, rat
     else:
         basis = f"{console.format_bytes(ASSUMED_BYTES)} each, which is assumed"
     _print_wrapped(f"\nestimated with {basis}; at {rate:g} images per second (--rate)")
-    _print_wrapped(f"{console.format_bytes(needed)} to store them{_disk(store, needed)}")
+    _print_wrapped(f"{console.format_bytes(needed)} to store them{_disk(address, needed)}")
 
 
 def _missing_images(source: SourceConfig, settings: Settings) -> str:
@@ -149,14 +150,14 @@ def _reasons(dropped: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in dropped.items())
 
 
-def _disk(store: Store, needed: int) -> str:
-    """How the size compares with the free disk, if the store is a folder."""
-    address = str(store.object_store)
+def _disk(address: str, needed: int) -> str:
+    """How the size compares with the free disk, if the store at ``address`` is a folder. The folder need not be there yet."""
     if address.startswith("s3://"):
         return f" in {address}"
-    free = shutil.disk_usage(store.local).free
+    folder = Path(address).expanduser().resolve()
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.is_dir())).free
     enough = "" if free > needed else ": NOT ENOUGH; delete something, set ANIML_STORE to another disk, or limit the sources (max_images)"
-    return f"; the disk of {store.local} has {console.format_bytes(free)} free{enough}"
+    return f"; the disk of {folder} has {console.format_bytes(free)} free{enough}"
 
 
 def _duration(seconds: float) -> str:

@@ -24,21 +24,27 @@ def reinfer(
 ) -> None:
     """Ask the released model of PLAN about the unreviewed images of its exports, through its batch endpoint.
 
-    Without --execute it says how many boxes, how long, and how many GB-seconds. Nothing is written to Animl.
+    Without --execute it says how many boxes, how long, and how many GB-seconds. Changed answers are written to Animl if the plan says so
+    (review.write_back).
     """
     from animl_pipeline.review import reinfer as review
+    from animl_pipeline.review.write_back import write_back
 
     settings = settings_with(store, data)
     checked, opened = open_plan(plan, settings), open_existing_store(settings)
     with console.show_progress(debug=Debug.on):
         work = review.plan_reinference(checked, since.date(), opened, settings)
         changed, failed = review.execute(work, checked, out, opened, settings) if execute else (None, 0)
+        written = None
+        if changed is not None and checked.review.write_back:
+            written = write_back(changed, work.version, checked, opened, settings)
     shown = {
         "endpoint": work.endpoint, "version": work.version, "images": work.images, "boxes": len(work.objects), "answered_before": work.answered,
         "without_image_size": work.without_size, "seconds": work.seconds, "gb_seconds": work.gb_seconds,
     }  # fmt: skip
     if changed is not None:
         shown |= {"changed": len(changed), "invasive": int(changed["invasive"].sum()), "images_failed": failed, "out": str(out)}
+        shown |= {"write_back": written} if written is not None else {}
     if as_json:
         console.print_json(shown)
         return
@@ -49,9 +55,13 @@ def reinfer(
             f"the others take about {work.seconds / 60:,.0f} minutes and {work.gb_seconds:,.0f} GB-seconds at the endpoint's measured time"
         )
     if changed is None:
-        console.out.print("nothing was asked; --execute asks")
+        later = ", and writes changed answers to Animl (review.write_back)" if checked.review.write_back else ""
+        console.out.print(f"nothing was asked; --execute asks{later}")
         return
     console.out.print(
         f"{len(changed):,} answers changed, {int(changed['invasive'].sum()):,} to an invasive class; {failed:,} images could not be read"
     )
     console.out.print(f"written: {out / review.RESULTS_FILE}, {out / review.CHANGED_FILE}")
+    if written is not None:
+        others = ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in written.items() if reason != "written")
+        console.out.print(f"{written.get('written', 0):,} labels written to Animl{f'; {others}' if others else ''}")

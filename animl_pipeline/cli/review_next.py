@@ -50,14 +50,14 @@ def review_next(
     if as_json:
         console.print_json({
             "model": found.model, "version": found.version, "images": len(found.table), "reasons": reasons, "looked_at": len(found.pool.images),
-            "unreviewed": found.pool.unreviewed, "not_readable": found.not_readable, "tagged": tagged, "files": [str(f) for f in files],
+            "unreviewed": found.pool.unreviewed, "not_readable": len(found.scored.failed), "tagged": tagged, "files": [str(f) for f in files],
         })  # fmt: skip
         return
     print_table(f"{found.model} {found.version}: review next", ("reason", "images"), [(r, f"{n:,}") for r, n in reasons.items()], right=("images",))
     pool = found.pool
     console.out.print(
         f"looked at {len(pool.images):,} of {pool.unreviewed:,} unreviewed images in {pool.sequences:,} sequences; "
-        f"{found.not_readable:,} could not be read"
+        f"{len(found.scored.failed):,} could not be read"
     )
     if tagged:
         console.out.print(f"{tagged:,} images have the tag {console.one_line(checked.review.tag or '')} in Animl")

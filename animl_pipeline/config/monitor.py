@@ -30,6 +30,13 @@ class MonitorConfig(Record):
     min_recent_sequences: int = Field(
         default=10, ge=0, description="reviewed sequences of the classes with alarms in these days; with fewer, the result is NotEnoughReviewed"
     )
+    review_images: int = Field(
+        default=0,
+        ge=0,
+        le=20_000,
+        description="length of the next review list, which each run writes; ten times as many images are looked at, also for strangers and drift; "
+        "0: none",
+    )
     random_tag: str | None = Field(default=None, description="name of the tag in Animl of images that were drawn at random for review; null: none")
     start_training: bool = Field(default=False, description="whether a new alarm starts a training on the Prefect server")
 

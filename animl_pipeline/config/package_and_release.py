@@ -79,6 +79,12 @@ class RegisterConfig(Record):
         return {*self.thresholds, *self.disabled, *self.colours, *self.taxonomy}
 
 
+class ReplayConfig(Record):
+    """Run the new model on the last images in service before a person is asked for approval."""
+
+    images: int = Field(default=0, ge=0, le=20_000, description="how many; Animl is asked for their labels, and they are downloaded; 0: no replay")
+
+
 class ReleaseConfig(Record):
     """Section ``release``: endpoint names and sizes, approval and registration. Roles, buckets and images are settings."""
 
@@ -98,6 +104,7 @@ class ReleaseConfig(Record):
     keep_versions: int = Field(default=3, ge=1, le=100, description="released versions that `release gc` keeps for a rollback")
     approval: Literal["auto", "required"] = Field(default="auto", description="auto: the verdict is enough; required: a person must approve")
     approval_timeout_days: float = Field(default=7, gt=0, le=365, description="how long a release waits for its approval")
+    replay: ReplayConfig = ReplayConfig()
     start: Literal["manually", "after_retrain"] = Field(
         default="manually", description="after_retrain: on a Prefect server, a training with the verdict promote starts the release"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, ValidationError
 
@@ -21,6 +21,15 @@ MOST_ERRORS = 12
 
 class Overrides(Record):
     """Changes for one run; what is left empty stays as the plan says. The model card records the values used."""
+
+    PLAN_KEYS: ClassVar[dict[str, str]] = {
+        "train.epochs": "epochs",
+        "train.batch_size": "batch_size",
+        "train.lr": "learning_rate",
+        "train.seed": "seed",
+        "labels.max_per_location": "max_per_location",
+    }
+    """Key of the plan → the field that changes it."""
 
     epochs: int | None = Field(default=None, ge=1, le=10**6, title="Epochs", description="train.epochs: how often the model sees every crop")
     batch_size: int | None = Field(default=None, ge=2, le=10**6, title="Batch size", description="train.batch_size: lower it when memory runs out")
@@ -49,8 +58,11 @@ class Overrides(Record):
 
     def _by_section(self) -> dict[str, dict[str, Any]]:
         """The plan's section → key → the new value, None for no change."""
-        train = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.learning_rate, "seed": self.seed}
-        return {"train": train, "labels": {"max_per_location": self.max_per_location}}
+        sections: dict[str, dict[str, Any]] = {}
+        for plan_key, field in self.PLAN_KEYS.items():
+            section, _, key = plan_key.partition(".")
+            sections.setdefault(section, {})[key] = getattr(self, field)
+        return sections
 
 
 def load_plan(path: str | Path) -> Plan:

@@ -17,3 +17,7 @@ class ReviewConfig(Record):
         max_length=64,
         description="name of the tag that listed images get in Animl (`monitor.random_tag` for the random ones); null: nothing is written there",
     )
+    write_back: bool = Field(
+        default=False,
+        description="whether `reinfer --execute` writes changed answers to Animl, as labels of images of which people reviewed nothing",
+    )

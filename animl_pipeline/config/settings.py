@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     id_token: SecretStr = Field(default=SecretStr(""), description="a Cognito ID token for Animl, or …")
     user: str = Field(default="", description="… the name of the service user that signs in")
     password: SecretStr = Field(default=SecretStr(""), description="and its password")
+    api_key: SecretStr = Field(
+        default=SecretStr(""), description="key of Animl's API for its own programs; only `reinfer` needs it, to write labels (review.write_back)"
+    )
     cognito_pool: str = Field(default="", description="Animl's Cognito user pool, such as us-west-2_AbCdEf123")
     cognito_client: str = Field(default="", description="the id of an app client of that pool")
     image_url: str = Field(default="", description="page of an image in Animl, for links; may hold {project}, must hold {image}")

@@ -30,7 +30,7 @@ def did_you_mean(found: Any, known: Collection[str]) -> str:
         return ""
     by_folded = {k.casefold(): k for k in known}
     near = difflib.get_close_matches(found.casefold(), by_folded, n=1, cutoff=0.6)
-    return f"; did you mean {by_folded[near[0]]!r}?" if near else ""
+    return f"; the nearest is {by_folded[near[0]]!r}" if near else ""
 
 
 def explain_unknown_classes(named: Collection[str], classes: Sequence[str]) -> str:

@@ -359,27 +359,20 @@ CAMERA_ACTIVITY = Table(
         Column("problem", "string", "dark: no images for long; flood: far more than usual; empty for none"),
     ),
 )
-TABLES = {
-    "export": (EXPORT_IMAGES, EXPORT_ANNOTATIONS, EXPORT_PROBLEMS, EXPORT_LOCATIONS),
-    "images": (DOWNLOADED_IMAGES, MISSING_IMAGES),
-    "labels": (LABELS, DROPPED_ANNOTATIONS),
-    "test_images": (TEST_IMAGES, TEST_OBJECTS),
-    "test_downloads": (DOWNLOADED_IMAGES, MISSING_IMAGES),
-    "test_detections": (TEST_DETECTIONS, SEARCHED_TEST_IMAGES),
-    "detections": (DETECTIONS, REPEAT_DETECTIONS, DETECTION_FAILURES, DISAGREEMENTS, IMAGES_WITH_PEOPLE),
-    "crops": (CROPS, DROPPED_LABELS),
-    "splits": (SPLITS, SPLIT_LOCATIONS, DROPPED_CROPS, LATE_IMAGES_LEFT_OUT),
-    "fold": (SPLITS,),
-    "embeddings": (EMBEDDED_CROPS,),
-    "training": (TRAINING_HISTORY, TRAINED_IMAGES, CROSS_VALIDATION, OUT_OF_FOLD),
-    "calibration": (VAL_PREDICTIONS,),
-    "evaluation": (TEST_PREDICTIONS,),
-    "monitor": (SERVICE_METRICS, SEQUENTIAL_TESTS, CAMERA_ACTIVITY),
-    "service_labels": (SERVICE_LABELS,),
-}
-"""Step → the tables that it writes. SERVICE_LABELS belongs to no step: it grows with each run of `monitor`, as a blob."""
-
-
-def declared_table(step: str, file: str) -> Table | None:
-    """The declaration of one of a step's tables; None if the step declares no such file."""
-    return next((t for t in TABLES.get(step, ()) if t.file == file), None)
+REPLAYED_LABELS = Table(
+    "replayed_labels.parquet",
+    "one label that the model in service or the new model gives an animal in an image of Animl",
+    (
+        SOURCE,
+        IMAGE_ID,
+        Column("image", "string", "sha256 of the image in the store"),
+        Column("location", "string", "name of the camera's deployment; <camera>-default where it has none"),
+        *BOX,
+        CLASS_ID,
+        Column("change", "string", "kept: both models give it; gained: only the new one; lost: only the one in service"),
+        Column("judged", "string", "right or wrong by what people validated; empty where they did not decide"),
+        Column("truth", "string", "what people saw: a class, or their own name for it; empty for no animal, or if they did not decide"),
+        Column("probability", "double", "of the class by the new model", "0–1"),
+        Column("people", "bool", "whether the image also shows a person or a vehicle; then it is not shown on pages"),
+    ),
+)

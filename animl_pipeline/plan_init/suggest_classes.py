@@ -210,7 +210,7 @@ def _warn_about_spellings(kinds: Sequence[SuggestedClass]) -> Iterable[str]:
 def _warn_about_classes(classes: Sequence[SuggestedClass], min_annotations: int, min_locations: int) -> Iterable[str]:
     few = [c for c in classes if c.annotations < min_annotations or len(c.locations) < min_locations]
     if few:
-        shown = ", ".join(f"{c.id} ({_count(c.annotations, 'annotation')} at {_count(len(c.locations), 'location')})" for c in few[:SHOWN])
+        shown = ", ".join(c.id for c in few[:SHOWN])
         shown += f" and {len(few) - SHOWN} more" if len(few) > SHOWN else ""
         enough = f"{_count(min_annotations, 'annotation')} at {_count(min_locations, 'location')}"
         yield f"fewer than two labels have {enough}; suggested all the same: {shown}"

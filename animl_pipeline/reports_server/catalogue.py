@@ -66,10 +66,11 @@ def read_catalogue(store: Store) -> Catalogue:
     """What a store holds. Reports and records that this version cannot read are left out, with a warning in the log."""
     names = sorted({PurePosixPath(name).parts[1] for name in store.object_store.names("reports/")})
     overviews = {name: overview_of_versions(name, store) for name in names}
-    pages = {(m["step"], m["key"]): m["name"] for name in store.object_store.names("steps/") if (m := _PAGE.fullmatch(name))}
+    found = [(m["step"], m["key"], m["name"]) for name in store.object_store.names("steps/") if (m := _PAGE.fullmatch(name))]
+    pages = {(step, key): name for step, key, name in found}
     models = tuple(_model(name, overview, pages) for name, overview in overviews.items() if overview.rows)
     of_versions = {(e.step, e.key) for overview in overviews.values() for e in overview.evaluations()}
-    others = _read_pages(((step, key, name) for (step, key), name in pages.items() if (step, key) not in of_versions), store)
+    others = _read_pages((page for page in found if page[:2] not in of_versions), store)
     return Catalogue(models, tuple(sorted(others, key=lambda page: page.made_at, reverse=True)))
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.inference.shown_labels import shown_labels
 from animl_pipeline.review.folder_images import read_folder
 from animl_pipeline.review.packaged_model import load_packaged_model
-from animl_pipeline.review.score_images import score_images, shown_labels, smooth_over_sequences
+from animl_pipeline.review.score_images import score_images, smooth_over_sequences
 from animl_pipeline.review.write_predictions import Predictions
 from animl_pipeline.storage.store import Store
 

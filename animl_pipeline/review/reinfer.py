@@ -1,4 +1,4 @@
-"""Ask a released model about old, unreviewed images of the plan's exports. Nothing is written back to Animl, and no person's label changes."""
+"""Ask a released model about old, unreviewed images of the plan's exports. No person's label changes; ``write_back`` sends the answers to Animl."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.endpoint_status import endpoint_statuses
 from animl_pipeline.deploy.live_check import ask_endpoint
 from animl_pipeline.deploy.release_history import read_records
+from animl_pipeline.inference.shown_labels import shown_labels
 from animl_pipeline.review.candidates import Pool, download_pool, export_with_unreviewed, unreviewed_images
 from animl_pipeline.review.packaged_model import load_packaged_model
-from animl_pipeline.review.score_images import BOX, ScoredImages, shown_labels
+from animl_pipeline.review.score_images import BOX, ScoredImages
 from animl_pipeline.review.write_predictions import UNKNOWN, Predictions, write_megadetector_file
 from animl_pipeline.steps.labels.class_mapping import class_by_label
 from animl_pipeline.storage.store import Store, batches, digest_of
@@ -97,6 +98,8 @@ def plan_reinference(plan: Plan, since: date, store: Store, settings: Settings) 
 
 def execute(work: Work, plan: Plan, out: Path, store: Store, settings: Settings) -> tuple[pd.DataFrame, int]:
     """Ask for what has no answer yet, write reinferred.json and changed.csv, and return the changed answers and how many images failed.
+
+    A changed answer has the columns of changed.csv and ``object``, the id of its annotation.
 
     At most as many requests as the endpoint answers at a time are sent. A killed command goes on where it was.
 
@@ -175,8 +178,8 @@ def _write(work: Work, known: dict[str, dict[str, Any]], card: ModelCard, plan: 
     table = table[(table["old"] != table["new"]) & ~((table["new"] == UNKNOWN) & ~table["old"].isin(card.answered_ids()))]
     table = table.assign(invasive=table["new"].isin(plan.thresholds.invasive))
     table = table.sort_values(["invasive", "probability", "key"], ascending=[False, False, True], ignore_index=True)
-    table = table.assign(rank=np.arange(1, len(table) + 1))[CHANGED_COLUMNS]
-    write_csv(out / CHANGED_FILE, table)
+    table = table.assign(rank=np.arange(1, len(table) + 1))[[*CHANGED_COLUMNS, "object"]]
+    write_csv(out / CHANGED_FILE, table[CHANGED_COLUMNS])
     return table
 
 

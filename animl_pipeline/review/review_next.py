@@ -20,12 +20,13 @@ from animl_pipeline.core.report_formats import image_link
 from animl_pipeline.core.untrusted_text import write_csv
 from animl_pipeline.deploy.trained_versions import read_report
 from animl_pipeline.inference.embedding_reference import EmbeddingReference
+from animl_pipeline.inference.shown_labels import shown_labels
 from animl_pipeline.review.candidates import Pool, download_pool, sample_pool, unreviewed_images
 from animl_pipeline.review.choose_images import Candidates, choose_images, margins
 from animl_pipeline.review.folder_images import read_folder
 from animl_pipeline.review.packaged_model import load_packaged_model
 from animl_pipeline.review.review_page import render_page
-from animl_pipeline.review.score_images import BOX, ScoredImages, score_images, shown_labels
+from animl_pipeline.review.score_images import BOX, ScoredImages, score_images
 from animl_pipeline.storage.store import Store
 
 CSV_FILE, PAGE_FILE = "review.csv", "review.html"
@@ -65,7 +66,8 @@ class ReviewList(NamedTuple):
         page: the page with the images, as HTML.
         model, version: whose answers chose them.
         pool: from what they were chosen.
-        not_readable: number of images of the pool without a result.
+        scored: the pool with boxes, answers and embeddings.
+        reference: animals that the model learnt from.
     """
 
     table: pd.DataFrame
@@ -73,7 +75,8 @@ class ReviewList(NamedTuple):
     model: str
     version: str
     pool: Pool
-    not_readable: int
+    scored: ScoredImages
+    reference: EmbeddingReference
 
 
 def list_images(plan: Plan, wish: Wish, store: Store, settings: Settings) -> ReviewList:
@@ -103,8 +106,8 @@ def list_images(plan: Plan, wish: Wish, store: Store, settings: Settings) -> Rev
     chosen = _choose(scored, pool, reference, thin, wish.images)
     table = _describe(chosen, scored, reference, settings.image_url)
     blobs = pool.images["blob"].iloc[chosen["image"]]
-    page = render_page(table, blobs, _with_people(scored), reader, classifier.card, pool)
-    return ReviewList(table, page, plan.model, classifier.card.version, pool, len(scored.failed))
+    page = render_page(table, blobs, with_people(scored), reader, classifier.card, pool)
+    return ReviewList(table, page, plan.model, classifier.card.version, pool, scored, reference)
 
 
 def thin_classes_of(metrics: Metrics, gate: GateConfig) -> list[str]:
@@ -113,12 +116,23 @@ def thin_classes_of(metrics: Metrics, gate: GateConfig) -> list[str]:
 
 
 def write_list(found: ReviewList, out: Path, store: Store) -> list[Path]:
-    """Write review.csv and review.html into a folder, and keep the table in the store under ``reviews/<model>/``; the paths come back."""
+    """Write review.csv and review.html into a folder, and keep the table in the store; the paths come back."""
     out.mkdir(parents=True, exist_ok=True)
-    write_csv(out / CSV_FILE, found.table)
+    table = write_table(found, out)
     (out / PAGE_FILE).write_text(found.page, encoding="utf-8")
-    store.object_store.put(f"reviews/{found.model}/{datetime.now(UTC):%Y%m%dT%H%M%SZ}.csv", (out / CSV_FILE).read_bytes())
-    return [out / CSV_FILE, out / PAGE_FILE]
+    save_list(found, f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}", table.read_bytes(), store)
+    return [table, out / PAGE_FILE]
+
+
+def write_table(found: ReviewList, out: Path) -> Path:
+    """Write review.csv into a folder; its path comes back."""
+    write_csv(out / CSV_FILE, found.table)
+    return out / CSV_FILE
+
+
+def save_list(found: ReviewList, name: str, table: bytes, store: Store) -> None:
+    """Keep the table in the store under ``reviews/<model>/``, where the monitor finds which images were drawn at random."""
+    store.object_store.put(f"reviews/{found.model}/{name}.csv", table)
 
 
 def _choose(scored: ScoredImages, pool: Pool, reference: EmbeddingReference, thin: Sequence[str], count: int) -> pd.DataFrame:
@@ -168,7 +182,7 @@ def _describe(chosen: pd.DataFrame, scored: ScoredImages, reference: EmbeddingRe
     })  # fmt: skip
 
 
-def _with_people(scored: ScoredImages) -> frozenset[str]:
+def with_people(scored: ScoredImages) -> frozenset[str]:
     """Images in which the detector found a person or a vehicle; they are never shown."""
     rows = scored.boxes.loc[scored.boxes["animal"] < 0, "row"].unique()
     return frozenset(scored.images["image_id"].iloc[rows])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Collection
 from pathlib import Path
 
@@ -12,16 +10,12 @@ import pandas as pd
 from animl_pipeline.core.artifacts import BlobReader
 from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.category_names import is_person
-from animl_pipeline.core.decode_image import open_image
-from animl_pipeline.core.errors import PipelineError
-from animl_pipeline.core.model_card import ModelCard, ModelInput
-from animl_pipeline.core.model_input import extract_crop
+from animl_pipeline.core.crop_for_page import crop_data_uri
+from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.core.report_formats import page_environment
 from animl_pipeline.review.candidates import Pool
 from animl_pipeline.review.score_images import BOX
 
-CROP = ModelInput(size=192, margin=0.15)
-"""How a crop is shown: with more around the animal than the model sees."""
 REASONS = {
     "random": "Random",
     "stranger": "Suspected strangers",
@@ -50,7 +44,7 @@ def render_page(table: pd.DataFrame, blobs: pd.Series, with_people: Collection[s
     hidden = table["image_id"].isin(list(with_people)) | table["label"].map(is_person).astype(bool) | table["likeliest"].map(is_person).astype(bool)
     rows = table.assign(
         crop=[
-            "" if hide or row.label == "" else _crop(reader, blob, Box.of([getattr(row, side) for side in BOX]))
+            "" if hide or row.label == "" else crop_data_uri(reader, blob, Box.of([getattr(row, side) for side in BOX]))
             for row, hide, blob in zip(table.itertuples(index=False), hidden, blobs, strict=True)
         ],
         hidden=hidden,
@@ -59,14 +53,3 @@ def render_page(table: pd.DataFrame, blobs: pd.Series, with_people: Collection[s
     template = page_environment(Path(__file__).parent).get_template("review.html.j2")
     page: str = template.render(card=card, groups=groups, pool=pool, count=len(table), locations=table["location"].nunique())
     return page
-
-
-def _crop(reader: BlobReader, blob: str, box: Box) -> str:
-    """A crop as a data URI of a small JPEG; "" where the image cannot be shown."""
-    try:
-        crop = extract_crop(open_image(reader.blob(blob)), box, CROP)
-    except PipelineError:
-        return ""
-    buffer = io.BytesIO()
-    crop.save(buffer, "JPEG", quality=80, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -20,7 +20,7 @@ from animl_pipeline.core.image_orientation import read_orientation
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.core.write_megadetector_results import ANIMAL
 from animl_pipeline.inference.calibration_and_threshold_metrics import probability_column
-from animl_pipeline.inference.classifier import Classifier, labelled_classes, parent_probabilities
+from animl_pipeline.inference.classifier import Classifier
 from animl_pipeline.inference.score_crops import score_and_embed_crops
 from animl_pipeline.inference.sequence_outcomes import number_sequences
 from animl_pipeline.steps.detections.choose_detector import choose_detector
@@ -99,29 +99,6 @@ def score_images(
     scored = score_and_embed_crops(crops, classifier, reader, classifier.card.model_input, "boxes")
     probability = scored.rows[[probability_column(c) for c in classifier.card.class_ids()]].to_numpy(float)
     return ScoredImages(images, failed, boxes, probability, scored.embeddings, classifier.card)
-
-
-class ShownLabels(NamedTuple):
-    """What Animl shows for each animal: class or parent "" where none reaches its threshold (unknown), its probability, and all that do."""
-
-    label: NDArray[np.object_]
-    probability: Floats
-    all: list[list[str]]
-
-
-def shown_labels(probability: Floats, card: ModelCard) -> ShownLabels:
-    """The labels of animals [n, classes of animals]. Without thresholds, the most probable class is the label."""
-    ids = card.answered_ids()
-    answers = np.concatenate([probability, parent_probabilities(probability, card.animal_ids(), card.thresholds, card.parents)], axis=1)
-    if card.thresholds:
-        shown = labelled_classes(probability, card.animal_ids(), card.thresholds, card.parents)
-    else:
-        shown = answers == answers.max(axis=1, keepdims=True, initial=0)
-    best = np.where(shown, answers, -1.0).argmax(axis=1) if len(answers) else np.zeros(0, np.int64)
-    any_shown = shown.any(axis=1)
-    top = np.where(any_shown, answers[np.arange(len(answers)), best], probability.max(axis=1, initial=0))
-    every = [[ids[i] for i in np.argsort(-row, kind="stable") if chosen[i]] for row, chosen in zip(answers, shown, strict=True)]
-    return ShownLabels(np.where(any_shown, np.asarray(ids, object)[best], ""), top, every)
 
 
 def smooth_over_sequences(probability: Floats, sequence: NDArray[np.int64]) -> Floats:

@@ -12,7 +12,8 @@ import pandas as pd
 from animl_pipeline.core.capture_times import parse_times
 from animl_pipeline.core.untrusted_text import write_csv
 from animl_pipeline.core.write_megadetector_results import ANIMAL, CATEGORIES, ResultBoxes, write_results
-from animl_pipeline.review.score_images import BOX, ScoredImages, ShownLabels
+from animl_pipeline.inference.shown_labels import ShownLabels
+from animl_pipeline.review.score_images import BOX, ScoredImages
 
 RESULTS_FILE, TIMELAPSE_FILE, OBSERVATIONS_FILE = "predictions.json", "timelapse.csv", "observations.csv"
 UNKNOWN = "unknown"

@@ -31,8 +31,8 @@ from animl_pipeline.core.artifacts import Artifact, Counts
 from animl_pipeline.core.errors import DamagedError, StoreError
 from animl_pipeline.core.frozen_record import Digest
 from animl_pipeline.core.step_declaration import Step
-from animl_pipeline.core.table_schemas import declared_table
 from animl_pipeline.core.tables import Table, check_schema
+from animl_pipeline.core.tables_of_steps import declared_table
 from animl_pipeline.storage import image_index
 from animl_pipeline.storage.atomic_files import disk_errors, full_disk_errors
 from animl_pipeline.storage.local_locks import step_lock

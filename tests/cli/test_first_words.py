@@ -70,11 +70,18 @@ def test_a_name_that_is_no_class_is_refused() -> None:
 
 def test_a_run_takes_changes_of_its_plan_and_refuses_others() -> None:
     assert overrides_of(["epochs=3", "learning_rate=0.01"]) == Overrides(epochs=3, learning_rate=0.01)
+    assert overrides_of(["train.epochs=3", "lr=0.01", "labels.max_per_location=9"]) == Overrides(epochs=3, learning_rate=0.01, max_per_location=9)
     assert overrides_of([]) == Overrides()
-    for wrong in (["epochs"], ["epochs=many"], ["epoch=3"], ["epochs=0"]):
+    for wrong, named in (
+        ("epochs", "train.epochs"),
+        ("epochs=many", "whole number"),
+        ("train.epoch=3", "'train.epochs'"),
+        ("epochs=0", "at least 1"),
+    ):
         with pytest.raises(PlanError) as refused:
-            overrides_of(wrong)
+            overrides_of([wrong])
         assert refused.value.code == "invalid_option"
+        assert named in str(refused.value)
 
 
 def test_sagemaker_local_leaves_a_file_to_source_while_it_runs(tmp_path: Path) -> None:

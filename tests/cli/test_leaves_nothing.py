@@ -64,7 +64,9 @@ def test_a_plan_can_be_drafted_and_previewed_without_a_store_in_the_folder(tmp_p
     done = run_in(here, "plan", "init", str(data), "--min-annotations", "4", "--min-locations", "2")
     assert done.returncode == 0, done.stderr
     assert [Path(s["export"]).parent.name for s in yaml.safe_load((here / "plan.yaml").read_text())["sources"]] == ["north", "south"]
-    assert run_in(here, "plan", "preview", "plan").returncode == 0
+    done = run_in(here, "plan", "preview", "plan")
+    assert done.returncode == 0
+    assert str(here / "runs" / "store") in "".join(done.stdout.split("\n"))  # the disk of the store, not of a temporary one
     assert [p.name for p in here.iterdir()] == ["plan.yaml"]
 
 

@@ -34,7 +34,7 @@ def source(folder: Path, **changes: str) -> list[dict[str, str]]:
         ({}, 0, ""),
         ({"export": "none.json"}, 1, "none.json"),
         ({"images": "imagez"}, 1, "imagez"),
-        ({"classes": CLASSES | {"fox": ["fxo"]}}, 1, "did you mean 'fox'"),
+        ({"classes": CLASSES | {"fox": ["fxo"]}}, 1, "the nearest is 'fox'"),
         ({"classes": CLASSES | {"goat": ["goat"], "pig": ["pig"]}}, 2, "'goat'"),
         ({"images": "imagez", "classes": CLASSES | {"goat": ["goat"]}}, 2, "'goat'"),
     ],
@@ -86,4 +86,4 @@ def test_a_plan_is_found_by_its_name_or_path_with_and_without_its_ending(tmp_pat
     with pytest.raises(PlanError) as caught:
         find_plan("iland", plans)
     assert caught.value.code == "unknown_plan"
-    assert "did you mean 'island'" in str(caught.value)
+    assert "the nearest is 'island'" in str(caught.value)

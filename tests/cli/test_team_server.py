@@ -46,6 +46,12 @@ def test_the_compose_file_is_valid_and_its_example_sets_every_variable() -> None
         assert set(service.get("depends_on", {})) <= set(services)
     passed_on = {name for service in services.values() for name in service["environment"] if name.startswith("ANIML_")}
     assert passed_on <= {f"ANIML_{name.upper()}" for name in Settings.model_fields}
+    accounts = {"ANIML_ROLE_ARN", "ANIML_ENDPOINT_IMAGE", "ANIML_TRAINING_IMAGE", "ANIML_TRAINING_ROLE_ARN", "ANIML_USER", "ANIML_API_URL"}
+    assert services["worker"]["environment"].keys() >= accounts
+    for service in ("deployments", "worker"):  # both read the plans of the host
+        assert services[service]["environment"]["ANIML_PLANS"] == "/plans"
+        assert f"{example['PLANS']}:/plans:ro" in services[service]["volumes"]
+    assert (COMPOSE.parent / example["PLANS"] / "sample.yaml").is_file()
     assert read_env_file(EXAMPLE).keys() <= set(re.findall(r"\$\{([A-Z_]+)", COMPOSE.read_text(encoding="utf-8")))
 
 

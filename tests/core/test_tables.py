@@ -12,8 +12,9 @@ import pytest
 from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.errors import TableError
 from animl_pipeline.core.step_declaration import Step
-from animl_pipeline.core.table_schemas import SPLITS, TABLES
+from animl_pipeline.core.table_schemas import SPLITS
 from animl_pipeline.core.tables import Column, Table, check_schema, write_table
+from animl_pipeline.core.tables_of_steps import TABLES
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 SCORES = Table("scores.parquet", "one score", (Column("id", "string", "id"), Column("n", "int64", "number")), class_columns="p_", class_type="float")

@@ -93,6 +93,7 @@ def answer(address: str, run: FlowRun, **run_input: Any) -> dict[str, Any]:
 
 
 def test_a_release_waits_suspended_until_a_person_approves_it_and_keeps_name_and_note(project: Project, prefect: str) -> None:
+    project.write(replay={"images": 5})
     project.package(1, headline="all three colours are told apart", reasons=("no champion to compare with",))
     run = project.start_release()
     assert run.state_name == "Suspended"
@@ -105,6 +106,7 @@ def test_a_release_waits_suspended_until_a_person_approves_it_and_keeps_name_and
         "all three colours are told apart",
         "no champion to compare with",
         "**red**, 1 crop",
+        "**Replay:** No replay: this store knows no model in service",
     ):
         assert said in question
     for empty in ({}, {"approve": True}, {"approve": True, "name": "  "}, {"approve": "yes", "name": "ranger"}):

@@ -96,8 +96,9 @@ def test_the_question_says_what_is_replaced_until_when_to_answer_and_where_the_r
         id="1", kind="release", state="done", base_name="colours", endpoint="colours", endpoint_config="c", previous_config=None, sagemaker_model="m",
         version="v0", package=PACKAGE, approval=approved, begun_at="2026-10-01T11:00:00+00:00", ended_at="2026-10-01T11:05:00+00:00",
     )  # fmt: skip
-    asked = release_question(report(compared=True, production=True), colour_plan(), "", last, ASKED, "https://reports.team.org")
+    asked = release_question(report(compared=True, production=True), colour_plan(), "", last, ASKED, "https://reports.team.org", "rat 2 → 3")
     for said in (
+        "**Replay:** rat 2 → 3",
         "v0",
         "2026-10-01",
         "2027-01-06 12:00 UTC",

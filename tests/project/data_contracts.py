@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from animl_pipeline.core.table_schemas import TABLES
 from animl_pipeline.core.tables import Table
+from animl_pipeline.core.tables_of_steps import TABLES
 from tests.support.paths import ROOT
 
 PAGE = ROOT / "docs" / "data-contracts.md"

@@ -6,7 +6,7 @@ import importlib
 
 import pytest
 
-from animl_pipeline.core.table_schemas import TABLES
+from animl_pipeline.core.tables_of_steps import TABLES
 from tests.project.data_contracts import PAGE, page
 from tests.project.step_digests import ROOT, Code
 

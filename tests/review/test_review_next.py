@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from pydantic import SecretStr
 
 from animl_pipeline.config import Plan, ReviewConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
@@ -17,30 +15,12 @@ from animl_pipeline.deploy.trained_versions import save_report
 from animl_pipeline.review.animl_tags import tag_images
 from animl_pipeline.review.review_next import Wish, list_images, write_list
 from animl_pipeline.storage.store import Store
-from tests.review.conftest import BLUE, GREEN, GREY, RED, write_image, write_results
-from tests.support.animl_server import AnimlImage, make_images, serve_animl
+from tests.review.conftest import BLUE, GREEN, GREY, RED, animl_settings, put_image, unreview, write_image, write_results
+from tests.support.animl_server import make_images, serve_animl
 from tests.support.command_line import run_command
 from tests.support.packaged_model import make_package, make_report
 
 ANIMAL, PERSON = "1", "2"
-
-
-def unreview(images: list[AnimlImage]) -> list[AnimlImage]:
-    """The same images as the detector left them."""
-    for image in images:
-        for thing in image.objects:
-            thing.validated, thing.date = False, None
-    return images
-
-
-def put_image(image: AnimlImage, folder: Path, colour: tuple[int, int, int]) -> str:
-    """Write an image, give it its md5 as Animl's id, and return its path as exports name it."""
-    drawn = folder / write_image(folder / "drawn" / "image.jpg", colour)
-    image.id = f"isle:{hashlib.md5(drawn.read_bytes(), usedforsecurity=False).hexdigest()}"
-    path = f"isle/{image.camera}/{image.deployment.lower()}/{image.id.replace(':', '-')}.jpg"
-    (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    drawn.rename(folder / path)
-    return path
 
 
 def test_unreviewed_images_of_animl_are_listed_shown_without_people_and_tagged(tmp_path: Path, plan: Plan, store: Store, settings: Settings) -> None:
@@ -53,9 +33,7 @@ def test_unreviewed_images_of_animl_are_listed_shown_without_people_and_tagged(t
     plan = plan.model_copy(update={"sources": (source,), "review": ReviewConfig(tag="review next")})
     plan = plan.model_copy(update={"monitor": plan.monitor.model_copy(update={"random_tag": "random"})})
     with serve_animl(animl) as site:
-        settings = settings.model_copy(
-            update={"api_url": site.url, "id_token": SecretStr("token-of-a-service-user"), "poll_s": 0.01, "image_url": "https://animl.test/{image}"}
-        )
+        settings = animl_settings(site, settings)
         found = list_images(plan, Wish(images=20, random_share=0.2, candidates=100, results=results), store, settings)
         files = write_list(found, tmp_path / "out", store)
         assert tag_images(found.table, plan, settings) == tag_images(found.table, plan, settings) == 20

@@ -95,6 +95,13 @@ def test_only_new_validations_are_exported_and_later_answers_win(site: AnimlServ
     assert exported(here).digest == artifact.digest, "validations of the last day are exported again, and change nothing"
 
 
+def test_new_images_without_a_review_are_exported_if_the_plan_wants_them(site: AnimlServer, here: Settings) -> None:
+    exported(here, only_reviewed=False)
+    new = AnimlObject("n", validated=False, date=None)
+    site.images.append(AnimlImage("isle:new", taken=DAY, added=datetime.now(UTC), objects=[new]))
+    assert "n" in labels_of(here, exported(here, only_reviewed=False))
+
+
 def test_only_a_full_export_sees_deletions(site: AnimlServer, here: Settings, caplog: pytest.LogCaptureFixture) -> None:
     before = labels_in_animl(site)
     exported(here)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from animl_pipeline.config.monitor import MonitorConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError, ExportUnreachableError
 from animl_pipeline.core.table_schemas import SEQUENTIAL_TESTS, SERVICE_METRICS
-from animl_pipeline.steps.monitor import ServiceLabels, monitor_service, read_random_sample, read_service_labels, read_status
+from animl_pipeline.steps.monitor import ServiceLabels, ServiceStatus, monitor_service, read_random_sample, read_service_labels, read_status
 from animl_pipeline.steps.monitor.camera_activity import camera_activity, night_share
 from animl_pipeline.steps.monitor.label_rows import from_parquet, merge_rows, rows_of_images, to_parquet
 from animl_pipeline.steps.monitor.sequential_test import CusumDesign, choose_threshold, mean_run_length, run_cusum
+from animl_pipeline.steps.monitor.unreviewed_look import EmbeddingDrift, Stranger, UnreviewedLook
 from animl_pipeline.storage.gc import GcRules, collect_garbage
 from animl_pipeline.storage.store import Store, blob_name, open_store
 from tests.support.animl_server import AnimlImage, AnimlLabel, AnimlObject, AnimlServer, serve_animl
@@ -213,6 +214,25 @@ def test_images_with_missing_and_odd_values_are_counted_and_never_stop_the_run(c
 def test_a_project_without_images_has_a_page_too(store: Store) -> None:
     made = monitor_service([stored([], History(), store)], served_model(), "isle", ("rat",), set(), MonitorConfig(), END.date(), store)
     assert (made.counts.kept, read_status(made, store).state) == (0, "NotEnoughReviewed")
+
+
+def test_a_drift_of_the_embedding_is_an_alarm_with_one_key_and_strangers_and_the_review_list_are_on_the_page(store: Store) -> None:
+    labels = stored(list(draw_history(History(days=60, rate=0.5), seed=4)), History(), store)
+
+    def judged(look: UnreviewedLook, day: date) -> ServiceStatus:
+        made = monitor_service([labels], served_model(), "isle", ("rat",), (), MonitorConfig(), day, store, look)
+        return read_status(made, store)
+
+    strangers = tuple(Stranger(image_id=f"isle:{i:032x}", location="<b>", taken="", likeliest="rat", link="https://x.test/1") for i in range(3))
+    drift = EmbeddingDrift(animals=90, mean=2.0, low=1.8, high=2.2, usual=1.0, raised_at="2026-06-01")
+    look = UnreviewedLook(said="", strangers=strangers, drift=drift, listed=2, list_csv="rank\n1\n2\n", list_page="<p>list</p>")
+    first, second = (judged(look, END.date() + timedelta(days=i)) for i in range(2))
+    assert (first.state, first.lasting, first.strangers) == ("Degraded", second.lasting, strangers)
+    page = Path(first.page).read_text(encoding="utf-8")
+    assert (page.count("https://x.test/1"), page.count("&lt;b&gt;"), 'href="review.html"' in page) == (3, 3, True)
+    assert Path(first.review_page).read_text(encoding="utf-8") == "<p>list</p>"
+    without = judged(UnreviewedLook(), END.date())
+    assert (without.state, without.review_page, without.sentences[-1]) == ("NotEnoughReviewed", "", UnreviewedLook().said)
 
 
 def test_a_camera_that_went_dark_and_one_that_fires_without_end_are_named() -> None:

@@ -231,14 +231,16 @@ class AnimlClient:
 
     def relative_boxes(self, image_ids: Sequence[str]) -> dict[str, list[float]]:
         """Object id → its box [ymin, xmin, ymax, xmax], relative to the image, for all objects of some images that have one."""
-        boxes: dict[str, list[float]] = {}
+        objects = (obj for image in self.images_by_id(queries.BOXES, image_ids) for obj in image.get("objects") or [])
+        with self._expected_form():
+            return {str(obj["_id"]): box for obj in objects if (box := relative_box(obj)) is not None}
+
+    def images_by_id(self, query: str, image_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The images with these ids that Animl still has, with the fields that a query of ``images`` names."""
         for start in range(0, len(image_ids), IMAGES_PER_QUESTION):
             custom = queries.all_of([queries.one_of("_id", image_ids[start : start + IMAGES_PER_QUESTION])])
-            with self._expected_form():
-                for obj in (obj for page in self.image_pages(queries.BOXES, {"custom": custom}) for im in page for obj in im.get("objects") or []):
-                    box = [float(n) for n in obj.get("bbox") or [] if n is not None]
-                    boxes |= {str(obj["_id"]): box} if len(box) == 4 and all(map(math.isfinite, box)) else {}
-        return boxes
+            for page in self.image_pages(query, {"custom": custom}):
+                yield from page
 
     def image_pages(self, query: str, filters: dict[str, Any], page_images: int = IMAGES_PER_QUESTION) -> Iterator[list[dict[str, Any]]]:
         """The images that fit, page by page, with the fields that the query names.
@@ -370,6 +372,12 @@ class AnimlClient:
             raise RemoteError(reason, f"Animl: {message}", retryable=slow)
         check_status(status, self._url, self._sign_in.redact(reason_in(json_body(response))))
         return dict(response.json()["data"])
+
+
+def relative_box(obj: dict[str, Any]) -> list[float] | None:
+    """The box of an object of an image, [ymin, xmin, ymax, xmax] relative to the image; None where it has none."""
+    box = [float(n) for n in obj.get("bbox") or [] if n is not None]
+    return box if len(box) == 4 and all(map(math.isfinite, box)) else None
 
 
 def drop_nulls(value: Any) -> Any:

@@ -136,6 +136,10 @@ LABELS = """query Labels($input: QueryImagesInput!) {
   }
 }"""
 
+LABELS_WITH_BOXES = LABELS.replace("objects { _id locked", "objects { _id bbox locked")
+
+CREATE_LABELS = "mutation Create($input: CreateInternalLabelsInput!) { createInternalLabels(input: $input) { isOk } }"
+
 TAG_COLOUR = "#E0A100"
 MAX_TAGS = 5_000
 """Images that get a tag in one request. Animl takes 20,000, within its 30 s."""

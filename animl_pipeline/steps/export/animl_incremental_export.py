@@ -1,8 +1,9 @@
 """Export the annotations of an Animl project: ask for what is new, merge it with what was exported before, list what failed.
 
 Each answer of Animl is stored at once, so that a killed export resumes where it was, and a later export asks only for images
-validated since. An object that was deleted, a box that was moved, and a deployment or label that was changed move no validation
-date: they show only in a full export, which is made when the last one is ``full_after_days`` old.
+validated since (and, if the plan wants images without a review, for those added since). An object that was deleted, a box that was
+moved, and a deployment or label that was changed move no validation date: they show only in a full export, which is made when the
+last one is ``full_after_days`` old.
 """
 
 from __future__ import annotations
@@ -133,14 +134,17 @@ def _update(context: ExportContext) -> ProjectExport:
 
 
 def _new_attempt(context: ExportContext, last: ProjectExport | None) -> Attempt:
-    """A full export, or one of the images validated since the last export and of the windows that failed then."""
+    """A full export, or one of the images that are new since the last export and of the windows that failed then."""
     now = datetime.now(UTC)
     all_time = Window(start=context.filters.created_from, end=context.filters.created_to)
     divide = partial(divide_into_windows, count=context.count, max_images=context.config.window_images)
     if last is None or now - last.last_full >= timedelta(days=context.config.full_after_days):
         windows, without_time = divide(all_time)
         return Attempt(begun=now, full=True, windows=tuple(windows), without_time=without_time)
-    wanted = [f.window for f in last.failed] + [all_time.model_copy(update={"since": last.begun - OVERLAP})]
+    since = last.begun - OVERLAP
+    wanted = [*(f.window for f in last.failed), all_time.model_copy(update={"since": since})]
+    if not context.filters.only_reviewed:  # new images hold no validation date yet
+        wanted.append(all_time.model_copy(update={"added_since": since}))
     windows = [window for part in wanted for window in divide(part)[0]]
     return Attempt(begun=now, full=False, windows=tuple(windows), without_time=last.without_time)
 

@@ -8,14 +8,17 @@ if TYPE_CHECKING:
     from animl_pipeline.steps.monitor.monitor_result_in_words import Alarm, ServiceStatus
     from animl_pipeline.steps.monitor.read_animl import ServiceLabels, read_random_sample, read_service_labels
     from animl_pipeline.steps.monitor.service_outcomes import ServedModel
-    from animl_pipeline.steps.monitor.step import PAGE_FILE, monitor_service, read_status
+    from animl_pipeline.steps.monitor.step import PAGE_FILE, REVIEW_PAGE, monitor_service, read_status
+    from animl_pipeline.steps.monitor.unreviewed_look import UnreviewedLook
 
 __all__ = [
     "PAGE_FILE",
+    "REVIEW_PAGE",
     "Alarm",
     "ServedModel",
     "ServiceLabels",
     "ServiceStatus",
+    "UnreviewedLook",
     "monitor_service",
     "read_random_sample",
     "read_service_labels",
@@ -30,6 +33,8 @@ __getattr__ = lazy_exports(
     Alarm="monitor_result_in_words",
     ServiceStatus="monitor_result_in_words",
     PAGE_FILE="step",
+    REVIEW_PAGE="step",
+    UnreviewedLook="unreviewed_look",
     monitor_service="step",
     read_status="step",
 )

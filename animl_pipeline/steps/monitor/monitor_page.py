@@ -15,6 +15,7 @@ from animl_pipeline.steps.monitor.model_figures_in_service import BIAS, OF_RANDO
 from animl_pipeline.steps.monitor.monitor_result_in_words import ServiceStatus
 from animl_pipeline.steps.monitor.sequential_test import ClassTest
 from animl_pipeline.steps.monitor.service_outcomes import ServedModel
+from animl_pipeline.steps.monitor.unreviewed_look import UnreviewedLook
 
 TEMPLATE = "monitor.html.j2"
 MAX_POINTS = 200
@@ -62,7 +63,7 @@ def render_page(
     tests: Sequence[ClassTest],
     outcomes: pd.DataFrame,
     cameras: pd.DataFrame,
-    names: Sequence[tuple[str, int]],
+    look: UnreviewedLook,
     model: ServedModel,
     day: str,
 ) -> str:
@@ -74,7 +75,7 @@ def render_page(
         tests: the tests of all classes.
         outcomes: SEQUENTIAL_TESTS.
         cameras: CAMERA_ACTIVITY.
-        names: names outside of the plan.
+        look: at unreviewed images.
         model: its classes, and which version served when.
         day: the last of the recent days.
     """
@@ -91,7 +92,7 @@ def render_page(
             whole={m: _figure(metrics, m, "all", "", "") for m in OF_IMAGES}, months=_rows(metrics, "month", wide),
             versions=_rows(metrics, "version", list(METRICS), by_class=True), light=_rows(metrics, "light", wide),
             locations=locations[:MAX_LOCATIONS], all_locations=len(locations), cameras=cameras[cameras["problem"] != ""].to_dict("records"),
-            names=names, month_plots=[p for t in tests if (p := _month_plot(metrics, t)) is not None],
+            look=look, month_plots=[p for t in tests if (p := _month_plot(metrics, t)) is not None],
             test_plots=[c for t in tests if (c := _test_plot(outcomes, t)) is not None],
             served=[(str(np.datetime64(int(start), "s"))[:10], version) for start, version in model.served],
         )

@@ -57,9 +57,10 @@ class ServiceData(NamedTuple):
     """Images, objects and answers in service. Objects and answers name their image or object by its position.
 
     Attributes:
-        images: ``image_id, location, taken_s, added_s, night, reviewed, random, version, sequence, whole``; ``version`` is a position in
+        images: ``source, image_id, location, taken_s, added_s, night, reviewed, random, version, sequence, whole``; ``version`` is a position in
             ``versions``, -1 where none served; ``whole``: all images of the sequence are reviewed.
-        objects: ``image, locked, truth, animal, detected, validated_s``; ``truth`` is text, "" if people saw no animal or did not decide.
+        objects: ``image, number, locked, truth, animal, detected, validated_s``; ``number`` is the object's in its image, ``animal`` whether a
+            model called it one; ``truth`` is text, "" if people saw no animal or did not decide.
         answers: ``object, class_number, confidence, version`` of each label that the model gave.
         right: bool [objects, classes], whether each class is right for the object's truth.
         versions: the versions that served.
@@ -101,7 +102,8 @@ def read_service_data(labels: pa.Table, model: ServedModel, random_images: Colle
         found = np.searchsorted(starts, seconds, side="right") - 1
         return np.where(found >= 0, at[found], -1) if len(at) else np.full(len(seconds), -1)
 
-    images = rows.loc[new_image, ["image_id", "location", "taken_s", "added_s", "night", "reviewed", "tagged_random"]].reset_index(drop=True)
+    about = ["source", "image_id", "location", "taken_s", "added_s", "night", "reviewed", "tagged_random"]
+    images = rows.loc[new_image, about].reset_index(drop=True)
     if rows["source"].nunique() > 1:  # two projects may use one name
         images["location"] = rows.loc[new_image, "source"].astype(str).to_numpy() + "/" + images["location"].astype(str)
     images["random"] = images.pop("tagged_random") | images["image_id"].isin(list(random_images))
@@ -133,7 +135,8 @@ def _add_sequences(images: pd.DataFrame, gap_s: float) -> None:
 
 def _read_objects(rows: pd.DataFrame, image: Ints, new_object: Bools, number: Ints, model: ServedModel) -> pd.DataFrame:
     """The objects: an object's truth is its first label that a person validated, as in TNC's score."""
-    objects = pd.DataFrame({"image": image[new_object], "locked": rows["locked"].to_numpy()[new_object]})
+    of_object = rows.loc[new_object, ["object", "locked"]].reset_index(drop=True)
+    objects = pd.DataFrame({"image": image[new_object], "number": of_object["object"], "locked": of_object["locked"]})
     by_model = (rows["model"] != "").to_numpy()
     animal = _by_name(rows["label"], lambda name: not (is_person(name) or is_vehicle(name) or role(name) == "empty"), bool)
     objects["detected"] = np.bincount(number, by_model, minlength=len(objects)) > 0

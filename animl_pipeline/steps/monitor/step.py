@@ -23,13 +23,14 @@ from animl_pipeline.steps.monitor.monitor_result_in_words import ServiceStatus, 
 from animl_pipeline.steps.monitor.read_animl import ServiceLabels
 from animl_pipeline.steps.monitor.sequential_test import run_tests
 from animl_pipeline.steps.monitor.service_outcomes import ServedModel, names_outside_plan, read_service_data, reviewed_sequences
+from animl_pipeline.steps.monitor.unreviewed_look import UnreviewedLook
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, digest_of
 
 STEP = Step(
-    "monitor", version=1, sections=("monitor", "labels", "thresholds", "production"),
+    "monitor", version=2, sections=("monitor", "labels", "thresholds", "production"),
     writes=(SERVICE_METRICS, SEQUENTIAL_TESTS, CAMERA_ACTIVITY),
 )  # fmt: skip
-STATUS_FILE, PAGE_FILE = "status.json", "monitor.html"
+STATUS_FILE, PAGE_FILE, REVIEW_PAGE, REVIEW_FILE = "status.json", "monitor.html", "review.html", "review.csv"
 
 
 def monitor_service(
@@ -41,8 +42,10 @@ def monitor_service(
     config: MonitorConfig,
     day: date,
     store: Store,
+    look: UnreviewedLook = UnreviewedLook(),  # noqa: B008 - frozen
 ) -> Artifact:
-    """The figures of the model in service: metrics, sequential_tests and cameras as tables and CSV, status.json, and monitor.html.
+    """The figures of the model in service: metrics, sequential_tests and cameras as tables and CSV, status.json, monitor.html, and if there is
+    one, the next review list as review.html and review.csv.
 
     The same labels on the same day give the same artifact.
 
@@ -55,6 +58,7 @@ def monitor_service(
         config: the plan's section.
         day: the last of the recent days.
         store: holds the labels.
+        look: at unreviewed images.
     """
     missing = sum(part.missing_images for part in labels)
     key = {
@@ -62,7 +66,8 @@ def monitor_service(
         "name": name, "invasive": list(invasive), "monitor": config.model_dump(mode="json"), "day": str(day),
         "missing": missing,
     }  # fmt: skip
-    digests = {part.source: part.blob for part in labels} | {"random": digest_of(sorted(random_images))}
+    digests = {part.source: part.blob for part in labels}
+    digests |= {"random": digest_of(sorted(random_images)), "look": digest_of(look.model_dump(mode="json"))}
 
     def build(space: Workspace) -> StepOutput:
         table = pa.concat_tables([from_parquet(store.blob(part.blob)) for part in labels]).unify_dictionaries()
@@ -76,14 +81,18 @@ def monitor_service(
         cameras = camera_activity(data.images, config.recent_days, until_s)
         night, names = night_share(data.images, config.recent_days, until_s), names_outside_plan(data, model)
         reviewed = float(data.images.loc[data.images["version"] >= 0, "reviewed"].mean())
-        status = service_status(name, tests, outcomes, input_warnings(cameras, night, names, reviewed, data.other_versions, missing), config)
+        warnings = input_warnings(cameras, night, names, reviewed, data.other_versions, missing)
+        status = service_status(name, tests, outcomes, warnings, names, look, config)
         for schema, frame in ((SERVICE_METRICS, metrics), (SEQUENTIAL_TESTS, outcomes), (CAMERA_ACTIVITY, cameras)):
             write_table(space.out, schema, frame)
         write_csv(space.out / "metrics.csv", metrics.assign(bias=_bias(metrics)))
         write_csv(space.out / "cameras.csv", cameras)
         write_csv(space.out / "names_outside_plan.csv", pd.DataFrame(names, columns=["name", "objects"]))
         (space.out / STATUS_FILE).write_text(status.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        page = render_page(status, metrics, tests, outcomes, cameras, names, model, str(day))
+        if look.list_page:
+            (space.out / REVIEW_PAGE).write_text(look.list_page, encoding="utf-8")
+            (space.out / REVIEW_FILE).write_text(look.list_csv, encoding="utf-8")
+        page = render_page(status, metrics, tests, outcomes, cameras, look, model, str(day))
         (space.out / PAGE_FILE).write_text(page, encoding="utf-8")
         notes = {"labels": rows, "answers": len(data.answers), "reviewed_sequences": len(sequences.rows)}
         return StepOutput(Counts(kept=len(data.images), notes=notes, unit="images"))
@@ -97,6 +106,7 @@ def _bias(metrics: pd.DataFrame) -> pd.Series:
 
 
 def read_status(artifact: Artifact, store: Store) -> ServiceStatus:
-    """The status in an artifact of this step, with the path of its page."""
+    """The status in an artifact of this step, with the paths of its pages."""
     status = ServiceStatus.model_validate(json.loads(store.path(artifact, STATUS_FILE).read_text(encoding="utf-8")))
-    return status.model_copy(update={"page": str(store.path(artifact, PAGE_FILE))})
+    review = str(store.path(artifact, REVIEW_PAGE)) if REVIEW_PAGE in store.files(artifact) else ""
+    return status.model_copy(update={"page": str(store.path(artifact, PAGE_FILE)), "review_page": review})
