@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,13 +23,14 @@ from animl_pipeline.config.settings import load_settings
 from animl_pipeline.core.errors import PlanError
 from animl_pipeline.deploy.release_history import close_record, new_record, write_record
 from animl_pipeline.storage.store import open_store
-from flows.monitor import monitor
+from flows.monitor import event_id, monitor
 from flows.retrain import retrain
-from tasks.monitor import find_served_versions
+from tasks.monitor import find_new_alarms, find_served_versions
 from tasks.store_and_data_paths import resolve_run_paths
 from tests.support.animl_server import PAGE, AnimlImage, AnimlLabel, AnimlObject, AnimlServer, serve_animl
 from tests.support.command_line import COMMAND
 from tests.support.endpoint_process import wait_until
+from tests.support.paths import ROOT
 from tests.support.prefect_server import PREFECT_TEST, send_remaining_events
 
 pytestmark = PREFECT_TEST
@@ -113,6 +115,27 @@ def test_the_history_says_which_version_served_when_and_a_plan_of_files_is_refus
     with pytest.raises(PlanError) as refused:
         monitor("files")
     assert refused.value.code == "no_project"
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_between_the_event_and_its_note_sends_no_second_one(plan: str, prefect: str, site: AnimlServer, tmp_path: Path) -> None:
+    site.images += [rat(1000 + i, 150 + i / 4, i % 2 == 0) for i in range(100)]
+    file = tmp_path / "isle.yaml"
+    file.write_text(file.read_text(encoding="utf-8").replace("start_training: true", "start_training: false"), encoding="utf-8")
+    killed = """
+import os, signal, sys
+from flows import monitor
+class Killed:
+    def submit(*_): os.kill(os.getpid(), signal.SIGKILL)
+monitor.tasks.remember_alarm = Killed()
+monitor.monitor(sys.argv[1])
+"""
+    environment = os.environ | {"PREFECT_API_URL": prefect}
+    done = subprocess.run([sys.executable, "-c", killed, plan], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    assert find_new_alarms.fn(cast("Any", monitor(plan)), resolve_run_paths()) == ()
+    (event,) = degraded_events(prefect)
+    assert event["id"] == str(event_id("isle", event["payload"]["alarms"][0]))
 
 
 @pytest.mark.slow
