@@ -75,16 +75,15 @@ class Visitor:
         self.page.get_by_text(text, exact=True).first.click()
 
     def follows_below(self, text: str) -> None:
-        """Scroll down to the link with exactly this text, and follow it: Prefect's lists hold only what is on the screen."""
+        """Scroll down to the link with exactly this text, and open its address: Prefect's lists hold only what is on the screen."""
         from playwright.sync_api import TimeoutError as NotThere
 
-        found, before = self.page.get_by_text(text, exact=True).first, self.page.url
+        found = self.page.get_by_text(text, exact=True).first
         for _ in range(60):
             with suppress(NotThere):
-                found.click(timeout=2000)
-                self.page.wait_for_url(lambda url: url != before, timeout=2000)
-            if self.page.url != before:  # a slow page: the click arrived, and was called too late all the same
-                return
+                if address := found.evaluate("one => one.closest('a')?.href", timeout=2000):
+                    self.page.goto(address, wait_until="load")  # a click on a slow page may arrive twice, the second time on the next page
+                    return
             self.page.mouse.move(*self._middle)
             self.page.mouse.wheel(0, 250)
         raise AssertionError(f"no link on the page is called {text}")
@@ -95,6 +94,7 @@ class Visitor:
         self.page.locator("input[type=password]").fill(password)
         self.presses("Login")
         self.page.wait_for_url(re.compile(r"/deployments$"))
+        self.opens("deployments")  # without the messages of the requests before the password
 
     def presses(self, name: str) -> None:
         """Press the first button with a name."""
