@@ -49,7 +49,9 @@ def wait_for_answer(report: Report, plan: Plan, question: str) -> Answer:
     """A person's answer. Until there is one, this run is suspended and its process ends.
 
     ``report``: of the package; the answer counts for this package only.
-    Raises ReleaseError: the run was resumed without an answer.
+
+    Raises:
+        ReleaseError: the run was resumed without an answer.
     """
     key = f"approval-{report.package.digest[:16]}"
     log.info("waiting for a person to approve the release of %s %s", report.model, report.version)

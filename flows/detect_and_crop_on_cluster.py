@@ -77,7 +77,9 @@ def _cluster_errors(settings: Settings) -> Iterator[None]:
 
 def cluster_task_runner(settings: Settings) -> Any:
     """Prefect's task runner for the cluster of ANIML_TASK_RUNNER. Without an address it is one of its own on this machine.
-    Raises SettingsError: the package for such a cluster is not installed, or the address is not valid.
+
+    Raises:
+        SettingsError: the package for such a cluster is not installed, or the address is not valid.
     """
     kind, _, address = settings.task_runner.partition(":")
     if kind == "dask" and address and not re.search(r".:\d+$", address):

@@ -31,7 +31,9 @@ def end_as(name: str, message: str, result: T) -> T:
 
 def result_of(state: State[Any]) -> Any:
     """The result of a run that ended.
-    Raises ReleaseError: the run ended well but made no release (held, refused, not approved); its message says why.
+
+    Raises:
+        ReleaseError: the run ended well but made no release (held, refused, not approved); its message says why.
     """
     result = state.result()  # raises the error of a run that failed
     if result is None:

@@ -102,7 +102,11 @@ def validated(payload: dict[str, Any]) -> State[Any]:
 
 
 def parse_event(payload: Mapping[str, Any]) -> ValidatedEvent:
-    """The event's payload, checked. Raises PlanError: it is not valid; the message names the key."""
+    """The event's payload, checked.
+
+    Raises:
+        PlanError: it is not valid; the message names the key.
+    """
     try:
         return ValidatedEvent.model_validate(payload)
     except ValidationError as e:
@@ -162,7 +166,9 @@ def _has_overrides(run: FlowRun, overrides: Overrides) -> bool:
 
 def _runs_of(plan: str, states: list[StateType]) -> list[FlowRun]:
     """The runs of a plan's deployment of `retrain` in some states, without those that a schedule has planned for weeks ahead.
-    Raises SettingsError: no Prefect server is set, or it has no such deployment.
+
+    Raises:
+        SettingsError: no Prefect server is set, or it has no such deployment.
     """
     if not PREFECT_API_URL.value():
         raise SettingsError("PREFECT_API_URL: expected a Prefect server that starts trainings, found none; see `animl-pipeline up`", code="no_server")

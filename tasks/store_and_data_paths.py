@@ -28,7 +28,9 @@ class RunPaths(Record):
 
 def resolve_run_paths(store: str = "", data: str = "") -> RunPaths:
     """The paths that a flow was given, made absolute; an empty one is that of the settings (ANIML_STORE, ANIML_DATA).
-    Raises SettingsError: a setting is not valid.
+
+    Raises:
+        SettingsError: a setting is not valid.
     """
     settings = load_settings()
     address = store or settings.store

@@ -24,10 +24,12 @@ from tasks.store_and_data_paths import RunPaths
 @task(name="preflight", task_run_name="preflight", **REMOTE_WORK)
 def check_training_preconditions(plan: Plan, paths: RunPaths) -> None:
     """Check what the plan names besides its data, before hours are spent on the data: detector, backbone, weights, SageMaker, MLflow.
-    Raises SettingsError: a setting for SageMaker or MLflow is missing or wrong.
-    Raises DetectionsError: there is no such detector.
-    Raises TrainingError: timm has no such backbone, or the weights do not fit it.
-    Raises WeightsError: the weights of the detector or of the training are missing, or a training elsewhere cannot see them.
+
+    Raises:
+        SettingsError: a setting for SageMaker or MLflow is missing or wrong.
+        DetectionsError: there is no such detector.
+        TrainingError: timm has no such backbone, or the weights do not fit it.
+        WeightsError: the weights of the detector or of the training are missing, or a training elsewhere cannot see them.
     """
     settings = paths.settings()
     mlflow.check_tracking_uri(settings)

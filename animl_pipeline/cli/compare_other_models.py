@@ -81,9 +81,11 @@ def compare(
 
 def compare_models(plan: Plan, report: Report, results: Sequence[Path], confidence: float, store: Store, settings: Settings) -> ModelsCompared:
     """The scores of the report's model and of the models whose answers these files hold.
-    Raises EvaluationError: the report has no score of production ("no_production"), its test images are gone ("no_test_images"), or no image is
-    answered by all files ("no_common_image").
-    Raises DetectionsError: a file cannot be read, or does not answer the test images.
+
+    Raises:
+        EvaluationError: the report has no score of production ("no_production"), its test images are gone ("no_test_images"), or no image is answered
+            by all files ("no_common_image").
+        DetectionsError: a file cannot be read, or does not answer the test images.
     """
     if plan.production is None:
         raise EvaluationError(f"the plan of {plan.model} has no section production, which says how models are scored; add it", code="no_production")

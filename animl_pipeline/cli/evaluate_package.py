@@ -91,8 +91,10 @@ def evaluate(
 
 def evaluate_package(classifier: Classifier, plan: Plan, crop_set: CropSet, store: Store, settings: Settings) -> Evaluated:
     """Score a package on a plan's crops.
-    Raises EvaluationError: ``no_split``: the set is a split, and the plan has neither a table of splits nor a training in the store; ``no_crops``:
-    there is no crop of a class that the package knows.
+
+    Raises:
+        EvaluationError: ``no_split``: the set is a split, and the plan has neither a table of splits nor a training in the store; ``no_crops``: there
+            is no crop of a class that the package knows.
     """
     from animl_pipeline.inference.calibration_and_threshold_metrics import operating_point
     from animl_pipeline.inference.score_crops import score_crops

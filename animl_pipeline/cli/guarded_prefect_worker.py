@@ -44,7 +44,11 @@ class OwnDeployments(NamedTuple):
 
 
 def read_own_deployments(deployments: Path) -> OwnDeployments:
-    """What the prefect.yaml in a folder of deployments declares. Raises SettingsError: it cannot be read."""
+    """What the prefect.yaml in a folder of deployments declares.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
     file = deployments / "prefect.yaml"
     try:
         found = read_prefect_file(file)["deployments"]
@@ -69,7 +73,9 @@ class OwnFlowsOnly(ProcessJobConfiguration):
         worker_id: UUID | None = None,
     ) -> None:
         """Called by Prefect's worker before a run starts.
-        Raises SettingsError: the run asks for too much. Prefect's worker then sets it to Crashed, with the message.
+
+        Raises:
+            SettingsError: the run asks for too much. Prefect's worker then sets it to Crashed, with the message.
         """
         own = read_own_deployments(deployments_folder(load_settings()))
         wanted = deployment.model_dump() if deployment is not None else {}
@@ -81,7 +87,9 @@ def check_run(deployment: Mapping[str, Any], process: Mapping[str, Any], own: Ow
     """Check that a run asks for nothing that the worker's own prefect.yaml does not declare.
 
     ``process``: ``command``, ``working_dir`` and ``env`` of its process, from the work pool, the deployment and the run.
-    Raises SettingsError: it does.
+
+    Raises:
+        SettingsError: it does.
     """
     steps = [{SET_FOLDER: {"directory": str(own.folder)}}]
     environment = {(str(name), str(value)) for name, value in (process["env"] or {}).items()}

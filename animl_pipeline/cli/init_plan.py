@@ -97,7 +97,11 @@ def init(
 
 
 def _check_invasive(names: Sequence[str], plan: SuggestedPlan) -> list[str]:
-    """The ids of the classes of these names or labels. Raises PlanError: one is no suggested class."""
+    """The ids of the classes of these names or labels.
+
+    Raises:
+        PlanError: one is no suggested class.
+    """
     ids = {label.casefold(): c.id for c in plan.classes for label in (*c.labels, c.id)}
     unknown = [name for name in names if name.strip().casefold() not in ids]
     if unknown:
@@ -155,7 +159,11 @@ def _other_image_folder(export: Artifact, store: Store) -> str:
 
 
 def _make_source(options: dict[str, Any]) -> SourceConfig:
-    """The source, without its images if they are not known: labels can be read without them. Raises PlanError: the options do not fit each other."""
+    """The source, without its images if they are not known: labels can be read without them.
+
+    Raises:
+        PlanError: the options do not fit each other.
+    """
     try:
         return SourceConfig.model_validate(options if "images" in options else {"images": None} | options)
     except ValueError:

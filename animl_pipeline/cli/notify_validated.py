@@ -18,8 +18,10 @@ def notify(plan: str, changes: Mapping[str, object], batch: str) -> None:
     """Send the Prefect server the event ``animl.images.validated``.
 
     Only the server's run can check the plan's file. A plan that no training is deployed for is refused here.
-    Raises PlanError: an argument is not valid, or the server has no deployment ``retrain/<plan>``; the message lists those it has.
-    Raises SettingsError: no server is set, or it does not take the event.
+
+    Raises:
+        PlanError: an argument is not valid, or the server has no deployment ``retrain/<plan>``; the message lists those it has.
+        SettingsError: no server is set, or it does not take the event.
     """
     from prefect.client.orchestration import get_client
     from prefect.events import Event, Resource

@@ -58,7 +58,11 @@ class Debug:
 
 
 def settings_with(store: str | None = None, data: Path | None = None) -> Settings:
-    """The settings of the environment, changed by a command's options. Raises SettingsError: an environment variable or an option is not valid."""
+    """The settings of the environment, changed by a command's options.
+
+    Raises:
+        SettingsError: an environment variable or an option is not valid.
+    """
     changes: dict[str, object] = {}
     if store is not None:
         try:
@@ -74,7 +78,9 @@ def overrides_of(changes: Sequence[str]) -> Overrides:
     """What a run changes of its plan.
 
     ``changes``: texts such as train.epochs=3. Without its section, a key is known, too.
-    Raises PlanError: one is no known key with a fitting value.
+
+    Raises:
+        PlanError: one is no known key with a fitting value.
     """
     fields = {key.rpartition(".")[2]: field for key, field in Overrides.PLAN_KEYS.items()}
     fields |= {field: field for field in Overrides.model_fields} | Overrides.PLAN_KEYS
@@ -93,6 +99,8 @@ def overrides_of(changes: Sequence[str]) -> Overrides:
 
 def open_plan(plan: str, settings: Settings) -> Plan:
     """The plan that a command was given: its file, or its name in the folder of plans.
-    Raises PlanError: there is no such plan, or it is not valid.
+
+    Raises:
+        PlanError: there is no such plan, or it is not valid.
     """
     return load_plan(find_plan(plan, settings.plans))

@@ -87,7 +87,9 @@ def check(plan: PlanArgument, data: DataOption = None) -> None:
 
 def check_what_it_names(plan: Plan, settings: Settings) -> None:
     """Check that the plan's detector, backbone and weights can be used, without Prefect.
-    Raises DetectionsError, TrainingError, WeightsError: one of them cannot.
+
+    Raises:
+        DetectionsError, TrainingError, WeightsError: one of them cannot.
     """
     detections.check_ready(plan.detections, settings, for_production=plan.production is not None)
     training.check_backbone_and_weights(plan, settings)

@@ -99,7 +99,11 @@ def _as_json(card: ModelCard, box: Box, probabilities: dict[str, float]) -> dict
 
 
 def parse_box(text: str | None) -> Box | None:
-    """A box from ``ymin,xmin,ymax,xmax``. Raises ImageError: it is not a valid box."""
+    """A box from ``ymin,xmin,ymax,xmax``.
+
+    Raises:
+        ImageError: it is not a valid box.
+    """
     if text is None:
         return None
     try:
@@ -114,8 +118,10 @@ def classify_animals(
     """The model's card, and each animal's box with the model's probability for each class id.
 
     ``box``: the box to ask about. ``version``: the version that answers; empty: the latest that is no trial.
-    Raises ImageError: the image does not exist or does not decode.
-    Raises EvaluationError: the plan has no package yet, or not of this version.
+
+    Raises:
+        ImageError: the image does not exist or does not decode.
+        EvaluationError: the plan has no package yet, or not of this version.
     """
     try:
         img = open_image(image.read_bytes())

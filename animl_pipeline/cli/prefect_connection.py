@@ -73,7 +73,11 @@ def api_hint(address: str) -> str:
 
 
 def load_prefect() -> None:
-    """Import Prefect, which reads its settings at its import. Raises SettingsError: they cannot be read, or one of them is not valid."""
+    """Import Prefect, which reads its settings at its import.
+
+    Raises:
+        SettingsError: they cannot be read, or one of them is not valid.
+    """
     try:
         importlib.import_module("prefect.context")
     except ValidationError as e:
@@ -101,7 +105,9 @@ def load_prefect() -> None:
 
 def server_address() -> str | None:
     """The server's address, from PREFECT_API_URL or the active profile; None if there is none, and an embedded server is to be used.
-    Raises SettingsError: Prefect's settings cannot be read, or name no server and allow no embedded one.
+
+    Raises:
+        SettingsError: Prefect's settings cannot be read, or name no server and allow no embedded one.
     """
     load_prefect()
     from prefect.context import get_settings_context
@@ -118,7 +124,11 @@ def server_address() -> str | None:
 
 
 def require_server() -> str:
-    """The server's address, as a message may show it. Raises SettingsError: none is set."""
+    """The server's address, as a message may show it.
+
+    Raises:
+        SettingsError: none is set.
+    """
     address = server_address()
     if address is None:
         raise SettingsError(
@@ -131,7 +141,9 @@ def check_server(timeout_s: float | None = None) -> None:
     """Check that the server of PREFECT_API_URL is Prefect's, is healthy, and accepts our password.
 
     ``timeout_s``: seconds for each of its answers, without another try; None: as Prefect's settings say.
-    Raises SettingsError: it is not, or does not.
+
+    Raises:
+        SettingsError: it is not, or does not.
     """
     address = server_address() or ""
     shown, hint = redact_url(address), api_hint(address)

@@ -35,7 +35,9 @@ def deploy(environment: Mapping[str, str] | None = None) -> None:
     switched on in Prefect's UI stay on.
 
     ``environment``: of the prefect commands that do it; None: this process's.
-    Raises SettingsError: the server does not answer, or Prefect refused something; the message holds its last lines.
+
+    Raises:
+        SettingsError: the server does not answer, or Prefect refused something; the message holds its last lines.
     """
     settings = load_settings()
     deployments = deployments_folder(settings)
@@ -56,7 +58,9 @@ def deployments_of_plans(file: Path, plans: Path) -> dict[str, Any]:
     A deployment of the file that has a plan's name replaces that plan's.
 
     ``plans``: the folder of plans; their names are those of its .yaml files.
-    Raises SettingsError: the file cannot be read.
+
+    Raises:
+        SettingsError: the file cannot be read.
     """
     content = read_prefect_file(file)
     try:
@@ -70,7 +74,11 @@ def deployments_of_plans(file: Path, plans: Path) -> dict[str, Any]:
 
 
 def read_prefect_file(file: Path) -> dict[str, Any]:
-    """The content of a prefect.yaml. Raises SettingsError: it cannot be read, or is no mapping."""
+    """The content of a prefect.yaml.
+
+    Raises:
+        SettingsError: it cannot be read, or is no mapping.
+    """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as e:
@@ -122,7 +130,9 @@ def put_automations(file: Path, block: str) -> list[str]:
     ``file``: YAML with ``automations: [...]`` as Prefect takes them, but without the block in actions that send messages. ``block``: the
     block that sends messages, ``<type>/<name>``, such as slack-webhook/rangers. "": no message is sent, and automations that would only send
     one are not there.
-    Raises SettingsError: the server has no such block.
+
+    Raises:
+        SettingsError: the server has no such block.
     """
     from prefect.client.orchestration import get_client
 

@@ -22,7 +22,9 @@ def serve_prefect(host: str, port: int) -> None:
 
     Prefect's own settings say the rest: ``PREFECT_SERVER_API_AUTH_STRING`` the password, ``PREFECT_SERVER_UI_API_URL`` the address at
     which browsers see it, ``PREFECT_API_URL`` the address at which workers do. Requests that name another host are refused.
-    Raises SettingsError: there is no password, or everybody knows it; or the port is in use.
+
+    Raises:
+        SettingsError: there is no password, or everybody knows it; or the port is in use.
     """
     from prefect.settings import PREFECT_SERVER_API_PORT, PREFECT_SERVER_CORS_ALLOWED_ORIGINS, get_current_settings, temporary_settings
 

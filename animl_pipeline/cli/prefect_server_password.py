@@ -30,7 +30,9 @@ def check_password(auth: str, variable: str) -> str:
 
     ``auth``: ``user:password``. ``variable``: the environment variable that holds it, for the message; the message does not show the
     password.
-    Raises SettingsError: it has another form, is an example's, or is short.
+
+    Raises:
+        SettingsError: it has another form, is an example's, or is short.
     """
     user, colon, password = auth.partition(":")
     remedy = f'choose one of your own, such as {USER}:$(python3 -c "import secrets; print(secrets.token_urlsafe(24))")'
@@ -60,7 +62,11 @@ def password_file(home: Path, port: int) -> Path:
 
 @contextmanager
 def kept_in_file(auth: str, file: Path) -> Iterator[None]:
-    """Keep the password in a file that only this user can read, while the block runs. Raises SettingsError: the file cannot be written."""
+    """Keep the password in a file that only this user can read, while the block runs.
+
+    Raises:
+        SettingsError: the file cannot be written.
+    """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.unlink(missing_ok=True)  # of a run that was killed; a new file gets this mode, an old one would keep its own

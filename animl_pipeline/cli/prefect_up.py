@@ -34,7 +34,9 @@ def run_up(port: int, reports_port: int, settings: Settings, local_sagemaker: Pa
 
     ``settings``: the store and the data folder of the worker's runs. ``local_sagemaker``: folder of a local SageMaker to start, too, which
     releases then go to; None: AWS.
-    Raises SettingsError: the port is in use, or Prefect refused something.
+
+    Raises:
+        SettingsError: the port is in use, or Prefect refused something.
     """
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 

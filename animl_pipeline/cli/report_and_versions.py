@@ -60,7 +60,11 @@ def report_server(
 
 
 def serve_reports(settings: Settings, host: str, port: int) -> None:
-    """Run the report server until a signal. Raises SettingsError: there is no password, or everybody knows it; or the port is in use."""
+    """Run the report server until a signal.
+
+    Raises:
+        SettingsError: there is no password, or everybody knows it; or the port is in use.
+    """
     import uvicorn
 
     from animl_pipeline.core.refuse_foreign_requests import LOOPBACK, Allowed, host_of

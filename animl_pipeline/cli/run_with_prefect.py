@@ -31,7 +31,9 @@ GRACE_S = 5.0
 
 def run_flow(flow: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """A flow's result. Without a Prefect server in the settings, an embedded one runs for as long as this command.
-    Raises SettingsError: Prefect's server is not where its settings say, or does not start.
+
+    Raises:
+        SettingsError: Prefect's server is not where its settings say, or does not start.
     """
     address = server_address()
     try:
@@ -50,7 +52,9 @@ def embedded_server() -> Iterator[None]:
 
     It ends with this process, not with the block, so that Prefect can send its last log lines. A terminal's Ctrl-C does not
     reach it.
-    Raises SettingsError: it does not start.
+
+    Raises:
+        SettingsError: it does not start.
     """
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 

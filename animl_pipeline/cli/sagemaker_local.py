@@ -32,7 +32,9 @@ def serve_local_aws(folder: Path, bucket: str) -> None:
 @contextmanager
 def run_local_aws(state: Path, bucket: str) -> Iterator[dict[str, str]]:
     """SageMaker and S3 on this machine, with a bucket for models. Yields the environment variables that lead to them.
-    Raises SettingsError: the folder cannot be used, or the bucket's name is not valid.
+
+    Raises:
+        SettingsError: the folder cannot be used, or the bucket's name is not valid.
     """
     import boto3
     from botocore.exceptions import ParamValidationError

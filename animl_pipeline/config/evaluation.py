@@ -83,7 +83,11 @@ class ThresholdsConfig(Record):
         return self.aims.get(parent) or max((self.aim_of(c) for c in children if self.group_of(c) == group), key=_strictness)
 
     def check(self, classes: tuple[str, ...], parents: Collection[str] = ()) -> None:
-        """Check that all classes in this section are classes of the plan; ``aims`` may also name parents. Raises ValueError: one is not."""
+        """Check that all classes in this section are classes of the plan; ``aims`` may also name parents.
+
+        Raises:
+            ValueError: one is not.
+        """
         held_out = self.unknown.held_out_classes if self.unknown else ()
         named = {"invasive": self.invasive, "aims": set(self.aims) - {*DEFAULT_AIMS, *parents}, "unknown.held_out_classes": held_out}
         unknown = [f"thresholds.{key}: {text}" for key, names in named.items() if (text := explain_unknown_classes(names, classes))]

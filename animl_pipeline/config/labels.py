@@ -207,7 +207,9 @@ class LabelsConfig(Record):
 
     def check_sources(self, known: Collection[str]) -> None:
         """Check that the plan has all sources that the section names.
-        Raises ValueError: a source is missing, or `prioritize` names neither a source nor a label of its class.
+
+        Raises:
+            ValueError: a source is missing, or `prioritize` names neither a source nor a label of its class.
         """
         unknown = [f"{source!r}{did_you_mean(source, known)}" for source in self.named_sources() if source not in known]
         if unknown:

@@ -37,7 +37,11 @@ def lila_datasets() -> dict[str, LilaDataset]:
 
 
 def lila_dataset(address: str) -> LilaDataset:
-    """The data set that ``lila://<name>`` names. Raises ValueError: it is not known; the message lists the known ones."""
+    """The data set that ``lila://<name>`` names.
+
+    Raises:
+        ValueError: it is not known; the message lists the known ones.
+    """
     name = address.removeprefix(LILA)
     if name not in lila_datasets():
         raise ValueError(

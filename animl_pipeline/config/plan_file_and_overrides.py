@@ -40,7 +40,11 @@ class Overrides(Record):
     )
 
     def applied(self, plan: Plan) -> Plan:
-        """The plan with these changes, checked as a whole. Raises PlanError: a change does not fit the plan."""
+        """The plan with these changes, checked as a whole.
+
+        Raises:
+            PlanError: a change does not fit the plan.
+        """
         data = plan.model_dump(mode="json", by_alias=True)
         for section, values in self._by_section().items():
             data[section] |= {key: value for key, value in values.items() if value is not None}
@@ -67,8 +71,10 @@ class Overrides(Record):
 
 def load_plan(path: str | Path) -> Plan:
     """The checked plan of a YAML file.
-    Raises PlanError: the file does not exist, is too large, is not YAML, or has a key or value that does not fit. ``details["keys"]`` lists the
-    keys of all errors.
+
+    Raises:
+        PlanError: the file does not exist, is too large, is not YAML, or has a key or value that does not fit. ``details["keys"]`` lists the keys of
+            all errors.
     """
     path = Path(path)
     data = parse_yaml(path)
@@ -80,7 +86,9 @@ def load_plan(path: str | Path) -> Plan:
 
 def find_plan(plan: str | Path, folder: Path) -> Path:
     """The file of a plan that is given by its path, with or without .yaml, or by its name in ``folder``: ``sample`` for ``<folder>/sample.yaml``.
-    Raises PlanError: neither exists; the message lists the known names.
+
+    Raises:
+        PlanError: neither exists; the message lists the known names.
     """
     is_name = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", str(plan)) is not None
     has_suffix = Path(plan).suffix in {".yaml", ".yml"}
@@ -102,7 +110,11 @@ def find_plan(plan: str | Path, folder: Path) -> Path:
 
 
 def check_plan(data: dict[str, Any], origin: str = "the plan") -> Plan:
-    """The plan that a plan file's content describes; ``origin`` names the file in messages. Raises PlanError: as in :func:`load_plan`."""
+    """The plan that a plan file's content describes; ``origin`` names the file in messages.
+
+    Raises:
+        PlanError: as in :func:`load_plan`.
+    """
     try:
         return Plan.model_validate(data)
     except ValidationError as e:

@@ -108,7 +108,11 @@ class Settings(BaseSettings):
 
 
 def check_store_address(value: str) -> str:
-    """``value``, if it is a folder's path or s3://bucket/prefix. Raises ValueError: it is neither."""
+    """``value``, if it is a folder's path or s3://bucket/prefix.
+
+    Raises:
+        ValueError: it is neither.
+    """
     scheme, found, rest = value.rpartition("://")
     half_an_address = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:(?!//)", value)  # s3:/bucket would be a folder called "s3:"
     if not value.strip() or half_an_address or (found and (scheme != "s3" or not rest.strip("/"))):
@@ -118,7 +122,9 @@ def check_store_address(value: str) -> str:
 
 def load_settings() -> Settings:
     """The settings as the environment has them now.
-    Raises SettingsError: a variable's value is not valid, or a variable has its old name; the message names the variable.
+
+    Raises:
+        SettingsError: a variable's value is not valid, or a variable has its old name; the message names the variable.
     """
     for old, new in RENAMED.items():
         if os.environ.get(old):

@@ -66,7 +66,9 @@ class SplitsConfig(Record):
 
     def check_locations(self, namespaces: Collection[str]) -> None:
         """Check that each named location can be one of the sources' locations.
-        Raises ValueError: a location does not start with a source's name (or `location_namespace`).
+
+        Raises:
+            ValueError: a location does not start with a source's name (or `location_namespace`).
         """
         for key, names in (("train_only", self.train_only), ("test_only", self.test_only)):
             for name in names:

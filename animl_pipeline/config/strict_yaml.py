@@ -20,7 +20,9 @@ MAX_DIGITS = 40
 
 def parse_yaml(path: Path) -> Any:
     """The content of a YAML file.
-    Raises PlanError: ``no_plan_file``, ``not_text``, ``too_large`` (in bytes, depth, or values after aliases), or ``not_yaml``.
+
+    Raises:
+        PlanError: ``no_plan_file``, ``not_text``, ``too_large`` (in bytes, depth, or values after aliases), or ``not_yaml``.
     """
     text = _read_text(path)
     try:
@@ -58,7 +60,9 @@ def _read_text(path: Path) -> str:
 
 def _count_values(node: yaml.Node, known: dict[int, int], path: Path) -> int:
     """How many values a node holds once its aliases are replaced. Each node is visited once.
-    Raises PlanError: ``too_large``, or ``not_yaml`` for an alias to something that holds it.
+
+    Raises:
+        PlanError: ``too_large``, or ``not_yaml`` for an alias to something that holds it.
     """
     if id(node) in known:
         if not known[id(node)]:

@@ -50,7 +50,9 @@ def open_image(data: bytes, formats: Sequence[str] = ALL_FORMATS) -> Image.Image
     """Decode an image completely, as RGB, with the pixels as stored.
 
     ``formats``: the formats that are tried, from ``ALL_FORMATS``. Where images from unknown sources arrive, pass only those that you need.
-    Raises ImageError: the bytes are not an image of these formats, are damaged or truncated, or exceed a limit on size or structure.
+
+    Raises:
+        ImageError: the bytes are not an image of these formats, are damaged or truncated, or exceed a limit on size or structure.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # a switch of the whole process, which some detector packages turn on when imported
     with _convert_errors():
@@ -61,7 +63,9 @@ def open_image(data: bytes, formats: Sequence[str] = ALL_FORMATS) -> Image.Image
 
 def read_header(data: bytes, formats: Sequence[str] = ALL_FORMATS) -> ImageHeader:
     """Read an image's header, without decoding its pixels. :func:`header_bytes` says how much memory this takes.
-    Raises ImageError: the bytes are not an image of these formats, or exceed a limit on size or structure.
+
+    Raises:
+        ImageError: the bytes are not an image of these formats, or exceed a limit on size or structure.
     """
     with _convert_errors():
         image, scans = _open_lazily(data, formats)
@@ -167,13 +171,19 @@ class DecodeBudget:
 
     @contextmanager
     def reserve_for(self, data: bytes) -> Iterator[None]:
-        """Wait until the memory to decode these bytes is free, and hold it. Raises ImageError: as :meth:`read_header`."""
+        """Wait until the memory to decode these bytes is free, and hold it.
+
+        Raises:
+            ImageError: as :meth:`read_header`.
+        """
         with self.reserve(decoded_bytes(self.read_header(data))):
             yield
 
     def read_header(self, data: bytes, formats: Sequence[str] = ALL_FORMATS) -> ImageHeader:
         """The header of an image. While it is read, the memory for this is held; first, the thread waits for that.
-        Raises ImageError: the bytes are not an image of these formats, or exceed a limit on size or structure.
+
+        Raises:
+            ImageError: the bytes are not an image of these formats, or exceed a limit on size or structure.
         """
         with self.reserve(header_bytes(data)):
             return read_header(data, formats)

@@ -68,7 +68,9 @@ def identify_format(data: bytes) -> str:
 
 def check_structure(kind: str, data: bytes) -> int:
     """Check the structure of a file of the format ``kind``. Returns how often a decoder passes over the pixels: 1, or a JPEG's scans.
-    Raises ImageError: the file has more parts than the limits of this module; its code is ``too_complex``.
+
+    Raises:
+        ImageError: the file has more parts than the limits of this module; its code is ``too_complex``.
     """
     if kind == "JPEG":
         return _count_jpeg_scans(data)

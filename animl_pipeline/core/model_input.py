@@ -47,7 +47,9 @@ def square_around(box: Box, width: int, height: int, margin: float = 0.0) -> Squ
 
 def extract_crop(image: Image.Image, box: Box, model_input: ModelInput) -> Image.Image:
     """The crop of ``box``: an RGB image of ``model_input.size`` x ``model_input.size`` pixels, black outside of the image.
-    Raises ImageError: the square has more than ``MAX_PIXELS`` pixels, because the image is a long thin strip.
+
+    Raises:
+        ImageError: the square has more than ``MAX_PIXELS`` pixels, because the image is a long thin strip.
     """
     left, top, side = square_around(box, image.width, image.height, model_input.margin)
     if side * side > MAX_PIXELS:

@@ -56,7 +56,9 @@ class Table(NamedTuple):
 
 def write_table(folder: Path, table: Table, rows: pd.DataFrame | pa.Table) -> None:
     """Write rows as the table's Parquet file in ``folder``: the same bytes for the same rows.
-    Raises TableError: the rows do not have the declared columns or types.
+
+    Raises:
+        TableError: the rows do not have the declared columns or types.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -74,7 +76,11 @@ def write_table(folder: Path, table: Table, rows: pd.DataFrame | pa.Table) -> No
 
 
 def check_schema(path: Path, table: Table) -> None:
-    """Check that a Parquet file has a table's declared columns and types. Raises TableError: it has others."""
+    """Check that a Parquet file has a table's declared columns and types.
+
+    Raises:
+        TableError: it has others.
+    """
     import pyarrow.parquet as pq
 
     found = pq.read_schema(path)

@@ -50,10 +50,12 @@ def register_model(package: Artifact, plan: Plan, store: Store, settings: Settin
     """Write the registration's files into the store; then the SSM parameters and automation rules that the plan names.
 
     ``store``: gets the folder ``registrations/<model>/<version>-<package>/``. ``only_files``: change nothing in AWS and Animl.
-    Raises ReleaseError: the plan has no section ``release.register`` (code "no_register"), an endpoint for SSM does not exist (code "no_endpoint"),
-    or AWS or Animl refused.
-    Raises ExportUnreachableError: Animl does not answer.
-    Raises SettingsError: Animl's stage, address or user are missing.
+
+    Raises:
+        ReleaseError: the plan has no section ``release.register`` (code "no_register"), an endpoint for SSM does not exist (code "no_endpoint"), or
+            AWS or Animl refused.
+        ExportUnreachableError: Animl does not answer.
+        SettingsError: Animl's stage, address or user are missing.
     """
     register = _register_section(plan)
     card = read_package_card(package, store)

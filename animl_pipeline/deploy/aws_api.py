@@ -88,7 +88,11 @@ class AwsApi:
             log.info("uploaded %s", target.model_url)
 
     def ensure_model(self, target: ReleaseTarget) -> None:
-        """Create the SageMaker model, unless it exists. Raises ReleaseError: it exists with another package."""
+        """Create the SageMaker model, unless it exists.
+
+        Raises:
+            ReleaseError: it exists with another package.
+        """
         known = self.model(target.sagemaker_model)
         if known is None:
             with explain_aws_errors(f"the SageMaker model {target.sagemaker_model}"):
@@ -106,7 +110,11 @@ class AwsApi:
             )
 
     def ensure_config(self, target: ReleaseTarget) -> None:
-        """Create the endpoint config, unless it exists. Raises ReleaseError: it exists with another model."""
+        """Create the endpoint config, unless it exists.
+
+        Raises:
+            ReleaseError: it exists with another model.
+        """
         known = self.config(target.endpoint_config)
         if known is None:
             with explain_aws_errors(f"the endpoint config {target.endpoint_config}"):
@@ -189,7 +197,9 @@ class AwsApi:
 
     def wait_until_stable(self, name: str, timeout_s: float) -> EndpointState | None:
         """Wait until no update is in progress; the endpoint's state then, None if it does not exist.
-        Raises ReleaseError: the update still runs after ``timeout_s`` seconds.
+
+        Raises:
+            ReleaseError: the update still runs after ``timeout_s`` seconds.
         """
         deadline, pause, logged = time.monotonic() + timeout_s, 0.1, ""
         while True:

@@ -43,7 +43,9 @@ def delete_unused(plan: Plan, store: Store, settings: Settings, *, keep_versions
     """Delete what no endpoint uses and no rollback to the last ``keep_versions`` released versions needs.
 
     ``keep_versions``: None: the plan's ``release.keep_versions``.
-    Raises ReleaseError: a release is unfinished (code "unfinished_release"), or AWS refused a call.
+
+    Raises:
+        ReleaseError: a release is unfinished (code "unfinished_release"), or AWS refused a call.
     """
     aws, planned = AwsApi(), plan.release.endpoints(plan.model)
     with release_locks([p.base_name for p in planned], store, plan.release.timeout_s):

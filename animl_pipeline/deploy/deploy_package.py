@@ -53,9 +53,11 @@ def deploy_package(
 
     ``report``: the package's report; its verdict decides. ``force``: why to release although the verdict is not to promote; the history keeps
     it. It does not replace an approval. ``approval``: a person's approval of this package, if the plan requires one; the history keeps it.
-    Raises SettingsError: the role or the image is not set.
-    Raises ReleaseError: the report or a missing approval forbids the release; AWS refused it; or an endpoint did not start or failed its live
-    check, and all endpoints are as they were. AwsUnreachableError if another try may succeed.
+
+    Raises:
+        SettingsError: the role or the image is not set.
+        ReleaseError: the report or a missing approval forbids the release; AWS refused it; or an endpoint did not start or failed its live check, and
+            all endpoints are as they were. AwsUnreachableError if another try may succeed.
     """
     targets = release_targets(package, plan, store, settings)
     forced = check_report(package, targets[0].version, report, force, plan, store)

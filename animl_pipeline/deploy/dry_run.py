@@ -62,7 +62,9 @@ def dry_run_release(
     package: Artifact, plan: Plan, store: Store, settings: Settings, *, report: Report | None = None, force: str = "", approved: bool = False
 ) -> DryRun:
     """What :func:`deploy_package` would do. Nothing is changed.
-    Raises SettingsError, PackageError, ReleaseError: as there, if not even the names can be computed.
+
+    Raises:
+        SettingsError, PackageError, ReleaseError: as there, if not even the names can be computed.
     """
     targets = release_targets(package, plan, store, settings)
     refused = ""

@@ -38,15 +38,19 @@ class LiveCheckResult(NamedTuple):
 
 def invoke_endpoint(endpoint: str, image: bytes, box: Box = WHOLE_IMAGE) -> dict[str, float]:
     """The live endpoint's probabilities for one box of one image, by class id.
-    Raises ReleaseError: the endpoint does not exist or refused the request.
+
+    Raises:
+        ReleaseError: the endpoint does not exist or refused the request.
     """
     return ask_endpoint(AwsApi(), endpoint, image, box, timeout_s=60)
 
 
 def check_endpoint(aws: AwsApi, endpoint: str, package: Artifact, store: Store, tolerance: float, timeout_s: float) -> LiveCheckResult:
     """Compare the endpoint's answers with all reference predictions of a package.
-    Raises ReleaseError: the endpoint did not answer, has other classes, or differs by more than ``tolerance`` (code "answers_differ"); or its most
-    probable class is not the last key (code "wrong_order").
+
+    Raises:
+        ReleaseError: the endpoint did not answer, has other classes, or differs by more than ``tolerance`` (code "answers_differ"); or its most
+            probable class is not the last key (code "wrong_order").
     """
     references, card = read_reference_predictions(package, store), read_package_card(package, store)
     largest, failed, example = 0.0, 0, ""
@@ -88,8 +92,10 @@ def check_endpoint(aws: AwsApi, endpoint: str, package: Artifact, store: Store, 
 
 def read_reference_predictions(package: Artifact, store: Store) -> list[tuple[ReferencePrediction, Path]]:
     """A package's reference predictions, each with the local path of its image.
-    Raises ReleaseError: the package has none.
-    Raises DamagedError: the package in the store is incomplete or damaged.
+
+    Raises:
+        ReleaseError: the package has none.
+        DamagedError: the package in the store is incomplete or damaged.
     """
     rows = json.loads(store.path(package, "reference_predictions.json").read_bytes())
     if not rows:

@@ -50,8 +50,10 @@ class CheckResult(Record):
 
 def require_preflight(aws: AwsApi, targets: tuple[ReleaseTarget, ...], plan: Plan, settings: Settings) -> None:
     """Run all checks and log the warnings.
-    Raises ReleaseError: a check found an error (code "preflight"); the message names the permission or setting to fix. AwsUnreachableError if AWS
-    did not answer.
+
+    Raises:
+        ReleaseError: a check found an error (code "preflight"); the message names the permission or setting to fix. AwsUnreachableError if AWS did
+            not answer.
     """
     results = list(run_preflight(aws, targets, plan, settings))
     for result in results:

@@ -36,9 +36,11 @@ def hold_reason(report: Report, force: str = "") -> str:
 
 def check_report(package: Artifact, version: str, report: Report | None, force: str, plan: Plan, store: Store) -> str:
     """Check that the report allows the release; the reason for a forced release comes back, "" if force was not needed.
-    Raises ReleaseError: the report is about another package (code "other_package"); or ``force`` is empty and the report's verdict is not to
-    promote (code "verdict"), it is not certain which model is released now (code "unknown_champion"), or the report compares the model with another
-    one (code "other_champion").
+
+    Raises:
+        ReleaseError: the report is about another package (code "other_package"); or ``force`` is empty and the report's verdict is not to promote
+            (code "verdict"), it is not certain which model is released now (code "unknown_champion"), or the report compares the model with another
+            one (code "other_champion").
     """
     force = " ".join(force.split())
     if report is None:
@@ -85,7 +87,11 @@ def _check_champion(package: Artifact, version: str, report: Report, force: str,
 
 
 def new_approval(name: str, note: str, given_in: Literal["prefect", "command line"]) -> Approval:
-    """A person's approval, dated now. Raises ReleaseError: the name is empty, or name or note is too long."""
+    """A person's approval, dated now.
+
+    Raises:
+        ReleaseError: the name is empty, or name or note is too long.
+    """
     by, note = " ".join(name.split()), note.strip()
     if not 0 < len(by) <= MAX_NAME:
         raise ReleaseError(f"expected the name of the person who approves, at most {MAX_NAME} characters, found {len(by) or 'none'}", code="bad_name")
@@ -96,7 +102,9 @@ def new_approval(name: str, note: str, given_in: Literal["prefect", "command lin
 
 def require_approval(package: Artifact, plan: Plan, store: Store, approval: Approval | None) -> Approval | None:
     """The approval for this release; None if the plan needs none and there is none.
-    Raises ReleaseError: the plan requires an approval and there is none (code "not_approved").
+
+    Raises:
+        ReleaseError: the plan requires an approval and there is none (code "not_approved").
     """
     known = approval or _approval_of_last_release(package, plan, store)
     if known is None and plan.release.approval == "required":

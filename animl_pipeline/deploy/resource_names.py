@@ -67,8 +67,10 @@ class ReleaseTarget(Record):
 
 def release_targets(package: Artifact, plan: Plan, store: Store, settings: Settings) -> tuple[ReleaseTarget, ...]:
     """The targets of one package under one plan and settings, realtime first. Equal arguments give equal names.
-    Raises SettingsError: ANIML_ROLE_ARN, ANIML_ENDPOINT_IMAGE or ANIML_MODELS_BUCKET is missing.
-    Raises PackageError: the package's card has no metrics.
+
+    Raises:
+        SettingsError: ANIML_ROLE_ARN, ANIML_ENDPOINT_IMAGE or ANIML_MODELS_BUCKET is missing.
+        PackageError: the package's card has no metrics.
     """
     _check_settings(settings)
     card = read_package_card(package, store)
@@ -101,7 +103,11 @@ def _target(planned: PlannedEndpoint, card: ModelCard, package: Artifact, plan: 
 
 
 def read_package_card(package: Artifact, store: Store) -> ModelCard:
-    """The package's model card. Raises PackageError: it has no metrics."""
+    """The package's model card.
+
+    Raises:
+        PackageError: it has no metrics.
+    """
     card = ModelCard.model_validate_json(store.path(package, "card.json").read_bytes())
     if not card.metrics:
         raise PackageError("the package's card has no metrics, so its quality is unknown; run the step 'package' again", code="no_metrics")
@@ -115,7 +121,9 @@ def package_key(plan: Plan, version: str, package: Artifact) -> str:
 
 def ssm_parameter_name(plan: Plan, purpose: Purpose, settings: Settings) -> str:
     """The SSM parameter from which Animl reads the name of the endpoint for a purpose.
-    Raises SettingsError: the name contains the stage, and ANIML_STAGE is not set.
+
+    Raises:
+        SettingsError: the name contains the stage, and ANIML_STAGE is not set.
     """
     register = plan.release.register_ or RegisterConfig()
     if "{stage}" in register.parameter and not settings.stage:

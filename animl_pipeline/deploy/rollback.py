@@ -35,9 +35,11 @@ def roll_back(plan: Plan, store: Store, settings: Settings, to: str | None = Non
     """Put an earlier config behind the plan's endpoints, and check it live if this pipeline released it.
 
     ``to``: the name of a config, or a version; None: the config before the present one.
-    Raises ReleaseError: there is no earlier version, or something that it needs is missing, and no endpoint was changed (codes "nothing_earlier",
-    "already_served", "unknown_version", "was_undone", "config_missing", "package_missing", "no_endpoint"); or the live check failed, and the
-    endpoint is as it was. AwsUnreachableError if another try may succeed.
+
+    Raises:
+        ReleaseError: there is no earlier version, or something that it needs is missing, and no endpoint was changed (codes "nothing_earlier",
+            "already_served", "unknown_version", "was_undone", "config_missing", "package_missing", "no_endpoint"); or the live check failed, and the
+            endpoint is as it was. AwsUnreachableError if another try may succeed.
     """
     updater = EndpointUpdater(AwsApi(), plan, store)
     realtime, *others = plan.release.endpoints(plan.model)

@@ -68,7 +68,9 @@ def trained_versions(model: str, store: Store) -> tuple[TrainedVersion, ...]:
 
 def find_version(model: str, version: str, store: Store) -> TrainedVersion:
     """The version of a model with this name, a name that begins so, or this digest of its package. Of several packages of one version, the latest.
-    Raises EvaluationError: no version (code "unknown_version") or several (code "several_versions") begin so; the message lists them.
+
+    Raises:
+        EvaluationError: no version (code "unknown_version") or several (code "several_versions") begin so; the message lists them.
     """
     versions = trained_versions(model, store)
     wanted = version.strip()
@@ -116,14 +118,18 @@ def save_report(report: Report, store: Store) -> None:
 
 def read_report(model: str, version: str, store: Store) -> Report:
     """The report of a version of a model, which may be a trial; of the latest version that is no trial if ``version`` is empty.
-    Raises EvaluationError: as :func:`read_latest_report`, or as ``trained_versions.find_version``.
+
+    Raises:
+        EvaluationError: as :func:`read_latest_report`, or as ``trained_versions.find_version``.
     """
     return find_version(model, version, store).report if version.strip() else read_latest_report(model, store)
 
 
 def read_latest_report(model: str, store: Store) -> Report:
     """The latest report of a model. Trials do not count.
-    Raises EvaluationError: there is none (code "no_report"), or this version cannot read it (code "other_version").
+
+    Raises:
+        EvaluationError: there is none (code "no_report"), or this version cannot read it (code "other_version").
     """
     data = store.object_store.read(_report_name(model))
     if data is None:
@@ -156,7 +162,11 @@ def record_training_start(model: str, started: datetime, store: Store) -> None:
 
 
 def last_training_start(model: str, store: Store) -> datetime | None:
-    """When the model's last completed training started, None if there was none. Raises EvaluationError: the saved time cannot be read."""
+    """When the model's last completed training started, None if there was none.
+
+    Raises:
+        EvaluationError: the saved time cannot be read.
+    """
     data = store.object_store.read(_training_name(model))
     try:
         return None if data is None else datetime.fromisoformat(json.loads(data)["begun"])

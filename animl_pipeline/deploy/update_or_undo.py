@@ -34,8 +34,10 @@ class EndpointUpdater:
 
     def apply(self, record: ReleaseRecord) -> ReleaseRecord:
         """Write the record, update the endpoint and check it; the closed record comes back.
-        Raises ReleaseError: the update or its check failed, and the endpoint is as it was. AwsUnreachableError if AWS did not answer, so that
-        another try may succeed.
+
+        Raises:
+            ReleaseError: the update or its check failed, and the endpoint is as it was. AwsUnreachableError if AWS did not answer, so that another
+                try may succeed.
         """
         record = self.begin(record)
         try:
@@ -91,7 +93,9 @@ class EndpointUpdater:
 
     def _undo(self, record: ReleaseRecord, reason: str) -> str:
         """Restore what was there before the record, and close it; a text about the present state comes back.
-        Raises ReleaseError: it cannot be undone now. The record stays open, so the next call tries again.
+
+        Raises:
+            ReleaseError: it cannot be undone now. The record stays open, so the next call tries again.
         """
         log.warning("%s: undoing %s: %s", record.endpoint, record.endpoint_config, reason)
         try:

@@ -79,7 +79,9 @@ def write_synthetic_dataset(folder: Path) -> bool:
 
     The same Pillow and numpy give the same bytes. Where the folder already holds the whole data set of this
     version, nothing happens; after a run that was killed everything is drawn again.
-    Raises StoreError: the folder cannot be written.
+
+    Raises:
+        StoreError: the folder cannot be written.
     """
     if _is_complete(folder):
         log.info("synthetic data set: %s holds it already", folder)

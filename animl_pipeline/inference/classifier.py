@@ -49,7 +49,9 @@ class Classifier:
         """Load the classifier from a folder.
 
         ``folder``: contains model.onnx and card.json.
-        Raises PackageError: a file is missing, the card does not fit, or the sha256 of the model is not the one on the card.
+
+        Raises:
+            PackageError: a file is missing, the card does not fit, or the sha256 of the model is not the one on the card.
         """
         card = read_card(folder / CARD_FILE)
         model = folder / MODEL_FILE
@@ -73,7 +75,9 @@ class Classifier:
 
     def probabilities_and_embeddings(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """As :meth:`probabilities`, and the features before the last layer, float32 [n, width].
-        Raises PackageError: ``no_embeddings``: the package was made by an earlier version.
+
+        Raises:
+            PackageError: ``no_embeddings``: the package was made by an earlier version.
         """
         if not self.has_embeddings():
             message = "the package has no embedding output; it was made by an earlier version: run `animl-pipeline retrain PLAN` once"
@@ -102,7 +106,9 @@ class Classifier:
 
 def load_package(path: Path) -> Classifier:
     """The classifier of a package: a model.tar.gz, or the folder that it was unpacked to. No file leaves the folder that it is unpacked to.
-    Raises PackageError: there is no package, or as :meth:`Classifier.load`.
+
+    Raises:
+        PackageError: there is no package, or as :meth:`Classifier.load`.
     """
     if path.is_dir():
         return Classifier.load(path)
@@ -115,7 +121,11 @@ def load_package(path: Path) -> Classifier:
 
 
 def read_card(path: Path) -> ModelCard:
-    """Read a model card. Raises PackageError: the file is missing or is not a model card of this version."""
+    """Read a model card.
+
+    Raises:
+        PackageError: the file is missing or is not a model card of this version.
+    """
     try:
         return ModelCard.model_validate_json(path.read_bytes())
     except OSError as e:

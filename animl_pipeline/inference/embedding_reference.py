@@ -75,7 +75,11 @@ class EmbeddingReference(NamedTuple):
 
     @classmethod
     def load(cls, folder: Path, card: ModelCard) -> EmbeddingReference | None:
-        """The reference beside a model; None if its card names none. Raises PackageError: the file is missing, or it is not the one on the card."""
+        """The reference beside a model; None if its card names none.
+
+        Raises:
+            PackageError: the file is missing, or it is not the one on the card.
+        """
         from safetensors.numpy import load
 
         if card.embedding_reference is None:

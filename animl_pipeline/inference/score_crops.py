@@ -58,7 +58,9 @@ def score_crops(crops: pd.DataFrame, classifier: Classifier, store: BlobReader, 
     ``crops``: rows of crops.parquet. Where ``blob`` is empty, the crop is extracted from the image now and not stored. ``classifier``: the
     model. If its input has another size or margin than ``stored``, its crops are extracted from the images again. ``stored``: the model input
     that the stored crops were made for.
-    Raises EvaluationError: a stored crop has the wrong size, or a probability is not a finite number.
+
+    Raises:
+        EvaluationError: a stored crop has the wrong size, or a probability is not a finite number.
     """
     return _score(crops, classifier, store, stored, progress_name, embed=False).rows
 

@@ -27,9 +27,11 @@ THROTTLED = frozenset({
 @contextmanager
 def explain_aws_errors(what: str) -> Iterator[None]:
     """Turn each boto3 error inside the block into one line about ``what``.
-    Raises AwsUnreachableError: AWS throttles, does not answer, or has a fault of its own; another try may succeed.
-    Raises ReleaseError: AWS refused the call; the line names the missing permission or setting. ``code`` is "permission_denied", "no_credentials",
-    "no_region" or "aws_refused".
+
+    Raises:
+        AwsUnreachableError: AWS throttles, does not answer, or has a fault of its own; another try may succeed.
+        ReleaseError: AWS refused the call; the line names the missing permission or setting. ``code`` is "permission_denied", "no_credentials",
+            "no_region" or "aws_refused".
     """
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, NoCredentialsError, NoRegionError

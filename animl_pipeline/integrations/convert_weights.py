@@ -44,7 +44,9 @@ def convert_weights(source: Path, target: Path) -> None:
     """Write the tensors of a pickled module or checkpoint into a .safetensors file. The code in ``source`` is run, in a process of its own.
 
     ``source``: a torch file; compare its sha256 first.
-    Raises WeightsError: ``not_converted``: the file is no such torch file, or needs a package that is not installed.
+
+    Raises:
+        WeightsError: ``not_converted``: the file is no such torch file, or needs a package that is not installed.
     """
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as folder:
         new = Path(folder) / "weights.safetensors"
@@ -66,7 +68,9 @@ def name_tensors(given: Mapping[str, Tensor], network: nn.Module) -> dict[str, T
 
     They are timm's own with a prefix ("model."), those of an OpenCLIP image encoder ("visual."), or have other names but the order and shapes of
     timm's (as converted networks do). Those of a classifier layer, and of a text encoder, are left out.
-    Raises TrainingError: ``weights_do_not_fit``.
+
+    Raises:
+        TrainingError: ``weights_do_not_fit``.
     """
     from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 

@@ -62,9 +62,11 @@ class PooledDetector(nn.Module):
 
 def load_frozen_network(config: FrozenNetworkConfig, size: int, settings: Settings) -> FrozenNetwork:
     """The network with its weights.
-    Raises TrainingError: ``weights_do_not_fit``, or timm's hub has no weights for it.
-    Raises WeightsError: the weights are missing or are not the expected file.
-    Raises WeightsUnreachableError: the host of the weights does not answer now.
+
+    Raises:
+        TrainingError: ``weights_do_not_fit``, or timm's hub has no weights for it.
+        WeightsError: the weights are missing or are not the expected file.
+        WeightsUnreachableError: the host of the weights does not answer now.
     """
     known = known_weights(config.network)
     if known is None:
@@ -81,7 +83,9 @@ def load_frozen_network(config: FrozenNetworkConfig, size: int, settings: Settin
 
 def load_by_order(backbone: str, path: Path) -> nn.Module:
     """A timm network without its classifier layer, from a file whose tensors have timm's order and shapes but other names.
-    Raises TrainingError: the tensors are not those of this network.
+
+    Raises:
+        TrainingError: the tensors are not those of this network.
     """
     network: nn.Module = timm.create_model(backbone, num_classes=1000)
     given = torch.load(path, map_location="cpu", weights_only=True)

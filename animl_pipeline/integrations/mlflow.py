@@ -55,14 +55,18 @@ class TrackingUri(NamedTuple):
 
 def check_tracking_uri(settings: Settings) -> None:
     """Check that the tracking address can be used, before hours are spent.
-    Raises SettingsError: ``invalid_tracking_uri`` or ``mlflow_not_installed``.
+
+    Raises:
+        SettingsError: ``invalid_tracking_uri`` or ``mlflow_not_installed``.
     """
     tracking_uri(settings)
 
 
 def tracking_uri(settings: Settings) -> TrackingUri | None:
     """The tracking address of the settings, or None. User and password of an http address go into MLflow's own variables.
-    Raises SettingsError: ``invalid_tracking_uri`` or ``mlflow_not_installed``.
+
+    Raises:
+        SettingsError: ``invalid_tracking_uri`` or ``mlflow_not_installed``.
     """
     given = settings.mlflow_tracking_uri.get_secret_value().strip()
     if not given:
@@ -92,7 +96,9 @@ def track_training(report: Report, plan: Plan, store: Store, settings: Settings)
 
     A package is logged once: the same report gives the same run, and a run that a killed flow has begun is completed. None comes
     back if no tracking address is set, or if MLflow does not answer; then a warning is logged.
-    Raises SettingsError: as :func:`tracking_uri`.
+
+    Raises:
+        SettingsError: as :func:`tracking_uri`.
     """
     address = tracking_uri(settings)
     if address is None:

@@ -121,8 +121,10 @@ def fetch_weights(reference: str, settings: Settings, sha256: str | None = None,
 
     ``reference``: a known name, an https:// or s3:// URL, or a path (relative ones start at the settings' data folder). ``sha256``: of the
     file. URLs need it; paths may go without. ``key``: the plan's key that holds ``reference``, for messages.
-    Raises WeightsError: ``no_such_file``, ``no_sha256``, ``sha256_conflict``, ``wrong_sha256``, or the file cannot be downloaded or written.
-    Raises WeightsUnreachableError: the host does not answer now.
+
+    Raises:
+        WeightsError: ``no_such_file``, ``no_sha256``, ``sha256_conflict``, ``wrong_sha256``, or the file cannot be downloaded or written.
+        WeightsUnreachableError: the host does not answer now.
     """
     known = known_weights(reference)
     if known is not None:
@@ -151,7 +153,9 @@ def weights_digest(name: str, weights: str, settings: Settings, sha256: str | No
     """The sha256 of the weights of a frozen network; "" for those that have no file (``timm`` and ``none``).
 
     ``name``: a known name, or a timm architecture. ``weights``: of a timm architecture: timm, none, or a .safetensors path or URL.
-    Raises WeightsError, WeightsUnreachableError: as for :func:`fetch_weights`.
+
+    Raises:
+        WeightsError, WeightsUnreachableError: as for :func:`fetch_weights`.
     """
     known = known_weights(name)
     if known is not None and not known.file_of_user:
@@ -163,7 +167,9 @@ def weights_digest(name: str, weights: str, settings: Settings, sha256: str | No
 
 def fetch_without_sha256(address: str, settings: Settings, md5: str | None = None) -> tuple[Path, str]:
     """Download weights whose sha256 is not known yet, and return the file and its sha256, so that a person can put it into a plan.
-    Raises WeightsError: the file cannot be downloaded, or its md5 is not ``md5``.
+
+    Raises:
+        WeightsError: the file cannot be downloaded, or its md5 is not ``md5``.
     """
     folder = settings.cache.expanduser() / "weights"
     with _cache_errors(folder):

@@ -50,7 +50,9 @@ def suggest_plan(surveys: Sequence[Survey], min_annotations: int, min_locations:
 
     If fewer than two kinds have enough, those are suggested that have enough for a first look, or else the two most frequent ones, with a
     warning.
-    Raises ExportError: the exports have fewer than two kinds of animals.
+
+    Raises:
+        ExportError: the exports have fewer than two kinds of animals.
     """
     merged = _merge_labels(c for s in surveys for c in s.labels)
     no_animals: dict[str, list[str]] = defaultdict(list)

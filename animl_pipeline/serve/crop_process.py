@@ -40,7 +40,9 @@ def crop_in_process(
 
     ``deadline``: the request's; the process is stopped when it is over or cancelled. ``memory``: bytes that decoding and cropping may take.
     ``seconds``: time of a processor that it may take.
-    Raises RequestError: 400, the image cannot be decoded, or not within its time and memory; 499 or 503, the deadline's.
+
+    Raises:
+        RequestError: 400, the image cannot be decoded, or not within its time and memory; 499 or 503, the deadline's.
     """
     command = [sys.executable, "-m", "animl_pipeline.serve.crop_process"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -81,7 +83,11 @@ def _send(process: subprocess.Popen[bytes], header: dict[str, Any], image: bytes
 
 
 def _receive(process: subprocess.Popen[bytes], size: int) -> Image.Image | None:
-    """The next crop; None if the process ended before it. Raises RequestError: 400, the process says why there is none."""
+    """The next crop; None if the process ended before it.
+
+    Raises:
+        RequestError: 400, the process says why there is none.
+    """
     if process.stdout is None:
         raise AssertionError
     line = process.stdout.readline()

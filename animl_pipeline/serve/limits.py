@@ -75,7 +75,11 @@ class Reservation:
         self.bytes = 0
 
     def add(self, size: int) -> None:
-        """Reserve ``size`` more bytes, and the request itself at the first call. Raises RequestError: 429, there is not enough left."""
+        """Reserve ``size`` more bytes, and the request itself at the first call.
+
+        Raises:
+            RequestError: 429, there is not enough left.
+        """
         requests = 0 if self.requests else 1
         if not self._admission.reserve(requests, size):
             raise RequestError(429, "the endpoint is busy with as many requests as it can hold; try again in a moment")
@@ -105,7 +109,11 @@ class Deadline:
         stop()
 
     def check(self) -> None:
-        """Return while there is time and somebody waits. Raises RequestError: 499, the client disconnected; 503, the time is over."""
+        """Return while there is time and somebody waits.
+
+        Raises:
+            RequestError: 499, the client disconnected; 503, the time is over.
+        """
         if self._cancelled or self.remaining() == 0:
             raise self.error()
 

@@ -12,7 +12,9 @@ from animl_pipeline.core.errors import SettingsError
 
 def listen_on(host: str, port: int, remedy: str) -> socket.socket:
     """A bound and listening TCP socket. Port 0 takes any free port.
-    Raises SettingsError: the port is in use or not allowed; ``remedy`` says what to do.
+
+    Raises:
+        SettingsError: the port is in use or not allowed; ``remedy`` says what to do.
     """
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -104,7 +104,11 @@ class ModelWorker:
         return await self._answer_slowly(found, deadline, gone) if isinstance(found, SlowRequest) else found
 
     def require_classifier(self) -> Classifier:
-        """The loaded classifier. Raises RequestError: 503, it is still loading or cannot be loaded."""
+        """The loaded classifier.
+
+        Raises:
+            RequestError: 503, it is still loading or cannot be loaded.
+        """
         if self.classifier is None:
             raise RequestError(503, self.failure or "the model is still loading; try again in a moment")
         return self.classifier
@@ -171,7 +175,9 @@ class ModelWorker:
 
     def _memory_for(self, header: ImageHeader, side: int, process: int = 0) -> int:
         """Bytes for the decoded image, the largest square cropped from it, and the process that does this.
-        Raises RequestError: 400, that is more than the whole limit for images.
+
+        Raises:
+            RequestError: 400, that is more than the whole limit for images.
         """
         size = process + decoded_bytes(header, side)
         if size > self._budget.size:

@@ -50,7 +50,11 @@ class ClassifyRequest(NamedTuple):
 
 
 def parse_request(content_type: str, body: bytes) -> ClassifyRequest:
-    """Parse a request's body. Raises RequestError: 400 for a wrong body, 415 for an unknown Content-Type."""
+    """Parse a request's body.
+
+    Raises:
+        RequestError: 400 for a wrong body, 415 for an unknown Content-Type.
+    """
     media_type = content_type.partition(";")[0].strip().lower()
     if not body or body.isspace():
         raise RequestError(400, f"the body is empty; {EXPECTED}, or the bytes of an image")
@@ -67,7 +71,9 @@ def parse_request(content_type: str, body: bytes) -> ClassifyRequest:
 
 def parse_box(value: Any) -> Box:
     """A box from a list of four numbers, or from the list as text, cut at the image's edges. None and "" mean the whole image.
-    Raises RequestError: 400, it does not have four numbers, is empty, or lies outside the image.
+
+    Raises:
+        RequestError: 400, it does not have four numbers, is empty, or lies outside the image.
     """
     if value is None or value == "":
         return WHOLE_IMAGE

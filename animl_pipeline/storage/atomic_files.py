@@ -24,7 +24,9 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True, temporary_fol
 
     ``durable``: whether the content survives a power cut from now on. If not, ``os.sync`` makes it survive later. ``temporary_folder``: where
     the file is written before it gets its name; None: the file's own folder.
-    Raises StoreError: the disk is full or the folder cannot be written.
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written.
     """
     with disk_errors(path):
         try:
@@ -89,7 +91,9 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 @contextmanager
 def full_disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk into one clear line; other errors pass. ``path`` is what is written, if the error does not name it.
-    Raises StoreError: the disk is full.
+
+    Raises:
+        StoreError: the disk is full.
     """
     try:
         yield
@@ -106,7 +110,11 @@ def full_disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of writing ``path`` into one clear line. Raises StoreError: the disk is full or the folder cannot be written."""
+    """Turn the errors of writing ``path`` into one clear line.
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written.
+    """
     try:
         with full_disk_errors(path):
             yield

@@ -35,7 +35,9 @@ def unpacked_limit(packed: int, most: int) -> int:
 
 def decode_body(data: bytes, encoding: str, shown: str, most: int) -> bytes:
     """A body without the Content-Encoding that a server chose, although none was asked for.
-    Raises RemoteError: ``refused`` for an encoding other than gzip and deflate; ``too_large``; ``truncated``, which is retryable.
+
+    Raises:
+        RemoteError: ``refused`` for an encoding other than gzip and deflate; ``too_large``; ``truncated``, which is retryable.
     """
     name = encoding.strip().lower()
     if name in {"", "identity"}:

@@ -57,7 +57,9 @@ class ConnectionPool:
 
         ``limits``: how long the server may send nothing, and how long an answer may take. ``ca_file``: file of certificates to trust; None:
         those that requests trusts. ``farthest_in``: a host that is nearer to this machine is not connected to; None: any host.
-        Raises RemoteError: ``refused``: the address is not valid, or nearer than ``farthest_in``.
+
+        Raises:
+            RemoteError: ``refused``: the address is not valid, or nearer than ``farthest_in``.
         """
         self.limits = limits
         try:
@@ -87,7 +89,9 @@ class ConnectionPool:
         Of an answer other than 200, at most ``MAX_ERROR_BYTES`` are read.
 
         ``max_bytes``: a larger body is not read, and a packed one is not unpacked to more.
-        Raises RemoteError: ``too_large`` or ``refused``; ``unreachable``, ``timed_out`` or ``truncated``, which are retryable.
+
+        Raises:
+            RemoteError: ``too_large`` or ``refused``; ``unreachable``, ``timed_out`` or ``truncated``, which are retryable.
         """
         shown = redact_url(address)
         try:

@@ -50,7 +50,9 @@ def step_lock(work: Path, step: str, key: str) -> Iterator[None]:
 @contextmanager
 def gc_lock(work: Path) -> Iterator[None]:
     """Hold the lock of garbage collection: no step is built on this machine meanwhile.
-    Raises StoreError: a step is being built now (code ``store_in_use``).
+
+    Raises:
+        StoreError: a step is being built now (code ``store_in_use``).
     """
     with _open(work) as handle:
         if not _lock(handle, fcntl.LOCK_EX):
@@ -82,7 +84,9 @@ def _lock(handle: int, kind: int) -> bool:
 @contextmanager
 def release_locks(base_names: Sequence[str], store: Store, timeout_s: float) -> Iterator[None]:
     """Lock several endpoints, so that only one release of each runs at a time on this machine.
-    Raises ReleaseError: another release did not end within ``timeout_s``.
+
+    Raises:
+        ReleaseError: another release did not end within ``timeout_s``.
     """
     folder = store.local / "work"
     folder.mkdir(parents=True, exist_ok=True)

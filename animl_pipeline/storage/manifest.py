@@ -66,7 +66,9 @@ class Manifest(Record):
 
 def parse_manifest(data: bytes, step: str, key: str) -> Manifest:
     """The manifest of the step ``step`` with the key ``key``.
-    Raises ValueError: the data is not a manifest (pydantic's ValidationError), or not that step's.
+
+    Raises:
+        ValueError: the data is not a manifest (pydantic's ValidationError), or not that step's.
     """
     manifest = Manifest.model_validate_json(data)
     if (manifest.step, manifest.key, manifest.digest) != (step, key, digest_of_files(manifest.files)):

@@ -349,8 +349,10 @@ class S3ObjectStore(ObjectStore):
 
     def _call(self, call: Callable[[], T]) -> T | None:
         """The result of ``call``; None if the object is not there.
-        Raises StoreError: S3 refused it: no permission, no such bucket, no credentials.
-        Raises StoreUnreachableError: S3 did not answer, or answered that it is overloaded.
+
+        Raises:
+            StoreError: S3 refused it: no permission, no such bucket, no credentials.
+            StoreUnreachableError: S3 did not answer, or answered that it is overloaded.
         """
         from boto3.exceptions import S3UploadFailedError
         from botocore.exceptions import BotoCoreError, ClientError

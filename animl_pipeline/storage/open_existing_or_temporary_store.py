@@ -14,7 +14,9 @@ from animl_pipeline.storage.store import FORMAT_FILE, OLD_FOLDERS, Store, open_s
 
 def open_existing_store(settings: Settings) -> Store:
     """The store of the settings, for a command that only reads it: a mistyped address makes no store.
-    Raises StoreError: there is no store (code "no_store"), or as :func:`open_store`.
+
+    Raises:
+        StoreError: there is no store (code "no_store"), or as :func:`open_store`.
     """
     address = settings.store
     folder = Path(address).expanduser().resolve()

@@ -74,11 +74,17 @@ class RemoteFolder(Protocol):
         """The file's bytes, without a second try.
 
         ``max_bytes``: a larger file is not read; None: the limit of the settings (none for files of this machine).
-        Raises RemoteError: with one of its reasons.
+
+        Raises:
+            RemoteError: with one of its reasons.
         """
 
     def read(self, name: str) -> bytes:
-        """The file's bytes; errors that are retryable are tried again. Raises RemoteError: as :meth:`read_once`."""
+        """The file's bytes; errors that are retryable are tried again.
+
+        Raises:
+            RemoteError: as :meth:`read_once`.
+        """
 
 
 def open_remote(base: str, settings: Settings, deadline_s: float | None = None) -> RemoteFolder:
@@ -97,7 +103,11 @@ def open_remote(base: str, settings: Settings, deadline_s: float | None = None) 
 
 
 def read_path_or_url(address: str, settings: Settings) -> bytes:
-    """The bytes of one file: a path, https://… or s3://bucket/key. Raises RemoteError: as :meth:`RemoteFolder.read_once`."""
+    """The bytes of one file: a path, https://… or s3://bucket/key.
+
+    Raises:
+        RemoteError: as :meth:`RemoteFolder.read_once`.
+    """
     if "://" not in address:
         path = settings.data_path(address)
         return LocalFolder(path.parent).read(path.name)
@@ -114,7 +124,9 @@ def _limits(settings: Settings, deadline_s: float | None = None) -> ReadLimits:
 
 def check_relative_path(name: str) -> str:
     """``name``, if it is a relative path that stays below its base.
-    Raises RemoteError: ``unsafe_path`` for an empty or absolute path, and for one with '..', a backslash or a control character.
+
+    Raises:
+        RemoteError: ``unsafe_path`` for an empty or absolute path, and for one with '..', a backslash or a control character.
     """
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or any(ord(c) < 32 for c in name) or ":" in path.parts[0][:2]:
@@ -208,7 +220,11 @@ class HttpFolder:
         return _retry(lambda: self.read_once(name)).data
 
     def read_url(self, address: str) -> bytes:
-        """The bytes at a full address of the same host. Raises RemoteError: as :meth:`RemoteFolder.read_once`."""
+        """The bytes at a full address of the same host.
+
+        Raises:
+            RemoteError: as :meth:`RemoteFolder.read_once`.
+        """
         return _retry(lambda: self._get(address, self.limits.bytes)).data
 
     def read_once(self, name: str, max_bytes: int | None = None) -> Fetched:
@@ -307,7 +323,9 @@ class _S3Client:
 
 def _connect_s3(bucket: str, region: str | None, connections: int, limits: TimeLimits) -> _S3Client:
     """A client with the address and credentials that boto3 finds. Without credentials, requests are unsigned, for public data.
-    Raises RemoteError: ``refused``: boto3 finds no address, or the bucket's name is not valid.
+
+    Raises:
+        RemoteError: ``refused``: boto3 finds no address, or the bucket's name is not valid.
     """
     import boto3
     import botocore.session

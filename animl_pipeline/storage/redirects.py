@@ -48,7 +48,9 @@ def nearness(host: str) -> Nearness:
 
 def redirect_target(address: str, location: str | None) -> str:
     """The address that ``address`` redirects to, without a user, password and fragment.
-    Raises RemoteError: ``refused``: it is not valid, not http or https, or leads from https to http.
+
+    Raises:
+        RemoteError: ``refused``: it is not valid, not http or https, or leads from https to http.
     """
     shown = redact_url(address)
     try:
@@ -65,7 +67,11 @@ def redirect_target(address: str, location: str | None) -> str:
 
 
 def refuse_nearer(host: str, found: Nearness, allowed: Nearness | None) -> None:
-    """Refuse an address that is nearer than ``allowed`` (None: any). Raises RemoteError: ``refused``."""
+    """Refuse an address that is nearer than ``allowed`` (None: any).
+
+    Raises:
+        RemoteError: ``refused``.
+    """
     if allowed is not None and found > allowed:
         kind = found.name.lower().replace("_", "-")
         raise RemoteError("refused", f"a redirect leads to {host}, a {kind} address, which its host may not ask for; use that address itself")

@@ -112,8 +112,10 @@ class Store:
 
         ``digests``: other inputs by content, such as the sha256 of a file from outside. ``build``: writes the step's files into
         ``Workspace.out`` and counts what it kept and dropped.
-        Raises StoreError: the store cannot be written.
-        Raises Exception: what ``build`` raises; the scratch folder stays for the next try.
+
+        Raises:
+            StoreError: the store cannot be written.
+            Exception: what ``build`` raises; the scratch folder stays for the next try.
         """
         known = {name: a.digest for name, a in (inputs or {}).items()} | dict(digests or {})
         values = json.loads(config.model_dump_json(by_alias=True)) if isinstance(config, BaseModel) else dict(config or {})
@@ -140,7 +142,9 @@ class Store:
 
     def path(self, artifact: Artifact, name: str) -> Path:
         """A local, checked copy of one of an artifact's files.
-        Raises DamagedError: the file is missing or differs from its manifest; another run makes it again.
+
+        Raises:
+            DamagedError: the file is missing or differs from its manifest; another run makes it again.
         """
         manifest = self.manifest(artifact)
         entry = manifest.files.get(name)
@@ -162,7 +166,9 @@ class Store:
         """One of an artifact's Parquet tables as a data frame.
 
         ``columns``: names of the columns to read; None: all.
-        Raises TableError: it does not have the columns that its step declares.
+
+        Raises:
+            TableError: it does not have the columns that its step declares.
         """
         import pandas as pd
 
@@ -170,14 +176,20 @@ class Store:
 
     def arrow_table(self, artifact: Artifact, table: Table | str, columns: list[str] | None = None, **options: Any) -> pa.Table:
         """As :meth:`table`, as a pyarrow table; ``options`` are those of :func:`pyarrow.parquet.read_table`.
-        Raises TableError: it does not have the columns that its step declares.
+
+        Raises:
+            TableError: it does not have the columns that its step declares.
         """
         import pyarrow.parquet as pq
 
         return pq.read_table(self.table_path(artifact, table), columns=columns, **options)
 
     def table_path(self, artifact: Artifact, table: Table | str) -> Path:
-        """A local, checked copy of a Parquet table with the columns that its step declares. Raises TableError: it has other columns."""
+        """A local, checked copy of a Parquet table with the columns that its step declares.
+
+        Raises:
+            TableError: it has other columns.
+        """
         name = table if isinstance(table, str) else table.file
         path = self.path(artifact, name)
         declared = declared_table(artifact.step, name)
@@ -186,7 +198,11 @@ class Store:
         return path
 
     def manifest(self, artifact: Artifact) -> Manifest:
-        """The manifest of an artifact. Raises DamagedError: it is not there."""
+        """The manifest of an artifact.
+
+        Raises:
+            DamagedError: it is not there.
+        """
         manifest = self._read_manifest(artifact.step, artifact.key)
         if manifest is None:
             raise DamagedError(f"the store at {self.object_store} does not hold the step {artifact.step!r} {artifact.key[:12]}; run it again")
@@ -206,7 +222,11 @@ class Store:
         return sha256
 
     def blob(self, sha256: str) -> bytes:
-        """The bytes of a blob, checked. Raises DamagedError: it is missing, or has changed and is removed now."""
+        """The bytes of a blob, checked.
+
+        Raises:
+            DamagedError: it is missing, or has changed and is removed now.
+        """
         data = self.object_store.read(blob_name(sha256))
         if data is None:
             raise DamagedError(f"the store at {self.object_store} lacks the blob {sha256[:12]}; run the pipeline again, which makes it again")
@@ -304,7 +324,9 @@ def open_store(settings: Settings, address: str = "") -> Store:
     """The store at an address. A folder that is not there is made.
 
     ``address``: a folder or s3://bucket/prefix.
-    Raises StoreError: the store cannot be reached, made or written, or has another format (code ``store_format``).
+
+    Raises:
+        StoreError: the store cannot be reached, made or written, or has another format (code ``store_format``).
     """
     try:
         address = check_store_address(address or settings.store)

@@ -36,7 +36,9 @@ def arn(kind: str, name: str) -> str:
 
 def check_request(operation: str, request: Any) -> dict[str, Any]:
     """The request, if it fits ``operation``.
-    Raises ApiError: ValidationException naming what is missing, unknown, of the wrong type, or out of range.
+
+    Raises:
+        ApiError: ValidationException naming what is missing, unknown, of the wrong type, or out of range.
     """
     shape = service().operation_model(operation).input_shape
     if not isinstance(request, dict):

@@ -61,7 +61,11 @@ class ControlApi:
         self.jobs = TrainingJobs(state, self.state_file, s3, self.faults, self._ended)
 
     def handle(self, operation: str, request: Any) -> dict[str, Any]:
-        """The answer of one operation. Raises ApiError: the request does not fit, or the operation is not supported."""
+        """The answer of one operation.
+
+        Raises:
+            ApiError: the request does not fit, or the operation is not supported.
+        """
         known: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "CreateModel": self._create_model, "CreateEndpointConfig": self._create_config, "CreateEndpoint": self._create_endpoint,
             "UpdateEndpoint": self._update_endpoint, "DescribeEndpoint": self._describe_endpoint, "DeleteEndpoint": self._delete_endpoint,
@@ -103,7 +107,9 @@ class ControlApi:
 
     def invoke(self, name: str, body: bytes, headers: dict[str, str]) -> Reply:
         """The answer of an endpoint's program to a request.
-        Raises ApiError: as SageMaker's runtime: ValidationError, ThrottlingException, ModelError.
+
+        Raises:
+            ApiError: as SageMaker's runtime: ValidationError, ThrottlingException, ModelError.
         """
         if self.faults.happens("invocations_throttled"):
             raise ApiError("ThrottlingException", "Rate exceeded")

@@ -115,7 +115,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def start_endpoint_process(folder: Path, log_file: Path, max_concurrency: int | None, ended: threading.Event, health: Health) -> EndpointProcess:
     """Start the endpoint program with an unpacked package and wait until it answers /ping; ``ended`` stops the wait.
-    Raises StartError: it ended or did not answer in time; the message holds the end of its log.
+
+    Raises:
+        StartError: it ended or did not answer in time; the message holds the end of its log.
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "animl_pipeline.serve", "serve", "--model", str(folder), "--host", "127.0.0.1", "--port", "0"]
@@ -133,7 +135,11 @@ def start_endpoint_process(folder: Path, log_file: Path, max_concurrency: int | 
 
 
 def download_package(url: str, models: Path, s3: S3Client) -> Path:
-    """The folder with the unpacked package of an s3:// address; downloaded once. Raises StartError: it cannot be downloaded or unpacked."""
+    """The folder with the unpacked package of an s3:// address; downloaded once.
+
+    Raises:
+        StartError: it cannot be downloaded or unpacked.
+    """
     folder = models / hashlib.sha256(url.encode()).hexdigest()[:24]
     if folder.exists():
         return folder

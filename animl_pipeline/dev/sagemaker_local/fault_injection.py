@@ -46,7 +46,11 @@ class FaultSwitches:
         return self._faults
 
     def change(self, changes: dict[str, Any]) -> Faults:
-        """Change some faults; returns all. Raises ApiError: the fault does not exist, or its value does not fit."""
+        """Change some faults; returns all.
+
+        Raises:
+            ApiError: the fault does not exist, or its value does not fit.
+        """
         with self._lock:
             try:
                 self._faults = Faults.model_validate(self._faults.model_dump() | changes)

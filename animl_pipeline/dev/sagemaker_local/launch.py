@@ -38,7 +38,9 @@ class Addresses(Record):
 
     def set_faults(self, **faults: float) -> Faults:
         """Inject faults from now on, or stop injecting them; returns all faults as they are now.
-        Raises ReleaseError: the fault does not exist, or its value does not fit.
+
+        Raises:
+            ReleaseError: the fault does not exist, or its value does not fit.
         """
         request = urllib.request.Request(f"{self.sagemaker}/local/faults", json.dumps(faults).encode(), {"Content-Type": "application/json"})  # noqa: S310 - our own server
         try:
@@ -53,8 +55,10 @@ def local_sagemaker(state: Path, *, s3: bool = True, port: int = 0, faults: Faul
     """Start the server in its own process and give its addresses; afterwards stop it and all its child processes.
 
     ``s3``: serve S3, SSM, IAM, STS and ECR as well. ``faults``: faults to inject; :meth:`Addresses.set_faults` changes them later.
-    Raises ReleaseError: it did not start; the message is the last line of its log.
-    Raises SettingsError: the folder cannot be created.
+
+    Raises:
+        ReleaseError: it did not start; the message is the last line of its log.
+        SettingsError: the folder cannot be created.
     """
     try:
         state.mkdir(parents=True, exist_ok=True)

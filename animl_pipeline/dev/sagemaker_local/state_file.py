@@ -32,7 +32,11 @@ class StateFile:
         self._read()
 
     def add(self, kind: str, name: str, entry: Entry, tags: list[dict[str, str]] | None = None) -> str:
-        """Add an entry; returns its ARN. Raises ApiError: the name exists already."""
+        """Add an entry; returns its ARN.
+
+        Raises:
+            ApiError: the name exists already.
+        """
         with self.lock:
             if name in self._all[kind]:
                 raise invalid(f'Cannot create already existing {kind} "{arn(kind, name)}".')
@@ -42,7 +46,11 @@ class StateFile:
             return arn(kind, name)
 
     def get(self, kind: str, name: str) -> Entry:
-        """A copy of an entry. Raises ApiError: the name does not exist."""
+        """A copy of an entry.
+
+        Raises:
+            ApiError: the name does not exist.
+        """
         with self.lock:
             entry = self._all[kind].get(name)
             if entry is None:
@@ -60,7 +68,11 @@ class StateFile:
             self._write()
 
     def remove(self, kind: str, name: str) -> None:
-        """Delete an entry and its tags. Raises ApiError: the name does not exist."""
+        """Delete an entry and its tags.
+
+        Raises:
+            ApiError: the name does not exist.
+        """
         with self.lock:
             self.get(kind, name)
             del self._all[kind][name]

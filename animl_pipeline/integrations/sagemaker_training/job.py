@@ -162,8 +162,10 @@ def _wait_for_job(client: SageMakerClient, name: str, plan: Plan) -> JobDescript
 
 def _poll_job(client: SageMakerClient, name: str, limit_s: float) -> Iterator[JobDescription]:
     """The job's description again and again, until it has ended.
-    Raises TrainingInterruptedError: the job does not exist any more.
-    Raises TrainingError: it has not ended after ``limit_s`` seconds; SageMaker is asked to stop it.
+
+    Raises:
+        TrainingInterruptedError: the job does not exist any more.
+        TrainingError: it has not ended after ``limit_s`` seconds; SageMaker is asked to stop it.
     """
     deadline, pause = time.monotonic() + limit_s, FIRST_PAUSE_S
     while True:
@@ -194,8 +196,10 @@ def _describe_job(client: SageMakerClient, name: str) -> JobDescription:
 
 def _check_result(job: JobDescription, name: str) -> None:
     """Check that a job that has ended was successful.
-    Raises TrainingError: it was not.
-    Raises TrainingInterruptedError: its failure is temporary.
+
+    Raises:
+        TrainingError: it was not.
+        TrainingInterruptedError: its failure is temporary.
     """
     if job["TrainingJobStatus"] == "Completed":
         return

@@ -49,8 +49,10 @@ def job_folder(base_name: str) -> str:
 
 def check_job_settings(plan: Plan, settings: Settings) -> None:
     """Check that a job on another machine can train this plan.
-    Raises SettingsError: ``store_not_in_s3``, ``no_training_image`` or ``no_role``.
-    Raises WeightsError: ``weights_not_shared``: the weights are a file of this machine.
+
+    Raises:
+        SettingsError: ``store_not_in_s3``, ``no_training_image`` or ``no_role``.
+        WeightsError: ``weights_not_shared``: the weights are a file of this machine.
     """
     on = "train.run_on is sagemaker"
     if not settings.store.startswith("s3://"):

@@ -53,7 +53,11 @@ class Crop(NamedTuple):
 
 
 def extract_boxes(matches: Iterable[Match], model_input: ModelInput, store: Store, settings: Settings) -> dict[str, Crop]:
-    """The crop of each box, by :func:`box_key`. A box of an image that does not decode has none. Raises DamagedError: the store lacks an image."""
+    """The crop of each box, by :func:`box_key`. A box of an image that does not decode has none.
+
+    Raises:
+        DamagedError: the store lacks an image.
+    """
     index = f"crops/{digest_of([model_input.size, model_input.margin, imaging.VERSION, installed_version('pillow'), LOSSLESS])[:32]}"
     phash_index = f"phash/{digest_of([PHASH_VERSION, installed_version('pillow')])[:32]}"
     crops, phashes = store.read_index(index), store.read_index(phash_index)

@@ -45,7 +45,9 @@ def extract_crops(
 
     ``model_input``: what the model sees of a box; only size and margin change a crop. ``nothing``: the class for false boxes; None: the plan
     has none.
-    Raises CropsError: no crop is left; the message says why labels were dropped.
+
+    Raises:
+        CropsError: no crop is left; the message says why labels were dropped.
     """
 
     def build(space: Workspace) -> StepOutput:

@@ -55,9 +55,11 @@ def detect_in_test_images(
 
     ``downloads``: source → its step test_downloads. ``image_folders``: source → its ``images`` in the plan, by which the files of a results
     file are recognised.
-    Raises WeightsError: the detector's weights cannot be loaded.
-    Raises DetectionsError: the detector does not fit the plan, it fails, or the results file cannot be read.
-    Raises DetectorUnreachableError: the detector's endpoint does not answer now.
+
+    Raises:
+        WeightsError: the detector's weights cannot be loaded.
+        DetectionsError: the detector does not fit the plan, it fails, or the results file cannot be read.
+        DetectorUnreachableError: the detector's endpoint does not answer now.
     """
     config = config.model_copy(update={"confidence": production.detector_confidence, "images_with_people": "keep"})
     results_file = read_results_file(config.results, settings) if config.results else None

@@ -77,8 +77,10 @@ def check_ready(config: DetectionsConfig, settings: Settings, *, for_production:
     """Check that the plan names a detector or results file that can be used. Nothing is downloaded or loaded.
 
     ``for_production``: whether a detector is also needed where all training boxes are reviewed ones, to score production.
-    Raises DetectionsError, WeightsError: as :func:`choose_detector`; or the file does not exist; or images with people shall be dropped, but the
-    detector cannot find people.
+
+    Raises:
+        DetectionsError, WeightsError: as :func:`choose_detector`; or the file does not exist; or images with people shall be dropped, but the
+            detector cannot find people.
     """
     if config.results is not None:
         check_results_file(config.results, settings)
@@ -92,7 +94,11 @@ def check_ready(config: DetectionsConfig, settings: Settings, *, for_production:
 
 
 def check_finds_people(categories: Collection[str], name: str) -> None:
-    """Check that a detector finds people. Raises DetectionsError: it does not."""
+    """Check that a detector finds people.
+
+    Raises:
+        DetectionsError: it does not.
+    """
     if PERSON not in categories:
         found = ", ".join(CATEGORIES[c] for c in sorted(categories))
         raise DetectionsError(
@@ -103,8 +109,10 @@ def check_finds_people(categories: Collection[str], name: str) -> None:
 
 def choose_detector(config: DetectionsConfig, settings: Settings) -> ChosenDetector:
     """The detector that the plan names.
-    Raises DetectionsError: a number of the plan does not fit the detector, or the name is of weights that are not a detector's.
-    Raises WeightsError: the file does not exist, or a URL has no sha256 in the plan.
+
+    Raises:
+        DetectionsError: a number of the plan does not fit the detector, or the name is of weights that are not a detector's.
+        WeightsError: the file does not exist, or a URL has no sha256 in the plan.
     """
     if config.detector.startswith(ENDPOINT_PREFIX):
         return _choose_endpoint(config, settings)

@@ -72,7 +72,9 @@ def read_reviewed_images(labels: Artifact, empty_class: str, max_images: int, st
     """The images that detectors are compared on: those whose boxes people reviewed, and empty ones.
 
     ``max_images``: at most so many images with boxes, in the order of a hash.
-    Raises DetectionsError: ``no_reviewed_box``: no image has a reviewed box.
+
+    Raises:
+        DetectionsError: ``no_reviewed_box``: no image has a reviewed box.
     """
     table = store.table(labels, LABELS)
     empty = sorted(set(table.loc[table["class_id"] == empty_class, "blob"]))
@@ -92,7 +94,9 @@ def read_reviewed_images(labels: Artifact, empty_class: str, max_images: int, st
 
 def score_detector(images: ReviewedImages, config: DetectionsConfig, store: Store, settings: Settings) -> DetectorScores:
     """Score the detector of a plan's section. Detections that the store knows are reused; the time is measured on a few images again.
-    Raises DetectionsError, WeightsError: the detector cannot be loaded, or fails.
+
+    Raises:
+        DetectionsError, WeightsError: the detector cannot be loaded, or fails.
     """
     chosen = choose_detector(config, settings)
     blobs = sorted({*images.boxes["blob"], *images.empty})

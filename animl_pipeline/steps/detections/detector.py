@@ -55,7 +55,11 @@ class Detector(Protocol):
     categories: frozenset[str]
 
     def preprocess(self, data: bytes) -> Any:
-        """Decode an image and make the input of ``predict``. Several threads may call it. Raises ImageError: the image does not decode."""
+        """Decode an image and make the input of ``predict``. Several threads may call it.
+
+        Raises:
+            ImageError: the image does not decode.
+        """
 
     def predict(self, inputs: Sequence[Any]) -> list[list[Detection]]:
         """The detections of each image above the detector's confidence. They depend on no other image of the batch."""

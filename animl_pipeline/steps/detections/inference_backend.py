@@ -69,8 +69,10 @@ def load_network(identity: list[Any], build: Callable[[], Network], settings: Se
 
     ``identity``: JSON values that its outputs depend on, such as the sha256 of the weights. ``build``: builds the network in torch. Not
     called if the cache holds the exported network.
-    Raises DetectionsError: the GPU cannot run it.
-    Raises Exception: whatever ``build`` raises.
+
+    Raises:
+        DetectionsError: the GPU cannot run it.
+        Exception: whatever ``build`` raises.
     """
     device = find_device()
     if device != "cpu":
@@ -178,7 +180,9 @@ def _largest_difference(one: Forward, other: Forward, network: Network) -> float
 
 def run_with_torch(module: Any, device: str) -> Forward:
     """The forward pass of a torch module, in half precision on cuda. If memory runs out, the batch is run in two halves.
-    Raises DetectionsError: the device cannot be used, or its memory is too small.
+
+    Raises:
+        DetectionsError: the device cannot be used, or its memory is too small.
     """
     import torch
 

@@ -80,7 +80,9 @@ def match_by_path(
 
 def check_any_match(matches: Matches, files: Collection[str]) -> None:
     """Check that the results contain at least one of the images, and warn of images whose name is in another folder only.
-    Raises DetectionsError: ``folders_contradict`` or ``other_images``.
+
+    Raises:
+        DetectionsError: ``folders_contradict`` or ``other_images``.
     """
     contradictions = Counter(matches.reasons.values())[OTHER_FOLDER]
     advice = ""
@@ -190,7 +192,9 @@ def match_results(
     images: Mapping[ImageKey, LabelledImage], results: Results, config: DetectionsConfig, image_folders: Mapping[str, str]
 ) -> tuple[dict[ImageKey, FileResult], dict[str, int]]:
     """The detections of each image, or the reason why there are none; and what is to be counted besides.
-    Raises DetectionsError: the results contain none of the images, and not all boxes are reviewed.
+
+    Raises:
+        DetectionsError: the results contain none of the images, and not all boxes are reviewed.
     """
     names = {key: (key[0], image.file_name) for key, image in images.items()}
     matches = match_by_path(names.values(), results.by_file, image_folders, config.results_folders)

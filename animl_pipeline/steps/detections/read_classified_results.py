@@ -55,7 +55,9 @@ def read_classified_results(
     """The boxes and classes of a results file in the test images.
 
     ``confidence``: lowest confidence of a box, as in production.
-    Raises DetectionsError: it is no such file ("wrong_format"), it has no classes ("no_classes"), or none of the test images ("other_images").
+
+    Raises:
+        DetectionsError: it is no such file ("wrong_format"), it has no classes ("no_classes"), or none of the test images ("other_images").
     """
     name = redact_url(name)
     found: list[dict[str, Any]] = []
@@ -105,7 +107,11 @@ def _at_test_locations(images: pd.DataFrame, test_images: Artifact, store: Store
 
 
 def _read_answers(animals: list[dict[str, Any]], content: Mapping[str, Any]) -> list[Answer]:
-    """The classes of each box, with their names. Raises ValueError: a class is not in the file's list, or a confidence is not from 0 to 1."""
+    """The classes of each box, with their names.
+
+    Raises:
+        ValueError: a class is not in the file's list, or a confidence is not from 0 to 1.
+    """
     names = {str(key): str(value) for key, value in (content.get("classification_categories") or {}).items()}
     taxa = {str(key): str(value) for key, value in (content.get("classification_category_descriptions") or {}).items()}
     return [tuple(_read_class(category, conf, names, taxa) for category, conf in a.get("classifications") or ()) for a in animals]

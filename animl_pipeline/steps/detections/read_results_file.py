@@ -50,7 +50,11 @@ class Results(NamedTuple):
 
 
 def check_results_file(path_or_url: str, settings: Settings) -> None:
-    """Check that a results file exists. A URL is not checked. Raises DetectionsError: the file does not exist."""
+    """Check that a results file exists. A URL is not checked.
+
+    Raises:
+        DetectionsError: the file does not exist.
+    """
     path = settings.data_path(path_or_url)
     if "://" not in path_or_url and not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a name that is too long
         raise DetectionsError(
@@ -60,8 +64,10 @@ def check_results_file(path_or_url: str, settings: Settings) -> None:
 
 def read_results_file(path_or_url: str, settings: Settings) -> bytes:
     """The bytes of a results file.
-    Raises DetectorUnreachableError: its host does not answer now.
-    Raises DetectionsError: it cannot be read.
+
+    Raises:
+        DetectorUnreachableError: its host does not answer now.
+        DetectionsError: it cannot be read.
     """
     try:
         return read_path_or_url(path_or_url, settings)
@@ -75,7 +81,9 @@ def parse_results(data: bytes, path_or_url: str, confidence: float | None, anima
 
     If a list ``animals`` is given, the file's own record of each animal is added to it, and the category of the animal's detection is the
     position in the list, as text; people and vehicles are left out. So a caller gets at the classes of a box.
-    Raises DetectionsError: it is not such a file.
+
+    Raises:
+        DetectionsError: it is not such a file.
     """
     name = redact_url(path_or_url)
     try:

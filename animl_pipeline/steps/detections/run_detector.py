@@ -38,8 +38,10 @@ def run_detector(
     """The detections of each image, or the reason why there are none, by the image's sha256.
 
     ``images``: holds the images instead of the store.
-    Raises DetectionsError, WeightsError: the detector cannot be loaded, or fails.
-    Raises DamagedError: the store lacks an image.
+
+    Raises:
+        DetectionsError, WeightsError: the detector cannot be loaded, or fails.
+        DamagedError: the store lacks an image.
     """
     index = detector.index_name()
     records = store.read_index(index)
@@ -57,8 +59,10 @@ def run_detector(
 
 def find_animals(data: bytes, config: DetectionsConfig, settings: Settings) -> list[Box]:
     """The boxes of the animals in one image, highest confidence first. Nothing is stored.
-    Raises ImageError: the image does not decode.
-    Raises DetectionsError, WeightsError: the detector cannot be loaded.
+
+    Raises:
+        ImageError: the image does not decode.
+        DetectionsError, WeightsError: the detector cannot be loaded.
     """
     open_image(data)  # report a broken image before a detector is loaded
     detector = choose_detector(config, settings).load()

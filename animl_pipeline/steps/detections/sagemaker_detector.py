@@ -55,8 +55,10 @@ class SagemakerDetector:
 
     def _send(self, body: bytes) -> bytes:
         """The endpoint's answer, after several attempts if it throttles or is not ready.
-        Raises DetectorUnreachableError: it still does not answer.
-        Raises DetectionsError: it refuses the image.
+
+        Raises:
+            DetectorUnreachableError: it still does not answer.
+            DetectionsError: it refuses the image.
         """
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.exceptions import ConnectionError as AwsConnectionError

@@ -91,9 +91,11 @@ def detect_animals(
 
     ``image_folders``: source → its ``images`` in the plan, by which the files of a results file are recognised. ``false_boxes``: the class of
     empty images, whose boxes count from another confidence on; None: the plan has no such class.
-    Raises WeightsError: the detector's weights cannot be loaded.
-    Raises DetectionsError: the detector does not fit the plan, it fails, or the results file cannot be read.
-    Raises DetectorUnreachableError: the detector's endpoint does not answer now.
+
+    Raises:
+        WeightsError: the detector's weights cannot be loaded.
+        DetectionsError: the detector does not fit the plan, it fails, or the results file cannot be read.
+        DetectorUnreachableError: the detector's endpoint does not answer now.
     """
     detector = choose_detector(config, settings) if config.source in DETECTOR_SOURCES else None
     image_folders = {source: redact_url(folder) for source, folder in image_folders.items()}

@@ -58,7 +58,9 @@ class _OtherHeadError(Exception):
 
 def load_ultralytics(path: Path, sha256: str, image_size: int, confidence: float, *, verified: bool, settings: Settings) -> Detector:
     """Load the detector from a .pt file. ``verified``: the plan names its sha256, so that everything in it may be unpickled.
-    Raises DetectionsError: the file is not a checkpoint, or its network is not a detector or does not detect animals.
+
+    Raises:
+        DetectionsError: the file is not a checkpoint, or its network is not a detector or does not detect animals.
     """
     build = partial(_build_network, path, image_size, verified, settings)
     try:
@@ -265,7 +267,11 @@ def _without_decoding(network: Any) -> Any:
 
 
 def categories_of(names: Mapping[int, str], file: str) -> dict[int, str]:
-    """Class index → MegaDetector's category, for the classes that MegaDetector has. Raises DetectionsError: no class is an animal."""
+    """Class index → MegaDetector's category, for the classes that MegaDetector has.
+
+    Raises:
+        DetectionsError: no class is an animal.
+    """
     categories = {index: CATEGORY_OF_NAME[name.casefold()] for index, name in names.items() if name.casefold() in CATEGORY_OF_NAME}
     if ANIMAL not in categories.values():
         listed = ", ".join(list(names.values())[:5]) + (", …" if len(names) > 5 else "")
@@ -278,7 +284,9 @@ def categories_of(names: Mapping[int, str], file: str) -> dict[int, str]:
 
 def open_checkpoint(path: Path, *, verified: bool, settings: Settings) -> Any:
     """Load a .pt file as an ``ultralytics.YOLO``. ``verified``: the plan names its sha256, so that everything in it may be unpickled.
-    Raises DetectionsError: the file is not a checkpoint, is not safe, or is not a detector.
+
+    Raises:
+        DetectionsError: the file is not a checkpoint, is not safe, or is not a detector.
     """
     yolo, tasks = import_ultralytics(settings)
     if not verified and not hasattr(tasks, "SAFE_LOAD"):

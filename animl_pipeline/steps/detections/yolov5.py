@@ -38,7 +38,11 @@ class YoloV5:
 
     @classmethod
     def load(cls, path: Path, image_size: int, confidence: float) -> YoloV5:
-        """Load the detector from a checkpoint. Raises DetectionsError: the packages are not installed, or the file is not a YOLOv5 checkpoint."""
+        """Load the detector from a checkpoint.
+
+        Raises:
+            DetectionsError: the packages are not installed, or the file is not a YOLOv5 checkpoint.
+        """
         try:
             import yolov5  # noqa: F401 - without it megadetector would import any module called utils
             from megadetector.detection.pytorch_detector import PTDetector

@@ -46,7 +46,9 @@ class YoloxLite:
     @classmethod
     def load(cls, path: Path, sha256: str, image_size: int, confidence: float, settings: Settings, views: Sequence[DetectorView] = ()) -> YoloxLite:
         """Load the detector from a checkpoint. It also looks at these other views of each image, and puts the boxes of all together.
-        Raises DetectionsError: the file is not a checkpoint of this network.
+
+        Raises:
+            DetectionsError: the file is not a checkpoint of this network.
         """
         identity = ["yolox-lite", VERSION, sha256, image_size]
         return cls(load_network(identity, lambda: build_network(path, image_size), settings), image_size, confidence, views)
@@ -113,7 +115,9 @@ MAKE_VIEW: dict[DetectorView, Callable[[NetworkInput], NetworkInput]] = {"mirror
 
 def build_network(path: Path, image_size: int) -> Network:
     """Build the network in torch, for images of one size. Its rows are centres, sizes and probabilities, in pixels.
-    Raises DetectionsError: the file is not a checkpoint of this network.
+
+    Raises:
+        DetectionsError: the file is not a checkpoint of this network.
     """
     import torch
     from torch import nn

@@ -73,8 +73,10 @@ def compare_with_champion(
 
 def load_champion(champion: Artifact, store: Store) -> Classifier:
     """The classifier in the package of the released model.
-    Raises DamagedError: the package is missing or changed.
-    Raises PackageError: the package holds no model.
+
+    Raises:
+        DamagedError: the package is missing or changed.
+        PackageError: the package holds no model.
     """
     from animl_pipeline.inference.classifier import load_package
 

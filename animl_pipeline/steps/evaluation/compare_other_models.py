@@ -67,7 +67,9 @@ def score_beside_others(
 
     ``threshold``: lowest confidence at which a class of another model counts as a label. ``equivalents``: class → other classes that count as
     right for it.
-    Raises EvaluationError: no image is answered by all models (code "no_common_image").
+
+    Raises:
+        EvaluationError: no image is answered by all models (code "no_common_image").
     """
     common = others[0].images
     for other in others[1:]:

@@ -25,7 +25,9 @@ def choose_reference_predictions(scored: pd.DataFrame, classifier: Classifier, s
 
     Classes take turns. Images without people come first, then images that are small enough to be sent unchanged, then the order is by
     crop_id, which is a hash and so as good as random.
-    Raises EvaluationError: the probabilities for the box of the image differ from those for the stored crop.
+
+    Raises:
+        EvaluationError: the probabilities for the box of the image differ from those for the stored crop.
     """
     rows = scored.assign(people=scored.get("with_people", False), large=scored["image_bytes"] > MAX_IMAGE_BYTES)
     rows = rows.sort_values(["people", "large", "crop_id"])

@@ -31,7 +31,9 @@ DAY = len("2026-07-01")
 
 def join_splits(crops: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     """The crops that are in a split, with their ``split``, ordered by crop_id.
-    Raises EvaluationError: a crop of the splits is missing, or a location is in the test split and in another.
+
+    Raises:
+        EvaluationError: a crop of the splits is missing, or a location is in the test split and in another.
     """
     joined = splits[["crop_id", "split"]].merge(crops, on="crop_id", how="left", validate="one_to_one", indicator=True)
     missing = int((joined["_merge"] == "left_only").sum())
@@ -52,7 +54,9 @@ def join_splits(crops: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
 
 def score_test_crops(split: pd.DataFrame, classifier: Classifier, store: Store, stored: ModelInput) -> pd.DataFrame:
     """The test crops, also of false boxes, with the model's probabilities; see :func:`animl_pipeline.inference.score_crops.score_crops`.
-    Raises EvaluationError: there are no test crops of animals, the model does not know the class of one, or a crop has the wrong size.
+
+    Raises:
+        EvaluationError: there are no test crops of animals, the model does not know the class of one, or a crop has the wrong size.
     """
     test = split[split["split"] == "test"].reset_index(drop=True)
     if not test["class_id"].isin(classifier.card.animal_ids()).any():
@@ -72,7 +76,11 @@ def select_columns(scored: pd.DataFrame, ids: tuple[str, ...]) -> pd.DataFrame:
 
 
 def load_classifier(model: Artifact, plan: Plan, store: Store) -> Classifier:
-    """The model's classifier, which must have the plan's classes and model input. Raises EvaluationError: it has others."""
+    """The model's classifier, which must have the plan's classes and model input.
+
+    Raises:
+        EvaluationError: it has others.
+    """
     from animl_pipeline.inference.classifier import CARD_FILE, MODEL_FILE, Classifier
 
     store.path(model, CARD_FILE)

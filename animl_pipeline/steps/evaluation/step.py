@@ -159,8 +159,10 @@ def evaluate_classifier(
     ``champion_problem``: why it is not certain which model is released; "" if it is certain. The verdict is then to hold. ``image_url``:
     address of an image in Animl, with {project} and {image}, for links in the report; "" for no links. ``training``: the training step, whose
     learning curves the report shows; None: it shows none.
-    Raises EvaluationError: there is nothing to score; crops, splits, plan and model do not match; a location is in the test split and in another;
-    probabilities are not finite, or differ between stored crop and whole image.
+
+    Raises:
+        EvaluationError: there is nothing to score; crops, splits, plan and model do not match; a location is in the test split and in another;
+            probabilities are not finite, or differ between stored crop and whole image.
     """
     inputs = _Inputs(model, crops, splits, plan, store, champion, champion_problem, tuple(folds), tuple(step_counts), image_url, sequences, training)
     return store.make(
@@ -170,7 +172,11 @@ def evaluate_classifier(
 
 
 def read_metrics(evaluation: Artifact, store: Store) -> Metrics:
-    """The scores of an evaluation. Raises DamagedError: the file is missing or of another version."""
+    """The scores of an evaluation.
+
+    Raises:
+        DamagedError: the file is missing or of another version.
+    """
     try:
         return Metrics.model_validate_json(store.path(evaluation, METRICS_FILE).read_bytes())
     except ValidationError as e:

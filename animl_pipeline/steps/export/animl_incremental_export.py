@@ -43,9 +43,11 @@ OVERLAP = timedelta(days=1)
 
 def count_validated(source: SourceConfig, since: datetime | None, settings: Settings) -> int:
     """How many images of a source's Animl project fit the plan and hold a label that was validated since then (None: ever).
-    Raises ExportUnreachableError: Animl does not answer now.
-    Raises ExportError: ``not_animl``: the source is not an Animl project; ``refused``: Animl refused the question.
-    Raises SettingsError: a setting for Animl is missing or wrong.
+
+    Raises:
+        ExportUnreachableError: Animl does not answer now.
+        ExportError: ``not_animl``: the source is not an Animl project; ``refused``: Animl refused the question.
+        SettingsError: a setting for Animl is missing or wrong.
     """
     project = source.project()
     if project is None:
@@ -58,9 +60,11 @@ def count_validated(source: SourceConfig, since: datetime | None, settings: Sett
 
 def read_animl_project(project: str, source: SourceConfig, store: Store, settings: Settings) -> ExportBuild:
     """The export of an Animl project.
-    Raises ExportUnreachableError: Animl does not answer now. What has arrived is kept.
-    Raises ExportError: ``refused``: Animl refused a question; ``all_windows_failed``; ``no_images``: no image fits the plan.
-    Raises SettingsError: a setting for Animl is missing or wrong.
+
+    Raises:
+        ExportUnreachableError: Animl does not answer now. What has arrived is kept.
+        ExportError: ``refused``: Animl refused a question; ``all_windows_failed``; ``no_images``: no image fits the plan.
+        SettingsError: a setting for Animl is missing or wrong.
     """
     config = source.animl or AnimlExportConfig()
     filters = image_filters(config)

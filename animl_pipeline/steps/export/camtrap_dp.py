@@ -53,8 +53,10 @@ def read_camtrap_dp(source: SourceConfig, settings: Settings, archive: bytes | N
     """The export of a Camtrap DP.
 
     ``source``: names a folder, the address of a datapackage.json, or a zip. ``archive``: the content of the zip, if it is one.
-    Raises ExportUnreachableError: its host does not answer now.
-    Raises ExportError: ``not_found``, ``bad_archive``, ``archive_too_large``, ``bad_package``, or ``bad_table``.
+
+    Raises:
+        ExportUnreachableError: its host does not answer now.
+        ExportError: ``not_found``, ``bad_archive``, ``archive_too_large``, ``bad_package``, or ``bad_table``.
     """
     where = redact_url(source.export)
     read = _zip_reader(archive, where) if archive is not None else _folder_reader(source, settings)

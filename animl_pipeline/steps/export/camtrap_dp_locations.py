@@ -49,7 +49,9 @@ def locate_deployments(
     """The location of each deployment.
 
     ``stated_precision``: the package's coordinatePrecision in degrees, if it states one.
-    Raises ExportError: ``no_location_field``: ``location_field`` is not a column of the deployments.
+
+    Raises:
+        ExportError: ``no_location_field``: ``location_field`` is not a column of the deployments.
     """
     points = _coordinates(deployments)
     names = _location_names(deployments, points, source, where)

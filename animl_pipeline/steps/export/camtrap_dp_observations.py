@@ -80,8 +80,10 @@ def convert_observations(tables: dict[str, pd.DataFrame], stated_precision: floa
     """The package's images and labels as COCO rows.
 
     ``stated_precision``: the package's coordinatePrecision in degrees, if it states one.
-    Raises ExportError: ``images_elsewhere``: no image is below ``sources.images``; its detail ``base`` is where they are. ``no_location_field``:
-    ``location_field`` is not a column of the deployments.
+
+    Raises:
+        ExportError: ``images_elsewhere``: no image is below ``sources.images``; its detail ``base`` is where they are. ``no_location_field``:
+            ``location_field`` is not a column of the deployments.
     """
     problems = Problems()
     locations = locate_deployments(tables["deployments"], stated_precision, source, where, problems)

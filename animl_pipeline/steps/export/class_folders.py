@@ -54,8 +54,10 @@ class FolderLabels(NamedTuple):
 
 def read_class_folders(source: SourceConfig, store: Store, settings: Settings) -> ExportBuild:
     """The export of images in folders.
-    Raises ExportUnreachableError: the bucket does not answer now.
-    Raises ExportError: ``not_found``: there is no such folder; ``no_images``: it holds none.
+
+    Raises:
+        ExportUnreachableError: the bucket does not answer now.
+        ExportError: ``not_found``: there is no such folder; ``no_images``: it holds none.
     """
     files = _list_bucket(source) if source.export.startswith("s3://") else list_folder(source, store, settings)
     if not any(is_image(f.path) for f in files):

@@ -121,7 +121,9 @@ def _request(context: ExportContext, attempt: Attempt, window: Window, task_id: 
     """Animl's answer for a window, checked and stored, and how many of the images that Animl counts are not in it.
 
     An answer that is short of images is requested once more, because images may have changed between the count and the export.
-    Raises RemoteError: ``failed``, ``truncated``, ``miscounted``, or an error of the client.
+
+    Raises:
+        RemoteError: ``failed``, ``truncated``, ``miscounted``, or an error of the client.
     """
     answer = _request_once(context, attempt, window, task_id)
     missing = _missing(context, window, answer)

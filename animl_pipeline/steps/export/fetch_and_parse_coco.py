@@ -36,8 +36,10 @@ def fetch_export(source: SourceConfig, settings: Settings, work: Path) -> Iterat
     """The file that a source names, unchanged, as a local path.
 
     A file on this machine is used where it is. Others are copied below ``work`` for the time of the block.
-    Raises ExportUnreachableError: its host does not answer now.
-    Raises ExportError: ``not_found``.
+
+    Raises:
+        ExportUnreachableError: its host does not answer now.
+        ExportError: ``not_found``.
     """
     path = None if "://" in source.export else settings.data_path(source.export)
     if path is not None and os.path.isfile(path) and os.access(path, os.R_OK):  # noqa: PTH113 - Path.is_file raises for names that are too long
@@ -72,7 +74,9 @@ def scratch_folder(work: Path) -> Iterator[Path]:
 
 def read_batches(path: Path, where: str) -> Iterator[Batch]:
     """The records of a COCO export's lists in the file's order. Memory holds a few thousand records at a time.
-    Raises ExportError: ``not_json`` (or it ends early), or ``not_coco``: a list is missing.
+
+    Raises:
+        ExportError: ``not_json`` (or it ends early), or ``not_coco``: a list is missing.
     """
     seen = set()
     try:
@@ -87,7 +91,11 @@ def read_batches(path: Path, where: str) -> Iterator[Batch]:
 
 
 def parse_coco(data: bytes, where: str) -> dict[str, Any]:
-    """A whole COCO export, for those that are small by nature, such as Animl's windows. Raises ExportError: as :func:`read_batches`."""
+    """A whole COCO export, for those that are small by nature, such as Animl's windows.
+
+    Raises:
+        ExportError: as :func:`read_batches`.
+    """
     try:
         coco = json.loads(data)
     except (ValueError, RecursionError) as e:

@@ -33,7 +33,9 @@ def read_lists(file: BinaryIO, window: int = WINDOW) -> Iterator[tuple[str, list
 
     An empty list gives one empty batch. Values that are not lists are skipped; a document that is not an object gives nothing.
     ``window`` is the number of bytes that are read together.
-    Raises ValueError: the file is not JSON, goes on after its end, or has a key twice.
+
+    Raises:
+        ValueError: the file is not JSON, goes on after its end, or has a key twice.
     """
     text = _JsonText(file, window)
     if text.peek() != "{":

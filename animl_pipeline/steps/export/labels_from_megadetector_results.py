@@ -26,7 +26,11 @@ MAX_COORDINATE = 2.0
 
 
 def read_megadetector(source: SourceConfig, data: bytes) -> ExportBuild:
-    """The export of MegaDetector's results file. Raises ExportError: ``not_json``, or ``not_megadetector``."""
+    """The export of MegaDetector's results file.
+
+    Raises:
+        ExportError: ``not_json``, or ``not_megadetector``.
+    """
     results = _parse(data, redact_url(source.export))
     config = source.megadetector or MegadetectorConfig()
     return converted_export(

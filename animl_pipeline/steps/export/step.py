@@ -38,9 +38,11 @@ def export_annotations(source: SourceConfig, store: Store, settings: Settings) -
     what was read, unchanged: export.json for COCO for Camera Traps. Other formats are kept below original/, beside an
     export.json with the same labels as COCO. From an Animl project, export.json is merged from what Animl answered, window by
     window; the answers are kept below windows/, and windows.json lists them.
-    Raises ExportUnreachableError: Animl, or the host of the export, does not answer now.
-    Raises ExportError: the export cannot be read, its format is not known, or no annotation of it is usable.
-    Raises SettingsError: a setting for Animl is missing or wrong.
+
+    Raises:
+        ExportUnreachableError: Animl, or the host of the export, does not answer now.
+        ExportError: the export cannot be read, its format is not known, or no annotation of it is usable.
+        SettingsError: a setting for Animl is missing or wrong.
     """
     with _open_export(source, store, settings) as export:
         return store.make(STEP, digests=export.digests, config=export.config, build=export.build)

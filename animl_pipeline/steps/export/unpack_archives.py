@@ -22,7 +22,9 @@ _CHUNK = 1 << 20
 
 def unpack_json(path: Path, target: Path, where: str, limit: int) -> Path:
     """The JSON file in a .gz or a one-file .zip (as LILA ships it), written to ``target``; ``path`` itself if it is not packed.
-    Raises ExportError: ``bad_archive``, or ``archive_too_large`` for more than ``limit`` bytes, or than the ratio of ``unpacked_limit`` allows.
+
+    Raises:
+        ExportError: ``bad_archive``, or ``archive_too_large`` for more than ``limit`` bytes, or than the ratio of ``unpacked_limit`` allows.
     """
     with path.open("rb") as f:
         head = f.read(4)
@@ -40,13 +42,21 @@ def unpack_json(path: Path, target: Path, where: str, limit: int) -> Path:
 
 
 def gunzip(data: bytes, where: str) -> bytes:
-    """The content of a gzip file. Raises ExportError: ``bad_archive`` or ``archive_too_large``."""
+    """The content of a gzip file.
+
+    Raises:
+        ExportError: ``bad_archive`` or ``archive_too_large``.
+    """
     with archive_errors(where), gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
         return b"".join(_chunks(cast("IO[bytes]", packed), where, unpacked_limit(len(data), MAX_IN_MEMORY)))
 
 
 def read_zip_member(archive: zipfile.ZipFile, name: str, where: str) -> bytes:
-    """The content of one file in a zip. Raises ExportError: ``not_found``, ``bad_archive`` or ``archive_too_large``."""
+    """The content of one file in a zip.
+
+    Raises:
+        ExportError: ``not_found``, ``bad_archive`` or ``archive_too_large``.
+    """
     try:
         info = archive.getinfo(name)
     except KeyError as e:
@@ -63,7 +73,11 @@ def zip_names(archive: zipfile.ZipFile) -> list[str]:
 
 @contextmanager
 def archive_errors(where: str) -> Iterator[None]:
-    """Turn the many errors of broken and encrypted archives into one line. Raises ExportError: ``bad_archive``."""
+    """Turn the many errors of broken and encrypted archives into one line.
+
+    Raises:
+        ExportError: ``bad_archive``.
+    """
     try:
         yield
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:

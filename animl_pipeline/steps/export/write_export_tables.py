@@ -78,7 +78,9 @@ def write_tables(
 
     ``locations``: the locations of camera deployments; None for a source without coordinates, which gets no locations table. ``problems``:
     problems found before; they are counted and listed with the others.
-    Raises ExportError: ``nothing_left``: no annotation is usable.
+
+    Raises:
+        ExportError: ``nothing_left``: no annotation is usable.
     """
     images, annotations, categories = ImagesTable(source), AnnotationsTable(), Categories()
     parts = {"images": images.add, "annotations": annotations.add, "categories": categories.add}

@@ -137,7 +137,11 @@ class Session(NamedTuple):
 
 
 def open_image_host(source: SourceConfig, settings: Settings) -> RemoteFolder:
-    """The folder or host of a source's images. Sends no request. Raises ImagesError: it is a folder that does not exist."""
+    """The folder or host of a source's images. Sends no request.
+
+    Raises:
+        ImagesError: it is a folder that does not exist.
+    """
     host = open_remote(source.images, settings, DEADLINE_S)
     if isinstance(host, LocalFolder) and not os.path.isdir(host.folder):  # noqa: PTH112 - Path.is_dir raises where a name is too long
         raise ImagesError(
@@ -151,7 +155,9 @@ def download(requests: Iterator[Request], session: Session, workers: int) -> Gen
     """Answers in any order, a few at a time; an empty list after each second without one.
 
     When the disk budget is used up, the download ends; images that were not requested by then have no answer.
-    Raises Exception: whatever is not the fault of one image, such as StoreError, after the answers that came before it.
+
+    Raises:
+        Exception: whatever is not the fault of one image, such as StoreError, after the answers that came before it.
     """
     answers: Answers = queue.SimpleQueue()
     shared = _SharedIterator(requests)
@@ -275,7 +281,9 @@ def image_size(data: bytes, formats: Sequence[str] = ALL_FORMATS) -> tuple[int, 
 
     A JPEG with a readable header and its end marker counts as complete: a file that was cut off anywhere has no end marker. Its
     pixels are decoded later, by the detector and for the crop. Everything else is decoded here. No image that decodes is refused.
-    Raises ImageError: the bytes are not an image of these formats, or are damaged.
+
+    Raises:
+        ImageError: the bytes are not an image of these formats, or are damaged.
     """
     header = _decode_budget.read_header(data, formats)
     if not (data.startswith(START_OF_JPEG) and data.endswith(END_OF_JPEG)):

@@ -82,8 +82,10 @@ def download_images(
     ``wanted``: labels, case-folded. Images without any of them are not downloaded. ``samples``: which images without a wanted label are
     downloaded as well, for the classes of false boxes and other animals. ``limits``: of the plan's classes; images that they have no use for
     are not downloaded. None: no class has any.
-    Raises ImagesUnreachableError: the host does not answer.
-    Raises ImagesError: the folder of the images does not exist, the credentials are refused, or no image could be downloaded.
+
+    Raises:
+        ImagesUnreachableError: the host does not answer.
+        ImagesError: the folder of the images does not exist, the credentials are refused, or no image could be downloaded.
     """
     host = open_image_host(source, settings)
     key = {
@@ -144,7 +146,11 @@ class _AnswerRecorder:
         self._downloaded = self._offline = 0
 
     def add(self, answers: list[Answer]) -> None:
-        """Record some answers. Raises ImagesError: many images in a row failed without a connection, or with refused credentials."""
+        """Record some answers.
+
+        Raises:
+            ImagesError: many images in a row failed without a connection, or with refused credentials.
+        """
         for request, answer in answers:
             if isinstance(answer, Downloaded):
                 self._batch[request.path] = answer._asdict()
@@ -178,8 +184,10 @@ class _AnswerRecorder:
 
 def _check_any_downloaded(source: SourceConfig, status: DownloadStatus, selected: WantedImages) -> None:
     """Raise if images are wanted and none is in the store. Warn if none is wanted: another source may have what the plan needs.
-    Raises ImagesUnreachableError: each failure is one that may pass.
-    Raises ImagesError: otherwise.
+
+    Raises:
+        ImagesUnreachableError: each failure is one that may pass.
+        ImagesError: otherwise.
     """
     if not len(status):
         if unreviewed := selected.not_wanted.get(UNREVIEWED_ONLY):

@@ -32,8 +32,10 @@ STEP = Step(
 
 def download_test_images(source: SourceConfig, test_images: Artifact, store: Store, settings: Settings, config: ImagesConfig) -> Artifact:
     """Download the source's images in TEST_IMAGES; writes DOWNLOADED_IMAGES, and MISSING_IMAGES with a reason for each that failed.
-    Raises ImagesUnreachableError: the host does not answer for any image.
-    Raises ImagesError: the folder of the images does not exist, or the credentials are refused.
+
+    Raises:
+        ImagesUnreachableError: the host does not answer for any image.
+        ImagesError: the folder of the images does not exist, or the credentials are refused.
     """
     host = open_image_host(source, settings)
     key = {"source": source.name, "images": host_address(source), "path_field": source.path_field}

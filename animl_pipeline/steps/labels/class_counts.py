@@ -82,7 +82,11 @@ def find_too_few(counts: list[ClassCounts], labels: dict[str, int], config: Labe
 
 
 def report_too_few(lines: list[str], config: LabelsConfig) -> None:
-    """Raise or log the lines of :func:`find_too_few`, as the plan says in ``on_too_few``. Raises LabelsError: with the first line."""
+    """Raise or log the lines of :func:`find_too_few`, as the plan says in ``on_too_few``.
+
+    Raises:
+        LabelsError: with the first line.
+    """
     if lines and config.on_too_few == "error":
         raise LabelsError(lines[0], code="too_few")
     for line in lines:

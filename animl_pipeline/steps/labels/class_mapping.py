@@ -43,7 +43,11 @@ class ClassMapping(NamedTuple):
 
 
 def map_labels(config: LabelsConfig, source: str, taxonomy: Taxonomy) -> ClassMapping:
-    """What the labels of a source mean. Raises LabelsError: a label has two meanings, and the plan says ``on_conflict: error``."""
+    """What the labels of a source mean.
+
+    Raises:
+        LabelsError: a label has two meanings, and the plan says ``on_conflict: error``.
+    """
     meanings = {label: Meaning(True, class_id) for label, class_id in class_by_label(config, source).items()}
     for labels, meaning in ((config.empty, EMPTY), (config.exclude, EXCLUDED)):
         for label in labels:
@@ -78,7 +82,9 @@ def class_by_label(config: LabelsConfig, source: str | None = None) -> dict[str,
 
 def wanted_labels(config: LabelsConfig, source: str, settings: Settings) -> tuple[str, ...]:
     """The labels of a source that become a class, in lower case and sorted. Their images are needed.
-    Raises LabelsError: the plan's taxonomy cannot be read, or a label has two meanings by it.
+
+    Raises:
+        LabelsError: the plan's taxonomy cannot be read, or a label has two meanings by it.
     """
     return tuple(sorted(map_labels(config, source, read_taxonomy(config, settings)).classes))
 

@@ -18,8 +18,10 @@ def class_taxa(config: LabelsConfig, sources: Sequence[str], settings: Settings)
 
     The plan's parents follow, each with the narrowest taxon that holds all of its children. A class is left out if the table lacks one of its
     labels, because its taxon may be wider, or if it has no common taxon.
-    Raises TaxonomyUnreachableError: the table's host does not answer.
-    Raises LabelsError: the table cannot be read.
+
+    Raises:
+        TaxonomyUnreachableError: the table's host does not answer.
+        LabelsError: the table cannot be read.
     """
     taxonomy = read_taxonomy(config, settings)
     found = {}

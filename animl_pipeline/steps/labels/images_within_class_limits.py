@@ -28,7 +28,9 @@ RESERVE = 0.2
 
 def limits_of_classes(source: SourceConfig, export: Artifact, config: LabelsConfig, store: Store, settings: Settings) -> ClassLimits | None:
     """The limits of the plan's classes for one source; None if no class has one.
-    Raises LabelsError: the plan's taxonomy cannot be read, or a label has two meanings by it.
+
+    Raises:
+        LabelsError: the plan's taxonomy cannot be read, or a label has two meanings by it.
     """
     limits = _limits_before_download(source, config)
     if all(rule.max_count is None and rule.max_per_location is None for rule in limits.classes.values()):

@@ -51,7 +51,9 @@ def preview_labels(
     """What the labels would be if every image could be downloaded.
 
     ``exports``: source → its export step. ``over_limit``: source → ids of the images that the source's limits leave out.
-    Raises LabelsError: the plan's taxonomy cannot be read, or a label has two meanings by it.
+
+    Raises:
+        LabelsError: the plan's taxonomy cannot be read, or a label has two meanings by it.
     """
     taxonomy = read_taxonomy(config, settings)
     mappings = {s.name: map_labels(config, s.name, taxonomy) for s in sources}

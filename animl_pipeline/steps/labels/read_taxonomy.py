@@ -57,8 +57,10 @@ class Taxonomy(NamedTuple):
 
 def read_taxonomy(config: LabelsConfig, settings: Settings) -> Taxonomy:
     """The taxonomy that a plan names; an empty one if it names none.
-    Raises TaxonomyUnreachableError: the table's host does not answer.
-    Raises LabelsError: the table does not exist, has another format, or lacks a data set that the plan names.
+
+    Raises:
+        TaxonomyUnreachableError: the table's host does not answer.
+        LabelsError: the table does not exist, has another format, or lacks a data set that the plan names.
     """
     if config.taxonomy is None:
         return Taxonomy({}, "", {})

@@ -53,8 +53,10 @@ def resolve_labels(sources: Sequence[SourceArtifacts], config: LabelsConfig, sto
     """Give each annotation of all sources its class.
 
     Writes the tables LABELS and DROPPED_ANNOTATIONS, and megadetector.json with the labels in MegaDetector's batch results format.
-    Raises LabelsError: no annotation has a class, a class has fewer annotations than the plan expects, the plan's taxonomy cannot be read, or a
-    label has two meanings by it.
+
+    Raises:
+        LabelsError: no annotation has a class, a class has fewer annotations than the plan expects, the plan's taxonomy cannot be read, or a label
+            has two meanings by it.
     """
     taxonomy = read_taxonomy(config, settings)
     inputs = {f"{s.source.name}.{part}": a for s in sources for part, a in (("export", s.export), ("images", s.images)) if a is not None}

@@ -55,8 +55,10 @@ class _StoredPrediction(Record):
 def package_model(model: Artifact, evaluation: Artifact, config: PackageConfig, store: Store, *, description: str = "") -> Artifact:
     """Make the package: model.tar.gz (model.onnx, card.json, and the embedding reference if there is one), card.json with the metrics,
     MODEL_CARD.md, and the reference predictions.
-    Raises PackageError: torch and ONNX differ or were not compared; the model is not the one in its card; the metrics are of other classes; or the
-    unpacked package does not give its reference predictions again.
+
+    Raises:
+        PackageError: torch and ONNX differ or were not compared; the model is not the one in its card; the metrics are of other classes; or the
+            unpacked package does not give its reference predictions again.
     """
 
     def build(space: Workspace) -> StepOutput:

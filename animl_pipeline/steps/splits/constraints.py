@@ -58,8 +58,10 @@ def _locations(n: int) -> str:
 
 def make_problem(crops: SplittableCrops, config: SplitsConfig, classes: tuple[str, ...]) -> SplitProblem:
     """What the search works on.
-    Raises SplitsError: the plan wants to train on locations of the test set, to test on locations that were used for training, or wants linked
-    locations in different splits.
+
+    Raises:
+        SplitsError: the plan wants to train on locations of the test set, to test on locations that were used for training, or wants linked locations
+            in different splits.
     """
     shape = (int(crops.group.max()) + 1, len(classes))
     counts = np.stack([_count_pairs(crops.group[u], crops.class_number[u], shape) for u in crops.usable])

@@ -68,7 +68,11 @@ def read_crops(crops: Artifact, store: Store) -> pd.DataFrame:
 
 
 def number_crops(rows: pd.DataFrame, config: SplitsConfig, classes: tuple[str, ...]) -> NumberedCrops:
-    """The crops as numbers, with near-duplicates if the plan looks for them. Raises SplitsError: a crop has a class that the plan does not have."""
+    """The crops as numbers, with near-duplicates if the plan looks for them.
+
+    Raises:
+        SplitsError: a crop has a class that the plan does not have.
+    """
     location = pd.Categorical(rows["location"])
     names, codes = tuple(location.categories), np.asarray(location.codes, np.int64)
     if "" in names:  # empty text is sorted first

@@ -23,8 +23,10 @@ COLUMNS = ("location", "split")
 
 def read_split_table(config: SplitsConfig, settings: Settings) -> dict[str, str] | None:
     """Location (``<source>/<location>``) → train, val or test; None if the plan names no table.
-    Raises SplitsTableUnreachableError: the table's host does not answer now.
-    Raises SplitsError: ``no_split_table`` or ``wrong_split_table``: the table does not exist, or is not such a table.
+
+    Raises:
+        SplitsTableUnreachableError: the table's host does not answer now.
+        SplitsError: ``no_split_table`` or ``wrong_split_table``: the table does not exist, or is not such a table.
     """
     if config.table is None:
         return None
@@ -53,8 +55,10 @@ def read_split_table(config: SplitsConfig, settings: Settings) -> dict[str, str]
 
 def splits_by_table(crops: SplittableCrops, table: Mapping[str, str]) -> Ints:
     """The split of each group: int [groups]. All locations of the crops are in the table.
-    Raises SplitsError: ``table_conflict``: locations that share an image or a sequence are in two splits, or a location is in test that was learnt
-    from, or in train or val although it was tested before.
+
+    Raises:
+        SplitsError: ``table_conflict``: locations that share an image or a sequence are in two splits, or a location is in test that was learnt from,
+            or in train or val although it was tested before.
     """
     wanted = np.array([SPLIT_NAMES.index(table[name]) if name in table else -1 for name in crops.locations], np.int64)[crops.location]
     groups = int(crops.group.max()) + 1

@@ -100,10 +100,12 @@ def split_by_location(
 
     ``classes``: class ids. Each is in train, val and test if it has enough locations. ``table``: the plan's ``splits.table``: location →
     split; None: the locations are divided by search.
-    Raises SplitsError: the table contradicts itself or the test set, there are too few locations, a split would be empty, or the plan wants to
-    train on locations of the test set.
-    Raises StoreError: the registry cannot be read, or files of it are missing.
-    Raises DamagedError: stored splits disagree with the registry; they are removed.
+
+    Raises:
+        SplitsError: the table contradicts itself or the test set, there are too few locations, a split would be empty, or the plan wants to train on
+            locations of the test set.
+        StoreError: the registry cannot be read, or files of it are missing.
+        DamagedError: stored splits disagree with the registry; they are removed.
     """
     rows = read_crops(crops, store)
     run = digest_of([crops.digest, _key(config, classes, table)])[:16]
@@ -156,7 +158,9 @@ def _make(
 
 def _check_against_registry(artifact: Artifact, divided: pd.DataFrame, registry: Registry, store: Store) -> None:
     """Check that a stored split puts nothing into test that the registry calls trained on, or the other way round.
-    Raises DamagedError: it does. Its manifest is removed, so the next try divides again.
+
+    Raises:
+        DamagedError: it does. Its manifest is removed, so the next try divides again.
     """
     if conflicts := count_conflicts(registry, divided):
         store.object_store.delete(manifest_name(artifact.step, artifact.key))

@@ -136,8 +136,10 @@ def registry_name(model: str, test_set: int) -> str:
 
 def read_registry(store: Store, model: str, test_set: int) -> Registry:
     """The registry of a model's test set.
-    Raises StoreError: it cannot be read, has changed, or is missing although the model was trained with it (codes "damaged_registry",
-    "missing_registry", "unknown_registry_entry"). Without it, the test set would not stay frozen.
+
+    Raises:
+        StoreError: it cannot be read, has changed, or is missing although the model was trained with it (codes "damaged_registry",
+            "missing_registry", "unknown_registry_entry"). Without it, the test set would not stay frozen.
     """
     name, report = registry_name(model, test_set), f"reports/{model}/test_set_{test_set}.json"
     folder = f"index/{name}/"

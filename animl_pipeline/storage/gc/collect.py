@@ -92,8 +92,10 @@ def collect_garbage(store: Store, rules: GcRules, *, dry_run: bool = True, now: 
     Needed are: the steps that the newest reports and the releases to go back to were made from, with all blobs that these steps
     declare; everything made or used within ``rules.older_than`` days, with the steps that it was made from; downloaded images,
     unless ``rules.images``; and the image index, except records of blobs that are deleted.
-    Raises StoreError: a run builds a step on this machine, or built one meanwhile (code ``store_in_use``); or it cannot be read what is needed
-    (code ``unreadable_record``).
+
+    Raises:
+        StoreError: a run builds a step on this machine, or built one meanwhile (code ``store_in_use``); or it cannot be read what is needed (code
+            ``unreadable_record``).
     """
     limit = (now or time.time()) - rules.older_than * DAY_S
     if dry_run:

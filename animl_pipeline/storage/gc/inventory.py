@@ -44,7 +44,9 @@ class Inventory(NamedTuple):
 
 def read_inventory(store: Store, keep: int) -> Inventory:
     """What a store holds, and how many steps the newest reports and the last ``keep`` releases of each endpoint need.
-    Raises StoreError: a manifest, report or release record cannot be read.
+
+    Raises:
+        StoreError: a manifest, report or release record cannot be read.
     """
     stored = read_stored_steps(store.object_store)
     needed = needed_steps(stored.steps, find_roots(store.object_store, keep))

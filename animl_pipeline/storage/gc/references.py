@@ -74,7 +74,9 @@ def find_roots(object_store: ObjectStore, keep: int) -> list[Root]:
     """The steps that the newest report of each model, and the releases in use or to go back to, were made from.
 
     ``keep``: how many released versions of each endpoint can be gone back to.
-    Raises StoreError: a report or a release record cannot be read (code ``unreadable_record``).
+
+    Raises:
+        StoreError: a report or a release record cannot be read (code ``unreadable_record``).
     """
     return [*_report_roots(object_store), *_release_roots(object_store, keep)]
 
@@ -166,7 +168,9 @@ def needed_steps(steps: Mapping[StepId, StoredStep], roots: Sequence[Root]) -> d
 
 def blobs_of_step(step: StoredStep, store: Store) -> Iterator[set[str]]:
     """The blobs that a step's manifest declares, a part at a time.
-    Raises StoreError: a declared table cannot be read (code ``unreadable_record``).
+
+    Raises:
+        StoreError: a declared table cannot be read (code ``unreadable_record``).
     """
     yield set(step.manifest.blob_digests)
     for column in step.manifest.blobs:

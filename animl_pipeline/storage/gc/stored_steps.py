@@ -60,7 +60,9 @@ class StoredSteps(NamedTuple):
 
 def read_stored_steps(object_store: ObjectStore) -> StoredSteps:
     """All steps of a store, in the order of the pipeline.
-    Raises StoreError: a manifest cannot be read, so that it is not known what its step needs (code ``unreadable_record``).
+
+    Raises:
+        StoreError: a manifest cannot be read, so that it is not known what its step needs (code ``unreadable_record``).
     """
     folders: dict[StepId, list[StoredObject]] = defaultdict(list)
     others: list[StoredObject] = []
