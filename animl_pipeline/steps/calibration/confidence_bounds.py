@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import special
 
 Floats = NDArray[np.float64]
 PRIOR_CORRELATION, PRIOR_LOCATIONS = 0.5, 10
@@ -61,8 +60,10 @@ def effective_number(crops: Floats, squares: Floats, correlation: float) -> Floa
 
 def lower_bound(share: Floats, number: Floats, confidence: float) -> Floats:
     """The one-sided lower bound of shares that were seen on so many independent crops (Clopper and Pearson)."""
+    from scipy.special import betaincinv  # here, because it takes a tenth of a second and most runs find their thresholds in the store
+
     hits = share * number
-    bound = special.betaincinv(np.maximum(hits, 1e-9), number - hits + 1, 1 - confidence)
+    bound = betaincinv(np.maximum(hits, 1e-9), number - hits + 1, 1 - confidence)
     return np.asarray(np.where(hits > 0, bound, 0.0))
 
 
