@@ -71,9 +71,10 @@ def write_model(
     found = compare_with_onnx(network, Classifier.load(folder), compared)
     allowed = plan.package.torch_onnx_tolerance
     if found.max_abs > allowed:
+        keys = [key for key, used in (("networks", plan.train.needs_embeddings()), ("backbone", "fine_tune" in plan.train.recipes())) if used]
         message = (
             f"torch and ONNX differ by {found.max_abs:.2g} in a probability over {found.crops} crops, {allowed:g} is allowed"
-            " (package.torch_onnx_tolerance); choose another train.backbone or raise the tolerance"
+            f" (package.torch_onnx_tolerance); change train.{' or train.'.join(keys)}, or raise the tolerance"
         )
         raise TrainingError(message, code="torch_onnx_difference", max_abs=found.max_abs)
     log.info("torch and ONNX agree within %.1e over %d crops", found.max_abs, found.crops)
