@@ -79,7 +79,7 @@ def prefect_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def prefect(prefect_address: str) -> Iterator[str]:
-    """The server's address, which this process's flows are told to while a module's tests run."""
+    """The server's address, which the flows of this process use while a module's tests run."""
     from tests.support.prefect_server import use_server
 
     with use_server(prefect_address):

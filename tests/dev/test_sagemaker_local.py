@@ -78,18 +78,18 @@ def test_a_failed_update_leaves_the_old_config_in_service_and_says_why(cloud: Cl
     good, bad = cloud.config(archive_of(tmp_path, "red", "green", "blue")), cloud.config(empty_archive())
     name = cloud.endpoint(good)
     cloud.sm.update_endpoint(EndpointName=name, EndpointConfigName=bad)
-    told = cloud.settled(name)
-    assert (told["EndpointStatus"], told["EndpointConfigName"]) == ("InService", good)
-    assert "expected a model card" in told["FailureReason"]
+    found = cloud.settled(name)
+    assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", good)
+    assert "expected a model card" in found["FailureReason"]
     assert set(cloud.ask(name)) == {"red", "green", "blue"}
 
 
 def test_an_endpoint_that_cannot_start_is_failed_with_the_programs_last_word(cloud: Cloud) -> None:
     config = cloud.config(b"this is no archive")
     cloud.sm.create_endpoint(EndpointName="never", EndpointConfigName=config)
-    told = cloud.settled("never")
-    assert told["EndpointStatus"] == "Failed"
-    assert "Failed to extract model data archive" in told["FailureReason"]
+    found = cloud.settled("never")
+    assert found["EndpointStatus"] == "Failed"
+    assert "Failed to extract model data archive" in found["FailureReason"]
     assert "has failed" in refusal(lambda: cloud.sm.update_endpoint(EndpointName="never", EndpointConfigName=config))
     cloud.sm.delete_endpoint(EndpointName="never")
     wait_until(lambda: refusal(lambda: cloud.sm.describe_endpoint(EndpointName="never")), "the endpoint is gone")
@@ -232,9 +232,9 @@ def test_states_last_as_long_as_asked_and_programs_fail_as_asked(cloud: Cloud, t
     ):
         with faulty(cloud, **faults):
             cloud.sm.update_endpoint(EndpointName=name, EndpointConfigName=config)
-            told = cloud.settled(name)
-        assert (told["EndpointStatus"], told["EndpointConfigName"]) == ("InService", config)
-        assert reason in told["FailureReason"]
+            found = cloud.settled(name)
+        assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", config)
+        assert reason in found["FailureReason"]
     with faulty(cloud, switch_s=1.5):
         asked = time.monotonic()
         cloud.sm.update_endpoint(EndpointName=name, EndpointConfigName=config)

@@ -74,7 +74,7 @@ CROPS = "animl_pipeline/steps/crops"
 
 
 class Copy(NamedTuple):
-    """A copy of the package with a plan, and what the process that computes the keys is told."""
+    """A copy of the package with a plan, and the arguments of the process that computes the keys."""
 
     folder: Path
     versions: dict[str, str]

@@ -64,8 +64,8 @@ class Cloud:
         """The endpoint's description once nothing is under way."""
 
         def described() -> Any:
-            told = self.sm.describe_endpoint(EndpointName=name)
-            return None if told["EndpointStatus"] in {"Creating", "Updating", "Deleting"} else told
+            endpoint = self.sm.describe_endpoint(EndpointName=name)
+            return None if endpoint["EndpointStatus"] in {"Creating", "Updating", "Deleting"} else endpoint
 
         return wait_until(described, f"{name} is settled")
 

@@ -33,7 +33,7 @@ from animl_pipeline.core.errors import SettingsError
 from animl_pipeline.core.frozen_record import Record
 from animl_pipeline.integrations.animl import queries
 from animl_pipeline.integrations.animl.camera_deployments import CameraDeployment, parse_deployment
-from animl_pipeline.integrations.animl.errors_in_answers import check_status, codes, graphql_errors, json_body, reason_in, token_refused
+from animl_pipeline.integrations.animl.errors_in_answers import check_status, codes, graphql_errors, json_body, post_query, reason_in, token_refused
 from animl_pipeline.integrations.animl.names_of_ids import ProjectNames
 from animl_pipeline.integrations.animl.queries import ImageFilters
 from animl_pipeline.integrations.animl.sign_in import SignIn, check_api_url, redact_urllib3_logs
@@ -328,19 +328,8 @@ class AnimlClient:
         return self._data(response)
 
     def _post(self, query: str, variables: dict[str, Any]) -> requests.Response:
-        try:
-            return self._api.post(
-                self._url,
-                json={"query": query, "variables": variables},
-                headers={"x-selected-project": self.project},
-                auth=self._add_token,  # as an ``auth`` of requests, so that a .netrc cannot replace it
-                timeout=self._settings.timeout_s,
-                allow_redirects=False,
-            )
-        except requests.ReadTimeout:
-            raise RemoteError("timed_out", f"{self._url} gave no answer within {self._settings.timeout_s:.0f} s", retryable=True) from None
-        except requests.RequestException as e:
-            raise RemoteError("unreachable", f"{self._url}: {type(e).__name__}", retryable=True) from None
+        headers = {"x-selected-project": self.project}
+        return post_query(self._api, self._url, query, variables, self._add_token, self._settings.timeout_s, headers)
 
     def _add_token(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"Bearer {self._sign_in.token().get_secret_value()}"

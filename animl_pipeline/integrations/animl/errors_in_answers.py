@@ -1,8 +1,8 @@
-"""What an answer of Animl says of an error: its status, GraphQL's codes, and the reason in one of several forms."""
+"""Send a query to Animl, and what its answer says of an error: its status, GraphQL's codes, and the reason in one of several forms."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,32 @@ from animl_pipeline.storage.read_remote_files import RemoteError
 
 TOKEN_REFUSED = {"UNAUTHENTICATED", "UNAUTHORIZED", "AUTHENTICATION_ERROR"}
 """GraphQL codes of a refused token. The last one comes with the status 500."""
+
+
+def post_query(
+    session: requests.Session,
+    url: str,
+    query: str,
+    variables: Mapping[str, Any],
+    add_secret: Callable[[requests.PreparedRequest], requests.PreparedRequest],
+    timeout_s: float,
+    headers: Mapping[str, str] | None = None,
+) -> requests.Response:
+    """Animl's answer to a GraphQL query, whatever its status. Nothing is tried twice, and no redirect is followed.
+
+    ``add_secret`` adds the token or key. It is an ``auth`` of requests, so that a .netrc cannot replace it.
+
+    Raises:
+        RemoteError: ``timed_out`` or ``unreachable``; Animl may have done what was asked.
+    """
+    try:
+        return session.post(
+            url, json={"query": query, "variables": variables}, headers=headers, auth=add_secret, timeout=timeout_s, allow_redirects=False
+        )
+    except requests.ReadTimeout:
+        raise RemoteError("timed_out", f"{url} gave no answer within {timeout_s:.0f} s", retryable=True) from None
+    except requests.RequestException as e:
+        raise RemoteError("unreachable", f"{url}: {type(e).__name__}", retryable=True) from None
 
 
 def check_status(status: int, where: str, why: str = "") -> None:

@@ -15,7 +15,7 @@ import requests
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import SettingsError
 from animl_pipeline.core.frozen_record import Record
-from animl_pipeline.integrations.animl.errors_in_answers import check_status, graphql_errors, json_body, reason_in
+from animl_pipeline.integrations.animl.errors_in_answers import check_status, graphql_errors, json_body, post_query, reason_in
 from animl_pipeline.integrations.animl.queries import CREATE_LABELS
 from animl_pipeline.integrations.animl.sign_in import check_api_url
 from animl_pipeline.storage.read_remote_files import RemoteError
@@ -68,18 +68,7 @@ class LabelWriter:
             SettingsError: Animl refuses the API key.
         """
         variables = {"input": {"imageId": image_id, "labels": [label.model_dump(mode="json") for label in labels]}}
-        try:
-            response = self._session.post(
-                self._url,
-                json={"query": CREATE_LABELS, "variables": variables},
-                auth=self._add_key,  # as an ``auth`` of requests, so that a .netrc cannot replace it
-                timeout=self._settings.timeout_s,
-                allow_redirects=False,
-            )
-        except requests.ReadTimeout:
-            raise RemoteError("timed_out", f"{self._url} gave no answer within {self._settings.timeout_s:.0f} s", retryable=True) from None
-        except requests.RequestException as e:
-            raise RemoteError("unreachable", f"{self._url}: {type(e).__name__}", retryable=True) from None
+        response = post_query(self._session, self._url, CREATE_LABELS, variables, self._add_key, self._settings.timeout_s)
         if response.status_code in {401, 403}:
             raise SettingsError("Animl refuses ANIML_API_KEY; set the key of this Animl's own programs", code="api_key_refused")
         if errors := graphql_errors(response):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -49,16 +50,8 @@ def monitor_service(
 
     The same labels on the same day give the same artifact.
 
-    Args:
-        labels: of each source.
-        model: the model in service, and which version served when.
-        name: the plan's model.
-        invasive: classes whose recall is tested; of the others, precision is.
-        random_images: ids of images that were drawn at random for review.
-        config: the plan's section.
-        day: the last of the recent days.
-        store: holds the labels.
-        look: at unreviewed images.
+    ``name``: the plan's model. ``invasive``: classes whose recall is tested; of the others, precision is. ``random_images``: ids of images
+    that were drawn at random for review. ``day``: the last of the recent days. ``look``: at unreviewed images.
     """
     missing = sum(part.missing_images for part in labels)
     key = {
@@ -83,11 +76,7 @@ def monitor_service(
         reviewed = float(data.images.loc[data.images["version"] >= 0, "reviewed"].mean())
         warnings = input_warnings(cameras, night, names, reviewed, data.other_versions, missing)
         status = service_status(name, tests, outcomes, warnings, names, look, config)
-        for schema, frame in ((SERVICE_METRICS, metrics), (SEQUENTIAL_TESTS, outcomes), (CAMERA_ACTIVITY, cameras)):
-            write_table(space.out, schema, frame)
-        write_csv(space.out / "metrics.csv", metrics.assign(bias=_bias(metrics)))
-        write_csv(space.out / "cameras.csv", cameras)
-        write_csv(space.out / "names_outside_plan.csv", pd.DataFrame(names, columns=["name", "objects"]))
+        _write_tables(space.out, metrics, outcomes, cameras, names)
         (space.out / STATUS_FILE).write_text(status.model_dump_json(indent=1) + "\n", encoding="utf-8")
         if look.list_page:
             (space.out / REVIEW_PAGE).write_text(look.list_page, encoding="utf-8")
@@ -98,6 +87,16 @@ def monitor_service(
         return StepOutput(Counts(kept=len(data.images), notes=notes, unit="images"))
 
     return store.make(STEP, digests=digests, config=key, build=build)
+
+
+def _write_tables(
+    out: Path, metrics: pd.DataFrame, outcomes: pd.DataFrame, cameras: pd.DataFrame, names: Sequence[tuple[str, int]]
+) -> None:  # fmt: skip
+    for schema, frame in ((SERVICE_METRICS, metrics), (SEQUENTIAL_TESTS, outcomes), (CAMERA_ACTIVITY, cameras)):
+        write_table(out, schema, frame)
+    write_csv(out / "metrics.csv", metrics.assign(bias=_bias(metrics)))
+    write_csv(out / "cameras.csv", cameras)
+    write_csv(out / "names_outside_plan.csv", pd.DataFrame(names, columns=["name", "objects"]))
 
 
 def _bias(metrics: pd.DataFrame) -> pd.Series:
