@@ -172,14 +172,14 @@ def test_a_password_in_the_address_reaches_mlflow_but_no_log_and_a_refusal_does_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     port, headers_seen = unauthorized_server
-    monkeypatch.setenv("ANIML_MLFLOW_TRACKING_URI", f"http://ranger:s3cr%2Fet@127.0.0.1:{port}")
+    monkeypatch.setenv("ANIML_MLFLOW_TRACKING_URI", f"http://r4nger:s3cr%2Fet@127.0.0.1:{port}")
     tracked = settings.model_copy(update={"mlflow_tracking_uri": load_settings().mlflow_tracking_uri})
     with caplog.at_level(logging.DEBUG):
         assert track_training(make_report(store), plan_with(), store, tracked) is None
-    assert headers_seen[0] == f"Basic {base64.b64encode(b'ranger:s3cr/et').decode()}"
+    assert headers_seen[0] == f"Basic {base64.b64encode(b'r4nger:s3cr/et').decode()}"
     logged = " ".join(r.getMessage() for r in caplog.records)
     assert f"MLflow at http://127.0.0.1:{port}" in logged
-    for secret in ("s3cr", "ranger"):
+    for secret in ("s3cr", "r4nger"):
         assert secret not in logged
         assert secret not in repr(tracked)
         assert secret not in tracked.model_dump_json()
