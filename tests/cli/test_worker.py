@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import requests
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
@@ -24,7 +23,7 @@ from tests.support.command_line import COMMAND
 from tests.support.endpoint_process import wait_until
 from tests.support.local_aws import local_aws_services
 from tests.support.packaged_model import colour_plan_data, make_package, make_report
-from tests.support.prefect_server import FAST_SERVER, PREFECT_TEST, read_run
+from tests.support.prefect_server import FAST_SERVER, PREFECT_TEST, call_server, read_run
 from tests.support.tiny_project import write_plan, write_project
 
 pytestmark = [*PREFECT_TEST, pytest.mark.slow]
@@ -96,28 +95,28 @@ def log_of(run: FlowRun) -> str:
         return "\n".join(line.message for line in client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))))
 
 
-def test_deploying_puts_every_deployment_and_automation_on_the_server(prefect: str, deployed: None) -> None:
-    there = requests.post(f"{prefect}/deployments/filter", json={}, timeout=30).json()
+def test_deploying_puts_every_deployment_and_automation_on_the_server(deployed: None) -> None:
+    there = call_server("POST", "/deployments/filter", {})
     found = {(d["entrypoint"].rpartition(".")[2], d["name"], d["parameters"].get("plan")) for d in there}
     assert [(d["name"], s["slug"]) for d in there for s in d["schedules"] if s["active"]] == [("sample", "daily")]
     plans = ("sample", "santa-cruz-island", "channel-islands-lila")
     assert found == {("validated", "on-event", None)} | {(f, p, p) for f in ("retrain", "release", "rollback", "watch", "monitor") for p in plans}
-    automations = [a["name"] for a in requests.post(f"{prefect}/automations/filter", json={}, timeout=30).json()]
+    automations = [a["name"] for a in call_server("POST", "/automations/filter", {})]
     assert [n for n in automations if n.startswith("animl ")] == ["animl zombies"]  # the others only send messages, and no block is set
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("of_the_run", [False, True], ids=["deployment", "run"])
-def test_no_run_brings_the_worker_commands_of_its_own(home: Path, worker: Path, prefect: str, of_the_run: bool) -> None:
-    ours = requests.get(f"{prefect}/deployments/name/retrain/sample", timeout=30).json()
+def test_no_run_brings_the_worker_commands_of_its_own(home: Path, worker: Path, of_the_run: bool) -> None:
+    ours = call_server("GET", "/deployments/name/retrain/sample")
     touched = home / "touched"
     if of_the_run:
         there, wanted = ours["id"], {"job_variables": {"command": f"touch {touched}"}}
     else:
         step = {"prefect.deployments.steps.run_shell_script": {"script": f"touch {touched}"}}
         body = {"name": "evil", "flow_id": ours["flow_id"], "entrypoint": ours["entrypoint"], "work_pool_name": "animl", "pull_steps": [step]}
-        there, wanted = requests.post(f"{prefect}/deployments/", json=body, timeout=30).json()["id"], {}
-    made = requests.post(f"{prefect}/deployments/{there}/create_flow_run", json={"parameters": {"plan": "sample"}} | wanted, timeout=30).json()
+        there, wanted = call_server("POST", "/deployments/", body)["id"], {}
+    made = call_server("POST", f"/deployments/{there}/create_flow_run", {"parameters": {"plan": "sample"}} | wanted)
     with get_client(sync_client=True) as client:
         wait_until(lambda: client.read_flow_run(made["id"]).state_type in TERMINAL_STATES, "the run has ended", seconds=120)
         run = client.read_flow_run(made["id"])
@@ -140,7 +139,7 @@ def test_a_cancelled_training_stops_and_the_next_run_continues_from_its_checkpoi
 
 
 @pytest.mark.timeout(600)
-def test_a_release_that_waits_for_approval_has_no_process_and_goes_on_when_it_is_approved(home: Path, worker: Path, prefect: str) -> None:
+def test_a_release_that_waits_for_approval_has_no_process_and_goes_on_when_it_is_approved(home: Path, worker: Path) -> None:
     store = open_store(Settings(store=str(home / "store")))
     save_report(make_report(make_package(store, home, "v1"), store, verdict="promote"), store)
     plan = home / "colours.yaml"
@@ -151,7 +150,7 @@ def test_a_release_that_waits_for_approval_has_no_process_and_goes_on_when_it_is
     pid = int(str(read_run(run).infrastructure_pid).rpartition(":")[2])
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its process is gone", seconds=60)
     answer = {"run_input": {"approve": True, "name": "ranger", "note": "read it"}}
-    assert requests.post(f"{prefect}/flow_runs/{run.id}/resume", json=answer, timeout=30).json()["status"] == "ACCEPT"
+    assert call_server("POST", f"/flow_runs/{run.id}/resume", answer)["status"] == "ACCEPT"
     wait_until(lambda: read_run(run).state_name in {"Released", "Failed", "Crashed"}, "the release goes on", seconds=180)
     assert read_run(run).state_name == "Released", worker.read_text()
     (record,) = release_records(load_plan(plan), store)

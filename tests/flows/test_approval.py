@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 import yaml
 from prefect.client.schemas.objects import FlowRun
 from typer.testing import CliRunner
@@ -25,7 +24,7 @@ from flows.release import release
 from tests.support.endpoint_process import wait_until
 from tests.support.local_aws import local_aws_services, release_environment
 from tests.support.packaged_model import colour_plan_data, make_package, make_report
-from tests.support.prefect_server import PREFECT_TEST, read_run, resume_run, start_run
+from tests.support.prefect_server import PREFECT_TEST, call_server, read_run, resume_run, start_run
 
 pytestmark = PREFECT_TEST
 YES = Approval(by="ranger", at="2026-11-22T12:00:00+00:00", given_in="command line")
@@ -86,19 +85,18 @@ def project(cloud: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         yield Project(tmp_path)
 
 
-def answer(address: str, run: FlowRun, **run_input: Any) -> dict[str, Any]:
-    """The answer of Prefect's API to a person's answer, as `curl` shows it."""
-    said: dict[str, Any] = requests.post(f"{address}/flow_runs/{run.id}/resume", json={"run_input": run_input}, timeout=30).json()
-    return said
+def answer(run: FlowRun, **run_input: Any) -> str:
+    """What Prefect's API makes of a person's answer: ACCEPT or REJECT."""
+    return str(call_server("POST", f"/flow_runs/{run.id}/resume", {"run_input": run_input})["status"])
 
 
-def test_a_release_waits_suspended_until_a_person_approves_it_and_keeps_name_and_note(project: Project, prefect: str) -> None:
+def test_a_release_waits_suspended_until_a_person_approves_it_and_keeps_name_and_note(project: Project) -> None:
     project.write(replay={"images": 5})
     project.package(1, headline="all three colours are told apart", reasons=("no champion to compare with",))
     run = project.start_release()
     assert run.state_name == "Suspended"
     assert project.deployed_version() is None
-    asked = requests.post(f"{prefect}/flow_runs/{run.id}/input/filter", json={"prefix": "suspended-approval-", "limit": 9}, timeout=30).json()
+    asked = call_server("POST", f"/flow_runs/{run.id}/input/filter", {"prefix": "suspended-approval-", "limit": 9})
     question = next(a["value"] for a in asked if a["key"].endswith("-description"))
     for said in (
         "Release colours v1 to",
@@ -110,9 +108,9 @@ def test_a_release_waits_suspended_until_a_person_approves_it_and_keeps_name_and
     ):
         assert said in question
     for empty in ({}, {"approve": True}, {"approve": True, "name": "  "}, {"approve": "yes", "name": "ranger"}):
-        assert answer(prefect, run, **empty)["status"] == "REJECT", empty
+        assert answer(run, **empty) == "REJECT", empty
     assert read_run(run).state_name == "Suspended"
-    assert answer(prefect, run, approve=True, name="the  ranger", note="looked at the foxes")["status"] == "ACCEPT"
+    assert answer(run, approve=True, name="the  ranger", note="looked at the foxes") == "ACCEPT"
     ended = resume_run(release, run)
     assert (ended.state_name, ended.state_type.value) == ("Released", "COMPLETED")  # type: ignore[union-attr]  # it has ended
     assert project.deployed_version() == "v1"
@@ -124,43 +122,43 @@ def test_a_release_waits_suspended_until_a_person_approves_it_and_keeps_name_and
     assert "approved by the ranger" in written.with_name("MODEL_CARD.md").read_text()
 
 
-def test_a_refusal_ends_the_run_and_changes_nothing(project: Project, prefect: str) -> None:
+def test_a_refusal_ends_the_run_and_changes_nothing(project: Project) -> None:
     project.package(1)
     run = project.start_release()
-    answer(prefect, run, approve=False, name="Ben", note="too few rats")
+    assert answer(run, approve=False, name="Ben", note="too few rats") == "ACCEPT"
     ended = resume_run(release, run)
     assert (ended.state_name, ended.state_type.value) == ("Refused", "COMPLETED")  # type: ignore[union-attr]  # it has ended
     assert str(ended.state.message) == "Ben refused the release of v1: too few rats"  # type: ignore[union-attr]
     assert release_records(project.plan, project.store) == ()
 
 
-def test_an_answer_does_not_count_for_a_newer_package(project: Project, prefect: str) -> None:
+def test_an_answer_does_not_count_for_a_newer_package(project: Project) -> None:
     project.package(1)
     run = project.start_release()
     project.package(2)
-    answer(prefect, run, approve=True, name="ranger")
+    assert answer(run, approve=True, name="ranger") == "ACCEPT"
     again = resume_run(release, run)
     assert again.state_name == "Suspended"
     assert project.deployed_version() is None
-    answer(prefect, run, approve=True, name="ranger")
+    assert answer(run, approve=True, name="ranger") == "ACCEPT"
     assert resume_run(release, run).state_name == "Released"
     assert project.deployed_version() == "v2"
 
 
-def test_an_approval_releases_the_package_that_was_judged_although_a_newer_one_was_trained(project: Project, prefect: str) -> None:
+def test_an_approval_releases_the_package_that_was_judged_although_a_newer_one_was_trained(project: Project) -> None:
     judged = project.package(1)
     run = project.start_release(version=judged.digest)  # as a training starts it
     project.package(2)
-    assert answer(prefect, run, approve=True, name="ranger")["status"] == "ACCEPT"
+    assert answer(run, approve=True, name="ranger") == "ACCEPT"
     assert resume_run(release, run).state_name == "Released"
     assert project.deployed_version() == "v1"
 
 
-def test_a_run_that_is_resumed_without_an_answer_and_one_without_any_answer_in_time_release_nothing(project: Project, prefect: str) -> None:
+def test_a_run_that_is_resumed_without_an_answer_and_one_without_any_answer_in_time_release_nothing(project: Project) -> None:
     project.package(1)
     run = project.start_release()
     state = {"type": "SCHEDULED", "name": "Resuming"}
-    requests.post(f"{prefect}/flow_runs/{run.id}/set_state", json={"state": state, "force": True}, timeout=30).raise_for_status()
+    call_server("POST", f"/flow_runs/{run.id}/set_state", {"state": state, "force": True})
     pushed = resume_run(release, run)
     assert pushed.state_name == "Failed"
     project.write(approval_timeout_days=1e-9)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 import yaml
 from prefect import flow
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
@@ -24,7 +23,7 @@ from flows.end_states import STATE_NAMES, end_as
 from flows.monitor import DEGRADED_EVENT
 from tests.support.endpoint_process import wait_until
 from tests.support.paths import ROOT
-from tests.support.prefect_server import PREFECT_TEST, read_run
+from tests.support.prefect_server import PREFECT_TEST, call_server, read_run
 
 FILE = ROOT / "deployments" / "automations.yaml"
 pytestmark = PREFECT_TEST
@@ -72,14 +71,14 @@ def listener() -> Iterator[Listener]:
     thread.join()
 
 
-def automations(address: str) -> dict[str, dict[str, Any]]:
-    there = requests.post(f"{address}/automations/filter", json={}, timeout=30).json()
+def automations() -> dict[str, dict[str, Any]]:
+    there = call_server("POST", "/automations/filter", {})
     assert len({a["name"] for a in there}) == len(there)
     return {a["name"]: a for a in there if a["name"].startswith("animl ")}
 
 
-def test_messages_of_failed_held_and_released_runs_arrive_where_a_block_says(prefect: str, listener: Listener) -> None:
-    assert put_automations(FILE, "") == list(automations(prefect)) == ["animl zombies"]
+def test_messages_of_failed_held_and_released_runs_arrive_where_a_block_says(listener: Listener) -> None:
+    assert put_automations(FILE, "") == list(automations()) == ["animl zombies"]
     with pytest.raises(SettingsError) as refused:
         put_automations(FILE, "slack-webhook/nobody")
     assert refused.value.code == "no_block"
@@ -88,10 +87,10 @@ def test_messages_of_failed_held_and_released_runs_arrive_where_a_block_says(pre
     names = put_automations(FILE, "custom-webhook/rangers")
     kinds = ("asks for approval", "degraded", "failed", "held", "promoted", "released", "zombies")
     assert sorted(names) == [f"animl {kind}" for kind in kinds]
-    there = automations(prefect)
+    there = automations()
     assert [a["enabled"] for a in there.values()] == [True] * 7
     put_automations(FILE, "custom-webhook/rangers")
-    assert {a["id"] for a in automations(prefect).values()} == {a["id"] for a in there.values()}  # updated, not made twice
+    assert {a["id"] for a in automations().values()} == {a["id"] for a in there.values()}  # updated, not made twice
     states = ("Failed", "Held", "Promoted", "Released")
 
     def all_arrived() -> bool:  # the server loads new automations after a while, so the runs are repeated until then
@@ -107,7 +106,7 @@ def test_messages_of_failed_held_and_released_runs_arrive_where_a_block_says(pre
     try:
         wait_until(all_arrived, "all five messages arrive", seconds=90)
     finally:
-        assert put_automations(FILE, "") == list(automations(prefect)) == ["animl zombies"]
+        assert put_automations(FILE, "") == list(automations()) == ["animl zombies"]
     held = next(m for m in listener.heard if m["title"] == "release Held: release Held")
     assert "the reason for Held" in held["text"]
 
@@ -118,7 +117,7 @@ def test_the_automation_for_zombies_knows_every_state_in_which_a_run_ends() -> N
 
 
 @pytest.mark.slow
-def test_a_run_without_heartbeats_has_crashed_and_one_that_ended_as_promoted_has_not(prefect: str, tmp_path: Path) -> None:
+def test_a_run_without_heartbeats_has_crashed_and_one_that_ended_as_promoted_has_not(tmp_path: Path) -> None:
     automations_file = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     zombies = next(a for a in automations_file["automations"] if a["name"] == "animl zombies")
     zombies["trigger"]["within"] = 10  # the least that Prefect takes
@@ -137,5 +136,5 @@ def test_a_run_without_heartbeats_has_crashed_and_one_that_ended_as_promoted_has
                     client.set_flow_run_state(done.id, Completed(name="Promoted"), force=True)
             wait_until(has_crashed, "the run without heartbeats is Crashed", seconds=120)
     finally:
-        assert put_automations(FILE, "") == list(automations(prefect)) == ["animl zombies"]
+        assert put_automations(FILE, "") == list(automations()) == ["animl zombies"]
     assert read_run(done).state_name == "Promoted"

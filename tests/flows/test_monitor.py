@@ -13,7 +13,6 @@ from typing import Any, cast
 from uuid import UUID
 
 import pytest
-import requests
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
@@ -31,7 +30,7 @@ from tests.support.animl_server import PAGE, AnimlImage, AnimlLabel, AnimlObject
 from tests.support.command_line import COMMAND
 from tests.support.endpoint_process import wait_until
 from tests.support.paths import ROOT
-from tests.support.prefect_server import PREFECT_TEST, send_remaining_events
+from tests.support.prefect_server import PREFECT_TEST, call_server, send_remaining_events
 
 pytestmark = PREFECT_TEST
 NOW = datetime.now(UTC)
@@ -71,15 +70,15 @@ def plan(tmp_path: Path, site: AnimlServer, monkeypatch: pytest.MonkeyPatch) -> 
     return "isle"
 
 
-def degraded_events(server: str) -> list[dict[str, Any]]:
+def degraded_events() -> list[dict[str, Any]]:
     """The events that the server has of the plan's model."""
     send_remaining_events()
     wanted = {"event": {"name": ["animl.model.degraded"]}, "resource": {"id": ["animl.model.isle"]}}
-    found: list[dict[str, Any]] = requests.post(f"{server}/events/filter", json={"filter": wanted}, timeout=30).json()["events"]
+    found: list[dict[str, Any]] = call_server("POST", "/events/filter", {"filter": wanted})["events"]
     return found
 
 
-def test_a_healthy_model_degrades_and_the_event_is_sent_once(plan: str, site: AnimlServer, prefect: str) -> None:
+def test_a_healthy_model_degrades_and_the_event_is_sent_once(plan: str, site: AnimlServer) -> None:
     training = cast("UUID", cast("Any", retrain).to_deployment(name=plan).apply())
     healthy = monitor(plan, return_state=True)
     assert (healthy.name, healthy.type.value) == ("Healthy", "COMPLETED")
@@ -91,8 +90,8 @@ def test_a_healthy_model_degrades_and_the_event_is_sent_once(plan: str, site: An
     degraded = monitor(plan, return_state=True)
     assert degraded.name == "Degraded"
     assert monitor(plan, return_state=True).name == "Degraded"
-    wait_until(lambda: bool(degraded_events(prefect)), "the event arrives", seconds=60)
-    (event,) = degraded_events(prefect)
+    wait_until(lambda: bool(degraded_events()), "the event arrives", seconds=60)
+    (event,) = degraded_events()
     with get_client(sync_client=True) as client:
         (started,) = client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[training])))
     assert started.parameters["plan"] == plan
@@ -134,7 +133,7 @@ monitor.monitor(sys.argv[1])
     done = subprocess.run([sys.executable, "-c", killed, plan], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     assert find_new_alarms.fn(cast("Any", monitor(plan)), resolve_run_paths()) == ()
-    (event,) = degraded_events(prefect)
+    (event,) = degraded_events()
     assert event["id"] == str(event_id("isle", event["payload"]["alarms"][0]))
 
 

@@ -88,6 +88,16 @@ def send_remaining_events() -> None:
     run_coro_as_sync(drain())
 
 
+def call_server(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """The server's answer to a request, as JSON. A request that meets a busy database (503) is sent again, as every client of Prefect does.
+
+    Raises:
+        PrefectHTTPStatusError: the server refuses the request.
+    """
+    with get_client(sync_client=True) as client:
+        return client.request(method, path, json=body).json()  # type: ignore[arg-type]  # paths and methods are literals there
+
+
 def read_run(run: FlowRun) -> FlowRun:
     """A run as the server knows it now."""
     with get_client(sync_client=True) as client:
