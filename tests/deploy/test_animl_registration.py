@@ -18,7 +18,8 @@ from animl_pipeline.core.errors import ReleaseError, SettingsError
 from animl_pipeline.deploy import deploy_package, register_model
 from animl_pipeline.deploy.merge_automation_rules import same_rules
 from animl_pipeline.storage.store import Store
-from tests.support.animl_server import AnimlServer, make_images, serve_animl, with_entry_ids
+from tests.support.animl_images import make_images
+from tests.support.animl_server import AnimlServer, serve_animl, with_entry_ids
 from tests.support.packaged_model import colour_plan, make_package
 
 RULES: list[dict[str, Any]] = [

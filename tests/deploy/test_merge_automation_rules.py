@@ -17,7 +17,8 @@ from animl_pipeline.deploy.animl_registration import ml_model_document, planned_
 from animl_pipeline.deploy.merge_automation_rules import same_rules
 from animl_pipeline.deploy.resource_names import read_package_card
 from animl_pipeline.storage.store import Store
-from tests.support.animl_server import AnimlServer, make_images, rule_made_in_animl, serve_animl
+from tests.support.animl_images import make_images
+from tests.support.animl_server import AnimlServer, rule_made_in_animl, serve_animl
 from tests.support.packaged_model import CLASSES, colour_plan, make_package
 
 MODEL = {

@@ -22,7 +22,8 @@ from animl_pipeline.deploy.live_check import check_endpoint
 from animl_pipeline.deploy.resource_names import read_package_card
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
 from tests.conftest import jpeg
-from tests.support.animl_server import make_images, serve_animl
+from tests.support.animl_images import make_images
+from tests.support.animl_server import serve_animl
 from tests.support.packaged_model import colour_plan_data, make_package
 
 WARM = {"warm": ("red", "green")}

@@ -26,7 +26,8 @@ from flows.monitor import event_id, monitor
 from flows.retrain import retrain
 from tasks.monitor import find_new_alarms, find_served_versions
 from tasks.store_and_data_paths import resolve_run_paths
-from tests.support.animl_server import PAGE, AnimlImage, AnimlLabel, AnimlObject, AnimlServer, serve_animl
+from tests.support.animl_images import AnimlImage, AnimlLabel, AnimlObject
+from tests.support.animl_server import PAGE, AnimlServer, serve_animl
 from tests.support.command_line import COMMAND
 from tests.support.endpoint_process import wait_until
 from tests.support.paths import ROOT

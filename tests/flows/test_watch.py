@@ -27,7 +27,8 @@ from animl_pipeline.storage.store import open_store
 from flows.retrain import retrain
 from flows.start_training_when_validated import validated, watch
 from tasks.dataset import count_validated
-from tests.support.animl_server import LONG_AGO, AnimlServer, make_images, serve_animl
+from tests.support.animl_images import LONG_AGO, make_images
+from tests.support.animl_server import AnimlServer, serve_animl
 from tests.support.command_line import COMMAND
 from tests.support.paths import ROOT
 from tests.support.prefect_server import PREFECT_TEST, send_remaining_events

@@ -21,7 +21,8 @@ from animl_pipeline.deploy.release_history import new_record, write_record
 from animl_pipeline.deploy.trained_versions import TrainedVersion, save_report, save_version
 from animl_pipeline.inference.embedding_reference import EmbeddingReference, fit_reference, with_limit
 from animl_pipeline.storage.store import Store
-from tests.support.animl_server import AnimlImage, AnimlServer
+from tests.support.animl_images import AnimlImage
+from tests.support.animl_server import AnimlServer
 from tests.support.packaged_model import CLASSES, colour_plan_data, make_package, make_report
 
 _seeds = itertools.count()

@@ -14,7 +14,8 @@ from animl_pipeline.steps.detections.choose_detector import choose_detector
 from animl_pipeline.steps.monitor import read_random_sample
 from animl_pipeline.storage.store import Store, sha256_of
 from tests.review.conftest import BLUE, GREEN, RED, STRANGE, animl_settings, put_image, unreview, with_project
-from tests.support.animl_server import DAY, make_images, serve_animl
+from tests.support.animl_images import DAY, make_images
+from tests.support.animl_server import serve_animl
 
 TODAY = DAY.date() + timedelta(days=2)
 

@@ -17,7 +17,8 @@ from animl_pipeline.review.replay_before_release import replay_before_release
 from animl_pipeline.steps.replay import PAGE_FILE, read_replay
 from animl_pipeline.storage.store import Store
 from tests.review.conftest import BLUE, GREEN, GREY, RED, animl_settings, put_image, release_record, with_project
-from tests.support.animl_server import AnimlImage, AnimlLabel, AnimlObject, AnimlServer, serve_animl
+from tests.support.animl_images import AnimlImage, AnimlLabel, AnimlObject
+from tests.support.animl_server import AnimlServer, serve_animl
 
 RELEASED = datetime(2026, 3, 1, tzinfo=UTC)
 FOUND = AnimlLabel("animal", "megadetector_v5a", "5a", 0.9)

@@ -16,7 +16,8 @@ from animl_pipeline.review.animl_tags import tag_images
 from animl_pipeline.review.review_next import Wish, list_images, write_list
 from animl_pipeline.storage.store import Store
 from tests.review.conftest import BLUE, GREEN, GREY, RED, animl_settings, put_image, unreview, write_image, write_results
-from tests.support.animl_server import make_images, serve_animl
+from tests.support.animl_images import make_images
+from tests.support.animl_server import serve_animl
 from tests.support.command_line import run_command
 from tests.support.packaged_model import make_package, make_report
 

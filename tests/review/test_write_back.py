@@ -19,7 +19,8 @@ from animl_pipeline.core.errors import SettingsError
 from animl_pipeline.review.write_back import write_back
 from animl_pipeline.storage.store import Store
 from tests.review.conftest import animl_settings, unreview, with_project
-from tests.support.animl_server import AnimlLabel, AnimlServer, make_images, serve_animl
+from tests.support.animl_images import AnimlLabel, make_images
+from tests.support.animl_server import AnimlServer, serve_animl
 from tests.support.endpoint_process import wait_until
 from tests.support.packaged_model import CLASSES
 from tests.support.paths import ROOT

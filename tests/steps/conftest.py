@@ -10,7 +10,8 @@ from pydantic import SecretStr
 
 from animl_pipeline.config.settings import Settings
 from tests.support.animl_exports import TOKEN
-from tests.support.animl_server import AnimlServer, make_images, serve_animl
+from tests.support.animl_images import make_images
+from tests.support.animl_server import AnimlServer, serve_animl
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from animl_pipeline.steps.export import export_annotations
 from animl_pipeline.storage.gc import GcRules, collect_garbage
 from animl_pipeline.storage.store import open_store
 from tests.support.animl_exports import TOKEN, exported, labels_in_animl, labels_of, problems, source
-from tests.support.animl_server import DAY, AnimlImage, AnimlObject, AnimlServer, camera_config, images_from_coco, serve_animl
+from tests.support.animl_images import DAY, AnimlImage, AnimlObject, camera_config, images_from_coco
+from tests.support.animl_server import AnimlServer, serve_animl
 from tests.support.paths import ROOT
 
 # -- windows ---------------------------------------------------------------------------------------------------------

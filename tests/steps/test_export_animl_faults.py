@@ -12,7 +12,8 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError, ExportUnreachableError, SettingsError
 from animl_pipeline.storage.store import open_store
 from tests.support.animl_exports import NOT_WINDOWS, TOKEN, exported, labels_in_animl, labels_of, problems
-from tests.support.animl_server import DAY, AnimlServer
+from tests.support.animl_images import DAY
+from tests.support.animl_server import AnimlServer
 
 
 def test_a_truncated_export_is_made_again_in_halves(site: AnimlServer, here: Settings) -> None:

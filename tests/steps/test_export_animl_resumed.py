@@ -17,7 +17,8 @@ from animl_pipeline.core.errors import SettingsError
 from animl_pipeline.storage.gc import GcRules, collect_garbage
 from animl_pipeline.storage.store import open_store
 from tests.support.animl_exports import NOT_WINDOWS, TOKEN, exported, labels_in_animl, labels_of, source
-from tests.support.animl_server import DAY, AnimlImage, AnimlObject, AnimlServer
+from tests.support.animl_images import DAY, AnimlImage, AnimlObject
+from tests.support.animl_server import AnimlServer
 from tests.support.paths import ROOT
 
 CHILD = """

@@ -26,7 +26,8 @@ from animl_pipeline.steps.monitor.sequential_test import CusumDesign, choose_thr
 from animl_pipeline.steps.monitor.unreviewed_look import EmbeddingDrift, Stranger, UnreviewedLook
 from animl_pipeline.storage.gc import GcRules, collect_garbage
 from animl_pipeline.storage.store import Store, blob_name, open_store
-from tests.support.animl_server import AnimlImage, AnimlLabel, AnimlObject, AnimlServer, serve_animl
+from tests.support.animl_images import AnimlImage, AnimlLabel, AnimlObject
+from tests.support.animl_server import AnimlServer, serve_animl
 from tests.support.sequence_score_rules import AnimlImage as ScoredImage
 from tests.support.sequence_score_rules import AnimlObject as ScoredObject
 from tests.support.sequence_score_rules import Label, tally

@@ -7,172 +7,30 @@ against Animl's own type names, so a query that Animl would refuse is refused he
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from graphql import GraphQLError, build_schema, graphql_sync
+from graphql import GraphQLError, graphql_sync
 
-SCHEMA = build_schema("""
-scalar Date
-scalar JSONObject
-enum Format { csv coco }
-input FiltersInput {
-  createdStart: Date  createdEnd: Date  addedStart: Date  addedEnd: Date
-  cameras: [String!]  deployments: [String!]  labels: [String]  tags: [String]  reviewed: Boolean  custom: String
-}
-input ExportInput { format: Format!  timezone: String!  filters: FiltersInput!  onlyIncludeReviewed: Boolean!  aggregateObjects: Boolean! }
-input QueryTaskInput { taskId: ID! }
-input QueryImagesCountInput { filters: FiltersInput! }
-input QueryProjectsInput { _ids: [String!] }
-input QueryImagesInput {
-  paginatedField: String  sortAscending: Boolean  limit: Int  next: String  previous: String  filters: FiltersInput!
-}
-type Validation { validated: Boolean!  validationDate: Date  userId: String }
-type Label {
-  _id: ID!  type: String!  labelId: String!  conf: Float  bbox: [Float!]  labeledDate: Date  mlModel: String  mlModelVersion: String
-  userId: String  validation: Validation
-}
-type ImageObject { _id: ID!  bbox: [Float!]  locked: Boolean!  labels: [Label!] }
-type ImageAddress { original: String  medium: String  small: String }
-type Image {
-  _id: ID!  projectId: String!  cameraId: String!  deploymentId: ID!  dateAdded: Date!  dateTimeAdjusted: Date  timezone: String!
-  reviewed: Boolean  awaitingPrediction: Boolean  tags: [ID!]  url: ImageAddress  objects: [ImageObject!]
-}
-type ProjectLabel { _id: String!  name: String!  taxonomy: String  ml: Boolean }
-type ProjectTag { _id: ID!  name: String!  color: String! }
-input CreateProjectTagInput { name: String!  color: String! }
-type ProjectTagsPayload { tags: [ProjectTag!] }
-input ImageTagInput { imageId: ID!  tagId: ID! }
-input CreateImageTagsInput { tags: [ImageTagInput!]! }
-input CreateInternalLabelInput { labelId: String!  conf: Float!  bbox: [Float!]!  mlModel: String!  mlModelVersion: String! }
-input CreateInternalLabelsInput { imageId: ID!  labels: [CreateInternalLabelInput!]! }
-type StandardPayload { isOk: Boolean! }
-type PageInfo { previous: String  hasPrevious: Boolean  next: String  hasNext: Boolean }
-type ImagesConnection { images: [Image!]!  pageInfo: PageInfo }
-type Point { type: String!  coordinates: [Float!]! }
-type Location { _id: ID!  geometry: Point!  name: String }
-type Deployment { _id: ID!  name: String!  timezone: String!  startDate: Date  location: Location }
-type CameraConfig { _id: String!  deployments: [Deployment!]! }
-type AutomationEvent { type: String!  label: String }
-type AutomationAction {
-  type: String!  alertRecipients: [String!]  mlModel: String  country: String  admin1Region: String
-  confThreshold: Float  categoryConfig: JSONObject
-}
-type AutomationRule { _id: ID!  name: String!  event: AutomationEvent!  action: AutomationAction! }
-input AutomationEventInput { type: String!  label: String }
-input AutomationActionInput {
-  type: String!  mlModel: String  country: String  admin1Region: String  alertRecipients: [String!]
-  confThreshold: Float  categoryConfig: JSONObject
-}
-input AutomationRuleInput { _id: ID  name: String!  event: AutomationEventInput!  action: AutomationActionInput! }
-input UpdateAutomationRulesInput { automationRules: [AutomationRuleInput!]! }
-type UpdateAutomationRulesPayload { automationRules: [AutomationRule!] }
-input QueryMLModelsInput { _ids: [String!] }
-type Category { _id: String!  name: String!  color: String!  taxonomy: String }
-type MLModel {
-  _id: String!  description: String  version: String!  defaultConfThreshold: Float  categories: [Category!]!  expectsCrops: Boolean!
-}
-type Mutation {
-  updateAutomationRules(input: UpdateAutomationRulesInput!): UpdateAutomationRulesPayload
-  createProjectTag(input: CreateProjectTagInput!): ProjectTagsPayload
-  createImageTags(input: CreateImageTagsInput!): StandardPayload
-  createInternalLabels(input: CreateInternalLabelsInput!): StandardPayload
-}
-type Project {
-  _id: String!  name: String!  cameraConfigs: [CameraConfig]  automationRules: [AutomationRule]  labels: [ProjectLabel!]  tags: [ProjectTag!]
-}
-type Task { _id: ID!  projectId: String!  type: String!  status: String!  created: Date!  updated: Date!  output: JSONObject }
-type ImagesCount { count: Int }
-type Query {
-  exportAnnotations(input: ExportInput!): Task
-  task(input: QueryTaskInput!): Task
-  imagesCount(input: QueryImagesCountInput!): ImagesCount
-  images(input: QueryImagesInput!): ImagesConnection
-  projects(input: QueryProjectsInput): [Project]
-  mlModels(input: QueryMLModelsInput): [MLModel!]
-}
-""")
+from tests.support.animl_answers import coco_annotation, coco_image, filters_of_exports, image_document, label_id, matching_images, relative_box
+from tests.support.animl_images import AnimlImage, AnimlLabel, AnimlObject
+from tests.support.animl_schema import SCHEMA
+
 assert SCHEMA.query_type is not None
 SCHEMA.query_type.fields["images"].resolve = lambda site, info, input: site.images_on_page(info, input)  # ``site.images`` is the data
-CONDITION = re.compile(r"'([\w.]+)': \{ (?:\$gte: ISODate\('([^']+)'\)|\$in: (\[[^\]]*\])) \}")
-ISO_DATE = re.compile(r"\d\d|\d{4}|\d{4}-\d\d|\d{4}-?\d\d-?\d\d|\d{4}-?\d{3}|\d{4}-?W\d\d|\d\d:\d\d(:\d\d)?")
-"""Texts that the library of Animl's task handler reads as dates. The handler turns them into dates, which no id equals."""
 PAGE = 50
 """Images on a page of ``images``, at most."""
 MAX_TAGGED = 20_000
 """Tags that one request may give to images."""
-DAY = datetime(2026, 3, 1, tzinfo=UTC)
-LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
-
-
-@dataclass
-class AnimlLabel:
-    """A label of an object: by a model (with its version and confidence), or by a person. ``validated``: None where that is not decided."""
-
-    name: str
-    model: str | None = None
-    version: str | None = None
-    conf: float | None = None
-    validated: bool | None = None
-    date: datetime | None = None  # of the validation
-    labelled: datetime | None = None
-
-
-@dataclass
-class AnimlObject:
-    """An object of an image, with one label as exports know it, or with all ``labels`` as ``images`` shows them."""
-
-    id: str
-    name: str = "fox"
-    bbox: tuple[int, int, int, int] = (4, 4, 20, 20)  # left, top, width, height in pixels
-    confidence: float | None = None
-    validated: bool = True
-    by: str = "reviewer"
-    date: datetime | None = LONG_AGO
-    labels: list[AnimlLabel] = field(default_factory=list)  # the one that was given last first, as Animl keeps them
-    locked: bool | None = None  # None: as validated
-
-    def all_labels(self) -> list[AnimlLabel]:
-        return self.labels or [AnimlLabel(self.name, conf=self.confidence, validated=self.validated or None, date=self.date)]
-
-    def is_locked(self) -> bool:
-        return self.validated if self.locked is None else self.locked
-
-
-@dataclass
-class AnimlImage:
-    """An image in Animl's database."""
-
-    id: str
-    project: str = "isle"
-    camera: str = "cam1"
-    deployment: str = "Cove"
-    taken: datetime | None = DAY
-    objects: list[AnimlObject] = field(default_factory=list)
-    width: int = 64
-    height: int = 48
-    size_known: bool = True  # otherwise exports hold no size, and boxes of null
-    added: datetime = LONG_AGO
-    timezone: str = "UTC"
-    tags: list[str] = field(default_factory=list)  # ids
-    reopened: bool = False  # a label of a model came after the review
-
-    @property
-    def reviewed(self) -> bool:
-        return not self.reopened and bool(self.objects) and all(t.is_locked() for t in self.objects)
-
-    def validated_dates(self) -> list[datetime]:
-        return [label.date for t in self.objects for label in t.all_labels() if label.date is not None and label.validated is not None]
 
 
 @dataclass
@@ -243,20 +101,20 @@ class AnimlServer:
         """The number of images. Neither role nor membership is checked, and an unknown project has none."""
         self.request_counts["imagesCount"] += 1
         filters = input["filters"]
-        in_time = self.select({k: v for k, v in filters.items() if k.startswith("created")}, info.context["project"])
+        in_time = matching_images(self.images, {k: v for k, v in filters.items() if k.startswith("created")}, info.context["project"])
         if len(in_time) * self.count_seconds_per_image > self.api_timeout_s:
             raise _SlowError
-        return {"count": len(self.select(filters, info.context["project"]))}
+        return {"count": len(matching_images(self.images, filters, info.context["project"]))}
 
     def images_on_page(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:
         """A page of images with all their objects and labels. Boxes are relative to the image."""
         self.request_counts["images"] += 1
-        found, start = self.select(input["filters"], info.context["project"]), int(input.get("next") or 0)
+        found, start = matching_images(self.images, input["filters"], info.context["project"]), int(input.get("next") or 0)
         end = start + min(input.get("limit") or PAGE, PAGE)
         if min(input.get("limit") or PAGE, PAGE) * self.page_seconds_per_image > self.api_timeout_s:
             raise _SlowError
         more = {"hasNext": end < len(found), "next": str(end) if end < len(found) else None}
-        return {"images": [_document(p) for p in found[start:end]], "pageInfo": more | {"hasPrevious": start > 0, "previous": None}}
+        return {"images": [image_document(p) for p in found[start:end]], "pageInfo": more | {"hasPrevious": start > 0, "previous": None}}
 
     def createProjectTag(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         _require_member(info)
@@ -294,7 +152,7 @@ class AnimlServer:
 
     def _add_label(self, image: AnimlImage, label: AnimlLabel, box: list[float]) -> None:
         """Put a label in front of those of the object with exactly this box, or of a new object; the image is unreviewed again."""
-        found = next((t for t in image.objects if _relative_box(t, image) == box), None)
+        found = next((t for t in image.objects if relative_box(t, image) == box), None)
         if found is None:
             left, top = round(box[1] * image.width), round(box[0] * image.height)
             pixels = (left, top, round(box[3] * image.width) - left, round(box[2] * image.height) - top)
@@ -320,7 +178,8 @@ class AnimlServer:
             raise GraphQLError("Task not found", extensions={"code": "NOT_FOUND"})
         task.polls += 1
         stuck = self.never_finish or (self.never_finish_after is not None and int(input["taskId"], 16) >= self.never_finish_after)
-        stuck = stuck or (self.never_finish_above is not None and len(self.select(task.input["filters"], task.project)) > self.never_finish_above)
+        if self.never_finish_above is not None:
+            stuck = stuck or len(matching_images(self.images, task.input["filters"], task.project)) > self.never_finish_above
         if not stuck and task.polls > self.polls_until_done and (task.output is None or self.new_url_on_poll):
             self._finish(input["taskId"], task)
         return self._task_fields(input["taskId"])
@@ -332,7 +191,7 @@ class AnimlServer:
         wanted = set(input["_ids"]) if input and input.get("_ids") else mine
         names = dict.fromkeys([*self.labels, *(label.name for p in self.images for t in p.objects for label in t.all_labels())])
         about = {"cameraConfigs": self._camera_configs(), "automationRules": self.rules, "tags": self.tags}
-        about["labels"] = [{"_id": _label_id(name), "name": name, "ml": True} for name in names]
+        about["labels"] = [{"_id": label_id(name), "name": name, "ml": True} for name in names]
         return [{"_id": p, "name": p} | about for p in sorted(mine & wanted)]
 
     def _camera_configs(self) -> list[dict[str, Any]]:
@@ -360,30 +219,6 @@ class AnimlServer:
 
     # -- exports -----------------------------------------------------------------------------------------------------
 
-    def select(self, filters: dict[str, Any], project: str | None) -> list[AnimlImage]:
-        """The images that fit the filters, in order of time."""
-        start, end = (_parse_time(filters.get(k)) for k in ("createdStart", "createdEnd"))
-        custom = _parse_custom(filters.get("custom"))
-        since = _parse_time(custom.pop("objects.labels.validation.validationDate", None))
-        added = _parse_time(filters.get("addedStart"))
-
-        def fits(p: AnimlImage) -> bool:
-            return (
-                (project is None or p.project == project)
-                and (start is None or (p.taken is not None and p.taken >= start))
-                and (end is None or (p.taken is not None and p.taken < end))
-                and ("cameras" not in filters or p.camera in filters["cameras"])
-                and ("deployments" not in filters or p.deployment in filters["deployments"])
-                and ("labels" not in filters or any(t.name in filters["labels"] for t in p.objects))
-                and ("reviewed" not in filters or p.reviewed == filters["reviewed"])
-                and (since is None or any(date >= since for date in p.validated_dates()))
-                and (added is None or p.added >= added)
-                and ("tags" not in filters or bool(set(p.tags) & set(filters["tags"])))
-                and all(values(p) & set(custom[name]) for name, values in CUSTOM_FIELDS.items() if name in custom)
-            )
-
-        return sorted((p for p in self.images if fits(p)), key=lambda p: (p.taken or DAY, p.id))
-
     def _task_fields(self, task_id: str) -> dict[str, Any]:
         task = self.tasks[task_id]
         status = "SUBMITTED" if task.polls < 2 else "RUNNING"
@@ -394,8 +229,8 @@ class AnimlServer:
         return {"_id": task_id, "projectId": task.project, "type": "ExportAnnotations", "status": status, "output": task.output} | times
 
     def _finish(self, task_id: str, task: Task) -> None:
-        filters = _with_dates(task.input["filters"]) | ({"reviewed": True} if task.input["onlyIncludeReviewed"] else {})
-        images = [p for p in self.select(filters, task.project) if p.id not in self.hidden_from_exports]
+        filters = filters_of_exports(task.input["filters"]) | ({"reviewed": True} if task.input["onlyIncludeReviewed"] else {})
+        images = [p for p in matching_images(self.images, filters, task.project) if p.id not in self.hidden_from_exports]
         count = len(images)
         if self.fail_all_exports or any(p.id in self.failing_images for p in images):
             task.failed, task.output = True, {"error": {"message": "Error exporting to COCO: could not find deployment", "extensions": {}}}
@@ -416,8 +251,8 @@ class AnimlServer:
         number = {c["name"]: c["id"] for c in categories}
         description = f"Image data exported from Animl project 'isle'. Export ID: {task_id}"
         info = {"version": "1.0", "description": description, "date_created": datetime.now(UTC).isoformat()}
-        images = [_image(p) for p in exported]
-        objects = [[_annotation(t, p, number) for t in p.objects] for p in exported]
+        images = [coco_image(p) for p in exported]
+        objects = [[coco_annotation(t, p, number) for t in p.objects] for p in exported]
         if count <= self.stream_above:
             whole = {"images": images, "annotations": [o for part in objects for o in part], "categories": categories, "info": info}
             return json.dumps(whole, indent=4).encode()
@@ -427,37 +262,6 @@ class AnimlServer:
                 last = i == count and k == len(part)
                 text += json.dumps(o) + (f'], "categories": {json.dumps(categories)}, "info":{json.dumps(info)}}}' if last else ", ")
         return text.encode()
-
-
-def _document(p: AnimlImage) -> dict[str, Any]:
-    """An image as ``images`` answers it."""
-    objects = [
-        {"_id": t.id, "bbox": _relative_box(t, p), "locked": t.is_locked(), "labels": [_label(t, i) for i in range(len(t.all_labels()))]}
-        for t in p.objects
-    ]
-    about = {"_id": p.id, "projectId": p.project, "cameraId": p.camera, "deploymentId": f"{p.camera}/{p.deployment}", "reviewed": p.reviewed}
-    times = {"dateAdded": p.added.isoformat(), "dateTimeAdjusted": p.taken.isoformat() if p.taken else None, "timezone": p.timezone}
-    return about | times | {"awaitingPrediction": False, "tags": p.tags, "objects": objects}
-
-
-def _label(t: AnimlObject, number: int) -> dict[str, Any]:
-    label = t.all_labels()[number]
-    decided = {"validated": label.validated, "validationDate": label.date.isoformat() if label.date else None, "userId": t.by}
-    return {
-        "_id": f"{t.id}-{number}",
-        "type": "ml" if label.model else "manual",
-        "labelId": _label_id(label.name),
-        "conf": label.conf,
-        "labeledDate": label.labelled.isoformat() if label.labelled else None,
-        "mlModel": label.model,
-        "mlModelVersion": label.version,
-        "validation": None if label.validated is None else decided,
-    }
-
-
-def _label_id(name: str) -> str:
-    """A project's id of a label, which is not its name."""
-    return f"id-of-{name}"
 
 
 class _SlowError(Exception):
@@ -470,28 +274,6 @@ def _require_member(info: Any) -> str:
     if project is None or project not in members:
         raise GraphQLError("Forbidden", extensions={"code": "FORBIDDEN"})
     return str(project)
-
-
-def _with_dates(filters: dict[str, Any]) -> dict[str, Any]:
-    """Filters as the task handler reads them: an id that reads as a date has become one, and equals nothing."""
-    return {name: [None if ISO_DATE.fullmatch(v) else v for v in value] if isinstance(value, list) else value for name, value in filters.items()}
-
-
-CUSTOM_FIELDS: dict[str, Any] = {
-    "_id": lambda p: {p.id},
-    "cameraId": lambda p: {p.camera},
-    "queryableLabelIds": lambda p: {t.name for t in p.objects},
-}
-"""Field of a MongoDB filter → its values for an image."""
-
-
-def _parse_custom(text: str | None) -> dict[str, Any]:
-    """The conditions of a filter ``custom``, by field: a time, or a list of texts."""
-    found = {match[1]: match[2] or json.loads(match[3]) for match in CONDITION.finditer(text or "")}
-    rest = CONDITION.sub("", text or "{}")
-    if rest.strip("{}, ") or not found.keys() <= {*CUSTOM_FIELDS, "objects.labels.validation.validationDate"}:
-        raise GraphQLError(f"not a filter: {text}")
-    return found
 
 
 def with_entry_ids(rule: dict[str, Any]) -> dict[str, Any]:
@@ -509,69 +291,6 @@ def rule_made_in_animl(model: dict[str, Any], _id: str = "r9") -> dict[str, Any]
     action = {"type": "run-inference", "mlModel": model["_id"], "categoryConfig": {c["name"]: entry for c in model["categories"]}}
     rule = {"_id": _id, "name": "made in Animl", "event": {"type": "label-added", "label": "animal"}, "action": action}
     return with_entry_ids(rule)
-
-
-def _parse_time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None
-
-
-def _image(p: AnimlImage) -> dict[str, Any]:
-    name = f"{p.camera}-default" if p.deployment == "default" else p.deployment
-    file_name = f"{p.project}/{p.camera}/{p.deployment.lower()}/{p.id.replace(':', '-')}.jpg"
-    row = {"id": p.id, "file_name": file_name, "serving_bucket_key": f"original/{p.id}-original.jpg", "location": name}
-    size = {"width": p.width, "height": p.height} if p.size_known else {}
-    return row | {"datetime": p.taken.isoformat() if p.taken else None} | size
-
-
-def _relative_box(t: AnimlObject, p: AnimlImage) -> list[float]:
-    """The box as [ymin, xmin, ymax, xmax]."""
-    x, y, w, h = t.bbox
-    return [y / p.height, x / p.width, (y + h) / p.height, (x + w) / p.width]
-
-
-def _annotation(t: AnimlObject, p: AnimlImage, number: dict[str, int]) -> dict[str, Any]:
-    row = {"id": t.id, "image_id": p.id, "category_id": number[t.name], "sequence_level_annotation": False}
-    row["bbox"] = list(t.bbox) if p.size_known else [None] * 4
-    return row | {"confidence": t.confidence, "validated": t.validated, "validated_by": t.by}
-
-
-def make_images(n: int, names: tuple[str, ...] = ("fox", "Rat"), start: datetime = DAY, step: timedelta = timedelta(hours=1)) -> list[AnimlImage]:
-    """``n`` reviewed images, one an hour, with two labels at three cameras."""
-    return [
-        AnimlImage(
-            id=f"isle:{i:032x}",
-            camera=f"cam{i % 3}",
-            deployment=("Cove", "Ridge", "Dune")[i % 3],
-            taken=start + i * step,
-            objects=[AnimlObject(id=f"{i:024x}", name=names[i % len(names)])],
-        )
-        for i in range(n)
-    ]
-
-
-def images_from_coco(coco: dict[str, Any], project: str = "isle") -> list[AnimlImage]:
-    """The images of a COCO for Camera Traps export."""
-    names = {c["id"]: c["name"] for c in coco["categories"]}
-    objects: dict[str, list[AnimlObject]] = {}
-    for a in coco["annotations"]:
-        obj = AnimlObject(a["id"], names[a["category_id"]], tuple(a["bbox"]), a["confidence"], a["validated"], a["validated_by"])
-        objects.setdefault(a["image_id"], []).append(obj)
-    images = []
-    for row in coco["images"]:
-        camera = row["file_name"].split("/")[1]
-        name = "default" if row["location"].endswith("-default") else row["location"]
-        p = AnimlImage(row["id"], project, camera, name, datetime.fromisoformat(row["datetime"]), objects.get(row["id"], []))
-        images.append(replace(p, width=row["width"], height=row["height"]))
-    return images
-
-
-def camera_config(name: str, *deployments: tuple[str, str | None, float | None, float | None]) -> dict[str, Any]:
-    """A camera config; a deployment is (name, start date, latitude, longitude)."""
-    found = []
-    for i, (label, start, lat, lon) in enumerate(deployments):
-        location = None if lat is None else {"_id": f"l{i}", "name": label, "geometry": {"type": "Point", "coordinates": [lon, lat]}}
-        found.append({"_id": f"d{i}", "name": label, "timezone": "UTC", "startDate": start, "location": location})
-    return {"_id": name, "deployments": found}
 
 
 @contextmanager
