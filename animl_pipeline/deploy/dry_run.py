@@ -78,7 +78,10 @@ def dry_run_release(
         sections += _animl_sections(aws, package, plan, store, settings)
     checks = [*run_preflight(aws, targets, plan, settings)]
     if needs_approval(package, plan, store) and not approved:
-        checks.append(CheckResult(name="approval", state="warning", message="a person must approve it: --approve-as NAME here, or in Prefect's UI"))
+        message = "a person must approve it: --approve-as NAME here, or in Prefect's UI"
+        if replayed := plan.release.replay.images:
+            message += f"; before it asks, the flow runs the new model on the last {replayed:,} images that the model in service answered"
+        checks.append(CheckResult(name="approval", state="warning", message=message))
     return DryRun(sections=tuple(sections), checks=tuple(checks), refused=refused)
 
 

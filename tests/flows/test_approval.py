@@ -202,7 +202,11 @@ def test_deploying_needs_an_approval_even_without_prefect_but_a_rollback_does_no
     first, second = project.package(1), project.package(2)
     with pytest.raises(ReleaseError):
         deploy_package(first, project.plan, project.store, project.settings)
-    assert any(c.name == "approval" for c in dry_run_release(first, project.plan, project.store, project.settings).checks)
+    asked = {c.name: c.message for c in dry_run_release(first, project.plan, project.store, project.settings).checks}
+    assert "runs the new model" not in asked["approval"]
+    project.write(replay={"images": 2000})
+    asked = {c.name: c.message for c in dry_run_release(first, project.plan, project.store, project.settings).checks}
+    assert "runs the new model on the last 2,000 images" in asked["approval"]
     for package in (first, second):
         deploy_package(package, project.plan, project.store, project.settings, approval=YES)
     assert roll_back(project.plan, project.store, project.settings).version == "v1"  # a rollback needs no approval
