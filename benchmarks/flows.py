@@ -156,6 +156,7 @@ def side(name: str, folder: Path, store: str, **more: str) -> Any:
     env = (
         os.environ
         | {"ANIML_DATA": str(folder), "ANIML_STORE": str(folder / store), "PREFECT_HOME": str(folder / "client"), "OMP_NUM_THREADS": "1"}
+        | {"MALLOC_ARENA_MAX": "1"}  # as the command line and a worker's runs have it
         | {"PYTHONPYCACHEPREFIX": str(folder / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}  # compiled once, like everything installed
         | more
     )
