@@ -15,7 +15,7 @@ from animl_pipeline.config import Plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.box_type import Box
 from animl_pipeline.core.decode_image import open_image
-from animl_pipeline.core.errors import ImageError
+from animl_pipeline.core.errors import ImageError, SettingsError
 from animl_pipeline.core.model_card import ModelCard
 from animl_pipeline.storage.open_existing_or_temporary_store import open_existing_store
 
@@ -26,7 +26,7 @@ def predict(
     box: Annotated[str | None, typer.Option(help="ymin,xmin,ymax,xmax, each 0-1; without it, MegaDetector looks for animals")] = None,
     version: VersionOption = "",
     as_json: JsonOption = False,
-    out: Annotated[Path, typer.Option(help="of a FOLDER: where the files are written")] = Path("predictions"),
+    out: Annotated[Path | None, typer.Option(help="of a FOLDER: where the files are written; without it, predictions", show_default=False)] = None,
     results: Annotated[
         Path | None, typer.Option(help="of a FOLDER: a MegaDetector results file with its boxes; without it, MegaDetector looks", show_default=False)
     ] = None,
@@ -41,8 +41,10 @@ def predict(
     """
     settings = settings_with(store)
     if image.is_dir():
-        _predict_folder(image, open_plan(plan, settings), settings, (version, results, smooth, out), as_json=as_json)
+        _refuse_unused(image, "one image", {"--box": box is not None})
+        _predict_folder(image, open_plan(plan, settings), settings, (version, results, smooth, out or Path("predictions")), as_json=as_json)
         return
+    _refuse_unused(image, "a folder of images", {"--out": out is not None, "--results": results is not None, "--smooth": smooth})
     with console.show_progress(debug=Debug.on):
         card, animals = classify_animals(image, open_plan(plan, settings), parse_box(box), settings, version)
     if as_json:
@@ -54,6 +56,17 @@ def predict(
     for found, probabilities in animals:
         console.out.print(f"box [{', '.join(f'{v:.3f}' for v in found.as_list())}]: {_called(card, probabilities)}")
         console.show_probabilities(probabilities, card.thresholds)
+
+
+def _refuse_unused(image: Path, use: str, options: dict[str, bool]) -> None:
+    """Refuse options that were given, but would change nothing.
+
+    Raises:
+        SettingsError: there is one.
+    """
+    for option, is_given in options.items():
+        if is_given:
+            raise SettingsError(f"{option}: expected {use}, found {image}; leave the option out", code="invalid_option")
 
 
 def _predict_folder(folder: Path, plan: Plan, settings: Settings, options: tuple[str, Path | None, bool, Path], *, as_json: bool) -> None:

@@ -81,7 +81,7 @@ def _preview(checked: Plan, opened: Store, settings: Settings, rate: float) -> l
 def _estimate(source: SourceConfig, export: Artifact, plan: Plan, store: Store, settings: Settings) -> DownloadEstimate:
     samples = wanted_samples(plan.labels, source.name, settings)
     limits = limits_of_classes(source, export, plan.labels, store, settings)
-    return estimate_download(source, export, wanted_labels(plan.labels, source.name, settings), store, samples, limits)
+    return estimate_download(source, export, wanted_labels(plan.labels, source.name, settings), store, settings, samples, limits)
 
 
 def _show_classes(plan: Plan, found: LabelsPreview) -> None:

@@ -30,6 +30,8 @@ class Overrides(Record):
         "labels.max_per_location": "max_per_location",
     }
     """Key of the plan → the field that changes it."""
+    ONLY_FINE_TUNING: ClassVar[frozenset[str]] = frozenset({"train.epochs", "train.batch_size", "train.lr"})
+    """Keys that the recipe ``head`` does not use."""
 
     epochs: int | None = Field(default=None, ge=1, le=10**6, title="Epochs", description="train.epochs: how often the model sees every crop")
     batch_size: int | None = Field(default=None, ge=2, le=10**6, title="Batch size", description="train.batch_size: lower it when memory runs out")
@@ -43,8 +45,16 @@ class Overrides(Record):
         """The plan with these changes, checked as a whole.
 
         Raises:
-            PlanError: a change does not fit the plan.
+            PlanError: a change does not fit the plan, or the plan's recipe does not use it.
         """
+        if plan.train.recipes() == ("head",):
+            for change in self.changes(plan):
+                if change.partition(" ")[0] in self.ONLY_FINE_TUNING:
+                    raise PlanError(
+                        f"{change}: expected a change that the plan's recipe uses, found one of fine-tuning, while train.recipe is head; "
+                        "leave it out, or set train.recipe: fine_tune in the plan",
+                        code="unused_change",
+                    )
         data = plan.model_dump(mode="json", by_alias=True)
         for section, values in self._by_section().items():
             data[section] |= {key: value for key, value in values.items() if value is not None}

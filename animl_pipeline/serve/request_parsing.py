@@ -181,6 +181,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _shorten(value: Any) -> str:
-    """The beginning of a value as text."""
-    text = value if isinstance(value, str) else json.dumps(value)
+    """The beginning of a value, as text that an answer in UTF-8 can hold: JSON may bring half a surrogate pair."""
+    text = value.encode(errors="backslashreplace").decode() if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 80 else f"{text[:80]}…"

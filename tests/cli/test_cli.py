@@ -125,6 +125,9 @@ def test_predict_says_whether_the_image_the_box_or_the_model_is_missing(tmp_path
     assert str(tmp_path / "text.jpg") in run_command("predict", tmp_path / "text.jpg", *store).stderr
     assert "--box" in run_command("predict", image, "--box", "1,2", *store).stderr
     assert "animl-pipeline retrain" in run_command("predict", image, "--box", "0,0,1,1", *store).stderr
+    for asked, option in ((image.parent, ["--box", "0,0,1,1"]), (image, ["--smooth"]), (image, ["--results", "md.json"]), (image, ["--out", "o"])):
+        refused = run_command("predict", asked, *option, *store)
+        assert (refused.returncode, f"{option[0]}: expected" in error_line(refused)) == (2, True)
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/api", "nowhere"])

@@ -101,8 +101,8 @@ def test_images_in_the_store_would_not_be_downloaded_again(store: Store, setting
     e.write(tmp_path)
     source = SourceConfig.model_validate({"name": "isle", "export": str(tmp_path / "export.json"), "images": str(tmp_path / "images")})
     export = export_annotations(source, store, settings)
-    assert estimate_download(source, export, ("fox",), store) == (4, 0, 0, frozenset(), 0)
+    assert estimate_download(source, export, ("fox",), store, settings) == (4, 0, 0, frozenset(), 0)
     download_images(source, export, ("fox",), store, settings)
-    assert estimate_download(source, export, ("fox",), store) == (4, 3, bytes_here, frozenset(), 0)
+    assert estimate_download(source, export, ("fox",), store, settings) == (4, 3, bytes_here, frozenset(), 0)
     limited = source.model_copy(update={"max_images": 2})
-    assert len(estimate_download(limited, export, ("fox",), store).over_limit) == 2
+    assert len(estimate_download(limited, export, ("fox",), store, settings).over_limit) == 2

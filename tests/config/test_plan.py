@@ -11,7 +11,7 @@ import yaml
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from animl_pipeline.config import LabelsConfig, Plan, check_plan, load_plan
+from animl_pipeline.config import LabelsConfig, Overrides, Plan, check_plan, load_plan
 from animl_pipeline.config.plan_errors import RENAMED
 from animl_pipeline.config.strict_yaml import parse_yaml
 from animl_pipeline.core.errors import PlanError
@@ -335,3 +335,13 @@ def test_the_sample_plan_shows_every_key_that_a_plan_knows() -> None:
     assert said["labels"]["classes"]["lizard"].keys() == whole["labels"]["classes"]["lizard"].keys()
     for part in set(whole) - {"model", "description", "sources"}:
         assert said[part].keys() == whole[part].keys(), part
+
+
+@pytest.mark.parametrize("change", [{"epochs": 3}, {"batch_size": 8}, {"learning_rate": 0.01}])
+def test_a_change_of_fine_tuning_is_refused_where_a_head_is_trained(change: dict[str, Any]) -> None:
+    head, tuned = check_plan(plan_data()), check_plan(plan_data(train={"recipe": "fine_tune"}))
+    with pytest.raises(PlanError) as refused:
+        Overrides.model_validate(change).applied(head)
+    assert refused.value.code == "unused_change"
+    assert Overrides.model_validate(change).applied(tuned) != tuned
+    assert Overrides(seed=3).applied(head).train.seed == 3

@@ -116,6 +116,8 @@ INVALID: dict[str, tuple[int, str, str | None, bytes]] = {
     "JSON that is not an object": (400, "not an object", "application/json", b"[1, 2]"),
     "brackets without end": (400, "not JSON", "application/json", b"[" * 4_000),
     "too many brackets": (400, "5,000 brackets", "application/json", b'{"a": [' + b"{}," * 400_000 + b"{}]}"),
+    "a box of half a surrogate pair": (400, "four numbers", "application/json", json_body(image=B64, bbox='"\ud800"')),
+    "boxes of half a surrogate pair": (400, "1 to 100 boxes", "application/json", json_body(image=B64, bboxes='"\ud800"')),
     "no image": (400, "no image", "application/json", json_body(bbox=LEFT)),
     "an image that is a number": (400, "no image", "application/json", json_body(image=5)),
     "an image that is not base64": (400, "not base64", "application/json", json_body(image="%%%")),

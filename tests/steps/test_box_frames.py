@@ -160,7 +160,7 @@ def test_images_downloaded_before_orientations_were_recorded_are_not_downloaded_
     e.write(tmp_path)
     export = export_annotations(source, store, settings)
     first = download_images(source, export, ["fox"], store, settings)
-    name = index_name(source)
+    name = index_name(source, settings)
     older = {path: {k: v for k, v in record.items() if k != "orientation"} for path, record in store.read_index(name).items()}
     store.add_to_index(name, older)
     assert not any("orientation" in record for record in store.read_index(name).values())

@@ -6,16 +6,21 @@ import os
 from pathlib import Path
 
 import boto3
+import pandas as pd
 import pytest
 
 from animl_pipeline.config import ImagesConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
+from animl_pipeline.core.artifacts import Counts
 from animl_pipeline.core.errors import ImagesError
+from animl_pipeline.core.step_declaration import Step
+from animl_pipeline.core.table_schemas import TEST_IMAGES
+from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.export import export_annotations
-from animl_pipeline.steps.images import download_images
+from animl_pipeline.steps.images import download_images, download_test_images
 from animl_pipeline.storage.bounded_http_body import TimeLimits
 from animl_pipeline.storage.read_remote_files import HttpFolder, LocalFolder, ReadLimits, RemoteError
-from animl_pipeline.storage.store import Store
+from animl_pipeline.storage.store import StepOutput, Store, Workspace
 from tests.conftest import jpeg
 from tests.support.coco_export import Export
 from tests.support.hostile_images import EXIF, encoded, flat_png, jpeg_with_segments
@@ -51,6 +56,34 @@ def test_images_of_other_formats_and_images_that_take_too_much_memory_are_left_o
     assert missing(store, artifact) == {tiff: "format_not_allowed", strip: "broken_image", segments: "broken_image"}
     allowed = ImagesConfig(formats=("JPEG", "TIFF"))
     assert download(e, str(tmp_path / "images"), store, settings, tmp_path, config=allowed).counts.kept == 3
+
+
+def test_two_data_folders_in_one_store_keep_their_own_images_of_the_same_names(store: Store, settings: Settings, tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        e = Export()
+        e.image(data=jpeg(seed=number), id="first", file_name="cam1/IMG_0001.JPG")  # an id without md5
+        e.annotation("first", bbox=[4, 4, 20, 20])
+        e.write(tmp_path / name)
+        here = settings.model_copy(update={"data": tmp_path / name})
+        artifact = download(e, "images", store, here, tmp_path / name)
+        (blob,) = store.table(artifact, "images.parquet")["blob"]
+        assert store.blob(blob) == e.files["cam1/IMG_0001.JPG"]
+
+
+def test_test_images_of_a_format_that_the_plan_names_later_are_downloaded(store: Store, settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name, data in (("a.jpg", jpeg()), ("b.tif", encoded("TIFF"))):
+        (tmp_path / "images" / name).write_bytes(data)
+    rows = [("isle", name, name, name, "isle/cove", "2026-01-01T00:00:00", 64, 48, i, 1.0, False) for i, name in enumerate(("a.jpg", "b.tif"))]
+
+    def build(space: Workspace) -> StepOutput:
+        write_table(space.out, TEST_IMAGES, pd.DataFrame(rows, columns=TEST_IMAGES.names()))
+        return StepOutput(Counts(kept=2))
+
+    chosen = store.make(Step("test_images", version=1), build=build)
+    source = SourceConfig(name="isle", export="export.json", images=str(tmp_path / "images"))
+    assert download_test_images(source, chosen, store, settings, ImagesConfig()).counts.kept == 1
+    assert download_test_images(source, chosen, store, settings, ImagesConfig(formats=("JPEG", "TIFF"))).counts.kept == 2
 
 
 def test_a_second_run_downloads_new_images_only(store: Store, settings: Settings, tmp_path: Path) -> None:

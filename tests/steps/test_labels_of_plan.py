@@ -54,6 +54,15 @@ def with_taxa(folder: Path, text: str, fox: dict[str, Any], rat: dict[str, Any],
 CANIDS, RODENTS = {"level": "family", "name": "Canidae"}, {"level": "order", "name": "rodentia"}
 
 
+def test_the_order_of_the_classes_decides_a_conflict_in_a_store_that_knows_another_order(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = Export()
+    fox, both, rat = annotate(e, "fox", "canid", "rat")
+    classes = {"fox": ["fox", "canid"], "rat": ["rat", "canid"]}
+    for order, meaning in ((classes, "fox"), (dict(reversed(classes.items())), "rat")):
+        artifact = resolved(e, store, settings, tmp_path, {"classes": order, "on_conflict": "warn"})
+        assert classes_of(artifact, store) == {fox: "fox", both: meaning, rat: "rat"}
+
+
 def test_a_label_may_have_different_classes_in_different_sources(store: Store, settings: Settings, tmp_path: Path) -> None:
     plan = LabelsConfig.model_validate(
         {"classes": {"fox": {"from": {"isle": ["fox"], "cape": ["rat"]}}, "rat": {"from": {"*": ["mouse"], "isle": ["rat"]}}}}

@@ -89,7 +89,7 @@ def download_images(
     """
     host = open_image_host(source, settings)
     key = {
-        "images": host_address(source),
+        "images": host_address(source, settings),
         "path_field": source.path_field,
         "wanted": sorted(wanted),
         "unreviewed": source.unreviewed,
@@ -113,7 +113,7 @@ def download_all(
 ) -> DownloadStatus:
     """Download the images that the store does not hold. What arrives is indexed in batches, also when the download ends early."""
     status = DownloadStatus(images)
-    index = index_name(source)
+    index = index_name(source, settings)
     status.load(index, store)
     if older := status.add_orientations(store):
         store.add_to_index(index, older)

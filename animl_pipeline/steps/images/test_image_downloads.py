@@ -7,6 +7,7 @@ downloaded is not requested again.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from animl_pipeline.config import ImagesConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
@@ -38,7 +39,9 @@ def download_test_images(source: SourceConfig, test_images: Artifact, store: Sto
         ImagesError: the folder of the images does not exist, or the credentials are refused.
     """
     host = open_image_host(source, settings)
-    key = {"source": source.name, "images": host_address(source), "path_field": source.path_field}
+    key: dict[str, Any] = {"source": source.name, "images": host_address(source, settings), "path_field": source.path_field}
+    if config.formats != ImagesConfig().formats:
+        key["formats"] = sorted(config.formats)
 
     def build(space: Workspace) -> StepOutput:
         rows = store.table(test_images, TEST_IMAGES, ["source", "image_id", "path"])

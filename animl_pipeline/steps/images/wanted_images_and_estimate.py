@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from animl_pipeline.config import SourceConfig
+from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.category_names import label_forms, role
 from animl_pipeline.core.errors import redact_url
@@ -61,13 +62,14 @@ def estimate_download(
     export: Artifact,
     wanted: Collection[str],
     store: Store,
+    settings: Settings,
     samples: Sequence[WantedSample] = (),
     limits: ClassLimits | None = None,
 ) -> DownloadEstimate:
     """What :func:`~animl_pipeline.steps.images.step.download_images` would download. Sends no request to the host."""
     found = select_images(source, export, wanted, store, samples, limits)
     status = DownloadStatus(found.images)
-    status.load(index_name(source), store)
+    status.load(index_name(source, settings), store)
     size = int(status.downloaded_table()["bytes"].sum())
     return DownloadEstimate(len(status), int(status.in_store.sum()), size, frozenset(found.over_limit["image_id"]), len(found.over_class_limit))
 
@@ -130,13 +132,17 @@ def source_limits(source: SourceConfig) -> dict[str, int]:
     return {key: n for key, n in (("max_images", source.max_images), ("max_per_location", source.max_per_location)) if n is not None}
 
 
-def index_name(source: SourceConfig) -> str:
+def index_name(source: SourceConfig, settings: Settings) -> str:
     """The name of the store's image index for the host of a source's images."""
-    return f"images/{digest_of([host_address(source), source.path_field])[:16]}"
+    return f"images/{digest_of([host_address(source, settings), source.path_field])[:16]}"
 
 
-def host_address(source: SourceConfig) -> str:
-    """Where the images are, without a signature: a new signature is the same host, and no secret goes into the store."""
+def host_address(source: SourceConfig, settings: Settings) -> str:
+    """Where the images are: an address without its signature, because a new signature is the same host and no secret goes into the store; or a
+    folder's absolute path, because a relative one is another folder below another data folder.
+    """
+    if "://" not in source.images:
+        return str(settings.data_path(source.images))
     return redact_url(source.images) if source.images.startswith("http") else source.images
 
 

@@ -34,7 +34,7 @@ from animl_pipeline.core.table_schemas import (
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.inference.sequence_outcomes import number_sequences
 from animl_pipeline.steps.labels.choose_annotations import REASONS, choose_annotations
-from animl_pipeline.steps.labels.class_mapping import EMPTY, map_labels
+from animl_pipeline.steps.labels.class_mapping import EMPTY, map_labels, order_of_classes
 from animl_pipeline.steps.labels.read_annotations import Annotations, Bools, Floats, Ints, SourceArtifacts, read_annotations
 from animl_pipeline.steps.labels.read_taxonomy import read_taxonomy
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
@@ -90,13 +90,17 @@ def choose_test_images(
     only ``train_only_before`` and ``test_after`` are used.
     """
     taxonomy = read_taxonomy(config, settings)
-    key: dict[str, Any] = config.model_dump(mode="json", by_alias=True, include={"classes", "empty", "exclude", "exclude_taxa", "taxonomy"}) | {
-        "unreviewed": {s.source.name: s.source.unreviewed for s in sources},
-        "locations": {s.source.name: [s.source.namespace(), s.source.merge_locations_within_m] for s in sources},
-        "box_frame": {s.source.name: s.source.box_frame for s in sources},
-        "production": production.model_dump(include={"sequence_gap_seconds", "max_sequences_per_location"}),
-        "train_only_before": str(dates.train_only_before or ""),
-    }
+    key: dict[str, Any] = (
+        config.model_dump(mode="json", by_alias=True, include={"classes", "empty", "exclude", "exclude_taxa", "taxonomy"})
+        | {
+            "unreviewed": {s.source.name: s.source.unreviewed for s in sources},
+            "locations": {s.source.name: [s.source.namespace(), s.source.merge_locations_within_m] for s in sources},
+            "box_frame": {s.source.name: s.source.box_frame for s in sources},
+            "production": production.model_dump(include={"sequence_gap_seconds", "max_sequences_per_location"}),
+            "train_only_before": str(dates.train_only_before or ""),
+        }
+        | order_of_classes(config)
+    )
     if dates.test_after:
         key["test_after"] = str(dates.test_after)
 

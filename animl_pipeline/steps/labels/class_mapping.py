@@ -71,6 +71,13 @@ def map_labels(config: LabelsConfig, source: str, taxonomy: Taxonomy) -> ClassMa
     )
 
 
+def order_of_classes(config: LabelsConfig) -> dict[str, list[str]]:
+    """What the order of the classes adds to the key of a step that maps labels: a key's digest does not depend on the order of a mapping, but
+    with ``on_conflict: warn`` a label of two classes means the first.
+    """
+    return {"class_order": list(config.classes)} if config.on_conflict == "warn" else {}
+
+
 def class_by_label(config: LabelsConfig, source: str | None = None) -> dict[str, str]:
     """Label in lower case → class id, in a source (without one: in any), without taxa. The first class counts."""
     found: dict[str, str] = {}

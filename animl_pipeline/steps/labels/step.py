@@ -28,7 +28,7 @@ from animl_pipeline.core.tables import write_table
 from animl_pipeline.core.write_megadetector_results import ResultBoxes, write_results
 from animl_pipeline.steps.labels.choose_annotations import REASONS, UNLISTED, Choice, add_empty_images, choose_annotations
 from animl_pipeline.steps.labels.class_counts import count_classes, count_codes, find_too_few, report_too_few
-from animl_pipeline.steps.labels.class_mapping import map_labels
+from animl_pipeline.steps.labels.class_mapping import map_labels, order_of_classes
 from animl_pipeline.steps.labels.read_annotations import Annotations, Ints, SourceArtifacts, read_annotations
 from animl_pipeline.steps.labels.read_taxonomy import read_taxonomy
 from animl_pipeline.storage.store import StepOutput, Store, Workspace
@@ -60,11 +60,15 @@ def resolve_labels(sources: Sequence[SourceArtifacts], config: LabelsConfig, sto
     """
     taxonomy = read_taxonomy(config, settings)
     inputs = {f"{s.source.name}.{part}": a for s in sources for part, a in (("export", s.export), ("images", s.images)) if a is not None}
-    key = config.model_dump(mode="json", by_alias=True, exclude={"equivalents", "parents"}) | {
-        "box_frame": {s.source.name: s.source.box_frame for s in sources},
-        "unreviewed": {s.source.name: s.source.unreviewed for s in sources},
-        "locations": {s.source.name: [s.source.namespace(), s.source.merge_locations_within_m] for s in sources},
-    }
+    key = (
+        config.model_dump(mode="json", by_alias=True, exclude={"equivalents", "parents"})
+        | {
+            "box_frame": {s.source.name: s.source.box_frame for s in sources},
+            "unreviewed": {s.source.name: s.source.unreviewed for s in sources},
+            "locations": {s.source.name: [s.source.namespace(), s.source.merge_locations_within_m] for s in sources},
+        }
+        | order_of_classes(config)
+    )
 
     def build(space: Workspace) -> StepOutput:
         mappings = {s.source.name: map_labels(config, s.source.name, taxonomy) for s in sources}
