@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 ISO = r"\s*\d{4}-?[01]\d"
 """How a time of ISO 8601 begins."""
-YEAR_FIRST = r"\s*(\d{4})[:/.](\d{1,2})[:/.](\d{1,2})(.*)"
-"""2024:05:31 (EXIF), 2024/05/31, 2024.5.31, and the rest of the text."""
+YEAR_FIRST = r"\s*(\d{4})[-:/.](\d{1,2})[-:/.](\d{1,2})(.*)"
+"""2024:05:31 (EXIF), 2024/05/31, 2024.5.31, 2024-5-31, and the rest of the text."""
 YEAR_LAST = r"\s*(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(.*)"
 """31/05/2024 or 05/31/2024, with -, / or ., and the rest of the text."""
-CLOCK = r"[ T,]*(\d{1,2}):(\d\d)(?::(\d\d(?:\.\d+)?))?\s*([aApP])?\.?[mM]?\.?\s*(Z|[+-]\d\d:?\d\d)?\s*"
+CLOCK = r"[ T,]*(\d{1,2}):(\d\d)(?::(\d\d(?:\.\d+)?))?\s*([aApP])?\.?[mM]?\.?\s*(Z|UTC|GMT|[+-]\d\d:?\d\d)?\s*"
 
 
 class IsoTimes(NamedTuple):
@@ -40,7 +40,7 @@ def to_iso(texts: pd.Series) -> IsoTimes:
     the month comes first, by a number above 12; otherwise the time is ambiguous and not guessed.
     """
     values = texts.to_numpy(object)
-    other = np.flatnonzero(np.asarray((texts != "") & ~texts.str.match(ISO), bool))
+    other = np.flatnonzero(np.asarray((texts != "") & ~_is_iso(texts), bool))
     read = {text: _read(text) for text in dict.fromkeys(values[other].tolist())}
     day_first = _day_is_first([parts for parts in read.values() if isinstance(parts, _YearLast)])
     ambiguous, unreadable = np.zeros(len(values), bool), np.zeros(len(values), bool)
@@ -53,6 +53,12 @@ def to_iso(texts: pd.Series) -> IsoTimes:
         unreadable[i] = not parts
         found[i] = values[i] if ambiguous[i] or not parts else parts
     return IsoTimes(pd.Series(found, texts.index, dtype=texts.dtype), ambiguous, unreadable & ~ambiguous)
+
+
+def _is_iso(texts: pd.Series) -> pd.Series:
+    """Whether each text is a time in ISO 8601's form; one that only begins like it, such as 2024-06-31 or 2024-05-31 10:00 PM, is not."""
+    begins = texts.str.match(ISO)
+    return begins & pd.to_datetime(texts.where(begins, ""), utc=True, format="ISO8601", errors="coerce").notna()
 
 
 def parse_times(texts: pd.Series) -> pd.Series:
@@ -89,7 +95,7 @@ class _YearLast(NamedTuple):
 
 
 def _read(text: str) -> str | _YearLast:
-    """A time that does not begin as in ISO 8601: as ISO text, as parts whose order is not known yet, or "" where it is no time."""
+    """A time that is none of ISO 8601: as ISO text, as parts whose order is not known yet, or "" where it is no time."""
     first, last = re.fullmatch(YEAR_FIRST, text), re.fullmatch(YEAR_LAST, text)
     rest = first[4] if first else last[5] if last else ""
     clock = re.fullmatch(CLOCK, rest)
@@ -103,7 +109,7 @@ def _read(text: str) -> str | _YearLast:
 
 def _iso_clock(hour: str, minute: str, second: str | None, half: str | None, zone: str | None) -> str:
     hours = int(hour) if half is None else int(hour) % 12 + 12 * (half in "pP")
-    return f"T{hours:02}:{minute}:{second or '00'}{zone or ''}"
+    return f"T{hours:02}:{minute}:{second or '00'}{'Z' if zone in {'UTC', 'GMT'} else zone or ''}"
 
 
 def _iso(year: str, month: int, day: int, clock: str) -> str:

@@ -54,10 +54,11 @@ _ERROR_CODE = re.compile(rb"<Code>([A-Za-z0-9]+)</Code>")
 
 
 class Fetched(NamedTuple):
-    """The bytes of a file, and their md5 in hexadecimal if the server sent it."""
+    """The bytes of a file, their md5 in hexadecimal if the server sent it, and when a file of this machine was changed (ns since 1970; else 0)."""
 
     data: bytes
     md5: str | None = None
+    changed_ns: int = 0
 
 
 class ReadLimits(NamedTuple):
@@ -186,7 +187,7 @@ class LocalFolder:
                 raise RemoteError("missing", f"no file {path}")
             if max_bytes is not None and found.st_size > max_bytes:
                 raise RemoteError("too_large", f"{path} has {found.st_size:,} bytes; the limit is {max_bytes:,}")
-            return Fetched(path.read_bytes())
+            return Fetched(path.read_bytes(), changed_ns=found.st_mtime_ns)
         except (FileNotFoundError, NotADirectoryError) as e:
             raise RemoteError("missing", f"no file {path}") from e
         except PermissionError as e:

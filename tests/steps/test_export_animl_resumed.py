@@ -17,7 +17,7 @@ from animl_pipeline.core.errors import SettingsError
 from animl_pipeline.storage.gc import GcRules, collect_garbage
 from animl_pipeline.storage.store import open_store
 from tests.support.animl_exports import NOT_WINDOWS, TOKEN, exported, labels_in_animl, labels_of, source
-from tests.support.animl_images import DAY, AnimlImage, AnimlObject
+from tests.support.animl_images import DAY, AnimlImage, AnimlObject, camera_config
 from tests.support.animl_server import AnimlServer
 from tests.support.paths import ROOT
 
@@ -48,6 +48,21 @@ def test_a_killed_export_resumes_without_repeating_an_export(site: AnimlServer, 
     assert labels_of(here, artifact) == labels_in_animl(site)
     assert len(site.export_filters) == len(open_store(here).files(artifact)) - NOT_WINDOWS
     assert list((Path(here.store) / "work").glob("animl-*/*")) == []
+
+
+def test_a_deployment_that_was_renamed_since_the_last_full_export_stays_one_location(site: AnimlServer, here: Settings) -> None:
+    place = ("2024-05-01T00:00:00Z", 34.0, -119.7)
+    site.cameras = [camera_config("cam0", ("Cove", *place))]
+    exported(here)
+    site.cameras = [camera_config("cam0", ("Cove North", *place))]
+    for image in site.images:
+        image.deployment = "Cove North" if image.deployment == "Cove" else image.deployment
+    for number in range(2):  # an incremental export, and another one that knows the earlier name only from the first
+        new = AnimlObject(f"n{number}", "fox", date=datetime.now(UTC))
+        site.images.append(AnimlImage(f"isle:new{number}", camera="cam0", deployment="Cove North", taken=DAY, objects=[new]))
+        table = open_store(here).table(exported(here), "images.parquet")
+        location = dict(zip(table["image_id"], table["location"], strict=True))
+        assert location[f"isle:new{number}"] == location[f"isle:{0:032x}"] == "Cove"
 
 
 def test_an_export_resumes_after_the_token_expired(site: AnimlServer, here: Settings) -> None:

@@ -23,6 +23,18 @@ def annotation_rows(store: Store, artifact: Artifact) -> pd.DataFrame:
     return store.table(artifact, EXPORT_ANNOTATIONS)
 
 
+@pytest.mark.parametrize(
+    ("said", "reviewed"), [(0, False), (0.0, False), ("false", False), ("False", False), (1, True), ("true", True), (True, True), (None, True)]
+)
+def test_a_label_is_validated_however_a_tool_writes_it(store: Store, settings: Settings, tmp_path: Path, said: Any, reviewed: bool) -> None:
+    e = Export()
+    e.annotation(e.image(), 1, validated=said, validated_by="")
+    (tmp_path / "a.json").write_bytes(e.json())
+    artifact = export_annotations(source("a.json"), store, settings)
+    assert annotation_rows(store, artifact)["reviewed"].tolist() == [reviewed]
+    assert artifact.counts.notes.get("unreviewed", 0) == (not reviewed)
+
+
 def test_an_image_id_of_several_files_gives_no_label(store: Store, settings: Settings, tmp_path: Path) -> None:
     e = one_fox()
     for name in ("set0/a.jpg", "set1/a.jpg"):

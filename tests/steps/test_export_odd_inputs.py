@@ -344,6 +344,8 @@ def taken(store: Store, settings: Settings, folder: Path, *written: str) -> tupl
         (["04/05/2024 11:00", "2024-05-31 10:00:00"], ["", "2024-05-31 10:00:00"], {"ambiguous_time": 1}),
         (["31/05/2024 10:00", "05/31/2024 10:00"], ["", ""], {"ambiguous_time": 2}),
         (["yesterday", ""], ["", ""], {"unreadable_time": 1}),
+        (["2024-05-31 10:00:00 PM", "2024-05-30 09:00:00 UTC", "2024-5-1"], ["2024-05-31T22:00:00", "2024-05-30T09:00:00Z", "2024-05-01"], {}),
+        (["2024-06-31 10:00:00", "1717171717", "0999-05-31T10:00:00"], ["", "", "0999-05-31T10:00:00"], {"unreadable_time": 2}),
     ],
 )
 def test_a_date_is_read_if_its_form_is_certain_and_never_guessed(

@@ -70,6 +70,31 @@ def test_two_data_folders_in_one_store_keep_their_own_images_of_the_same_names(s
         assert store.blob(blob) == e.files["cam1/IMG_0001.JPG"]
 
 
+def test_files_that_were_swapped_or_copied_later_are_read_again(store: Store, settings: Settings, tmp_path: Path) -> None:
+    one, other = tmp_path / "cards/fox/IMG_1.JPG", tmp_path / "cards/rat/IMG_1.JPG"
+    for path, width in ((one, 64), (other, 80)):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(jpeg(width=width))
+    source = SourceConfig.model_validate({"name": "sorted", "export": str(tmp_path / "cards")})
+    for _ in range(2):
+        made = download_images(source, export_annotations(source, store, settings), WANTED, store, settings)
+        table = store.table(made, "images.parquet")
+        assert len(table) == 2
+        assert all(store.blob(b) == (tmp_path / "cards" / p).read_bytes() for b, p in zip(table["blob"], table["path"], strict=True))
+        one.rename(tmp_path / "x")
+        other.rename(one)
+        (tmp_path / "x").rename(other)
+    e = island(2)
+    e.write(tmp_path)
+    late = tmp_path / "images" / e.images[0]["file_name"]
+    late.rename(tmp_path / "late.jpg")
+    first = download(e, str(tmp_path / "images"), store, settings, tmp_path)
+    assert first.counts.dropped == {"missing": 1}
+    assert download(e, str(tmp_path / "images"), store, settings, tmp_path).digest == first.digest
+    (tmp_path / "late.jpg").rename(late)
+    assert download(e, str(tmp_path / "images"), store, settings, tmp_path).counts.kept == 2
+
+
 def test_test_images_of_a_format_that_the_plan_names_later_are_downloaded(store: Store, settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for name, data in (("a.jpg", jpeg()), ("b.tif", encoded("TIFF"))):
@@ -193,7 +218,7 @@ def test_names_that_no_file_can_have_are_missing(store: Store, settings: Setting
         e.annotation(e.image(file_name=name))
     artifact = download(e, str(tmp_path / "images"), store, settings, tmp_path)
     assert artifact.counts.dropped == {"missing": 4}
-    assert download(e, str(tmp_path / "images"), store, settings, tmp_path).cached
+    assert download(e, str(tmp_path / "images"), store, settings, tmp_path).digest == artifact.digest
 
 
 @pytest.mark.parametrize("name", ["circle", "x" * 5000])

@@ -83,6 +83,19 @@ def test_results_belong_to_an_image_only_where_no_folder_contradicts(name: str, 
     assert (matches.files | matches.reasons)["s", name] == found
 
 
+def test_a_result_is_never_that_of_two_sources_images() -> None:
+    names, folders = [("y23", "IMG_1.JPG"), ("y24", "IMG_1.JPG")], {"y23": "photos/2023/cam1", "y24": "photos/2024/cam1"}
+    one = match_by_path(names, ["/photos/2024/cam1/IMG_1.JPG"], folders, {})
+    assert one.files == {names[1]: "/photos/2024/cam1/IMG_1.JPG"}
+    assert one.reasons == {names[0]: "several_in_results"}
+    bare = match_by_path(names, ["IMG_1.JPG"], folders, {})
+    assert (bare.files, bare.reasons) == ({}, dict.fromkeys(names, "several_in_results"))
+    said = match_by_path(names, ["IMG_1.JPG"], folders, {"y24": ""})
+    assert said.files == {names[1]: "IMG_1.JPG"}
+    same = match_by_path(names, ["IMG_1.JPG"], dict.fromkeys(folders, "photos/both"), {})
+    assert len(same.files) == 2
+
+
 def test_the_plan_may_say_where_a_sources_images_begin_in_the_results() -> None:
     names, files = [("s", "IMG_1.JPG"), ("t", "IMG_1.JPG"), ("u", "IMG_1.JPG")], ["cam2/IMG_1.JPG", "x/cam3/IMG_1.JPG", "IMG_1.JPG"]
     matches = match_by_path(names, files, CAM, {"s": "cam2", "t": "x\\cam3/", "u": "cam9"})

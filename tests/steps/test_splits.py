@@ -272,6 +272,14 @@ def test_a_table_gives_the_splits_exactly_within_the_history(store: Store, setti
     assert caught.value.code == "table_conflict"
 
 
+def test_a_split_table_with_semicolons_is_refused_in_one_line(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("location;split\nisle/Cove, north;test\n")
+    with pytest.raises(SplitsError) as caught:
+        read_split_table(SplitsConfig(table=str(tmp_path / "s.csv")), settings)
+    assert caught.value.code == "wrong_split_table"
+    assert "found location;split" in str(caught.value)
+
+
 def test_linked_locations_cannot_be_put_in_different_splits(store: Store) -> None:
     rows = [*island(12), ("isle/p3", "fox", "", "same"), ("isle/p5", "fox", "", "same")]
     with pytest.raises(SplitsError) as caught:

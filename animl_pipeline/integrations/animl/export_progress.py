@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from animl_pipeline.core.frozen_record import Digest, Record
 from animl_pipeline.integrations.animl.animl_windows import Window
+from animl_pipeline.integrations.animl.camera_deployments import CameraDeployment
 from animl_pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -52,13 +53,17 @@ class FailedWindow(Record):
 
 
 class ProjectExport(Record):
-    """The result of all exports so far. Later answers replace earlier ones, image by image."""
+    """The result of all exports so far. Later answers replace earlier ones, image by image.
+
+    ``deployments``: of the project's cameras, with those that Animl no longer names: earlier answers may still do.
+    """
 
     begun: datetime
     last_full: datetime
     answers: tuple[Answer, ...]
     failed: tuple[FailedWindow, ...] = ()
     without_time: int = 0
+    deployments: tuple[CameraDeployment, ...] = ()
 
 
 class Attempt(Record):

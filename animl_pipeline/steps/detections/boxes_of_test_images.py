@@ -34,7 +34,7 @@ from animl_pipeline.storage.store import BlobColumn, StepOutput, Store, Workspac
 
 STEP = Step(
     "test_detections",
-    version=1,
+    version=2,
     sections=("detections", "production"),
     reads=(TEST_IMAGES, TEST_OBJECTS, DOWNLOADED_IMAGES),
     writes=(TEST_DETECTIONS, SEARCHED_TEST_IMAGES),

@@ -58,7 +58,8 @@ def match_by_path(
     A file is an image's if its path is the image's name, alone or with the source's name or the plan's ``results_folders`` in front. Else it
     must end in the image's name and agree with the folder of the source's images as far as it goes, or share at least the last folder of it.
     Else, if the name has folders and the results have absolute paths, the source's images may have been in one other folder, unless its name
-    is another source's or differs in a number only (cam1 and cam2, 2023 and 2024). If several files fit, none does.
+    is another source's or differs in a number only (cam1 and cam2, 2023 and 2024). If several files fit, none does. A file that fits images
+    of several sources is that of the image which agrees with it best.
 
     ``files``: paths in the results file, as :func:`normal_path` writes them. ``image_folders``: source → its ``images`` in the plan, where
     known. ``results_folders``: source → the folder of the results file in which its images are, as the plan says.
@@ -75,6 +76,30 @@ def match_by_path(
         others = {folder for other in {*by_source, *image_folders} - {source} for folder in (other, *_parts(image_folders.get(other, ""))[-1:])}
         found = _match_source(source, source_names, files, by_base_name, image_folders.get(source, ""), results_folders.get(source), others)
         matches = Matches(matches.files | found.files, matches.reasons | found.reasons, matches.example or found.example)
+    return _without_shared_files(matches, image_folders, results_folders)
+
+
+def _without_shared_files(matches: Matches, image_folders: Mapping[str, str], results_folders: Mapping[str, str]) -> Matches:
+    """The matches, in which a file that several images fit belongs to the one that agrees with it best, and to none if several do equally.
+
+    Images of two sources at the same path are the same image, so both keep the file.
+    """
+    claims: dict[str, list[ImageName]] = defaultdict(list)
+    for key, file in matches.files.items():
+        claims[file].append(key)
+    for file, keys in claims.items():
+        paths = {(source, name): (*_parts(image_folders.get(source, "")), *_parts(name)) for source, name in keys}
+        if len(set(paths.values())) == 1:
+            continue
+        agreement = {
+            key: (key[0] in results_folders, file == f"{normal_path(key[0])}/{normal_path(key[1])}", _shared_end(tuple(file.split("/")), paths[key]))
+            for key in keys
+        }
+        best = {key for key in keys if agreement[key] == max(agreement.values())}
+        certain = best if len({paths[key] for key in best}) == 1 else set()
+        for key in set(keys) - certain:
+            del matches.files[key]
+            matches.reasons[key] = SEVERAL_IN_RESULTS
     return matches
 
 
@@ -128,7 +153,7 @@ def _match_source(
     elsewhere: dict[ImageName, list[Parts]] = {}
     for name in names:
         key, normal = (source, name), normal_path(name)
-        prefixes = (f"{normal_path(results_folder).rstrip('/')}/",) if results_folder is not None else (f"{normal_path(source)}/", "")
+        prefixes = (f"{normal_path(source)}/", "") if results_folder is None else (_as_prefix(results_folder),)
         exact = next((prefix + normal for prefix in prefixes if prefix + normal in files), "")
         parts = _parts(normal)
         ending = [] if exact or results_folder is not None else [f for f in by_base_name.get(parts[-1], ()) if f[-len(parts) :] == parts]
@@ -180,6 +205,12 @@ def _contradicts(file: Parts, root: Parts, name_parts: int, other_folders: Colle
 def _is_absolute(path: Parts) -> bool:
     """Whether a path begins at the root of a system or drive, or names a host."""
     return path[0] == "" or path[0].endswith(":")
+
+
+def _as_prefix(folder: str) -> str:
+    """What stands before the name of an image in a folder: nothing where the plan names the folder of the results itself, "." or ""."""
+    normal = normal_path(folder)
+    return "" if normal in {"", "."} else f"{normal.rstrip('/')}/"
 
 
 def _parts(path: str) -> Parts:

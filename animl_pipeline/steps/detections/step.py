@@ -41,7 +41,7 @@ from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 STEP = Step(
     "detections",
-    version=2,
+    version=3,
     sections=("detections",),
     reads=(LABELS, DROPPED_ANNOTATIONS),
     writes=(DETECTIONS, REPEAT_DETECTIONS, DETECTION_FAILURES, DISAGREEMENTS, IMAGES_WITH_PEOPLE),

@@ -25,6 +25,7 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.integrations.animl import AnimlClient
 from animl_pipeline.integrations.animl.animl_windows import Window, divide_into_windows
+from animl_pipeline.integrations.animl.camera_deployments import CameraDeployment
 from animl_pipeline.integrations.animl.errors_in_answers import animl_errors
 from animl_pipeline.integrations.animl.export_progress import Answer, Attempt, ExportState, FailedWindow, ProjectExport
 from animl_pipeline.integrations.animl.queries import image_filters
@@ -70,9 +71,10 @@ def read_animl_project(project: str, source: SourceConfig, store: Store, setting
     filters = image_filters(config)
     name = digest_of([settings.api_url, project, filters.model_dump(mode="json")])[:16]
     with animl_errors(source), AnimlClient(project, settings) as animl, _locked_scratch(store, name) as scratch:
-        within_m = source.merge_locations_within_m
-        locations = merge_deployments(animl.deployments(), within_m) if within_m else []
-        export = _update(ExportContext(animl, filters, config, ExportState(store, name), store, scratch))
+        within_m, state = source.merge_locations_within_m, ExportState(store, name)
+        deployments = _with_earlier_names(animl.deployments(), state.last_export())
+        locations = merge_deployments(deployments, within_m) if within_m else []
+        export = _update(ExportContext(animl, filters, config, state, store, scratch), deployments)
     digests = {
         "answers": digest_of([a.model_dump(mode="json") for a in export.answers]),
         "failed": digest_of([f.model_dump(mode="json") for f in export.failed]),
@@ -80,6 +82,14 @@ def read_animl_project(project: str, source: SourceConfig, store: Store, setting
     }
     fields = {"export": source.export, "path_field": source.path_field, "location_field": source.location_field}
     return ExportBuild(digests, fields | {"without_time": export.without_time}, lambda space: _build(space, source, export, locations, store))
+
+
+def _with_earlier_names(deployments: list[CameraDeployment], last: ProjectExport | None) -> list[CameraDeployment]:
+    """The deployments, and those that the last export knew under names that Animl no longer has: its answers hold these names until a full
+    export, and a renamed deployment must not become a second location meanwhile.
+    """
+    names = {d.deployment for d in deployments}
+    return deployments + [d for d in (last.deployments if last else ()) if d.deployment not in names]
 
 
 @contextmanager
@@ -100,7 +110,7 @@ def _locked_scratch(store: Store, name: str) -> Iterator[Path]:
 # -- which answers make up the export --------------------------------------------------------------------------------
 
 
-def _update(context: ExportContext) -> ProjectExport:
+def _update(context: ExportContext, deployments: list[CameraDeployment]) -> ProjectExport:
     """Ask Animl for what is missing and return the project's export."""
     project, state = context.animl.project, context.state
     last = state.last_export()
@@ -133,7 +143,7 @@ def _update(context: ExportContext) -> ProjectExport:
     if not export.answers:
         line = f"the project {project!r} has no image that fits; check the project's id and sources.animl in the plan"
         raise ExportError(line, code="no_images")
-    state.finish(export)
+    state.finish(export.model_copy(update={"deployments": tuple(deployments)}))
     return export
 
 

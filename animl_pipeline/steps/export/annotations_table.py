@@ -25,6 +25,8 @@ SLACK = 1
 """Pixels by which a box may reach over the edge of its image without a note: exports round their boxes."""
 RELATIVE_SLACK = 0.01
 """The same as a share of the image, for relative boxes."""
+VALIDATED = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+"""How tools write ``validated``: JSON's true and false, or the 1, 0.0 or text of a database or table."""
 LABEL_IS_KEPT = "the label is kept for the whole image"
 
 
@@ -147,8 +149,8 @@ class AnnotationsTable:
 
 def _is_reviewed(row: dict[str, Any]) -> bool:
     """Whether a person validated a label. Animl names no user for old labels, so ``validated`` alone counts where it is there."""
-    validated = row.get("validated")
-    return validated if isinstance(validated, bool) else row.get("validated_by") != "Not Reviewed"
+    said = VALIDATED.get(to_text(row.get("validated")).strip().casefold())
+    return row.get("validated_by") != "Not Reviewed" if said is None else said
 
 
 def _image_sizes(image_ids: pa.ChunkedArray, images: pa.Table) -> Any:

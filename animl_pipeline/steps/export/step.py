@@ -28,7 +28,7 @@ from animl_pipeline.steps.export.unpack_archives import archive_errors, unpack_j
 from animl_pipeline.steps.export.write_export_tables import ExportBuild, write_tables
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, sha256_of
 
-STEP = Step("export", version=2, sections=("sources",), writes=(EXPORT_IMAGES, EXPORT_ANNOTATIONS, EXPORT_PROBLEMS, EXPORT_LOCATIONS))
+STEP = Step("export", version=3, sections=("sources",), writes=(EXPORT_IMAGES, EXPORT_ANNOTATIONS, EXPORT_PROBLEMS, EXPORT_LOCATIONS))
 
 
 def export_annotations(source: SourceConfig, store: Store, settings: Settings) -> Artifact:

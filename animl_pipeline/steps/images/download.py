@@ -45,7 +45,9 @@ class Request(NamedTuple):
 
 
 class Downloaded(NamedTuple):
-    """An image that is in the store: sha256 and bytes of its file, size in pixels as stored, md5, EXIF orientation (1 to 8)."""
+    """An image that is in the store: sha256 and bytes of its file, size in pixels as stored, md5, EXIF orientation (1 to 8), and when the
+    file was changed, if it is of this machine (ns since 1970; else 0).
+    """
 
     blob: str
     bytes: int
@@ -53,6 +55,7 @@ class Downloaded(NamedTuple):
     height: int
     md5: str
     orientation: int
+    changed_ns: int = 0
 
 
 class Failed(NamedTuple):
@@ -273,7 +276,7 @@ def _verify(request: Request, fetched: Fetched, md5: str, formats: Sequence[str]
         if e.code == FORMAT_NOT_ALLOWED:
             return Failed(FORMAT_NOT_ALLOWED, f"{path}: {e}; name it in images.formats of the plan")
         return Failed("broken_image", f"{path}: {e}", retryable=md5 not in {request.md5, fetched.md5})
-    return Downloaded("", len(data), width, height, md5, read_orientation(data))
+    return Downloaded("", len(data), width, height, md5, read_orientation(data), fetched.changed_ns)
 
 
 def image_size(data: bytes, formats: Sequence[str] = ALL_FORMATS) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,14 @@ from animl_pipeline.storage.image_index import iter_index
 from animl_pipeline.storage.store import Store
 
 _ID_WITH_MD5 = re.compile(r"^[^:]+:([0-9a-f]{32})$")
-FIELDS: dict[str, Any] = {"blob": "S64", "bytes": np.int64, "width": np.int32, "height": np.int32, "md5": "S32", "orientation": np.int8}
+FIELDS: dict[str, Any] = {
+    "blob": "S64", "bytes": np.int64, "width": np.int32, "height": np.int32, "md5": "S32", "orientation": np.int8, "changed_ns": np.int64,
+}  # fmt: skip
 """Fields of :class:`Downloaded`, with their numpy types."""
-ADDED_LATER = {"orientation"}
+ADDED_LATER = {"orientation", "changed_ns"}
 """Fields that older records of an index do not have."""
+MENDED_BY_PEOPLE = {"missing", "broken_image", "forbidden"}
+"""Why an image of this machine is not in the store, although it may be in the next run: somebody copies the file."""
 
 
 class DownloadStatus:
@@ -43,8 +48,11 @@ class DownloadStatus:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def load(self, index: str, store: Store) -> None:
-        """Mark the images that an earlier run downloaded and that are still in the store."""
+    def load(self, index: str, store: Store, folder: Path | None) -> None:
+        """Mark the images that an earlier run downloaded and that are still in the store.
+
+        ``folder``: where the images are on this machine, if they are there: a file that was replaced since is no longer in the store.
+        """
         if not len(self):
             return
         codes, paths = pd.factorize(pd.Series(self.paths), use_na_sentinel=False)
@@ -58,6 +66,9 @@ class DownloadStatus:
                     column[i] = record.get(name, 0)
         rows = np.flatnonzero(known)
         known[rows] = store.has_blobs(columns["blob"][rows].astype(str).tolist(), columns["bytes"][rows].tolist())
+        if folder is not None:
+            for i in np.flatnonzero(known).tolist():
+                known[i] = not _was_replaced(folder / paths[i], columns["bytes"][i], columns["changed_ns"][i])
         self.in_store = known[codes] & self._md5_agrees(columns["md5"][codes])
         for name, column in self._columns.items():
             column[self.in_store] = columns[name][codes][self.in_store]
@@ -89,6 +100,10 @@ class DownloadStatus:
         for row in np.flatnonzero(~self.in_store).tolist():
             self.failed.setdefault(row, failed)
 
+    def is_final(self, folder: Path | None) -> bool:
+        """Whether another run would find the same images. ``folder``: as of :meth:`load`."""
+        return not any(f.retryable or (folder is not None and f.reason in MENDED_BY_PEOPLE) for f in self.failed.values())
+
     def downloaded_table(self) -> pd.DataFrame:
         """The images in the store, as the table DOWNLOADED_IMAGES."""
         rows = np.flatnonzero(self.in_store)
@@ -108,6 +123,15 @@ class DownloadStatus:
         expected = pd.Series(self.image_ids, dtype="str").str.extract(_ID_WITH_MD5, expand=False).fillna("").to_numpy(dtype="S32")
         agrees: NDArray[np.bool_] = (expected == b"") | (expected == md5)
         return agrees
+
+
+def _was_replaced(file: Path, size: int, changed_ns: int) -> bool:
+    """Whether a file is another one than before. One that is gone is not: the store still has it. ``changed_ns``: 0 if that was not recorded."""
+    try:
+        found = file.stat()
+    except (OSError, ValueError):
+        return False
+    return found.st_size != size or changed_ns not in {0, found.st_mtime_ns}
 
 
 def _plain(value: Any) -> str | int:

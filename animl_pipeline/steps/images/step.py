@@ -37,6 +37,7 @@ from animl_pipeline.steps.images.wanted_images_and_estimate import (
     WantedImages,
     host_address,
     index_name,
+    local_folder,
     select_images,
     source_limits,
 )
@@ -103,7 +104,7 @@ def download_images(
         selected = select_images(source, export, wanted, store, samples, limits)
         status = download_all(source, selected.images, host, store, settings, config or ImagesConfig())
         _check_any_downloaded(source, status, selected)
-        return _write_tables(space, source, status, selected)
+        return _write_tables(space, source, status, selected, is_final=status.is_final(local_folder(source, settings)))
 
     return store.make(STEP, inputs={"export": export}, config=key, build=build)
 
@@ -114,7 +115,7 @@ def download_all(
     """Download the images that the store does not hold. What arrives is indexed in batches, also when the download ends early."""
     status = DownloadStatus(images)
     index = index_name(source, settings)
-    status.load(index, store)
+    status.load(index, store, local_folder(source, settings))
     if older := status.add_orientations(store):
         store.add_to_index(index, older)
     in_store = int(status.in_store.sum())
@@ -213,7 +214,7 @@ def _check_any_downloaded(source: SourceConfig, status: DownloadStatus, selected
     )
 
 
-def _write_tables(space: Workspace, source: SourceConfig, status: DownloadStatus, selected: WantedImages) -> StepOutput:
+def _write_tables(space: Workspace, source: SourceConfig, status: DownloadStatus, selected: WantedImages, *, is_final: bool) -> StepOutput:
     downloaded, missing = status.downloaded_table(), status.missing_table()
     dropped = dict(Counter(missing["reason"].tolist())) | selected.not_wanted
     if n := len(selected.over_limit):
@@ -235,6 +236,5 @@ def _write_tables(space: Workspace, source: SourceConfig, status: DownloadStatus
         log.warning("images of %s: %d are in a format that images.formats does not name; name it in the plan to use them", source.name, refused)
     repeated = len(downloaded) - downloaded["blob"].nunique()
     notes = {name: n for name, n in (("same_bytes_as_another", repeated), *selected.samples.items()) if n}
-    final = not any(failed.retryable for failed in status.failed.values())
     counts = Counts(kept=len(downloaded), dropped=dropped, notes=notes, unit="images")
-    return StepOutput(counts, blobs=(BlobColumn(file=DOWNLOADED_IMAGES.file),), final=final)
+    return StepOutput(counts, blobs=(BlobColumn(file=DOWNLOADED_IMAGES.file),), final=is_final)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +70,7 @@ def estimate_download(
     """What :func:`~animl_pipeline.steps.images.step.download_images` would download. Sends no request to the host."""
     found = select_images(source, export, wanted, store, samples, limits)
     status = DownloadStatus(found.images)
-    status.load(index_name(source, settings), store)
+    status.load(index_name(source, settings), store, local_folder(source, settings))
     size = int(status.downloaded_table()["bytes"].sum())
     return DownloadEstimate(len(status), int(status.in_store.sum()), size, frozenset(found.over_limit["image_id"]), len(found.over_class_limit))
 
@@ -141,9 +142,14 @@ def host_address(source: SourceConfig, settings: Settings) -> str:
     """Where the images are: an address without its signature, because a new signature is the same host and no secret goes into the store; or a
     folder's absolute path, because a relative one is another folder below another data folder.
     """
-    if "://" not in source.images:
-        return str(settings.data_path(source.images))
+    if (folder := local_folder(source, settings)) is not None:
+        return str(folder)
     return redact_url(source.images) if source.images.startswith("http") else source.images
+
+
+def local_folder(source: SourceConfig, settings: Settings) -> Path | None:
+    """The folder of a source's images, if they are on this machine."""
+    return None if "://" in source.images else settings.data_path(source.images)
 
 
 def _over_limits(images: pd.DataFrame, source: SourceConfig) -> NDArray[np.bool_]:

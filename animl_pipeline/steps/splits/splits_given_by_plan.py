@@ -39,7 +39,7 @@ def read_split_table(config: SplitsConfig, settings: Settings) -> dict[str, str]
     except (UnicodeDecodeError, csv.Error) as e:
         raise SplitsError(f"{where}: expected a CSV in UTF-8, found something else ({e})", code="wrong_split_table") from e
     if not rows or not set(COLUMNS) <= rows[0].keys():
-        found = ", ".join(rows[0]) if rows else "no row"
+        found = ", ".join(str(name) for name in rows[0] if name is not None) if rows else "no row"  # None: for more cells than columns
         raise SplitsError(f"{where}: expected the columns location and split, found {found}", code="wrong_split_table")
     table: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
