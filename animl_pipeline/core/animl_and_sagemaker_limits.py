@@ -10,6 +10,8 @@ MAX_REQUEST_BYTES = 4_000_000
 """A serverless endpoint takes no larger request."""
 MIN_THRESHOLD = 1e-6
 """The least confidence threshold of a class. Animl takes a threshold of 0 for the model's default and not for "keep all"."""
+NEVER = 2.0
+"""A threshold that no probability reaches."""
 ANIML_BATCH_CONCURRENCY = 80
 """Requests that Animl's batches send at the same time: 8 Lambdas with 10 messages. A message is tried 5 times, then its labels are lost."""
 MODELS_WITH_OWN_INTERFACES = {

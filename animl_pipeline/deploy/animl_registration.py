@@ -16,7 +16,7 @@ from typing import Any
 from animl_pipeline.config import Plan, RegisterConfig
 from animl_pipeline.config.package_and_release import Purpose
 from animl_pipeline.config.settings import Settings
-from animl_pipeline.core.animl_and_sagemaker_limits import MIN_THRESHOLD
+from animl_pipeline.core.animl_and_sagemaker_limits import MIN_THRESHOLD, NEVER
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import ExportUnreachableError, LabelsError, ReleaseError, RemoteError, SettingsError
 from animl_pipeline.core.frozen_record import Record
@@ -67,8 +67,10 @@ def register_model(package: Artifact, plan: Plan, store: Store, settings: Settin
     approval = approval_of(package, plan, store)
     files = _files(ml_model_document(card, plan, document, _taxa(plan, settings)), card, plan, document, parameters, rules, approval)
     files["MODEL_CARD.md"] = _card_with_approval(store.path(package, "MODEL_CARD.md").read_text(encoding="utf-8"), approval)
+    unchanged = {name for project, change in rules.items() if not change.changed() for name in _rule_files(project)}
     for name, text in files.items():
-        store.object_store.put(f"{folder}/{name}", text.encode())
+        if name not in unchanged or store.object_store.read(f"{folder}/{name}") is None:  # the rules from before the first registration stay
+            store.object_store.put(f"{folder}/{name}", text.encode())
     if not only_files:
         _write_parameters(AwsApi(), parameters)
         for project in rules:
@@ -126,6 +128,22 @@ def category_config(card: ModelCard, plan: Plan) -> dict[str, Document]:
         if c.id not in card.hidden_ids()
         else {"confThreshold": 1.0, "disabled": True}
         for c in card.registered_classes()
+    }
+
+
+def kept_by_animl(card: ModelCard, plan: Plan) -> dict[str, float]:
+    """Class or parent → the probability from which Animl keeps its label, as the plan registers it; ``NEVER`` for a disabled class.
+
+    Without a section ``release.register``, these are the card's thresholds. What a person chose in an automation rule is not known here.
+    """
+    register = plan.release.register_
+    if register is None:
+        return dict(card.thresholds)
+    thresholds = card.thresholds | register.thresholds
+    return {
+        c: NEVER if c in register.disabled else max(thresholds.get(c, register.conf_threshold), MIN_THRESHOLD)
+        for c in card.answered_ids()
+        if c not in card.hidden_ids()
     }
 
 
@@ -233,9 +251,14 @@ def _files(
         "ssm.json": _json(parameters),
     }
     for project, change in rules.items():
-        files |= {f"automation-rules-{project}-before.json": _json(change.before), f"automation-rules-{project}.json": _json(change.after)}
+        files |= dict(zip(_rule_files(project), (_json(change.before), _json(change.after)), strict=True))
     files["checklist.md"] = _checklist(document, known, plan, parameters, rules, approval)
     return files
+
+
+def _rule_files(project: str) -> tuple[str, str]:
+    """The files with a project's rules before a registration and after it."""
+    return f"automation-rules-{project}-before.json", f"automation-rules-{project}.json"
 
 
 def _known_document(plan: Plan, settings: Settings) -> Document | None:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable
 
 from animl_pipeline.config import Plan
+from animl_pipeline.config.package_and_release import Purpose
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.core.frozen_record import Record
@@ -59,7 +60,7 @@ def delete_unused(plan: Plan, store: Store, settings: Settings, *, keep_versions
                 code="unfinished_release",
             )
         current = {current_endpoint(aws, p, histories[p.base_name], switched_parameter(plan, p, settings))[0] for p in planned}
-        current |= _endpoints_in_ssm(aws, plan, settings)
+        current |= _endpoints_in_ssm(aws, plan, records, settings)
         needed = [r for history in histories.values() for r in _last_versions(history, keep_versions or plan.release.keep_versions)]
         result = _select(aws, plan, settings, records, needed, current)
         if not dry_run:
@@ -67,12 +68,13 @@ def delete_unused(plan: Plan, store: Store, settings: Settings, *, keep_versions
     return result
 
 
-def _endpoints_in_ssm(aws: AwsApi, plan: Plan, settings: Settings) -> set[str]:
-    """The endpoints that Animl's SSM parameters name."""
+def _endpoints_in_ssm(aws: AwsApi, plan: Plan, records: Iterable[ReleaseRecord], settings: Settings) -> set[str]:
+    """The endpoints that Animl's SSM parameters name: those of this stage, and those of other stages that a release has set."""
     if plan.release.switch != "ssm":
         return set()
-    values = [aws.parameter(ssm_parameter_name(plan, purpose, settings)) for purpose in ("realtime", "batch")]
-    return {name for name in values if name}
+    purposes: tuple[Purpose, ...] = ("realtime", "batch")
+    names = {ssm_parameter_name(plan, purpose, settings) for purpose in purposes} | {r.parameter for r in records if r.parameter}
+    return {name for name in map(aws.parameter, sorted(names)) if name}
 
 
 def _last_versions(records: Iterable[ReleaseRecord], count: int) -> list[ReleaseRecord]:
@@ -92,7 +94,7 @@ def _select(
     endpoints: list[str] = []
     if plan.release.switch == "ssm":
         kept |= {r.endpoint: "needed for a rollback" for r in needed} | dict.fromkeys(current, "used by Animl")
-        endpoints = sorted({r.endpoint for r in records} & used.keys() - kept.keys())
+        endpoints = [name for name in sorted({r.endpoint for r in records} & used.keys() - kept.keys()) if _is_tagged(aws, name, plan)]
     for endpoint, in_use in used.items():
         if endpoint not in endpoints:
             kept |= {name: f"in use by {endpoint}" for config in in_use for name in (config, aws.model_of_config(config)) if name}
@@ -105,6 +107,12 @@ def _select(
     old_models = [name for name, m in models.items() if m and aws.tags(m["ModelArn"]).get("animl:model") == plan.model]
     packages = _unused_packages(aws, plan, settings, records, existing - set(old_models))
     return CleanupResult(endpoints=tuple(endpoints), configs=tuple(old_configs), models=tuple(old_models), packages=packages, kept=kept)
+
+
+def _is_tagged(aws: AwsApi, endpoint: str, plan: Plan) -> bool:
+    """Whether an endpoint has the tag of the plan's model: a parameter may have held somebody else's endpoint before the first release."""
+    state = aws.endpoint_state(endpoint)
+    return state is not None and bool(state.arn) and aws.tags(state.arn).get("animl:model") == plan.model
 
 
 def _configs_in_use(aws: AwsApi) -> dict[str, set[str]]:

@@ -34,7 +34,7 @@ MAX_LISTED = 8
 def roll_back(plan: Plan, store: Store, settings: Settings, to: str | None = None) -> Release:
     """Put an earlier config behind the plan's endpoints, and check it live if this pipeline released it.
 
-    ``to``: the name of a config, or a version; None: the config before the present one.
+    ``to``: the name of a config, or a version; None: the config before the present one, or what a rollback that was killed was to bring back.
 
     Raises:
         ReleaseError: there is no earlier version, or something that it needs is missing, and no endpoint was changed (codes "nothing_earlier",
@@ -44,11 +44,11 @@ def roll_back(plan: Plan, store: Store, settings: Settings, to: str | None = Non
     updater = EndpointUpdater(AwsApi(), plan, store)
     realtime, *others = plan.release.endpoints(plan.model)
     with release_locks([p.base_name for p in (realtime, *others)], store, plan.release.timeout_s):
-        for planned in (realtime, *others):
-            updater.finish_interrupted(planned.base_name)
-        first = _rollback_record(updater, realtime, to, settings)
+        finished = [record for planned in (realtime, *others) for record in updater.finish_interrupted(planned.base_name)]
+        completed = [r for r in finished if r.kind == "rollback" and r.base_name == realtime.base_name] if to is None else []
+        first = completed[-1] if completed else _rollback_record(updater, realtime, to, settings)
         following = [_same_version(updater, planned, first, settings) for planned in others]
-        done = updater.apply(first).to_release(changed=True)
+        done = (first if first.state == "done" else updater.apply(first)).to_release(changed=True)
         for record in following:
             done = done.model_copy(update={"batch": _apply_following(updater, record, done)})
     return done
@@ -57,10 +57,14 @@ def roll_back(plan: Plan, store: Store, settings: Settings, to: str | None = Non
 def _same_version(updater: EndpointUpdater, planned: PlannedEndpoint, first: ReleaseRecord, settings: Settings) -> ReleaseRecord | None:
     """The rollback of the batch endpoint to the same version, so that Animl's labels name one version.
 
+    A version may have been released several times, with other thresholds or another image: the same model of SageMaker, which is named by
+    package, image, bucket and role, counts before the same version.
+
     A record in the state "done" means that the endpoint already serves it; None, that it never served this version.
     """
     history = read_records(planned.base_name, updater.store)
-    same = [r for r in history if r.state == "done" and r.kind == "release" and r.version == first.version]
+    released = [r for r in history if r.state == "done" and r.kind == "release"]
+    same = [r for r in released if r.sagemaker_model == first.sagemaker_model] or [r for r in released if r.version == first.version]
     if not same:
         log.warning(
             "%s never served %s and is not changed; release that version to it, so that both serve the same", planned.base_name, first.version

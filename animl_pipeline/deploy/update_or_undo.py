@@ -52,8 +52,12 @@ class EndpointUpdater:
         """Write a new record of the plan's model, and return it."""
         return write_record(record.model_copy(update={"model": self.plan.model}), self.store)
 
-    def finish_interrupted(self, base_name: str) -> None:
-        """Finish or undo the updates that killed processes left. An update that cannot be undone now stays open for the next call."""
+    def finish_interrupted(self, base_name: str) -> list[ReleaseRecord]:
+        """Finish or undo the updates that killed processes left; returns the records of those that were finished.
+
+        An update that cannot be undone now stays open for the next call.
+        """
+        finished: list[ReleaseRecord] = []
         for record in read_records(base_name, self.store):
             if record.state != "begun":
                 continue
@@ -63,12 +67,13 @@ class EndpointUpdater:
                 close_record(record, "rolled_back", self.store, reason="it was interrupted before the endpoint served it")
                 continue
             try:
-                self._finish(record)
+                finished.append(self._finish(record))
             except PipelineError as e:
                 try:
                     self._undo(record, f"it was interrupted before its check, which failed: {e}")
                 except ReleaseError as failure:
                     log.warning("%s", failure)
+        return finished
 
     def check(self, endpoint: str, package: Artifact) -> LiveCheckResult:
         """Compare the live endpoint with the reference predictions of a package."""

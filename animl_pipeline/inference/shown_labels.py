@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -21,11 +22,17 @@ class ShownLabels(NamedTuple):
     all: list[list[str]]
 
 
-def shown_labels(probability: Floats, card: ModelCard) -> ShownLabels:
-    """The labels of animals [n, classes of animals]. Without thresholds, the most probable class is the label."""
+def shown_labels(probability: Floats, card: ModelCard, kept_from: Mapping[str, float] | None = None) -> ShownLabels:
+    """The labels of animals [n, classes of animals]. Without thresholds, the most probable class is the label.
+
+    ``kept_from``: class or parent → the probability from which Animl keeps its label, where that is not the card's threshold.
+    """
     ids = card.answered_ids()
     answers = np.concatenate([probability, parent_probabilities(probability, card.animal_ids(), card.thresholds, card.parents)], axis=1)
-    if card.thresholds:
+    if kept_from:
+        limits = np.array([kept_from.get(c, np.inf) for c in ids])
+        shown = answers >= np.maximum(limits, np.nextafter(0, 1))  # a parent that answers 0 is no label
+    elif card.thresholds:
         shown = labelled_classes(probability, card.animal_ids(), card.thresholds, card.parents)
     else:
         shown = answers == answers.max(axis=1, keepdims=True, initial=0)

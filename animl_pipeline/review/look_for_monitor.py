@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -53,7 +54,7 @@ def look_at_unreviewed(plan: Plan, version: str, day: date, store: Store, settin
         return UnreviewedLook(said=f"Strangers and the embedding were not looked at: {e}")
     with tempfile.TemporaryDirectory() as folder:
         table = write_table(found, Path(folder)).read_bytes()
-    save_list(found, f"monitor-{day}", table, store)
+    save_list(found, f"monitor-{day}-{hashlib.sha256(table).hexdigest()[:8]}", table, store)  # a second list of a day is kept beside the first
     return UnreviewedLook(
         said="", strangers=_strangers(found, store, settings), drift=_drift(found, plan, day, store), listed=len(found.table),
         list_csv=table.decode(), list_page=found.page,

@@ -26,6 +26,7 @@ from animl_pipeline.core.report_formats import image_link
 from animl_pipeline.core.table_schemas import EXPORT_ANNOTATIONS, EXPORT_IMAGES
 from animl_pipeline.core.untrusted_text import write_csv
 from animl_pipeline.core.write_megadetector_results import ANIMAL
+from animl_pipeline.deploy.animl_registration import kept_by_animl
 from animl_pipeline.deploy.aws_api import AwsApi
 from animl_pipeline.deploy.endpoint_status import endpoint_statuses
 from animl_pipeline.deploy.live_check import ask_endpoint
@@ -160,7 +161,7 @@ def _write(work: Work, known: dict[str, dict[str, Any]], card: ModelCard, plan: 
     objects = work.objects[work.objects["key"].isin(list(known))].reset_index(drop=True)
     answers = [known[key]["p"] for key in objects["key"]]
     probability = np.array([[float(a.get(c, 0.0)) for c in card.animal_ids()] for a in answers]).reshape(-1, len(card.animal_ids()))
-    shown = shown_labels(probability, card)
+    shown = shown_labels(probability, card, kept_by_animl(card, plan))
     images = objects.drop_duplicates(["source", "image_id"]).reset_index(drop=True).assign(sequence=0)
     position = pd.Series(images.index, pd.MultiIndex.from_frame(images[["source", "image_id"]]))
     rows = position.loc[pd.MultiIndex.from_frame(objects[["source", "image_id"]])].to_numpy(np.int64)

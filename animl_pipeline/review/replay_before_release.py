@@ -13,14 +13,15 @@ from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import StoreError
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.frozen_record import Record
+from animl_pipeline.deploy.animl_registration import kept_by_animl
 from animl_pipeline.deploy.release_history import release_records
-from animl_pipeline.deploy.resource_names import slug
+from animl_pipeline.deploy.resource_names import read_package_card, slug
 from animl_pipeline.inference.classifier import load_package
 from animl_pipeline.review.answers_in_service import answers_in_service, latest_images
 from animl_pipeline.review.model_in_service import served_model, versions_in_service
 from animl_pipeline.steps.monitor import read_service_labels
 from animl_pipeline.steps.replay import InService, describe_replay, estimate_seconds, read_replay, replay_model
-from animl_pipeline.storage.store import Store
+from animl_pipeline.storage.store import Store, digest_of
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ def replay_before_release(report: Report, plan: Plan, store: Store, settings: Se
     if done and done[-1].package is not None and done[-1].package.digest == report.package.digest:
         return ReplayNote(text=f"No replay: {report.version} is in service already.")
     count, version = plan.release.replay.images, served[-1][1]
-    name = f"replays/{plan.model}/{report.package.digest[:16]}-{slug(version)}-{count}.json"
+    kept_from = kept_by_animl(read_package_card(report.package, store), plan)
+    name = f"replays/{plan.model}/{report.package.digest[:16]}-{slug(version)}-{count}-{digest_of(kept_from)[:8]}.json"
     known = _read_known(name, timedelta(days=plan.release.approval_timeout_days), store)
     if known is not None:
         return known
@@ -65,7 +67,7 @@ def replay_before_release(report: Report, plan: Plan, store: Store, settings: Se
     log.info("replay: the last %d images, downloaded unless the store has them; about %.0f s for their %d animals", len(chosen), seconds, animals)
     answers = answers_in_service(plan, chosen, model, store, settings)
     before = InService(version, answers.objects, answers.images, answers.not_readable, model.own_classes(), model.equivalents, model.parents)
-    artifact = replay_model(report.package, before, plan.thresholds.invasive, settings.image_url, store)
+    artifact = replay_model(report.package, before, plan.thresholds.invasive, kept_from, settings.image_url, store)
     note = ReplayNote(text=describe_replay(read_replay(artifact, store)), artifact=artifact, made_at=datetime.now(UTC))
     store.object_store.put(name, note.model_dump_json().encode())
     return note

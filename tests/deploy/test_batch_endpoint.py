@@ -38,6 +38,16 @@ def test_the_batch_endpoint_gets_the_same_model_and_is_rolled_back_with_the_real
     assert second.batch is not None
 
 
+def test_a_rollback_within_a_version_takes_the_batch_endpoint_back_too(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
+    both = colour_plan(endpoint=f"b{uuid.uuid4().hex[:6]}-{{purpose}}", batch_endpoint={"max_concurrency": 80})
+    first = deploy_package(make_package(store, tmp_path), both, store, settings)
+    deploy_package(make_package(store, tmp_path, temperature=3.0), both, store, settings)  # the same version, another calibration
+    back = roll_back(both, store, settings)
+    assert first.batch is not None
+    assert back.batch is not None
+    assert (back.endpoint_config, back.batch.endpoint_config) == (first.endpoint_config, first.batch.endpoint_config)
+
+
 def concurrency_in_use() -> int:
     """The serverless concurrency of all endpoints."""
     sagemaker = boto3.client("sagemaker")
@@ -100,3 +110,19 @@ def test_with_switch_ssm_each_version_has_its_own_endpoint(store: Store, setting
     assert deploy_package(make_package(store, tmp_path, "2", temperature=3.0), plan, store, settings).changed is False
     deleted = delete_unused(plan, store, settings, keep_versions=1)
     assert (deleted.endpoints, parameter_value(plan, settings)) == ((first.endpoint,), second.endpoint)
+
+
+def test_cleanup_keeps_the_endpoint_that_another_stage_uses_and_one_that_is_somebody_elses(
+    cloud: Addresses, store: Store, settings: Settings, tmp_path: Path
+) -> None:
+    plan, prod = versioned(), settings.model_copy(update={"stage": "prod"})
+    package = make_package(store, tmp_path)
+    first = deploy_package(package, plan, store, settings)
+    deploy_package(package, plan, store, prod)
+    second = deploy_package(make_package(store, tmp_path, "2", temperature=3.0), plan, store, settings)
+    assert delete_unused(plan, store, settings, keep_versions=1).endpoints == ()
+    assert parameter_value(plan, prod) == first.endpoint
+    deploy_package(make_package(store, tmp_path, "3", temperature=2.0), plan, store, settings)
+    arn = boto3.client("sagemaker").describe_endpoint(EndpointName=second.endpoint)["EndpointArn"]
+    boto3.client("sagemaker").add_tags(ResourceArn=arn, Tags=[{"Key": "animl:model", "Value": "other"}])
+    assert delete_unused(plan, store, settings, keep_versions=1).endpoints == ()

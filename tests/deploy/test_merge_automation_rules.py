@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,14 @@ def test_entries_that_animl_filled_in_get_the_calibrated_thresholds(animl: Regis
     assert (done.rules, done.kept) == ({"isle": "written"}, {})
     assert animl.register().rules == {"isle": "unchanged"}
     assert animl.site.request_counts["updateAutomationRules"] == 1
+
+
+def test_a_repeated_registration_keeps_the_rules_from_before_the_first(animl: Registry) -> None:
+    animl.register()
+    done = animl.register()
+    assert done.rules == {"isle": "unchanged"}
+    before, after = (json.loads((Path(done.folder) / f"automation-rules-isle{end}.json").read_text()) for end in ("-before", ""))
+    assert [rules[0]["action"]["categoryConfig"]["red"]["confThreshold"] for rules in (before, after)] == [0.5, 0.61]
 
 
 def test_entries_that_a_person_chose_stay_and_are_listed(animl: Registry) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from animl_pipeline.cli.reinfer import reinfer
 from animl_pipeline.config import SourceConfig, ThresholdsConfig
+from animl_pipeline.config.package_and_release import RegisterConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ReleaseError
 from animl_pipeline.deploy import deploy_package
@@ -82,6 +83,9 @@ def test_old_images_are_asked_about_once_within_the_limits_and_an_invader_comes_
     AwsApi().delete_endpoint(work.endpoint, 60)  # the answers are in the store: nothing is asked again
     again, _ = execute(work, plan, tmp_path / "again", store, settings)
     pd.testing.assert_frame_equal(again, changed)
+    strict = plan.model_copy(update={"release": plan.release.model_copy(update={"register_": RegisterConfig(disabled=("green",))})})
+    fewer, _ = execute(work, strict, tmp_path / "strict", store, settings)
+    assert sorted(zip(fewer["old"], fewer["new"], strict=True)) == [("green", "red"), ("red", "unknown"), ("red", "unknown")]
 
 
 @pytest.mark.slow

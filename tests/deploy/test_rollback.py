@@ -16,6 +16,9 @@ from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.artifacts import Artifact
 from animl_pipeline.core.errors import DamagedError, ReleaseError
 from animl_pipeline.deploy import deploy_package, endpoint_statuses, realtime_status, roll_back
+from animl_pipeline.deploy.aws_api import AwsApi
+from animl_pipeline.deploy.rollback import _rollback_record
+from animl_pipeline.deploy.update_or_undo import EndpointUpdater
 from animl_pipeline.storage.gc import GcRules, collect_garbage
 from animl_pipeline.storage.store import Store
 from tests.support.packaged_model import colour_plan, make_package
@@ -49,6 +52,17 @@ def test_a_rollback_to_a_version_whose_package_was_deleted_is_refused(plan: Plan
     with pytest.raises(ReleaseError) as without_to:  # it must not choose another version instead
         roll_back(plan, store, settings)
     assert without_to.value.code == "package_missing"
+
+
+def test_a_killed_rollback_is_completed_by_the_next_one_which_goes_no_further(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:
+    for package in packages(store, tmp_path, 3):
+        deploy_package(package, plan, store, settings)
+    updater = EndpointUpdater(AwsApi(), plan, store)
+    begun = updater.begin(_rollback_record(updater, plan.release.endpoints(plan.model)[0], None, settings))
+    updater.aws.start_update(begun.endpoint, begun.endpoint_config)  # the process is killed here
+    assert roll_back(plan, store, settings).version == "v2"
+    assert release_states(plan, store) == [("release", "done")] * 3 + [("rollback", "done")]
+    assert realtime_status(plan, store, settings).version == "v2"
 
 
 def test_a_damaged_reference_image_stops_a_rollback_and_a_release(plan: Plan, store: Store, settings: Settings, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -61,6 +61,23 @@ def test_strangers_are_listed_a_drift_is_an_alarm_until_it_ends_and_the_list_is_
             changed = look_at_unreviewed(plan, "1", TODAY + timedelta(days=day), store, settings)
             assert changed.drift is not None
             assert (changed.drift.usual, changed.drift.raised_at) == (look.drift.mean, str(TODAY + timedelta(days=1)))
+
+
+def test_a_second_look_on_the_same_day_keeps_the_first_random_sample(tmp_path: Path, plan: Plan, store: Store, settings: Settings) -> None:
+    plan, images = watched(plan, tmp_path), unreview(make_images(48))
+    for i, image in enumerate(images):
+        put_image(image, tmp_path / "images", (RED, GREEN, BLUE)[i % 3])
+    with serve_animl(images) as site:
+        settings = animl_settings(site, settings)
+        remember_boxes(plan, store, settings, tmp_path)
+        look_at_unreviewed(plan, "1", TODAY, store, settings)
+        (drawn,) = read_random_sample("colours", store)
+        (thing,) = next(image for image in images if image.id == drawn).objects
+        thing.validated, thing.date = True, datetime.now(UTC)  # a person reviews it
+        for label in thing.labels:
+            label.validated, label.date = True, datetime.now(UTC)
+        look_at_unreviewed(plan, "1", TODAY, store, settings)
+    assert drawn in read_random_sample("colours", store)
 
 
 @pytest.mark.parametrize("wanted", [0, 10])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from animl_pipeline.config import Plan, ThresholdsConfig
+from animl_pipeline.config.package_and_release import RegisterConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.evaluation_results import Report
 from animl_pipeline.core.table_schemas import REPLAYED_LABELS
@@ -93,6 +94,21 @@ def test_labels_gained_and_lost_on_the_last_images_are_judged_by_reviews_and_sho
     assert store.table(note.artifact, REPLAYED_LABELS)["people"].sum() == 1
     asked = site.request_counts["POST"]
     assert (replay_before_release(report, replayed, store, settings), site.request_counts["POST"]) == (note, asked)
+
+
+def test_labels_that_animl_would_not_keep_are_not_counted(
+    replayed: Plan, report: Report, site: AnimlServer, store: Store, settings: Settings
+) -> None:
+    register = RegisterConfig(disabled=("blue",), thresholds={"red": 0.9999999})
+    plan = replayed.model_copy(update={"release": replayed.release.model_copy(update={"register_": register})})
+    release_record(plan, "0.9", RELEASED, store)
+    settings = animl_settings(site, settings)
+    note = replay_before_release(report, plan, store, settings)
+    assert note.artifact is not None
+    assert {c.id: c.after for c in read_replay(note.artifact, store).classes} == {"red": 0, "green": 1}
+    other = replay_before_release(report, replayed, store, settings)
+    assert other.artifact is not None
+    assert {c.id: c.after for c in read_replay(other.artifact, store).classes} == {"red": 2, "green": 1, "blue": 1}
 
 
 def test_without_a_model_in_service_or_its_answers_a_sentence_says_so(

@@ -27,7 +27,7 @@ from animl_pipeline.steps.replay.replay_page import render_page
 from animl_pipeline.steps.replay.replay_result import Replay, count_changes
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, digest_of
 
-STEP = Step("replay", version=1, sections=("labels", "thresholds"), writes=(REPLAYED_LABELS,), libraries=("pillow", "onnxruntime"))
+STEP = Step("replay", version=2, sections=("labels", "thresholds"), writes=(REPLAYED_LABELS,), libraries=("pillow", "onnxruntime"))
 RESULT_FILE, PAGE_FILE, CSV_FILE = "replay.json", "replay.html", "replayed_labels.csv"
 BOX = ["ymin", "xmin", "ymax", "xmax"]
 OBJECT_COLUMNS = ["source", "image_id", "image", "location", *BOX, "old", "truth", "decided", "people"]
@@ -55,13 +55,16 @@ class InService(NamedTuple):
     parents: Mapping[str, Sequence[str]]
 
 
-def replay_model(package: Artifact, before: InService, invasive: Sequence[str], image_url: str, store: Store) -> Artifact:
+def replay_model(
+    package: Artifact, before: InService, invasive: Sequence[str], kept_from: Mapping[str, float], image_url: str, store: Store
+) -> Artifact:
     """The new model on the same boxes: REPLAYED_LABELS as a table and as CSV, replay.json, and replay.html.
 
     Args:
         package: of the new model.
         before: the model in service and its answers.
         invasive: classes whose labels are alarms.
+        kept_from: class or parent → the probability from which Animl keeps a label of the new model.
         image_url: address of an image in Animl, for links; "" for none.
         store: holds the package and the images.
 
@@ -71,6 +74,7 @@ def replay_model(package: Artifact, before: InService, invasive: Sequence[str], 
     objects = before.objects[OBJECT_COLUMNS].astype(dict.fromkeys(BOX, float) | {"decided": bool, "people": bool})
     config = {
         "version": before.version, "images": before.images, "not_readable": before.not_readable, "invasive": list(invasive),
+        "kept_from": dict(kept_from),
         "classes": list(before.classes), "equivalents": {k: list(v) for k, v in before.equivalents.items()},
         "parents": {k: list(v) for k, v in before.parents.items()}, "image_url": image_url,
     }  # fmt: skip
@@ -78,7 +82,7 @@ def replay_model(package: Artifact, before: InService, invasive: Sequence[str], 
 
     def build(space: Workspace) -> StepOutput:
         classifier = load_package(store.path(package, "model.tar.gz"))
-        labels = _compare(objects, before, classifier, store)
+        labels = _compare(objects, before, classifier, kept_from, store)
         result = Replay(
             champion=before.version, challenger=classifier.card.version, images=before.images - before.not_readable, animals=len(objects),
             decided=int(objects["decided"].sum()), not_readable=before.not_readable, classes=count_changes(labels, invasive),
@@ -108,12 +112,12 @@ def estimate_seconds(classifier: Classifier, animals: int) -> float:
     return (time.perf_counter() - started) * animals / BATCH / min(MAX_THREADS, os.cpu_count() or 1)
 
 
-def _compare(objects: pd.DataFrame, before: InService, classifier: Classifier, store: Store) -> pd.DataFrame:
+def _compare(objects: pd.DataFrame, before: InService, classifier: Classifier, kept_from: Mapping[str, float], store: Store) -> pd.DataFrame:
     """REPLAYED_LABELS: a row for each animal and class that one of both models gives."""
     card = classifier.card
     scored = score_crops(objects.assign(blob=""), classifier, store, card.model_input, "replay")
     probability = scored[[probability_column(c) for c in card.animal_ids()]].to_numpy(np.float64)
-    new = shown_labels(probability, card).all
+    new = shown_labels(probability, card, kept_from).all
     old = [[str(c) for c in labels] for labels in objects["old"]]
     rows = pd.DataFrame(
         [(i, c, _change(c, old[i], new[i])) for i in range(len(objects)) for c in dict.fromkeys((*old[i], *new[i]))],
