@@ -132,8 +132,13 @@ def _train_audit_folds(
     model: PrefectFuture[Artifact],
     paths: RunPaths,
 ) -> list[tuple[PrefectFuture[Artifact], PrefectFuture[Artifact]]]:
-    """Models that each have not seen a part of the train locations, with their splits, if the plan audits the labels of train."""
-    fresh = plan.model_copy(update={"train": plan.train.without_released_weights()})
+    """Models that each have not seen a part of the train locations, with their splits, if the plan audits the labels of train.
+
+    Where cross-validation chooses the model, its own folds audit the labels, and nothing more is trained.
+    """
+    if plan.train.always_by_folds():
+        return []
+    fresh = plan.model_copy(update={"train": plan.train.without_released_weights().model_copy(update={"select": "validation"})})
     held_out = [training.fold_splits.submit(crops, splits, plan.audit.folds, fold, paths) for fold in range(plan.audit.folds)]
     return [(training.train_classifier.submit(crops, s, fresh, embeddings, paths, wait_for=[model]), s) for s in held_out]
 

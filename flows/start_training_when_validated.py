@@ -165,7 +165,7 @@ def _has_overrides(run: FlowRun, overrides: Overrides) -> bool:
 
 
 def _runs_of(plan: str, states: list[StateType]) -> list[FlowRun]:
-    """The runs of a plan's deployment of `retrain` in some states, without those that a schedule has planned for weeks ahead.
+    """The runs of a plan's deployment of `retrain` in some states, without those that a schedule has planned for later.
 
     Raises:
         SettingsError: no Prefect server is set, or it has no such deployment.
@@ -187,4 +187,10 @@ def _runs_of(plan: str, states: list[StateType]) -> list[FlowRun]:
             deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[name])),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states))),
         )
-    return [run for run in runs if not run.auto_scheduled]
+    return [run for run in runs if not _is_planned(run)]
+
+
+def _is_planned(run: FlowRun) -> bool:
+    """Whether a schedule has planned a run for later. One that is due or has begun counts like any other."""
+    is_later = run.expected_start_time is not None and run.expected_start_time > datetime.now(UTC)
+    return run.auto_scheduled and run.state_type == StateType.SCHEDULED and is_later

@@ -85,7 +85,8 @@ def init(
     surveys, doubts = [], {}
     with console.show_progress(), open_store_or_temporary(settings) as opened:
         for export, name, folder in zip_longest(exports, _source_names(exports), images or []):
-            survey, doubt = _survey({"name": name, "export": _path_in_plan(export, settings)} | options, folder, opened, settings)
+            found = _path_in_plan(folder, settings) if folder else folder
+            survey, doubt = _survey({"name": name, "export": _path_in_plan(export, settings)} | options, found, opened, settings)
             surveys.append(survey)
             doubts[name] = doubt
     plan = suggest_plan(surveys, min_annotations, min_locations)
@@ -176,13 +177,13 @@ def _read_head(export: Artifact, store: Store) -> bytes:
         return f.read(HEAD_BYTES)
 
 
-def _path_in_plan(export: str, settings: Settings) -> str:
+def _path_in_plan(given: str, settings: Settings) -> str:
     """A path as a plan holds it: relative to ANIML_DATA if it is below that folder, else absolute."""
-    if "://" in export:
-        return export
-    path = settings.data_path(export)
-    if not path.exists() and Path(export).exists():  # relative to the shell's folder
-        path = Path(export).resolve()
+    if "://" in given:
+        return given
+    path = settings.data_path(given)
+    if not path.exists() and Path(given).exists():  # relative to the shell's folder
+        path = Path(given).resolve()
     base = settings.data_path(".")
     return path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
 

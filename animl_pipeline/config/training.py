@@ -167,11 +167,13 @@ class TrainingConfig(Record):
         """Whether a recipe learns from embeddings."""
         return "head" in self.recipes()
 
+    def always_by_folds(self) -> bool:
+        """Whether cross-validation chooses, however many locations there are; its folds then audit the labels, too."""
+        return self.select == "cross_validation" or (self.select == "auto" and self.needs_embeddings())
+
     def by_folds(self, locations: int) -> bool:
         """Whether cross-validation chooses, for a number of known locations in train and val."""
-        if self.select != "auto":
-            return self.select == "cross_validation"
-        return self.needs_embeddings() or locations <= FINE_TUNING_BY_FOLDS_UP_TO
+        return self.always_by_folds() or (self.select == "auto" and locations <= FINE_TUNING_BY_FOLDS_UP_TO)
 
     def without_released_weights(self) -> TrainingConfig:
         """The same section with ``fallback_weights`` in place of the released model.

@@ -31,7 +31,7 @@ NAMES: dict[Role, frozenset[str]] = {
             *"empty blank nothing nothinghere none misfire background".split(),
             "no animal",
             "no detection",
-            "false trigger",
+            *("false trigger", "false positive", "false detection", "false alarm"),
             "nothing here",
             *("time lapse", "timelapse"),
             *"vide vuoto leer".split(),
@@ -42,6 +42,8 @@ NAMES: dict[Role, frozenset[str]] = {
             *"unknown unidentified unidentifiable unclassified unclassifiable undetermined undefined unclear unsure other ignore blurred".split(),
             *"problem animal group bad corrupt corrupted dark missing test setup start end ref misc various".split(),
             *("no cv result", "calibration photo"),
+            *"nan na null nil unk unspecified".split(),  # as tables write a missing value
+            *("n a", "not available", "not applicable", "not known", "not identified", "no data", "no value"),
             *"indefini indefinito undefiniert".split(),
         }
     ),

@@ -85,11 +85,19 @@ def _read_served(plan: Plan, store: Store) -> tuple[list[ReleaseRecord], str]:
 
 
 def _is_model(served: ReleaseRecord, challenger: ModelCard, store: Store) -> bool:
-    """Whether the released package contains the challenger's network."""
+    """Whether the released package gives the challenger's labels: the same network with the same calibration, thresholds and parents.
+
+    One with other thresholds only is another model to the gate: Animl would show other labels.
+    """
     if served.package is None or served.version != challenger.version:
         return False
     card = _read_card(served, store)
-    return card is not None and card.onnx_sha256 == challenger.onnx_sha256
+    return card is not None and _what_answers(card) == _what_answers(challenger)
+
+
+def _what_answers(card: ModelCard) -> tuple[object, ...]:
+    """What decides which labels Animl shows."""
+    return card.onnx_sha256, card.temperature, card.thresholds, card.parents
 
 
 def _read_card(served: ReleaseRecord, store: Store) -> ModelCard | None:

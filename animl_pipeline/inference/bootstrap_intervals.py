@@ -43,7 +43,7 @@ class BootstrapDraws:
 
     def sums(self, values: NDArray[np.bool_] | Floats) -> Floats:
         """The sum of one value per row over the rows of each resample."""
-        return np.asarray(self.weights @ np.bincount(self.location, values.astype(np.float64), self.locations))
+        return np.asarray(self.weights @ np.bincount(self.location, values.astype(np.float64), self.weights.shape[1]))
 
     def confusion_matrices(self, truth: Ints, predicted: Ints, classes: int) -> Floats:
         """Confusion matrices [1 + RESAMPLES, classes, classes], rows by true class."""

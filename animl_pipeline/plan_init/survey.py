@@ -20,7 +20,10 @@ FIRST_YEAR = "2000"
 
 
 class LabelCounts(NamedTuple):
-    """One label of an export. ``locations``: annotations per location (<namespace>/<location>); ``first`` and ``last`` are days or ""."""
+    """One label of an export, without annotations that the drafted plan drops as unreviewed.
+
+    ``locations``: annotations per location (<namespace>/<location>); ``first`` and ``last`` are days or "".
+    """
 
     label: str
     annotations: int
@@ -59,7 +62,9 @@ def survey_export(source: SourceConfig, export: Artifact, store: Store, today: s
     day = _days(images["taken"])
     wrong = (day != "") & ((day < FIRST_YEAR) | (day > today))
     images = images.assign(day=day.mask(wrong, ""), location=np.where(images["location"] == "", "", f"{source.namespace()}/" + images["location"]))
-    rows = annotations.astype({"label": str, "image_id": str}).merge(images, on="image_id", how="left")
+    reviewed = annotations["reviewed"].astype(bool)
+    used = reviewed if reviewed.any() else ~reviewed  # of a source that nobody reviewed, what `unreviewed: keep` would use
+    rows = annotations.assign(used=used).astype({"label": str, "image_id": str}).merge(images, on="image_id", how="left")
     first, last = _first_and_last(images["day"])
     return Survey(
         source=source,
@@ -92,6 +97,7 @@ def _first_and_last(days: pd.Series) -> tuple[str, str]:
 
 
 def _count_label(label: str, rows: pd.DataFrame) -> LabelCounts:
+    rows = rows[rows["used"]]  # a label that no person validated stays in the list, with 0 annotations
     first, last = _first_and_last(rows["day"])
     return LabelCounts(
         label=label,

@@ -189,7 +189,7 @@ def reads_the_report(person: Visitor, server: Server) -> None:
     linked = run["state"]["message"].rpartition("the report: ")[2]
     assert linked.startswith(f"{server.reports}/steps/evaluation/")
     person.opens(linked.removeprefix(f"{server.reports}/"))
-    person.shot("report", "sample-island")
+    person.shot("report", "The worst mistakes")
     person.opens("")
     person.page.locator(f"a[href='{linked.removeprefix(server.reports)}']").click()
     person.sees("The worst mistakes", first=False)

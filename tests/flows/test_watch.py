@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -114,12 +114,31 @@ def test_the_answer_for_the_same_data_depends_on_the_state_of_its_run(plan: str,
     states = [(s, "AlreadyUnderWay") for s in under_way] + [(s, "NothingNew") for s in ended_well] + [(s, "AlreadyTried") for s in ended_badly]
     for state, name in states:
         set_state(run, state)
-        for answer in (validated(payload, return_state=True), validated(payload | {"overrides": {"epochs": 3}}, return_state=True)):
+        for answer in (validated(payload, return_state=True), validated(payload | {"overrides": {"seed": 3}}, return_state=True)):
             message = str(answer.message)
             assert (answer.type.value, answer.name) == ("COMPLETED", name), f"{state.name}: {message}"
             assert repr(run.name) in message
             assert str(state.name).lower() in message.lower()
     assert len(runs_of(deployed)) == 1
+
+
+def test_a_training_that_its_schedule_started_counts_as_under_way_and_one_planned_for_later_does_not(plan: str) -> None:
+    deployment = cast("UUID", cast("Any", retrain).to_deployment(name=plan, interval=timedelta(days=1)).apply())
+
+    def schedule(start: datetime) -> None:
+        times = {"start_time": start.isoformat(), "end_time": (start + timedelta(days=1, hours=1)).isoformat()}
+        with get_client(sync_client=True) as client:  # the answer has no body
+            client.request("POST", "/deployments/{id}/schedule", path_params={"id": deployment}, json=times | {"min_runs": 1, "max_runs": 1})
+
+    schedule(datetime.now(UTC) - timedelta(days=2))
+    (due,) = [run for run in runs_of(deployment) if run.expected_start_time and run.expected_start_time < datetime.now(UTC)]
+    assert due.auto_scheduled
+    for state in (Pending(), Running(), Scheduled(name="Late"), AwaitingRetry()):
+        set_state(due, state)
+        assert watch_result(plan) == "AlreadyUnderWay", state.name
+    set_state(due, Failed())
+    schedule(datetime.now(UTC) + timedelta(days=2))
+    assert watch_result(plan) == "Started"
 
 
 def test_watch_does_not_call_a_held_training_a_failure(plan: str, deployed: UUID) -> None:
@@ -220,10 +239,10 @@ def test_notify_takes_a_deployed_plan_by_name_or_path_and_refuses_another(plan: 
 
 
 def test_an_event_starts_a_run_with_its_parameters_once_a_batch(plan: str, deployed: UUID) -> None:
-    payload = {"plan": plan, "overrides": {"epochs": 3}, "batch": "night shift"}
+    payload = {"plan": plan, "overrides": {"seed": 3}, "batch": "night shift"}
     assert validated(payload, return_state=True).name == "Started"
     (run,) = runs_of(deployed)
-    assert run.parameters["overrides"]["epochs"] == 3
+    assert run.parameters["overrides"]["seed"] == 3
     set_state(run, Failed())
     assert validated(payload, return_state=True).name == "AlreadyTried"
     assert validated(payload | {"batch": "day shift"}, return_state=True).name == "Started"
@@ -265,7 +284,7 @@ def test_an_event_that_comes_while_a_training_runs_is_not_lost(plan: str, deploy
     set_state(waiting, Running())
     assert watch_result(plan) == "AlreadyUnderWay"
     assert [send("third"), send("fourth")] == ["Started", "AlreadyUnderWay"]  # one more, after the one that may have read its labels before
-    assert send("fifth", epochs=7) == "Started"  # another training than the one that waits
+    assert send("fifth", seed=7) == "Started"  # another training than the one that waits
     assert len(runs_of(deployed)) == 3
 
 

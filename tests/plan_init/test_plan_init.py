@@ -52,6 +52,29 @@ def messy() -> Export:
     return e
 
 
+def test_a_label_that_no_person_validated_becomes_no_class(folder: Path) -> None:
+    e = Export()
+    e.categories = [{"id": i, "name": n} for i, n in enumerate(["empty", "fox", "rat", "rodent"])]
+    for i in range(60):
+        kind = 1 + i % 3
+        e.annotation(e.image(f"cam{i % 5}"), kind, [4, 4, 20, 20], validated=kind != 3)
+    e.write(folder / "isle")
+    init(["isle/export.json"], output=folder / "plan.yaml", min_annotations=10, min_locations=3)
+    assert list(load_plan(folder / "plan.yaml").labels.classes) == ["fox", "rat"]
+    assert "rodent: [rodent]  0 annotations" in (folder / "plan.yaml").read_text(encoding="utf-8")
+
+
+def test_a_folder_of_images_is_found_where_the_shell_is_as_the_export_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = folder / "here"
+    messy().write(here)
+    (folder / "data").mkdir()
+    monkeypatch.setenv("ANIML_DATA", str(folder / "data"))
+    monkeypatch.chdir(here)
+    init(["export.json"], images=["images"], output=folder / "plan.yaml", min_annotations=10, min_locations=3)
+    [source] = load_plan(folder / "plan.yaml").sources
+    assert (source.export, source.images) == (str(here / "export.json"), str(here / "images"))
+
+
 def test_a_messy_export_gives_a_valid_plan_with_warnings(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     messy().write(folder / "isle")
     output = folder / "plan.yaml"

@@ -17,7 +17,7 @@ import yaml
 from animl_pipeline.config import AnimlExportConfig, SourceConfig, check_plan
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError, ExportUnreachableError, PlanError, SettingsError
-from animl_pipeline.steps.export import export_annotations
+from animl_pipeline.steps.export import count_validated, export_annotations
 from animl_pipeline.storage.gc import GcRules, collect_garbage
 from animl_pipeline.storage.store import open_store
 from tests.support.animl_exports import TOKEN, exported, labels_in_animl, labels_of, problems, source
@@ -26,6 +26,14 @@ from tests.support.animl_server import AnimlServer, serve_animl
 from tests.support.paths import ROOT
 
 # -- windows ---------------------------------------------------------------------------------------------------------
+
+
+def test_images_that_nobody_validated_do_not_count_as_validated(site: AnimlServer, here: Settings) -> None:
+    before = count_validated(source(), None, here)
+    new = [AnimlObject(f"n{i}", "fox", validated=False, date=None) for i in range(50)]
+    site.images += [AnimlImage(f"isle:{i + 10**6:032x}", objects=[o]) for i, o in enumerate(new)]
+    assert count_validated(source(only_reviewed=False), None, here) == before
+    assert count_validated(source(), None, here) == before
 
 
 def test_windows_with_different_category_ids_give_the_right_labels(site: AnimlServer, here: Settings) -> None:

@@ -236,6 +236,14 @@ def test_nothing_released_means_no_champion(store: Store, plan: Plan, champion: 
     assert find_champion(plan, card, store) == Champion(None)
 
 
+def test_the_released_network_with_other_thresholds_is_compared_with_what_is_released(store: Store, plan: Plan, champion: EvaluatedModel) -> None:
+    record_release(champion, plan, store)
+    card = read_card(store.path(champion.package, "card.json"))
+    for other in ({"thresholds": card.thresholds | {"rat": 0.999}}, {"temperature": card.temperature + 1}, {"parents": {"mammal": ("fox", "rat")}}):
+        assert find_champion(plan, card.model_copy(update=other), store) == Champion(champion.package)
+    assert find_champion(plan, card, store) == Champion(None), "its own evaluation stays cached"
+
+
 def test_a_released_model_is_compared_with_the_one_before_it(store: Store, steps: DataSteps, plan: Plan, champion: EvaluatedModel) -> None:
     record_release(champion, plan, store)
     first = read_card(store.path(champion.package, "card.json"))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -261,6 +262,24 @@ def test_select_is_by_folds_for_heads_and_for_fine_tuning_at_few_locations() -> 
     assert TrainingConfig(recipe="fine_tune").by_folds(100)
     assert not TrainingConfig(recipe="fine_tune").by_folds(101)
     assert not TrainingConfig(recipe="head", select="validation").by_folds(5)
+    always = [TrainingConfig(recipe=r, select=s).always_by_folds() for r in ("head", "fine_tune") for s in ("auto", "cross_validation", "validation")]
+    assert always == [True, True, False, False, True, False]
+
+
+def test_a_fold_without_crops_is_no_fold(tmp_path: Path) -> None:
+    settings = settings_at(tmp_path)
+    store = open_store(settings)
+    crop_rows, split_rows = [], []
+    for location, classes in (("p0", ("fox", "bird")), ("p1", ("fox", "bird")), ("z", ("skunk",))):
+        for class_id in classes:
+            for n in range(2):
+                data, crop_id = draw_crop(class_id, crc32(f"{location}{n}".encode()) % 10**6), digest_of([class_id, location, n])
+                crop = {"crop_id": crop_id, "class_id": class_id, "blob": store.put_blob(data), "bytes": len(data), "location": f"drawn/{location}"}
+                crop_rows.append(crop | {"image": digest_of([crop_id]), "source": "drawn"})
+                split_rows.append({"crop_id": crop_id, "split": "val" if location == "p1" else "train"})
+    crops, splits = store_crops(store, crop_rows, split_rows, {"fold": "emptied"})
+    model = train_classifier(crops, splits, plan_with(select="cross_validation", folds=3, epochs=1, head_epochs=0), store, settings)
+    assert set(store.table(model, OUT_OF_FOLD)["fold"]) == {1, 2}
 
 
 def test_keys_of_the_other_recipe_do_not_train_again(tmp_path: Path) -> None:

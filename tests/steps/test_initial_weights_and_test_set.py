@@ -58,7 +58,7 @@ def train(store: Store, data: Data, initial: Artifact | None = None, *, recorded
         write_linear_model(space.out, CLASSES, *fit_linear(island_crops()), plan_of().model_input)
         (space.out / "weights.safetensors").write_bytes(f"weights of {data.splits.digest}".encode())
         if recorded:
-            write_table(space.out, TRAINED_IMAGES, list_trained_images(rows[rows["split"] != "test"], initial, store))
+            write_table(space.out, TRAINED_IMAGES, list_trained_images(rows[rows["split"] != "test"], [initial] if initial else [], store))
         return StepOutput(Counts(kept=1))
 
     config = {"train": {"backbone": "test_resnet"}, "again": initial is not None}
@@ -119,5 +119,17 @@ def test_a_weights_file_of_the_store_that_learnt_from_the_test_set_is_refused(st
 
 
 def test_images_of_an_unknown_location_are_compared_by_themselves(store: Store) -> None:
-    table = list_trained_images(pd.DataFrame({"location": ["", "isle/a", "isle/a"], "image": ["1" * 64, "2" * 64, "2" * 64]}), None, store)
+    table = list_trained_images(pd.DataFrame({"location": ["", "isle/a", "isle/a"], "image": ["1" * 64, "2" * 64, "2" * 64]}), [], store)
     assert table.to_dict("list") == {"location": ["", "isle/a"], "image": ["1" * 16, "2" * 16]}
+
+
+def test_what_a_weights_file_of_the_store_learnt_counts_later(store: Store, settings: Settings) -> None:
+    before = data_of(store, island(9))
+    first = train(store, before)
+    elsewhere: list[Row] = [(f"isle/q{r[0]}", r[1], f"q{r[2]}", f"q{r[3]}") for r in island(9)]
+    data = data_of(store, elsewhere, model="elsewhere")
+    chosen = choose(store, data, plan_of(weights=str(store.path(first, "weights.safetensors"))), settings)
+    assert [training.key for training in chosen.learnt_by] == [first.key]
+    train(store, data, chosen.learnt_by[0])
+    after = data_of(store, island(9), 2, tested=location_in_train(store, before))
+    assert choose(store, after, plan_of(), settings).model is None

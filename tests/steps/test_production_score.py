@@ -340,6 +340,19 @@ def test_a_model_whose_sequences_show_no_animal_needs_more_data(tmp_path: Path, 
     assert decide_verdict(first_model(found), GateConfig(), ("red",))[0] == "need_more_data"
 
 
+def test_a_project_without_deployments_needs_more_data(tmp_path: Path, store: Store, settings: Settings) -> None:
+    scenes = tuple(scene for scene in SCENES if scene.location in {"cam-default", "barn"})
+    steps = run_steps(tmp_path, store, settings, scenes)
+    assert (steps.images.counts.kept, steps.detections.counts.kept) == (0, 0)
+    found = score(steps, classifier_of(tmp_path / "model"), store)
+    assert (found.score.sequences, found.score.macro_f1()) == (0, None)
+    both = (found.outcomes, found.outcomes)
+    assert production_score.compare_production(found.data, both, (CLASSES, CLASSES)).macro_f1 == (0, 0)
+    verdict, reasons = decide_verdict(first_model(found.score), GateConfig(), ("red",))
+    assert verdict == "need_more_data"
+    assert "none is completely reviewed" in reasons[0]
+
+
 def test_the_mean_f1_is_over_the_classes_that_the_sequences_show(scored: Scored) -> None:
     assert scored.of("green").f1 == 0, "green is only called falsely"
     assert scored.score.macro_f1() == scored.of("red").f1 == pytest.approx(4 / 7)

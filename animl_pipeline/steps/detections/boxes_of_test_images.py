@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from animl_pipeline.config import DetectionsConfig, ProductionConfig
@@ -127,7 +128,7 @@ def _write(
             if d.category == ANIMAL
         ]
     failed = Counter(detections for detections in found if isinstance(detections, str))
-    searched = images[[not isinstance(detections, str) for detections in found]]
+    searched = images[np.array([not isinstance(detections, str) for detections in found], bool)]  # pandas takes [] as no columns
     write_table(space.out, TEST_DETECTIONS, pd.DataFrame(rows, columns=TEST_DETECTIONS.names()))
     write_table(space.out, SEARCHED_TEST_IMAGES, searched[SEARCHED_TEST_IMAGES.names()])
     counts = Counts(kept=len(searched), dropped=dict(failed), notes={"boxes": len(rows)} if rows else {}, unit="images")

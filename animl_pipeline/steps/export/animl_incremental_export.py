@@ -24,7 +24,7 @@ from animl_pipeline.config import AnimlExportConfig, SourceConfig
 from animl_pipeline.config.settings import Settings
 from animl_pipeline.core.errors import ExportError
 from animl_pipeline.integrations.animl import AnimlClient
-from animl_pipeline.integrations.animl.animl_windows import Window, divide_into_windows
+from animl_pipeline.integrations.animl.animl_windows import EARLIEST, Window, divide_into_windows
 from animl_pipeline.integrations.animl.camera_deployments import CameraDeployment
 from animl_pipeline.integrations.animl.errors_in_answers import animl_errors
 from animl_pipeline.integrations.animl.export_progress import Answer, Attempt, ExportState, FailedWindow, ProjectExport
@@ -54,7 +54,9 @@ def count_validated(source: SourceConfig, since: datetime | None, settings: Sett
     if project is None:
         line = f"source {source.name!r}: expected animl://<project id> to watch, found {source.export}; a file cannot say what is new"
         raise ExportError(line, code="not_animl")
-    filters = image_filters(source.animl or AnimlExportConfig()).model_copy(update={"validated_since": since})
+    filters = image_filters(source.animl or AnimlExportConfig())
+    ever = None if filters.only_reviewed else EARLIEST  # without a date, Animl would count images that nobody validated, too
+    filters = filters.model_copy(update={"validated_since": since or ever})
     with animl_errors(source), AnimlClient(project, settings) as animl:
         return animl.count_images(filters)
 

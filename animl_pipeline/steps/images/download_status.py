@@ -26,8 +26,6 @@ FIELDS: dict[str, Any] = {
 """Fields of :class:`Downloaded`, with their numpy types."""
 ADDED_LATER = {"orientation", "changed_ns"}
 """Fields that older records of an index do not have."""
-MENDED_BY_PEOPLE = {"missing", "broken_image", "forbidden"}
-"""Why an image of this machine is not in the store, although it may be in the next run: somebody copies the file."""
 
 
 class DownloadStatus:
@@ -100,9 +98,9 @@ class DownloadStatus:
         for row in np.flatnonzero(~self.in_store).tolist():
             self.failed.setdefault(row, failed)
 
-    def is_final(self, folder: Path | None) -> bool:
-        """Whether another run would find the same images. ``folder``: as of :meth:`load`."""
-        return not any(f.retryable or (folder is not None and f.reason in MENDED_BY_PEOPLE) for f in self.failed.values())
+    def is_final(self) -> bool:
+        """Whether no failure is one that may pass."""
+        return not any(failed.retryable for failed in self.failed.values())
 
     def downloaded_table(self) -> pd.DataFrame:
         """The images in the store, as the table DOWNLOADED_IMAGES."""

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
+from typing import Any
 
 import pandas as pd
 
@@ -32,6 +33,7 @@ from animl_pipeline.steps.images.download import (
     open_image_host,
 )
 from animl_pipeline.steps.images.download_status import DownloadStatus
+from animl_pipeline.steps.images.files_copied_later import make_again_if_copied
 from animl_pipeline.steps.images.wanted_images_and_estimate import (
     UNREVIEWED_ONLY,
     WantedImages,
@@ -104,9 +106,12 @@ def download_images(
         selected = select_images(source, export, wanted, store, samples, limits)
         status = download_all(source, selected.images, host, store, settings, config or ImagesConfig())
         _check_any_downloaded(source, status, selected)
-        return _write_tables(space, source, status, selected, is_final=status.is_final(local_folder(source, settings)))
+        return _write_tables(space, source, status, selected, is_final=status.is_final())
 
-    return store.make(STEP, inputs={"export": export}, config=key, build=build)
+    def make(key: dict[str, Any]) -> Artifact:
+        return store.make(STEP, inputs={"export": export}, config=key, build=build)
+
+    return make_again_if_copied(make, key, local_folder(source, settings), store)
 
 
 def download_all(

@@ -41,7 +41,7 @@ from animl_pipeline.storage.store import StepOutput, Store, Workspace
 
 STEP = Step(
     "test_images",
-    version=2,
+    version=3,
     sections=("labels", "sources", "splits", "production"),
     reads=(EXPORT_IMAGES, EXPORT_ANNOTATIONS, EXPORT_LOCATIONS, SPLIT_LOCATIONS, LATE_IMAGES_LEFT_OUT),
     writes=(TEST_IMAGES, TEST_OBJECTS),

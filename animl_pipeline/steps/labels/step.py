@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 STEP = Step(
     "labels",
-    version=2,
+    version=3,
     sections=("labels", "sources"),
     reads=(EXPORT_IMAGES, EXPORT_ANNOTATIONS, EXPORT_LOCATIONS, DOWNLOADED_IMAGES, MISSING_IMAGES),
     writes=(LABELS, DROPPED_ANNOTATIONS),

@@ -28,7 +28,7 @@ from animl_pipeline.steps.monitor.unreviewed_look import UnreviewedLook
 from animl_pipeline.storage.store import StepOutput, Store, Workspace, digest_of
 
 STEP = Step(
-    "monitor", version=2, sections=("monitor", "labels", "thresholds", "production"),
+    "monitor", version=3, sections=("monitor", "labels", "thresholds", "production"),
     writes=(SERVICE_METRICS, SEQUENTIAL_TESTS, CAMERA_ACTIVITY),
 )  # fmt: skip
 STATUS_FILE, PAGE_FILE, REVIEW_PAGE, REVIEW_FILE = "status.json", "monitor.html", "review.html", "review.csv"

@@ -31,12 +31,14 @@ class InitialWeights(NamedTuple):
         model: the artifact of the training step whose weights are used, if any.
         digests: what belongs to the cache key.
         description: what the card says.
+        learnt_by: the trainings in this store whose weights are used, also as files that the plan names and as frozen networks.
     """
 
     config: TrainingConfig
     model: Artifact | None
     digests: Mapping[str, str]
     description: str
+    learnt_by: tuple[Artifact, ...] = ()
 
 
 def choose_initial_weights(plan: Plan, inputs: Mapping[str, Artifact], config: Mapping[str, Any], store: Store, settings: Settings) -> InitialWeights:
@@ -59,12 +61,12 @@ def choose_initial_weights(plan: Plan, inputs: Mapping[str, Artifact], config: M
             set (code "learnt_test_set").
     """
     if plan.train.needs_embeddings():
-        networks = _check_networks(plan.train, inputs, store, settings)
+        networks, learnt_by = _check_networks(plan.train, inputs, store, settings)
         if "fine_tune" not in plan.train.recipes():
             names = " + ".join(n.network for n in plan.train.networks)
-            return InitialWeights(plan.train, None, networks, names)
+            return InitialWeights(plan.train, None, networks, names, learnt_by)
         tuned = _choose_for_fine_tuning(plan, inputs, config, store, settings)
-        return tuned._replace(digests={**tuned.digests, **networks})
+        return tuned._replace(digests={**tuned.digests, **networks}, learnt_by=(*tuned.learnt_by, *learnt_by))
     return _choose_for_fine_tuning(plan, inputs, config, store, settings)
 
 
@@ -90,20 +92,28 @@ def _choose_for_fine_tuning(
         return fallback
     version = found.files["model.onnx"].sha256[:12]
     log.info("training starts from the released model %s", version)
-    return InitialWeights(plan.train, found.artifact(cached=True), {RELEASED: found.files[WEIGHTS_FILE].sha256}, f"released model {version}")
+    model, digests = found.artifact(cached=True), {RELEASED: found.files[WEIGHTS_FILE].sha256}
+    return InitialWeights(plan.train, model, digests, f"released model {version}", (model,))
 
 
-def _check_networks(config: TrainingConfig, inputs: Mapping[str, Artifact], store: Store, settings: Settings) -> dict[str, str]:
-    """What belongs to the cache key of the weights of frozen networks. Files of this store that learnt from the test set are refused."""
+def _check_networks(
+    config: TrainingConfig, inputs: Mapping[str, Artifact], store: Store, settings: Settings
+) -> tuple[dict[str, str], tuple[Artifact, ...]]:
+    """What belongs to the cache key of the weights of frozen networks, and the trainings in the store that made them.
+
+    Files of this store that learnt from the test set are refused.
+    """
     from animl_pipeline.integrations.weights import weights_digest
 
-    found = {}
+    found: dict[str, str] = {}
+    learnt_by: tuple[Artifact, ...] = ()
     for number, network in enumerate(config.networks):
         digest = weights_digest(network.network, network.weights, settings, network.weights_sha256)
         if digest:
-            _check_test_set(InitialWeights(config, None, {"weights": digest}, redact_url(network.weights)), inputs, store)
+            checked = _check_test_set(InitialWeights(config, None, {"weights": digest}, redact_url(network.weights)), inputs, store)
+            learnt_by += checked.learnt_by
             found[f"network {number}"] = digest
-    return found
+    return found, learnt_by
 
 
 def _from_plan(config: TrainingConfig, settings: Settings) -> InitialWeights:
@@ -117,7 +127,7 @@ def _from_plan(config: TrainingConfig, settings: Settings) -> InitialWeights:
 
 
 def _check_test_set(initial: InitialWeights, inputs: Mapping[str, Artifact], store: Store) -> InitialWeights:
-    """The same initial weights, if they are not those of a model in the store that learnt from the test set.
+    """The same initial weights with the training in the store that made them, if that did not learn from the test set.
 
     Raises:
         WeightsError: they are.
@@ -131,7 +141,7 @@ def _check_test_set(initial: InitialWeights, inputs: Mapping[str, Artifact], sto
             f"{learnt}; name other weights, or use the test set that this model was trained with (splits.test_set)",
             code="learnt_test_set",
         )
-    return initial
+    return initial if training is None else initial._replace(learnt_by=(training.artifact(cached=True),))
 
 
 def _is_head(found: Manifest, store: Store) -> bool:

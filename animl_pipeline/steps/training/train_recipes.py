@@ -128,8 +128,7 @@ def _write(run: _Run, trained: _Trained, recorded: dict[str, Any]) -> StepOutput
         trained.network, inputs.plan, recorded, trained.described, digest_of([inputs.crops.digest, inputs.splits.digest]), trained.compared, out
     )
     write_table(out, TRAINING_HISTORY, trained.history)
-    model = None if isinstance(trained.network, HeadNetwork) else run.initial.model
-    write_table(out, TRAINED_IMAGES, list_trained_images(run.rows, model, run.store))
+    write_table(out, TRAINED_IMAGES, list_trained_images(run.rows, run.initial.learnt_by, run.store))
     (out / CURVES_FILE).write_bytes(trained.curves)
     val = int((run.rows["split"] == "val").sum())
     notes = {"out_of_fold": int((run.fold != NEVER_HELD_OUT).sum())} if run.by_folds else {"val_crops": val}
@@ -220,9 +219,10 @@ def _fine_tune_folds(run: _Run) -> NDArray[np.float64]:
     """
     plan, config = run.inputs.plan, _without_stopping(run.initial.config.without_released_weights())
     logits = np.full((len(run.rows), len(run.classes)), np.nan)
-    for number in range(int(run.fold.max()) + 1):
+    numbers = _fold_numbers(run)
+    for number in numbers:
         held_out = run.fold == number
-        log.info("fine-tuning: fold %d of %d, %d crops held out", number + 1, int(run.fold.max()) + 1, int(held_out.sum()))
+        log.info("fine-tuning: fold %d of %d, %d crops held out", numbers.index(number) + 1, len(numbers), int(held_out.sum()))
         files = [run.space.scratch / f"fold-{number}-{name}.crops" for name in ("train", "held-out")]
         train, val = (run.decode(file.stem, run.rows[chosen]) for file, chosen in zip(files, (~held_out, held_out), strict=True))
         network = build_network(config, run.classes, plan.model_input, run.settings)
@@ -237,6 +237,11 @@ def _fine_tune_folds(run: _Run) -> NDArray[np.float64]:
     return logits
 
 
+def _fold_numbers(run: _Run) -> list[int]:
+    """The folds that have crops. One is empty if its only location must always be learnt from, because a class has no other."""
+    return [int(number) for number in np.unique(run.fold[run.fold != NEVER_HELD_OUT])]
+
+
 def _final_fine_tuning(run: _Run) -> _Trained:
     """Learn from all crops of train and val. The history has the folds' mean scores, because no crop is left to judge by."""
     run = run._replace(initial=run.initial._replace(config=_without_stopping(run.initial.config)))
@@ -246,7 +251,7 @@ def _final_fine_tuning(run: _Run) -> _Trained:
     history = train_network(
         network, train, val, run.initial.config, run.inputs.plan.model_input, run.space.scratch / CHECKPOINT_FILE, _curves(run), keep_last=True
     )
-    folds = pd.concat([pd.read_parquet(run.space.scratch / f"fold-{number}.parquet") for number in range(int(run.fold.max()) + 1)])
+    folds = pd.concat([pd.read_parquet(run.space.scratch / f"fold-{number}.parquet") for number in _fold_numbers(run)])
     by_epoch = folds.groupby("epoch").mean()
     for column in ("val_loss", "val_macro_ap", "val_macro_f1"):
         history[column] = by_epoch[column].to_numpy()

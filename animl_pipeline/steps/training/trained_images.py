@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from animl_pipeline.core.artifacts import Artifact
@@ -13,17 +15,20 @@ IMAGE_PREFIX = 16
 """The first characters of an image's sha256 stand for the image, as in the registry of the test set."""
 
 
-def list_trained_images(crops: pd.DataFrame, initial: Artifact | None, store: Store) -> pd.DataFrame:
-    """The table TRAINED_IMAGES of a training: images of train and val, and those that its initial model learnt from.
+def list_trained_images(crops: pd.DataFrame, earlier: Sequence[Artifact], store: Store) -> pd.DataFrame:
+    """The table TRAINED_IMAGES of a training: images of train and val, and those that its initial weights learnt from.
 
     Args:
         crops: crops of train and val, with the columns ``location`` and ``image``.
-        initial: the training of the model that it starts from; None if it starts from other weights.
-        store: holds that training.
+        earlier: the trainings in the store that made the weights from which it starts, and those of its frozen networks.
+        store: holds these trainings.
     """
     own = pd.DataFrame({"location": crops["location"], "image": crops["image"].str.slice(0, IMAGE_PREFIX)})
-    earlier = [] if initial is None else [store.table(initial, TRAINED_IMAGES)]
-    return pd.concat([own, *earlier]).drop_duplicates().sort_values(["location", "image"], ignore_index=True)
+    return (
+        pd.concat([own, *(store.table(training, TRAINED_IMAGES) for training in earlier)])
+        .drop_duplicates()
+        .sort_values(["location", "image"], ignore_index=True)
+    )
 
 
 def describe_learnt_test_set(training: Manifest, crops: Artifact, splits: Artifact, store: Store) -> str:
