@@ -127,7 +127,8 @@ def test_no_run_brings_the_worker_commands_of_its_own(home: Path, worker: Path, 
 @pytest.mark.timeout(600)
 def test_a_cancelled_training_stops_and_the_next_run_continues_from_its_checkpoint(home: Path, worker: Path) -> None:
     write_project(home / "island")
-    endless = {"backbone": "tf_efficientnet_lite0", "weights": "none", "epochs": 5000, "head_epochs": 0, "batch_size": 16, "checkpoint_steps": 1}
+    network = {"select": "validation", "backbone": "tf_efficientnet_lite0", "weights": "none"}
+    endless = network | {"epochs": 5000, "head_epochs": 0, "batch_size": 16, "checkpoint_steps": 1}
     plan = write_plan(home / "island", train=endless)
     first = request_run(plan)
     wait_until(lambda: list((home / "store").rglob("checkpoint.ckpt")) or read_run(first).state.is_final(), worker.read_text(), seconds=300)  # type: ignore[union-attr]
