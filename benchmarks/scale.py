@@ -52,7 +52,7 @@ def whole(export: Path, folder: Path) -> dict[str, float]:
     exported = export_annotations(source, store, settings)
     clock.stop("export")
     limits = limits_of_classes(source, exported, limited, store, settings)
-    estimate_download(source, exported, wanted_labels(limited, "island", settings), store, limits=limits)
+    estimate_download(source, exported, wanted_labels(limited, "island", settings), store, settings, limits=limits)
     clock.stop("images to download")
     images = _stand_in_images(store, exported)
     clock.stop("(images)")

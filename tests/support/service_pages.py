@@ -114,4 +114,4 @@ def _replay(animals: list[DrawnAnimal], store: Store, package: Artifact) -> Arti
         ]
     )  # fmt: skip
     before = InService("v3", objects, len(animals), 0, CLASSES, {}, {})
-    return replay_model(package, before, ("red",), "https://animl.example/{image}", store)
+    return replay_model(package, before, ("red",), {}, "https://animl.example/{image}", store)
