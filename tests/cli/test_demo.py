@@ -25,7 +25,7 @@ def test_the_demo_shows_an_answer_a_report_and_the_counts_and_reuses_everything_
     second = run_command("demo", "--folder", tmp_path / "demo", timeout=600, **home)
     assert second.returncode == 0, second.stderr
     assert "made in" not in second.stderr
-    assert len(re.findall(r": cached, ", second.stderr)) == 10
+    assert len(re.findall(r": cached, ", second.stderr)) == 13
     assert "serves" in second.stdout
 
 
