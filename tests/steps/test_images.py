@@ -98,6 +98,22 @@ def test_files_that_were_swapped_or_copied_later_are_read_again(store: Store, se
         assert (again.cached, again.counts.kept) == (cached, 2)
 
 
+def test_a_file_that_was_replaced_under_the_same_export_is_read_again(store: Store, settings: Settings, tmp_path: Path) -> None:
+    e = Export()
+    e.image(data=jpeg(), id="first", file_name="cam1/IMG_0001.JPG")  # an id without md5
+    e.annotation("first", bbox=[4, 4, 20, 20])
+    e.write(tmp_path)
+    replaced = tmp_path / "images/cam1/IMG_0001.JPG"
+    download(e, str(tmp_path / "images"), store, settings, tmp_path)
+    replaced.write_bytes(jpeg(width=80))
+    for cached in (False, True):
+        again = download(e, str(tmp_path / "images"), store, settings, tmp_path)
+        (blob,) = store.table(again, "images.parquet")["blob"]
+        assert (again.cached, store.blob(blob)) == (cached, replaced.read_bytes())
+    replaced.unlink()
+    assert download(e, str(tmp_path / "images"), store, settings, tmp_path).counts.kept == 1
+
+
 def test_test_images_of_a_format_that_the_plan_names_later_are_downloaded(store: Store, settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for name, data in (("a.jpg", jpeg()), ("b.tif", encoded("TIFF"))):

@@ -33,7 +33,7 @@ from animl_pipeline.steps.images.download import (
     open_image_host,
 )
 from animl_pipeline.steps.images.download_status import DownloadStatus
-from animl_pipeline.steps.images.files_copied_later import make_again_if_copied
+from animl_pipeline.steps.images.files_changed_later import make_again_if_changed
 from animl_pipeline.steps.images.wanted_images_and_estimate import (
     UNREVIEWED_ONLY,
     WantedImages,
@@ -111,7 +111,7 @@ def download_images(
     def make(key: dict[str, Any]) -> Artifact:
         return store.make(STEP, inputs={"export": export}, config=key, build=build)
 
-    return make_again_if_copied(make, key, local_folder(source, settings), store)
+    return make_again_if_changed(make, key, local_folder(source, settings), store)
 
 
 def download_all(

@@ -17,7 +17,7 @@ from animl_pipeline.core.step_declaration import Step
 from animl_pipeline.core.table_schemas import DOWNLOADED_IMAGES, MISSING_IMAGES, TEST_IMAGES
 from animl_pipeline.core.tables import write_table
 from animl_pipeline.steps.images.download import open_image_host
-from animl_pipeline.steps.images.files_copied_later import make_again_if_copied
+from animl_pipeline.steps.images.files_changed_later import make_again_if_changed
 from animl_pipeline.steps.images.step import download_all
 from animl_pipeline.steps.images.wanted_images_and_estimate import host_address, local_folder
 from animl_pipeline.storage.store import BlobColumn, StepOutput, Store, Workspace
@@ -63,4 +63,4 @@ def download_test_images(source: SourceConfig, test_images: Artifact, store: Sto
     def make(key: dict[str, Any]) -> Artifact:
         return store.make(STEP, inputs={"test_images": test_images}, config=key, build=build)
 
-    return make_again_if_copied(make, key, local_folder(source, settings), store)
+    return make_again_if_changed(make, key, local_folder(source, settings), store)
