@@ -16,12 +16,13 @@ def read(name: str) -> Any:
 
 def test_the_workflows_run_the_projects_own_commands_with_few_rights() -> None:
     commands = {}
-    for name in ("check", "release"):
+    for name in ("check", "slow", "release"):
         workflow = read(f".github/workflows/{name}.yaml")
         assert workflow["permissions"] == {"contents": "read"}
         commands[name] = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
         assert not [run for run in commands[name] if "${{ github.event" in run or "${{ github.head" in run]  # text of strangers is no command
     assert ".ci/run" in commands["check"]
+    assert "make test-slow" in commands["slow"]
     assert [run for run in commands["release"] if "make images IMAGES=" in run]
     assert read(".github/workflows/release.yaml")["jobs"]["images"]["strategy"]["matrix"]["image"] == ["endpoint", "pipeline"]
 
