@@ -82,19 +82,25 @@ def init(
     options = {"kind": kind, "location_field": location_field} | ({"layout": layout} if layout else {})
     if not images and kind == "auto":
         exports = [inner for export in exports for inner in find_exports_inside(export, settings)]
-    surveys, doubts = [], {}
-    with console.show_progress(), open_store_or_temporary(settings) as opened:
-        for export, name, folder in zip_longest(exports, _source_names(exports), images or []):
-            found = _path_in_plan(folder, settings) if folder else folder
-            survey, doubt = _survey({"name": name, "export": _path_in_plan(export, settings)} | options, found, opened, settings)
-            surveys.append(survey)
-            doubts[name] = doubt
+    surveys, doubts = _survey_all(exports, images or [], options, settings)
     plan = suggest_plan(surveys, min_annotations, min_locations)
     must_not_be_missed = _check_invasive(invasive, plan) if invasive else _ask_for_invasive(plan)
     text = render_plan(model or surveys[0].source.name, surveys, plan, doubts, must_not_be_missed)
     check_plan(yaml.safe_load(text), str(output))
     _write(output, text)
     _show(output, surveys, plan, doubts)
+
+
+def _survey_all(exports: list[str], images: Sequence[str], options: dict[str, str], settings: Settings) -> tuple[list[Survey], dict[str, str]]:
+    """What each export has, and by source what is doubtful about its images. ``options``: fields of every source."""
+    surveys: list[Survey] = []
+    doubts: dict[str, str] = {}
+    with console.show_progress(), open_store_or_temporary(settings) as opened:
+        for export, name, given in zip_longest(exports, _source_names(exports), images):
+            folder = _path_in_plan(given, settings) if given else None
+            survey, doubts[name] = _survey({"name": name, "export": _path_in_plan(export, settings)} | options, folder, opened, settings)
+            surveys.append(survey)
+    return surveys, doubts
 
 
 def _check_invasive(names: Sequence[str], plan: SuggestedPlan) -> list[str]:

@@ -63,7 +63,7 @@ def survey_export(source: SourceConfig, export: Artifact, store: Store, today: s
     wrong = (day != "") & ((day < FIRST_YEAR) | (day > today))
     images = images.assign(day=day.mask(wrong, ""), location=np.where(images["location"] == "", "", f"{source.namespace()}/" + images["location"]))
     reviewed = annotations["reviewed"].astype(bool)
-    used = reviewed if reviewed.any() else ~reviewed  # of a source that nobody reviewed, what `unreviewed: keep` would use
+    used = reviewed if reviewed.any() else ~reviewed  # of a source without a review, what `unreviewed: keep` would use
     rows = annotations.assign(used=used).astype({"label": str, "image_id": str}).merge(images, on="image_id", how="left")
     first, last = _first_and_last(images["day"])
     return Survey(

@@ -28,7 +28,7 @@ from tests.support.paths import ROOT
 # -- windows ---------------------------------------------------------------------------------------------------------
 
 
-def test_images_that_nobody_validated_do_not_count_as_validated(site: AnimlServer, here: Settings) -> None:
+def test_images_without_a_validated_label_do_not_count_as_validated(site: AnimlServer, here: Settings) -> None:
     before = count_validated(source(), None, here)
     new = [AnimlObject(f"n{i}", "fox", validated=False, date=None) for i in range(50)]
     site.images += [AnimlImage(f"isle:{i + 10**6:032x}", objects=[o]) for i, o in enumerate(new)]

@@ -133,3 +133,11 @@ def test_what_a_weights_file_of_the_store_learnt_counts_later(store: Store, sett
     train(store, data, chosen.learnt_by[0])
     after = data_of(store, island(9), 2, tested=location_in_train(store, before))
     assert choose(store, after, plan_of(), settings).model is None
+
+
+def test_a_head_does_not_know_what_the_released_model_learnt_and_fine_tuning_does(store: Store, settings: Settings) -> None:
+    first = train(store, data_of(store, island(9)))
+    plan = plan_of()
+    both = plan.model_copy(update={"train": plan.train.model_copy(update={"recipe": ("head", "fine_tune")})})
+    chosen = choose(store, data_of(store, island(12)), both, settings)
+    assert ([training.key for training in chosen.learnt_by], chosen.networks_learnt_by) == ([first.key], ())

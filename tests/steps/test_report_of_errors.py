@@ -1,6 +1,11 @@
-"""What the report says of errors: missed invaders, false alarms of invasive classes, links to Animl, doubtful labels, names outside the plan."""
+"""What the report says of errors (missed invaders, false alarms, links to Animl, doubtful labels, other names), and its page in a browser."""
 
 from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -20,6 +25,7 @@ from tests.support.colour_models import (
     make_data_steps,
     make_linear_model,
     read_report,
+    run_evaluation_steps,
 )
 
 ANIMAL_ID = "isle:{:032x}"
@@ -107,3 +113,25 @@ def test_the_report_names_the_labels_outside_the_plan(store: Store) -> None:
     text = ReportPage(page).text
     section = text[text.index("Names that the plan does not have") :]
     assert section.index("<b>goat</b> 2") < section.index("heron 1") < section.index("What each step")
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium on the path")
+def test_a_browser_shows_the_verdict_first_and_tables_fit_a_phone(store: Store, tmp_path: Path) -> None:
+    plan = island_plan()
+    steps = make_data_steps(store, island_crops(), plan, tuple(ISLAND))
+    champion = run_evaluation_steps(store, make_linear_model(store, fit_linear(island_crops())), steps, plan)
+    done = run_evaluation_steps(store, make_linear_model(store, fit_linear(island_crops(), shuffled="rat")), steps, plan, champion.package)
+    page = store.path(done.evaluation, "report.html")
+    probe = tmp_path / "probe.html"
+    script = (
+        "const d = this.contentDocument, e = d.documentElement, v = d.querySelector('.verdict'); document.title = [e.scrollWidth - e.clientWidth, "
+        "v.className, v.getBoundingClientRect().top < 200, v.querySelector('span').innerText, d.querySelectorAll('.crop').length].join('|')"
+    )
+    probe.write_text(f'<iframe src="{page.as_uri()}" width="390" height="800" onload="{script}"></iframe>')
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}",
+               "--virtual-time-budget=5000", "--dump-dom", probe.as_uri()]  # fmt: skip
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env={**os.environ, "HOME": str(tmp_path)}).stdout
+    too_wide, css_class, at_top, first, crops = dom.split("<title>")[1].split("</title>")[0].split("|")
+    assert (too_wide, css_class, at_top) == ("0", "verdict hold", "true")
+    assert first.startswith("Hold: ")
+    assert int(crops) > 10

@@ -55,7 +55,7 @@ def count_validated(source: SourceConfig, since: datetime | None, settings: Sett
         line = f"source {source.name!r}: expected animl://<project id> to watch, found {source.export}; a file cannot say what is new"
         raise ExportError(line, code="not_animl")
     filters = image_filters(source.animl or AnimlExportConfig())
-    ever = None if filters.only_reviewed else EARLIEST  # without a date, Animl would count images that nobody validated, too
+    ever = None if filters.only_reviewed else EARLIEST  # without a date, Animl would count images without a validated label, too
     filters = filters.model_copy(update={"validated_since": since or ever})
     with animl_errors(source), AnimlClient(project, settings) as animl:
         return animl.count_images(filters)

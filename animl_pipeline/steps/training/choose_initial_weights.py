@@ -31,7 +31,8 @@ class InitialWeights(NamedTuple):
         model: the artifact of the training step whose weights are used, if any.
         digests: what belongs to the cache key.
         description: what the card says.
-        learnt_by: the trainings in this store whose weights are used, also as files that the plan names and as frozen networks.
+        learnt_by: the trainings in this store that made the weights of a fine-tuning, also as a file that the plan names.
+        networks_learnt_by: those that made the weights of frozen networks.
     """
 
     config: TrainingConfig
@@ -39,6 +40,7 @@ class InitialWeights(NamedTuple):
     digests: Mapping[str, str]
     description: str
     learnt_by: tuple[Artifact, ...] = ()
+    networks_learnt_by: tuple[Artifact, ...] = ()
 
 
 def choose_initial_weights(plan: Plan, inputs: Mapping[str, Artifact], config: Mapping[str, Any], store: Store, settings: Settings) -> InitialWeights:
@@ -64,9 +66,9 @@ def choose_initial_weights(plan: Plan, inputs: Mapping[str, Artifact], config: M
         networks, learnt_by = _check_networks(plan.train, inputs, store, settings)
         if "fine_tune" not in plan.train.recipes():
             names = " + ".join(n.network for n in plan.train.networks)
-            return InitialWeights(plan.train, None, networks, names, learnt_by)
+            return InitialWeights(plan.train, None, networks, names, networks_learnt_by=learnt_by)
         tuned = _choose_for_fine_tuning(plan, inputs, config, store, settings)
-        return tuned._replace(digests={**tuned.digests, **networks}, learnt_by=(*tuned.learnt_by, *learnt_by))
+        return tuned._replace(digests={**tuned.digests, **networks}, networks_learnt_by=learnt_by)
     return _choose_for_fine_tuning(plan, inputs, config, store, settings)
 
 

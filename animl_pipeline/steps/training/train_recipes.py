@@ -128,7 +128,8 @@ def _write(run: _Run, trained: _Trained, recorded: dict[str, Any]) -> StepOutput
         trained.network, inputs.plan, recorded, trained.described, digest_of([inputs.crops.digest, inputs.splits.digest]), trained.compared, out
     )
     write_table(out, TRAINING_HISTORY, trained.history)
-    write_table(out, TRAINED_IMAGES, list_trained_images(run.rows, run.initial.learnt_by, run.store))
+    earlier = run.initial.networks_learnt_by if isinstance(trained.network, HeadNetwork) else run.initial.learnt_by
+    write_table(out, TRAINED_IMAGES, list_trained_images(run.rows, earlier, run.store))
     (out / CURVES_FILE).write_bytes(trained.curves)
     val = int((run.rows["split"] == "val").sum())
     notes = {"out_of_fold": int((run.fold != NEVER_HELD_OUT).sum())} if run.by_folds else {"val_crops": val}
